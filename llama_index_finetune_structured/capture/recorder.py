@@ -1,0 +1,176 @@
+"""A recorder takes ended calls in its scope, checks, redacts, stores and counts them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
+
+from llama_index_finetune_structured.capture.asked import Asked
+from llama_index_finetune_structured.capture.calls import Call, asked_of, finish_reason, to_example
+from llama_index_finetune_structured.capture.forks import tell_after_fork
+from llama_index_finetune_structured.capture.redaction import Redactor, redact_row
+from llama_index_finetune_structured.capture.spans import Span
+from llama_index_finetune_structured.capture.store import Store
+from llama_index_finetune_structured.capture.validation import Rejected, check_answer
+from llama_index_finetune_structured.capture.wire import response_to_wire
+from llama_index_finetune_structured.example import Example
+
+__all__ = ["Recorder", "Scope", "rejects_path"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Scope(Protocol):
+    """Which spans, with everything below them, are a recorder's."""
+
+    def covers(self, span: Span) -> bool:
+        """Called once for every span that is entered outside the scope."""
+
+
+def rejects_path(path: str | os.PathLike[str]) -> Path:
+    """``songs.jsonl`` -> ``songs.rejects.jsonl``, beside it."""
+    main = Path(path)
+    return main.with_name(f"{main.stem}.rejects{main.suffix or '.jsonl'}")
+
+
+class Recorder:
+    """Writes Examples to ``path`` and what failed its check, with the reason, to :func:`rejects_path`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        scope: Scope,
+        *,
+        output_cls: type[BaseModel] | None = None,
+        redact: Redactor | None = None,
+        fsync: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.scope = scope
+        self.listening = True
+        self.store = Store(path, fsync=fsync)
+        self._rejects = Store(rejects_path(path), fsync=fsync)
+        self._output_cls = output_cls
+        self._redact = redact
+        self._lock = threading.RLock()
+        self._counts: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+        tell_after_fork(self)
+
+    def forked(self) -> None:
+        """In a child: count from nought, with a lock that nobody holds."""
+        self._lock = threading.RLock()
+        self._counts.clear()
+        self._rejected.clear()
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of this process: captured, rejected by reason, dropped by redaction, internal errors."""
+        with self._lock:
+            return {
+                "captured": self._counts["captured"],
+                "rejected": dict(self._rejected),
+                "dropped_by_redaction": self._counts["dropped_by_redaction"],
+                "internal_errors": self._counts["internal_errors"],
+            }
+
+    def close(self) -> None:
+        """Close the files; a call that ends later opens them again."""
+        self.store.close()
+        self._rejects.close()
+
+    def record(self, call: Call, response: Any) -> None:
+        """Keep an ended call. Whatever fails is counted and goes no further."""
+        try:
+            self._record(call, response)
+        except Exception as error:
+            self.count_fault(error)
+
+    def count_fault(self, error: Exception) -> None:
+        """Count a fault inside capture; the first is logged, without its message, which may hold secrets."""
+        with self._lock:
+            self._counts["internal_errors"] += 1
+            first = self._counts["internal_errors"] == 1
+        if first:
+            _logger.warning(
+                "capture to %s failed (%s); later failures are only counted", self.path, _where(error)
+            )
+
+    def _record(self, call: Call, response: Any) -> None:
+        answer = response_to_wire(response)
+        output_cls = call.output_cls
+        asked = asked_of(call, output_cls)
+        if output_cls is None and self._output_cls is not None and _may_be(self._output_cls, asked):
+            output_cls = self._output_cls
+            asked = asked_of(call, output_cls)
+        try:
+            checked = check_answer(answer, asked, output_cls, finish_reason(response))
+        except Rejected as rejected:
+            answered = {**answer, "content": answer["content"] or ""}
+            self._reject(to_example(call, answered, asked, response), rejected)
+            return
+        example = to_example(call, checked, asked, response)
+        if checked["content"] != answer["content"]:
+            example.metadata["answer_as_sent"] = answer["content"]
+        line = self._redacted(
+            _dumped(example), lambda redacted: check_answer(redacted, asked, output_cls, None)
+        )
+        if line is not None:
+            self.store.append(line)
+            self._count("captured")
+
+    def _reject(self, example: Example, rejected: Rejected) -> None:
+        about = json.dumps({"reason": rejected.reason, "detail": rejected.detail}, ensure_ascii=False)
+        line = self._redacted(f'{about[:-1]}, "example": {_dumped(example)}}}')
+        if line is not None:
+            self._rejects.append(line)
+            with self._lock:
+                self._rejected[rejected.reason] += 1
+
+    def _redacted(self, line: str, check: Callable[[dict[str, Any]], Any] | None = None) -> str | None:
+        """The line without secrets; None, and counted, where that fails or spoils the answer."""
+        if self._redact is None:
+            return line
+        try:
+            row = redact_row(json.loads(line), self._redact)
+            if check is not None:
+                check({"content": None, **row["answer"]})
+            return json.dumps(row, ensure_ascii=False)
+        except Exception:
+            self._count("dropped_by_redaction")
+            return None
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+
+
+def _may_be(output_cls: type[BaseModel], asked: Asked) -> bool:
+    """Does a call that names no class answer with this one? Not if it has tools or another schema."""
+    if asked.schema is None:
+        return asked.transport != "tools"
+    return asked.schema_name in (output_cls.__name__, output_cls.model_config.get("title"))
+
+
+def _dumped(example: Example) -> str:
+    """The line without its id, which readers compute: hashing would double the cost of a record."""
+    try:
+        return example.model_dump_json(exclude_none=True, exclude_defaults=True)
+    except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold
+        return example.to_json().encode("utf-8", "replace").decode()
+
+
+def _where(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" in {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}{place}"

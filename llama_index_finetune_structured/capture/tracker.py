@@ -1,0 +1,250 @@
+"""The process-wide listener: follows LlamaIndex's spans and events and hands ended calls to recorders.
+
+One event and one span handler sit on the root dispatcher while anybody records. Spans tell the nesting,
+events tell messages and answers. Nothing that fails in here reaches the host: it is counted.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.span import BaseSpan
+from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index_instrumentation import get_dispatcher
+from pydantic import BaseModel
+
+from llama_index_finetune_structured.capture.calls import start_call
+from llama_index_finetune_structured.capture.forks import tell_after_fork
+from llama_index_finetune_structured.capture.recorder import Recorder
+from llama_index_finetune_structured.capture.spans import Span, SpanTree
+
+__all__ = ["Tracker", "tracker"]
+
+_CALLS = frozenset({"chat", "achat", "complete", "acomplete"})
+_STRUCTURED = frozenset({"structured_predict", "astructured_predict"})
+
+
+class Tracker:
+    """Spans and events -> ended calls, each once, to every recorder in whose scope it lies."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._recorders: tuple[weakref.ref[Recorder], ...] = ()
+        self.tree = SpanTree()
+        self._on_event: dict[str, Callable[[Any], None]] = {
+            "LLMChatStartEvent": self._chat_started,
+            "LLMCompletionStartEvent": self._completion_started,
+            "LLMChatEndEvent": self._call_ended,
+            "LLMCompletionEndEvent": self._call_ended,
+            "ExceptionEvent": self._call_failed,
+            "RetrievalEndEvent": self._retrieved,
+        }
+        self._handlers = (_Events(), _Spans())
+        tell_after_fork(self)
+
+    def forked(self) -> None:
+        """In a child: go on listening, with a lock that nobody holds."""
+        self._lock = threading.RLock()
+
+    def add(self, recorder: Recorder) -> None:
+        """Listen for a recorder until it is removed or collected."""
+        with self._lock:
+            self._recorders = (*self._alive(), weakref.ref(recorder, lambda _: self.remove(None)))
+            root, (events, spans) = get_dispatcher(), self._handlers
+            if not any(handler is events for handler in root.event_handlers):
+                root.event_handlers = [*root.event_handlers, events]
+            if not any(handler is spans for handler in root.span_handlers):
+                root.span_handlers = [*root.span_handlers, spans]
+
+    def remove(self, recorder: Recorder | None) -> None:
+        """Stop listening for it; the last one takes the handlers off the dispatcher."""
+        with self._lock:
+            if recorder is not None:
+                recorder.listening = False
+            self._recorders = tuple(ref for ref in self._alive() if ref() is not recorder)
+            if not self._recorders and not self.tree.has_calls:  # an open stream is heard to its end
+                root, (events, spans) = get_dispatcher(), self._handlers
+                root.event_handlers = [item for item in root.event_handlers if item is not events]
+                root.span_handlers = [item for item in root.span_handlers if item is not spans]
+                self.tree.forget_open()
+
+    def _alive(self) -> tuple[weakref.ref[Recorder], ...]:
+        return tuple(ref for ref in self._recorders if ref() is not None)
+
+    def _listening(self) -> list[Recorder]:
+        return [recorder for ref in self._recorders if (recorder := ref()) is not None]
+
+    def guarded(self, step: Callable[..., None], *args: Any) -> None:
+        """Run one step; whatever it raises is counted by the recorders and goes no further."""
+        try:
+            step(*args)
+        except Exception as error:
+            for recorder in self._listening():
+                recorder.count_fault(error)
+        except KeyboardInterrupt:  # LlamaIndex's dispatcher would swallow it
+            threading.Timer(0.001, _thread.interrupt_main).start()
+
+    def event(self, event: Any) -> None:
+        """An event of LlamaIndex has fired."""
+        step = self._on_event.get(type(event).__name__)
+        if step is not None:
+            step(event)
+
+    def entered(self, span_id: str, instance: Any, parent_id: str | None, bound: Any) -> None:
+        """A span has begun: whose is it?"""
+        span = self.tree.enter(span_id, instance, parent_id, bound)
+        owners = span.parent.owners if span.parent is not None else frozenset()
+        new = [item for item in self._listening() if item not in owners and item.scope.covers(span)]
+        span.owners = owners.union(new) if new else owners
+        if new and isinstance(instance, BaseRetriever):
+            _widen_to_engine(span, span.owners)
+
+    def left(self, span_id: str, result: Any) -> None:
+        """A span has ended with a result; an LLM without callbacks is recorded from its span alone."""
+        span = self.tree.leave(span_id, result)
+        if span is None or span.has_call or not span.is_llm:
+            return
+        if span.method in _CALLS and isinstance(result, (ChatResponse, CompletionResponse)):
+            self._record_silent_call(span, result)
+        elif span.method in _STRUCTURED and isinstance(result, BaseModel):
+            message = ChatMessage(role="assistant", content=result.model_dump_json())
+            self._record_silent_call(span, ChatResponse(message=message))
+
+    def dropped(self, span_id: str) -> None:
+        """A span has failed."""
+        self.tree.leave(span_id, None)
+
+    def _chat_started(self, event: Any) -> None:
+        self._started(event, "chat", event.messages)
+
+    def _completion_started(self, event: Any) -> None:
+        self._started(event, "complete", event.prompt)
+
+    def _started(self, event: Any, kind: str, messages: Any) -> None:
+        span = self.tree.get(event.span_id)
+        if span is None or isinstance(span.instance, StructuredLLM):
+            return  # of a structured LLM the inner call is kept: it has the messages that were sent
+        owners = _outermost_for(span)
+        for item in span.lineage():
+            item.has_call = True
+        if owners:
+            model = event.model_dict.get("model_name")
+            call = start_call(
+                span,
+                owners,
+                event_id=event.id_,
+                kind=kind,
+                messages=messages,
+                kwargs=event.additional_kwargs,
+                model=model,
+            )
+            self.tree.start_call(span, call)
+
+    def _call_ended(self, event: Any) -> None:
+        call = self.tree.end_call(event.span_id)
+        if call is not None and event.response is not None:
+            for recorder in call.owners:
+                recorder.record(call, event.response)
+        self._rest()
+
+    def _call_failed(self, event: Any) -> None:
+        self.tree.end_call(event.span_id)
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._recorders:
+            self.remove(None)
+
+    def _retrieved(self, event: Any) -> None:
+        span = self.tree.get(event.span_id)
+        for item in span.lineage() if span is not None else ():
+            if item.query is not None:
+                item.nodes = event.nodes
+                return
+
+    def _record_silent_call(self, span: Span, response: Any) -> None:
+        """``complete`` without LlamaIndex's decorator, or an LLM's own ``structured_predict``: no events."""
+        owners = _outermost_for(span)
+        for item in span.lineage():
+            item.has_call = True
+        if owners:
+            kind = "complete" if "complete" in span.method else "chat"
+            messages, kwargs = span.request()
+            model = span.instance.metadata.model_name
+            call = start_call(
+                span, owners, event_id=span.id, kind=kind, messages=messages, kwargs=kwargs, model=model
+            )
+            for recorder in owners:
+                recorder.record(call, response)
+
+
+def _outermost_for(span: Span) -> frozenset[Recorder]:
+    """The span's recorders that have no call open around it: LLMs call themselves and each other."""
+    owners = frozenset(item for item in span.owners if item.listening)
+    for item in span.lineage():
+        if item.call is not None and owners:
+            owners = owners - item.call.owners
+    return owners
+
+
+def _widen_to_engine(span: Span, owners: frozenset[Recorder]) -> None:
+    """A handler on an index reaches its retriever; the query engine around it is meant."""
+    path = []
+    for item in span.lineage():
+        path.append(item)
+        if item.is_engine and (item.parent is None or item.parent.instance is not item.instance):
+            for inner in path:
+                inner.owners = inner.owners | owners
+            return
+
+
+class _Events(BaseEventHandler):
+    @classmethod
+    def class_name(cls) -> str:
+        return "FinetuneStructuredEvents"
+
+    def handle(self, event: Any, **_: Any) -> None:
+        tracker.guarded(tracker.event, event)
+
+
+class _Spans(BaseSpanHandler[BaseSpan]):
+    @classmethod
+    def class_name(cls) -> str:
+        return "FinetuneStructuredSpans"
+
+    def span_enter(
+        self,
+        id_: str,
+        bound_args: Any,
+        instance: Any = None,
+        parent_id: str | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        tracker.guarded(tracker.entered, id_, instance, parent_id, bound_args)
+
+    def span_exit(self, id_: str, *_: Any, result: Any = None, **__: Any) -> None:
+        tracker.guarded(tracker.left, id_, result)
+
+    def span_drop(self, id_: str, *_: Any, **__: Any) -> None:
+        tracker.guarded(tracker.dropped, id_)
+
+    def new_span(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def prepare_to_exit_span(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def prepare_to_drop_span(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+tracker = Tracker()

@@ -1,0 +1,111 @@
+"""LlamaIndex messages and answers -> OpenAI's wire form, copied at the moment of the call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock, ToolCallBlock
+
+__all__ = ["json_safe", "message_to_wire", "response_to_wire", "tools_to_wire"]
+
+_ROLES = {"chatbot": "assistant", "model": "assistant"}
+
+
+def json_safe(value: Any) -> Any:
+    """A deep copy that JSON can hold: models are dumped, classes named, unknown objects left to ``str``."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_safe(item) for item in value]
+    if isinstance(value, type):
+        return value.__name__
+    dump = getattr(value, "model_dump", None)
+    return json_safe(dump(mode="json", exclude_none=True)) if callable(dump) else str(value)
+
+
+def message_to_wire(message: ChatMessage) -> dict[str, Any]:
+    """One chat message; text stays a string, other blocks become content parts, thinking is left out."""
+    blocks = message.blocks
+    if len(blocks) == 1 and type(blocks[0]) is TextBlock:
+        content: Any = blocks[0].text
+    else:
+        parts = [_part(block) for block in blocks if not isinstance(block, (ToolCallBlock, ThinkingBlock))]
+        text_only = all(part["type"] == "text" for part in parts)
+        content = "".join(part["text"] for part in parts) if text_only else parts
+    role = message.role.value
+    wire: dict[str, Any] = {"role": _ROLES.get(role, role), "content": content}
+    extra = message.additional_kwargs
+    calls = _tool_calls(message)
+    if calls:
+        wire["tool_calls"] = calls
+        wire["content"] = content or None
+    for key in ("tool_call_id", "name"):
+        if isinstance(extra.get(key), str):
+            wire[key] = extra[key]
+    return wire
+
+
+def _part(block: Any) -> dict[str, Any]:
+    if isinstance(block, TextBlock):
+        return {"type": "text", "text": block.text}
+    kind = getattr(block, "block_type", "unknown")
+    if kind == "image":
+        url = str(block.url) if block.url else block.inline_url()
+        detail = {"detail": block.detail} if block.detail else {}
+        return {"type": "image_url", "image_url": {"url": url, **detail}}
+    return {"type": str(kind), **json_safe(block.model_dump(mode="json", exclude={"block_type"}))}
+
+
+def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
+    calls = [
+        _call(block.tool_call_id, block.tool_name, block.tool_kwargs)
+        for block in message.blocks
+        if isinstance(block, ToolCallBlock)
+    ]
+    if calls:
+        return calls
+    for item in message.additional_kwargs.get("tool_calls") or ():
+        call = json_safe(item)
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            calls.append(_call(call.get("id"), function.get("name"), function.get("arguments")))
+    return calls
+
+
+def _call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
+    text = arguments if isinstance(arguments, str) else json.dumps(json_safe(arguments), ensure_ascii=False)
+    return {
+        "id": str(call_id) if call_id else "call_0",
+        "type": "function",
+        "function": {"name": str(name or ""), "arguments": text},
+    }
+
+
+def response_to_wire(response: Any) -> dict[str, Any]:
+    """A ChatResponse or CompletionResponse -> the assistant's message."""
+    message = getattr(response, "message", None)
+    if message is None:
+        return {"role": "assistant", "content": str(getattr(response, "text", None) or "")}
+    return {**message_to_wire(message), "role": "assistant"}
+
+
+def tools_to_wire(tools: Any) -> list[dict[str, Any]]:
+    """Tools as sent -> OpenAI's chat form; Anthropic's and OpenAI's flat Responses form are converted."""
+    if not isinstance(tools, Iterable) or isinstance(tools, (str, Mapping)):
+        return []
+    return [_tool(tool) for tool in json_safe(tools) if isinstance(tool, dict)]
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    parameters = tool.get("input_schema", tool.get("parameters"))
+    if "name" not in tool or not isinstance(parameters, dict):
+        return tool
+    function = {"name": tool["name"], "description": tool.get("description") or ""}
+    strict = {"strict": tool["strict"]} if "strict" in tool else {}
+    return {"type": "function", "function": {**function, "parameters": parameters, **strict}}

@@ -1,0 +1,150 @@
+"""Lines of a file <-> Examples: reading tells formats apart line by line, writing is whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from llama_index_finetune_structured.capture.formats import from_openai
+from llama_index_finetune_structured.capture.store import shards_of
+from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.example import Example
+
+__all__ = [
+    "READ_ERRORS",
+    "example_from_row",
+    "parse_line",
+    "plain_reason",
+    "read_examples",
+    "require_text",
+    "write_lines",
+]
+
+_log = logging.getLogger(__name__)
+_BOM = b"\xef\xbb\xbf"
+# What reading a row of any shape may raise.
+READ_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+def read_examples(path: Path) -> Iterator[Example]:
+    """Examples of a JSONL file and of a capture's shards beside it, one by one.
+
+    Blank lines are skipped, a byte-order mark is allowed; a last line that a crash cut short is left out
+    with a logged warning. Raises DatasetError ``file:line`` at the first line that does not fit.
+    """
+    for file in shards_of(path):
+        yield from _read_file(file)
+
+
+def _read_file(path: Path) -> Iterator[Example]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a JSONL file") from error
+    with file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(_BOM) if number == 1 else raw
+            if not line.strip():
+                continue
+            if number > 1 and not raw.endswith(b"\n") and not _is_json(line):
+                _log.warning("%s:%d: the last line was cut short and is left out", path, number)
+                return
+            yield _example_from_line(line, f"{path}:{number}")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _example_from_line(line: bytes, where: str) -> Example:
+    try:
+        return example_from_row(parse_line(line))
+    except READ_ERRORS as error:
+        raise DatasetError(
+            f"{where}: {plain_reason(error)}; see every problem of the file with dataset.check(path)"
+        ) from error
+
+
+def parse_line(line: bytes) -> Any:
+    """The JSON value of a line of UTF-8. NaN, infinities and half surrogate pairs are refused: no file
+    that is valid could hold them again. Raises ValueError or RecursionError.
+    """
+    value = json.loads(line.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+    if b"\\ud" in line or b"\\uD" in line:
+        require_text(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_constant(digits)
+
+
+def require_text(text: str) -> None:
+    """Refuse text that UTF-8 cannot hold. Raises ValueError."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a surrogate pair ({text[error.start]!a}), which UTF-8 cannot hold") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def example_from_row(row: Any) -> Example:
+    """A parsed line, canonical or OpenAI chat, as an Example. Raises ValueError."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    if "messages" not in row:
+        found = ", ".join(sorted(map(str, row))[:6]) or "no keys"
+        raise ValueError(f"expected 'messages' (an Example or an OpenAI chat line), found {found}")
+    if "answer" not in row:
+        return from_openai(row)
+    return Example.model_validate({key: value for key, value in row.items() if key != "id"})
+
+
+def plain_reason(error: BaseException) -> str:
+    """What was wrong, in one line: Pydantic's first complaint with its place, JSON's with its column."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}" if place else first["msg"]
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error.msg} at column {error.colno})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte {error.start + 1} of the line)"
+    if isinstance(error, RecursionError):
+        return "JSON nested too deeply"
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write ``lines`` to a temporary file beside ``path`` and move it there when it is safely on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return path

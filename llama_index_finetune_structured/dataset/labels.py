@@ -1,0 +1,152 @@
+"""(input, answer) pairs that are already labelled -> Examples, every answer held against its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jsonschema
+from llama_index.core.llms import ChatMessage
+from pydantic import BaseModel
+
+from llama_index_finetune_structured.dataset.jsonl import plain_reason, require_text
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.example import Example, Message
+
+__all__ = ["AnswerShape", "Conversation", "compact_json", "conversation", "label", "own_shape"]
+
+Conversation = str | Sequence[Message | ChatMessage | Mapping[str, Any]]
+
+
+def compact_json(value: Any) -> str:
+    """JSON without spaces, keys in the order given: what a model is taught to write."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+class AnswerShape:
+    """The shape that answers must have: a Pydantic class, a JSON schema, or neither (any text).
+
+    Calling it gives the answer as the text to train on. Raises ValueError where it does not fit.
+    """
+
+    def __init__(self, output_cls: type[BaseModel] | None, schema: Mapping[str, Any] | None) -> None:
+        if output_cls is not None and schema is not None:
+            raise ConfigurationError("give output_cls or schema, not both: they could contradict each other")
+        self._output_cls = output_cls
+        self.schema = output_cls.model_json_schema() if output_cls else (dict(schema) if schema else None)
+        self.name = output_cls.__name__ if output_cls else _title(self.schema)
+        self._check = None if schema is None else _validator(schema)
+
+    def __call__(self, answer: Any) -> str:
+        if self._output_cls is not None:
+            return _through_class(answer, self._output_cls)
+        if self._check is None:
+            return answer if isinstance(answer, str) else compact_json(_plain(answer))
+        value = json.loads(answer) if isinstance(answer, str) else _plain(answer)
+        self._check(value)
+        return compact_json(value)
+
+
+def _title(schema: Mapping[str, Any] | None) -> str | None:
+    title = schema.get("title") if schema else None
+    return title if isinstance(title, str) else None
+
+
+def _plain(answer: Any) -> Any:
+    return answer.model_dump(mode="json", by_alias=True) if isinstance(answer, BaseModel) else answer
+
+
+def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
+    """Fields in the class's order; those an answer in JSON leaves out stay out."""
+    if isinstance(answer, output_cls):
+        text = answer.model_dump_json(by_alias=True)
+        output_cls.model_validate_json(text)
+        return text
+    text = answer if isinstance(answer, str) else compact_json(_plain(answer))
+    return output_cls.model_validate_json(text).model_dump_json(by_alias=True, exclude_unset=True)
+
+
+def _validator(schema: Mapping[str, Any]) -> Callable[[Any], None]:
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ConfigurationError(f"schema: not a valid JSON schema: {error.message}") from error
+    validator = kind(schema)
+
+    def check(value: Any) -> None:
+        error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+        if error is not None:
+            raise ValueError(f"{error.json_path}: {error.message}")
+
+    return check
+
+
+def label(
+    pairs: Iterable[tuple[Conversation, Any]],
+    output_cls: type[BaseModel] | None,
+    schema: Mapping[str, Any] | None,
+    system_prompt: str | None,
+    document_ids: Sequence[str] | None,
+) -> list[Example]:
+    """Examples of the pairs, in order. Raises DatasetError naming the first row that does not fit."""
+    shape = AnswerShape(output_cls, schema)
+    examples = []
+    for row, pair in enumerate(pairs):
+        try:
+            given, answer = pair
+            messages, query = conversation(given, system_prompt)
+            own = own_shape(shape, answer)
+            examples.append(_labelled(messages, query, own(answer), own))
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"pairs[{row}]: {plain_reason(error)}") from error
+    return examples if document_ids is None else _with_documents(examples, document_ids)
+
+
+def own_shape(shape: AnswerShape, answer: Any) -> AnswerShape:
+    """``shape``, or that of a Pydantic answer's own class where ``shape`` asks for none."""
+    if shape.schema is None and isinstance(answer, BaseModel):
+        return AnswerShape(type(answer), None)
+    return shape
+
+
+def _labelled(messages: tuple[Message, ...], query: str | None, text: str, shape: AnswerShape) -> Example:
+    for content in (text, *(m.content for m in messages)):
+        require_text(content if isinstance(content, str) else str(content))
+    return Example(
+        messages=messages,
+        answer=Message(role="assistant", content=text),
+        transport="text" if shape.schema is None else "json_schema",
+        answer_schema=shape.schema,
+        schema_name=shape.name,
+        query=query,
+    )
+
+
+def _with_documents(examples: list[Example], document_ids: Sequence[str]) -> list[Example]:
+    if len(document_ids) != len(examples):
+        raise DatasetError(f"document_ids: {len(document_ids)} for {len(examples)} pairs; give one a pair")
+    return [
+        example.model_copy(update={"document_id": document})
+        for example, document in zip(examples, document_ids, strict=True)
+    ]
+
+
+def conversation(given: Conversation, system_prompt: str | None) -> tuple[tuple[Message, ...], str | None]:
+    """(messages, the last user text) of a text or a list of messages, system prompt in front."""
+    turns = [Message(role="user", content=given)] if isinstance(given, str) else [_message(m) for m in given]
+    if not turns:
+        raise ValueError("the input is an empty list of messages")
+    if system_prompt is not None and turns[0].role == "system":
+        raise ValueError("the input has a system message of its own; drop it, or give no system_prompt")
+    if system_prompt is not None:
+        turns.insert(0, Message(role="system", content=system_prompt))
+    asked = [m.content for m in turns if m.role == "user" and isinstance(m.content, str)]
+    return tuple(turns), asked[-1] if asked else None
+
+
+def _message(given: Message | ChatMessage | Mapping[str, Any]) -> Message:
+    if isinstance(given, ChatMessage):
+        return Message(role=given.role.value, content=given.content)
+    return given if isinstance(given, Message) else Message.model_validate(given)

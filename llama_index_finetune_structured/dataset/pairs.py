@@ -1,0 +1,150 @@
+"""Where (question, answer) pairs come from: tuples, dicts, captured Examples, files of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llama_index_finetune_structured.dataset.jsonl import (
+    READ_ERRORS,
+    example_from_row,
+    parse_line,
+    plain_reason,
+)
+from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.example import Example
+
+__all__ = ["Pair", "PairSource", "read_pairs"]
+
+
+class HasPairs(Protocol):
+    """LlamaIndex's QueryResponseDataset, by its shape: the class itself is deprecated."""
+
+    @property
+    def qr_pairs(self) -> list[tuple[str, str]]: ...
+
+
+PairSource = str | Path | HasPairs | Iterable[tuple[str, Any] | Mapping[str, Any] | Example]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer, and what is known of where the answer stands.
+
+    ``answer_schema`` comes with captured Examples; ``node_ids`` are the chunks that support the answer.
+    """
+
+    query: str
+    answer: Any
+    node_ids: frozenset[str] = frozenset()
+    document_id: str | None = None
+    answer_schema: dict[str, Any] | None = None
+    schema_name: str | None = None
+
+
+def read_pairs(source: PairSource) -> Iterator[Pair]:
+    """Pairs one by one. Raises DatasetError naming file and line, or the row."""
+    if isinstance(source, str | Path):
+        yield from _from_file(Path(source))
+        return
+    rows = source.qr_pairs if hasattr(source, "qr_pairs") else source
+    for number, row in enumerate(rows):
+        yield _named(row, f"pairs[{number}]")
+
+
+def _named(row: Any, where: str) -> Pair:
+    try:
+        return _pair(row)
+    except READ_ERRORS as error:
+        raise DatasetError(f"{where}: {plain_reason(error)}") from error
+
+
+def _from_file(path: Path) -> Iterator[Pair]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        if _is_query_response_json(file.readline()):
+            file.seek(0)
+            yield from _from_query_response(path, file.read())
+            return
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                where = f"{path}:{number}"
+                try:
+                    row = parse_line(line)
+                except (ValueError, RecursionError) as error:
+                    raise DatasetError(f"{where}: {plain_reason(error)}") from error
+                yield _named(row, where)
+
+
+def _is_query_response_json(first: bytes) -> bool:
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(row, dict) and "queries" in row
+
+
+def _from_query_response(path: Path, text: bytes) -> Iterator[Pair]:
+    try:
+        whole = json.loads(text)
+        queries, responses = dict(whole["queries"]), dict(whole["responses"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DatasetError(
+            f"{path}: neither JSONL nor a QueryResponseDataset with 'queries' and 'responses' "
+            f"({plain_reason(error)})"
+        ) from error
+    for key, query in queries.items():
+        if key not in responses:
+            raise DatasetError(f"{path}: query {key!r} has no response; drop it or answer it")
+        yield _named((query, responses[key]), f"{path}: query {key!r}")
+
+
+def _pair(row: Any) -> Pair:
+    if isinstance(row, Example):
+        return _from_example(row)
+    if isinstance(row, Mapping):
+        return _from_mapping(row)
+    if not isinstance(row, tuple | list) or len(row) != 2:
+        raise ValueError(f"expected (question, answer), found {type(row).__name__}")
+    return Pair(_question(row[0]), row[1])
+
+
+def _question(query: Any) -> str:
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"the question is {query!r}, expected text")
+    return query
+
+
+def _from_mapping(row: Mapping[str, Any]) -> Pair:
+    if "messages" in row:
+        return _from_example(example_from_row(dict(row)))
+    if "query" not in row or "response" not in row:
+        found = ", ".join(sorted(map(str, row))[:6]) or "no keys"
+        raise ValueError(f"expected 'query' and 'response', found {found}")
+    node = row.get("node_id")
+    return Pair(
+        _question(row["query"]),
+        row["response"],
+        node_ids=frozenset([node] if isinstance(node, str) else ()),
+        document_id=row.get("document_id"),
+    )
+
+
+def _from_example(example: Example) -> Pair:
+    if example.query is None:
+        raise ValueError("the example has no 'query' (the question before retrieval); set it")
+    return Pair(
+        example.query,
+        example.answer_text(),
+        node_ids=frozenset(s.node_id for s in example.sources),
+        document_id=example.document_id,
+        answer_schema=example.answer_schema,
+        schema_name=example.schema_name,
+    )

@@ -1,0 +1,92 @@
+"""Schema evolution: captured answers held against the Pydantic model as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from llama_index_finetune_structured.dataset.jsonl import plain_reason
+from llama_index_finetune_structured.dataset.labels import AnswerShape
+from llama_index_finetune_structured.dataset.rendering import render
+from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.example import Example, Message
+
+__all__ = ["LostRow", "Revalidation", "revalidate"]
+
+
+@dataclass(frozen=True)
+class LostRow:
+    """A row whose answer the new model refuses; ``reason`` names the field."""
+
+    row: int
+    example: Example
+    reason: str
+
+
+@dataclass(frozen=True)
+class Revalidation:
+    """Rows that hold, were migrated and are lost; ``examples`` are those to go on with, in their order."""
+
+    examples: tuple[Example, ...]
+    held: tuple[int, ...]
+    migrated: tuple[int, ...]
+    lost: tuple[LostRow, ...]
+
+    def __str__(self) -> str:
+        counts = f"{len(self.held)} rows hold, {len(self.migrated)} migrated, {len(self.lost)} lost"
+        return "\n".join([counts, *(f"  row {lost.row}: {lost.reason}" for lost in self.lost)])
+
+
+def revalidate(
+    examples: Sequence[Example], output_cls: type[BaseModel], migrate: Callable[[Any], Any] | None
+) -> Revalidation:
+    """See FinetuneDataset.revalidate."""
+    shape = AnswerShape(output_cls, None)
+    kept, held, migrated, lost = [], [], [], []
+    for row, example in enumerate(examples):
+        try:
+            kept.append(_with_answer(example, shape, example.answer_text()))
+            held.append(row)
+            continue
+        except ValueError as error:
+            reason = plain_reason(error)
+        try:
+            changed = None if migrate is None else migrate(example.answer_object())
+            if changed is not None:
+                kept.append(_with_answer(example, shape, shape(changed)))
+                migrated.append(row)
+                continue
+        except Exception as error:  # the user's function may raise anything; the row says so
+            reason = f"{reason}; after migrate: {plain_reason(error)}"
+        lost.append(LostRow(row, example, reason))
+    return Revalidation(tuple(kept), tuple(held), tuple(migrated), tuple(lost))
+
+
+def _with_answer(example: Example, shape: AnswerShape, text: str) -> Example:
+    """The example asked for the new schema over its own transport, the answer as the new class writes it.
+
+    Raises ValueError where the answer does not fit.
+    """
+    answer = shape(text)
+    asked = (
+        example
+        if example.answer_schema is not None
+        else example.model_copy(update={"transport": "json_schema"})
+    )
+    bare = render(asked, "json_schema")
+    renewed = bare.model_copy(
+        update={
+            "answer": Message(role="assistant", content=answer, weight=example.answer.weight),
+            "answer_schema": shape.schema,
+            "schema_name": shape.name,
+            "response_format": None,
+        }
+    )
+    transport = "json_schema" if example.answer_schema is None else example.transport
+    try:
+        return render(renewed, transport)
+    except DatasetError as error:
+        raise ValueError(f"cannot be asked again over {transport!r}: {error}") from error

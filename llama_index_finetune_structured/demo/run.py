@@ -1,0 +1,239 @@
+"""The demo from end to end: index, teacher, capture, LoRA, the same questions to five systems, the page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.llms import LLM
+from llama_index.core.postprocessor import MetadataReplacementPostProcessor
+from llama_index.core.query_engine import RetrieverQueryEngine
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tqdm.auto import tqdm
+
+from ..capture import capture
+from ..dataset import FinetuneDataset
+from ..engines.lora import LoraFinetuneEngine
+from ..errors import ConfigurationError, DatasetError, MissingDependencyError
+from ..evaluation import Scorecard, compare
+from ..example import Example, Message, content_hash
+from ..llms.lora import LoraLLM
+from ..lora.base_models import DEFAULT_BASE_MODEL
+from ..lora.checkpoints import read_json, write_json
+from ..lora.settings import LoraSettings
+from .corpus import REFERENCE_KEY, ApiCard, Function, answerable, functions, node_of, parse_card
+from .teacher import QA_TEMPLATE, DocstringTeacher
+
+__all__ = ["DemoSettings", "run"]
+
+_ANSWER_TOKENS = 256
+_TRAIN_SHARE = 0.7
+_BATCH = 20
+_PARSER = "docstring parser"
+
+
+class DemoSettings(BaseModel):
+    """What a demo run is made of; a folder belongs to one such set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train_size: int = Field(default=184, ge=4)
+    test_size: int = Field(default=40, ge=1)
+    seed: int = 0
+    base_model: str = DEFAULT_BASE_MODEL
+    teacher: str | None = None
+    api_base: str | None = None
+
+
+def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Scorecard:
+    """Run what is not yet in ``output``; returns the scorecard. Everything lands in ``output``."""
+    _claim(output, settings)
+    documents = functions()
+    retriever = _retriever(documents)
+    train, test = _questions(documents, settings)
+    say(
+        f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
+    )
+    teacher = _teacher(settings)
+    data = _captured(_engine(retriever, teacher), train, test, output / "captured.jsonl", say)
+    data.save(output / "train.jsonl")
+    test.save(output / "test.jsonl")
+    engine = LoraFinetuneEngine(
+        data,
+        base_model=settings.base_model,
+        output_dir=output / "model",
+        config=LoraSettings(seed=settings.seed),
+    )
+    engine.finetune()
+    job = engine.get_current_job()
+    say(f"trained {job.steps} steps in {job.seconds:.0f} s -> {job.adapter}")
+    systems = {
+        name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
+    }
+    card = compare(
+        systems,
+        test,
+        output_cls=ApiCard,
+        concurrency=_BATCH,
+        cache_dir=output / "answers" / engine.fingerprint[:12],
+        settings=settings.model_dump(mode="json", exclude_none=True),
+    )
+    _report(card, settings, output, data, job.seconds)
+    return card
+
+
+def _claim(output: Path, settings: DemoSettings) -> None:
+    """Mark the folder with these settings, or make sure that it was made with the same."""
+    mark = output / "demo.json"
+    if not mark.is_file():
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(mark, settings.model_dump(mode="json"))
+        return
+    try:
+        found = DemoSettings.model_validate(read_json(mark))
+    except (ValueError, ValidationError) as error:
+        raise ConfigurationError(
+            f"{mark}: cannot be read ({error}); remove the folder or choose another"
+        ) from error
+    if found != settings:
+        raise ConfigurationError(
+            f"{output}: holds a run with other options ({found}); choose another --output or remove the folder"
+        )
+
+
+def _retriever(documents: Sequence[Function]) -> BaseRetriever:
+    try:
+        from llama_index.retrievers.bm25 import BM25Retriever
+    except ImportError as error:
+        raise MissingDependencyError("llama-index-retrievers-bm25", "demo", "The demo") from error
+    retriever: BaseRetriever = BM25Retriever.from_defaults(
+        nodes=[node_of(function) for function in documents], similarity_top_k=1
+    )
+    return retriever
+
+
+def _engine(retriever: BaseRetriever, llm: LLM) -> BaseQueryEngine:
+    """Searches whole documents and shows the model the part that says how to call the function."""
+    shown = MetadataReplacementPostProcessor(target_metadata_key=REFERENCE_KEY)
+    return RetrieverQueryEngine.from_args(
+        retriever, llm=llm, output_cls=ApiCard, node_postprocessors=[shown], text_qa_template=QA_TEMPLATE
+    )
+
+
+def _questions(
+    documents: Sequence[Function], settings: DemoSettings
+) -> tuple[FinetuneDataset, FinetuneDataset]:
+    """Gold cards of functions to train on and to test on; no sub-package is on both sides."""
+    gold = FinetuneDataset(example for function in documents if (example := _gold(function)) is not None)
+    train, test = gold.split(_TRAIN_SHARE, group_by=_group, seed=settings.seed)
+    return _sample(train, settings.train_size, settings.seed), _sample(
+        test, settings.test_size, settings.seed
+    )
+
+
+def _gold(function: Function) -> Example | None:
+    card = parse_card(function.name, function.docstring)
+    if not answerable(card) or card != parse_card(function.name, function.reference.partition("\n\n")[2]):
+        return None
+    return Example(
+        messages=(Message(role="user", content=function.question),),
+        answer=Message(role="assistant", content=card.model_dump_json()),
+        answer_schema=ApiCard.model_json_schema(),
+        query=function.question,
+        document_id=function.qualified_name,
+        metadata={"group": function.group},
+    )
+
+
+def _group(example: Example) -> str:
+    return str(example.metadata["group"])
+
+
+def _sample(data: Iterable[Example], size: int, seed: int) -> FinetuneDataset:
+    return FinetuneDataset(sorted(data, key=lambda example: content_hash([seed, example.id]))[:size])
+
+
+def _captured(
+    engine: BaseQueryEngine,
+    train: FinetuneDataset,
+    test: FinetuneDataset,
+    path: Path,
+    say: Callable[[str], None],
+) -> FinetuneDataset:
+    """Ask the teacher what it was not asked before; drop answers that were shown a held-out sub-package."""
+    asked = {example.query for example in FinetuneDataset.load(path)} if _has_lines(path) else set()
+    questions = [example.query for example in train if example.query and example.query not in asked]
+    with capture(path, output_cls=ApiCard) as captured:
+        for question in tqdm(questions, desc="teacher", unit="question"):
+            engine.query(question)
+    held_out = {_group(example) for example in test}
+    groups = {function.qualified_name: function.group for function in functions()}
+    wanted = {example.query for example in train}
+    kept = [
+        example
+        for example in FinetuneDataset.load(path).deduplicate()
+        if example.query in wanted
+        and not held_out & {groups.get(s.document_id or "") for s in example.sources}
+    ]
+    say(f"teacher: {captured.summary()}; {len(kept)} examples, none shown a held-out sub-package")
+    if not kept:
+        raise DatasetError(f"the teacher gave no valid answer; see {captured.rejects_path}")
+    return FinetuneDataset(kept)
+
+
+def _has_lines(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _teacher(settings: DemoSettings) -> LLM:
+    if settings.teacher is None:
+        return DocstringTeacher()
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigurationError(
+            "--teacher needs a key: set OPENAI_API_KEY (any text for a server without keys)"
+        )
+    from ..llms.hosted import hosted_llm
+
+    api_base = settings.api_base or "https://api.openai.com/v1"
+    return hosted_llm(settings.teacher, api_base=api_base, transport="tools", temperature=0.0)
+
+
+def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
+    """Base and tuned, free and under the grammar: same prompt, token limit, bounds and JSON extraction."""
+    tuned = engine.get_finetuned_model(max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH)
+    same: dict[str, Any] = tuned.model_dump(
+        include={"base_model", "max_new_tokens", "batch_size", "chat_prompts"}
+    )
+    same["bounds"] = tuned.bounds
+    free_tuned = engine.get_finetuned_model(
+        max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH, constrained=False
+    )
+    return {
+        "base": LoraLLM(**same, constrained=False),
+        "base + grammar": LoraLLM(**same),
+        "tuned": free_tuned,
+        "tuned + grammar": tuned,
+    }
+
+
+def _report(
+    card: Scorecard, settings: DemoSettings, output: Path, data: FinetuneDataset, training_s: float
+) -> None:
+    teacher = settings.teacher or f"{_PARSER} that reads the retrieved documentation (no key was given)"
+    notes = [
+        f"Teacher: {teacher}.",
+        "Questions: 'How do I call X?' about the installed networkx, asked of a BM25 query engine with "
+        f"output_cls; retrieval errors included. Seed {settings.seed}.",
+        f"Trained on {len(data)} captured answers in {training_s:.0f} s; the sub-packages of the test questions "
+        "were held out. Gold cards come from a docstring parser.",
+        f"All systems: same prompt with schema, {_ANSWER_TOKENS} new tokens at most, same JSON extraction.",
+    ]
+    card.to_json(output / "scorecard.json")
+    log = read_json(output / "model" / "training_log.json")["steps"]
+    title = f"{settings.base_model}, before and after"
+    card.to_html(output / "report.html", title=title, notes=notes, training_log=log)
+    card.to_svg(output / "before-and-after.svg")

@@ -1,0 +1,225 @@
+"""LoraFinetuneEngine: fine-tune on this machine, without anybody's service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+from tqdm.auto import tqdm
+
+from ..dataset import FinetuneDataset
+from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
+from ..example import Example, content_hash
+from ..llms.lora import LoraLLM
+from ..lora.adapter import AdapterCard, read_card, save_adapter
+from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..lora.bounds import learn_bounds
+from ..lora.checkpoints import read_json, write_json
+from ..lora.settings import LoraSettings
+from .base import EventSaver, FinetuneEngine
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..lora.packing import Row
+    from ..lora.training import Trainer, TrainingLog
+
+__all__ = ["LoraFinetuneEngine", "LoraJob"]
+
+_OUTPUT = Path("lora-output")
+
+
+class LoraJob(BaseModel):
+    """Where a local run stands: ``status`` is ``new``, ``resumable`` or ``succeeded``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str
+    output_dir: Path
+    adapter: Path | None = None
+    steps: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    seconds: float = 0.0
+
+
+class LoraFinetuneEngine(FinetuneEngine):
+    """LoRA on the answers of ``data``; the adapter is in PEFT's own format.
+
+    ``data`` and ``validation``: a FinetuneDataset, a path, or Examples. ``base_model``: the embedded
+    ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id. ``output_dir`` defaults to a folder of
+    ``lora-output`` named by data, base and settings, so that running the same again goes on, or returns at once.
+    ``fingerprint`` is the content hash of the three. Needs the extra ``local``.
+    """
+
+    def __init__(
+        self,
+        data: FinetuneDataset | str | Path | Iterable[Example],
+        *,
+        base_model: str | Path = DEFAULT_BASE_MODEL,
+        validation: FinetuneDataset | str | Path | Iterable[Example] | None = None,
+        output_dir: str | Path | None = None,
+        config: LoraSettings | None = None,
+    ) -> None:
+        self.config = config or LoraSettings()
+        self.examples = _examples(data)
+        self.validation = [] if validation is None else _examples(validation)
+        if not self.examples:
+            raise DatasetError("the training data is empty: capture or build examples first")
+        self.base = resolve(base_model)
+        self.fingerprint = content_hash(
+            {
+                "examples": [example.id for example in self.examples],
+                "base": self.base.sha256,
+                "settings": self.config.model_dump(exclude={"checkpoint_steps"}),
+            }
+        )
+        self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
+
+    @classmethod
+    def from_finetuning_handler(
+        cls, finetuning_handler: EventSaver, base_model: str, data_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Keep what one of our handlers captured at ``data_path``, schemas included, and train on it."""
+        captured = getattr(finetuning_handler, "path", None)
+        if captured is None:
+            raise ConfigurationError(
+                "expected one of this package's handlers: theirs lose the answers' schema"
+            )
+        FinetuneDataset.load(captured).save(data_path)
+        return cls(Path(data_path), base_model=base_model, **kwargs)
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the finished adapter."""
+        return self.output_dir / "adapter"
+
+    def finetune(self) -> None:
+        """Train, with a progress bar, from the newest complete checkpoint if there is one.
+
+        Ctrl-C finishes the step at hand, saves and raises KeyboardInterrupt; calling again goes on.
+        Raises CheckpointError when the disk is full, DatasetError for rows that cannot be trained on.
+        """
+        if self._finished():
+            return
+        rows, validation, trainer = self._prepare()
+        with tqdm(total=trainer.total_steps, initial=trainer.step, desc="LoRA", unit="step") as bar:
+
+            def show(entry: dict[str, float]) -> None:
+                bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
+                bar.update()
+
+            log = trainer.run(validation, show)
+        self._write_log(log)
+        save_adapter(trainer.model, self.adapter, self._card(rows))
+
+    def get_current_job(self) -> LoraJob:
+        """How far the run is, read from its folder."""
+        if self._finished():
+            log = read_json(self.output_dir / "training_log.json")
+            return LoraJob(
+                status="succeeded", output_dir=self.output_dir, adapter=self.adapter, **_figures(log)
+            )
+        from ..lora.checkpoints import newest_checkpoint
+
+        found = newest_checkpoint(self._checkpoints)
+        if found is None:
+            return LoraJob(status="new", output_dir=self.output_dir)
+        return LoraJob(status="resumable", output_dir=self.output_dir, **_figures(found[1]["log"]))
+
+    def get_finetuned_model(self, **llm_kwargs: Any) -> LoraLLM:
+        """The tuned model as a LlamaIndex LLM that asks exactly as it was trained. Raises EngineError before."""
+        if not self._finished():
+            raise EngineError(f"{self.output_dir}: no finished adapter; call finetune() first")
+        return LoraLLM.from_adapter(self.adapter, **{"base_model": self.base.name, **llm_kwargs})
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.output_dir / "checkpoints"
+
+    def _finished(self) -> bool:
+        if not (self.adapter / "adapter_config.json").is_file():
+            return False
+        if read_card(self.adapter).fingerprint != self.fingerprint:
+            raise ConfigurationError(
+                f"{self.adapter}: holds the adapter of another run (data, base model or settings differ): "
+                "choose another output_dir, or remove that folder"
+            )
+        return True
+
+    def _prepare(self) -> tuple[list[Row], list[Row], Trainer]:
+        try:
+            import torch
+
+            from ..lora.adapter import add_lora
+            from ..lora.base_models import load_model, load_tokenizer
+            from ..lora.loss import precision
+            from ..lora.training import Trainer
+        except ImportError as error:
+            raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
+        tokenizer = load_tokenizer(self.base)
+        rows, validation = self._rows(tokenizer, self.examples), self._rows(tokenizer, self.validation)
+        torch.manual_seed(self.config.seed)
+        self._check_lengths(rows, context_window(self.base))
+        model = load_model(self.base, dtype=precision())
+        model = add_lora(model, rank=self.config.rank, alpha=self.config.alpha)
+        try:
+            trainer = Trainer(model, rows, self.config, self._checkpoints, fingerprint=self.fingerprint)
+        except CheckpointError as error:
+            raise ConfigurationError(f"{error}: choose another output_dir, or remove that folder") from error
+        return rows, validation, trainer
+
+    def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:
+        from ..lora.prompts import stop_token_id, to_row
+
+        stop_id = stop_token_id(tokenizer)
+        return [to_row(tokenizer, example, stop_id=stop_id) for example in examples]
+
+    def _check_lengths(self, rows: Sequence[Row], context: int) -> None:
+        limit = min(context, self.config.max_length or context)
+        for example, row in zip(self.examples, rows, strict=True):
+            if len(row) > limit:
+                raise DatasetError(
+                    f"example {example.id[:12]}: {len(row)} tokens, more than the limit of {limit}: its answer "
+                    "would be cut. Retrieve fewer or smaller chunks, or leave it out"
+                )
+
+    def _card(self, rows: Sequence[Row]) -> AdapterCard:
+        return AdapterCard(
+            base_model=self.base.name,
+            base_sha256=self.base.sha256,
+            bounds=learn_bounds(self.examples),
+            chat_prompts=2 * sum(map(_leads_with_system, self.examples)) >= len(self.examples),
+            longest_answer_tokens=max(len(row.answer) for row in rows),
+            rows=len(rows),
+            fingerprint=self.fingerprint,
+        )
+
+    def _write_log(self, log: TrainingLog) -> None:
+        write_json(
+            self.output_dir / "training_log.json",
+            {"steps": log.steps, "validation": log.validation, "settings": self.config.model_dump()},
+        )
+
+
+def _examples(data: FinetuneDataset | str | Path | Iterable[Example]) -> list[Example]:
+    if isinstance(data, (str, Path)):
+        return list(FinetuneDataset.load(data))
+    return list(data)
+
+
+def _leads_with_system(example: Example) -> bool:
+    return example.messages[0].role in ("system", "developer")
+
+
+def _figures(log: dict[str, Any]) -> dict[str, Any]:
+    steps, validation = log["steps"], log["validation"]
+    return {
+        "steps": len(steps),
+        "loss": steps[-1]["loss"] if steps else None,
+        "validation_loss": validation[-1]["loss"] if validation else None,
+        "seconds": sum(entry["seconds"] for entry in steps),
+    }

@@ -1,0 +1,69 @@
+"""What a job reports while it runs: steps and losses, on a bar and as rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["Progress", "metric_row", "metric_rows"]
+
+_STEP_MESSAGE = re.compile(r"Step (?P<step>\d+)(?:/(?P<total>\d+))?: training loss=(?P<loss>[0-9.eE+-]+)")
+
+
+def metric_row(event: Any) -> dict[str, float]:
+    """The numbers an event carries (step, total_steps, train_loss, ...); empty when it carries none."""
+    data = getattr(event, "data", None)
+    row: dict[str, float] = {}
+    if isinstance(data, dict):
+        row = {k: v for k, v in data.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if "step" not in row and (said := _STEP_MESSAGE.search(str(getattr(event, "message", "")))):
+        row["step"] = int(said["step"])
+        row["train_loss"] = float(said["loss"])
+        if said["total"]:
+            row["total_steps"] = int(said["total"])
+    return row if "step" in row else {}
+
+
+def metric_rows(events: Iterable[Any]) -> list[dict[str, float]]:
+    """One row a step, in order; what later events add to a step is merged in."""
+    by_step: dict[float, dict[str, float]] = {}
+    for event in events:
+        if row := metric_row(event):
+            by_step.setdefault(row["step"], {}).update(row)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+class Progress:
+    """A bar over a job's steps. Shown on a terminal, or everywhere when ``verbose``."""
+
+    def __init__(self, title: str, *, verbose: bool) -> None:
+        self._bar = tqdm(desc=title, unit="step", disable=False if verbose else None)
+        self._seen: set[str] = set()
+        self.latest: dict[str, float] = {}
+
+    def take(self, status: str, events: Iterable[Any]) -> None:
+        """Show the status and the events that are new; events come newest first."""
+        for event in reversed(list(events)):
+            if event.id in self._seen:
+                continue
+            self._seen.add(event.id)
+            self._show(metric_row(event))
+        self._bar.set_postfix_str(self._words(status))
+
+    def _show(self, row: dict[str, float]) -> None:
+        if not row:
+            return
+        self.latest = {**self.latest, **row}
+        if "total_steps" in row:
+            self._bar.total = row["total_steps"]
+        self._bar.update(max(0, row["step"] - self._bar.n))
+
+    def _words(self, status: str) -> str:
+        loss = self.latest.get("train_loss")
+        return status if loss is None else f"{status}, loss {loss:.3f}"
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,72 @@
+"""Every error this package raises, in one tree.
+
+FinetuneStructuredError
+├── DatasetError (also ValueError)         a training file or row is wrong: file, line, what was expected
+├── CaptureError (also RuntimeError)       a capture could not be opened or read
+├── ConfigurationError (also ValueError)   a setting, path or model name does not fit
+│   └── MissingDependencyError (also ImportError)   an extra is not installed
+├── EngineError (also RuntimeError)        a fine-tuning run failed, was cancelled or ran out of time
+│   └── CheckpointError (also OSError)     a checkpoint could not be written or read
+├── ServiceError (also RuntimeError)       a hosted service refused a request, or gave no answer
+└── StructuredAnswerError (also ValueError)  a model's answer does not fit the asked schema
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CaptureError",
+    "CheckpointError",
+    "ConfigurationError",
+    "DatasetError",
+    "EngineError",
+    "FinetuneStructuredError",
+    "MissingDependencyError",
+    "ServiceError",
+    "StructuredAnswerError",
+]
+
+
+class FinetuneStructuredError(Exception):
+    """Base of all errors of this package."""
+
+
+class DatasetError(FinetuneStructuredError, ValueError):
+    """A training file or row is wrong; the message starts with ``file:line`` where there is one."""
+
+
+class CaptureError(FinetuneStructuredError, RuntimeError):
+    """A capture could not be opened or read."""
+
+
+class ConfigurationError(FinetuneStructuredError, ValueError):
+    """A setting, path or model name does not fit."""
+
+
+class MissingDependencyError(ConfigurationError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed: "
+            f"pip install 'llama-index-finetune-structured[{extra}]'"
+        )
+
+
+class EngineError(FinetuneStructuredError, RuntimeError):
+    """A fine-tuning run failed, was cancelled or ran out of time."""
+
+
+class CheckpointError(EngineError, OSError):
+    """A checkpoint could not be written or read."""
+
+
+class ServiceError(FinetuneStructuredError, RuntimeError):
+    """A hosted service refused a request (``refused``: trying again cannot help), or gave no answer."""
+
+    def __init__(self, message: str, *, refused: bool) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class StructuredAnswerError(FinetuneStructuredError, ValueError):
+    """A model's answer does not fit the schema it was asked for."""

@@ -1,0 +1,61 @@
+"""Best one-to-one matching of two lists (the assignment problem), exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["best_matching"]
+
+
+def best_matching(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """Pairs (row, column) of the one-to-one matching with the greatest total weight; weights >= 0.
+
+    Every row or every column, whichever are fewer, is matched. O(min^2 * max), shortest augmenting paths
+    (Jonker and Volgenant 1987, as in Crouse 2016). Shape: rows x columns, rectangular.
+    """
+    if not weights or not weights[0]:
+        return []
+    if len(weights) > len(weights[0]):
+        turned = [list(column) for column in zip(*weights, strict=True)]
+        return sorted((row, column) for column, row in best_matching(turned))
+    row_of = _assign([[-w for w in row] for row in weights])
+    return sorted((row, column) for column, row in row_of.items())
+
+
+def _assign(cost: list[list[float]]) -> dict[int, int]:
+    """column -> row, at least cost; no more rows than columns."""
+    columns = len(cost[0])
+    row_price, column_price = [0.0] * len(cost), [0.0] * columns
+    row_of: dict[int, int] = {}
+    for start in range(len(cost)):
+        reached = [float("inf")] * columns
+        came_from = [-1] * columns
+        done: set[int] = set()
+        row, column = start, -1
+        while True:
+            best, nearest = float("inf"), -1
+            for j in range(columns):
+                if j in done:
+                    continue
+                step = cost[row][j] - row_price[row] - column_price[j]
+                if step < reached[j]:
+                    reached[j], came_from[j] = step, column
+                if reached[j] < best:
+                    best, nearest = reached[j], j
+            row_price[start] += best
+            for j in done:
+                row_price[row_of[j]] += best
+                column_price[j] -= best
+            for j in range(columns):
+                if j not in done:
+                    reached[j] -= best
+            column = nearest
+            if column not in row_of:
+                break
+            done.add(column)
+            row = row_of[column]
+        while column != -1:
+            previous = came_from[column]
+            row_of[column] = start if previous == -1 else row_of[previous]
+            column = previous
+    return row_of

@@ -1,0 +1,176 @@
+"""One answer against gold: counts per field, from which every figure of the scorecard is summed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .fields import Field
+from .matching import best_matching
+
+__all__ = ["FieldScore", "score_answer"]
+
+PAIR_FROM = 0.5
+"""Two list items that are at least this similar are one value answered wrongly, not one missing and one
+invented."""
+
+
+class FieldScore(BaseModel):
+    """Counts of one field of one answer, or their sum over answers.
+
+    ``gold`` = correct + wrong + missing values; ``answered`` = correct + wrong + invented. ``credit`` is
+    the summed similarity of the pairs, ``right`` whether the whole field is right (summed: how often).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    gold: int = 0
+    answered: int = 0
+    correct: int = 0
+    wrong: int = 0
+    missing: int = 0
+    invented: int = 0
+    credit: float = 0.0
+    right: int = 0
+    answers: int = 1
+
+    def __add__(self, other: FieldScore) -> FieldScore:
+        mine, theirs = self.__dict__, other.__dict__
+        return FieldScore.model_construct(**{name: mine[name] + theirs[name] for name in mine})
+
+    @property
+    def f1(self) -> float:
+        """2 correct / (gold + answered), micro over values; the share right where there are none at all."""
+        return self._f1(self.correct)
+
+    @property
+    def soft_f1(self) -> float:
+        """F1 with each pair's similarity in place of right or wrong."""
+        return self._f1(self.credit)
+
+    def _f1(self, found: float) -> float:
+        values = self.gold + self.answered
+        return 2 * found / values if values else self.accuracy
+
+    @property
+    def accuracy(self) -> float:
+        """The share of answers in which the whole field is right."""
+        return self.right / self.answers if self.answers else 0.0
+
+
+def score_answer(fields: Sequence[Field], gold: Any, answer: Any, valid: bool) -> dict[str, FieldScore]:
+    """Field path -> score of one answer; an invalid one (None) is wrong in every field, all gold missing."""
+    scores: dict[str, FieldScore] = {}
+    for field in fields:
+        scores |= _score_field(field, field.value_in(gold), field.value_in(answer), valid)
+    return scores
+
+
+def _score_field(field: Field, gold: Any, answer: Any, valid: bool) -> dict[str, FieldScore]:
+    if field.kind == "list":
+        return _score_list(field, _as_list(gold), _as_list(answer), valid)
+    return {field.path: _score_value(field, gold, answer, valid)}
+
+
+def _score_value(field: Field, gold: Any, answer: Any, valid: bool) -> FieldScore:
+    if gold is None or answer is None:
+        absent = gold is None and answer is None
+        return FieldScore(
+            gold=int(gold is not None),
+            answered=int(answer is not None),
+            missing=int(gold is not None),
+            invented=int(answer is not None),
+            right=int(absent and valid),
+        )
+    similarity = field.rule.similarity(gold, answer)
+    correct = field.rule.is_correct(similarity)
+    return FieldScore(
+        gold=1,
+        answered=1,
+        correct=int(correct),
+        wrong=int(not correct),
+        credit=similarity,
+        right=int(correct),
+    )
+
+
+def _score_list(field: Field, gold: list[Any], answer: list[Any], valid: bool) -> dict[str, FieldScore]:
+    answers = [_parts_of(field, item) for item in answer]
+    graded = [[_compare(field, g, a) for a in answers] for g in (_parts_of(field, item) for item in gold)]
+    weights = [[_weight(similarity, correct) for similarity, correct in row] for row in graded]
+    pairs = [(g, a) for g, a in best_matching(weights) if weights[g][a] >= PAIR_FROM]
+    correct = sum(graded[g][a][1] for g, a in pairs)
+    whole = FieldScore(
+        gold=len(gold),
+        answered=len(answer),
+        correct=correct,
+        wrong=len(pairs) - correct,
+        missing=len(gold) - len(pairs),
+        invented=len(answer) - len(pairs),
+        credit=sum(graded[g][a][0] for g, a in pairs),
+        right=int(valid and correct == len(gold) == len(answer)),
+    )
+    return {field.path: whole} | _score_parts(field, gold, answer, pairs, valid)
+
+
+def _parts_of(field: Field, item: Any) -> list[Any]:
+    return [part.value_in(item) for part in field.items]
+
+
+def _compare(field: Field, gold: list[Any], answer: list[Any]) -> tuple[float, bool]:
+    """Similarity (mean over the item's parts) and whether every part is right."""
+    parts = [_alike(*triple) for triple in zip(field.items, gold, answer, strict=True)]
+    if not parts:
+        return 1.0, True
+    return sum(similarity for similarity, _ in parts) / len(parts), all(right for _, right in parts)
+
+
+def _alike(part: Field, gold: Any, answer: Any) -> tuple[float, bool]:
+    """The same as the part's score tells, without counting: this runs for every pair of items."""
+    if gold is None or answer is None:
+        both = gold is None and answer is None
+        return float(both), both
+    if part.kind == "list":
+        score = _score_list(part, _as_list(gold), _as_list(answer), valid=True)[part.path]
+        return score.soft_f1, bool(score.right)
+    similarity = part.rule.similarity(gold, answer)
+    return similarity, part.rule.is_correct(similarity)
+
+
+def _weight(similarity: float, correct: bool) -> float:
+    """Most correct pairs first, then the greatest similarity: one correct pair outweighs any likeness."""
+    if similarity < PAIR_FROM and not correct:
+        return 0.0
+    return similarity + (1000.0 if correct else 0.0)
+
+
+def _score_parts(
+    field: Field, gold: list[Any], answer: list[Any], pairs: list[tuple[int, int]], valid: bool
+) -> dict[str, FieldScore]:
+    """``list[].part`` -> score over the matched items, unmatched ones missing or invented."""
+    if all(not part.keys for part in field.items):
+        return {}
+    paired_gold, paired_answer = {g for g, _ in pairs}, {a for _, a in pairs}
+    rows = [(gold[g], answer[a]) for g, a in pairs]
+    rows += [(item, None) for g, item in enumerate(gold) if g not in paired_gold]
+    rows += [(None, item) for a, item in enumerate(answer) if a not in paired_answer]
+    out: dict[str, FieldScore] = {}
+    for part in field.items:
+        scores = [_score_field(part, part.value_in(g), part.value_in(a), True)[part.path] for g, a in rows]
+        total = _sum(scores)
+        right = valid and total.correct == total.gold == total.answered
+        out[part.path] = total.model_copy(update={"right": int(right), "answers": 1})
+    return out
+
+
+def _sum(scores: Iterable[FieldScore]) -> FieldScore:
+    total = FieldScore(answers=0)
+    for score in scores:
+        total = total + score
+    return total
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

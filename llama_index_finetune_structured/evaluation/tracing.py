@@ -1,0 +1,75 @@
+"""What happened inside a system's call, told by LlamaIndex's instrumentation: raw text, bound hits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index_instrumentation import root_dispatcher
+from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
+from pydantic import PrivateAttr
+
+__all__ = ["Trace", "Tracer", "tracing"]
+
+_TAG = "finetune_structured_call"
+
+
+@dataclass
+class Trace:
+    """One call: the LLM's last text, and the places where a bound on its answer was hit."""
+
+    raw_text: str | None = None
+    bound_hits: list[str] = field(default_factory=list)
+
+
+class Tracer(BaseEventHandler):
+    """Files every event under the call whose tag it carries; reads events by their class name only."""
+
+    _traces: dict[str, Trace] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "FinetuneStructuredTracer"
+
+    @contextmanager
+    def call(self, key: str) -> Iterator[Trace]:
+        """Attribute the events of this block (its tasks and threads included) to ``key``."""
+        trace = self._traces[key] = Trace()
+        try:
+            with instrument_tags({**active_instrument_tags.get(), _TAG: key}):
+                yield trace
+        finally:
+            del self._traces[key]
+
+    def handle(self, event: Any, **kwargs: Any) -> None:
+        trace = self._traces.get(event.tags.get(_TAG, ""))
+        if trace is None:
+            return
+        kind = event.class_name()
+        if kind == "StructuredAnswerEvent":
+            trace.bound_hits += [str(hit) for hit in event.bound_hits]
+        elif kind in ("LLMChatEndEvent", "LLMCompletionEndEvent") and event.response is not None:
+            trace.raw_text = _text_of(event.response) or trace.raw_text
+
+
+def _text_of(response: Any) -> str:
+    message = getattr(response, "message", None)
+    if message is None:
+        return str(response.text)
+    tool_calls = [block for block in message.blocks if getattr(block, "tool_kwargs", None) is not None]
+    return message.content or "".join(str(block.tool_kwargs) for block in tool_calls)
+
+
+@contextmanager
+def tracing() -> Iterator[Tracer]:
+    """A tracer on the root dispatcher for the length of the block."""
+    tracer = Tracer()
+    root_dispatcher.add_event_handler(tracer)
+    try:
+        yield tracer
+    finally:
+        kept = [handler for handler in root_dispatcher.event_handlers if handler is not tracer]
+        root_dispatcher.event_handlers = kept

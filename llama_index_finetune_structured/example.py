@@ -1,0 +1,151 @@
+"""The canonical Example: one answered call, as it is captured, stored, trained on and scored.
+
+An OpenAI-chat superset. Every training-file format is a pure function of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+__all__ = ["Example", "Message", "Source", "Transport", "Usage", "canonical_json", "content_hash"]
+
+Transport = Literal["json_schema", "tools", "text"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces and no escapes beyond the needed: equal values, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Message(_Frozen):
+    """One chat message in OpenAI's wire form. ``weight`` 0 keeps an assistant turn out of the loss."""
+
+    role: Role
+    content: str | list[dict[str, JsonValue]] | None = None
+    tool_calls: list[dict[str, JsonValue]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    weight: Literal[0, 1] | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The message as OpenAI's API takes it: absent fields left out, ``content`` always there."""
+        return {"role": self.role, "content": self.content} | self.model_dump(
+            exclude={"role", "content"}, exclude_none=True
+        )
+
+
+class Source(_Frozen):
+    """A retrieved node that stood in the prompt."""
+
+    node_id: str
+    score: float | None = None
+    document_id: str | None = None
+
+
+class Usage(_Frozen):
+    """Token counts as the provider reported them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Example(_Frozen):
+    """Messages -> answer, with the schema it was asked for and where it came from.
+
+    ``messages`` are those sent, without the answer. ``schema_text`` is the part of them that spells the
+    schema out (text transport only), so that the example can be rendered for another transport.
+    ``query`` is the user's question before retrieval: what a query engine is asked when scored.
+    ``document_id`` is the group that a split keeps together.
+    """
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    answer: Message
+    transport: Transport = "text"
+    answer_schema: dict[str, JsonValue] | None = None
+    schema_name: str | None = None
+    schema_text: str | None = None
+    tools: list[dict[str, JsonValue]] | None = None
+    tool_choice: JsonValue = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, JsonValue] | None = None
+
+    query: str | None = None
+    sources: tuple[Source, ...] = ()
+    document_id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    split: str | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _answer_is_assistant(self) -> Example:
+        if self.answer.role != "assistant":
+            raise ValueError(f"answer: role is {self.answer.role!r}, expected 'assistant'")
+        if self.answer.content is None and not self.answer.tool_calls:
+            raise ValueError("answer: neither content nor tool_calls; an example needs an answer")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Content hash of what is learned: messages, tools, schema and answer, not where they came from."""
+        return content_hash(
+            self.model_dump(
+                mode="json",
+                exclude_none=True,
+                include={
+                    "messages", "answer", "transport", "answer_schema", "tools", "tool_choice",
+                    "parallel_tool_calls", "response_format",
+                },
+            )
+        )  # fmt: skip
+
+    @property
+    def schema_hash(self) -> str | None:
+        """Content hash of the answer's JSON schema."""
+        return None if self.answer_schema is None else content_hash(self.answer_schema)
+
+    def answer_text(self) -> str:
+        """The answer as one text: its content or, of a tool call, its JSON arguments."""
+        if self.answer.tool_calls:
+            function = self.answer.tool_calls[0].get("function")
+            arguments = function.get("arguments") if isinstance(function, dict) else None
+            return arguments if isinstance(arguments, str) else canonical_json(arguments)
+        content = self.answer.content
+        if isinstance(content, list):
+            return "".join(str(part.get("text", "")) for part in content)
+        return content or ""
+
+    def answer_object(self) -> Any:
+        """The answer parsed as JSON; raises ValueError where it is plain text."""
+        return json.loads(self.answer_text())
+
+    def to_json(self) -> str:
+        """One JSONL line, without newline: the id first, absent fields left out."""
+        return json.dumps(
+            {"id": self.id} | self.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> Example:
+        """Read a line of :meth:`to_json`; the id is recomputed, never believed. Raises ValueError."""
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+        row.pop("id", None)
+        return cls.model_validate(row)

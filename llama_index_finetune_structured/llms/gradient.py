@@ -1,0 +1,241 @@
+"""LlamaIndex LLMs for models behind Gradient's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.llms import CustomLLM
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from pydantic import SecretStr
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from typing_extensions import Self
+
+from llama_index_finetune_structured.errors import ConfigurationError, ServiceError
+from llama_index_finetune_structured.llms.gradient_api import GradientApi, connect_gradient, live_host
+from llama_index_finetune_structured.llms.keys import Key, wrapped
+
+__all__ = ["GradientBaseModelLLM", "GradientModelAdapterLLM"]
+
+_PER_CALL = {"temperature", "top_k", "top_p", "auto_template", "guidance", "rag"}
+_DEFAULT_OUTPUT_TOKENS = 256
+
+
+class _GradientLLM(CustomLLM):
+    """What both classes share. The token is kept out of repr, dumps and pickles; it connects on first use.
+
+    A call takes ``stop``, ``max_tokens``, temperature, top_k, top_p, auto_template, guidance and rag.
+    Streams give the whole answer as one chunk: the protocol has no streaming. Calls raise ServiceError.
+    """
+
+    max_tokens: int | None = Field(default=None, gt=0, lt=512, description="Tokens to generate at most.")
+    context_window: int = Field(default=4096, gt=0, description="Tokens of prompt and answer together.")
+    temperature: float | None = Field(default=None, ge=0)
+    top_k: int | None = Field(default=None, gt=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    is_chat_model: bool = Field(default=False, description="Whether LlamaIndex sends it messages.")
+    max_retries: int = Field(default=3, ge=0, description="Further tries when a call gets no answer.")
+    timeout: float = Field(default=120, gt=0, description="Seconds a call may take.")
+    host: str = Field(description="Where the server is.")
+    workspace_id: str | None = Field(default=None)
+
+    _token: SecretStr = PrivateAttr(default=SecretStr(""))
+    _api: GradientApi | None = PrivateAttr(default=None)
+    _model_id: str | None = PrivateAttr(default=None)
+
+    def __init__(self, *, host: str | None = None, access_token: Key = None, **fields: Any) -> None:
+        access_token = wrapped(access_token)
+        super().__init__(host=live_host(host), **fields)
+        self._token = access_token
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(
+            context_window=self.context_window,
+            num_output=self.max_tokens or _DEFAULT_OUTPUT_TOKENS,
+            is_chat_model=self.is_chat_model,
+            is_function_calling_model=False,
+            model_name=self._name(),
+        )
+
+    def _name(self) -> str:
+        raise NotImplementedError
+
+    def _find_model(self, api: GradientApi, /) -> str:
+        raise NotImplementedError
+
+    def _connected(self) -> tuple[GradientApi, str]:
+        if self._api is None:
+            self._api = connect_gradient(self.host, self._token, self.workspace_id, self.timeout)
+        if self._model_id is None:
+            self._model_id = self._find_model(self._api)
+        return self._api, self._model_id
+
+    def close(self) -> None:
+        """Drop the connection; the next call opens another."""
+        self._api = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: no token, no connection. The copy takes its token from the environment."""
+        bare = self.model_copy()
+        bare._token, bare._api = SecretStr(""), None
+        return dict(super(_GradientLLM, bare).__getstate__())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy with a connection of its own."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        shared = {"callback_manager", "rate_limiter"}
+        changes = {name: copy.deepcopy(value, memo) for name, value in fields.items() if name not in shared}
+        clone = self.model_copy(update=changes)
+        clone._api = None
+        return clone
+
+    # -- one answer --
+
+    def _answer(self, prompt: str, **asked: Any) -> CompletionResponse:
+        stop = asked.pop("stop", None)
+        parameters = self._parameters(asked)
+        reply = Retrying(
+            stop=stop_after_attempt(self.max_retries + 1),
+            wait=wait_exponential(multiplier=0.25, max=8),
+            retry=retry_if_exception(lambda e: isinstance(e, ServiceError) and not e.refused),
+            reraise=True,
+        )(lambda: self._complete_once(prompt, parameters))
+        text = _cut(reply.generated_output, stop)
+        return CompletionResponse(text=text, raw={"finish_reason": reply.finish_reason})
+
+    def _complete_once(self, prompt: str, parameters: dict[str, Any]) -> Any:
+        api, model_id = self._connected()
+        return api.complete(model_id, prompt, **parameters)
+
+    def _parameters(self, asked: dict[str, Any]) -> dict[str, Any]:
+        max_tokens = asked.pop("max_tokens", self.max_tokens)
+        if unknown := set(asked) - _PER_CALL:
+            takes = ", ".join(sorted(_PER_CALL | {"stop", "max_tokens"}))
+            raise ConfigurationError(
+                f"Gradient's protocol has no {', '.join(sorted(unknown))}; it takes {takes}"
+            )
+        own = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return {**own, **asked, "max_generated_token_count": max_tokens}
+
+    def _prompt(self, messages: Sequence[ChatMessage]) -> str:
+        assert self.messages_to_prompt is not None
+        return self.messages_to_prompt(messages)
+
+    def _formatted(self, prompt: str, formatted: bool) -> str:
+        assert self.completion_to_prompt is not None
+        return prompt if formatted else self.completion_to_prompt(prompt)
+
+    # -- LlamaIndex's methods: each reports one event, so none calls another --
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return self._answer(self._formatted(prompt, formatted), **kwargs)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return await asyncio.to_thread(self._answer, self._formatted(prompt, formatted), **kwargs)
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        def chunks() -> CompletionResponseGen:
+            yield _one_chunk(self._answer(self._formatted(prompt, formatted), **kwargs))
+
+        return chunks()
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        async def chunks() -> CompletionResponseAsyncGen:
+            text = self._formatted(prompt, formatted)
+            yield _one_chunk(await asyncio.to_thread(self._answer, text, **kwargs))
+
+        return chunks()
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return _as_chat(self._answer(self._prompt(messages), **kwargs))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return _as_chat(await asyncio.to_thread(self._answer, self._prompt(messages), **kwargs))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        def chunks() -> ChatResponseGen:
+            yield _as_chat(_one_chunk(self._answer(self._prompt(messages), **kwargs)))
+
+        return chunks()
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        async def chunks() -> ChatResponseAsyncGen:
+            answer = await asyncio.to_thread(self._answer, self._prompt(messages), **kwargs)
+            yield _as_chat(_one_chunk(answer))
+
+        return chunks()
+
+
+def _cut(text: str, stop: str | Sequence[str] | None) -> str:
+    """The text up to the first stop word; the protocol has none, so the answer is cut here."""
+    words = [stop] if isinstance(stop, str) else list(stop or ())
+    ends = [text.find(word) for word in words if word and word in text]
+    return text[: min(ends)] if ends else text
+
+
+def _one_chunk(answer: CompletionResponse) -> CompletionResponse:
+    return CompletionResponse(text=answer.text, delta=answer.text, raw=answer.raw)
+
+
+def _as_chat(answer: CompletionResponse) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=answer.text)
+    return ChatResponse(message=message, delta=answer.delta, raw=answer.raw)
+
+
+class GradientBaseModelLLM(_GradientLLM):
+    """A base model, by its slug. Host, token and workspace also come from GRADIENT_API_URL,
+    GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID."""
+
+    base_model_slug: str = Field(description="The base model's slug.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "GradientBaseModelLLM"
+
+    def _name(self) -> str:
+        return self.base_model_slug
+
+    def _find_model(self, api: GradientApi, /) -> str:
+        return api.base_model_id(self.base_model_slug)
+
+
+class GradientModelAdapterLLM(_GradientLLM):
+    """A fine-tuned model, by its adapter's id. Host, token and workspace also come from GRADIENT_API_URL,
+    GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID."""
+
+    model_adapter_id: str = Field(description="The adapter's id.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "GradientModelAdapterLLM"
+
+    def _name(self) -> str:
+        return self.model_adapter_id
+
+    def _find_model(self, _api: GradientApi, /) -> str:
+        return self.model_adapter_id

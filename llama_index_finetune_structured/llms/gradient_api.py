@@ -1,0 +1,187 @@
+"""Gradient's protocol through its SDK's generated client, which alone lets a request have a time limit.
+
+The hosted service is retired; the protocol lives on at servers of one's own (``host=``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from llama_index_finetune_structured.errors import ConfigurationError, MissingDependencyError, ServiceError
+from llama_index_finetune_structured.llms.keys import Key, wrapped
+
+__all__ = ["GradientApi", "connect_gradient", "live_host"]
+
+T = TypeVar("T")
+
+_RETIRED = "api.gradient.ai"
+
+
+def live_host(host: str | None) -> str:
+    """The server's address, from the argument or $GRADIENT_API_URL; raises where it is the retired one."""
+    found = host or os.environ.get("GRADIENT_API_URL") or f"https://{_RETIRED}/api"
+    if urlsplit(found).hostname == _RETIRED:
+        raise ConfigurationError(
+            f"{found}: Gradient's hosted service is retired and answers no more. Train the same data with "
+            "LoraFinetuneEngine on your own machine, or name a server that speaks Gradient's protocol with "
+            "host= or GRADIENT_API_URL"
+        )
+    return found
+
+
+def _from_environment(given: str | None, variable: str, name: str) -> str:
+    value = given or os.environ.get(variable)
+    if not value:
+        raise ConfigurationError(f"no {name}: pass {name}= or set {variable}")
+    return value
+
+
+@dataclass(frozen=True)
+class GradientApi:
+    """One workspace at one host. Each call is one request; it raises ServiceError, without the token."""
+
+    host: str
+    workspace_id: str
+    token: SecretStr
+    request_s: float
+    client: Any = field(repr=False)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a connection holds a token and is not pickled")
+
+    def base_model_id(self, slug: str) -> str:
+        """The id behind a base model's slug; the error lists the slugs there are."""
+        models = self._models(only_base=True)
+        for model in models:
+            if model.slug == slug:
+                return str(model.id)
+        known = ", ".join(sorted(model.slug for model in models)) or "none"
+        raise ConfigurationError(f"no base model {slug!r} at {self.host}; there are: {known}")
+
+    def adapters(self) -> list[Any]:
+        """Every adapter of the workspace: id, name, base_model_id, latest_update_time."""
+        return [model for model in self._models(only_base=False) if model.type == "modelAdapter"]
+
+    def _models(self, *, only_base: bool) -> list[Any]:
+        reply = self._call(
+            "listing models",
+            lambda: self.client.list_models(
+                self.workspace_id, capability="any", only_base=only_base, _request_timeout=self.request_s
+            ),
+        )
+        return [model.actual_instance for model in reply.models]
+
+    def adapter(self, adapter_id: str) -> Any:
+        """One adapter's description."""
+        return self._call(
+            f"looking up adapter {adapter_id}",
+            lambda: self.client.get_model(adapter_id, self.workspace_id, _request_timeout=self.request_s),
+        )
+
+    def create_adapter(self, base_model_id: str, name: str) -> str:
+        """The id of a new adapter."""
+        body = {"model": {"baseModelId": base_model_id, "name": name}}
+        reply = self._call(
+            f"creating adapter {name!r}",
+            lambda: self.client.create_model(
+                self.workspace_id,
+                _sdk().CreateModelBodyParams.from_dict(body),
+                _request_timeout=self.request_s,
+            ),
+        )
+        return str(reply.id)
+
+    def fine_tune(self, adapter_id: str, samples: Sequence[Mapping[str, Any]]) -> Any:
+        """Train on the samples once: sum_loss, number_of_trainable_tokens."""
+        return self._call(
+            "fine-tuning",
+            lambda: self.client.fine_tune_model(
+                adapter_id,
+                self.workspace_id,
+                _sdk().FineTuneModelBodyParams.from_dict({"samples": [dict(sample) for sample in samples]}),
+                _request_timeout=self.request_s,
+            ),
+        )
+
+    def complete(self, model_id: str, query: str, **parameters: Any) -> Any:
+        """One completion: generated_output, finish_reason."""
+        return self._call(
+            "completing",
+            lambda: self.client.complete_model(
+                model_id,
+                self.workspace_id,
+                _sdk().CompleteModelBodyParams(query=query, **parameters),
+                _request_timeout=self.request_s,
+            ),
+        )
+
+    def _call(self, doing: str, request: Callable[[], T]) -> T:
+        from gradientai.openapi.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return request()
+        except ApiException as error:
+            raise self._error(doing, *_of_reply(error)) from None  # it holds the reply's headers
+        except HTTPError as error:
+            raise self._error(doing, f"{type(error).__name__}: {error}", refused=False) from None
+        except (ValueError, AttributeError, TypeError) as error:
+            text = f"not a request or reply of Gradient's protocol: {error}"
+            raise self._error(doing, text, refused=False) from None
+
+    def _error(self, doing: str, text: str, refused: bool) -> ServiceError:
+        message = f"{doing} at {self.host}: {text}".replace(self.token.get_secret_value(), "***")
+        return ServiceError(message, refused=refused)
+
+
+_HINTS = {
+    "nanLoss": "The loss is not a number: mend or leave out these samples.",
+    "modelIncapableOfFineTuning": "Choose a base model with the capability fineTune.",
+}
+
+
+def _of_reply(error: Any) -> tuple[str, bool]:
+    try:
+        body = json.loads(error.body)
+    except (TypeError, ValueError):
+        body = {}
+    body = body if isinstance(body, dict) else {}
+    kind = str(body.get("type") or "")
+    words = [
+        f"HTTP {error.status}",
+        kind,
+        str(body.get("message") or error.reason or ""),
+        _HINTS.get(kind, ""),
+    ]
+    status = int(error.status or 0)
+    return " ".join(filter(None, words)), 400 <= status < 500 and status not in (408, 429)
+
+
+def connect_gradient(
+    host: str | None, access_token: Key, workspace_id: str | None, request_s: float = 600
+) -> GradientApi:
+    """Open a workspace; host, token and workspace come from the arguments or the environment."""
+    address = live_host(host)
+    given = wrapped(access_token).get_secret_value()
+    token = SecretStr(_from_environment(given, "GRADIENT_ACCESS_TOKEN", "access_token"))
+    workspace = _from_environment(workspace_id, "GRADIENT_WORKSPACE_ID", "workspace_id")
+    sdk = _sdk()
+    settings = sdk.Configuration(access_token=token.get_secret_value(), host=address)
+    settings.retries = False  # what may be sent twice is decided here, not in urllib3
+    client = sdk.ModelsApi(sdk.ApiClient(settings))
+    return GradientApi(address, workspace, token, request_s, client)
+
+
+def _sdk() -> Any:
+    try:
+        import gradientai.openapi.client
+    except ImportError as error:
+        raise MissingDependencyError("gradientai", "gradient", "Gradient's protocol") from error
+    return gradientai.openapi.client

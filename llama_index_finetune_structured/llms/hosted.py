@@ -1,0 +1,150 @@
+"""LLMs behind OpenAI's protocol: OpenAI's own, and adapters on vLLM, SGLang and other servers.
+
+LlamaIndex's classes show their key in repr, dumps and pickles; these keep it out of all of them. They ask
+for structured answers over the transport the model was trained with, whatever the model's name suggests.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.llms import LLM
+from llama_index.core.types import PydanticProgramMode
+from pydantic import SecretStr
+
+from llama_index_finetune_structured.errors import MissingDependencyError
+from llama_index_finetune_structured.example import Transport
+from llama_index_finetune_structured.llms.keys import Key, wrapped
+
+try:
+    from llama_index.llms.openai import OpenAI
+    from llama_index.llms.openai.utils import openai_modelname_to_contextsize
+    from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
+    from openai import omit
+except ImportError as error:
+    raise MissingDependencyError("llama-index-llms-openai", "openai", "a hosted LLM") from error
+
+__all__ = ["HostedOpenAI", "HostedOpenAILike", "hosted_llm", "text_mode"]
+
+_MODES = {
+    "tools": PydanticProgramMode.FUNCTION,
+    "text": PydanticProgramMode.LLM,
+    "json_schema": PydanticProgramMode.DEFAULT,
+    None: PydanticProgramMode.DEFAULT,
+}
+
+
+class _Hosted(OpenAI):
+    """What both classes below add to theirs: the key in hiding, and the transport."""
+
+    transport: Transport | None = Field(
+        default=None, description="How structured answers are asked for; None: as the model's name suggests."
+    )
+    api_key: str | None = Field(default=None, description="Always None: the key is kept in hiding.")
+    default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    _key: SecretStr = PrivateAttr(default=SecretStr(""))
+
+    def __init__(
+        self, model: str, transport: Transport | None = None, api_key: Key = None, **options: Any
+    ) -> None:
+        api_key = wrapped(api_key)
+        options.setdefault("pydantic_program_mode", _MODES[transport])
+        super().__init__(model=model, transport=transport, api_key="kept elsewhere", **options)
+        self._key, self.api_key = api_key, None
+
+    def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
+        key = self._key.get_secret_value() or os.environ.get("OPENAI_API_KEY")
+        return {**super()._get_credential_kwargs(is_async), "api_key": key}
+
+    def _get_model_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        request: dict[str, Any] = super()._get_model_kwargs(**kwargs)
+        if not request.get("tools"):
+            request.pop("tool_choice", None)  # OpenAI's API answers a lone tool_choice with 400
+        return request
+
+    def _should_use_structure_outputs(self) -> bool:
+        if self.transport is None:
+            return bool(super()._should_use_structure_outputs())
+        return self.transport == "json_schema"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: no key, no headers, no connection. The copy takes its key from the environment."""
+        bare = self.model_copy(update={"default_headers": None})
+        bare._key = SecretStr("")
+        bare._client = bare._aclient = bare._http_client = bare._async_http_client = None
+        return dict(super(_Hosted, bare).__getstate__())
+
+
+class HostedOpenAI(_Hosted):
+    """LlamaIndex's ``OpenAI`` for models whose name it knows, fine-tuned ones included."""
+
+
+class HostedOpenAILike(_Hosted, OpenAILike):  # type: ignore[misc]
+    """LlamaIndex's ``OpenAILike`` for every other model: an adapter's name on vLLM, a deployment, ..."""
+
+
+def hosted_llm(
+    model: str,
+    *,
+    api_base: str,
+    api_key: Key = None,
+    transport: Transport | None = None,
+    context_window: int | None = None,
+    **options: Any,
+) -> HostedOpenAI | HostedOpenAILike:
+    """The LLM called ``model`` at ``api_base``, asked over ``transport``; options go to the LLM's class.
+
+    Without ``api_key`` the key is $OPENAI_API_KEY; servers that ask for none take any. ``context_window``,
+    in tokens, is needed for names that LlamaIndex does not know, else it assumes 3900.
+    """
+    api_key = wrapped(api_key)
+    common = {"api_base": api_base, "api_key": api_key, "transport": transport, **options}
+    if context_window is None and _is_known(model):
+        return HostedOpenAI(model=model, **common)
+    if context_window is not None:
+        common["context_window"] = context_window
+    defaults = {
+        "is_chat_model": True,
+        "is_function_calling_model": transport == "tools",
+        "should_use_structured_outputs": transport == "json_schema",
+    }
+    return HostedOpenAILike(model=model, **{**defaults, **common})
+
+
+def _is_known(model: str) -> bool:
+    try:
+        openai_modelname_to_contextsize(model)
+    except ValueError:
+        return False
+    return True
+
+
+def text_mode(llm: LLM) -> LLM:
+    """A copy of ``llm`` that puts the schema into the prompt and parses the text it gets back.
+
+    LlamaIndex's ``OpenAI`` sends ``tool_choice: "required"`` in this mode although it sends no tools, which
+    OpenAI's API refuses with 400; the copy leaves that out. The original is not changed. Any LLM is taken.
+    """
+    kind = {OpenAI: HostedOpenAI, OpenAILike: HostedOpenAILike}.get(type(llm))
+    if kind is not None and isinstance(llm, OpenAI):
+        return kind(**_fields(llm), transport="text")
+    changes: dict[str, Any] = {"pydantic_program_mode": PydanticProgramMode.LLM}
+    if isinstance(llm, _Hosted):
+        changes["transport"] = "text"
+    elif isinstance(llm, OpenAI):  # a subclass of someone else's
+        changes["additional_kwargs"] = {**llm.additional_kwargs, "tool_choice": omit}
+    return llm.model_copy(update=changes)
+
+
+def _fields(llm: OpenAI) -> dict[str, Any]:
+    """Everything the LLM was built with, its clients included."""
+    fields = {name: getattr(llm, name) for name in type(llm).model_fields if name != "pydantic_program_mode"}
+    return fields | {
+        "api_key": wrapped(llm.api_key),
+        "openai_client": llm._client,
+        "async_openai_client": llm._aclient,
+        "http_client": llm._http_client,
+        "async_http_client": llm._async_http_client,
+    }

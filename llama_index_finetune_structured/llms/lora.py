@@ -1,0 +1,346 @@
+"""LoraLLM: a local, fine-tuned model as a LlamaIndex LLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    TextBlock,
+)
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictStartEvent,
+)
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.llm import LLM
+from llama_index.core.program.utils import process_streaming_objects
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index_instrumentation import get_dispatcher
+from pydantic import BaseModel, Field, PrivateAttr
+
+from ..errors import ConfigurationError, MissingDependencyError
+from ..example import Message, content_hash
+from ..lora.adapter import AdapterCard, card_of, read_card
+from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..lora.bounds import AnswerBounds
+from ..lora.prompts import render_prompt, serving_messages
+from .structured import StructuredAnswerEvent, bound_hits, parse_answer, schema_of, with_schema
+
+if TYPE_CHECKING:
+    from .generation import Answer, Request
+    from .local_model import LocalModel
+
+__all__ = ["LoraLLM"]
+
+dispatcher = get_dispatcher(__name__)
+_ANSWER_TOKENS = 512
+
+
+class LoraLLM(LLM):
+    """A base model on this machine, with or without an adapter that ``LoraFinetuneEngine`` made.
+
+    Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
+    ``output_cls``, ``as_structured_llm``) spell the schema out exactly as in training and are held to it by a
+    grammar, unless ``constrained`` is False; answers that do not fit raise StructuredAnswerError.
+    Weights are loaded on first use and shared by all objects that ask for the same. Needs the extra ``local``.
+    """
+
+    adapter: Path | None = Field(
+        default=None, description="Folder of the adapter; None: the base model alone."
+    )
+    base_model: str = Field(
+        default=DEFAULT_BASE_MODEL, description="Base model: name, folder, .gguf or hub id."
+    )
+    max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
+    temperature: float = Field(default=0.0, ge=0, description="0: always the likeliest token.")
+    constrained: bool = Field(
+        default=True, description="Hold structured answers to their schema by a grammar."
+    )
+    batch_size: int = Field(default=8, gt=0, description="Most calls generated together.")
+    bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
+    chat_prompts: bool = Field(
+        default=True, description="Ask with LlamaIndex's chat prompts, as in training."
+    )
+
+    _context_window: int = PrivateAttr()
+    _model: LocalModel | None = PrivateAttr(default=None)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        base = resolve(self.base_model)
+        if self.adapter is not None:
+            card_of(self.adapter, base)
+        self._context_window = context_window(base)
+
+    @classmethod
+    def from_adapter(cls, adapter: str | Path, **kwargs: Any) -> LoraLLM:
+        """The LLM of an adapter folder, set up as it was trained; keywords override."""
+        folder = Path(adapter)
+        return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "lora_llm"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(
+            context_window=self._context_window,
+            num_output=self.max_new_tokens,
+            is_chat_model=True,
+            model_name=str(self.adapter or self.base_model),
+        )
+
+    def prompt_token_ids(
+        self, messages: Sequence[ChatMessage], output_cls: type[BaseModel] | None = None
+    ) -> list[int]:
+        """The token ids that a call with these messages sends to the model."""
+        schema = None if output_cls is None else output_cls.model_json_schema()
+        return self._prompt(messages, schema)
+
+    # Chat and completion
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._chat_response(*self._answer(self._request(messages, kwargs)))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        request = await asyncio.to_thread(self._request, messages, kwargs)
+        return self._chat_response(*await self._aanswer(request))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        chunks = self._stream(self._request(messages, kwargs))
+        return (_chat_chunk(text, delta) for text, delta in chunks)
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        chunks = self._astream(await asyncio.to_thread(self._request, messages, kwargs))
+        return (_chat_chunk(text, delta) async for text, delta in chunks)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return self._completion(*self._answer(self._completion_request(prompt, formatted, kwargs)))
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
+        return self._completion(*await self._aanswer(request))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        chunks = self._stream(self._completion_request(prompt, formatted, kwargs))
+        return (CompletionResponse(text=text, delta=delta) for text, delta in chunks)
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
+        return (CompletionResponse(text=text, delta=delta) async for text, delta in self._astream(request))
+
+    # Structured answers
+
+    @dispatcher.span
+    def structured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """The answer as ``output_cls``. Raises StructuredAnswerError where it does not fit."""
+        _tell_start(output_cls, prompt, prompt_args)
+        response = self.chat(self._messages(prompt, prompt_args), **with_schema(output_cls, llm_kwargs))
+        result = self._parsed(output_cls, response)
+        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
+        return result
+
+    @dispatcher.span
+    async def astructured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """As :meth:`structured_predict`; concurrent calls share batches."""
+        _tell_start(output_cls, prompt, prompt_args)
+        response = await self.achat(
+            self._messages(prompt, prompt_args), **with_schema(output_cls, llm_kwargs)
+        )
+        result = self._parsed(output_cls, response)
+        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
+        return result
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        partial: Any = None
+        response: ChatResponse | None = None
+        messages = self._messages(prompt, prompt_args)
+        for response in self.stream_chat(messages, **with_schema(output_cls, llm_kwargs)):
+            partial = _partial(response, output_cls, partial)
+            yield partial
+        yield self._parsed(output_cls, response)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        messages = self._messages(prompt, prompt_args)
+        stream = await self.astream_chat(messages, **with_schema(output_cls, llm_kwargs))
+
+        async def partials() -> AsyncGenerator[Any, None]:
+            partial: Any = None
+            response: ChatResponse | None = None
+            async for response in stream:
+                partial = _partial(response, output_cls, partial)
+                yield partial
+            yield self._parsed(output_cls, response)
+
+        return partials()
+
+    def _messages(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
+        """The prompt's messages, in the form (chat or plain) in which the training data had them."""
+        llm = self if self.chat_prompts else None
+        return self._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
+
+    def _parsed(self, output_cls: type[BaseModel], response: ChatResponse | None) -> BaseModel:
+        text = "" if response is None else response.message.content or ""
+        result = parse_answer(output_cls, text)
+        if self.constrained:
+            dispatcher.event(StructuredAnswerEvent(bound_hits=bound_hits(output_cls, text, self.bounds)))
+        return result
+
+    # From messages to tokens and back
+
+    @property
+    def _loaded(self) -> LocalModel:
+        if self._model is None:
+            try:
+                from .local_model import load
+            except ImportError as error:
+                raise MissingDependencyError(error.name or "torch", "local", "LoraLLM") from error
+            self._model = load(self.base_model, self.adapter, self.batch_size)
+        return self._model
+
+    def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Request:
+        schema = schema_of(kwargs.get("response_format"))
+        return self._bounded_request(self._prompt(messages, schema), schema, kwargs)
+
+    def _completion_request(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Request:
+        """A bare prompt is a user's message; a ``formatted`` one goes to the model as it is."""
+        if not formatted:
+            return self._request([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
+        ids = self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return self._bounded_request(ids, schema_of(kwargs.get("response_format")), kwargs)
+
+    def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
+        return render_prompt(
+            self._loaded.tokenizer, serving_messages([_message(m) for m in messages], schema)
+        )
+
+    def _bounded_request(
+        self, prompt: Sequence[int], schema: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+    ) -> Request:
+        from .generation import Request
+
+        room = self._context_window - len(prompt)
+        if room < 1:
+            raise ConfigurationError(
+                f"the prompt has {len(prompt)} tokens and the model's context window is {self._context_window}: "
+                "retrieve fewer or smaller chunks"
+            )
+        limit = int(kwargs.get("max_new_tokens") or kwargs.get("max_tokens") or self.max_new_tokens)
+        return Request(
+            prompt=tuple(prompt),
+            max_new_tokens=min(limit, room),
+            temperature=float(kwargs.get("temperature", self.temperature)),
+            grammar=(
+                self._loaded.grammar(schema, content_hash(schema), self.bounds)
+                if schema is not None and self.constrained
+                else None
+            ),
+        )
+
+    def _answer(self, request: Request) -> tuple[Request, Answer]:
+        try:
+            return request, self._loaded.generator.submit(request).result()
+        finally:
+            request.cancelled = True
+
+    async def _aanswer(self, request: Request) -> tuple[Request, Answer]:
+        try:
+            return request, await asyncio.wrap_future(self._loaded.generator.submit(request))
+        finally:
+            request.cancelled = True
+
+    def _stream(self, request: Request) -> Any:
+        from .streaming import stream
+
+        return stream(self._loaded.generator, self._loaded.tokenizer, request)
+
+    def _astream(self, request: Request) -> Any:
+        from .streaming import astream
+
+        return astream(self._loaded.generator, self._loaded.tokenizer, request)
+
+    def _chat_response(self, request: Request, answer: Answer) -> ChatResponse:
+        completion = self._completion(request, answer)
+        message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
+        return ChatResponse(message=message, raw=completion.raw)
+
+    def _completion(self, request: Request, answer: Answer) -> CompletionResponse:
+        text = self._loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        usage = {"prompt_tokens": len(request.prompt), "completion_tokens": len(answer.tokens)}
+        return CompletionResponse(text=text, raw={"usage": usage, "finish_reason": answer.finish_reason})
+
+
+def _settings_of(card: AdapterCard) -> dict[str, Any]:
+    return {
+        "base_model": card.base_model,
+        "bounds": card.bounds,
+        "chat_prompts": card.chat_prompts,
+        "max_new_tokens": max(_ANSWER_TOKENS, 2 * card.longest_answer_tokens),
+    }
+
+
+def _tell_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:
+    dispatcher.event(
+        LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
+    )
+
+
+def _partial(response: ChatResponse, output_cls: type[BaseModel], seen: Any) -> Any:
+    return process_streaming_objects(response, output_cls, cur_objects=None if seen is None else [seen])
+
+
+def _message(message: ChatMessage) -> Message:
+    if any(not isinstance(block, TextBlock) for block in message.blocks):
+        raise ConfigurationError("a message has a block that is not text; a local model reads text only")
+    return Message(role=message.role.value, content=message.content or "")
+
+
+def _chat_chunk(text: str, delta: str) -> ChatResponse:
+    return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=text), delta=delta)

@@ -1,0 +1,1 @@
+"""The local trainer: base models, prompts, prefix-tree packing, training, checkpoints, adapters."""

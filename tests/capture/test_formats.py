@@ -1,0 +1,175 @@
+"""Training-file formats: pure functions of an Example, and back where the format allows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llama_index.core.base.llms.types import ChatMessage, CompletionResponse
+from llama_index.core.llms.callbacks import llm_completion_callback
+
+from llama_index_finetune_structured.capture import capture, read_examples
+from llama_index_finetune_structured.capture.formats import (
+    from_openai,
+    gradient_prompt,
+    to_gradient,
+    to_openai,
+)
+from llama_index_finetune_structured.example import Example, Message
+from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "Song", "description": "", "parameters": Song.model_json_schema()},
+}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "Song", "arguments": SONG}}
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+json_texts = st.dictionaries(texts, texts).map(json.dumps)
+calls = st.builds(
+    lambda id, name, arguments: {
+        "id": id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    },
+    texts,
+    texts,
+    json_texts,
+)
+messages = st.lists(
+    st.one_of(
+        st.builds(Message, role=st.sampled_from(["system", "developer", "user"]), content=texts),
+        st.builds(Message, role=st.just("tool"), content=texts, tool_call_id=texts),
+        st.builds(Message, role=st.just("assistant"), content=texts, weight=st.sampled_from([None, 0, 1])),
+        st.builds(Message, role=st.just("assistant"), tool_calls=st.lists(calls, min_size=1, max_size=2)),
+    ),
+    min_size=1,
+    max_size=5,
+)
+answers = st.one_of(
+    st.builds(Message, role=st.just("assistant"), content=texts),
+    st.builds(Message, role=st.just("assistant"), tool_calls=st.lists(calls, min_size=1, max_size=2)),
+)
+
+
+@given(sent=messages, answer=answers, with_tools=st.booleans(), parallel=st.sampled_from([None, True, False]))
+def test_openai_lines_come_back_as_they_went(
+    sent: list[Message], answer: Message, with_tools: bool, parallel: bool | None
+) -> None:
+    tools: list[Any] | None = [TOOL, {"type": "function", "function": {"name": "b"}}] if with_tools else None
+    example = Example(
+        messages=tuple(sent),
+        answer=answer,
+        tools=tools,
+        transport="tools" if tools else "text",
+        parallel_tool_calls=parallel if tools else None,
+    )
+    line = json.loads(json.dumps(to_openai(example)))
+    assert from_openai(line) == example
+    assert to_openai(from_openai(line)) == line
+
+
+def tool_example(**changes: Any) -> Example:
+    fields: dict[str, Any] = {
+        "messages": (Message(role="system", content="Be brief."), Message(role="user", content="A song?")),
+        "answer": Message(role="assistant", tool_calls=[CALL]),
+        "transport": "tools",
+        "tools": [TOOL],
+        "answer_schema": Song.model_json_schema(),
+        "schema_name": "Song",
+    }
+    return Example(**{**fields, **changes})
+
+
+def test_an_openai_line_holds_tools_beside_the_messages() -> None:
+    line = to_openai(tool_example(parallel_tool_calls=False))
+    assert list(line) == ["messages", "tools", "parallel_tool_calls"]
+    assert line["messages"][-1] == {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
+def test_legacy_functions_are_written_and_read() -> None:
+    history = (
+        Message(role="user", content="A song?"),
+        Message(role="assistant", tool_calls=[CALL]),
+        Message(role="tool", content="played", tool_call_id="call_1"),
+    )
+    line = to_openai(tool_example(messages=history), functions=True)
+    assert line["functions"] == [TOOL["function"]]
+    assert line["messages"][1] == {"role": "assistant", "content": None, "function_call": CALL["function"]}
+    assert line["messages"][2] == {"role": "function", "name": "Song", "content": "played"}
+    back = from_openai(line)
+    assert back.tools == [TOOL]
+    assert back.answer_text() == SONG
+    assert [message.role for message in back.messages] == ["user", "assistant", "tool"]
+    assert back.messages[1].tool_calls is not None
+    assert back.messages[2].tool_call_id == back.messages[1].tool_calls[0]["id"]
+
+
+def test_two_calls_in_a_turn_have_no_legacy_form() -> None:
+    example = tool_example(answer=Message(role="assistant", tool_calls=[CALL, {**CALL, "id": "call_2"}]))
+    with pytest.raises(ValueError, match="2 tool calls in one turn"):
+        to_openai(example, functions=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({}, "messages: expected a list"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "at least one message and the answer"),
+        ({"messages": ["x", "y"]}, "messages.0: expected an object, found str"),
+        ({"messages": [{"role": "user", "content": "x"}] * 2}, "expected 'assistant'"),
+        ({"messages": [{"role": "nobody", "content": "x"}] * 2}, "role"),
+    ],
+)
+def test_lines_that_are_none_are_refused(line: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_openai(line)
+
+
+class RecordingLLM(EchoLLM):
+    """A completion model with messages: what GradientModelAdapterLLM does with them."""
+
+    sent: list[str] = []  # noqa: RUF012 - a field of a pydantic model
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, **_: Any) -> CompletionResponse:
+        self.sent.append(prompt)
+        return CompletionResponse(text=self.reply)
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "gpt-4o-mini"])
+@pytest.mark.parametrize("with_system", [True, False])
+def test_gradient_text_is_what_a_completion_model_is_sent_for_the_same_question(
+    model: str, with_system: bool, path: Path, server: OpenAIServer
+) -> None:
+    messages = [ChatMessage(role="system", content="Be brief.")] if with_system else []
+    messages.append(ChatMessage(role="user", content="A song {of} 1971?"))
+    with capture(path):
+        server.llm(model).as_structured_llm(Song).chat(messages)
+    (example,) = read_examples(path)
+    student = RecordingLLM()
+    student.as_structured_llm(Song).chat(messages)
+    assert to_gradient(example) == {"inputs": student.sent[0] + SONG}
+
+
+def test_gradient_text_of_a_completion_is_its_prompt(path: Path) -> None:
+    with capture(path):
+        EchoLLM(reply=" Echoes").complete("My favourite song is")
+    (example,) = read_examples(path)
+    assert to_gradient(example) == {"inputs": "My favourite song is Echoes"}
+
+
+def test_gradient_prompts_can_be_kept_out_of_the_loss() -> None:
+    example = tool_example()
+    line = to_gradient(example, structured=True)
+    assert line == {
+        "inputs": [
+            {"value": gradient_prompt(example), "trainable": False},
+            {"value": SONG, "trainable": True},
+        ]
+    }
+    assert "".join(part["value"] for part in line["inputs"]) == to_gradient(example)["inputs"]

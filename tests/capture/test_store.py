@@ -1,0 +1,204 @@
+"""The store on disk: private, repaired, shared between processes, readable at any time."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_finetune_structured.capture.store import Store, read_examples, read_lines, shards_of
+from llama_index_finetune_structured.errors import CaptureError, DatasetError
+from llama_index_finetune_structured.example import Example, Message
+
+
+def line(text: str) -> str:
+    return Example(messages=(Message(role="user", content=text),), answer=_ANSWER).to_json()
+
+
+_ANSWER = Message(role="assistant", content="yes")
+
+
+def prompts(path: Path) -> list[str]:
+    return [str(example.messages[0].content) for example in read_examples(path)]
+
+
+def test_files_are_for_their_owner_only(path: Path) -> None:
+    first, second = Store(path), Store(path)
+    first.append(line("a"))
+    second.append(line("b"))
+    assert [stat.S_IMODE(file.stat().st_mode) for file in shards_of(path)] == [0o600, 0o600]
+
+
+def test_the_path_is_there_before_the_first_record(path: Path) -> None:
+    Store(path).open()
+    assert path.read_bytes() == b""
+    assert list(read_examples(path)) == []
+
+
+def test_an_earlier_capture_is_continued(path: Path) -> None:
+    for text in "abc":
+        store = Store(path)
+        store.append(line(text))
+        store.close()
+    assert prompts(path) == ["a", "b", "c"]
+    assert shards_of(path) == [path]
+
+
+def test_a_second_writer_gets_a_shard_and_readers_merge_them(path: Path) -> None:
+    first, second = Store(path), Store(path)
+    for number in range(3):
+        first.append(line(f"first {number}"))
+        second.append(line(f"second {number}"))
+    assert len(shards_of(path)) == 2
+    assert prompts(path) == [f"first {number}" for number in range(3)] + [
+        f"second {number}" for number in range(3)
+    ]
+
+
+def test_the_main_file_is_free_again_when_its_writer_has_closed(path: Path) -> None:
+    first = Store(path)
+    first.append(line("a"))
+    first.close()
+    second = Store(path)
+    second.append(line("b"))
+    assert shards_of(path) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_workers_write_shards_of_their_own(path: Path) -> None:
+    store = Store(path)
+    store.append(line("parent before"))
+
+    def work(name: str) -> None:
+        for number in range(100):
+            store.append(line(f"{name} {number}"))
+
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work, args=(name,)) for name in "ABC"]
+    for worker in workers:
+        worker.start()
+    work("parent")
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    found = prompts(path)
+    assert len(found) == len(set(found)) == 401
+    assert len(shards_of(path)) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_writes_does_not_hang(path: Path) -> None:
+    store = Store(path)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            store.append(line("thread"))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for number in range(20):
+            child = os.fork()
+            if child == 0:
+                store.append(line(f"child {number}"))
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()
+    found = prompts(path)
+    assert sum(text.startswith("child") for text in found) == 20
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut=st.integers(min_value=1, max_value=len(line("the last, ünïcode and all"))))
+def test_a_tail_torn_anywhere_costs_only_itself(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("torn") / "songs.jsonl"
+    whole = line("kept").encode() + b"\n"
+    last = line("the last, ünïcode and all").encode()
+    path.write_bytes(whole + last[:cut])
+    survives = cut >= len(last)
+    assert prompts(path) == ["kept", "the last, ünïcode and all"][: 1 + survives]
+    store = Store(path)
+    store.append(line("after"))
+    store.close()
+    assert prompts(path) == ["kept", *(["the last, ünïcode and all"] if survives else []), "after"]
+    assert all(json.loads(text) for text in path.read_text().splitlines())
+
+
+def test_a_torn_first_record_is_dropped(path: Path) -> None:
+    path.write_bytes(b'{"messages": [{"ro')
+    store = Store(path)
+    store.append(line("after"))
+    assert prompts(path) == ["after"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"Dear diary,\nno newline", b"[1, 2]\n", b"title,year\nEchoes,1971\n", b"prose"]
+)
+def test_somebody_elses_file_is_refused_and_left_alone(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+    with pytest.raises(CaptureError, match=r"songs.jsonl:1: expected a JSON object of an earlier capture"):
+        Store(path).open()
+    assert path.read_bytes() == content
+
+
+def test_a_folder_is_refused_as_a_path(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="cannot be opened for writing"):
+        Store(tmp_path).open()
+
+
+def test_a_broken_line_is_named_by_file_and_number(path: Path) -> None:
+    path.write_text(line("a") + "\n" + '{"messages": []}\n' + line("b") + "\n")
+    with pytest.raises(DatasetError, match=r"songs\.jsonl:2: expected a captured Example: messages"):
+        list(read_examples(path))
+    path.write_text(line("a") + "\nnonsense\n" + line("b") + "\n")
+    with pytest.raises(DatasetError, match=r"songs\.jsonl:2: expected a captured Example"):
+        list(read_examples(path))
+
+
+def test_a_missing_capture_is_a_clear_error(path: Path) -> None:
+    with pytest.raises(CaptureError, match="no capture can be read here"):
+        list(read_examples(path))
+
+
+def test_a_reader_beside_a_writer_sees_whole_records_only(path: Path) -> None:
+    store = Store(path)
+    store.open()
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(2_000):
+            store.append(line(str(number)))
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    counts = []
+    while not done.is_set():
+        counts.append(len(prompts(path)))
+    thread.join()
+    assert counts == sorted(counts)
+    assert prompts(path) == [str(number) for number in range(2_000)]
+
+
+def test_shards_of_another_path_are_not_merged(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.jsonl.old", "[a].jsonl"):
+        Store(tmp_path / name).append(line(name))
+    assert prompts(tmp_path / "a.jsonl") == ["a.jsonl"]
+    assert prompts(tmp_path / "[a].jsonl") == ["[a].jsonl"]
+
+
+def test_lines_are_told_with_their_place(path: Path) -> None:
+    path.write_text(line("a") + "\n\n" + line("b") + "\n")
+    assert [(file, number) for file, number, _ in read_lines(path)] == [(path, 1), (path, 3)]

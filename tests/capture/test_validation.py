@@ -1,0 +1,217 @@
+"""Only answers that were asked for become examples; the others are kept apart with their reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from llama_index.core.llms import ChatMessage
+from llama_index.core.program import FunctionCallingProgram
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel, field_validator
+
+from llama_index_finetune_structured.capture import capture, read_examples
+from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song, index_of_songs, tool_message
+
+HELLO = [ChatMessage(role="user", content="A song?")]
+
+
+def rejects(path: Path) -> list[dict[str, Any]]:
+    file = path.with_name("songs.rejects.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("I do not know.", "not_json"),
+        ('{"title": "Echoes", "year": 19', "not_json"),
+        ('{"title": "Echoes"}', "schema_mismatch"),
+        ('{"title": "Echoes", "year": "late"}', "schema_mismatch"),
+        ("", "empty_answer"),
+    ],
+)
+def test_text_that_does_not_parse_is_rejected(reply: str, reason: str, path: Path) -> None:
+    engine = index_of_songs().as_query_engine(llm=EchoLLM(reply=reply), output_cls=Song)
+    with capture(path) as captured:
+        assert str(engine.query("Which song?")) == "Empty Response"  # LlamaIndex says no more than this
+    assert captured.summary()["captured"] == 0
+    assert captured.summary()["rejected"] == {reason: 1}
+    assert list(read_examples(path)) == []
+    (row,) = rejects(path)
+    assert row["reason"] == reason
+    assert row["example"]["answer"]["content"] == reply
+    assert row["example"]["query"] == "Which song?"
+    assert row["example"]["answer_schema"] == Song.model_json_schema()
+    assert row["example"]["messages"]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (tool_message("Song", '{"title": "Echoes"}'), "schema_mismatch"),
+        (tool_message("Song", '{"title": "Ech'), "not_json"),
+        (tool_message("Singer", SONG), "unknown_tool"),
+        ({"role": "assistant", "content": SONG}, "no_tool_call"),
+    ],
+)
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_tool_calls_that_do_not_fit_are_rejected(
+    message: dict[str, Any], reason: str, asynchronous: bool, path: Path, server: OpenAIServer
+) -> None:
+    server.reply = lambda _: message
+    llm = server.llm("gpt-4")
+    program = FunctionCallingProgram.from_defaults(output_cls=Song, prompt_template_str="A song?", llm=llm)
+    with capture(path) as captured, pytest.raises(Exception, match=r"\w"):
+        await program.acall() if asynchronous else program()
+    await llm._async_http_client.aclose()
+    assert captured.summary() == {
+        "captured": 0,
+        "rejected": {reason: 1},
+        "dropped_by_redaction": 0,
+        "internal_errors": 0,
+    }
+    assert rejects(path)[0]["example"]["tools"] == server.requests[0]["tools"]
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("length", "truncated"), ("content_filter", "content_filter")]
+)
+def test_answers_cut_short_are_rejected(finish: str, reason: str, path: Path, server: OpenAIServer) -> None:
+    server.finish_reason = finish
+    with capture(path) as captured:
+        server.llm("gpt-4").chat(HELLO)
+        list(server.llm("gpt-4").stream_chat(HELLO))
+    assert captured.summary()["rejected"] == {reason: 2}
+
+
+def test_json_schema_answers_are_checked(path: Path, server: OpenAIServer) -> None:
+    server.reply = lambda _: {"role": "assistant", "content": '{"title": 7, "year": 1971}'}
+    with capture(path) as captured, pytest.raises(ValueError, match="title"):
+        server.llm("gpt-4o-mini").as_structured_llm(Song).chat(HELLO)
+    assert captured.summary()["rejected"] == {"schema_mismatch": 1}
+
+
+class StrictSong(BaseModel):
+    title: str
+    year: int
+
+    @field_validator("year")
+    @classmethod
+    def _recent(cls, year: int) -> int:
+        if year < 2000:
+            raise ValueError("too old")
+        return year
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "gpt-4o-mini"])
+def test_the_validators_of_the_class_count(model: str, path: Path, server: OpenAIServer) -> None:
+    with capture(path) as captured, pytest.raises(ValueError, match="old"):
+        server.llm(model).as_structured_llm(StrictSong).chat(HELLO)
+    assert captured.summary()["rejected"] == {"schema_mismatch": 1}
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+@pytest.mark.parametrize("model", ["gpt-4", "gpt-4o-mini"])
+def test_the_validators_of_the_class_count_in_streams(model: str, path: Path, server: OpenAIServer) -> None:
+    with capture(path) as captured:
+        list(server.llm(model).as_structured_llm(StrictSong).stream_chat(HELLO))
+    assert captured.summary()["rejected"] == {"schema_mismatch": 1}
+
+
+def test_output_cls_checks_calls_that_carry_no_schema(path: Path) -> None:
+    with capture(path, output_cls=Song) as captured:
+        EchoLLM(reply="Sure! " + SONG).chat(HELLO)
+        EchoLLM(reply="prose").chat(HELLO)
+    (example,) = read_examples(path)
+    assert example.answer_schema == Song.model_json_schema()
+    assert captured.summary()["rejected"] == {"not_json": 1}
+
+
+def test_output_cls_leaves_calls_with_another_schema_to_that_schema(path: Path, server: OpenAIServer) -> None:
+    class Singer(BaseModel):
+        name: str
+
+    server.reply = lambda _: {"role": "assistant", "content": '{"name": "Rick"}'}
+    with capture(path, output_cls=Song):
+        server.llm("gpt-4o-mini").as_structured_llm(Singer).chat(HELLO)
+    (example,) = read_examples(path)
+    assert example.schema_name == "Singer"
+
+
+@pytest.mark.parametrize("wrapped", ["```json\n{}\n```", "Here it is:\n{}\nEnjoy!", "  {}\n"])
+def test_what_stands_around_a_json_answer_is_not_learned(wrapped: str, path: Path) -> None:
+    reply = wrapped.replace("{}", SONG)
+    engine = index_of_songs().as_query_engine(llm=EchoLLM(reply=reply), output_cls=Song)
+    with capture(path):
+        assert json.loads(str(engine.query("Which song?"))) == json.loads(SONG)
+    (example,) = read_examples(path)
+    assert example.answer_text() == SONG
+    assert example.metadata["answer_as_sent"] == reply
+
+
+def test_a_tool_answered_with_text_is_fine_when_the_choice_was_free(path: Path, server: OpenAIServer) -> None:
+    server.reply = lambda _: {"role": "assistant", "content": "I need no tool."}
+    tool = FunctionTool.from_defaults(fn=lambda title: title, name="play")
+    with capture(path):
+        server.llm("gpt-4").chat_with_tools([tool], "Hello")
+    (example,) = read_examples(path)
+    assert (example.transport, example.answer_text()) == ("tools", "I need no tool.")
+
+
+def test_of_forbidden_parallel_calls_the_first_is_kept_as_by_llamaindex(
+    path: Path, server: OpenAIServer
+) -> None:
+    server.reply = lambda _: tool_message("Song", SONG, '{"title": "Money", "year": 1973}')
+    with capture(path):
+        server.llm("gpt-4").as_structured_llm(Song).chat(HELLO)
+    (example,) = read_examples(path)
+    assert example.answer.tool_calls is not None
+    assert [call["function"]["arguments"] for call in example.answer.tool_calls] == [SONG]  # type: ignore[index, call-overload]
+
+
+def test_identical_calls_are_all_kept(path: Path) -> None:
+    with capture(path) as captured:
+        for _ in range(5):
+            EchoLLM().chat(HELLO)
+    examples = list(read_examples(path))
+    assert len(examples) == captured.summary()["captured"] == 5
+    assert len({example.id for example in examples}) == 1
+    assert len({example.metadata["event_id"] for example in examples}) == 5
+
+
+class Track(BaseModel):
+    name: str
+    kind: Literal["song", "speech"] = "song"
+
+
+class Album(BaseModel):
+    """Braces {in} the docstring, "quotes", and nested classes."""
+
+    title: str
+    tracks: list[Track]
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_schema_text_is_the_part_of_the_prompt_that_spells_the_schema(is_chat: bool, path: Path) -> None:
+    reply = '{"title": "Meddle", "tracks": [{"name": "Echoes"}]}'
+    engine = index_of_songs().as_query_engine(llm=EchoLLM(reply=reply, is_chat=is_chat), output_cls=Album)
+    with capture(path):
+        engine.query("Which album?")
+    (example,) = read_examples(path)
+    text = str(example.schema_text)
+    assert text.startswith("\n\n\nHere's a JSON schema to follow:\n{{")
+    assert text.endswith("do not repeat the schema.\n")
+    (holder,) = [message for message in example.messages if text in str(message.content)]
+    assert "schema" not in str(holder.content).replace(text, "")
+    assert example.answer_schema == Album.model_json_schema()
+
+
+def test_a_schema_that_the_prompt_spells_in_another_way_is_found(path: Path) -> None:
+    schema = json.dumps(Song.model_json_schema(), indent=2)
+    with capture(path, output_cls=Song):
+        EchoLLM().chat([ChatMessage(role="user", content=f"Answer by this schema:\n{schema}\nA song?")])
+    (example,) = read_examples(path)
+    assert example.schema_text == schema

@@ -1,0 +1,281 @@
+"""Loading, labelling and saving a FinetuneDataset."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llama_index.core.llms import ChatMessage
+from pydantic import BaseModel, Field
+
+from llama_index_finetune_structured import FinetuneDataset
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.example import Example, Message
+
+TOOL = {"type": "function", "function": {"name": "Song", "parameters": {"type": "object"}}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "Song", "arguments": '{"title":"One"}'}}
+ANSWER = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
+class Song(BaseModel):
+    """A song."""
+
+    title: str
+    artist: str | None = None
+    seconds: int = Field(0, alias="lengthSeconds")
+
+
+def test_pairs_take_a_model_a_dict_and_a_text_and_keep_the_order_of_fields() -> None:
+    answers = [
+        Song(title="One", lengthSeconds=3),
+        {"lengthSeconds": 3, "title": "One"},
+        '{ "artist": "U2", "title": "One" }',
+    ]
+    data = FinetuneDataset.from_pairs([("q", a) for a in answers], output_cls=Song)
+    assert [e.answer_text() for e in data] == [
+        '{"title":"One","artist":null,"lengthSeconds":3}',
+        '{"title":"One","lengthSeconds":3}',
+        '{"title":"One","artist":"U2"}',
+    ]
+    assert {e.transport for e in data} == {"json_schema"}
+    assert data[0].answer_schema == Song.model_json_schema()
+    assert (data[0].schema_name, data[0].query) == ("Song", "q")
+
+
+def test_pairs_take_a_json_schema_and_keep_the_order_of_the_answer() -> None:
+    schema = {"title": "T", "type": "object", "properties": {"b": {}, "a": {"type": "integer"}}}
+    data = FinetuneDataset.from_pairs([("q", {"b": "ü", "a": 1})], schema=schema)
+    assert data[0].answer_text() == '{"b":"ü","a":1}'
+    assert (data[0].answer_schema, data[0].schema_name) == (schema, "T")
+
+
+def test_pairs_without_a_schema_are_text_unless_a_model_brings_its_own() -> None:
+    data = FinetuneDataset.from_pairs([("q", "plain"), ("q", {"b": 1}), ("q", Song(title="x"))])
+    assert [e.transport for e in data] == ["text", "text", "json_schema"]
+    assert [e.answer_text() for e in data][:2] == ["plain", '{"b":1}']
+    assert data[2].answer_schema == Song.model_json_schema()
+
+
+def test_pairs_take_messages_of_every_kind_and_a_system_prompt() -> None:
+    turns = [
+        {"role": "user", "content": "first"},
+        ChatMessage(role="assistant", content="second"),
+        Message(role="user", content="third"),
+    ]
+    example = FinetuneDataset.from_pairs([(turns, "a")], system_prompt="be brief")[0]
+    assert [(m.role, m.content) for m in example.messages] == [
+        ("system", "be brief"),
+        ("user", "first"),
+        ("assistant", "second"),
+        ("user", "third"),
+    ]
+    assert example.query == "third"
+
+
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [
+        (("q", {"artist": "U2"}), r"pairs\[1\]: title: Field required"),
+        (("q", "no json"), r"pairs\[1\]: .*JSON"),
+        (([], {"title": "x"}), r"pairs\[1\]: the input is an empty list"),
+        (([{"role": "user", "colour": 1}], {"title": "x"}), r"pairs\[1\]: colour"),
+        (([{"role": "system", "content": "s"}], {"title": "x"}), r"pairs\[1\]: .*system message of its own"),
+        (("q",), r"pairs\[1\]: not enough values"),
+        (("\ud800", {"title": "x"}), r"pairs\[1\]: half a surrogate pair"),
+        ((None, {"title": "x"}), r"pairs\[1\]: .*not iterable"),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_named(pair: tuple[object, ...], reason: str) -> None:
+    good = ("q", {"title": "x"})
+    with pytest.raises(DatasetError, match=reason):
+        FinetuneDataset.from_pairs([good, pair], output_cls=Song, system_prompt="s")  # type: ignore[list-item]
+
+
+def test_an_answer_outside_the_json_schema_is_named_with_its_place() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}}
+    with pytest.raises(DatasetError, match=r"pairs\[0\]: \$\.a\[1\]: 'x' is not of type 'integer'"):
+        FinetuneDataset.from_pairs([("q", {"a": [1, "x"]})], schema=schema)
+
+
+def test_contradicting_or_broken_settings_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="not both"):
+        FinetuneDataset.from_pairs([("q", "a")], output_cls=Song, schema={})
+    with pytest.raises(ConfigurationError, match="not a valid JSON schema"):
+        FinetuneDataset.from_pairs([("q", "a")], schema={"type": "no such type"})
+    with pytest.raises(DatasetError, match="no pairs"):
+        FinetuneDataset.from_pairs([])
+    with pytest.raises(DatasetError, match="2 for 1 pairs"):
+        FinetuneDataset.from_pairs([("q", "a")], document_ids=["x", "y"])
+
+
+def test_an_object_that_its_own_class_would_not_read_back_is_refused() -> None:
+    broken = Song.model_construct(title=None, seconds=1)
+    with pytest.raises(DatasetError, match=r"pairs\[0\]: title"):
+        FinetuneDataset.from_pairs([("q", broken)], output_cls=Song)
+
+
+def test_saved_examples_load_as_the_same_examples(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs(
+        [("Grüße\u2028", Song(title="ß")), ("q", Song(title="x"))], document_ids=["d", "e"], system_prompt="s"
+    )
+    path = data.save(tmp_path / "new" / "data.jsonl")
+    again = FinetuneDataset.load(path)
+    assert list(again) == list(data)
+    assert [e.id for e in again] == [e.id for e in data]
+
+
+def test_openai_lines_and_canonical_lines_load_from_one_file(tmp_path: Path) -> None:
+    chat = {
+        "messages": [
+            {"role": "user", "content": "q"},
+            ANSWER,
+        ],
+        "tools": [TOOL],
+        "parallel_tool_calls": False,
+    }
+    legacy = {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "function_call": CALL["function"]},
+        ],
+        "functions": [TOOL["function"]],
+    }
+    own = FinetuneDataset.from_pairs([("q", "a")])[0].to_json()
+    path = tmp_path / "mixed.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join([json.dumps(chat), "", own, json.dumps(legacy)]).encode())
+    data = FinetuneDataset.load(path)
+    assert [e.transport for e in data] == ["tools", "text", "tools"]
+    assert data[0].answer_object() == data[2].answer_object() == {"title": "One"}
+    assert data[2].tools == [TOOL]
+    assert data[0].answer_schema == {"type": "object"}
+    assert data[0].parallel_tool_calls is False
+
+
+def test_openai_training_file_holds_messages_and_tools_only(tmp_path: Path) -> None:
+    example = Example(
+        messages=(Message(role="user", content="q"),),
+        answer=Message(role="assistant", tool_calls=[CALL]),
+        transport="tools",
+        tools=[TOOL],
+        query="q",
+        document_id="d",
+    )
+    path = FinetuneDataset([example]).save(tmp_path / "train.jsonl", format="openai")
+    assert json.loads(path.read_text()) == {
+        "messages": [
+            {"role": "user", "content": "q"},
+            ANSWER,
+        ],
+        "tools": [TOOL],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"messages": [', "not valid JSON"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b'{"query": "q", "response": "r"}', "expected 'messages'.*found query, response"),
+        (b'{"messages": [{"role": "user", "content": "q"}]}', "at least one message and the answer"),
+        (b'{"messages": [{"role": "user"}, {"role": "user"}]}', "role is 'user', expected 'assistant'"),
+        (b'{"messages": [1, 2]}', "expected an object, found int"),
+        (b'{"messages": [], "answer": {"role": "assistant", "content": NaN}}', "NaN is not a JSON value"),
+        (
+            b'{"messages": [{"role": "user"}, {"role": "assistant", "tool_calls": [{}]}], "tools": [1]}',
+            "'int'",
+        ),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"[" * 100_000, "nested too deeply"),
+        (
+            rb'{"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant"}]}',
+            "half a surrogate pair",
+        ),
+    ],
+)
+def test_a_broken_line_is_named_by_file_and_line(tmp_path: Path, line: bytes, reason: str) -> None:
+    good = FinetuneDataset.from_pairs([("q", "a")])[0].to_json().encode()
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(good + b"\n" + line + b"\n")
+    with pytest.raises(DatasetError, match=rf"bad\.jsonl:2: .*{reason}"):
+        FinetuneDataset.load(path)
+
+
+def test_shards_of_a_capture_are_merged_and_a_line_cut_by_a_crash_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = FinetuneDataset.from_pairs([(f"q{n}", "a") for n in range(4)])
+    path = FinetuneDataset(data[:2]).save(tmp_path / "c.jsonl")
+    shard = FinetuneDataset(data[2:]).save(tmp_path / "c.jsonl.shard-1-2")
+    with shard.open("ab") as file:
+        file.write(data[0].to_json().encode()[:40])
+    assert list(FinetuneDataset.load(path)) == list(data)
+    assert "c.jsonl.shard-1-2:3: the last line was cut short" in caplog.text
+
+
+def test_missing_and_empty_files_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read"):
+        FinetuneDataset.load(tmp_path / "missing.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(DatasetError, match="no examples"):
+        FinetuneDataset.load(tmp_path / "empty.jsonl")
+
+
+def test_a_save_that_fails_leaves_the_older_file_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("precious")
+    with pytest.raises(ConfigurationError, match="no-such-format"):
+        FinetuneDataset.from_pairs([("q", "a")]).save(path, format="no-such-format")
+
+    class Breaking(Example):
+        def to_json(self) -> str:
+            raise OSError("disk full")
+
+    breaking = Breaking.model_validate(FinetuneDataset.from_pairs([("q", "a")])[0].model_dump())
+    with pytest.raises(OSError, match="disk full"):
+        FinetuneDataset([breaking]).save(path)
+    assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["data.jsonl"]
+
+
+def test_deduplication_keeps_the_first_in_order_and_counts() -> None:
+    data = FinetuneDataset.from_pairs([("b", "1"), ("a", "1"), ("b", "1"), ("b", "2")])
+    once = data.deduplicate()
+    assert [(e.query, e.answer_text()) for e in once] == [("b", "1"), ("a", "1"), ("b", "2")]
+    assert data.summary().duplicates == 1
+    assert (once.summary().duplicates, once.summary().duplicates_removed) == (0, 1)
+    assert once.deduplicate().duplicates_removed == 1
+
+
+def test_summary_counts_what_there_is() -> None:
+    data = FinetuneDataset.from_pairs(
+        [("four", Song(title="x")), ("sixsix", "plain")], document_ids=["d", "d"], system_prompt="12"
+    )
+    summary = data.summary()
+    assert (summary.examples, summary.with_schema, summary.schemas, summary.documents) == (2, 1, 1, 1)
+    assert summary.transports == {"json_schema": 1, "text": 1}
+    assert summary.prompt_chars == (6, 7, 8)
+    assert "2 (json_schema 1, text 1)" in str(summary)
+    assert "0 / 0 / 0" in str(FinetuneDataset([]).summary())
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=5))
+def test_any_text_survives_saving_and_loading(tmp_path_factory: pytest.TempPathFactory, pairs) -> None:  # type: ignore[no-untyped-def]
+    data = FinetuneDataset.from_pairs(pairs)
+    folder = tmp_path_factory.mktemp("round")
+    assert list(FinetuneDataset.load(data.save(folder / "own.jsonl"))) == list(data)
+    openai = FinetuneDataset.load(data.save(folder / "openai.jsonl", format="openai"))
+    assert [(e.messages, e.answer) for e in openai] == [(e.messages, e.answer) for e in data]
+
+
+def test_public_names_stay_what_they_are_whatever_was_imported_before() -> None:
+    from llama_index_finetune_structured import dataset
+
+    modules = {path.stem for path in Path(dataset.__file__).parent.glob("*.py")}
+    assert not modules & set(dataset.__all__)

@@ -1,0 +1,158 @@
+"""Training files of others: both ways where the format allows, and read by the real libraries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_index_finetune_structured.capture.formats import from_openai, to_openai
+from llama_index_finetune_structured.dataset import FinetuneDataset
+from llama_index_finetune_structured.dataset.preferences import from_openai_preference, to_openai_preference
+from llama_index_finetune_structured.dataset.trl import from_trl, to_trl_messages, to_trl_prompt_completion
+from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.example import Example, Message
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+arguments = st.dictionaries(text, values, max_size=3)
+
+
+def tool(name: str) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {name: {"type": "string"}}}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def call(name: str, given: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    spelled = json.dumps(given, separators=(",", ":"), ensure_ascii=False)
+    return {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": spelled}}
+
+
+@st.composite
+def examples(draw: st.DrawFn) -> Example:
+    turns = [
+        Message(role=r, content=draw(text)) for r in draw(st.sampled_from([["user"], ["system", "user"]]))
+    ]
+    if draw(st.booleans()):
+        return Example(messages=tuple(turns), answer=Message(role="assistant", content=draw(text)))
+    name = draw(st.sampled_from(["f", "g"]))
+    return Example(
+        messages=tuple(turns),
+        answer=Message(role="assistant", tool_calls=[call(name, draw(arguments))]),
+        transport="tools",
+        tools=[tool(name)],
+        answer_schema=tool(name)["function"]["parameters"],
+        schema_name=name,
+        parallel_tool_calls=draw(st.sampled_from([None, False])),
+    )
+
+
+def learned(example: Example) -> Any:
+    return example.messages, example.answer, example.tools, example.transport, example.answer_schema
+
+
+@given(examples())
+def test_openai_lines_come_back_as_the_same_example(example: Example) -> None:
+    assert from_openai(json.loads(json.dumps(to_openai(example)))) == example
+
+
+@given(examples())
+def test_trl_rows_come_back_with_all_that_is_learned(example: Example) -> None:
+    for form in (to_trl_messages, to_trl_prompt_completion):
+        assert learned(from_trl(json.loads(json.dumps(form(example))))) == learned(example)
+
+
+@given(examples(), text)
+def test_preference_lines_come_back_with_both_answers(example: Example, worse: str) -> None:
+    rejected = Message(role="assistant", content=worse)
+    row = json.loads(json.dumps(to_openai_preference(example, rejected)))
+    again, refused = from_openai_preference(row)
+    assert learned(again) == learned(example)
+    assert refused == rejected
+    assert set(row) == {"input", "preferred_output", "non_preferred_output"}
+
+
+def test_trl_reads_plain_text_columns_and_refuses_broken_calls() -> None:
+    assert from_trl({"prompt": "q", "completion": "a"}).answer_text() == "a"
+    for row in ({"messages": 1}, {"messages": [{"role": "assistant", "tool_calls": [1]}]}, {"prompt": "q"}):
+        with pytest.raises(ValueError, match=r"messages|tool_calls"):
+            from_trl(row)
+
+
+def test_query_response_files_are_read_by_llamaindex(tmp_path: Path) -> None:
+    from llama_index.core.evaluation import QueryResponseDataset
+
+    data = FinetuneDataset.from_pairs([("q0", "a0"), ("q1", {"b": 1})])
+    path = data.save(tmp_path / "qa.json", "query-response")
+    with pytest.warns(DeprecationWarning, match="deprecated class QueryResponseDataset"):
+        read = QueryResponseDataset.from_json(str(path))
+    assert read.qr_pairs == [("q0", "a0"), ("q1", '{"b":1}')]
+    nameless = FinetuneDataset([data[0].model_copy(update={"query": None})])
+    with pytest.raises(DatasetError, match=r"example 0 .* has no 'query'"):
+        nameless.save(path, "query-response")
+
+
+def test_gradient_lines_are_one_text_of_prompt_and_answer(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([("q", "a")], system_prompt="s")
+    row = json.loads(data.save(tmp_path / "g.jsonl", "gradient").read_text())
+    assert row == {"inputs": "system: s\nuser: q\nassistant: a"}
+
+
+def test_an_example_without_such_a_form_is_named(tmp_path: Path) -> None:
+    broken = Example(
+        messages=(Message(role="user", content="q"),),
+        answer=Message(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": "{broken"}}]),
+    )
+    with pytest.raises(DatasetError, match=r"example 0 .* has no trl-messages form"):
+        FinetuneDataset([broken]).save(tmp_path / "t.jsonl", "trl-messages")
+
+
+def test_rejects_become_the_side_that_is_not_preferred(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([("q0", "good"), ("q1", "good")])
+    rejects = FinetuneDataset.from_pairs([("q1", "bad"), ("q1", "good"), ("elsewhere", "bad")])
+    lines = [
+        json.dumps({"reason": "not_json", "detail": "", "example": json.loads(e.to_json())}) for e in rejects
+    ]
+    (tmp_path / "c.rejects.jsonl").write_text("\n".join(lines))
+    path = data.save_preferences(tmp_path / "dpo.jsonl", tmp_path / "c.rejects.jsonl")
+    assert json.loads(path.read_text()) == {
+        "input": {"messages": [{"role": "user", "content": "q1"}]},
+        "preferred_output": [{"role": "assistant", "content": "good"}],
+        "non_preferred_output": [{"role": "assistant", "content": "bad"}],
+    }
+    with pytest.raises(DatasetError, match="no rejected answer"):
+        data.save_preferences(tmp_path / "none.jsonl", FinetuneDataset.from_pairs([("q9", "bad")]))
+    (tmp_path / "broken").write_text("{")
+    with pytest.raises(DatasetError, match="broken:1: not valid JSON"):
+        data.save_preferences(tmp_path / "none.jsonl", tmp_path / "broken")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_hugging_face_datasets_loads_our_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    mixed = [
+        Example(
+            messages=(Message(role="user", content="q"),),
+            answer=Message(role="assistant", tool_calls=[call(name, given)]),
+            transport="tools",
+            tools=[tool(name)],
+        )
+        for name, given in (("f", {"x": 1}), ("g", {"x": "one", "y": [1]}), ("f", {}))
+    ]
+    data = FinetuneDataset([*mixed, *FinetuneDataset.from_pairs([("q", "a")], system_prompt="s")])
+    for form in ("trl-messages", "trl-prompt-completion"):
+        path = data.save(tmp_path / f"{form}.jsonl", form)
+        loaded = datasets.load_dataset(
+            "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        rows = [{key: value for key, value in row.items() if value is not None} for row in loaded]
+        assert [learned(from_trl(row))[:3] for row in rows] == [learned(e)[:3] for e in data]

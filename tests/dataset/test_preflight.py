@@ -1,0 +1,259 @@
+"""Preflight: every problem with file, line and code; what is trained, to the token; never an exception."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from llama_index_finetune_structured.dataset import FinetuneDataset, check
+from llama_index_finetune_structured.dataset.targets import target_named
+from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.example import Example, Message
+
+USER = {"role": "user", "content": "q"}
+ANSWER = {"role": "assistant", "content": "a"}
+
+
+class Song(BaseModel):
+    title: str
+
+
+def call(name: str = "f", arguments: Any = "{}", number: str = "1") -> dict[str, Any]:
+    return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calling(*calls: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": list(calls)}
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SONG = FinetuneDataset.from_pairs([("q", Song(title="One"))])[0]
+
+
+def line(example: Example, **changes: Any) -> str:
+    return json.dumps(json.loads(example.to_json()) | changes)
+
+
+BAD_LINES = {
+    "not_utf8": b'{"messages": "\xff"}',
+    "not_json": b'{"messages": [',
+    "too_deep": b"[" * 50_000,
+    "not_an_object": b"[1, 2]",
+    "unknown_format": b'{"query": "q", "response": "r"}',
+    "wrong_format": b'{"inputs": "prompt and answer"}',
+    "bad_message": json.dumps({"messages": [{"role": "wizard"}, ANSWER]}).encode(),
+    "zero_trained": json.dumps({"messages": [USER, ANSWER | {"weight": 0}]}).encode(),
+    "empty_answer": json.dumps({"messages": [USER, ANSWER | {"content": "  "}]}).encode(),
+    "tool_arguments": json.dumps(
+        {"messages": [USER, calling(call(arguments={"a": 1}))], "tools": [TOOL]}
+    ).encode(),
+    "unknown_tool": json.dumps({"messages": [USER, calling(call("g"))], "tools": [TOOL]}).encode(),
+    "orphan_tool_message": json.dumps(
+        {"messages": [USER, {"role": "tool", "content": "r", "tool_call_id": "9"}, ANSWER]}
+    ).encode(),
+    "answer_not_in_schema": line(SONG, answer={"role": "assistant", "content": '{"title":1}'}).encode(),
+    "answer_cut": json.dumps({"messages": [USER | {"content": "word " * 70_000}, ANSWER]}).encode(),
+}
+
+
+def good_lines(count: int) -> list[bytes]:
+    return [json.dumps({"messages": [USER | {"content": f"q{n}"}, ANSWER]}).encode() for n in range(count)]
+
+
+@pytest.mark.parametrize("code", BAD_LINES)
+def test_each_fault_is_reported_with_file_line_code_and_mend(tmp_path: Path, code: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n".join([*good_lines(10), b"", BAD_LINES[code]]))
+    before = path.read_bytes()
+    report = check(path, target="openai")
+    assert [(p.code, p.line) for p in report.problems] == [(code, 12)]
+    assert str(report.problems[0]).startswith(f"{path}:12: error [{code}] ")
+    assert report.problems[0].mend in str(report)
+    assert (report.ok, report.lines, report.good) == (False, 11, 10)
+    assert path.read_bytes() == before
+
+
+def test_exactly_the_malformed_lines_are_reported(tmp_path: Path) -> None:
+    codes = [code for code in BAD_LINES if code != "answer_cut"]
+    lines, expected = [], []
+    for number, good in enumerate(good_lines(1000), start=1):
+        bad = number % 10 == 3
+        code = codes[number // 10 % len(codes)]
+        lines.append(BAD_LINES[code] if bad else good)
+        expected += [(number, code)] if bad else []
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    report = check(path, target="openai")
+    assert [(p.line, p.code) for p in report.problems if not p.is_warning] == expected
+    assert report.good == 900
+    fixed = report.fix(tmp_path / "fixed.jsonl")
+    assert fixed.read_bytes().splitlines() == [
+        good for n, good in enumerate(good_lines(1000), 1) if n % 10 != 3
+    ]
+    assert check(fixed, target="openai").ok
+
+
+def test_a_file_is_never_fixed_onto_itself(tmp_path: Path) -> None:
+    path = FinetuneDataset([SONG]).save(tmp_path / "data.jsonl")
+    report = check(path, target="openai")
+    with pytest.raises(ConfigurationError, match="is the file that was checked"):
+        report.fix(path)
+
+
+def test_warnings_do_not_cost_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    rows = [{"messages": [USER, ANSWER], "source": "x"}] * 2
+    path.write_text("\n".join(map(json.dumps, rows)))
+    report = check(path, target="gradient")
+    assert [(p.code, p.line, p.is_warning) for p in report.problems] == [("duplicate", 2, True)]
+    assert (report.ok, report.good) == (True, 2)
+    strict = check(path, target="openai")
+    assert [p.code for p in strict.problems] == [
+        "unknown_keys",
+        "unknown_keys",
+        "duplicate",
+        "too_few_examples",
+    ]
+
+
+def test_missing_empty_and_small_files_are_problems_not_exceptions(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"\n\n")
+    assert [p.code for p in check(tmp_path / "missing", target="openai").problems] == ["cannot_read"]
+    assert [p.code for p in check(tmp_path / "empty", target="openai").problems] == ["no_examples"]
+    assert [p.code for p in check(tmp_path, target="openai").problems] == ["cannot_read"]
+    assert [p.code for p in check([], target="openai").problems] == ["no_examples"]
+    few = check([SONG], target="openai")
+    assert [(p.code, p.message) for p in few.problems] == [("too_few_examples", "1, expected 10")]
+
+
+def test_a_file_over_the_providers_limit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(b"\n".join(good_lines(10)))
+    openai = target_named("openai", None, None)
+    assert openai.max_bytes == 512 * 1024**2
+    small = replace(openai, max_bytes=path.stat().st_size - 1)
+    assert [p.code for p in check(path, target=small).problems] == ["file_too_large"]
+
+
+def test_data_sets_and_shards_are_checked_like_files(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([(f"q{n}", Song(title=str(n))) for n in range(12)])
+    assert check(data, target="openai").ok
+    FinetuneDataset(data[:6]).save(tmp_path / "c.jsonl")
+    FinetuneDataset(data[6:]).save(tmp_path / "c.jsonl.shard-1-2")
+    report = check(tmp_path / "c.jsonl", target="openai")
+    assert (report.ok, report.lines) == (True, 12)
+    assert report.tokens == check(data, target="openai").tokens
+    assert len(FinetuneDataset.load(report.fix(tmp_path / "all.jsonl"))) == 12
+
+
+def test_openai_counts_what_is_trained_and_what_it_costs() -> None:
+    data = [
+        Example(
+            messages=(
+                Message(role="user", content="one"),
+                Message(role="assistant", content="alpha beta", weight=0),
+                Message(role="user", content="two"),
+            ),
+            answer=Message(role="assistant", content="gamma"),
+        )
+    ]
+    report = check(data, target="openai", epochs=3, price_per_million=10.0)
+    assert report.span is not None
+    assert report.span.trained_text == "gamma"
+    assert report.trained_tokens == sum(report.span.trained)
+    assert report.tokens == len(report.span.ids) + 4 * 4 + 3
+    assert report.cost == pytest.approx(report.tokens * 3 * 10 / 1e6)
+    assert "at the given price" in str(report)
+
+
+def test_gradient_lines_are_read_with_their_trainable_parts(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    parts = [{"value": "prompt ", "trainable": False}, {"value": "answer", "trainable": True}]
+    nothing = [{"value": "prompt", "trainable": False}]
+    rows = [{"inputs": "all of it"}, {"inputs": parts}, {"inputs": nothing}, {"inputs": [1]}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    report = check(path, target="gradient")
+    assert [(p.line, p.code) for p in report.problems if p.line < 4] == [(3, "empty_answer")]
+    assert [p.code for p in report.problems if p.line == 4] == ["bad_message"]
+    assert report.estimated
+    assert "estimated" in str(report)
+
+
+def test_unknown_targets_are_settings_errors() -> None:
+    with pytest.raises(ConfigurationError, match="'openai', 'gradient', 'local' or 'trl'"):
+        check([SONG], target="azure")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+near_misses = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {"role": st.sampled_from(["user", "assistant", "tool", "x"])},
+                optional={
+                    "content": json_values,
+                    "tool_calls": st.lists(st.just(call()) | json_values, max_size=2) | json_values,
+                    "function_call": json_values,
+                    "weight": json_values,
+                    "tool_call_id": json_values,
+                },
+            )
+            | json_values,
+            max_size=3,
+        )
+        | json_values,
+        "answer": st.just(ANSWER) | json_values,
+        "answer_schema": json_values,
+        "transport": st.sampled_from(["text", "tools", "json_schema"]) | json_values,
+        "tools": st.lists(st.just(TOOL) | json_values, max_size=2) | json_values,
+        "functions": json_values,
+        "inputs": json_values,
+        "input": json_values,
+        "preferred_output": json_values,
+        "prompt": json_values,
+        "completion": json_values,
+    },
+)
+any_line = (
+    st.binary(max_size=40)
+    | json_values.map(lambda v: json.dumps(v).encode())
+    | near_misses.map(lambda v: json.dumps(v).encode())
+    | st.sampled_from([*BAD_LINES.values()][:5])
+)
+
+
+def never_raises(folder: Path, lines: list[bytes], target: str) -> None:
+    path = folder / "any.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    report = check(path, target=target)
+    assert "internal" not in {p.code for p in report.problems}
+    assert str(report)
+    again = check(report.fix(folder / "fixed.jsonl"), target=target)
+    assert not [p for p in again.problems if p.line and not p.is_warning]
+
+
+@given(st.lists(any_line, max_size=4), st.sampled_from(["openai", "gradient"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+def test_no_bytes_make_the_check_raise(tmp_path: Path, lines: list[bytes], target: str) -> None:
+    never_raises(tmp_path, lines, target)
+
+
+@pytest.mark.slow
+@given(st.lists(any_line, max_size=4), st.sampled_from(["openai", "gradient"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10_000, deadline=None)
+def test_no_bytes_of_ten_thousand_cases_make_the_check_raise(
+    tmp_path: Path, lines: list[bytes], target: str
+) -> None:
+    never_raises(tmp_path, lines, target)

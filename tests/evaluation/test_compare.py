@@ -1,0 +1,416 @@
+"""compare(): systems of every kind, asked concurrently, failing singly, resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from llama_index.core import Document, PromptTemplate, SummaryIndex
+from llama_index.core.instrumentation import root_dispatcher
+from llama_index.core.instrumentation.dispatcher import instrument_tags
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.program import LLMTextCompletionProgram
+from pydantic import BaseModel, Field
+
+from llama_index_finetune_structured import Example, Message, Scorecard, acompare, compare
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.evaluation.background import run_in_background
+
+from .systems import Card, ScriptedLLM, card, example
+
+ALPHA = card("alpha", parameters=[{"name": "n", "type": "int"}], returns="Graph")
+BETA = card("beta", parameters=[{"name": "G", "type": "Graph"}, {"name": "k", "type": "int"}])
+DATA = [example("How do I call alpha?", ALPHA), example("How do I call beta?", BETA)]
+
+
+def quiet(*args: Any, **kwargs: Any) -> Scorecard:
+    return compare(*args, show_progress=False, **kwargs)
+
+
+def test_bare_llm_is_asked_the_messages_and_scored_by_field() -> None:
+    half = card("beta", parameters=[{"name": "G", "type": "Graph"}])
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": half})
+    found = quiet({"tuned": llm}, DATA, output_cls=Card).systems["tuned"]
+    assert (found.n, found.schema_valid, found.exact_match) == (2, 1.0, 0.5)
+    assert found.fields["function"].accuracy == 1.0
+    assert found.fields["parameters"].f1 == pytest.approx(2 * 2 / (3 + 2))
+    assert found.fields["parameters"].missing == pytest.approx(1 / 3)
+    assert found.fields["parameters"].invented == 0
+
+
+def test_schema_of_the_examples_serves_where_no_class_is_given() -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": {"function": 7}})
+    found = quiet({"llm": llm}, DATA)
+    assert found.systems["llm"].schema_valid == 0.5
+    assert "$.function" in str(found.rows[1].answers["llm"].error)
+
+
+def test_llm_without_class_or_schema_is_refused_with_the_mend() -> None:
+    data = [example("How do I call alpha?", ALPHA, answer_schema=None)]
+    with pytest.raises(ConfigurationError, match="pass output_cls"):
+        quiet({"llm": ScriptedLLM(script={})}, data)
+
+
+def test_braces_in_messages_are_not_template_variables() -> None:
+    question = 'What does {function} {prompt} {0} {{x}} {"a": 1} mean?'
+    llm = ScriptedLLM(script={question: ALPHA})
+    assert quiet({"llm": llm}, [example(question, ALPHA)], output_cls=Card).systems["llm"].exact_match == 1
+
+
+def test_schema_text_is_asked_once_not_twice() -> None:
+    from llama_index.core.output_parsers import PydanticOutputParser
+
+    parser = PydanticOutputParser(output_cls=Card)
+    schema_text = parser.get_format_string(escape_json=True)
+    captured = (
+        Message(role="system", content=parser.format("Cards. ")),
+        Message(role="user", content="How do I call alpha?"),
+    )
+    llm = ScriptedLLM(script={"call alpha": ALPHA})
+    data = [example("How do I call alpha?", ALPHA, messages=captured, schema_text=schema_text)]
+    assert quiet({"llm": llm}, data, output_cls=Card).systems["llm"].exact_match == 1
+    sent = "\n".join(str(message.content) for message in captured)
+    assert llm.prompts == [sent]
+
+
+def _engine(llm: ScriptedLLM, **kwargs: Any) -> Any:
+    index = SummaryIndex.from_documents([Document(text="alpha(n)", doc_id="doc-alpha")])
+    return index.as_query_engine(llm=llm, output_cls=Card, **kwargs)
+
+
+def test_query_engine_is_asked_the_original_question() -> None:
+    augmented = (Message(role="user", content="Context: lots. Question: How do I call alpha?"),)
+    data = [
+        example("How do I call alpha?", ALPHA, messages=augmented, document_id="doc-alpha"),
+        example("How do I call beta?", BETA, document_id="doc-beta"),
+    ]
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": ALPHA})
+    scorecard = quiet({"rag": _engine(llm)}, data)
+    assert all("Context: lots." not in prompt for prompt in llm.prompts)
+    system = scorecard.systems["rag"]
+    assert system.retrieval_hit_rate == 0.5
+    assert system.retrieval_hit is not None
+    assert system.retrieval_miss is not None
+    assert (system.retrieval_hit.n, system.retrieval_hit.exact_match) == (1, 1.0)
+    assert (system.retrieval_miss.n, system.retrieval_miss.exact_match) == (1, 0.0)
+    sources = scorecard.rows[0].answers["rag"].sources
+    assert sources is not None
+    assert sources[0].document_id == "doc-alpha"
+
+
+def test_empty_response_of_a_query_engine_is_invalid_and_keeps_what_the_model_wrote() -> None:
+    llm = ScriptedLLM(script={"call alpha": 'Sure: {"parameters": []}', "call beta": "no json"})
+    scorecard = quiet({"rag": _engine(llm)}, DATA)
+    found = scorecard.systems["rag"]
+    assert (found.schema_valid, found.exact_match, found.field_score) == (0, 0, 0)
+    answer = scorecard.rows[0].answers["rag"]
+    assert answer.text == "Empty Response"
+    assert answer.raw_text == 'Sure: {"parameters": []}'
+    assert found.fields["parameters"].f1 == 0
+    assert found.fields["parameters"].missing == 1
+
+
+def test_query_engine_needs_questions() -> None:
+    data = [*DATA, example("How do I call alpha?", ALPHA, query=None)]
+    with pytest.raises(ConfigurationError, match=r"1 of 3 examples have none"):
+        quiet({"rag": _engine(ScriptedLLM(script={}))}, data)
+
+
+def test_pydantic_program_gets_the_question_in_its_only_variable() -> None:
+    llm = ScriptedLLM(script={"Card for How do I call alpha?": ALPHA, "Card for How do I call beta?": BETA})
+    program = LLMTextCompletionProgram.from_defaults(
+        output_cls=Card, prompt=PromptTemplate("Card for {topic}"), llm=llm
+    )
+    assert quiet({"program": program}, DATA).systems["program"].exact_match == 1
+
+
+def test_structured_llm_and_functions_are_systems_too() -> None:
+    async def later(asked: Example) -> str:
+        return f"Here: {asked.answer_text()}"
+
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}).as_structured_llm(Card)
+    systems = {"structured": llm, "gold": lambda asked: asked.answer_object(), "later": later}
+    scorecard = quiet(systems, DATA)
+    assert [system.exact_match for system in scorecard.systems.values()] == [1, 1, 1]
+
+
+def test_one_failing_answer_is_recorded_and_counts_as_invalid() -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": OSError("server on fire")})
+    scorecard = quiet({"llm": llm}, DATA)
+    assert scorecard.systems["llm"].schema_valid == 0.5
+    assert scorecard.systems["llm"].errors == {"OSError": 1}
+    assert scorecard.rows[1].answers["llm"].error == "server on fire"
+
+
+def test_answer_that_takes_too_long_is_invalid() -> None:
+    llm = ScriptedLLM(script={"call": ALPHA}, wait_s=30)
+    found = quiet({"llm": llm}, DATA, timeout_s=0.02)
+    assert found.systems["llm"].errors == {"TimeoutError": 2}
+    assert found.rows[0].answers["llm"].error == "no answer within 0.02 s"
+
+
+def test_keyboard_interrupt_passes() -> None:
+    llm = ScriptedLLM(script={"call": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        quiet({"llm": llm}, DATA)
+
+
+def test_concurrency_is_bounded_and_used() -> None:
+    data = [example(f"call {n}", card(f"f{n}")) for n in range(20)]
+    llm = ScriptedLLM(script={"call": card("f0")}, wait_s=0.005)
+    quiet({"llm": llm}, data, concurrency=3)
+    assert llm.most_running == 3
+
+
+def test_bound_hits_are_attributed_to_the_call_that_hit_them() -> None:
+    names = [f"item{n:02}" for n in range(24)]
+    data = [example(f"call {name}!", card(name)) for name in names]
+    script = {f"call {name}!": card(name) for name in names}
+    hits = {f"call {name}!": [f"$.{name}"] for name in names[::3]}
+    llm = ScriptedLLM(script=script, bound_hits=hits, wait_s=0.002)
+    before = list(root_dispatcher.event_handlers)
+    scorecard = quiet({"a": llm, "b": ScriptedLLM(script=script)}, data)
+    for row, name in zip(scorecard.rows, names, strict=True):
+        assert row.answers["a"].bound_hits == tuple(hits.get(f"call {name}!", ()))
+        assert row.answers["b"].bound_hits == ()
+    assert scorecard.systems["a"].bound_hits == 8
+    assert root_dispatcher.event_handlers == before
+
+
+async def test_compare_works_inside_a_running_event_loop() -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    assert quiet({"llm": llm}, DATA).systems["llm"].exact_match == 1
+    again = await acompare({"llm": llm}, DATA, show_progress=False)
+    assert again.systems["llm"].exact_match == 1
+
+
+def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+    data = [example(f"call {n}!", card(f"f{n}")) for n in range(6)]
+    script: dict[str, Any] = {f"call {n}!": card(f"f{n}") for n in range(6)}
+    broken = ScriptedLLM(script=script | {"call 4!": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        quiet({"llm": broken}, data, cache_dir=tmp_path, concurrency=1)
+    whole = ScriptedLLM(script=script)
+    scorecard = quiet({"llm": whole}, data, cache_dir=tmp_path)
+    assert len(broken.prompts) == 5
+    assert len(whole.prompts) == 2
+    assert scorecard.systems["llm"].exact_match == 1
+    third = ScriptedLLM(script={})
+    assert quiet({"llm": third}, data, cache_dir=tmp_path).systems == scorecard.systems
+    assert third.prompts == []
+
+
+def test_seconds_per_answer_add_up_the_runs_that_answered(tmp_path: Path) -> None:
+    data = [example(f"call {n}!", card(f"f{n}")) for n in range(4)]
+    systems = {"it": lambda asked: asked.answer_object()}
+    quiet(systems, data, cache_dir=tmp_path)
+    (journal,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line, run, elapsed_s in zip(lines, "aabb", (3.0, 5.0, 1.0, 7.0), strict=True):
+        line |= {"run": run, "elapsed_s": elapsed_s, "seconds": elapsed_s}
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = quiet(systems, data, cache_dir=tmp_path).systems["it"]
+    assert found.seconds_per_answer == pytest.approx((5 + 7) / 4)
+    assert found.median_latency_s == 4
+
+
+def test_tags_of_the_caller_stay_on_the_events_of_a_comparison() -> None:
+    class Seen(BaseEventHandler):
+        tags: list[str] = Field(default_factory=list)
+
+        def handle(self, event: Any, **_: Any) -> None:
+            self.tags.append(str(event.tags.get("mine")))
+
+    seen = Seen()
+    root_dispatcher.add_event_handler(seen)
+    try:
+        with instrument_tags({"mine": "yes"}):
+            quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA)
+    finally:
+        root_dispatcher.event_handlers.remove(seen)
+    assert set(seen.tags) == {"yes"}
+
+
+def test_torn_last_line_is_asked_again(tmp_path: Path) -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    quiet({"llm": llm}, DATA, cache_dir=tmp_path)
+    (journal,) = tmp_path.iterdir()
+    journal.write_bytes(journal.read_bytes()[:-20])
+    for expected in (1, 0):
+        again = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+        assert quiet({"llm": again}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+        assert len(again.prompts) == expected
+
+
+def test_failed_calls_are_asked_again_but_invalid_answers_are_not(tmp_path: Path) -> None:
+    first = ScriptedLLM(script={"call alpha": OSError("down"), "call beta": "no json"})
+    quiet({"llm": first}, DATA, cache_dir=tmp_path)
+    second = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    found = quiet({"llm": second}, DATA, cache_dir=tmp_path).systems["llm"]
+    assert len(second.prompts) == 1
+    assert found.schema_valid == 0.5
+
+
+def test_answers_of_another_model_under_the_same_name_are_not_believed(tmp_path: Path) -> None:
+    quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA, cache_dir=tmp_path)
+    other = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}, name="another")
+    assert quiet({"llm": other}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(DatasetError, match="the data set is empty"):
+        quiet({"llm": ScriptedLLM(script={})}, [])
+    with pytest.raises(ConfigurationError, match="pass systems"):
+        quiet({}, DATA)
+    with pytest.raises(ConfigurationError, match="is a str"):
+        quiet({"llm": "gpt-4"}, DATA)
+
+
+def test_gold_that_does_not_fit_is_named() -> None:
+    wrong = example("How?", ALPHA, answer=Message(role="assistant", content="plain text"))
+    with pytest.raises(DatasetError, match=rf"example {wrong.id[:12]}"):
+        quiet({"llm": ScriptedLLM(script={})}, [wrong], output_cls=Card)
+
+
+def test_value_that_json_cannot_hold_is_an_invalid_answer() -> None:
+    class Measure(BaseModel):
+        value: float
+
+    data = [example("How far?", {"value": 1.5}, answer_schema=Measure.model_json_schema())]
+    systems = {
+        "object": lambda _: Measure(value=float("nan")),
+        "text": lambda _: '{"value": NaN}',
+        "nested": lambda _: "[" * 100_000,
+    }
+    found = quiet(systems, data, output_cls=Measure)
+    assert [system.schema_valid for system in found.systems.values()] == [0, 0, 0]
+    free = [item.model_copy(update={"answer_schema": None}) for item in data]
+    assert quiet({"text": systems["text"]}, free).systems["text"].schema_valid == 0
+
+
+def test_scorecard_survives_its_json(tmp_path: Path) -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA})
+    scorecard = quiet({"llm": llm}, DATA)
+    path = scorecard.to_json(tmp_path / "new" / "scorecard.json")
+    assert Scorecard.from_json(path) == scorecard
+    system = json.loads(path.read_text())["systems"]["llm"]
+    assert system["n"] == 2
+    assert system["fields"]["function"]["accuracy"] == 0.5
+    assert system["fields"]["parameters"]["f1"] == pytest.approx(2 / 4)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"other\.json: not a scorecard"):
+        Scorecard.from_json(tmp_path / "other.json")
+
+
+class Sockets(socketserver.ThreadingMixIn, HTTPServer):
+    """An OpenAI-protocol server on loopback."""
+
+    daemon_threads = True
+    block_on_close = False
+
+
+class Answering(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = json.dumps(ALPHA)
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if asked.get("tools"):
+            function = {"name": asked["tools"][0]["function"]["name"], "arguments": text}
+            message = {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": function}],
+            }
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def api_base() -> Iterator[str]:
+    server = Sockets(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("output_cls", [None, Card])
+def test_hosted_llm_is_asked_twice_in_its_own_mode(api_base: str, output_cls: type[Card] | None) -> None:
+    """gpt-4 is sent tools, gpt-4o-mini a JSON schema; the second comparison finds the connections open."""
+    openai = pytest.importorskip("llama_index.llms.openai")
+    client = httpx.AsyncClient()
+    settings = {"api_key": "sk-none", "api_base": api_base, "max_retries": 0, "async_http_client": client}
+    systems = {model: openai.OpenAI(model=model, **settings) for model in ("gpt-4", "gpt-4o-mini")}
+    data = [example(f"How do I call alpha? {n}", ALPHA) for n in range(5)]
+    try:
+        for _ in range(2):
+            scorecard = quiet(systems, data, output_cls=output_cls)
+            assert [system.exact_match for system in scorecard.systems.values()] == [1, 1], scorecard.rows
+    finally:
+        run_in_background(client.aclose())
+
+
+def test_compare_inside_a_compared_system_is_refused_not_hung() -> None:
+    nested = quiet({"outer": lambda _: quiet({"inner": lambda _: ALPHA}, DATA)}, DATA)
+    assert "use acompare()" in str(nested.rows[0].answers["outer"].error)
+
+
+@pytest.mark.parametrize("inside_a_loop", [False, True])
+def test_ctrl_c_stops_the_calls_and_keeps_the_answers(tmp_path: Path, inside_a_loop: bool) -> None:
+    """A real SIGINT to a process of its own; the answers that were there are not asked again."""
+    script = f"""
+import asyncio, sys
+sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
+from tests.evaluation.systems import ScriptedLLM, card, example
+from llama_index_finetune_structured import compare
+data = [example(f"call {{n}}!", card(f"f{{n}}")) for n in range(50)]
+class Telling(ScriptedLLM):
+    def _answer(self, prompt):
+        print("asked", flush=True)
+        return super()._answer(prompt)
+def main():
+    llm = Telling(script={{"call": card("f")}}, wait_s=0.2)
+    compare({{"llm": llm}}, data, concurrency=2, show_progress=False, cache_dir={str(tmp_path)!r})
+async def under_a_loop():
+    main()
+# as notebooks run cells; asyncio.run would keep the first Ctrl-C for itself
+asyncio.new_event_loop().run_until_complete(under_a_loop()) if {inside_a_loop} else main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(4):
+            assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert "KeyboardInterrupt" in errors
+    assert "never retrieved" not in errors
+    (journal,) = tmp_path.iterdir()
+    answers = journal.read_text().splitlines()
+    assert 2 <= len(answers) < 50
+    assert all(json.loads(line)["text"] for line in answers)

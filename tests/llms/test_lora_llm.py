@@ -1,0 +1,317 @@
+"""LoraLLM is a whole LlamaIndex LLM, and under the grammar even an untrained model answers validly."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import datetime
+import enum
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from llama_index.core import PromptTemplate, SummaryIndex
+from llama_index.core.llms import ChatMessage, ImageBlock
+from llama_index.core.schema import TextNode
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.event_handlers import BaseEventHandler
+from pydantic import BaseModel, Field
+
+from llama_index_finetune_structured import AnswerBounds, LoraLLM
+from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+
+
+class Song(BaseModel):
+    title: str
+    seconds: int = Field(ge=0, le=999)
+
+
+class Kind(enum.Enum):
+    STUDIO = "studio"
+    LIVE = "live"
+
+
+class Album(BaseModel):
+    name: str
+    kind: Kind
+    songs: list[Song]
+    released: datetime.date | None
+    rating: Literal[1, 2, 3]
+
+
+class Tree(BaseModel):
+    label: str
+    children: list[Tree] = []
+
+
+class Ids(BaseModel):
+    by_name: dict[str, int]
+    code: Annotated[str, Field(pattern=r"^[A-Z]{3}-\d{2}$")]
+    either: int | list[float] | Song
+    pair: tuple[int, str]
+    note: str | None = None
+
+
+class Named(BaseModel):
+    last_name: Annotated[str, Field(min_length=3, max_length=12)]
+    quoted: Literal['say "hi"', "back\\slash"]
+    when: datetime.datetime
+
+
+class Times(BaseModel):
+    day: datetime.date
+    at: datetime.time
+    takes: datetime.timedelta
+    key: uuid.UUID
+
+
+SHAPES: list[type[BaseModel]] = [Song, Album, Tree, Ids, Named, Times]
+PROMPT = PromptTemplate("Describe {thing}.")
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llama: Path) -> LoraLLM:
+    return LoraLLM(base_model=str(tiny_llama), max_new_tokens=400)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_an_untrained_model_answers_every_shape_validly_under_the_grammar(
+    tiny_llama: Path, shape: type[BaseModel], temperature: float
+) -> None:
+    llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=400, temperature=temperature)
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(llm.astructured_predict(shape, PROMPT, thing=str(n)) for n in range(8)))
+
+    assert all(isinstance(answer, shape) for answer in asyncio.run(ask()))
+
+
+def test_a_pattern_that_no_grammar_can_say_leaves_the_rest_constrained(llm: LoraLLM) -> None:
+    price = {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^(?!x)[a-z]+$"}]}
+    schema = {"type": "object", "properties": {"price": price}, "required": ["price"]}
+    asked = {"type": "json_schema", "json_schema": {"name": "Priced", "schema": schema}}
+    answer = json.loads(llm.complete("a price", response_format=asked).text)
+    assert isinstance(answer["price"], bool)
+
+
+def test_a_bare_json_schema_in_response_format_constrains_a_chat(llm: LoraLLM) -> None:
+    schema = {"name": "Song", "schema": Song.model_json_schema()}
+    response = llm.chat(
+        [ChatMessage(role="user", content="a song")],
+        response_format={"type": "json_schema", "json_schema": schema},
+    )
+    Song.model_validate_json(response.message.content or "")
+    assert response.raw["finish_reason"] == "stop"
+
+
+def test_without_the_grammar_an_untrained_models_babble_raises_a_clear_error(tiny_llama: Path) -> None:
+    free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=30, constrained=False)
+    with pytest.raises(StructuredAnswerError, match=r"no JSON object|does not fit"):
+        free.structured_predict(Song, PROMPT, thing="a song")
+
+
+def test_all_ways_of_asking_agree(llm: LoraLLM) -> None:
+    messages = [ChatMessage(role="user", content="Hello")]
+
+    async def ways() -> list[str]:
+        stream = [chunk async for chunk in await llm.astream_chat(messages)]
+        completions = [chunk async for chunk in await llm.astream_complete("Hello")]
+        return [
+            (await llm.achat(messages)).message.content or "",
+            (await llm.acomplete("Hello")).text,
+            stream[-1].message.content or "",
+            "".join(chunk.delta or "" for chunk in stream),
+            completions[-1].text,
+        ]
+
+    streamed = list(llm.stream_chat(messages))
+    texts = [
+        llm.chat(messages).message.content or "",
+        llm.complete("Hello").text,
+        streamed[-1].message.content or "",
+        "".join(chunk.delta or "" for chunk in streamed),
+        list(llm.stream_complete("Hello"))[-1].text,
+        *asyncio.run(ways()),
+    ]
+    assert texts[0]
+    assert set(texts) == {texts[0]}
+
+
+def test_a_formatted_prompt_goes_to_the_model_as_it_is(llm: LoraLLM) -> None:
+    text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert llm.complete(text, formatted=True).text == llm.complete("Hello").text
+
+
+def test_structured_answers_stream_as_growing_objects_that_end_whole(llm: LoraLLM) -> None:
+    whole = llm.structured_predict(Album, PROMPT, thing="an album")
+    seen = list(llm.stream_structured_predict(Album, PROMPT, thing="an album"))
+    assert len(seen) > 2
+    assert seen[-1] == whole
+
+    async def stream() -> list[Any]:
+        return [part async for part in await llm.astream_structured_predict(Album, PROMPT, thing="an album")]
+
+    assert asyncio.run(stream())[-1] == whole
+
+
+def test_as_structured_llm_and_query_engines_give_objects(llm: LoraLLM) -> None:
+    structured = llm.as_structured_llm(Song)
+    assert isinstance(structured.chat([ChatMessage(role="user", content="a song")]).raw, Song)
+    index = SummaryIndex([TextNode(text="A song of 30 seconds called Rain.")])
+    engine = index.as_query_engine(llm=llm, output_cls=Song)
+    assert isinstance(engine.query("Which song?").response, Song)
+    assert isinstance(asyncio.run(engine.aquery("Which song?")).response, Song)
+
+
+class _Batches:
+    """Counts how many rows each forward of the model had."""
+
+    def __init__(self, llm: LoraLLM) -> None:
+        self.sizes: list[int] = []
+        self._hook = llm._loaded.generator.model.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.sizes.append(int(ids.shape[0]))
+
+    def stop(self) -> None:
+        self._hook.remove()
+
+
+@pytest.fixture
+def batches(llm: LoraLLM) -> Iterator[_Batches]:
+    counted = _Batches(llm)
+    yield counted
+    counted.stop()
+
+
+def test_concurrent_calls_are_generated_in_one_batch_and_answer_as_alone(
+    llm: LoraLLM, batches: _Batches
+) -> None:
+    prompts = [f"Say {'x' * n}" for n in range(8)]
+
+    async def ask() -> list[str]:
+        return [
+            answer.message.content or ""
+            for answer in await asyncio.gather(
+                *(llm.achat([ChatMessage(role="user", content=p)], max_new_tokens=12) for p in prompts)
+            )
+        ]
+
+    together = asyncio.run(ask())
+    assert max(batches.sizes) == 8
+    alone = [llm.complete(prompt, max_new_tokens=12).text for prompt in prompts]
+    assert together == alone
+
+
+def test_a_prefix_that_calls_share_is_computed_once(llm: LoraLLM, batches: _Batches) -> None:
+    system = ChatMessage(role="system", content="Long rules. " * 40)
+    first, second = (
+        llm._request([system, ChatMessage(role="user", content=text)], {}) for text in ("A question", "B")
+    )
+    generator = llm._loaded.generator
+    generator._inputs([first.prompt])
+    ids, mask, cache = generator._inputs([second.prompt])
+    assert len(system.content or "") < cache.get_seq_length() < len(second.prompt)
+    assert ids.shape[1] + cache.get_seq_length() == mask.shape[1] == len(second.prompt)
+
+
+def test_rows_that_have_ended_leave_the_batch(llm: LoraLLM, batches: _Batches) -> None:
+    async def ask() -> None:
+        await asyncio.gather(*(llm.acomplete("go on", max_new_tokens=n) for n in (2, 2, 2, 20)))
+
+    asyncio.run(ask())
+    assert batches.sizes[-1] == 1
+    assert batches.sizes.count(4) <= 3
+
+
+def test_an_abandoned_stream_stops_the_generation(llm: LoraLLM, batches: _Batches) -> None:
+    stream = llm.stream_chat([ChatMessage(role="user", content="Hello")], max_new_tokens=1500)
+    next(stream)
+    stream.close()
+    llm.complete("next", max_new_tokens=1)
+    assert len(batches.sizes) < 200
+
+
+def test_a_failing_model_raises_in_every_caller_and_the_next_call_works(llm: LoraLLM) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    hook = llm._loaded.generator.model.register_forward_pre_hook(fail)
+
+    async def ask() -> list[Any]:
+        calls = (llm.acomplete(text, max_new_tokens=2) for text in "ab")
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    try:
+        assert [str(error) for error in asyncio.run(ask())] == ["out of memory"] * 2
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(llm.stream_complete("c", max_new_tokens=2))
+    finally:
+        hook.remove()
+    assert llm.complete("d", max_new_tokens=2).text is not None
+
+
+def test_copies_share_the_loaded_weights(llm: LoraLLM) -> None:
+    copied = copy.deepcopy(llm)
+    assert copied._loaded is llm._loaded
+    assert LoraLLM(base_model=llm.base_model, max_new_tokens=5)._loaded is llm._loaded
+
+
+def test_the_free_and_the_constrained_model_get_the_same_prompt(llm: LoraLLM, tiny_llama: Path) -> None:
+    free = LoraLLM(base_model=str(tiny_llama), constrained=False)
+    messages = [ChatMessage(role="user", content="Q")]
+    assert free.prompt_token_ids(messages, Song) == llm.prompt_token_ids(messages, Song)
+
+
+class _Heard(BaseEventHandler):
+    hits: list[list[str]] = Field(default_factory=list)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "Heard"
+
+    def handle(self, event: Any, **_: Any) -> None:
+        if event.class_name() == "StructuredAnswerEvent":
+            self.hits.append(event.bound_hits)
+
+
+def test_an_answer_that_ran_into_a_bound_is_told(tiny_llama: Path) -> None:
+    heard = _Heard()
+    get_dispatcher().add_event_handler(heard)
+    try:
+        llm = LoraLLM(base_model=str(tiny_llama), bounds=AnswerBounds(default_characters=3), temperature=1.5)
+        for n in range(20):
+            llm.structured_predict(Song, PROMPT, thing=str(n))
+    finally:
+        get_dispatcher().event_handlers.remove(heard)
+    assert len(heard.hits) == 20
+    assert ["#/properties/title"] in heard.hits
+
+
+def test_a_prompt_beyond_the_context_window_is_refused_with_the_mend(llm: LoraLLM) -> None:
+    with pytest.raises(ConfigurationError, match="retrieve fewer"):
+        llm.complete("x" * 9000)
+
+
+@pytest.mark.parametrize("response_format", [{"type": "json_object"}, "json"])
+def test_another_response_format_is_refused(llm: LoraLLM, response_format: Any) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        llm.complete("x", response_format=response_format)
+
+
+def test_a_picture_is_refused(llm: LoraLLM) -> None:
+    picture = ChatMessage(role="user", blocks=[ImageBlock(url="http://127.0.0.1/none.png")])
+    with pytest.raises(ConfigurationError, match="not text"):
+        llm.chat([picture])
+
+
+def test_metadata_is_told_without_loading_weights(tiny_llama: Path) -> None:
+    llm = LoraLLM(base_model=str(tiny_llama))
+    assert llm.metadata.context_window == 8192
+    assert llm.metadata.is_chat_model
+    assert llm._model is None

@@ -1,0 +1,108 @@
+"""The disk may fail at any step: an acknowledged record stays, a refused one leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_index_finetune_structured.capture import store as store_module
+from llama_index_finetune_structured.capture.store import Store, read_lines, write_lines
+
+
+class FailingOs:
+    """The os module whose k-th call of one function fails, in the way that is asked for."""
+
+    def __init__(self, step: str, fails_at: int, how: str) -> None:
+        self.step, self.left, self.how = step, fails_at, how
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        return self._failing(real) if name == self.step else real
+
+    def _failing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            self.left -= 1
+            if self.left != 0:
+                return real(*args)
+            self.failed = True
+            if self.how == "short":
+                return real(args[0], args[1][: len(args[1]) // 2])
+            raise OSError(getattr(errno, self.how), os.strerror(getattr(errno, self.how)))
+
+        return call
+
+
+def numbers(path: Path) -> list[int]:
+    return [json.loads(line)["number"] for _, _, line in read_lines(path)]
+
+
+@pytest.mark.parametrize("fails_at", range(1, 8))
+@pytest.mark.parametrize(
+    ("step", "how"),
+    [("write", "ENOSPC"), ("write", "EIO"), ("write", "short"), ("fsync", "EIO"), ("ftruncate", "EIO")],
+)
+def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
+    step: str, how: str, fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"number": -1}\n{"number": torn')
+    monkeypatch.setattr(store_module, "os", FailingOs(step, fails_at, how))
+    store = Store(path, fsync=True)
+    acknowledged = [-1]
+    for number in range(10):
+        try:
+            store.append(json.dumps({"number": number, "text": "x" * 100}))
+        except OSError:
+            continue
+        acknowledged.append(number)
+    assert len(acknowledged) >= 9
+    assert numbers(path) == acknowledged
+    store.close()
+    monkeypatch.undo()
+    again = Store(path)
+    again.append('{"number": 99}')
+    assert numbers(path) == [*acknowledged, 99]
+
+
+def test_a_short_write_whose_repair_fails_too_is_repaired_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records.jsonl"
+    store = Store(path)
+    store.append('{"number": 0}')
+    broken = FailingOs("write", 1, "short")
+    broken_truncate = FailingOs("ftruncate", 1, "EIO")
+    monkeypatch.setattr(broken, "ftruncate", broken_truncate.ftruncate, raising=False)
+    monkeypatch.setattr(store_module, "os", broken)
+    with pytest.raises(OSError, match="fitted on the disk"):
+        store.append('{"number": 1}')
+    assert broken_truncate.failed
+    assert numbers(path) == [0]
+    store.append('{"number": 2}')
+    assert numbers(path) == [0, 2]
+
+
+@pytest.mark.parametrize("fails_at", range(1, 4))
+@pytest.mark.parametrize("step", ["fsync", "replace", "open"])
+def test_a_failed_export_leaves_the_old_file(
+    step: str, fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "training.jsonl"
+    path.write_text("old\n")
+    failing = FailingOs(step, fails_at, "EIO")
+    monkeypatch.setattr(store_module, "os", failing)
+    try:
+        write_lines(path, ({"number": number} for number in range(3)))
+    except OSError:
+        assert path.read_text() == "old\n"
+    else:
+        assert numbers(path) == [0, 1, 2]
+        assert not failing.failed
+    assert [file.name for file in tmp_path.iterdir()] == ["training.jsonl"]

@@ -1,0 +1,110 @@
+"""The house: what may import what, what importing loads, what installing brings."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import llama_index_finetune_structured as package
+
+ROOT = Path(package.__file__).parent
+ROW = [
+    "errors", "example", "capture", "lora", "dataset", "llms", "engines", "evaluation", "demo", "cli",
+]  # fmt: skip
+PUBLIC = [
+    "AnswerBounds", "CallPolicy", "Example", "FieldRule", "FinetuneDataset",
+    "FinetuneStructuredError", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
+    "GradientFinetuneEngine", "GradientModelAdapterLLM", "LoraFinetuneEngine", "LoraLLM",
+    "LoraSettings", "Message", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
+    "OpenAIPydanticProgram", "Prices", "QuestionGenerator", "RetrievalAugmentedDatasetBuilder",
+    "Scorecard", "ServiceContext", "ServingRecipe", "Source", "SunsetWarning", "Waits", "acompare",
+    "answer_questions", "capture", "check", "compare", "compare_texts", "hosted_llm", "text_mode",
+]  # fmt: skip
+HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
+
+
+def _imported(path: Path) -> set[str]:
+    """The parts of this package that a file imports anywhere, lazily or not."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = list(parts[: len(parts) - node.level]) if node.level else []
+            module = [*base, *(node.module or "").split(".")]
+            if node.level == 0 and module[0] != package.__name__:
+                continue
+            inside = [part for part in (module if node.level else module[1:]) if part]
+            found |= {inside[0]} if inside else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {name[1] for name in names if name[0] == package.__name__ and len(name) > 1}
+    return found & set(ROW)
+
+
+@pytest.mark.parametrize("part", ROW)
+def test_a_part_imports_only_from_those_left_of_it(part: str) -> None:
+    files = sorted((ROOT / part).rglob("*.py")) if (ROOT / part).is_dir() else [ROOT / f"{part}.py"]
+    assert files
+    allowed = set(ROW[: ROW.index(part) + 1])
+    wrong = {str(file.relative_to(ROOT)): sorted(_imported(file) - allowed) for file in files}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_every_part_stands_in_the_row() -> None:
+    parts = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert parts - {"__init__"} == set(ROW)
+
+
+def _python(code: str) -> str:
+    """What a fresh interpreter that turns warnings into errors prints."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT.parent).stdout.strip()
+
+
+def test_importing_the_package_loads_nothing_heavy_and_warns_of_nothing() -> None:
+    code = f"import sys, {package.__name__}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert _python(code) == "[]"
+
+
+@pytest.mark.parametrize("name", ["LoraLLM", "LoraFinetuneEngine", "capture", "compare", "FinetuneDataset"])
+def test_naming_a_class_loads_no_torch(name: str) -> None:
+    code = f"import sys; from {package.__name__} import {name}; print('torch' in sys.modules)"
+    assert _python(code) == "False"
+
+
+def test_the_public_names_are_these_and_all_load() -> None:
+    assert sorted(PUBLIC) == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="NoSuchThing"):
+        _ = package.NoSuchThing
+
+
+def test_installing_without_extras_brings_nothing_heavy() -> None:
+    tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {requirement.split(">")[0].split("[")[0] for requirement in project["dependencies"]}
+    assert names == {
+        "llama-index-core",
+        "pydantic",
+        "jsonschema",
+        "tqdm",
+        "tenacity",
+        "typer",
+        "rich",
+        "platformdirs",
+    }
+    assert {"openai", "gradient", "local", "pdf", "demo", "dev"} <= set(project["optional-dependencies"])
+
+
+def test_the_package_is_typed() -> None:
+    assert (ROOT / "py.typed").is_file()
