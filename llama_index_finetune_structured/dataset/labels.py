@@ -70,7 +70,7 @@ def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
 def _validator(schema: Mapping[str, Any]) -> Callable[[Any], None]:
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        kind.check_schema(dict(schema))
     except jsonschema.SchemaError as error:
         raise ConfigurationError(f"schema: not a valid JSON schema: {error.message}") from error
     validator = kind(schema)
