@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -38,7 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(kind: str) -> Any:
-    """A config of about 50,000 weights: ``llama``, ``qwen2``, ``gemma2`` (sliding window) or ``gpt2``."""
+    """A config of about 50,000 weights: ``llama``, ``qwen2``, ``gemma``, ``gemma2`` (sliding window) or ``gpt2``."""
     size: dict[str, Any] = {"vocab_size": 258, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     grouped: dict[str, Any] = {
         **size,
@@ -54,6 +55,8 @@ def config(kind: str) -> Any:
         return LlamaConfig(**grouped)
     if kind == "qwen2":
         return Qwen2Config(**grouped)
+    if kind == "gemma":
+        return GemmaConfig(**grouped)
     if kind == "gemma2":
         return Gemma2Config(**grouped, sliding_window=64, query_pre_attn_scalar=8)
     return GPT2Config(**size, n_embd=32, n_layer=2, n_head=4, n_positions=8192)
@@ -68,8 +71,13 @@ def in_fp64(module: Any) -> Any:
     """The model in double precision throughout: transformers' own RMSNorm rounds to fp32 on the way."""
     for name, child in list(module.named_modules()):
         if type(child).__name__.endswith("RMSNorm"):
-            norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
-            norm.weight = child.weight
+            offset = (
+                1 if type(child).__name__.startswith("Gemma") else 0
+            )  # Gemma's weights are offsets from one
+            norm = torch.nn.RMSNorm(
+                child.weight.shape, eps=getattr(child, "variance_epsilon", None) or child.eps
+            )
+            norm.weight = torch.nn.Parameter(child.weight.detach() + offset)
             parent, _, last = name.rpartition(".")
             setattr(module.get_submodule(parent), last, norm)
     return module.double()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from .attention import IMPLEMENTATION
 from .packing import PackedBatch, Row, pack
@@ -19,6 +20,7 @@ __all__ = ["AnswerLoss", "precision"]
 
 _logger = logging.getLogger(__name__)
 _PIECE_TOKENS = 8192
+_LOGITS = 2**25
 _PROBE = [Row((5, 6, 7, 8, 9), (10, 11)), Row((5, 6, 7, 8, 12), (13, 10)), Row((5, 6), (7,))]
 
 
@@ -32,10 +34,15 @@ def precision() -> torch.dtype:
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Sums the cross-entropy of answer tokens; ``packed`` says how the model is run."""
+    """Sums the cross-entropy of answer tokens; ``packed`` says how the model is run.
+
+    Logits are computed only where an answer is predicted, and where the model's output layer stands alone
+    (``chunked``), a bounded number at a time.
+    """
 
     model: Any
     packed: bool
+    chunked: bool = True
 
     @classmethod
     def of(cls, model: Any) -> AnswerLoss:
@@ -45,11 +52,12 @@ class AnswerLoss:
         """
         model.eval()
         own = _causal_lm(model).config._attn_implementation
-        reason = _why_not_packed(model, own)
+        chunked = _has_plain_head(model)
+        reason = _why_not_packed(model, own, chunked)
         if reason is not None:
             _logger.warning("Training without prefix packing: %s", reason)
             _use_attention(model, own)
-        return cls(model, reason is None)
+        return cls(model, reason is None, chunked)
 
     def backward(self, rows: Sequence[Row]) -> float:
         """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss."""
@@ -80,26 +88,58 @@ class AnswerLoss:
         yield pack(piece)
 
     def _sum(self, batch: PackedBatch) -> torch.Tensor:
-        logits = _answer_logits(self.model, batch, packed=self.packed)
-        labels = torch.tensor(batch.labels, device=logits.device)
-        precise = logits if logits.dtype == torch.float64 else logits.float()
-        return cross_entropy(precise, labels, reduction="sum")
+        device = next(self.model.parameters()).device
+        labels = torch.tensor(batch.labels, device=device)
+        if not self.chunked:
+            return _cross_entropy(_own_logits(self.model, batch, packed=self.packed), labels)
+        states = _answer_states(self.model, batch, packed=self.packed)
+        size = max(1, _LOGITS // _output_layer(self.model).weight.shape[0])
+        if len(states) <= size:
+            return self._of_states(states, labels)
+        parts = zip(torch.split(states, size), torch.split(labels, size), strict=True)
+        return torch.stack([checkpoint(self._of_states, *part, use_reentrant=False) for part in parts]).sum()
+
+    def _of_states(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with _autocast(self.model, states.device.type):
+            return _cross_entropy(_output_layer(self.model)(states), labels)
 
 
-def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
-    """Logits [answer tokens, vocabulary], computed only where an answer is predicted."""
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum")
+
+
+def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
+    """Last hidden states [answer tokens, width] from which answers are predicted."""
+    inputs, at = _inputs(model, batch, packed=packed)
+    with _autocast(model, at.device.type):
+        states: torch.Tensor = _causal_lm(model).base_model(**inputs).last_hidden_state[0]
+    return states[at]
+
+
+def _own_logits(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
+    """Logits [answer tokens, vocabulary] from the model's own forward, which may scale or cap them."""
+    inputs, at = _inputs(model, batch, packed=packed)
+    keep = "logits_to_keep" in inspect.signature(_causal_lm(model).forward).parameters
+    with _autocast(model, at.device.type):
+        logits: torch.Tensor = model(**inputs, **({"logits_to_keep": at} if keep else {})).logits[0]
+    return logits if keep else logits[at]
+
+
+def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool, chunked: bool) -> torch.Tensor:
+    if not chunked:
+        return _own_logits(model, batch, packed=packed)
+    with _autocast(model, next(model.parameters()).device.type):
+        logits: torch.Tensor = _output_layer(model)(_answer_states(model, batch, packed=packed))
+    return logits
+
+
+def _inputs(model: Any, batch: PackedBatch, *, packed: bool) -> tuple[dict[str, Any], torch.Tensor]:
     device = next(model.parameters()).device
-    at = torch.tensor(batch.answer_at, device=device)
     inputs: dict[str, Any] = {"input_ids": torch.tensor([batch.ids], device=device), "use_cache": False}
     if packed:
         inputs["position_ids"] = torch.tensor([batch.positions], device=device)
         inputs["segments"] = batch.segments
-    keep = _takes(model, "logits_to_keep")
-    if keep:
-        inputs["logits_to_keep"] = at
-    with _autocast(model, device.type):
-        logits: torch.Tensor = model(**inputs).logits[0]
-    return logits if keep else logits[at]
+    return inputs, torch.tensor(batch.answer_at, device=device)
 
 
 def _autocast(model: Any, device: str) -> contextlib.AbstractContextManager[Any]:
@@ -107,10 +147,6 @@ def _autocast(model: Any, device: str) -> contextlib.AbstractContextManager[Any]
     if any(weight.dtype == torch.bfloat16 for weight in model.parameters()):
         return torch.autocast(device, dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def _takes(model: Any, name: str) -> bool:
-    return name in inspect.signature(_causal_lm(model).forward).parameters
 
 
 def _causal_lm(model: Any) -> Any:
@@ -121,26 +157,50 @@ def _use_attention(model: Any, implementation: str) -> None:
     _causal_lm(model).set_attn_implementation(implementation)
 
 
-def _why_not_packed(model: Any, own: str) -> str | None:
+def _output_layer(model: Any) -> Any:
+    return _causal_lm(model).get_output_embeddings()
+
+
+@torch.no_grad()
+def _has_plain_head(model: Any) -> bool:
+    """Whether logits are just the output layer of the last hidden states: not capped, scaled or shifted.
+
+    A cap is read off the config, for an untrained model's small logits would not show it.
+    """
+    if any("softcap" in name and value for name, value in model.config.to_dict().items()):
+        return False
+    probe = pack(_PROBE[:1])
+    own = _own_logits(model, probe, packed=False).float()
+    try:
+        return _worst(own, _answer_logits(model, probe, packed=False, chunked=True).float()) <= _tolerance(
+            model
+        )
+    except Exception:  # no separate decoder or output layer, each model in its own way
+        return False
+
+
+@torch.no_grad()
+def _why_not_packed(model: Any, own: str, chunked: bool) -> str | None:
     """None when a small packed batch has the plain batch's logits; else the reason, for the log."""
     config = model.config
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "the model's attention has a sliding window"
-    probe: Callable[[bool], torch.Tensor] = lambda packed: torch.cat(  # noqa: E731
-        [_answer_logits(model, pack(rows, min_shared=1), packed=packed) for rows in _groups(packed)]
-    )
     try:
-        with torch.no_grad():
-            _use_attention(model, own)
-            plain = probe(False).float()
-            _use_attention(model, IMPLEMENTATION)
-            packed = probe(True).float()
+        _use_attention(model, own)
+        plain = torch.cat(
+            [_answer_logits(model, pack([row]), packed=False, chunked=chunked) for row in _PROBE]
+        )
+        _use_attention(model, IMPLEMENTATION)
+        packed = _answer_logits(model, pack(_PROBE, min_shared=1), packed=True, chunked=chunked)
     except Exception as error:  # models refuse unknown keywords or attention functions each in their own way
         return f"{type(error).__name__}: {error}"
-    worst = float((plain - packed).abs().max() / plain.abs().max().clamp_min(1e-6))
-    tolerance = 0.05 if any(w.dtype == torch.bfloat16 for w in model.parameters()) else 1e-3
-    return None if worst <= tolerance else f"its packed logits are off by {worst:.1e}"
+    worst = _worst(plain.float(), packed.float())
+    return None if worst <= _tolerance(model) else f"its packed logits are off by {worst:.1e}"
 
 
-def _groups(packed: bool) -> list[list[Row]]:
-    return [_PROBE] if packed else [[row] for row in _PROBE]
+def _worst(plain: torch.Tensor, other: torch.Tensor) -> float:
+    return float((plain - other).abs().max() / plain.abs().max().clamp_min(1e-6))
+
+
+def _tolerance(model: Any) -> float:
+    return 0.05 if any(weight.dtype == torch.bfloat16 for weight in model.parameters()) else 1e-3

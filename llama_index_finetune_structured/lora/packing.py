@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-__all__ = ["PackedBatch", "Row", "Segment", "pack"]
+__all__ = ["PackedBatch", "Row", "Segment", "common_length", "pack"]
 
 Span = tuple[int, int]
 
@@ -99,10 +99,7 @@ class _Layout:
             self.grow(child, depth, path)
 
     def _common_length(self, group: list[int]) -> int:
-        first, last = self.sequences[group[0]], self.sequences[group[-1]]
-        if first == last:
-            return len(first)
-        return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        return common_length(self.sequences[group[0]], self.sequences[group[-1]])
 
     def _append(self, tokens: tuple[int, ...], depth: int, path: tuple[Span, ...]) -> tuple[Span, ...]:
         if not tokens:
@@ -113,6 +110,12 @@ class _Layout:
         self.positions += range(depth, depth + len(tokens))
         self.segments.append(Segment(*span, _merged(path)))
         return (*path, span)
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _merged(path: tuple[Span, ...]) -> tuple[Span, ...]:

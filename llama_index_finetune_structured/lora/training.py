@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
 import time
@@ -17,7 +16,9 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import get_cosine_schedule_with_warmup
 
 from ..errors import CheckpointError
+from .batches import batches
 from .checkpoints import newest_checkpoint, save_checkpoint
+from .linear import fuse_lora
 from .loss import AnswerLoss
 from .packing import Row
 from .settings import LoraSettings
@@ -44,6 +45,7 @@ class Trainer:
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
         self.fingerprint = fingerprint
+        fuse_lora(model)
         self.loss = AnswerLoss.of(model)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
@@ -76,10 +78,7 @@ class Trainer:
     def _batches(self) -> Iterator[list[Row]]:
         """Every row once an epoch, in an order that seed and epoch alone decide."""
         for epoch in range(self.settings.epochs):
-            order = list(range(len(self.rows)))
-            random.Random(f"{self.settings.seed}:{epoch}").shuffle(order)
-            for start in range(0, len(order), self.settings.batch_size):
-                yield [self.rows[i] for i in order[start : start + self.settings.batch_size]]
+            yield from batches(self.rows, self.settings.batch_size, seed=f"{self.settings.seed}:{epoch}")
 
     def _train_step(self, batch: list[Row]) -> dict[str, float]:
         started = time.perf_counter()

@@ -68,7 +68,7 @@ def _gradients(kind: str, rows: list[Row], *, packed: bool) -> tuple[float, torc
     return loss, torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt2"])
 def test_packed_gradients_equal_those_of_the_plain_batch(kind: str) -> None:
     rows = [Row(tuple(n % 250 + 2 for n in range(40)) + r.prompt, r.answer) for r in NESTED]
     plain_loss, plain = _gradients(kind, rows, packed=False)
@@ -77,9 +77,22 @@ def test_packed_gradients_equal_those_of_the_plain_batch(kind: str) -> None:
     assert float((packed - plain).norm() / plain.norm()) < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt2"])
 def test_full_attention_models_are_packed(kind: str) -> None:
     assert AnswerLoss.of(tiny.model(kind)).packed
+
+
+def test_logits_computed_in_pieces_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_loss, whole = _gradients("llama", NESTED, packed=True)
+    monkeypatch.setattr("llama_index_finetune_structured.lora.loss._LOGITS", 3 * 258)
+    pieces_loss, pieces = _gradients("llama", NESTED, packed=True)
+    assert pieces_loss == pytest.approx(whole_loss, rel=1e-12)
+    assert float((pieces - whole).norm() / whole.norm()) < 1e-12
+
+
+def test_a_model_that_caps_its_logits_is_trained_on_its_own_ones() -> None:
+    assert AnswerLoss.of(tiny.model("llama")).chunked
+    assert not AnswerLoss.of(tiny.model("gemma2")).chunked
 
 
 def test_the_embedded_default_is_packed_in_the_precision_it_is_trained_in() -> None:
