@@ -1,0 +1,321 @@
+"""LoRA training: ours beside TRL's SFTTrainer, on retrieval-augmented rows, step by step in turns.
+
+    python benchmarks/train.py [--quick] [--json FILE] [--base-model NAME]
+
+Two data sets from the documentation of networkx, in LlamaIndex's own question-answering prompt: shared_schema (a
+question a document; rows share system prompt and schema) and rag (8 questions a chunk). Same model, rows, batches,
+LoRA weights, optimizer and schedule. TRL runs as people run it (default: bf16 autocast, gradient checkpointing) and
+tuned (no checkpointing, the precision that suits the hardware). Each system is a process; they step one after
+another, and wait without spinning. A ratio is TRL's median seconds a step over ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from llama_index_finetune_structured.lora.base_models import DEFAULT_BASE_MODEL
+
+SYSTEMS = ("ours", "tuned", "default")
+PHRASES = (
+    "How do I call {}?",
+    "What are the parameters of {}?",
+    "Which types does {} take?",
+    "What does {} return?",
+    "Which exceptions does {} raise?",
+    "Describe the signature of {}.",
+    "What must I pass to {}?",
+    "Show me how {} is used.",
+)
+BATCH = {"shared_schema": 4, "rag": 8}
+RATE = 1e-3
+
+
+def examples(kind: str, count: int) -> list[Any]:
+    """``count`` examples: questions about functions, in the prompt of a LlamaIndex query engine."""
+    from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT
+
+    from llama_index_finetune_structured import Example
+    from llama_index_finetune_structured.demo.corpus import ApiCard, answerable, functions, parse_card
+    from llama_index_finetune_structured.example import Message
+
+    cards = [(f, parse_card(f.name, f.docstring)) for f in functions()]
+    cards = [(f, card) for f, card in cards if answerable(card)]
+    schema = ApiCard.model_json_schema()
+    made = []
+    for n, (function, card) in enumerate(cards):
+        near = [f.reference for f, _ in cards[n : n + 3]] if kind == "rag" else [function.reference]
+        for phrase in PHRASES if kind == "rag" else PHRASES[:1]:
+            asked = CHAT_TEXT_QA_PROMPT.format_messages(
+                context_str="\n\n".join(near), query_str=phrase.format(function.asked_as)
+            )
+            made.append(
+                Example(
+                    messages=tuple(Message(role=m.role.value, content=m.content) for m in asked),
+                    answer=Message(role="assistant", content=card.model_dump_json()),
+                    answer_schema=schema,
+                )
+            )
+        if len(made) >= count:
+            return made[:count]
+    return made
+
+
+def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
+    """The batches of every system, in order."""
+    from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
+    from llama_index_finetune_structured.lora.batches import batches
+    from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row
+
+    tokenizer = load_tokenizer(resolve(base_model))
+    stop = stop_token_id(tokenizer)
+    rows = [to_row(tokenizer, example, stop_id=stop) for example in examples(kind, steps * BATCH[kind])]
+    return batches(rows, BATCH[kind], seed="0:0")
+
+
+def lora_model(base_model: str, dtype: Any) -> Any:
+    import torch
+
+    from llama_index_finetune_structured.lora.adapter import add_lora
+    from llama_index_finetune_structured.lora.base_models import load_model, resolve
+
+    torch.manual_seed(0)
+    return add_lora(load_model(resolve(base_model), dtype=dtype), rank=16, alpha=32)
+
+
+def wait_for_turn() -> None:
+    if not sys.stdin.readline():
+        sys.exit(0)
+
+
+def report(**figures: Any) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**figures, "peak_mb": round(peak)}), flush=True)
+
+
+def run_ours(kind: str, steps: int, base_model: str) -> None:
+    from llama_index_finetune_structured.lora.loss import precision
+    from llama_index_finetune_structured.lora.packing import pack
+    from llama_index_finetune_structured.lora.settings import LoraSettings
+    from llama_index_finetune_structured.lora.training import Trainer
+
+    made = ordered_batches(kind, steps, base_model)
+    rows = [row for batch in made for row in batch]
+    settings = LoraSettings(batch_size=BATCH[kind], learning_rate=RATE, checkpoint_steps=10**6)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            lora_model(base_model, precision()), rows, settings, Path(folder), fingerprint="benchmark"
+        )
+        if not trainer.loss.packed:
+            sys.exit("packing fell back to plain batches: see the log above")
+        packed = [pack(batch) for batch in made]
+        report(flat=[len(p.ids) for p in packed], plain=[p.plain_tokens for p in packed])
+        wait_for_turn()
+
+        def done(entry: dict[str, float]) -> None:
+            report(seconds=entry["seconds"], loss=entry["loss"])
+            wait_for_turn()
+
+        trainer.run(on_step=done)
+
+
+def run_trl(kind: str, steps: int, base_model: str, *, tuned: bool) -> None:
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
+    from llama_index_finetune_structured.lora.loss import precision
+
+    rows = [row for batch in ordered_batches(kind, steps, base_model) for row in batch]
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": [*row.prompt, *row.answer],
+                "completion_mask": [0] * len(row.prompt) + [1] * len(row.answer),
+            }
+            for row in rows
+        ]
+    )
+
+    class Turns(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            wait_for_turn()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds = time.perf_counter() - self.started
+
+        def on_log(self, _args: Any, _state: Any, _control: Any, logs: Any = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                report(seconds=self.seconds, loss=float(logs["loss"]))
+
+    low = precision() == torch.bfloat16
+    total = len(rows) // BATCH[kind]
+    config = SFTConfig(
+        output_dir=tempfile.mkdtemp(),
+        use_cpu=not torch.cuda.is_available(),
+        per_device_train_batch_size=BATCH[kind],
+        num_train_epochs=1,
+        learning_rate=RATE,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(0.05 * total)),
+        max_length=None,
+        completion_only_loss=True,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **({"bf16": low, "gradient_checkpointing": False} if tuned else {}),
+    )
+    tokenizer = load_tokenizer(resolve(base_model))
+    model = lora_model(base_model, torch.bfloat16 if tuned and low else torch.float32)
+    model.config.use_cache = False
+    trainer = SFTTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Turns()]
+    )
+    report(flat=[], plain=[])
+    trainer.train()
+
+
+class Worker:
+    """A system in a process of its own, that steps when it is told to."""
+
+    def __init__(self, system: str, kind: str, steps: int, base_model: str) -> None:
+        command = [sys.executable, __file__, "--worker", system, "--kind", kind, "--steps", str(steps)]
+        self.process = subprocess.Popen(
+            [*command, "--base-model", base_model],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        self.ready = self._read()
+        self.steps: list[dict[str, float]] = []
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.steps.append(self._read())
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith('{"'):  # not the trainer's own log lines
+                entry: dict[str, Any] = json.loads(line)
+                return entry
+        sys.exit(f"{self.process.args}: ended with {self.process.wait()}")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def measure(kind: str, warm: int, timed: int, budget_s: float, base_model: str) -> dict[str, Any]:
+    """Step the systems in turns; one that has used ``budget_s`` rests once it has a warm and two timed steps."""
+    workers = {name: Worker(name, kind, warm + timed, base_model) for name in SYSTEMS}
+    try:
+        for _ in range(warm + timed):
+            for worker in workers.values():
+                if len(worker.steps) < warm + 2 or sum(s["seconds"] for s in worker.steps) < budget_s:
+                    worker.step()
+        return _figures(workers, warm)
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def _figures(workers: dict[str, Worker], warm: int) -> dict[str, Any]:
+    ready = workers["ours"].ready
+    seconds = {name: [s["seconds"] for s in worker.steps[warm:]] for name, worker in workers.items()}
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    both = list(zip(workers["ours"].steps, workers["tuned"].steps, strict=False))
+    return {
+        "seconds_a_step": {name: round(value, 3) for name, value in median.items()},
+        "timed_steps": {name: len(values) for name, values in seconds.items()},
+        "peak_mb": {name: worker.steps[-1]["peak_mb"] for name, worker in workers.items()},
+        "tokens": {"plain": sum(ready["plain"]), "packed": sum(ready["flat"])},
+        "largest_loss_difference": max(abs(a["loss"] - b["loss"]) for a, b in both),
+        "losses": {name: [s["loss"] for s in worker.steps] for name, worker in workers.items()},
+        "ratios": {name: round(median[name] / median["ours"], 2) for name in ("default", "tuned")},
+        "ours_tokens_a_step": round(statistics.mean(ready["flat"])),
+    }
+
+
+def ceiling(base_model: str, tokens: int) -> tuple[float, float]:
+    """TFLOP/s of the model's own matrix multiplication, and TFLOP that a packed step needs at least."""
+    import torch
+
+    from llama_index_finetune_structured.lora.base_models import load_model, resolve
+    from llama_index_finetune_structured.lora.loss import precision
+
+    model = load_model(resolve(base_model), dtype=precision())
+    layers = [
+        m.weight for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "head" not in n
+    ]
+    weight = max(layers, key=lambda w: w.numel())
+    inputs = torch.randn(tokens, weight.shape[1], dtype=weight.dtype)
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        inputs @ weight.T
+        times.append(time.perf_counter() - started)
+    rate = 2 * tokens * weight.numel() / statistics.median(times[2:]) / 1e12
+    return rate, 4 * tokens * sum(w.numel() for w in layers) / 1e12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="3 timed steps after 1, instead of 12 after 2")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--base-model", default=DEFAULT_BASE_MODEL)
+    parser.add_argument("--worker", choices=SYSTEMS, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=tuple(BATCH), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker == "ours":
+        return run_ours(options.kind, options.steps, options.base_model)
+    if options.worker:
+        return run_trl(options.kind, options.steps, options.base_model, tuned=options.worker == "tuned")
+    warm, timed, budget = (1, 3, 90.0) if options.quick else (2, 12, 420.0)
+    found = {kind: measure(kind, warm, timed, budget, options.base_model) for kind in BATCH}
+    for kind, figures in found.items():
+        rate, needed = ceiling(options.base_model, figures["ours_tokens_a_step"])
+        figures["share_of_matrix_multiply_ceiling"] = round(
+            needed / figures["seconds_a_step"]["ours"] / rate, 2
+        )
+        figures["ceiling_tflops"] = round(rate, 3)
+        tokens = figures["tokens"]
+        print(f"\n{kind}: {tokens['plain']} tokens, packed {tokens['packed']}")
+        for name in SYSTEMS:
+            row = (figures["seconds_a_step"][name], figures["peak_mb"][name], figures["timed_steps"][name])
+            print(f"  {name:8} {row[0]:8.2f} s a step   peak {row[1]:6} MB   {row[2]} steps")
+        print(f"  TRL / ours: {figures['ratios']}")
+        print(f"  loss differs from tuned TRL's by at most {figures['largest_loss_difference']:.1e}")
+        print(f"  ours reaches {figures['share_of_matrix_multiply_ceiling']:.0%} of {rate:.3f} TFLOP/s")
+    if options.json:
+        about = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
+        ratios = {kind: figures["ratios"] for kind, figures in found.items()}
+        options.json.write_text(
+            json.dumps({"benchmark": "train", **about, "ratios": ratios, "data": found}, indent=2)
+        )
+    return None
+
+
+if __name__ == "__main__":
+    main()
