@@ -16,7 +16,14 @@ from ..errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["newest_checkpoint", "read_json", "save_checkpoint", "sync_folder", "write_json"]
+__all__ = [
+    "newest_checkpoint",
+    "read_json",
+    "remove_unfinished",
+    "save_checkpoint",
+    "sync_folder",
+    "write_json",
+]
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _STATE, _TENSORS = "state.json", "state.safetensors"
@@ -61,6 +68,12 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
         except Exception:  # a folder cut off by a crash: whatever it raises, an older one serves
             continue
     return None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed saves left in a run's folder."""
+    for left in folder.glob(".unfinished-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ..errors import CheckpointError
 from .batches import batches
-from .checkpoints import newest_checkpoint, save_checkpoint
+from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
 from .linear import fuse_lora
 from .loss import AnswerLoss
 from .packing import Row
@@ -112,6 +112,8 @@ class Trainer:
         save_checkpoint(self.folder, self.step, tensors, state)
 
     def _resume(self) -> None:
+        for folder in (self.folder, self.folder.parent):
+            remove_unfinished(folder)
         found = newest_checkpoint(self.folder)
         if found is None:
             return
