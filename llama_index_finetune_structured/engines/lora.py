@@ -165,7 +165,12 @@ class LoraFinetuneEngine(FinetuneEngine):
         torch.manual_seed(self.config.seed)
         self._check_lengths(rows, context_window(self.base))
         model = load_model(self.base, dtype=precision())
-        model = add_lora(model, rank=self.config.rank, alpha=self.config.alpha)
+        model = add_lora(
+            model,
+            rank=self.config.rank,
+            alpha=self.config.alpha,
+            upper_layers=self.config.upper_layers,
+        )
         try:
             trainer = Trainer(model, rows, self.config, self._checkpoints, fingerprint=self.fingerprint)
         except CheckpointError as error:

@@ -38,8 +38,8 @@ class AdapterCard(BaseModel):
     fingerprint: str
 
 
-def add_lora(model: Any, *, rank: int, alpha: int) -> Any:
-    """The model with LoRA on all its linear layers, everything else frozen (arXiv:2106.09685)."""
+def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = None) -> Any:
+    """The model with LoRA on all linear layers of its (uppermost) blocks, the rest frozen (arXiv:2106.09685)."""
     from peft import LoraConfig, get_peft_model
 
     transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())
@@ -49,9 +49,14 @@ def add_lora(model: Any, *, rank: int, alpha: int) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
         fan_in_fan_out=transposed,
+        layers_to_transform=_upper(model.config.num_hidden_layers, upper_layers),
     )
     with _quiet_peft():
         return get_peft_model(model, config)
+
+
+def _upper(count: int, upper: int | None) -> list[int] | None:
+    return None if upper is None or upper >= count else list(range(count - upper, count))
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

@@ -247,3 +247,24 @@ def test_a_handlers_captures_are_trained_on_with_their_schema(tiny_llama: Path, 
 def test_a_checkpoint_error_is_an_engine_error_and_an_os_error() -> None:
     assert issubclass(CheckpointError, EngineError)
     assert issubclass(CheckpointError, OSError)
+
+
+def test_upper_layers_train_those_and_plain_peft_loads_them(tmp_path: Path) -> None:
+    base = tiny.save("llama", tmp_path / "base")
+    settings = SETTINGS.model_copy(update={"upper_layers": 1})
+    engine = _engine(base, tmp_path / "run", config=settings)
+    engine.finetune()
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), engine.adapter)
+    trained = {name.split(".layers.")[1][0] for name, _ in plain.named_parameters() if "lora_" in name}
+    assert trained == {"1"}
+
+
+def test_more_upper_layers_than_there_are_train_all(tmp_path: Path) -> None:
+    base = tiny.save("llama", tmp_path / "base")
+    engine = _engine(base, tmp_path / "run", config=SETTINGS.model_copy(update={"upper_layers": 20}))
+    engine.finetune()
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), engine.adapter)
+    assert {name.split(".layers.")[1][0] for name, _ in plain.named_parameters() if "lora_" in name} == {
+        "0",
+        "1",
+    }
