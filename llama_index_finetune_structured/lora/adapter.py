@@ -42,17 +42,26 @@ def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = No
     """The model with LoRA on all linear layers of its (uppermost) blocks, the rest frozen (arXiv:2106.09685)."""
     from peft import LoraConfig, get_peft_model
 
+    upper = _upper(model.config.num_hidden_layers, upper_layers)
     transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules="all-linear",
+        target_modules="all-linear" if upper is None else _linear_names(model),
         task_type="CAUSAL_LM",
         fan_in_fan_out=transposed,
-        layers_to_transform=_upper(model.config.num_hidden_layers, upper_layers),
+        layers_to_transform=upper,
     )
     with _quiet_peft():
         return get_peft_model(model, config)
+
+
+def _linear_names(model: Any) -> list[str]:
+    """What peft's "all-linear" stands for, by name: it takes no layers beside that word."""
+    head = model.get_output_embeddings()
+    kinds = ("Linear", "Conv1D")
+    found = {name for name, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
+    return sorted({name.rpartition(".")[2] for name in found})
 
 
 def _upper(count: int, upper: int | None) -> list[int] | None:

@@ -249,6 +249,7 @@ def test_a_checkpoint_error_is_an_engine_error_and_an_os_error() -> None:
     assert issubclass(CheckpointError, OSError)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own
 def test_upper_layers_train_those_and_plain_peft_loads_them(tmp_path: Path) -> None:
     base = tiny.save("llama", tmp_path / "base")
     settings = SETTINGS.model_copy(update={"upper_layers": 1})
@@ -259,6 +260,7 @@ def test_upper_layers_train_those_and_plain_peft_loads_them(tmp_path: Path) -> N
     assert trained == {"1"}
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own
 def test_more_upper_layers_than_there_are_train_all(tmp_path: Path) -> None:
     base = tiny.save("llama", tmp_path / "base")
     engine = _engine(base, tmp_path / "run", config=SETTINGS.model_copy(update={"upper_layers": 20}))
