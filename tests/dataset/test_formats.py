@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.capture.formats import from_openai, to_openai
+from llama_index_finetune_structured.capture.formats import from_openai, to_gradient, to_openai
 from llama_index_finetune_structured.dataset import FinetuneDataset
 from llama_index_finetune_structured.dataset.preferences import from_openai_preference, to_openai_preference
 from llama_index_finetune_structured.dataset.trl import from_trl, to_trl_messages, to_trl_prompt_completion
@@ -78,6 +79,59 @@ def test_preference_lines_come_back_with_both_answers(example: Example, worse: s
     assert learned(again) == learned(example)
     assert refused == rejected
     assert set(row) == {"input", "preferred_output", "non_preferred_output"}
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["function", "name", "arguments", "id", "text", "content"]), inner)
+    ),
+    max_leaves=5,
+)
+near_calls = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": st.just("f") | anything, "arguments": anything}) | anything},
+    optional={"id": st.just("1") | anything},
+)
+near_turns = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "function"])},
+    optional={
+        "content": st.just("x") | anything,
+        "tool_calls": st.lists(near_calls | anything, max_size=2) | anything,
+        "function_call": anything,
+        "tool_call_id": anything,
+    },
+)
+near_lists = st.lists(near_turns | anything, max_size=3) | anything
+near_tools = (
+    st.lists(st.fixed_dictionaries({"function": anything | st.just({"name": "f"})}) | anything) | anything
+)
+near_rows = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": near_lists,
+        "tools": near_tools,
+        "functions": near_tools,
+        "prompt": near_lists,
+        "completion": near_lists,
+        "input": st.fixed_dictionaries({"messages": near_lists}, optional={"tools": near_tools}) | anything,
+        "preferred_output": st.lists(near_turns, min_size=1, max_size=1) | anything,
+        "non_preferred_output": st.lists(near_turns, min_size=1, max_size=1) | anything,
+    },
+)
+
+
+@given(near_rows)
+@settings(max_examples=300, deadline=None)
+def test_a_malformed_row_is_a_value_error_and_one_that_is_read_can_be_written(row: dict[str, Any]) -> None:
+    for read in (from_openai, from_trl, lambda row: from_openai_preference(row)[0]):
+        try:
+            example = read(row)
+        except ValueError:
+            continue
+        for write in (to_openai, to_gradient, to_trl_messages, to_trl_prompt_completion):
+            with contextlib.suppress(ValueError):  # tool arguments that are no JSON text
+                write(example)
 
 
 def test_trl_reads_plain_text_columns_and_refuses_broken_calls() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llama_index_finetune_structured.dataset.targets import target_named
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import Example, Message
 
+PYTHON_ERROR = re.compile(r"(Attribute|Type|Key|Index|Value)Error")
 USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
 
@@ -177,7 +179,7 @@ def test_gradient_lines_are_read_with_their_trainable_parts(tmp_path: Path) -> N
     path = tmp_path / "g.jsonl"
     parts = [{"value": "prompt ", "trainable": False}, {"value": "answer", "trainable": True}]
     nothing = [{"value": "prompt", "trainable": False}]
-    rows = [{"inputs": "all of it"}, {"inputs": parts}, {"inputs": nothing}, {"inputs": [1]}]
+    rows = [{"inputs": "all of it"}, {"inputs": parts}, {"inputs": nothing}, {"inputs": [{"value": 1}]}]
     path.write_text("\n".join(map(json.dumps, rows)))
     report = check(path, target="gradient")
     assert [(p.line, p.code) for p in report.problems if p.line < 4] == [(3, "empty_answer")]
@@ -189,6 +191,8 @@ def test_gradient_lines_are_read_with_their_trainable_parts(tmp_path: Path) -> N
 def test_unknown_targets_are_settings_errors() -> None:
     with pytest.raises(ConfigurationError, match="'openai', 'gradient', 'local' or 'trl'"):
         check([SONG], target="azure")
+    with pytest.raises(ConfigurationError, match="holds dict, expected Examples"):
+        check([{"messages": []}], target="openai")  # type: ignore[list-item]
 
 
 json_values = st.recursive(
@@ -239,6 +243,7 @@ def never_raises(folder: Path, lines: list[bytes], target: str) -> None:
     path.write_bytes(b"\n".join(lines))
     report = check(path, target=target)
     assert "internal" not in {p.code for p in report.problems}
+    assert not [p for p in report.problems if PYTHON_ERROR.match(p.message)]
     assert str(report)
     again = check(report.fix(folder / "fixed.jsonl"), target=target)
     assert not [p for p in again.problems if p.line and not p.is_warning]

@@ -235,6 +235,8 @@ def test_structured_answers_are_validated_and_carry_their_schema() -> None:
         ([("q", "a"), ("only",)], r"pairs\[1\]: expected \(question, answer\)"),
         ([("  ", "a")], r"pairs\[0\]: the question is '  '"),
         ([{"prompt": "x"}], r"expected 'query' and 'response', found prompt"),
+        ([{"query": "q", "response": "r", "document_id": 7}], r"pairs\[0\]: document_id is 7, expected text"),
+        ([{"query": "q", "response": "r", "node_id": ["n"]}], r"pairs\[0\]: node_id is \['n'\], expected"),
         ([FinetuneDataset.from_pairs([("q", "a")])[0].model_copy(update={"query": None})], "no 'query'"),
     ],
 )
