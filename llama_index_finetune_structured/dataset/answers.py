@@ -97,7 +97,7 @@ async def aanswer_questions(
         question = given if isinstance(given, Question) else Question(given)
         jobs.setdefault(content_hash(question.text), _job(query_engine, question))
     paid_calls = PaidCalls(answers_path(path), calls or CallPolicy())
-    reused = sum(key in paid_calls.rows for key in jobs)
+    reused = paid_calls.results_for(jobs)
     with capture(path, output_cls=output_cls):
         await paid_calls.run(
             jobs, retry_failed=retry_failed, description="answers", show_progress=show_progress

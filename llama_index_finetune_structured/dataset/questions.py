@@ -131,7 +131,7 @@ class QuestionGenerator:
         for key, node in keyed:
             jobs.setdefault(key, self._job(node))
         calls = PaidCalls(path, self._policy)
-        reused = sum(key in calls.rows for key in jobs)
+        reused = calls.results_for(jobs)
         await calls.run(jobs, retry_failed=retry_failed, description="questions", show_progress=show_progress)
         asked = [q for key, node in keyed for q in _questions(calls.rows[key], node)]
         unique = {_normal(question.text): question for question in reversed(asked)}

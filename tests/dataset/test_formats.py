@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from llama_index_finetune_structured.capture.formats import from_openai, to_gradient, to_openai
 from llama_index_finetune_structured.dataset import FinetuneDataset
+from llama_index_finetune_structured.dataset.formats import training_lines
+from llama_index_finetune_structured.dataset.line_checks import LineReader
+from llama_index_finetune_structured.dataset.pairs import read_pairs
 from llama_index_finetune_structured.dataset.preferences import from_openai_preference, to_openai_preference
 from llama_index_finetune_structured.dataset.trl import from_trl, to_trl_messages, to_trl_prompt_completion
 from llama_index_finetune_structured.errors import DatasetError
@@ -158,6 +161,42 @@ def test_gradient_lines_are_one_text_of_prompt_and_answer(tmp_path: Path) -> Non
     data = FinetuneDataset.from_pairs([("q", "a")], system_prompt="s")
     row = json.loads(data.save(tmp_path / "g.jsonl", "gradient").read_text())
     assert row == {"inputs": "system: s\nuser: q\nassistant: a"}
+
+
+@given(text, text)
+def test_gradient_lines_with_their_parts_come_back_with_prompt_and_answer(prompt: str, answer: str) -> None:
+    data = FinetuneDataset.from_pairs([(prompt, answer)])
+    (line,) = training_lines(data, "gradient-structured")
+    again, faults = LineReader("gradient")(line.encode())
+    assert (faults, again is not None) == ([], True)
+    assert (again.messages[0].content, again.answer_text()) == (f"user: {prompt}\nassistant: ", answer)
+
+
+@given(st.lists(st.tuples(text, text | st.dictionaries(text, values, max_size=2)), min_size=1, max_size=4))
+def test_query_response_files_come_back_with_questions_and_answers(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, Any]]
+) -> None:
+    pairs = [(query, answer) for query, answer in pairs if query.strip()] or [("q", "a")]
+    data = FinetuneDataset.from_pairs(pairs)
+    path = data.save(tmp_path_factory.mktemp("qr") / "qr.json", "query-response")
+    assert [(pair.query, pair.answer) for pair in read_pairs(path)] == [
+        (example.query, example.answer_text()) for example in data
+    ]
+
+
+def test_legacy_functions_are_a_format_of_their_own(tmp_path: Path) -> None:
+    example = Example(
+        messages=(Message(role="user", content="q"),),
+        answer=Message(role="assistant", tool_calls=[call("f", {"a": 1})]),
+        transport="tools",
+        tools=[tool("f")],
+    )
+    path = FinetuneDataset([example]).save(tmp_path / "legacy.jsonl", "openai-functions")
+    row = json.loads(path.read_text())
+    assert row["functions"] == [tool("f")["function"]]
+    assert row["messages"][-1]["function_call"] == {"name": "f", "arguments": '{"a":1}'}
+    again = FinetuneDataset.load(path)[0]
+    assert (again.tools, again.answer_text()) == (example.tools, '{"a":1}')
 
 
 def test_an_example_without_such_a_form_is_named(tmp_path: Path) -> None:
