@@ -90,12 +90,10 @@ def _tools(line: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(given, list):
         raise ValueError(f"{name}: expected a list, found {type(given).__name__}")
     tools = given if name == "tools" else [{"type": "function", "function": item} for item in given]
-    for index, (item, tool) in enumerate(zip(given, tools, strict=True)):
-        if not isinstance(item, dict):
-            raise ValueError(f"{name}.{index}: expected an object, found {type(item).__name__}")
-        function = tool.get("function", {})
+    for index, tool in enumerate(tools):
+        function = tool.get("function", {}) if isinstance(tool, dict) else tool
         if not isinstance(function, dict):
-            raise ValueError(f"{name}.{index}.function: expected an object, found {type(function).__name__}")
+            raise ValueError(f"{name}.{index}: expected a function as an object, found {type(function).__name__}")
     return tools
 
 
