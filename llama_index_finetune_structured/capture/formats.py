@@ -93,7 +93,9 @@ def _tools(line: dict[str, Any]) -> list[dict[str, Any]]:
     for index, tool in enumerate(tools):
         function = tool.get("function", {}) if isinstance(tool, dict) else tool
         if not isinstance(function, dict):
-            raise ValueError(f"{name}.{index}: expected a function as an object, found {type(function).__name__}")
+            raise ValueError(
+                f"{name}.{index}: expected a function as an object, found {type(function).__name__}"
+            )
     return tools
 
 
