@@ -1,14 +1,16 @@
 """Side by side: answers from a slow teacher, preflight of a broken file, retrieval rows in bounded memory.
 
-    python benchmarks/dataset.py [answers] [preflight] [memory]      (all three without arguments)
+    python benchmarks/dataset.py [answers] [preflight] [memory] [--quick] [--json FILE]   (no part: all three)
 
 ``answers``: 200 questions to a loopback teacher of 200 ms at concurrency 16, ours and a bare
 ``asyncio.gather`` over the same query engine in turns, beside the ideal and the reference's loop.
 ``preflight``: 1,000 malformed among 10,000 lines. ``memory``: 100,000 pairs over a BM25 retriever.
+``--quick`` is a tenth of each.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import math
@@ -19,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +103,20 @@ async def ours(engine: Any, questions: list[str], folder: Path) -> float:
     return seconds
 
 
-def raft_pack(llm: Any, questions: list[str]) -> str:
-    """The time of the RAFT pack's own answering, or why there is none."""
+def raft_pack(llm: Any, questions: list[str], count: int) -> float | None:
+    """Seconds of the RAFT pack's own answering, one at a time, reckoned up to ``count`` questions."""
     try:
         from llama_index.packs.raft_dataset import RAFTDatasetPack
-    except ImportError as error:
-        return f"RAFT pack: not measured ({error})"
+    except ImportError:
+        return None
     pack = RAFTDatasetPack("unused", llm=llm, embed_model="unused")
     started = time.perf_counter()
     for question in questions:
         pack.generate_label(question, "context")
-    seconds = (time.perf_counter() - started) * QUESTIONS / len(questions)
-    return f"RAFT pack's answers, one at a time  {seconds:6.2f} s   (from {len(questions)} questions)"
+    return (time.perf_counter() - started) * count / len(questions)
 
 
-async def answers() -> None:
+async def answers(quick: bool) -> dict[str, Any]:
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.llms.openai import OpenAI
 
@@ -125,10 +126,11 @@ async def answers() -> None:
     llm = OpenAI(model="gpt-4o-mini", api_key="sk-test", api_base=f"http://127.0.0.1:{here.recv()}/v1")
     engine = RetrieverQueryEngine.from_args(bm25(100), llm=llm)
     draw = random.Random(1)
-    questions = [f"{text(draw, 8)} {n}" for n in range(QUESTIONS)]
+    count, rounds = (QUESTIONS // 4, 2) if quick else (QUESTIONS, ROUNDS)
+    questions = [f"{text(draw, 8)} {n}" for n in range(count)]
     await gathered(engine, questions[:CONCURRENCY])
     times: dict[str, list[float]] = {"bare asyncio.gather": [], "answer_questions, under capture": []}
-    for number in range(2 * ROUNDS):
+    for number in range(2 * rounds):
         own_turn = number % 4 in (1, 2)
         with tempfile.TemporaryDirectory() as folder:
             if own_turn:
@@ -138,27 +140,32 @@ async def answers() -> None:
     started = time.perf_counter()
     for question in questions[:20]:
         await engine.aquery(question)
-    loop = (time.perf_counter() - started) * QUESTIONS / 20
-    print(f"answers: {QUESTIONS} questions, teacher {LATENCY_S * 1000:.0f} ms, concurrency {CONCURRENCY}")
-    print(f"  ideal                              {math.ceil(QUESTIONS / CONCURRENCY) * LATENCY_S:7.2f} s")
+    loop_s = (time.perf_counter() - started) * count / 20
+    raft_s = raft_pack(llm, questions[:20], count)
+    process.terminate()
+    ideal_s = math.ceil(count / CONCURRENCY) * LATENCY_S
+    bare, own = (statistics.median(seconds) for seconds in times.values())
+    print(f"answers: {count} questions, teacher {LATENCY_S * 1000:.0f} ms, concurrency {CONCURRENCY}")
+    print(f"  ideal                              {ideal_s:7.2f} s")
     for name, seconds in times.items():
         spread = " ".join(f"{s:.2f}" for s in seconds)
         print(f"  {name:<34} {statistics.median(seconds):7.2f} s   (of {spread})")
-    print(f"  the reference's loop, one at a time {loop:6.2f} s   (from 20 questions)")
-    bare, own = (statistics.median(seconds) for seconds in times.values())
+    print(f"  the reference's loop, one at a time {loop_s:6.2f} s   (from 20 questions)")
     print(f"  ours / bare: {own / bare:.3f}")
-    print(f"  {raft_pack(llm, questions[:20])}")
-    process.terminate()
+    print("  RAFT pack: not installed" if raft_s is None else f"  RAFT pack, one at a time {raft_s:17.2f} s")
+    figures = {"questions": count, "ideal_s": ideal_s, "ours_to_bare": own / bare, "loop_s": loop_s}
+    return figures | {"seconds": times, "raft_pack_s": raft_s}
 
 
-def preflight() -> None:
+def preflight(quick: bool) -> dict[str, Any]:
     from llama_index_finetune_structured.dataset import FinetuneDataset, check
 
-    data = FinetuneDataset.from_pairs([(f"question {n}", {"answer": n}) for n in range(10_000)])
+    count = 1_000 if quick else 10_000
+    data = FinetuneDataset.from_pairs([(f"question {n}", {"answer": n}) for n in range(count)])
     broken = [b"\xff", b'{"messages": [', b"[1]", b'{"query": "q"}', b'{"messages": [{"role": "wizard"}, 1]}']
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.jsonl"
-        wrong = set(random.Random(0).sample(range(1, 10_001), 1_000))
+        wrong = set(random.Random(0).sample(range(1, count + 1), count // 10))
         lines = (e.to_json().encode() for e in data)
         path.write_bytes(
             b"\n".join(broken[n % 5] if n in wrong else line for n, line in enumerate(lines, start=1))
@@ -167,15 +174,19 @@ def preflight() -> None:
         report = check(path, target="openai")
         seconds = time.perf_counter() - started
     found = {problem.line for problem in report.problems if not problem.is_warning}
-    print(f"preflight: 10,000 lines in {seconds:.1f} s; {len(found)} bad lines reported, {report.good} good")
+    print(f"preflight: {count} lines in {seconds:.1f} s; {len(found)} bad lines reported, {report.good} good")
     print(f"  exactly the malformed ones: {found == wrong}")
+    return {"lines": count, "seconds": seconds, "reported": len(found), "exact": found == wrong}
 
 
-def memory() -> None:
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_memory)
+def memory(quick: bool) -> dict[str, Any]:
+    """In a process of its own, so that the peak is that of the rows and nothing else."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_memory, args=(there, quick))
     process.start()
+    figures: dict[str, Any] = here.recv()
     process.join()
+    return figures
 
 
 def _resident_mb(field: str) -> float:
@@ -185,12 +196,14 @@ def _resident_mb(field: str) -> float:
     raise RuntimeError(f"no {field} in /proc/self/status: this measurement needs Linux")
 
 
-def _memory() -> None:
+def _memory(result: Any, quick: bool) -> None:
     from llama_index_finetune_structured.dataset import RetrievalAugmentedDatasetBuilder
+
+    count = PAIRS // 10 if quick else PAIRS
 
     def pairs() -> Iterator[tuple[str, str]]:
         draw = random.Random(2)
-        return ((f"{text(draw, 8)} {n}", text(draw, 20)) for n in range(PAIRS))
+        return ((f"{text(draw, 8)} {n}", text(draw, 20)) for n in range(count))
 
     retriever = bm25(CHUNKS)
     retriever.retrieve("warm up")
@@ -205,17 +218,33 @@ def _memory() -> None:
             rows = sum(1 for _ in file)
     peak = _resident_mb("VmHWM")
     print(
-        f"memory: {PAIRS} pairs over BM25 of {CHUNKS} chunks -> {rows} rows, {size:.0f} MB, {seconds:.0f} s"
+        f"memory: {count} pairs over BM25 of {CHUNKS} chunks -> {rows} rows, {size:.0f} MB, {seconds:.0f} s"
     )
     print(f"  resident with the index {before:.0f} MB, peak {peak:.0f} MB: {peak - before:.0f} MB more")
+    result.send({"pairs": count, "rows": rows, "seconds": seconds, "index_mb": before, "peak_mb": peak})
+
+
+def main() -> None:
+    parts: dict[str, Callable[[bool], dict[str, Any]]] = {
+        "answers": lambda quick: asyncio.run(answers(quick)),
+        "preflight": preflight,
+        "memory": memory,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(parts)}")
+    about = {"python": platform.python_version(), "machine": platform.machine()}
+    print(f"Python {about['python']}, {about['machine']}, {multiprocessing.cpu_count()} cores")
+    figures = {name: parts[name](options.quick) for name in options.parts or parts}
+    if options.json:
+        options.json.write_text(json.dumps({"benchmark": "dataset", **about, **figures}, indent=2))
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["answers", "preflight", "memory"]
-    print(f"Python {platform.python_version()}, {platform.machine()}, {multiprocessing.cpu_count()} cores")
-    if "answers" in wanted:
-        asyncio.run(answers())
-    if "preflight" in wanted:
-        preflight()
-    if "memory" in wanted:
-        memory()
+    main()

@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 __all__ = ["Example", "Message", "Source", "Transport", "Usage", "canonical_json", "content_hash"]
 
@@ -40,6 +40,16 @@ class Message(_Frozen):
     tool_call_id: str | None = None
     name: str | None = None
     weight: Literal[0, 1] | None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _calls_name_a_function(cls, calls: list[dict[str, JsonValue]] | None) -> Any:
+        for index, call in enumerate(calls or ()):
+            function = call.get("function")
+            named = isinstance(function, dict) and isinstance(function.get("name"), str)
+            if not named or not isinstance(call.get("id", ""), str):
+                raise ValueError(f"{index}: expected {{'id': text, 'function': {{'name', 'arguments'}}}}")
+        return calls
 
     def wire(self) -> dict[str, Any]:
         """The message as OpenAI's API takes it: absent fields left out, ``content`` always there."""

@@ -14,7 +14,7 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "example", "capture", "lora", "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "errors", "files", "example", "capture", "lora", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerBounds", "CallPolicy", "Example", "FieldRule", "FinetuneDataset",

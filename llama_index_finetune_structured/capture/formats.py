@@ -33,7 +33,9 @@ def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
 
 def _legacy(messages: list[dict[str, Any]], example: Example) -> dict[str, Any]:
     names = {
-        call["id"]: call["function"]["name"] for item in messages for call in item.get("tool_calls") or ()
+        call.get("id", ""): call["function"]["name"]
+        for item in messages
+        for call in item.get("tool_calls") or ()
     }
     line: dict[str, Any] = {"messages": [_legacy_message(message, names) for message in messages]}
     if example.tools:
@@ -67,9 +69,7 @@ def from_openai(line: dict[str, Any]) -> Example:
     parsed = [
         Message.model_validate(_modern_message(message, index)) for index, message in enumerate(messages)
     ]
-    tools = line.get("tools") or [
-        {"type": "function", "function": item} for item in line.get("functions") or ()
-    ]
+    tools = _tools(line)
     answer = parsed[-1]
     single = tools[0].get("function", {}) if len(tools) == 1 and answer.tool_calls else {}
     return Example(
@@ -81,6 +81,22 @@ def from_openai(line: dict[str, Any]) -> Example:
         tools=tools or None,
         parallel_tool_calls=line.get("parallel_tool_calls"),
     )
+
+
+def _tools(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The line's tools, from legacy ``functions`` where it has none. Raises ValueError naming the place."""
+    name = "tools" if line.get("tools") else "functions"
+    given = line.get(name) or []
+    if not isinstance(given, list):
+        raise ValueError(f"{name}: expected a list, found {type(given).__name__}")
+    tools = given if name == "tools" else [{"type": "function", "function": item} for item in given]
+    for index, tool in enumerate(tools):
+        function = tool.get("function", {}) if isinstance(tool, dict) else tool
+        if not isinstance(function, dict):
+            raise ValueError(
+                f"{name}.{index}: expected a function as an object, found {type(function).__name__}"
+            )
+    return tools
 
 
 def _modern_message(message: Any, index: int) -> Any:
@@ -104,7 +120,9 @@ def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
         function = call["function"]
         blocks.append(
             ToolCallBlock(
-                tool_call_id=call.get("id"), tool_name=function["name"], tool_kwargs=function["arguments"]
+                tool_call_id=call.get("id"),
+                tool_name=function["name"],
+                tool_kwargs=function.get("arguments") or "{}",
             )
         )
     extra = {key: wire[key] for key in ("tool_call_id", "name") if key in wire}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from llama_index_finetune_structured.capture.formats import message_from_wire, t
 from llama_index_finetune_structured.capture.recorder import Recorder
 from llama_index_finetune_structured.capture.redaction import Redactor, redact_secrets
 from llama_index_finetune_structured.capture.scopes import AttachedScope, FineTuningHandlerBase
-from llama_index_finetune_structured.capture.store import read_examples, shards_of, write_lines
+from llama_index_finetune_structured.capture.store import read_examples, shards_of
 from llama_index_finetune_structured.capture.tracker import tracker
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import Example
+from llama_index_finetune_structured.files import replacing
 
 __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
 
@@ -86,14 +89,19 @@ class _FineTuningHandler(FineTuningHandlerBase):
         """
         if Path(path).absolute() in map(Path.absolute, shards_of(self.path)):
             raise ConfigurationError(f"{path}: this is the capture that is being saved; pass another path")
-        count = write_lines(path, map(self._line, self._examples()))
+        count = 0
+        with replacing(Path(path)) as file:
+            for example in self._examples():
+                file.write(json.dumps(self._line(example), ensure_ascii=False) + "\n")
+                count += 1
         print(f"Wrote {count} examples to {path}")
 
     def _examples(self) -> Iterator[Example]:
         return read_examples(self.path)
 
+    @abstractmethod
     def _line(self, example: Example) -> dict[str, Any]:
-        raise NotImplementedError
+        """The example as one line of the training file."""
 
     def __deepcopy__(self, _: dict[int, Any]) -> _FineTuningHandler:
         """A copied LLM reports to the same handler."""

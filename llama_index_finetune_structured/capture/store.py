@@ -13,20 +13,20 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llama_index_finetune_structured.capture.forks import tell_after_fork
 from llama_index_finetune_structured.errors import CaptureError, DatasetError
 from llama_index_finetune_structured.example import Example
+from llama_index_finetune_structured.files import sync
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows: every process writes a shard of its own
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Store", "read_examples", "read_lines", "shards_of", "write_lines"]
+__all__ = ["Store", "is_json", "read_examples", "read_lines", "shards_of"]
 
 _MODE = 0o600
 
@@ -103,7 +103,7 @@ class Store:
                 fd = _open_append(Path(shard), os.O_EXCL)
                 _lock_exclusively(fd)
             if self._fsync:
-                _fsync_folder(self.path.parent)
+                sync(self.path.parent)
         except BaseException:
             if fd >= 0:
                 os.close(fd)
@@ -142,14 +142,6 @@ def _lock_exclusively(fd: int) -> bool:
     return True
 
 
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _repair_tail(fd: int, path: Path) -> None:
     """Drop a last line that a crash cut short; end a whole one that lacks its newline."""
     size = os.fstat(fd).st_size
@@ -159,12 +151,10 @@ def _repair_tail(fd: int, path: Path) -> None:
     if os.pread(fd, 1, size - 1) == b"\n":
         return
     start = _last_line_start(fd, size)
-    try:
-        json.loads(os.pread(fd, size - start, start))
-    except ValueError:
-        os.ftruncate(fd, start)
-    else:
+    if is_json(os.pread(fd, size - start, start)):
         os.write(fd, b"\n")
+    else:
+        os.ftruncate(fd, start)
 
 
 def _refuse_foreign_file(path: Path) -> None:
@@ -174,7 +164,7 @@ def _refuse_foreign_file(path: Path) -> None:
         return
     try:
         row = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise CaptureError(f"{path}:1: expected a JSON object of an earlier capture; pass a new path")
@@ -211,17 +201,18 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int, str]]:
             raise CaptureError(f"{file}: no capture can be read here ({error.strerror})") from error
         with stream:
             for number, raw in enumerate(stream, 1):
-                if not raw.endswith(b"\n") and not _is_json(raw):
+                if not raw.endswith(b"\n") and not is_json(raw):
                     break
                 line = raw.decode("utf-8", "replace").strip()
                 if line:
                     yield file, number, line
 
 
-def _is_json(raw: bytes) -> bool:
+def is_json(raw: bytes) -> bool:
+    """Whether the bytes are one JSON value that Python can read."""
     try:
         json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -234,7 +225,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
     for file, number, line in read_lines(path):
         try:
             yield Example.from_json(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(
                 f"{file}:{number}: expected a captured Example: {_first_line(error)}"
             ) from error
@@ -246,22 +237,3 @@ def _first_line(error: Exception) -> str:
         first = errors(include_input=False, include_url=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error).splitlines()[0]
-
-
-def write_lines(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> int:
-    """Write JSON lines to a new file that takes the path's place at the end, or not at all; their number."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-    count = 0
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE), "w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return count

@@ -13,7 +13,7 @@ from llama_index.core.schema import NodeWithScore
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.capture.scope import capture
-from llama_index_finetune_structured.dataset.background import run_in_background
+from llama_index_finetune_structured.dataset.background import blocking
 from llama_index_finetune_structured.dataset.finetune_dataset import FinetuneDataset
 from llama_index_finetune_structured.dataset.paid_calls import CallPolicy, Failure, Job, PaidCalls
 from llama_index_finetune_structured.dataset.questions import Question
@@ -77,7 +77,7 @@ def answers_path(path: str | os.PathLike[str]) -> Path:
     return main.with_name(f"{main.stem}.answers{main.suffix or '.jsonl'}")
 
 
-def answer_questions(
+async def aanswer_questions(
     query_engine: BaseQueryEngine,
     questions: Iterable[str | Question],
     path: str | os.PathLike[str],
@@ -91,44 +91,22 @@ def answer_questions(
 
     One file belongs to one engine: the same call again asks only what has no answer yet; questions that
     failed are asked again with ``retry_failed``. LlamaIndex's silent "Empty Response" counts as a failure.
-    Also callable inside a running loop.
     """
-    return run_in_background(
-        aanswer_questions(
-            query_engine,
-            questions,
-            path,
-            output_cls=output_cls,
-            calls=calls,
-            retry_failed=retry_failed,
-            show_progress=show_progress,
-        )
-    )
-
-
-async def aanswer_questions(
-    query_engine: BaseQueryEngine,
-    questions: Iterable[str | Question],
-    path: str | os.PathLike[str],
-    *,
-    output_cls: type[BaseModel] | None = None,
-    calls: CallPolicy | None = None,
-    retry_failed: bool = False,
-    show_progress: bool = True,
-) -> AnswerReport:
-    """As :func:`answer_questions`."""
     jobs: dict[str, Job] = {}
     for given in questions:
         question = given if isinstance(given, Question) else Question(given)
         jobs.setdefault(content_hash(question.text), _job(query_engine, question))
     paid_calls = PaidCalls(answers_path(path), calls or CallPolicy())
-    reused = sum(key in paid_calls.rows for key in jobs)
+    reused = paid_calls.results_for(jobs)
     with capture(path, output_cls=output_cls):
         await paid_calls.run(
             jobs, retry_failed=retry_failed, description="answers", show_progress=show_progress
         )
     answers = tuple(_answer(row) for key in jobs if "result" in (row := paid_calls.rows[key]))
     return AnswerReport(answers, paid_calls.failures(jobs), Path(path), paid_calls.paid, reused)
+
+
+answer_questions = blocking(aanswer_questions)
 
 
 def _job(query_engine: BaseQueryEngine, question: Question) -> Job:

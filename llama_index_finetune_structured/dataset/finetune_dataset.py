@@ -77,8 +77,9 @@ class FinetuneDataset:
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write one JSON line an example, whole or not at all: a failed save leaves an older file as it was.
 
-        ``format`` None keeps everything (canonical Examples). Training files: "openai", "gradient",
-        "trl-messages", "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset.
+        ``format`` None keeps everything (canonical Examples). Training files: "openai", "openai-functions"
+        (the legacy form), "gradient", "gradient-structured" (prompts not trained on), "trl-messages",
+        "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset.
         """
         lines = (e.to_json() for e in self) if format is None else training_lines(self, format)
         return write_lines(Path(path), lines)

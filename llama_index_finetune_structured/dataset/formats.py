@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from llama_index_finetune_structured.capture.formats import to_gradient, to_openai
@@ -16,7 +17,9 @@ __all__ = ["to_query_response", "training_lines"]
 
 _LINE: dict[str, Callable[[Example], dict[str, Any]]] = {
     "openai": to_openai,
+    "openai-functions": partial(to_openai, functions=True),
     "gradient": to_gradient,
+    "gradient-structured": partial(to_gradient, structured=True),
     "trl-messages": to_trl_messages,
     "trl-prompt-completion": to_trl_prompt_completion,
 }

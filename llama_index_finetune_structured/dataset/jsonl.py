@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +12,10 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from llama_index_finetune_structured.capture.formats import from_openai
-from llama_index_finetune_structured.capture.store import shards_of
+from llama_index_finetune_structured.capture.store import is_json, shards_of
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.example import Example
+from llama_index_finetune_structured.files import replacing
 
 __all__ = [
     "READ_ERRORS",
@@ -32,7 +30,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _BOM = b"\xef\xbb\xbf"
 # What reading a row of any shape may raise.
-READ_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+READ_ERRORS = (ValueError, RecursionError)
 
 
 def read_examples(path: Path) -> Iterator[Example]:
@@ -55,18 +53,10 @@ def _read_file(path: Path) -> Iterator[Example]:
             line = raw.removeprefix(_BOM) if number == 1 else raw
             if not line.strip():
                 continue
-            if number > 1 and not raw.endswith(b"\n") and not _is_json(line):
+            if number > 1 and not raw.endswith(b"\n") and not is_json(line):
                 _log.warning("%s:%d: the last line was cut short and is left out", path, number)
                 return
             yield _example_from_line(line, f"{path}:{number}")
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _example_from_line(line: bytes, where: str) -> Example:
@@ -133,18 +123,8 @@ def plain_reason(error: BaseException) -> str:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Write ``lines`` to a temporary file beside ``path`` and move it there when it is safely on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """Write ``lines`` to ``path``, whole or not at all."""
+    with replacing(path) as file:
+        for line in lines:
+            file.write(line + "\n")
     return path

@@ -127,6 +127,9 @@ def _labelled(messages: tuple[Message, ...], query: str | None, text: str, shape
 def _with_documents(examples: list[Example], document_ids: Sequence[str]) -> list[Example]:
     if len(document_ids) != len(examples):
         raise DatasetError(f"document_ids: {len(document_ids)} for {len(examples)} pairs; give one a pair")
+    wrong = next((n for n, document in enumerate(document_ids) if not isinstance(document, str)), None)
+    if wrong is not None:
+        raise DatasetError(f"document_ids[{wrong}]: {document_ids[wrong]!r}, expected text")
     return [
         example.model_copy(update={"document_id": document})
         for example, document in zip(examples, document_ids, strict=True)

@@ -85,9 +85,11 @@ def _from_gradient(row: dict[str, Any]) -> Example:
     """Parts that are not trainable as the prompt, all the rest as the answer."""
     inputs = row["inputs"]
     parts = [{"value": inputs, "trainable": True}] if isinstance(inputs, str) else inputs
-    if not isinstance(parts, list) or not all(isinstance(p, dict) for p in parts):
-        raise ValueError("inputs: expected text or a list of {'value', 'trainable'}")
-    texts = {kind: "".join(str(p.get("value", "")) for p in parts if bool(p.get("trainable", True)) is kind)
+    if not isinstance(parts, list) or not all(
+        isinstance(p, dict) and isinstance(p.get("value"), str) for p in parts
+    ):
+        raise ValueError("inputs: expected text or a list of {'value': text, 'trainable': true or false}")
+    texts = {kind: "".join(p["value"] for p in parts if bool(p.get("trainable", True)) is kind)
              for kind in (False, True)}  # fmt: skip
     return Example(
         messages=(Message(role="user", content=texts[False]),),
@@ -139,10 +141,7 @@ def _tool_faults(example: Example) -> Iterator[Fault]:
     known = {_name(tool) for tool in example.tools or ()}
     for message in (*example.messages, example.answer):
         for call in message.tool_calls or ():
-            function = call.get("function")
-            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                yield "bad_message", "a tool call without function name"
-                continue
+            function: Any = call["function"]
             if not _is_json_text(function.get("arguments")):
                 yield "tool_arguments", f"the arguments of {function['name']!r} are not JSON text"
             if function["name"] not in known:

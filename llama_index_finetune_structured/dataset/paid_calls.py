@@ -74,6 +74,10 @@ class PaidCalls:
         self.rows = {} if path is None or not Path(path).exists() else _read_rows(Path(path))
         self.paid = 0
 
+    def results_for(self, jobs: Mapping[str, Job]) -> int:
+        """How many of ``jobs`` have their result already; a failure is none."""
+        return sum("result" in self.rows.get(key, {}) for key in jobs)
+
     async def run(
         self, jobs: Mapping[str, Job], *, retry_failed: bool, description: str, show_progress: bool
     ) -> None:
@@ -150,8 +154,8 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     for file, number, line in read_lines(path):
         try:
             row = json.loads(line)
-            key, known = row["key"], "result" in row or "error" in row
-        except (ValueError, KeyError, TypeError) as error:
+            key, known = str(row["key"]), "result" in row or "error" in row
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DatasetError(
                 f"{file}:{number}: expected a result of an earlier run; give another path"
             ) from error

@@ -128,13 +128,20 @@ def _from_mapping(row: Mapping[str, Any]) -> Pair:
     if "query" not in row or "response" not in row:
         found = ", ".join(sorted(map(str, row))[:6]) or "no keys"
         raise ValueError(f"expected 'query' and 'response', found {found}")
-    node = row.get("node_id")
+    node, document = _id(row, "node_id"), _id(row, "document_id")
     return Pair(
         _question(row["query"]),
         row["response"],
-        node_ids=frozenset([node] if isinstance(node, str) else ()),
-        document_id=row.get("document_id"),
+        node_ids=frozenset(() if node is None else (node,)),
+        document_id=document,
     )
+
+
+def _id(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, expected text")
+    return value
 
 
 def _from_example(example: Example) -> Pair:

@@ -100,10 +100,18 @@ def check(
     target's own limit); ``price_per_million`` of tokens, all of them, each epoch.
     No content of the file makes it raise; ConfigurationError is for wrong settings.
     """
-    given = source if isinstance(source, str | Path) else tuple(source)
+    given = source if isinstance(source, str | Path) else _examples(source)
     if isinstance(target, str):
         target = target_named(target, base_model, max_length)
     return _Run(target, given).report(epochs, price_per_million)
+
+
+def _examples(source: Iterable[Example]) -> tuple[Example, ...]:
+    examples = tuple(source)
+    strange = next((type(item).__name__ for item in examples if not isinstance(item, Example)), None)
+    if strange is not None:
+        raise ConfigurationError(f"source: holds {strange}, expected Examples, or the path of a file")
+    return examples
 
 
 def _files(source: Source) -> list[Path]:

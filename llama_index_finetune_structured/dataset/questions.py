@@ -13,7 +13,7 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.schema import BaseNode, MetadataMode
 from pydantic import BaseModel, Field
 
-from llama_index_finetune_structured.dataset.background import run_in_background
+from llama_index_finetune_structured.dataset.background import blocking
 from llama_index_finetune_structured.dataset.paid_calls import CallPolicy, Failure, Job, PaidCalls
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import content_hash
@@ -111,23 +111,6 @@ class QuestionGenerator:
         self._policy = calls or CallPolicy()
         self._structured = bool(llm.metadata.is_function_calling_model)
 
-    def generate(
-        self,
-        nodes: Iterable[BaseNode],
-        path: str | os.PathLike[str] | None = None,
-        *,
-        num: int | None = None,
-        retry_failed: bool = False,
-        show_progress: bool = True,
-    ) -> GeneratedQuestions:
-        """Ask about every chunk; with ``num`` at most that many chunks, and questions. Runs in any loop.
-
-        ``path`` (JSONL) keeps each chunk's questions; the same call again reads them from there and goes on.
-        """
-        return run_in_background(
-            self.agenerate(nodes, path, num=num, retry_failed=retry_failed, show_progress=show_progress)
-        )
-
     async def agenerate(
         self,
         nodes: Iterable[BaseNode],
@@ -137,7 +120,10 @@ class QuestionGenerator:
         retry_failed: bool = False,
         show_progress: bool = True,
     ) -> GeneratedQuestions:
-        """As :meth:`generate`."""
+        """Ask about every chunk; with ``num`` at most that many chunks, and questions.
+
+        ``path`` (JSONL) keeps each chunk's questions; the same call again reads them from there and goes on.
+        """
         chunks = [node for node in nodes if node.get_content(metadata_mode=self._metadata_mode).strip()]
         chunks = chunks if num is None else chunks[:num]
         keyed = [(self._key(node), node) for node in chunks]
@@ -145,13 +131,15 @@ class QuestionGenerator:
         for key, node in keyed:
             jobs.setdefault(key, self._job(node))
         calls = PaidCalls(path, self._policy)
-        reused = sum(key in calls.rows for key in jobs)
+        reused = calls.results_for(jobs)
         await calls.run(jobs, retry_failed=retry_failed, description="questions", show_progress=show_progress)
         asked = [q for key, node in keyed for q in _questions(calls.rows[key], node)]
         unique = {_normal(question.text): question for question in reversed(asked)}
         kept = [question for question in asked if unique[_normal(question.text)] is question]
         removed = len(asked) - len(kept)
         return GeneratedQuestions(tuple(kept[:num]), calls.failures(jobs), removed, calls.paid, reused)
+
+    generate = blocking(agenerate)
 
     def _key(self, node: BaseNode) -> str:
         return content_hash(

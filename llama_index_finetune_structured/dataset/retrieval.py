@@ -181,6 +181,12 @@ class RetrievalAugmentedDatasetBuilder:
     def _tell(self) -> None:
         for what, count in sorted(self.counts.items()):
             _log.log(logging.INFO if what.startswith("rows") else logging.WARNING, "%s: %d", what, count)
+        if missed := self.counts["rows support_missed"]:
+            _log.warning(
+                "%d rows hold no chunk that supports their answer, which teaches to invent: raise the "
+                "retriever's top_k, or leave out those whose metadata['context'] is 'support_missed'",
+                missed,
+            )
 
 
 def _answer(pair: Pair, shape: AnswerShape) -> str:

@@ -65,10 +65,10 @@ def _to_trl_message(message: Message) -> dict[str, Any]:
 def _from_trl_message(message: Any) -> Any:
     if not isinstance(message, dict) or not message.get("tool_calls"):
         return message
-    calls = [
-        {"id": f"call_{index}"} | _with_arguments(call, _dumped)
-        for index, call in enumerate(message["tool_calls"])
-    ]
+    given = message["tool_calls"]
+    if not isinstance(given, list):
+        raise ValueError(f"tool_calls: expected a list, found {type(given).__name__}")
+    calls = [{"id": f"call_{index}"} | _with_arguments(call, _dumped) for index, call in enumerate(given)]
     return message | {"content": message.get("content") or None, "tool_calls": calls}
 
 

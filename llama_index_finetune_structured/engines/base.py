@@ -93,7 +93,7 @@ def _is_canonical(path: Path) -> bool:
     with path.open("rb") as file:
         try:
             row = json.loads(file.readline())
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return isinstance(row, dict) and "answer" in row and "messages" in row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ def read_samples(path: Path, max_samples: int | None = None) -> list[dict[str, A
     ``fineTuningParameters`` may hold a multiplier. Raises DatasetError with ``file:line``.
     """
     samples: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
             if max_samples is not None and len(samples) >= max_samples:
                 break
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if line.strip():
                 samples.append(_sample(line, f"{path}:{number}"))
     if not samples:
@@ -29,10 +31,10 @@ def read_samples(path: Path, max_samples: int | None = None) -> list[dict[str, A
     return samples
 
 
-def _sample(line: str, where: str) -> dict[str, Any]:
+def _sample(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: not JSON ({error})") from None
     inputs = row.get("inputs") if isinstance(row, dict) else None
     if not _is_text(inputs) and not _is_parts(inputs):

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
+from llama_index_finetune_structured.files import replacing, sync
 
 __all__ = ["Journal", "Run", "list_runs", "runs_root"]
 
@@ -101,7 +101,10 @@ class Journal:
         """Write the run durably and return it. The folder is private to its owner."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         text = json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        _replace(self.path, text + "\n")
+        with replacing(self.path) as file:
+            file.write(text + "\n")
+        if sys.platform != "win32":
+            sync(self.folder)
         return run
 
     @contextlib.contextmanager
@@ -114,26 +117,6 @@ class Journal:
             yield
         finally:
             os.close(descriptor)
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    if sys.platform != "win32":
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _lock_file(descriptor: int) -> None:

@@ -100,7 +100,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The readable rows; what cannot be read is the preflight's to name."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield row
@@ -109,7 +109,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _row_transport(row: dict[str, Any]) -> Transport | None:
     if row.get("tools") or row.get("functions"):
         return "tools"
-    messages = [m for m in row.get("messages") or () if isinstance(m, dict)]
+    given = row.get("messages")
+    messages = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
     if not messages or not _is_json_object(messages[-1].get("content")):
         return None
     prompt = json.dumps([m.get("content") for m in messages[:-1]], ensure_ascii=False).replace('\\"', '"')

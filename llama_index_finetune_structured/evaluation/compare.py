@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
+from ..dataset.background import run_in_background
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .asking import Answers, AskSettings, ask_all
-from .background import run_in_background
 from .grading import Plan, grade
 from .rules import Comparison, FieldRule, as_rule
 from .scorecard import Scorecard

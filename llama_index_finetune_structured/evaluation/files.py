@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
+
+from ..files import replacing
 
 __all__ = ["write_whole"]
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Temporary file in the same folder, fsync, replace: the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write ``text`` for anybody to read; half surrogate pairs, which UTF-8 cannot hold, are spelled out."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace").decode())
+    path.chmod(0o644)
     return path

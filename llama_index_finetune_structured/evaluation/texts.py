@@ -15,10 +15,10 @@ from llama_index.core.evaluation import BaseEvaluator, CorrectnessEvaluator, Sem
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
 
+from ..dataset.background import run_in_background
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from .asking import Answers, AskSettings, ask_all, gather_all
-from .background import run_in_background
 from .files import write_whole
 from .journal import Answer
 from .systems import System, check_askable, question_of

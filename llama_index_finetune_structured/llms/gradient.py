@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,11 +73,17 @@ class _GradientLLM(CustomLLM):
             model_name=self._name(),
         )
 
-    def _name(self) -> str:
-        raise NotImplementedError
+    @classmethod
+    def class_name(cls) -> str:
+        return cls.__name__
 
-    def _find_model(self, api: GradientApi, /) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _name(self) -> str:
+        """The slug or id that the user gave."""
+
+    def _find_model(self, _api: GradientApi, /) -> str:
+        """The id that the protocol takes."""
+        return self._name()
 
     def _connected(self) -> tuple[GradientApi, str]:
         if self._api is None:
@@ -213,10 +220,6 @@ class GradientBaseModelLLM(_GradientLLM):
 
     base_model_slug: str = Field(description="The base model's slug.")
 
-    @classmethod
-    def class_name(cls) -> str:
-        return "GradientBaseModelLLM"
-
     def _name(self) -> str:
         return self.base_model_slug
 
@@ -230,12 +233,5 @@ class GradientModelAdapterLLM(_GradientLLM):
 
     model_adapter_id: str = Field(description="The adapter's id.")
 
-    @classmethod
-    def class_name(cls) -> str:
-        return "GradientModelAdapterLLM"
-
     def _name(self) -> str:
-        return self.model_adapter_id
-
-    def _find_model(self, _api: GradientApi, /) -> str:
         return self.model_adapter_id

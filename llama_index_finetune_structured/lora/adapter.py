@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import CheckpointError, ConfigurationError
+from ..files import replacing_folder
 from .base_models import BaseModel as Base
 from .bounds import AnswerBounds
-from .checkpoints import read_json, sync_folder, write_json
+from .checkpoints import read_json, write_json
 
 __all__ = ["AdapterCard", "add_lora", "card_of", "merge_adapter", "read_card", "save_adapter"]
 
@@ -88,23 +86,15 @@ def _quiet_peft() -> Iterator[None]:
 
 def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
     """Write the adapter so that it is whole or not there. Raises CheckpointError."""
-    unfinished: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
-        model.save_pretrained(unfinished, safe_serialization=True, save_embedding_layers=False)
-        write_json(unfinished / CARD, card.model_dump(mode="json"))
-        sync_folder(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        with replacing_folder(folder) as unfinished:
+            model.save_pretrained(unfinished, safe_serialization=True, save_embedding_layers=False)
+            write_json(unfinished / CARD, card.model_dump(mode="json"))
     except Exception as error:  # safetensors raises its own error type for a full disk
         raise CheckpointError(
             f"{folder}: the adapter could not be written ({error}). The checkpoints are whole: free disk space "
             "and run finetune() again."
         ) from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_card(folder: Path) -> AdapterCard:

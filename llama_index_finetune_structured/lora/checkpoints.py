@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from ..files import UNFINISHED, replacing, replacing_folder
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "newest_checkpoint",
-    "read_json",
-    "remove_unfinished",
-    "save_checkpoint",
-    "sync_folder",
-    "write_json",
-]
+__all__ = ["newest_checkpoint", "read_json", "remove_unfinished", "save_checkpoint", "write_json"]
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _STATE, _TENSORS = "state.json", "state.safetensors"
@@ -36,23 +28,15 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     target = folder / f"checkpoint-{step:08d}"
-    unfinished: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / _TENSORS)
-        (unfinished / _STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-        sync_folder(unfinished)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(unfinished, target)
+        with replacing_folder(target) as unfinished:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / _TENSORS)
+            (unfinished / _STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
     except Exception as error:  # safetensors raises its own error type for a full disk
         raise CheckpointError(
             f"{target}: could not be written ({error}). Nothing was corrupted: free disk space or mend the "
             "folder's permissions and run finetune() again, it goes on from the newest complete checkpoint."
         ) from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -72,21 +56,14 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed saves left in a run's folder."""
-    for left in folder.glob(".unfinished-*"):
+    for left in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to ``path`` through a temporary file, so that a crash leaves the old or the new."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        try:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    """Write JSON to ``path``, whole or not at all."""
+    with replacing(path) as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -95,16 +72,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object")
     return value
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's files, then the folder, to the disk."""
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

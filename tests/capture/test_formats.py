@@ -28,6 +28,9 @@ TOOL = {
 }
 CALL = {"id": "call_1", "type": "function", "function": {"name": "Song", "arguments": SONG}}
 
+USER = {"role": "user", "content": "A song?"}
+CALLING = {"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}]}
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 json_texts = st.dictionaries(texts, texts).map(json.dumps)
 calls = st.builds(
@@ -123,6 +126,20 @@ def test_two_calls_in_a_turn_have_no_legacy_form() -> None:
         ({"messages": ["x", "y"]}, "messages.0: expected an object, found str"),
         ({"messages": [{"role": "user", "content": "x"}] * 2}, "expected 'assistant'"),
         ({"messages": [{"role": "nobody", "content": "x"}] * 2}, "role"),
+        ({**CALLING, "tools": [1]}, "tools.0: expected a function as an object, found int"),
+        ({**CALLING, "tools": 5}, "tools: expected a list, found int"),
+        ({**CALLING, "tools": {"type": "function"}}, "tools: expected a list, found dict"),
+        ({**CALLING, "tools": [TOOL, "x"]}, "tools.1: expected a function as an object, found str"),
+        ({**CALLING, "tools": [{"function": "f"}]}, "tools.0: expected a function as an object, found str"),
+        ({**CALLING, "functions": [1]}, "functions.0: expected a function as an object, found int"),
+        ({**CALLING, "functions": "f"}, "functions: expected a list, found str"),
+        ({**CALLING, "tools": [{"function": {"name": 1}}]}, "schema_name"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "0: expected {'id'"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{**CALL, "id": {}}]}]},
+            "0: expected {'id'",
+        ),
+        ({"messages": [USER, {"role": "assistant", "function_call": {"name": 1}}]}, "0: expected {'id'"),
     ],
 )
 def test_lines_that_are_none_are_refused(line: dict[str, Any], message: str) -> None:

@@ -110,6 +110,8 @@ def test_contradicting_or_broken_settings_are_refused() -> None:
         FinetuneDataset.from_pairs([])
     with pytest.raises(DatasetError, match="2 for 1 pairs"):
         FinetuneDataset.from_pairs([("q", "a")], document_ids=["x", "y"])
+    with pytest.raises(DatasetError, match=r"document_ids\[0\]: 7, expected text"):
+        FinetuneDataset.from_pairs([("q", "a")], document_ids=[7])  # type: ignore[list-item]
 
 
 def test_an_object_that_its_own_class_would_not_read_back_is_refused() -> None:

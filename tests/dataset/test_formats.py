@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.capture.formats import from_openai, to_openai
+from llama_index_finetune_structured.capture.formats import from_openai, to_gradient, to_openai
 from llama_index_finetune_structured.dataset import FinetuneDataset
+from llama_index_finetune_structured.dataset.formats import training_lines
+from llama_index_finetune_structured.dataset.line_checks import LineReader
+from llama_index_finetune_structured.dataset.pairs import read_pairs
 from llama_index_finetune_structured.dataset.preferences import from_openai_preference, to_openai_preference
 from llama_index_finetune_structured.dataset.trl import from_trl, to_trl_messages, to_trl_prompt_completion
 from llama_index_finetune_structured.errors import DatasetError
@@ -80,6 +84,59 @@ def test_preference_lines_come_back_with_both_answers(example: Example, worse: s
     assert set(row) == {"input", "preferred_output", "non_preferred_output"}
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["function", "name", "arguments", "id", "text", "content"]), inner)
+    ),
+    max_leaves=5,
+)
+near_calls = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": st.just("f") | anything, "arguments": anything}) | anything},
+    optional={"id": st.just("1") | anything},
+)
+near_turns = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "function"])},
+    optional={
+        "content": st.just("x") | anything,
+        "tool_calls": st.lists(near_calls | anything, max_size=2) | anything,
+        "function_call": anything,
+        "tool_call_id": anything,
+    },
+)
+near_lists = st.lists(near_turns | anything, max_size=3) | anything
+near_tools = (
+    st.lists(st.fixed_dictionaries({"function": anything | st.just({"name": "f"})}) | anything) | anything
+)
+near_rows = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": near_lists,
+        "tools": near_tools,
+        "functions": near_tools,
+        "prompt": near_lists,
+        "completion": near_lists,
+        "input": st.fixed_dictionaries({"messages": near_lists}, optional={"tools": near_tools}) | anything,
+        "preferred_output": st.lists(near_turns, min_size=1, max_size=1) | anything,
+        "non_preferred_output": st.lists(near_turns, min_size=1, max_size=1) | anything,
+    },
+)
+
+
+@given(near_rows)
+@settings(max_examples=300, deadline=None)
+def test_a_malformed_row_is_a_value_error_and_one_that_is_read_can_be_written(row: dict[str, Any]) -> None:
+    for read in (from_openai, from_trl, lambda row: from_openai_preference(row)[0]):
+        try:
+            example = read(row)
+        except ValueError:
+            continue
+        for write in (to_openai, to_gradient, to_trl_messages, to_trl_prompt_completion):
+            with contextlib.suppress(ValueError):  # tool arguments that are no JSON text
+                write(example)
+
+
 def test_trl_reads_plain_text_columns_and_refuses_broken_calls() -> None:
     assert from_trl({"prompt": "q", "completion": "a"}).answer_text() == "a"
     for row in ({"messages": 1}, {"messages": [{"role": "assistant", "tool_calls": [1]}]}, {"prompt": "q"}):
@@ -104,6 +161,42 @@ def test_gradient_lines_are_one_text_of_prompt_and_answer(tmp_path: Path) -> Non
     data = FinetuneDataset.from_pairs([("q", "a")], system_prompt="s")
     row = json.loads(data.save(tmp_path / "g.jsonl", "gradient").read_text())
     assert row == {"inputs": "system: s\nuser: q\nassistant: a"}
+
+
+@given(text, text)
+def test_gradient_lines_with_their_parts_come_back_with_prompt_and_answer(prompt: str, answer: str) -> None:
+    data = FinetuneDataset.from_pairs([(prompt, answer)])
+    (line,) = training_lines(data, "gradient-structured")
+    again, faults = LineReader("gradient")(line.encode())
+    assert (faults, again is not None) == ([], True)
+    assert (again.messages[0].content, again.answer_text()) == (f"user: {prompt}\nassistant: ", answer)
+
+
+@given(st.lists(st.tuples(text, text | st.dictionaries(text, values, max_size=2)), min_size=1, max_size=4))
+def test_query_response_files_come_back_with_questions_and_answers(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, Any]]
+) -> None:
+    pairs = [(query, answer) for query, answer in pairs if query.strip()] or [("q", "a")]
+    data = FinetuneDataset.from_pairs(pairs)
+    path = data.save(tmp_path_factory.mktemp("qr") / "qr.json", "query-response")
+    assert [(pair.query, pair.answer) for pair in read_pairs(path)] == [
+        (example.query, example.answer_text()) for example in data
+    ]
+
+
+def test_legacy_functions_are_a_format_of_their_own(tmp_path: Path) -> None:
+    example = Example(
+        messages=(Message(role="user", content="q"),),
+        answer=Message(role="assistant", tool_calls=[call("f", {"a": 1})]),
+        transport="tools",
+        tools=[tool("f")],
+    )
+    path = FinetuneDataset([example]).save(tmp_path / "legacy.jsonl", "openai-functions")
+    row = json.loads(path.read_text())
+    assert row["functions"] == [tool("f")["function"]]
+    assert row["messages"][-1]["function_call"] == {"name": "f", "arguments": '{"a":1}'}
+    again = FinetuneDataset.load(path)[0]
+    assert (again.tools, again.answer_text()) == (example.tools, '{"a":1}')
 
 
 def test_an_example_without_such_a_form_is_named(tmp_path: Path) -> None:

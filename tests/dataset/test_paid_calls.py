@@ -187,7 +187,7 @@ def test_a_failure_is_kept_and_asked_again_only_on_request(tmp_path: Path) -> No
         assert [f.asked for f in first.failures] == ["Part of 1"]
         broken = False
         second = answer_questions(engine, questions, path, calls=QUICK, show_progress=False)
-        assert len(second.failures) == 1
+        assert (len(second.failures), second.paid, second.reused) == (1, 0, 1)
         assert len(teacher.requests) == 2
         third = answer_questions(engine, questions, path, calls=QUICK, retry_failed=True, show_progress=False)
         assert len(teacher.requests) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check
-from llama_index_finetune_structured.dataset.targets import target_named
+from llama_index_finetune_structured.dataset.targets import Target, target_named
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import Example, Message
 
+PYTHON_ERROR = re.compile(r"(Attribute|Type|Key|Index|Value)Error")
 USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
 
@@ -80,10 +82,11 @@ def test_each_fault_is_reported_with_file_line_code_and_mend(tmp_path: Path, cod
     assert path.read_bytes() == before
 
 
-def test_exactly_the_malformed_lines_are_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_exactly_the_malformed_lines_are_reported(tmp_path: Path, count: int) -> None:
     codes = [code for code in BAD_LINES if code != "answer_cut"]
     lines, expected = [], []
-    for number, good in enumerate(good_lines(1000), start=1):
+    for number, good in enumerate(good_lines(count), start=1):
         bad = number % 10 == 3
         code = codes[number // 10 % len(codes)]
         lines.append(BAD_LINES[code] if bad else good)
@@ -92,10 +95,11 @@ def test_exactly_the_malformed_lines_are_reported(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(lines))
     report = check(path, target="openai")
     assert [(p.line, p.code) for p in report.problems if not p.is_warning] == expected
-    assert report.good == 900
+    assert (len(expected), report.good) == (count // 10, count - count // 10)
+    assert path.read_bytes() == b"\n".join(lines)
     fixed = report.fix(tmp_path / "fixed.jsonl")
     assert fixed.read_bytes().splitlines() == [
-        good for n, good in enumerate(good_lines(1000), 1) if n % 10 != 3
+        good for n, good in enumerate(good_lines(count), 1) if n % 10 != 3
     ]
     assert check(fixed, target="openai").ok
 
@@ -177,7 +181,7 @@ def test_gradient_lines_are_read_with_their_trainable_parts(tmp_path: Path) -> N
     path = tmp_path / "g.jsonl"
     parts = [{"value": "prompt ", "trainable": False}, {"value": "answer", "trainable": True}]
     nothing = [{"value": "prompt", "trainable": False}]
-    rows = [{"inputs": "all of it"}, {"inputs": parts}, {"inputs": nothing}, {"inputs": [1]}]
+    rows = [{"inputs": "all of it"}, {"inputs": parts}, {"inputs": nothing}, {"inputs": [{"value": 1}]}]
     path.write_text("\n".join(map(json.dumps, rows)))
     report = check(path, target="gradient")
     assert [(p.line, p.code) for p in report.problems if p.line < 4] == [(3, "empty_answer")]
@@ -189,6 +193,8 @@ def test_gradient_lines_are_read_with_their_trainable_parts(tmp_path: Path) -> N
 def test_unknown_targets_are_settings_errors() -> None:
     with pytest.raises(ConfigurationError, match="'openai', 'gradient', 'local' or 'trl'"):
         check([SONG], target="azure")
+    with pytest.raises(ConfigurationError, match="holds dict, expected Examples"):
+        check([{"messages": []}], target="openai")  # type: ignore[list-item]
 
 
 json_values = st.recursive(
@@ -234,11 +240,12 @@ any_line = (
 )
 
 
-def never_raises(folder: Path, lines: list[bytes], target: str) -> None:
+def never_raises(folder: Path, lines: list[bytes], target: str | Target) -> None:
     path = folder / "any.jsonl"
     path.write_bytes(b"\n".join(lines))
     report = check(path, target=target)
     assert "internal" not in {p.code for p in report.problems}
+    assert not [p for p in report.problems if PYTHON_ERROR.match(p.message)]
     assert str(report)
     again = check(report.fix(folder / "fixed.jsonl"), target=target)
     assert not [p for p in again.problems if p.line and not p.is_warning]

@@ -136,11 +136,15 @@ def test_distractors_are_the_retrievers_best_chunks_that_do_not_support() -> Non
     assert [s.node_id for s in without[0].sources] == ["b1", "c1"]
 
 
-def test_a_support_that_was_not_retrieved_is_counted_not_hidden() -> None:
+def test_a_support_that_was_not_retrieved_is_counted_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
     builder = RetrievalAugmentedDatasetBuilder(FixedRetriever(*THREE))
     rows = builder.build([{"query": "q", "response": "r", "node_id": "elsewhere"}], show_progress=False)
     assert rows[0].metadata["context"] == "support_missed"
     assert builder.counts == {"rows support_missed": 1}
+    assert "1 rows hold no chunk that supports their answer" in caplog.text
+    caplog.clear()
+    builder.build([{"query": "q", "response": "r", "node_id": "a1"}], show_progress=False)
+    assert caplog.text == ""
 
 
 def test_what_could_not_be_built_is_counted_with_its_mend(caplog: pytest.LogCaptureFixture) -> None:
@@ -235,6 +239,8 @@ def test_structured_answers_are_validated_and_carry_their_schema() -> None:
         ([("q", "a"), ("only",)], r"pairs\[1\]: expected \(question, answer\)"),
         ([("  ", "a")], r"pairs\[0\]: the question is '  '"),
         ([{"prompt": "x"}], r"expected 'query' and 'response', found prompt"),
+        ([{"query": "q", "response": "r", "document_id": 7}], r"pairs\[0\]: document_id is 7, expected text"),
+        ([{"query": "q", "response": "r", "node_id": ["n"]}], r"pairs\[0\]: node_id is \['n'\], expected"),
         ([FinetuneDataset.from_pairs([("q", "a")])[0].model_copy(update={"query": None})], "no 'query'"),
     ],
 )

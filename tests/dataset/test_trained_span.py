@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check, render
 from llama_index_finetune_structured.dataset.preflight import TrainedSpan
+from llama_index_finetune_structured.dataset.targets import Target, target_named
 from llama_index_finetune_structured.example import Example, Message
+from tests.dataset.test_preflight import any_line, never_raises
 
 tiny_base = pytest.importorskip("tests.dataset.tiny_base", reason="needs the extra 'local'")
 pytest.importorskip("transformers")
@@ -132,6 +136,22 @@ def labels(row: dict[str, Any]) -> list[int]:
         return list(row["labels"])
     pairs = zip(row["input_ids"], row["completion_mask"], strict=True)
     return [token if trained else -100 for token, trained in pairs]
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
+    templates = {"plain": tiny_base.PLAIN, "able": tiny_base.WITH_TOOLS}
+    folders = {n: tiny_base.tiny_base(tmp_path_factory.mktemp(n), t) for n, t in templates.items()}
+    named = [("local", "plain"), ("trl", "plain"), ("trl", "able")]
+    return [target_named(target, folders[base], None) for target, base in named]
+
+
+@given(lines=st.lists(any_line, max_size=4), which=st.integers(0, 2))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+def test_no_bytes_make_the_check_for_a_model_raise(
+    lines: list[bytes], which: int, targets: list[Target], tmp_path: Path
+) -> None:
+    never_raises(tmp_path, lines, targets[which])
 
 
 def test_trl_files_are_checked_line_by_line(tmp_path: Path, base: Path) -> None:

@@ -241,13 +241,22 @@ def test_parts_that_are_not_trained_on_are_sent_as_they_are(
 
 @pytest.mark.parametrize(
     "line",
-    ["{oops", "[]", '{"text": "x"}', '{"inputs": ""}', '{"inputs": [{"value": "x", "trainable": false}]}'],
+    [
+        b"{oops",
+        b"[]",
+        b'{"text": "x"}',
+        b'{"inputs": ""}',
+        b'{"inputs": [{"value": "x", "trainable": false}]}',
+        b'{"inputs": "\xff"}',
+        b"[" * 50_000,
+    ],
+    ids=lambda line: line[:20].decode("ascii", "replace"),
 )
 def test_a_line_that_is_no_sample_is_named(
-    line: str, make: Any, gradient: GradientServer, tmp_path: Path
+    line: bytes, make: Any, gradient: GradientServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_text('{"inputs": "fine"}\n' + line + "\n")
+    path.write_bytes(b'{"inputs": "fine"}\n' + line + b"\n")
     with pytest.raises(DatasetError, match=r"bad\.jsonl:2: "):
         make(data_path=path).finetune()
     assert gradient.calls("POST", TUNE) == []

@@ -374,10 +374,19 @@ def test_an_unknown_models_llm_learns_its_window_from_the_server(
     assert (llm.metadata.context_window, llm.metadata.is_function_calling_model) == (32768, True)
 
 
-def test_bad_data_is_refused_before_anything_is_sent(make: Any, server: OpenAIServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    ["{oops", "[" * 50_000, "7", '{"messages": 1}', '{"messages": [1, 2]}', '{"messages": [], "tools": [1]}'],
+    ids=lambda line: line[:20],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_bad_data_is_refused_before_anything_is_sent(
+    line: str, first: bool, make: Any, server: OpenAIServer, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.jsonl"
-    bad.write_text(json.dumps(tools_row(1)) + "\n{oops\n")
-    with pytest.raises(DatasetError, match=r"bad\.jsonl:2: "):
+    lines = [json.dumps(tools_row(1)), line]
+    bad.write_text("\n".join(reversed(lines) if first else lines) + "\n")
+    with pytest.raises(DatasetError, match=rf"bad\.jsonl:{1 if first else 2}: "):
         make(data_path=bad).finetune()
     assert server.exchanges == []
 

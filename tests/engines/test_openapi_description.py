@@ -41,29 +41,33 @@ def normalised(value: Any) -> Any:
     return schema
 
 
+class Description:
+    """The published description: ``paths`` as they stand there, ``errors`` of a value against a schema."""
+
+    def __init__(self, loaded: dict[str, Any]) -> None:
+        self.paths = loaded["paths"]
+        self._registry = Registry().with_resource("urn:api", Resource.opaque(absolute(loaded)))
+
+    def errors(self, schema: dict[str, Any], value: Any) -> list[str]:
+        found = Draft202012Validator(absolute(schema), registry=self._registry).iter_errors(value)
+        return [f"{list(error.path)}: {error.message}" for error in found]
+
+
 @pytest.fixture(scope="module")
-def description() -> dict[str, Any]:
-    loaded = normalised(json.loads(Path(DESCRIPTION).read_text(encoding="utf-8")))
-    assert isinstance(loaded, dict)
-    return loaded
-
-
-def errors(description: dict[str, Any], schema: dict[str, Any], value: Any) -> list[str]:
-    registry = Registry().with_resource("urn:api", Resource.opaque(absolute(description)))
-    found = Draft202012Validator(absolute(schema), registry=registry).iter_errors(value)
-    return [f"{list(error.path)}: {error.message}" for error in found]
+def description() -> Description:
+    return Description(normalised(json.loads(Path(DESCRIPTION).read_text(encoding="utf-8"))))
 
 
 def absolute(schema: dict[str, Any]) -> Any:
     return json.loads(json.dumps(schema).replace('"#/', '"urn:api#/'))
 
 
-def operation(description: dict[str, Any], request: Request) -> dict[str, Any]:
+def operation(description: Description, request: Request) -> dict[str, Any]:
     path = request.path.removeprefix("/v1")
-    exact_first = sorted(description["paths"], key=lambda template: template.count("{"))
+    exact_first = sorted(description.paths, key=lambda template: template.count("{"))
     for template in exact_first:
         if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), path):
-            found = description["paths"][template].get(request.method.lower())
+            found = description.paths[template].get(request.method.lower())
             assert isinstance(found, dict), (request.method, path)
             return found
     raise AssertionError(f"no such path: {path}")
@@ -86,11 +90,11 @@ def request_value(request: Request) -> tuple[str, Any]:
         ("ErrorResponse", {"error": {}}),
     ],
 )
-def test_the_check_can_fail(name: str, value: Any, description: dict[str, Any]) -> None:
-    assert errors(description, {"$ref": f"#/components/schemas/{name}"}, value) != []
+def test_the_check_can_fail(name: str, value: Any, description: Description) -> None:
+    assert description.errors({"$ref": f"#/components/schemas/{name}"}, value) != []
 
 
-def test_a_run_of_everything_fits_the_description(description: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_of_everything_fits_the_description(description: Description, tmp_path: Path) -> None:
     from llama_index.core.prompts import PromptTemplate
     from pydantic import BaseModel
 
@@ -132,12 +136,12 @@ def test_a_run_of_everything_fits_the_description(description: dict[str, Any], t
                 kind, value = request_value(request)
                 schema = body["content"][kind]["schema"]
                 checked.append(request.path)
-                assert errors(description, schema, value) == [], (request.method, request.path)
+                assert description.errors(schema, value) == [], (request.method, request.path)
             if reply.status == 200 and reply.content_type == "application/json":
                 schema = described["responses"]["200"]["content"]["application/json"]["schema"]
                 checked.append(request.path)
-                assert errors(description, schema, reply.body) == [], (request.method, request.path)
+                assert description.errors(schema, reply.body) == [], (request.method, request.path)
             elif reply.status >= 400:
                 schema = {"$ref": "#/components/schemas/ErrorResponse"}
-                assert errors(description, schema, reply.body) == [], (request.method, request.path)
+                assert description.errors(schema, reply.body) == [], (request.method, request.path)
     assert len(set(checked)) >= 12

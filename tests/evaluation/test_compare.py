@@ -23,8 +23,8 @@ from llama_index.core.program import LLMTextCompletionProgram
 from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import Example, Message, Scorecard, acompare, compare
+from llama_index_finetune_structured.dataset.background import run_in_background
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.evaluation.background import run_in_background
 
 from .systems import Card, ScriptedLLM, card, example
 

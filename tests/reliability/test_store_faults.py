@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.capture import store as store_module
-from llama_index_finetune_structured.capture.store import Store, read_lines, write_lines
+from llama_index_finetune_structured.capture.store import Store, read_lines
 
 
 class FailingOs:
@@ -87,22 +87,3 @@ def test_a_short_write_whose_repair_fails_too_is_repaired_before_the_next(
     assert numbers(path) == [0]
     store.append('{"number": 2}')
     assert numbers(path) == [0, 2]
-
-
-@pytest.mark.parametrize("fails_at", range(1, 4))
-@pytest.mark.parametrize("step", ["fsync", "replace", "open"])
-def test_a_failed_export_leaves_the_old_file(
-    step: str, fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "training.jsonl"
-    path.write_text("old\n")
-    failing = FailingOs(step, fails_at, "EIO")
-    monkeypatch.setattr(store_module, "os", failing)
-    try:
-        write_lines(path, ({"number": number} for number in range(3)))
-    except OSError:
-        assert path.read_text() == "old\n"
-    else:
-        assert numbers(path) == [0, 1, 2]
-        assert not failing.failed
-    assert [file.name for file in tmp_path.iterdir()] == ["training.jsonl"]
