@@ -33,7 +33,7 @@ def build(
     teacher: Annotated[
         str | None, typer.Option(help="The model to learn from, by OpenAI's protocol ($OPENAI_API_KEY).")
     ] = None,
-    api_base: Annotated[str | None, typer.Option(help="Where the teacher is served [OpenAI].")] = None,
+    api_base: Annotated[str | None, typer.Option(help="Where the teacher is served (else OpenAI).")] = None,
     questions: Annotated[
         Path | None, typer.Option(help="Your questions, one a line, instead of generated ones.")
     ] = None,
@@ -41,10 +41,11 @@ def build(
         Path | None, typer.Option(help="JSONL of query and response: your own labels, no teacher.")
     ] = None,
     ask_for: Annotated[
-        str | None, typer.Option(help="What to generate questions for, in words [what the schema holds].")
+        str | None,
+        typer.Option(help="What to generate questions for, in words (else what the schema holds)."),
     ] = None,
     questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions made about each chunk.")] = 2,
-    limit: Annotated[int | None, typer.Option(min=1, help="Generated questions at most [all].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Generated questions at most (else all).")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Chunks retrieved for a question, by BM25.")] = 2,
     chunk_size: Annotated[int, typer.Option(min=64, help="Tokens of a chunk.")] = 512,
     validation: Annotated[
@@ -58,10 +59,11 @@ def build(
 ) -> Result:
     """Make a data set: cut documents into chunks, ask a teacher through a query engine, keep valid answers.
 
-    What was paid for is kept beside the output: the same command goes on where it was, paying for nothing
-    twice. Failed calls are listed, and asked again with --retry-failed.
+    What was paid for is kept beside the output: the same command goes on
+    where it was and pays for nothing twice. Failed calls are listed, and asked
+    again with --retry-failed.
     """
-    _check_sources(teacher, questions, pairs)
+    source = _source(teacher, questions, pairs)
     output_cls = load_schema(schema)
     nodes = read_nodes(folder, chunk_size=chunk_size)
     retriever = bm25_retriever(nodes, top_k)
@@ -69,12 +71,11 @@ def build(
     settings = BuildSettings(
         answer_schema=output_cls.model_json_schema(), teacher=teacher, top_k=top_k, chunk_size=chunk_size
     )
-    if teacher is None:
-        assert pairs is not None  # held by _check_sources
-        rows = list(labelled(retriever, pairs, output_cls))
+    if isinstance(source, Path):
+        rows = list(labelled(retriever, source, output_cls))
         claim(output, settings)
         return _written(rows, output, validation, seed)
-    llm = hosted_teacher(teacher, api_base, top_k * chunk_size)
+    llm = hosted_teacher(source, api_base, top_k * chunk_size)
     listed = None if questions is None else listed_questions(questions)
     work = claim(output, settings)
     asking = Asking(llm, output_cls, work, CallPolicy(concurrency=concurrency), retry_failed)
@@ -85,11 +86,15 @@ def build(
     return _written(examples, output, validation, seed, asking.failures, asking.rejected)
 
 
-def _check_sources(teacher: str | None, questions: Path | None, pairs: Path | None) -> None:
+def _source(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | str:
+    """Where answers come from: a file of labels, or a teacher's name."""
     if pairs is not None and (teacher or questions):
         raise ConfigurationError("--pairs are labelled already: leave --teacher and --questions out")
-    if pairs is None and teacher is None:
+    if pairs is not None:
+        return pairs
+    if teacher is None:
         raise ConfigurationError("who answers? Give --teacher MODEL, or your own labels: --pairs FILE.jsonl")
+    return teacher
 
 
 def _written(
@@ -139,7 +144,7 @@ def _split(
 
 def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset) -> int:
     """Training prompts in which a chunk of a held-out document stands."""
-    documents = {document_of(example) for example in held_out}
+    documents = {document_of(example) for example in held_out} - {None}
     return sum(any(source.document_id in documents for source in example.sources) for example in train)
 
 

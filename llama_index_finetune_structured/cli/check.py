@@ -18,12 +18,14 @@ __all__ = ["register"]
 
 def check(
     data: Annotated[Path, typer.Argument(help="A training file of any format, or a capture.")],
-    target: Annotated[str, typer.Option(help="What will train on it: local, openai, trl or gradient.")] = "local",
+    target: Annotated[
+        str, typer.Option(help="What will train on it: local, openai, trl or gradient.")
+    ] = "local",
     base_model: Annotated[
         str, typer.Option(help="Whose tokenizer counts, for local and trl.")
     ] = DEFAULT_BASE_MODEL,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a row may have [the target's own limit].")
+        int | None, typer.Option(min=1, help="Tokens a row may have (else the target's limit).")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, for tokens and cost.")] = 1,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million training tokens.")] = None,
@@ -31,7 +33,8 @@ def check(
 ) -> Result:
     """Look at every line as the target would train on it: problems with line and mend, tokens, cost.
 
-    The file itself is only read. The exit code is 1 where there are errors that --fix did not leave out.
+    The file itself is only read. The exit code is 1 where there are errors
+    that --fix did not leave out.
     """
     report = check_data(
         data,

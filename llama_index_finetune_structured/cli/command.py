@@ -75,7 +75,9 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 
 def _failed(message: str) -> Result:
-    Console(stderr=True, style="red").print(f"Error: {message}", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True, style="red").print(
+        f"Error: {message}", markup=False, highlight=False, soft_wrap=True
+    )
     return Result({"error": message}, (), ok=False)
 
 

@@ -29,7 +29,8 @@ def demo(
 ) -> Result:
     """Distil a teacher into a small model on the documentation of networkx, and score both.
 
-    Needs no key, GPU or hub. A run that was stopped goes on where it was; a finished one is shown again.
+    Needs no key, GPU or hub. A run that was stopped goes on where it was; a
+    finished one is shown again.
     """
     from ..demo.run import DemoSettings, run
 

@@ -21,12 +21,16 @@ __all__ = ["register"]
 def evaluate(
     model: Annotated[str, typer.Argument(help="A train folder or adapter; or a base model, asked alone.")],
     data: Annotated[Path, typer.Argument(help="Held-out examples, such as data.validation.jsonl.")],
-    output: Annotated[Path, typer.Option(help="Folder of scorecard.json and report.html.")] = Path("eval-output"),
+    output: Annotated[Path, typer.Option(help="Folder of scorecard.json and report.html.")] = Path(
+        "eval-output"
+    ),
     base: Annotated[bool, typer.Option(help="Ask the base model too.")] = True,
     base_model: Annotated[
         str | None, typer.Option(help="Where the base model is, if it moved after training.")
     ] = None,
-    grammar: Annotated[bool, typer.Option(help="Hold answers to their schema while they are written.")] = True,
+    grammar: Annotated[
+        bool, typer.Option(help="Hold answers to their schema while they are written.")
+    ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers generated together.")] = 8,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Before and after",
 ) -> Result:
@@ -65,7 +69,9 @@ def _systems(
     tuned = LoraLLM.from_adapter(trained.adapter, **options, **moved)
     if not base:
         return {"tuned": tuned}
-    same = tuned.model_dump(include={"base_model", "max_new_tokens", "batch_size", "chat_prompts", "constrained"})
+    same = tuned.model_dump(
+        include={"base_model", "max_new_tokens", "batch_size", "chat_prompts", "constrained"}
+    )
     return {"base": LoraLLM(**same, bounds=tuned.bounds), "tuned": tuned}
 
 
@@ -77,6 +83,6 @@ def _mark(trained: Trained | None, systems: dict[str, LoraLLM], grammar: bool) -
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, name="eval", example="finetune-structured eval model data.validation.jsonl --output eval-output")(
-        evaluate
-    )
+    command(
+        app, name="eval", example="finetune-structured eval model data.validation.jsonl --output eval-output"
+    )(evaluate)

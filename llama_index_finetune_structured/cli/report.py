@@ -18,7 +18,7 @@ __all__ = ["register"]
 def report(
     scorecard: Annotated[Path, typer.Argument(help="A scorecard.json that eval, demo or compare() saved.")],
     html: Annotated[
-        Path | None, typer.Option(help="Where the page goes [report.html beside the scorecard].")
+        Path | None, typer.Option(help="Where the page goes (else report.html beside the scorecard).")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Scorecard",
 ) -> Result:

@@ -35,7 +35,8 @@ def train(
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
 
-    Ctrl-C finishes the step at hand and saves; the same command goes on from there, and shows a finished run.
+    Ctrl-C finishes the step at hand and saves; the same command goes on from
+    there, and shows a finished run.
     """
     settings = LoraSettings(
         epochs=epochs,

@@ -35,7 +35,9 @@ def read_nodes(
             f"chunk_size {chunk_size}, chunk_overlap {overlap}: expected 64 tokens or more, and less overlap"
         )
     splitter = SentenceSplitter(
-        chunk_size=chunk_size, chunk_overlap=overlap, id_func=lambda number, document: f"{document.id_}#{number}"
+        chunk_size=chunk_size,
+        chunk_overlap=overlap,
+        id_func=lambda number, document: f"{document.id_}#{number}",
     )
     return splitter.get_nodes_from_documents(_documents(Path(folder)))
 

@@ -27,7 +27,7 @@ def load_schema(source: str | Path) -> type[BaseModel]:
 
     A YAML file has ``name``, ``fields`` and maybe ``description`` and ``types``. A field is its type, or a
     mapping of ``type`` or ``enum``, ``description`` and ``optional``. Types: string, integer, number, boolean,
-    date, datetime, ``list[...]`` of them, and the names under ``types``, which have ``fields`` or ``enum``
+    date, datetime, ``list of ...`` any, and the names under ``types``, which have ``fields`` or ``enum``
     themselves; a ``?`` at the end makes a field optional. Python files and modules are imported, hence run.
     Raises ConfigurationError naming file, line or class.
     """
@@ -37,7 +37,9 @@ def load_schema(source: str | Path) -> type[BaseModel]:
     place, colon, name = text.rpartition(":")
     if not colon:
         known = _classes(_module(text)) if text.endswith(".py") else {}
-        raise ConfigurationError(f"schema {text!r}: {_which(known)}" if known else f"schema {text!r}: {_FORMS}")
+        raise ConfigurationError(
+            f"schema {text!r}: {_which(known)}" if known else f"schema {text!r}: {_FORMS}"
+        )
     module = _module(place)
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, BaseModel)):

@@ -6,7 +6,7 @@ import keyword
 import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
@@ -19,7 +19,7 @@ __all__ = ["class_of"]
 _SIMPLE: dict[str, Any] = {
     "string": str, "integer": int, "number": float, "boolean": bool, "date": date, "datetime": datetime,
 }  # fmt: skip
-_LIST = re.compile(r"list\[(?P<item>.+)\]")
+_LIST = re.compile(r"list +of +(?P<item>.+)")
 _JSON_SCHEMA = {"$schema", "$defs", "properties"}
 Key = tuple[str | int, ...]
 Choices = Annotated[list[StrictStr | StrictInt], Field(min_length=1)]
@@ -73,7 +73,7 @@ class _File(_Strict):
 class _Loader(yaml.SafeLoader):
     """Words stay words: YAML 1.1 takes ``no`` for false and ``2024-01-01`` for a date."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, form) for tag, form in forms if not tag.endswith((":timestamp", ":bool"))]
         for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -165,7 +165,12 @@ class _Builder:
         return _problem(self._path, self._lines, place, reason)
 
     def _class(
-        self, name: str, description: str | None, fields: dict[str, _Field], place: Key, inside: tuple[str, ...]
+        self,
+        name: str,
+        description: str | None,
+        fields: dict[str, _Field],
+        place: Key,
+        inside: tuple[str, ...],
     ) -> type[BaseModel]:
         if not name.isidentifier():
             raise self._error((*place, "name"), f"{name!r} cannot name a class; use letters, digits and _")
@@ -180,7 +185,9 @@ class _Builder:
         if not key.isidentifier() or keyword.iskeyword(key) or key.startswith("_") or hasattr(BaseModel, key):
             raise self._error(place, f"{key!r} cannot name a field; choose another name")
         kind: Any = (
-            Literal[tuple(field.enum)] if field.enum else self._type(field.type or "", (*place, "type"), inside)
+            Literal[tuple(field.enum)]
+            if field.enum
+            else self._type(field.type or "", (*place, "type"), inside)
         )
         if field.optional:
             return kind | None, Field(default=None, description=field.description)
@@ -189,13 +196,13 @@ class _Builder:
     def _type(self, text: str, place: Key, inside: tuple[str, ...]) -> Any:
         item = _LIST.fullmatch(text)
         if item:
-            inner: Any = self._type(item["item"].strip(), place, inside)
+            inner: Any = self._type(item["item"], place, inside)
             return list[inner]
         if text in _SIMPLE:
             return _SIMPLE[text]
         if text in self._file.types:
             return self._named(text, place, inside)
-        known = ", ".join([*_SIMPLE, "list[...]", *self._file.types])
+        known = ", ".join([*_SIMPLE, "list of ...", *self._file.types])
         raise self._error(place, f"no type {text!r}; there are: {known}")
 
     def _named(self, name: str, place: Key, inside: tuple[str, ...]) -> Any:
