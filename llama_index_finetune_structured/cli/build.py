@@ -47,7 +47,7 @@ def build(
     questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions made about each chunk.")] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Generated questions at most (else all).")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Chunks retrieved for a question, by BM25.")] = 2,
-    chunk_size: Annotated[int, typer.Option(min=64, help="Tokens of a chunk.")] = 512,
+    chunk_size: Annotated[int, typer.Option(min=128, help="Tokens of a chunk.")] = 512,
     validation: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share held out, by document; 0: none.")
     ] = 0.2,

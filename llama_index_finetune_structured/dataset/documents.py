@@ -30,9 +30,9 @@ def read_nodes(
     Raises DatasetError naming every file that cannot be read or has no text.
     """
     overlap = chunk_size // 8 if chunk_overlap is None else chunk_overlap
-    if chunk_size < 64 or not 0 <= overlap < chunk_size:
+    if chunk_size < 128 or not 0 <= overlap < chunk_size:
         raise ConfigurationError(
-            f"chunk_size {chunk_size}, chunk_overlap {overlap}: expected 64 tokens or more, and less overlap"
+            f"chunk_size {chunk_size}, chunk_overlap {overlap}: expected 128 tokens or more, and less overlap"
         )
     splitter = SentenceSplitter(
         chunk_size=chunk_size,

@@ -94,7 +94,11 @@ def _importable(folder: Path, place: str) -> Iterator[None]:
 
 
 def _line(place: str, error: Exception) -> str:
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).name == Path(place).name:
+    if isinstance(error, SyntaxError) and _is(error.filename or "", place):
         return f":{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is(frame.filename, place)]
     return f":{frames[-1].lineno}" if frames else ""
+
+
+def _is(filename: str, place: str) -> bool:
+    return Path(filename).resolve() == Path(place).resolve()

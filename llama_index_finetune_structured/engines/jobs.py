@@ -65,7 +65,7 @@ def list_all(
 
 
 @app.command(epilog="Example: finetune-structured jobs show ftjob-abc123")
-def show(name: RunName, runs: RunsFolder = None, as_json: JsonOption = True) -> None:
+def show(name: RunName, runs: RunsFolder = None, as_json: JsonOption = True) -> None:  # it always is
     """Show everything the journal knows of one run, as JSON."""
     with _errors():
         Console().print_json(Journal(find_run(name, runs)).require().model_dump_json())

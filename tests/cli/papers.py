@@ -49,7 +49,7 @@ def write_folder(root: Path) -> Path:
 
 
 def reply(request: dict[str, Any]) -> dict[str, Any]:
-    """Questions about the context's findings, or the finding asked for; a tool call where tools are sent."""
+    """Questions about the context's findings, or the finding asked for; in the form that was asked for."""
     prompt = "\n".join(str(message["content"]) for message in request["messages"])
     found = {author: (year, what) for author, year, what in _CITED.findall(prompt)}
     asked = _ASKED.search(prompt)
@@ -64,6 +64,8 @@ def reply(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _given(request: dict[str, Any], value: dict[str, Any], text: str) -> dict[str, Any]:
+    if request.get("response_format"):
+        return {"content": json.dumps(value)}
     if not request.get("tools"):
         return {"content": text}
     function = {"name": request["tools"][0]["function"]["name"], "arguments": json.dumps(value)}

@@ -25,7 +25,7 @@ def _taught(teacher: Teacher, model: str = "gpt-4.1") -> list[str]:
     return [*BASIC, "--teacher", model, "--api-base", teacher.api_base]
 
 
-@pytest.mark.parametrize("model", ["gpt-4.1", "my-own-model"])
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-4-turbo", "my-own-model"])  # schema, tools, text
 def test_questions_and_answers_of_a_folder_become_two_files(
     model: str, work: Path, teacher: Teacher, call: Call
 ) -> None:
@@ -105,7 +105,7 @@ def test_a_limit_bounds_what_is_asked(work: Path, teacher: Teacher, call: Call) 
 def test_labels_need_no_teacher_and_get_the_prompts_of_a_query_engine(
     work: Path, teacher: Teacher, call: Call
 ) -> None:
-    call(*_taught(teacher), "--validation", "0", "--output", "taught.jsonl")
+    call(*_taught(teacher, "gpt-4-turbo"), "--validation", "0", "--output", "taught.jsonl")
     taught = {example.query: example for example in FinetuneDataset.load("taught.jsonl")}
     rows = [{"query": query, "response": e.answer_text()} for query, e in taught.items()]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -77,7 +77,6 @@ def test_the_report_compares_base_and_tuned_on_the_held_out_rows(walk: Walk) -> 
     assert all(score["schema_valid"] == 1 for score in card["systems"].values())  # under the grammar
     page = (walk.folder / "eval-output" / "report.html").read_text()
     assert "Findings, before and after" in page
-    assert "<h2>Training</h2>" in page
 
 
 def test_a_second_walk_repeats_nothing(walk: Walk, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +84,10 @@ def test_a_second_walk_repeats_nothing(walk: Walk, call: Call, monkeypatch: pyte
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     made = ["data.jsonl", "data.validation.jsonl", "model/adapter/adapter_model.safetensors"]
     made += [str(path) for path in Path("eval-output/answers").rglob("*.jsonl")]
-    before = {name: (Path(name).read_bytes(), Path(name).stat().st_size) for name in made}
+    before = {name: Path(name).read_bytes() for name in made}
     asked = len(walk.teacher.requests)
     found = [call(*walk.arguments(command)) for command in COMMANDS]
-    assert {name: (Path(name).read_bytes(), Path(name).stat().st_size) for name in made} == before
+    assert {name: Path(name).read_bytes() for name in made} == before
     assert len(walk.teacher.requests) == asked
     assert found[2]["status"] == "succeeded"
     assert found[3]["systems"] == found[4]["systems"]

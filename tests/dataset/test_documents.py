@@ -37,8 +37,8 @@ def test_pdfs_texts_and_markdown_become_chunks_of_their_documents(tmp_path: Path
 
 
 def test_a_second_reading_gives_the_same_ids_and_texts(tmp_path: Path) -> None:
-    (tmp_path / "c.txt").write_text("One. " * 500)
-    first, second = ([(n.node_id, n.text) for n in read_nodes(tmp_path, chunk_size=64)] for _ in range(2))  # type: ignore[attr-defined]
+    (tmp_path / "c.txt").write_text("One. " * 900)
+    first, second = ([(n.node_id, n.text) for n in read_nodes(tmp_path, chunk_size=128)] for _ in range(2))  # type: ignore[attr-defined]
     assert first == second
     assert len(first) > 3
 
