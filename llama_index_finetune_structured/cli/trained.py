@@ -38,9 +38,10 @@ def find_trained(model: str) -> Trained | None:
 
 
 def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
-    """The steps of a run's training log; empty where there is none."""
+    """Step, loss and validation loss of a run's training log; empty where there is none."""
     path = Path(run) / _LOG if isinstance(run, str) else None
     if path is None or not path.is_file():
         return []
-    steps: list[dict[str, Any]] = read_json(path)["steps"]
-    return steps
+    log = read_json(path)
+    held_out = [{"step": entry["step"], "validation_loss": entry["loss"]} for entry in log["validation"]]
+    return [*log["steps"], *held_out]

@@ -45,7 +45,7 @@ def read_nodes(
 def _documents(folder: Path) -> list[Document]:
     if not folder.is_dir():
         raise ConfigurationError(f"{folder}: no such folder; give the folder that holds the documents")
-    readers: dict[str, Callable[[Path], str]] = {".pdf": _pdf_text} | dict.fromkeys(_TEXTS, _plain_text)
+    readers: dict[str, Callable[[Path], str]] = {".pdf": _pdf_text, **dict.fromkeys(_TEXTS, _plain_text)}
     names = {
         path: name
         for path in sorted(folder.rglob("*"))

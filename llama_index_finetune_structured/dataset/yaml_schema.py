@@ -6,7 +6,7 @@ import keyword
 import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
@@ -70,15 +70,12 @@ class _File(_Strict):
     types: dict[StrictStr, _Type] = {}
 
 
-class _Loader(yaml.SafeLoader):
-    """Words stay words: YAML 1.1 takes ``no`` for false and ``2024-01-01`` for a date."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [(tag, form) for tag, form in forms if not tag.endswith((":timestamp", ":bool"))]
-        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
+# Words stay words: YAML 1.1 takes ``no`` for false and ``2024-01-01`` for a date.
+_RESOLVERS = {
+    first: [(tag, form) for tag, form in forms if not tag.endswith((":timestamp", ":bool"))]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader: Any = type("_Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": _RESOLVERS})
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), list("tf"))
 
 
