@@ -175,6 +175,11 @@ def test_openai_without_a_key_is_a_clear_error(
     assert "OPENAI_API_KEY" in call(*BASIC, "--teacher", "gpt-4.1", code=1)["error"]
 
 
+def _heed_ctrl_c() -> None:
+    """A test run that was started in a shell's background ignores it, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) -> None:
     with Teacher(papers.reply, latency_s=0.3).running() as teacher:
         arguments = [*_taught(teacher), "--concurrency", "1"]
@@ -186,6 +191,7 @@ def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) 
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": root},
+            preexec_fn=_heed_ctrl_c,
         )
         while len(teacher.requests) < 5 and process.poll() is None:
             time.sleep(0.02)
