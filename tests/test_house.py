@@ -23,7 +23,8 @@ PUBLIC = [
     "LoraSettings", "Message", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
     "OpenAIPydanticProgram", "Prices", "QuestionGenerator", "RetrievalAugmentedDatasetBuilder",
     "Scorecard", "ServiceContext", "ServingRecipe", "Source", "SunsetWarning", "Waits", "acompare",
-    "answer_questions", "capture", "check", "compare", "compare_texts", "hosted_llm", "text_mode",
+    "answer_questions", "capture", "check", "compare", "compare_texts", "hosted_llm", "load_schema",
+    "read_nodes", "text_mode",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 

@@ -20,6 +20,8 @@ _HOME = {
     "aanswer_questions": "answers",
     "answer_questions": "answers",
     "check": "preflight",
+    "load_schema": "schemas",
+    "read_nodes": "documents",
     "render": "rendering",
 }
 

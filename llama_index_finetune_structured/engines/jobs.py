@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,10 +30,12 @@ RunsFolder = Annotated[
     typer.Option("--runs", help="Their folder [$FINETUNE_STRUCTURED_RUNS or finetune-runs]."),
 ]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-@app.command("list")
+@app.command("list", epilog="Example: finetune-structured jobs list --live --every 30")
 def list_all(
     runs: RunsFolder = None,
     live: Annotated[
@@ -40,9 +43,17 @@ def list_all(
         typer.Option("--live", help="Ask the providers until all jobs are done."),
     ] = False,
     every_s: Annotated[float, typer.Option("--every", min=0.05, help="Seconds between two looks.")] = 10,
+    as_json: JsonOption = False,
 ) -> None:
     """List the runs, as they were last seen or live."""
     with _errors():
+        if as_json:
+            while live and _refresh(runs):
+                SYSTEM_CLOCK.sleep(every_s)
+            _print_json(
+                [{"folder": str(folder)} | run.model_dump(mode="json") for folder, run in list_runs(runs)]
+            )
+            return
         if not live:
             Console().print(_table(list_runs(runs)))
             return
@@ -53,31 +64,38 @@ def list_all(
             shown.update(_table(list_runs(runs)))
 
 
-@app.command()
-def show(name: RunName, runs: RunsFolder = None) -> None:
-    """Show everything the journal knows of one run."""
+@app.command(epilog="Example: finetune-structured jobs show ftjob-abc123")
+def show(name: RunName, runs: RunsFolder = None, as_json: JsonOption = True) -> None:  # it always is
+    """Show everything the journal knows of one run, as JSON."""
     with _errors():
         Console().print_json(Journal(find_run(name, runs)).require().model_dump_json())
 
 
-@app.command()
+@app.command(epilog="Example: finetune-structured jobs wait ftjob-abc123 --timeout 3600")
 def wait(
     name: RunName,
     runs: RunsFolder = None,
     timeout_s: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait at most.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Wait for a run's end with a progress bar; the exit code is 1 unless it succeeded."""
     with _errors():
         job = OpenAIFinetuneEngine.from_run(find_run(name, runs), verbose=True).wait(timeout_s)
-        typer.echo(f"{job.id} {job.status}: {job.fine_tuned_model}")
+        found = {"id": job.id, "status": job.status, "model": job.fine_tuned_model}
+        _print_json(found) if as_json else typer.echo(f"{job.id} {job.status}: {job.fine_tuned_model}")
 
 
-@app.command()
-def cancel(name: RunName, runs: RunsFolder = None) -> None:
+@app.command(epilog="Example: finetune-structured jobs cancel ftjob-abc123")
+def cancel(name: RunName, runs: RunsFolder = None, as_json: JsonOption = False) -> None:
     """Ask the provider to stop a run's job."""
     with _errors():
         job = OpenAIFinetuneEngine.from_run(find_run(name, runs)).cancel()
-        typer.echo(f"{job.id} {job.status}")
+        found = {"id": job.id, "status": job.status}
+        _print_json(found) if as_json else typer.echo(f"{job.id} {job.status}")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 @contextmanager

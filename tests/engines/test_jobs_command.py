@@ -54,6 +54,14 @@ def test_a_live_list_follows_every_job_to_its_end(run: Path) -> None:
     assert run.name in shown
 
 
+def test_json_is_for_programs(run: Path) -> None:
+    [row] = json.loads(call("list", "--json"))
+    assert (row["job_id"], row["folder"]) == ("ftjob-000002", str(run))
+    [row] = json.loads(call("list", "--json", "--live", "--every", "0.05"))
+    assert row["status"] == "succeeded"
+    assert json.loads(call("show", run.name, "--json")) == {k: v for k, v in row.items() if k != "folder"}
+
+
 def test_show_is_the_whole_journal(run: Path) -> None:
     assert json.loads(call("show", run.name[:20]))["job_id"] == "ftjob-000002"
 

@@ -1,0 +1,5 @@
+"""``python -m llama_index_finetune_structured.cli``."""
+
+from .main import main
+
+main()

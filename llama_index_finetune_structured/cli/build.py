@@ -1,0 +1,175 @@
+"""``finetune-structured build``: documents, a schema and a teacher (or labels) -> training files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..dataset import CallPolicy, FinetuneDataset
+from ..dataset.documents import read_nodes
+from ..dataset.paid_calls import Failure
+from ..dataset.schemas import load_schema
+from ..dataset.splits import document_of
+from ..errors import ConfigurationError, DatasetError
+from ..example import Example
+from .asking import Asking, listed_questions
+from .building import BuildSettings, bm25_retriever, claim, hosted_teacher, labelled
+from .command import Result, command, say
+
+__all__ = ["register"]
+
+_SHOWN = 5
+
+
+def build(
+    folder: Annotated[Path, typer.Argument(help="The documents: .pdf, .txt, .md.")],
+    schema: Annotated[str, typer.Option(help="Of an answer: schema.yaml, schema.py:Class or module:Class.")],
+    output: Annotated[Path, typer.Option(help="The training file; held-out rows go beside it.")] = Path(
+        "data.jsonl"
+    ),
+    teacher: Annotated[
+        str | None, typer.Option(help="The model to learn from, by OpenAI's protocol ($OPENAI_API_KEY).")
+    ] = None,
+    api_base: Annotated[str | None, typer.Option(help="Where the teacher is served (else OpenAI).")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Your questions, one a line, instead of generated ones.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="JSONL of query and response: your own labels, no teacher.")
+    ] = None,
+    ask_for: Annotated[
+        str | None,
+        typer.Option(help="What to generate questions for, in words (else what the schema holds)."),
+    ] = None,
+    questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions made about each chunk.")] = 2,
+    limit: Annotated[int | None, typer.Option(min=1, help="Generated questions at most (else all).")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Chunks retrieved for a question, by BM25.")] = 2,
+    chunk_size: Annotated[int, typer.Option(min=128, help="Tokens of a chunk.")] = 512,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share held out, by document; 0: none.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Decides what is held out, and the sample of --limit.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at a time.")] = 8,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again what failed before.")
+    ] = False,
+) -> Result:
+    """Make a data set: cut documents into chunks, ask a teacher through a query engine, keep valid answers.
+
+    What was paid for is kept beside the output: the same command goes on
+    where it was and pays for nothing twice. Failed calls are listed, and asked
+    again with --retry-failed.
+    """
+    source = _source(teacher, questions, pairs)
+    output_cls = load_schema(schema)
+    nodes = read_nodes(folder, chunk_size=chunk_size)
+    retriever = bm25_retriever(nodes, top_k)
+    say(f"{len({node.ref_doc_id for node in nodes})} documents, {len(nodes)} chunks")
+    settings = BuildSettings(
+        answer_schema=output_cls.model_json_schema(), teacher=teacher, top_k=top_k, chunk_size=chunk_size
+    )
+    if isinstance(source, Path):
+        rows = list(labelled(retriever, source, output_cls))
+        claim(output, settings)
+        return _written(rows, output, validation, seed)
+    llm = hosted_teacher(source, api_base, top_k * chunk_size)
+    listed = None if questions is None else listed_questions(questions)
+    work = claim(output, settings)
+    asking = Asking(llm, output_cls, work, CallPolicy(concurrency=concurrency), retry_failed)
+    asked = listed or asking.questions(
+        nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
+    )
+    examples = asking.examples(retriever, asked)
+    return _written(examples, output, validation, seed, asking.failures, asking.rejected)
+
+
+def _source(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | str:
+    """Where answers come from: a file of labels, or a teacher's name."""
+    if pairs is not None and (teacher or questions):
+        raise ConfigurationError("--pairs are labelled already: leave --teacher and --questions out")
+    if pairs is not None:
+        return pairs
+    if teacher is None:
+        raise ConfigurationError("who answers? Give --teacher MODEL, or your own labels: --pairs FILE.jsonl")
+    return teacher
+
+
+def _written(
+    examples: Sequence[Example],
+    output: Path,
+    validation: float,
+    seed: int,
+    failures: Sequence[Failure] = (),
+    rejected: int = 0,
+) -> Result:
+    """Both files, and what became of everything that was asked."""
+    told = _told(failures, rejected)
+    if not examples:
+        raise DatasetError("\n".join(["no valid answer, so no data set", *told]))
+    train, held_out = _split(examples, validation, seed)
+    path = output.with_name(f"{output.stem}.validation{output.suffix}")
+    if held_out is None:
+        path.unlink(missing_ok=True)  # of a build before: its rows are trained on now
+    else:
+        held_out.save(path)
+    train.save(output)
+    data = {
+        "data": str(output),
+        "examples": len(train),
+        "validation": None if held_out is None else str(path),
+        "validation_examples": len(held_out or ()),
+        "documents": len({document_of(example) for example in examples} - {None}),
+        "mixed": _mixed(train, held_out or ()),
+        "rejected": rejected,
+        "failures": [{"asked": f.asked, "error": f.error, "message": f.message} for f in failures],
+    }
+    return Result(data, ("\n".join([*_summary(data), *told]),))
+
+
+def _split(
+    examples: Sequence[Example], validation: float, seed: int
+) -> tuple[FinetuneDataset, FinetuneDataset | None]:
+    """By document; the questions of a single document by question."""
+    whole = FinetuneDataset(examples)
+    if validation == 0:
+        return whole, None
+    by_document = len({document_of(example) for example in examples}) > 1
+    if not by_document:
+        say("all questions belong to one document: held out by question, so the score will flatter")
+    return whole.split(1 - validation, group_by="document" if by_document else None, seed=seed)
+
+
+def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset) -> int:
+    """Training prompts in which a chunk of a held-out document stands."""
+    documents = {document_of(example) for example in held_out} - {None}
+    return sum(any(source.document_id in documents for source in example.sources) for example in train)
+
+
+def _summary(data: dict[str, Any]) -> list[str]:
+    lines = [f"{data['examples']} examples of {data['documents']} documents -> {data['data']}"]
+    if data["validation"]:
+        lines.append(f"{data['validation_examples']} held out -> {data['validation']}")
+    if data["mixed"]:
+        lines.append(f"{data['mixed']} training prompts also show a chunk of a held-out document")
+    return lines
+
+
+def _told(failures: Sequence[Failure], rejected: int) -> list[str]:
+    lines = [f"{rejected} answers did not fit the schema"] if rejected else []
+    if failures:
+        lines.append(f"{len(failures)} calls failed; mend the cause and add --retry-failed:")
+        lines += [f"  {f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in failures[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        lines.append(f"  and {len(failures) - _SHOWN} more; --json lists all")
+    return lines
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(
+        app,
+        example="finetune-structured build papers --schema schema.yaml --teacher gpt-4.1 --output data.jsonl",
+    )(build)

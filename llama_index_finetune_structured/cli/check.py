@@ -1,0 +1,94 @@
+"""``finetune-structured check``: every problem of a training file before it costs anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..dataset.preflight import CheckReport
+from ..dataset.preflight import check as check_data
+from ..errors import ConfigurationError
+from ..lora.base_models import DEFAULT_BASE_MODEL
+from .command import Result, command
+
+__all__ = ["register"]
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="A training file of any format, or a capture.")],
+    target: Annotated[
+        str, typer.Option(help="What will train on it: local, openai, trl or gradient.")
+    ] = "local",
+    base_model: Annotated[
+        str, typer.Option(help="Whose tokenizer counts, for local and trl.")
+    ] = DEFAULT_BASE_MODEL,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a row may have (else the target's limit).")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, for tokens and cost.")] = 1,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of a million training tokens.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
+) -> Result:
+    """Look at every line as the target would train on it: problems with line and mend, tokens, cost.
+
+    The file itself is only read. The exit code is 1 where there are errors
+    that --fix did not leave out.
+    """
+    report = check_data(
+        data,
+        target=target,
+        base_model=base_model,
+        max_length=max_length,
+        epochs=epochs,
+        price_per_million=price,
+    )
+    mended = fix is not None and _fix(report, fix)
+    left = f"the {report.good} good lines are in {fix}" if fix is not None else None
+    return Result(_data(report, fix), (str(report), *filter(None, [left])), ok=report.ok or mended)
+
+
+def _fix(report: CheckReport, path: Path) -> bool:
+    """Whether the new file has no error left: an error of the whole file stays one."""
+    if path.exists():
+        raise ConfigurationError(f"{path}: is there already, and is not overwritten; give a new file")
+    if not report.good:
+        raise ConfigurationError(f"{report.source}: no good line to write to {path}\n{report}")
+    report.fix(path)
+    return all(problem.line > 0 or problem.is_warning for problem in report.problems)
+
+
+def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
+    return {
+        "ok": report.ok,
+        "target": report.target,
+        "lines": report.lines,
+        "good": report.good,
+        "problems": [
+            {
+                "file": problem.file,
+                "line": problem.line,
+                "code": problem.code,
+                "message": problem.message,
+                "mend": problem.mend,
+                "is_warning": problem.is_warning,
+            }
+            for problem in report.problems
+        ],
+        "tokens": report.tokens,
+        "trained_tokens": report.trained_tokens,
+        "longest_tokens": report.longest_tokens,
+        "estimated": report.estimated,
+        "epochs": report.epochs,
+        "cost": report.cost,
+        "trained_span": report.span and report.span.trained_text,
+        "fixed": fixed and str(fixed),
+    }
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, example="finetune-structured check data.jsonl --target openai --price 25 --fix good.jsonl")(
+        check
+    )

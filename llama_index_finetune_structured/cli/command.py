@@ -1,0 +1,92 @@
+"""What all commands have in common: results on stdout, all else on stderr, and exit codes.
+
+0: done. 1: the user's mistake, or problems were found. 130: stopped by Ctrl-C. 2: no such option (typer's).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console, RenderableType
+
+from ..errors import FinetuneStructuredError
+
+__all__ = ["Result", "command", "say"]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command found: for programs, for people, and whether all is well (else the exit code is 1)."""
+
+    data: dict[str, Any]
+    shown: tuple[RenderableType, ...]
+    ok: bool = True
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal how it goes; never on stdout, which is the result's."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def command(
+    app: typer.Typer, *, example: str, name: str | None = None
+) -> Callable[[Callable[..., Result]], Callable[..., None]]:
+    """Register a function that returns a Result: with ``--json``, and an example in its help."""
+
+    def register(function: Callable[..., Result]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*, as_json: bool, **options: Any) -> None:
+            with contextlib.redirect_stdout(sys.stderr):  # libraries print too
+                result = _attempt(function, options)
+            _print(result, as_json)
+
+        signature = inspect.signature(function, eval_str=True)
+        flag = inspect.Parameter(
+            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption
+        )
+        run.__dict__["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), flag])
+        run.__annotations__ = get_type_hints(function, include_extras=True) | {"as_json": JsonOption}
+        del run.__dict__["__wrapped__"]
+        return app.command(name, epilog=f"Example: {example}")(run)
+
+    return register
+
+
+def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result:
+    try:
+        return function(**options)
+    except FinetuneStructuredError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        say("Stopped. What was finished is kept: run the same command again to go on.")
+        raise typer.Exit(130) from None
+
+
+def _failed(message: str) -> Result:
+    Console(stderr=True, style="red").print(
+        f"Error: {message}", markup=False, highlight=False, soft_wrap=True
+    )
+    return Result({"error": message}, (), ok=False)
+
+
+def _print(result: Result, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(result.data, ensure_ascii=False, indent=1) + "\n")
+    else:
+        console = Console()
+        for part in result.shown:
+            console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+    if not result.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,54 @@
+"""``finetune-structured demo``: the whole loop on an embedded model and corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..lora.base_models import DEFAULT_BASE_MODEL
+from .command import Result, command, say
+from .scores import score_result
+
+__all__ = ["register"]
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder that everything lands in.")] = Path("demo-output"),
+    train_size: Annotated[int, typer.Option(min=4, help="Questions the teacher answers.")] = 160,
+    test_size: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 40,
+    seed: Annotated[int, typer.Option(help="Decides split, order and initial weights.")] = 0,
+    base_model: Annotated[
+        str, typer.Option(help="Embedded default, folder, .gguf file or hub id.")
+    ] = DEFAULT_BASE_MODEL,
+    teacher: Annotated[
+        str | None, typer.Option(help="A hosted model ($OPENAI_API_KEY); without it a docstring parser.")
+    ] = None,
+    api_base: Annotated[str | None, typer.Option(help="Where the teacher is served.")] = None,
+) -> Result:
+    """Distil a teacher into a small model on the documentation of networkx, and score both.
+
+    Needs no key, GPU or hub. A run that was stopped goes on where it was; a
+    finished one is shown again.
+    """
+    from ..demo.run import DemoSettings, run
+
+    settings = DemoSettings(
+        train_size=train_size,
+        test_size=test_size,
+        seed=seed,
+        base_model=base_model,
+        teacher=teacher,
+        api_base=api_base,
+    )
+    card = run(settings, output, say)
+    return score_result(card, scorecard=output / "scorecard.json", report=output / "report.html")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(
+        app,
+        example="finetune-structured demo --train-size 120 --test-size 40 --seed 1 --output demo-seed-1",
+    )(demo)

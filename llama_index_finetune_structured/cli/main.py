@@ -1,0 +1,24 @@
+"""All commands together, and the entry point."""
+
+from __future__ import annotations
+
+import typer
+
+from ..engines.jobs import app as jobs
+from . import build, check, demo, evaluate, report, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Make small, owned language models give reliable structured answers inside LlamaIndex.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for part in (demo, build, check, train, evaluate, report):
+    part.register(app)
+app.add_typer(jobs, name="jobs")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one clear line, not a traceback."""
+    app()

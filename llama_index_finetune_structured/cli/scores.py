@@ -1,0 +1,32 @@
+"""A scorecard as a command's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..evaluation import Scorecard
+from .command import Result
+
+__all__ = ["score_result"]
+
+
+def score_result(card: Scorecard, *, scorecard: Path, report: Path) -> Result:
+    """Verdict and main figures of every system; where the whole of it is."""
+    data: dict[str, Any] = {
+        "verdict": card.verdict(),
+        "examples": len(card.rows),
+        "systems": {
+            name: {
+                "schema_valid": score.schema_valid,
+                "exact_match": score.exact_match,
+                "field_score": score.field_score,
+                "fields": {path: field.headline for path, field in score.fields.items()},
+                "seconds_per_answer": score.seconds_per_answer,
+            }
+            for name, score in card.systems.items()
+        },
+        "scorecard": str(scorecard),
+        "report": str(report),
+    }
+    return Result(data, (card.table(), card.verdict(), f"Report: {report}   figures: {scorecard}"))

@@ -1,0 +1,65 @@
+"""``finetune-structured train``: LoRA on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..engines.lora import LoraFinetuneEngine
+from ..lora.base_models import DEFAULT_BASE_MODEL
+from ..lora.settings import LoraSettings
+from .command import Result, command
+
+__all__ = ["register"]
+
+_DEFAULT = LoraSettings()
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="The training file, as build makes it.")],
+    base_model: Annotated[
+        str, typer.Option(help="Embedded default, folder, .gguf file or hub id.")
+    ] = DEFAULT_BASE_MODEL,
+    output: Annotated[Path, typer.Option(help="Folder of the run; the adapter is in it.")] = Path("model"),
+    validation: Annotated[Path | None, typer.Option(help="Held-out file whose loss is measured.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = _DEFAULT.epochs,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Its peak.")] = _DEFAULT.learning_rate,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = _DEFAULT.batch_size,
+    rank: Annotated[int, typer.Option(min=1, help="Size of the adapter.")] = _DEFAULT.rank,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a row may have; longer ones are refused.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides order and initial weights.")] = _DEFAULT.seed,
+) -> Result:
+    """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
+
+    Ctrl-C finishes the step at hand and saves; the same command goes on from
+    there, and shows a finished run.
+    """
+    settings = LoraSettings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        rank=rank,
+        alpha=2 * rank,
+        max_length=max_length,
+        seed=seed,
+    )
+    engine = LoraFinetuneEngine(
+        data, base_model=base_model, validation=validation, output_dir=output, config=settings
+    )
+    engine.finetune()
+    job = engine.get_current_job()
+    held_out = "" if job.validation_loss is None else f", {job.validation_loss:.3f} on held-out rows"
+    shown = f"{job.steps} steps in {job.seconds:.0f} s, loss {job.loss:.3f}{held_out} -> {job.adapter}"
+    return Result(job.model_dump(mode="json"), (shown,))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(
+        app,
+        example="finetune-structured train data.jsonl --validation data.validation.jsonl --epochs 2 --output model",
+    )(train)

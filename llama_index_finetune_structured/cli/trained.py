@@ -1,0 +1,47 @@
+"""What a user calls a model: a training run's folder, an adapter, or a base model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..lora.adapter import AdapterCard, read_card
+from ..lora.checkpoints import read_json
+
+__all__ = ["Trained", "find_trained", "loss_curve_of"]
+
+_LOG = "training_log.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter with its card, and the folder of the run that made it where that is known."""
+
+    adapter: Path
+    card: AdapterCard
+    run: Path | None
+
+
+def find_trained(model: str) -> Trained | None:
+    """The adapter behind ``model``; None: a base model. Raises ConfigurationError for an unfinished run."""
+    folder = Path(model)
+    for adapter in (folder / "adapter", folder):
+        if (adapter / "adapter_config.json").is_file():
+            run = adapter.parent if (adapter.parent / _LOG).is_file() else None
+            return Trained(adapter, read_card(adapter), run)
+    if (folder / "checkpoints").is_dir():
+        raise ConfigurationError(f"{model}: its training is not finished; run the same train command again")
+    return None
+
+
+def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
+    """Step, loss and validation loss of a run's training log; empty where there is none."""
+    path = Path(run) / _LOG if isinstance(run, str) else None
+    if path is None or not path.is_file():
+        return []
+    log = read_json(path)
+    held_out = [{"step": entry["step"], "validation_loss": entry["loss"]} for entry in log["validation"]]
+    return [*log["steps"], *held_out]

@@ -1,0 +1,205 @@
+"""``build``: documents and a teacher, or labels, become training files; nothing is paid for twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_index_finetune_structured import FinetuneDataset
+from tests.cli import papers
+from tests.cli.conftest import Call
+from tests.dataset.loopback_teacher import Teacher
+
+BASIC = ["build", "papers", "--schema", "schema.yaml", "--validation", "0.4"]
+
+
+def _taught(teacher: Teacher, model: str = "gpt-4.1") -> list[str]:
+    return [*BASIC, "--teacher", model, "--api-base", teacher.api_base]
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-4-turbo", "my-own-model"])  # schema, tools, text
+def test_questions_and_answers_of_a_folder_become_two_files(
+    model: str, work: Path, teacher: Teacher, call: Call
+) -> None:
+    found = call(*_taught(teacher, model))
+    train, held_out = FinetuneDataset.load("data.jsonl"), FinetuneDataset.load("data.validation.jsonl")
+    assert len(train) + len(held_out) == 6
+    assert (found["examples"], found["validation_examples"], found["documents"]) == (
+        len(train),
+        len(held_out),
+        3,
+    )
+    assert {e.document_id for e in train}.isdisjoint({e.document_id for e in held_out})
+    for example in [*train, *held_out]:
+        answer = example.answer_object()
+        assert example.query == f"What did {answer['author']} show?"
+        assert (example.document_id or "").startswith(answer["author"][:-1].lower())
+
+
+def test_a_second_run_asks_nothing_and_gives_the_same_bytes(work: Path, teacher: Teacher, call: Call) -> None:
+    call(*_taught(teacher))
+    before, asked = Path("data.jsonl").read_bytes(), len(teacher.requests)
+    call(*_taught(teacher))
+    assert len(teacher.requests) == asked == 9
+    assert Path("data.jsonl").read_bytes() == before
+
+
+def test_a_new_document_costs_only_its_own_calls(work: Path, teacher: Teacher, call: Call) -> None:
+    call(*_taught(teacher))
+    asked = len(teacher.requests)
+    papers.write_pdf(work / "papers" / "delta.pdf", papers.text_of("delta"))
+    found = call(*_taught(teacher))
+    assert len(teacher.requests) - asked == 3
+    assert found["examples"] + found["validation_examples"] == 8
+
+
+def test_failed_calls_are_told_and_asked_again_only_on_demand(work: Path, call: Call) -> None:
+    broken = [True]
+
+    def reply(request: dict[str, Any]) -> dict[str, Any] | int:
+        return 400 if broken[0] and "Query: What did Beta1" in str(request) else papers.reply(request)
+
+    with Teacher(reply).running() as teacher:
+        first = call(*_taught(teacher))
+        assert [failure["asked"] for failure in first["failures"]] == ["What did Beta1 show?"]
+        assert "status 400" in first["failures"][0]["message"]
+        broken[0] = False
+        assert len(call(*_taught(teacher))["failures"]) == 1
+        asked = len(teacher.requests)
+        last = call(*_taught(teacher), "--retry-failed")
+        assert last["failures"] == []
+        assert last["examples"] + last["validation_examples"] == 6
+        assert len(teacher.requests) == asked + 1
+
+
+def test_a_teacher_that_always_fails_leaves_no_data_set(work: Path, call: Call) -> None:
+    with Teacher(lambda _: 401).running() as teacher:
+        found = call(*_taught(teacher), code=1)
+    assert "status 401" in found["error"]
+    assert "--retry-failed" in found["error"]
+    assert not Path("data.jsonl").exists()
+
+
+def test_own_questions_are_asked_as_they_are(work: Path, teacher: Teacher, call: Call) -> None:
+    asked = papers.questions("alpha") + papers.questions("gamma")
+    Path("questions.txt").write_text("\n\n".join(asked))
+    call(*_taught(teacher), "--questions", "questions.txt", "--validation", "0")
+    assert {example.query for example in FinetuneDataset.load("data.jsonl")} == set(asked)
+    assert len(teacher.requests) == 4
+
+
+def test_a_limit_bounds_what_is_asked(work: Path, teacher: Teacher, call: Call) -> None:
+    found = call(*_taught(teacher), "--limit", "3")
+    assert found["examples"] + found["validation_examples"] == 3
+    assert len(teacher.requests) == 2 + 3
+
+
+def test_labels_need_no_teacher_and_get_the_prompts_of_a_query_engine(
+    work: Path, teacher: Teacher, call: Call
+) -> None:
+    call(*_taught(teacher, "gpt-4-turbo"), "--validation", "0", "--output", "taught.jsonl")
+    taught = {example.query: example for example in FinetuneDataset.load("taught.jsonl")}
+    rows = [{"query": query, "response": e.answer_text()} for query, e in taught.items()]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call(*BASIC, "--pairs", "pairs.jsonl", "--validation", "0")
+    for labelled in FinetuneDataset.load("data.jsonl"):
+        same = taught[labelled.query]
+        assert labelled.messages == same.messages
+        assert labelled.answer_schema == same.answer_schema
+        assert labelled.answer_object() == same.answer_object()
+
+
+def test_without_validation_no_old_validation_file_is_left(work: Path, teacher: Teacher, call: Call) -> None:
+    call(*_taught(teacher))
+    assert Path("data.validation.jsonl").exists()
+    assert call(*_taught(teacher), "--validation", "0")["validation"] is None
+    assert not Path("data.validation.jsonl").exists()
+
+
+def test_answers_made_with_other_settings_are_not_mixed_in(work: Path, teacher: Teacher, call: Call) -> None:
+    call(*_taught(teacher))
+    before = Path("data.jsonl").read_bytes()
+    assert "another top_k" in call(*_taught(teacher), "--top-k", "1", code=1)["error"]
+    Path("schema.yaml").write_text(papers.SCHEMA.replace("integer", "integer?"))
+    assert "another answer_schema" in call(*_taught(teacher), code=1)["error"]
+    assert Path("data.jsonl").read_bytes() == before
+
+
+def test_a_file_that_no_build_made_is_not_overwritten(work: Path, teacher: Teacher, call: Call) -> None:
+    Path("data.jsonl").write_text("mine\n")
+    assert "no build made it" in call(*_taught(teacher), code=1)["error"]
+    assert Path("data.jsonl").read_text() == "mine\n"
+    assert not teacher.requests
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, "who answers?"),
+        ({"--teacher": "gpt-4.1", "--pairs": "pairs.jsonl"}, "leave --teacher"),
+        ({"folder": "nowhere", "--pairs": "pairs.jsonl"}, "nowhere: no such folder"),
+        ({"--schema": "nowhere.yaml", "--pairs": "pairs.jsonl"}, "nowhere.yaml: cannot be read"),
+        ({"--pairs": "pairs.jsonl"}, "pairs.jsonl"),
+        ({"--teacher": "gpt-4.1", "--questions": "empty.txt"}, "empty.txt: no questions in it"),
+        ({"--teacher": "gpt-4.1", "--questions": "nowhere.txt"}, "nowhere.txt: No such file"),
+        ({"--pairs": "bad.jsonl"}, "bad.jsonl:1: expected 'query' and 'response'"),
+        ({"--pairs": "unfit.jsonl"}, "the answer to 'Q?'"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_error(
+    changed: dict[str, str], told: str, work: Path, call: Call
+) -> None:
+    Path("empty.txt").write_text("\n")
+    Path("bad.jsonl").write_text('{"question": "Q?"}\n')
+    Path("unfit.jsonl").write_text('{"query": "Q?", "response": {"author": "A"}}\n')
+    options = {"--schema": "schema.yaml"} | changed
+    folder = options.pop("folder", "papers")
+    found = call("build", folder, *(part for option in options.items() for part in option), code=1)
+    assert told in found["error"]
+    assert found["error"] in found["stderr"]
+    assert "Traceback" not in found["stderr"]
+
+
+def test_openai_without_a_key_is_a_clear_error(
+    work: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert "OPENAI_API_KEY" in call(*BASIC, "--teacher", "gpt-4.1", code=1)["error"]
+
+
+def _heed_ctrl_c() -> None:
+    """A test run that was started in a shell's background ignores it, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) -> None:
+    with Teacher(papers.reply, latency_s=0.3).running() as teacher:
+        arguments = [*_taught(teacher), "--concurrency", "1"]
+        command = [sys.executable, "-m", "llama_index_finetune_structured.cli", *arguments]
+        root = str(Path(__file__).parents[2])
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": root},
+            preexec_fn=_heed_ctrl_c,
+        )
+        while len(teacher.requests) < 5 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (130, "")
+        assert "run the same command again" in err
+        assert "Traceback" not in err
+        found = call(*arguments)
+        assert found["examples"] + found["validation_examples"] == 6
+        assert len(teacher.requests) <= 9 + 1  # the call that was under way

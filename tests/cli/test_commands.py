@@ -1,0 +1,158 @@
+"""``check``, ``train``, ``eval``, ``report``: what goes wrong is said clearly, and JSON stands alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from llama_index_finetune_structured import FinetuneDataset, Scorecard, compare
+from llama_index_finetune_structured.cli import app
+from llama_index_finetune_structured.cli.command import Result, command
+from llama_index_finetune_structured.dataset.schemas import load_schema
+from tests.cli.conftest import Call
+
+COMMANDS = ["demo", "build", "check", "train", "eval", "report"]
+JOBS = ["list", "show", "wait", "cancel"]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"jobs {job}" for job in JOBS)])
+def test_every_command_has_help_with_an_example_and_json(name: str) -> None:
+    result = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"Example: finetune-structured {name}" in result.stdout
+    assert "--json" in result.stdout
+
+
+def _made(function: object) -> typer.Typer:
+    made = typer.Typer()
+    command(made, example="made")(function)  # type: ignore[arg-type]
+    return made
+
+
+def test_what_libraries_print_never_mixes_with_the_result() -> None:
+    def noisy(name: str) -> Result:
+        print(f"library says {name}")
+        return Result({"name": name}, ("shown",))
+
+    result = CliRunner().invoke(_made(noisy), ["é", "--json"])
+    assert json.loads(result.stdout) == {"name": "é"}
+    assert "library says é" in result.stderr
+    assert CliRunner().invoke(_made(noisy), ["é"]).stdout == "shown\n"
+
+
+def test_ctrl_c_is_130_and_says_how_to_go_on() -> None:
+    def stopped() -> Result:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(_made(stopped), ["--json"])
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "run the same command again" in result.stderr
+
+
+def test_a_bug_of_ours_is_not_passed_off_as_the_users_mistake() -> None:
+    def broken() -> Result:
+        raise AssertionError("a bug")
+
+    assert isinstance(CliRunner().invoke(_made(broken), []).exception, AssertionError)
+
+
+@pytest.fixture
+def data(work: Path) -> Path:
+    """Eleven good rows, the same one again, and a line that is none."""
+    finding = load_schema("schema.yaml")
+    pairs = [(f"Who showed {n}?", {"author": f"A{n}", "year": 1990 + n}) for n in range(11)]
+    lines = FinetuneDataset.from_pairs(pairs, output_cls=finding).save("rows.jsonl").read_text()
+    path = work / "mixed.jsonl"
+    path.write_text(f"{lines}{lines.splitlines()[0]}\nnot JSON\n")
+    return path
+
+
+def test_check_lists_every_problem_and_leaves_the_file_alone(data: Path, call: Call) -> None:
+    before = data.read_bytes()
+    found = call("check", str(data), "--target", "openai", "--price", "25", code=1)
+    problems = [(p["line"], p["code"], p["is_warning"]) for p in found["problems"]]
+    assert problems == [(12, "duplicate", True), (13, "not_json", False)]
+    assert all(problem["mend"] for problem in found["problems"])
+    assert (found["good"], found["lines"]) == (12, 13)
+    assert found["cost"] == pytest.approx(found["tokens"] * 25 / 1e6)
+    assert data.read_bytes() == before
+
+
+def test_check_fix_leaves_a_file_without_errors(data: Path, call: Call) -> None:
+    assert call("check", str(data), "--target", "openai", "--fix", "good.jsonl")["fixed"] == "good.jsonl"
+    assert call("check", "good.jsonl", "--target", "openai")["ok"] is True
+    assert (
+        "not overwritten"
+        in call("check", str(data), "--target", "openai", "--fix", "good.jsonl", code=1)["error"]
+    )
+    assert (
+        "not overwritten"
+        in call("check", str(data), "--target", "openai", "--fix", str(data), code=1)["error"]
+    )
+
+
+def test_check_shows_people_line_and_mend(data: Path) -> None:
+    shown = CliRunner().invoke(app, ["check", str(data), "--target", "openai"])
+    assert shown.exit_code == 1
+    assert f"{data}:13: error [not_json]" in shown.stdout
+    assert "12 of 13 lines are good" in shown.stdout
+
+
+def _scorecard(path: Path) -> Scorecard:
+    examples = FinetuneDataset.load("rows.jsonl")
+    systems = {"base": lambda e: {"author": "", "year": 0}, "tuned": lambda e: e.answer_object()}
+    card = compare(systems, examples, show_progress=False)  # type: ignore[arg-type]
+    card.to_json(path)
+    return card
+
+
+def test_report_writes_the_page_of_a_saved_scorecard_again(data: Path, call: Call) -> None:
+    card = _scorecard(Path("scores") / "scorecard.json")
+    found = call("report", "scores/scorecard.json", "--title", "Findings & more")
+    assert found["verdict"] == card.verdict()
+    assert found["systems"]["tuned"]["exact_match"] == 1
+    assert found["systems"]["base"]["fields"]["author"] == 0
+    assert "Findings &amp; more" in Path("scores/report.html").read_text()
+    call("report", "scores/scorecard.json", "--html", "elsewhere/page.html")
+    assert Path("elsewhere/page.html").exists()
+    shown = CliRunner().invoke(app, ["report", "scores/scorecard.json"], env={"COLUMNS": "120"})
+    assert card.verdict() in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("check nowhere.jsonl --target openai", None),
+        ("check rows.jsonl --target opennai", "target: 'opennai', expected 'openai'"),
+        ("check rows.jsonl --base-model nowhere", "base model 'nowhere': no such folder"),
+        ("train nowhere.jsonl", "nowhere.jsonl: cannot be read"),
+        ("train mixed.jsonl", "mixed.jsonl:13: not valid JSON"),
+        ("train rows.jsonl --base-model nowhere", "base model 'nowhere': no such folder"),
+        ("eval nowhere rows.jsonl", "base model 'nowhere': no such folder"),
+        ("eval halfway rows.jsonl", "halfway: its training is not finished"),
+        ("eval nowhere nowhere.jsonl", "nowhere.jsonl: cannot be read"),
+        ("report nowhere.json", "nowhere.json: cannot be read"),
+        ("report rows.jsonl", "rows.jsonl: not a scorecard"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_error(arguments: str, told: str | None, data: Path, call: Call) -> None:
+    Path("halfway/checkpoints").mkdir(parents=True)
+    before = sorted(os.listdir())
+    found = call(*arguments.split(), code=1)
+    assert "Traceback" not in found["stderr"]
+    if told is None:
+        assert found["problems"][0]["code"] == "cannot_read"
+    else:
+        assert told in found["error"]
+    assert sorted(os.listdir()) == before
+
+
+def test_an_unknown_option_is_2_as_everywhere() -> None:
+    with warnings.catch_warnings():
+        assert CliRunner().invoke(app, ["train", "rows.jsonl", "--lerning-rate", "1"]).exit_code == 2

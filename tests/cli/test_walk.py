@@ -1,0 +1,140 @@
+"""The walk of docs/cli.md, word for word: folder of PDFs, teacher, tuned model in a query engine, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core.llms import ChatMessage
+from llama_index.core.query_engine import RetrieverQueryEngine
+from pydantic import Field
+
+from llama_index_finetune_structured import FinetuneDataset, LoraLLM, load_schema, read_nodes
+from llama_index_finetune_structured.cli.building import bm25_retriever
+from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
+from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row
+from tests.cli import papers
+from tests.cli.conftest import Call
+from tests.dataset.loopback_teacher import Teacher
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "cli.md").read_text(), re.MULTILINE | re.DOTALL)
+YAML, SHELL, PYTHON = ([text for kind, text in BLOCKS if kind == name] for name in ("yaml", "sh", "python"))
+COMMANDS = [shlex.split(line)[1:] for line in SHELL[0].splitlines() if line.startswith("finetune-structured")]
+
+
+class Walk:
+    """A folder where the walk was gone; ``arguments`` adds what the reader has and the test has not."""
+
+    def __init__(self, folder: Path, base: Path, teacher: Teacher) -> None:
+        self.folder, self.base, self.teacher = folder, base, teacher
+
+    def arguments(self, command: list[str]) -> list[str]:
+        own = {
+            "build": ["--api-base", self.teacher.api_base],
+            "check": ["--base-model", str(self.base)],
+            "train": ["--base-model", str(self.base)],
+        }
+        return [*command, *own.get(command[0], [])]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "llama_index_finetune_structured.cli", *arguments]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "sk-test", "COLUMNS": "120"}
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=env, check=False)
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Any:
+    folder = tmp_path_factory.mktemp("walk")
+    papers.write_folder(folder)
+    (folder / "schema.yaml").write_text(YAML[0])
+    with Teacher(papers.reply).running() as teacher:
+        gone = Walk(folder, tiny_llama, teacher)
+        for command in COMMANDS:
+            result = gone.run(*gone.arguments(command))
+            assert result.returncode == 0, (command, result.stdout, result.stderr)
+            assert "Traceback" not in result.stderr
+        yield gone
+
+
+def test_the_walk_is_short_and_names_every_step(walk: Walk) -> None:
+    assert [command[0] for command in COMMANDS] == ["build", "check", "train", "eval", "report"]
+    assert len(SHELL[0].splitlines()) <= 15
+
+
+def test_the_report_compares_base_and_tuned_on_the_held_out_rows(walk: Walk) -> None:
+    card = json.loads((walk.folder / "eval-output" / "scorecard.json").read_text())
+    held_out = FinetuneDataset.load(walk.folder / "data.validation.jsonl")
+    assert set(card["systems"]) == {"base", "tuned"}
+    assert len(card["rows"]) == len(held_out)
+    assert all(score["schema_valid"] == 1 for score in card["systems"].values())  # under the grammar
+    page = (walk.folder / "eval-output" / "report.html").read_text()
+    assert "Findings, before and after" in page
+
+
+def test_a_second_walk_repeats_nothing(walk: Walk, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(walk.folder)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    made = ["data.jsonl", "data.validation.jsonl", "model/adapter/adapter_model.safetensors"]
+    made += [str(path) for path in Path("eval-output/answers").rglob("*.jsonl")]
+    before = {name: Path(name).read_bytes() for name in made}
+    asked = len(walk.teacher.requests)
+    found = [call(*walk.arguments(command)) for command in COMMANDS]
+    assert {name: Path(name).read_bytes() for name in made} == before
+    assert len(walk.teacher.requests) == asked
+    assert found[2]["status"] == "succeeded"
+    assert found[3]["systems"] == found[4]["systems"]
+
+
+def test_the_python_at_the_end_asks_the_tuned_model(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(walk.folder)
+    names: dict[str, Any] = {}
+    exec(PYTHON[0], names)
+    assert isinstance(names["student"], LoraLLM)
+    answer = names["query_engine"].query("What did Beta1 show?").response
+    load_schema("schema.yaml").model_validate(answer.model_dump())
+
+
+class _Heard(LoraLLM):
+    """Keeps the prompts that a query engine sent, and answers nothing."""
+
+    heard: list[list[ChatMessage]] = Field(default_factory=list)
+
+    def structured_predict(self, output_cls, prompt, llm_kwargs=None, **prompt_args):  # type: ignore[no-untyped-def]
+        self.heard.append(self._messages(prompt, prompt_args))
+        return output_cls(author="", year=0)
+
+
+def test_the_query_engine_serves_the_prompts_that_were_trained_token_for_token(walk: Walk) -> None:
+    finding = load_schema(walk.folder / "schema.yaml")
+    llm = _Heard.from_adapter(walk.folder / "model" / "adapter")
+    retriever = bm25_retriever(read_nodes(walk.folder / "papers"), 2)
+    engine = RetrieverQueryEngine.from_args(retriever, llm=llm, output_cls=finding)
+    tokenizer = load_tokenizer(resolve(walk.base))
+    examples = list(FinetuneDataset.load(walk.folder / "data.jsonl"))
+    for example in examples:
+        engine.query(example.query or "")
+    stop = stop_token_id(tokenizer)
+    trained = [list(to_row(tokenizer, example, stop_id=stop).prompt) for example in examples]
+    assert [llm.prompt_token_ids(messages, finding) for messages in llm.heard] == trained
+
+
+def test_a_run_of_other_settings_in_the_same_folder_is_refused(
+    walk: Walk, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(walk.folder)
+    again = walk.arguments(COMMANDS[2])
+    assert "holds the adapter of another run" in call(*again, "--seed", "5", code=1)["error"]
+
+
+def test_the_longer_schema_of_the_page_is_one(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(YAML[1])
+    fields = load_schema(tmp_path / "schema.yaml").model_json_schema()["properties"]
+    assert fields["citations"]["items"] == {"$ref": "#/$defs/Citation"}

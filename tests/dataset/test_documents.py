@@ -1,0 +1,67 @@
+"""``read_nodes``: the same chunks in every run, and no document left out in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pymupdf
+import pytest
+from llama_index.core.schema import MetadataMode
+
+from llama_index_finetune_structured import read_nodes
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+
+
+def _pdf(path: Path, *pages: str, **options: object) -> None:
+    document = pymupdf.open()
+    for page in pages:
+        document.new_page().insert_text((72, 72), page)
+    document.save(path, **options)
+    document.close()
+
+
+def test_pdfs_texts_and_markdown_become_chunks_of_their_documents(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    _pdf(tmp_path / "deep" / "a.pdf", "First page.", "Second page.")
+    (tmp_path / "b.MD").write_text("# Heading\n\nA [link](x).")
+    (tmp_path / "c.txt").write_text(" ".join(f"Sentence number {n} stands here." for n in range(200)))
+    (tmp_path / ".hidden.txt").write_text("not this")
+    (tmp_path / "d.bin").write_bytes(b"\x00")
+    nodes = read_nodes(tmp_path, chunk_size=128)
+    assert list(dict.fromkeys(node.ref_doc_id for node in nodes)) == ["b.MD", "c.txt", "deep/a.pdf"]
+    by_id = {node.node_id: node.get_content(MetadataMode.LLM) for node in nodes}
+    assert by_id["b.MD#0"] == "file_name: b.MD\n\n# Heading\n\nA [link](x)."
+    assert "First page." in by_id["deep/a.pdf#0"]
+    assert "Second page." in by_id["deep/a.pdf#0"]
+    assert "c.txt#5" in by_id
+
+
+def test_a_second_reading_gives_the_same_ids_and_texts(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("One. " * 900)
+    first, second = ([(n.node_id, n.text) for n in read_nodes(tmp_path, chunk_size=128)] for _ in range(2))  # type: ignore[attr-defined]
+    assert first == second
+    assert len(first) > 3
+
+
+def test_every_unreadable_document_is_named_with_its_mend(tmp_path: Path) -> None:
+    _pdf(tmp_path / "scan.pdf", "")
+    _pdf(tmp_path / "locked.pdf", "x", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="secret")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    (tmp_path / "good.txt").write_text("Good.")
+    with pytest.raises(DatasetError, match="4 of 5 documents cannot be used") as caught:
+        read_nodes(tmp_path)
+    told = str(caught.value)
+    assert "scan.pdf: no text in it; run OCR" in told
+    assert "locked.pdf: needs a password" in told
+    assert "broken.pdf: " in told
+    assert "latin.txt: not UTF-8 text (byte 1); save it as UTF-8" in told
+
+
+def test_a_folder_that_is_not_there_or_holds_nothing_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        read_nodes(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"no documents in it; expected \.pdf, \.txt"):
+        read_nodes(tmp_path)
+    with pytest.raises(ConfigurationError, match="chunk_size 10"):
+        read_nodes(tmp_path, chunk_size=10)
