@@ -196,6 +196,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             longest_answer_tokens=max(len(row.answer) for row in rows),
             rows=len(rows),
             fingerprint=self.fingerprint,
+            context_window=context_window(self.base),
         )
 
     def _write_log(self, log: TrainingLog) -> None:

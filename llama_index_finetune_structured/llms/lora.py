@@ -322,7 +322,7 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "base_model": card.base_model,
         "bounds": card.bounds,
         "chat_prompts": card.chat_prompts,
-        "max_new_tokens": max(_ANSWER_TOKENS, 2 * card.longest_answer_tokens),
+        "max_new_tokens": card.answer_tokens,
     }
 
 
