@@ -1,8 +1,7 @@
-"""Tiny models with trained byte-level BPE tokenizers and adapters that know one thing by heart."""
+"""Tiny models with trained byte-level BPE tokenizers and adapters that change them much."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +100,8 @@ def colours(rows: int = 4) -> FinetuneDataset:
 
 
 def train(base: Path, output: Path) -> LoraFinetuneEngine:
-    """An engine whose model answers the rows of :func:`colours` by heart."""
-    settings = LoraSettings(rank=8, alpha=16, batch_size=4, epochs=60, learning_rate=2e-2, checkpoint_steps=1000)
+    """An engine that took two large steps, so that its model differs much from the base."""
+    settings = LoraSettings(rank=8, alpha=16, batch_size=4, epochs=3, learning_rate=5e-2)
     engine = LoraFinetuneEngine(colours(), base_model=base, output_dir=output, config=settings)
     engine.finetune()
     return engine
-
-
-def words_of(text: str) -> list[str]:
-    return re.findall(r"\w+", text)

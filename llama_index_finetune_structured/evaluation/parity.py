@@ -63,10 +63,15 @@ class Parity(BaseModel):
     def passed(self) -> bool:
         return not self.failures
 
+    @property
+    def verdict(self) -> str:
+        """The failures as one text, or that there are none."""
+        return "; ".join(self.failures) or "At parity with the adapter."
+
     def require(self) -> None:
         """Raise ParityError where a form falls short."""
         if self.failures:
-            raise ParityError("; ".join(self.failures))
+            raise ParityError(self.verdict)
 
     def table(self) -> Table:
         """One line per form."""
@@ -86,7 +91,7 @@ class Parity(BaseModel):
 
         console = Console()
         console.print(self.table())
-        console.print("; ".join(self.failures) or "At parity.", markup=False, highlight=False)
+        console.print(self.verdict, markup=False, highlight=False)
 
 
 def parity(
