@@ -35,9 +35,7 @@ class Colour(BaseModel):
 
 def _split(number: str) -> Any:
     words = pre_tokenizers.Split(Regex(WORDS % number), "isolated")
-    return pre_tokenizers.Sequence(
-        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def tokenizer(cuts: str = "smollm") -> PreTrainedTokenizerFast:

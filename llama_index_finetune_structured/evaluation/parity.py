@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import ConfigurationError, ParityError
 from ..example import Example, Message, canonical_json
-from .compare import Rules, compare
+from .compare import compare
 from .scorecard import Row, Scorecard
 from .table import percent
 
@@ -50,7 +50,8 @@ class Parity(BaseModel):
         for name, form in self.forms.items():
             if self.adapter_valid - form.valid > self.max_valid_loss:
                 found.append(
-                    f"{name}: {percent(form.valid)} of its answers are valid, the adapter's {percent(self.adapter_valid)}"
+                    f"{name}: {percent(form.valid)} of its answers are valid, "
+                    f"the adapter's {percent(self.adapter_valid)}"
                 )
             if form.agreement < self.min_agreement:
                 found.append(
@@ -114,7 +115,9 @@ def parity(
     adapter's answers is valid: then there is nothing to be the same as.
     """
     if _REFERENCE in forms or not forms:
-        raise ConfigurationError(f"pass forms by name, such as {{'merged': llm}}; {_REFERENCE!r} is the adapter itself")
+        raise ConfigurationError(
+            f"pass forms by name, such as {{'merged': llm}}; {_REFERENCE!r} is the adapter itself"
+        )
     examples = list(dataset)
     asking: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s, "output_cls": output_cls}
     given = compare({_REFERENCE: adapter, **forms}, examples, show_progress=show_progress, **asking)

@@ -39,6 +39,8 @@ def opened_export(export: str | Path, adapter: str | Path, *, format: str) -> It
             )
         model, lora = source, Path(export)
     elif format != "gguf":
-        raise ConfigurationError(f"format {format!r}: only merged, gguf and gguf-adapter hold what was trained")
+        raise ConfigurationError(
+            f"format {format!r}: only merged, gguf and gguf-adapter hold what was trained"
+        )
     with LlamaCppServer(model, lora=lora) as server:
         yield served_llm(adapter, **server.connection)

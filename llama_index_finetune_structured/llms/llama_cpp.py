@@ -35,7 +35,9 @@ class LlamaCppServer:
         self.model, self.lora = Path(model), None if lora is None else Path(lora)
         for path in (self.model, self.lora):
             if path is not None and not path.is_file():
-                raise ConfigurationError(f"{path}: no such GGUF file; export_adapter(..., format='gguf') makes one")
+                raise ConfigurationError(
+                    f"{path}: no such GGUF file; export_adapter(..., format='gguf') makes one"
+                )
         self.context, self.slots, self.threads = context, slots, threads
         self._key = secrets.token_urlsafe()
         self._server: Any = None

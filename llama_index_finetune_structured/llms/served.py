@@ -86,7 +86,9 @@ class ServedLora(HostedOpenAILike):
         chosen = isinstance(prompt, SelectorPromptTemplate) and self.chat_prompts
         return prompt.select(self) if chosen else prompt  # type: ignore[attr-defined]
 
-    def _prepare_schema(self, llm_kwargs: dict[str, Any] | None, output_cls: type[BaseModel]) -> dict[str, Any]:
+    def _prepare_schema(
+        self, llm_kwargs: dict[str, Any] | None, output_cls: type[BaseModel]
+    ) -> dict[str, Any]:
         return with_schema(output_cls, llm_kwargs)
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:

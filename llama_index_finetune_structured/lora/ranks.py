@@ -51,7 +51,9 @@ class Ranks:
     def is_first(self) -> bool:
         return self.index == 0
 
-    def backward(self, loss: AnswerLoss, batch: Sequence[Row], weights: Sequence[torch.nn.Parameter]) -> float:
+    def backward(
+        self, loss: AnswerLoss, batch: Sequence[Row], weights: Sequence[torch.nn.Parameter]
+    ) -> float:
         """Accumulate the gradient of the whole batch's mean loss in every process; returns that loss."""
         if self.count == 1:
             return loss.backward(batch)

@@ -60,10 +60,20 @@ def _of_adapter(adapter: Path, name: str) -> dict[str, ServingCommand]:
     source, window = gguf_source(base), context_window(base)
     named = f"{name}={adapter.resolve()}"
     lora = ("--enable-lora", "--lora-modules", named, "--max-lora-rank", str(_vllm_rank(rank)))
-    paths = ("--enable-lora", "--lora-paths", named, "--max-lora-rank", str(rank), "--max-loras-per-batch", "1")
+    paths = (
+        "--enable-lora",
+        "--lora-paths",
+        named,
+        "--max-lora-rank",
+        str(rank),
+        "--max-loras-per-batch",
+        "1",
+    )
     commands = {
         "vllm": _command("vllm", name, *_vllm(base.path, f"{name}-base", window), *lora),
-        "sglang": _command("sglang", f"{name}-base:{name}", *_sglang(base.path, f"{name}-base", window), *paths),
+        "sglang": _command(
+            "sglang", f"{name}-base:{name}", *_sglang(base.path, f"{name}-base", window), *paths
+        ),
     }
     if source is not None:
         lora_gguf = ("llama-server", "--model", str(source), "--lora", f"{name}.gguf")
@@ -84,7 +94,9 @@ def _vllm_rank(rank: int) -> int:
     """vLLM reserves room for one of a few ranks: the next one up."""
     fitting = [allowed for allowed in _VLLM_RANKS if allowed >= rank]
     if not fitting:
-        raise ConfigurationError(f"rank {rank}: vLLM serves LoRA up to rank {_VLLM_RANKS[-1]}; export as 'merged'")
+        raise ConfigurationError(
+            f"rank {rank}: vLLM serves LoRA up to rank {_VLLM_RANKS[-1]}; export as 'merged'"
+        )
     return fitting[0]
 
 

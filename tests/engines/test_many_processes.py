@@ -40,7 +40,9 @@ def _launch(base: Path, output: Path) -> subprocess.Popen[str]:
     """Two CPU processes over gloo. ``--multi_gpu`` is accelerate's name for several processes on a machine."""
     script = output.parent / "train.py"
     script.write_text(_TRAIN)
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch = (
+        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    )
     options = "--dynamo_backend no --main_process_port 0"
     return subprocess.Popen(
         [sys.executable, *launch.split(), *options.split(), script, _ROOT, base, output],
@@ -65,9 +67,7 @@ def test_two_processes_follow_the_loss_curve_of_one(tiny_llama: Path, tmp_path: 
     output, errors = _end(launched)
     assert output.count("trained") == 2
     assert errors.count("6/6") <= 1, "only the first process shows progress"
-    one, two = (
-        json.loads((tmp_path / run / "training_log.json").read_text()) for run in ("one", "two")
-    )
+    one, two = (json.loads((tmp_path / run / "training_log.json").read_text()) for run in ("one", "two"))
     for key in ("steps", "validation"):
         assert [entry["loss"] for entry in two[key]] == pytest.approx(
             [entry["loss"] for entry in one[key]], abs=1e-5
@@ -93,7 +93,8 @@ def test_a_stopped_launch_goes_on_to_the_bytes_of_an_undisturbed_one(
     stopped.communicate(timeout=900)
     _end(_launch(tiny_llama, tmp_path / "stopped"))
     whole, resumed = (
-        (tmp_path / run / "adapter" / "adapter_model.safetensors").read_bytes() for run in ("whole", "stopped")
+        (tmp_path / run / "adapter" / "adapter_model.safetensors").read_bytes()
+        for run in ("whole", "stopped")
     )
     assert whole == resumed
 
@@ -102,5 +103,5 @@ def test_a_launch_that_would_shard_the_model_is_refused(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigurationError, match="configured for FSDP.*--multi_gpu"):
+    with pytest.raises(ConfigurationError, match=r"configured for FSDP.*--multi_gpu"):
         engine(tiny_llama, tmp_path / "run").finetune()

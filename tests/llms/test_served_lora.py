@@ -60,7 +60,10 @@ def test_every_way_of_asking_sends_the_trained_prompt_and_a_bounded_schema(
     tokenizer = local._loaded.tokenizer
     if way != "query engine":
         trained = local.prompt_token_ids([ChatMessage("Describe colour 7.")], Colour)
-        assert tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True)["input_ids"] == trained
+        assert (
+            tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True)["input_ids"]
+            == trained
+        )
     assert body["messages"][0]["content"].endswith(json.dumps(_untitled(Colour), separators=(",", ":")))
     schema = body["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["name"]["maxLength"] == 80
@@ -85,15 +88,18 @@ def test_a_query_engine_asks_a_served_model_as_it_asks_the_local_one(
         LoraLLM, "_prompt", lambda llm, *given: asked.append(prompt(llm, *given)) or asked[-1]
     )
     for llm in (local, _llm(adapter, server)):
-        SummaryIndex([TextNode(text="Red is warm.")]).as_query_engine(llm=llm, output_cls=Colour).query("Warm?")
+        SummaryIndex([TextNode(text="Red is warm.")]).as_query_engine(llm=llm, output_cls=Colour).query(
+            "Warm?"
+        )
     messages = server.calls("POST", CHAT)[-1].json()["messages"]
     tokenizer = local._loaded.tokenizer
     assert tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == asked[-1]
 
 
 def test_an_answer_that_does_not_fit_raises(adapter: Path) -> None:
-    with OpenAIServer(answer_chat=lambda _: '{"name":"red"}') as running, pytest.raises(
-        StructuredAnswerError, match="does not fit Colour"
+    with (
+        OpenAIServer(answer_chat=lambda _: '{"name":"red"}') as running,
+        pytest.raises(StructuredAnswerError, match="does not fit Colour"),
     ):
         _llm(adapter, running).structured_predict(Colour, PROMPT)
 
@@ -110,7 +116,9 @@ def test_the_key_is_in_no_repr_or_dump(adapter: Path, server: OpenAIServer) -> N
     assert server.key not in f"{llm!r} {llm.model_dump()}"
 
 
-def test_a_merged_folder_is_enough_to_be_asked_as_trained(adapter: Path, server: OpenAIServer, tmp_path: Path) -> None:
+def test_a_merged_folder_is_enough_to_be_asked_as_trained(
+    adapter: Path, server: OpenAIServer, tmp_path: Path
+) -> None:
     merged = export_adapter(adapter, tmp_path / "merged")
     llm = served_llm(merged, model="tuned", api_base=server.base, api_key=server.key)
     assert llm.bounds == _llm(adapter, server).bounds
@@ -123,14 +131,17 @@ def test_a_merged_folder_is_enough_to_be_asked_as_trained(adapter: Path, server:
 def test_an_export_is_opened_as_an_llm_again(adapter: Path, tmp_path: Path, format: str) -> None:
     if format == "gguf":
         pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (extra llamacpp)")
-    output = export_adapter(adapter, tmp_path / ("tuned" if format == "merged" else "tuned.gguf"), format=format)
+    output = export_adapter(
+        adapter, tmp_path / ("tuned" if format == "merged" else "tuned.gguf"), format=format
+    )
     with opened_export(output, adapter, format=format) as llm:
         assert isinstance(llm.structured_predict(Colour, PROMPT), Colour)
 
 
 def test_an_adapter_gguf_without_a_gguf_base_says_what_to_do(adapter: Path, tmp_path: Path) -> None:
     output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
-    with pytest.raises(ConfigurationError, match="export 'gguf-base' too"), opened_export(
-        output, adapter, format="gguf-adapter"
+    with (
+        pytest.raises(ConfigurationError, match="export 'gguf-base' too"),
+        opened_export(output, adapter, format="gguf-adapter"),
     ):
         pass

@@ -94,7 +94,9 @@ def test_plain_transformers_loads_the_merged_folder_with_its_chat_template(
 ) -> None:
     folder = export_adapter(llama.adapter, tmp_path / "merged", dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert str(model.dtype) == {"f32": "torch.float32", "bf16": "torch.bfloat16", "f16": "torch.float16"}[dtype]
+    assert (
+        str(model.dtype) == {"f32": "torch.float32", "bf16": "torch.bfloat16", "f16": "torch.float16"}[dtype]
+    )
     assert (llama.logits(model.float()) - llama.tuned_logits).abs().max() < tolerance
     words = AutoTokenizer.from_pretrained(folder)
     assert words.chat_template == tiny.TEMPLATE
@@ -142,7 +144,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 def test_an_architecture_that_gguf_export_does_not_know_is_refused_by_name(tmp_path: Path) -> None:
     adapter = exporting.train(tiny.save("gpt2", tmp_path / "base"), tmp_path / "run").adapter
     for format in ("gguf", "gguf-adapter"):
-        with pytest.raises(ConfigurationError, match="GPT2LMHeadModel.*Export as 'merged'"):
+        with pytest.raises(ConfigurationError, match=r"GPT2LMHeadModel.*Export as 'merged'"):
             export_adapter(adapter, tmp_path / "out.gguf", format=format)
     assert export_adapter(adapter, tmp_path / "merged").is_dir()
 

@@ -54,9 +54,7 @@ def export_adapter(
     return target
 
 
-def _write(
-    adapter: Path, card: AdapterCard, base: BaseModel, target: Path, format: str, dtype: str
-) -> None:
+def _write(adapter: Path, card: AdapterCard, base: BaseModel, target: Path, format: str, dtype: str) -> None:
     from .merged import merged_model, save_merged
 
     if format == "merged":

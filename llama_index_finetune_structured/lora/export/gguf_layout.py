@@ -50,7 +50,9 @@ class GgufLayout:
         """The GGUF name of a transformers tensor."""
         found = self._names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if found is None:
-            raise ConfigurationError(f"GGUF export does not know the tensor {tensor} of {self.arch_name} models")
+            raise ConfigurationError(
+                f"GGUF export does not know the tensor {tensor} of {self.arch_name} models"
+            )
         return str(found)
 
     def rows(self, tensor: str, weight: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,9 @@ def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]
 def _copy_metadata(writer: Any, source: Any, layout: GgufLayout, pre: str | None) -> None:
     """Copy what the base's own file says, but tokens as training had them: transformers' way to cut text, no BOS."""
     if (found := source.fields["general.architecture"].contents()) != layout.arch_name:
-        raise ConfigurationError(f"the base's GGUF file is a {found} model, and it was loaded as {layout.arch_name}")
+        raise ConfigurationError(
+            f"the base's GGUF file is a {found} model, and it was loaded as {layout.arch_name}"
+        )
     changed = {gguf.Keys.Tokenizer.ADD_BOS: False} | ({gguf.Keys.Tokenizer.PRE: pre} if pre else {})
     for key, field in source.fields.items():
         if not key.startswith(_REWRITTEN):
@@ -108,5 +110,7 @@ def _other_tensors(source: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str
             values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
             rest[tensor.name] = torch.from_numpy(numpy.array(values).reshape(shape))
         elif list(tensors[tensor.name].shape) != shape:
-            raise ConfigurationError(f"{tensor.name}: {shape} in the base's GGUF file, another shape in the model")
+            raise ConfigurationError(
+                f"{tensor.name}: {shape} in the base's GGUF file, another shape in the model"
+            )
     return rest

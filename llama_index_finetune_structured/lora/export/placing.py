@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ...errors import ConfigurationError, EngineError
 from ..checkpoints import sync_folder
 
@@ -33,8 +35,10 @@ def placed(target: Path) -> Iterator[Path]:
             sync_folder(path)
         sync_folder(holder)
         os.replace(path, target)
-    except OSError as error:
-        raise EngineError(f"{target}: could not be written ({error}): free disk space or choose another place") from error
+    except (OSError, SafetensorError) as error:
+        raise EngineError(
+            f"{target}: could not be written ({error}): free disk space, or write elsewhere"
+        ) from error
     finally:
         if holder is not None:
             shutil.rmtree(holder, ignore_errors=True)
