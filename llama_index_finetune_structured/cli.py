@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from rich.console import Console
 from .engines.jobs import app as jobs
 from .errors import FinetuneStructuredError
 from .lora.base_models import DEFAULT_BASE_MODEL
+from .lora.export import FORMATS
 
 __all__ = ["app", "main"]
 
@@ -63,6 +65,45 @@ def demo(
     card = run(settings, output, _console.print)
     card.print()
     _console.print(f"Report: {output / 'report.html'}   figures: {output / 'scorecard.json'}")
+
+
+@app.command(
+    epilog="Example: finetune-structured export model tuned.gguf --format gguf --check held-out.jsonl"
+)
+def export(
+    model: Annotated[Path, typer.Argument(help="A finished run's folder, or its adapter.")],
+    output: Annotated[
+        Path, typer.Argument(help="The folder (merged) or .gguf file to write; must not exist.")
+    ],
+    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "merged",
+    dtype: Annotated[str | None, typer.Option(help="The weights' type, such as f16 or q8_0.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Where the base model is, if it moved after training.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Examples that adapter and export must answer alike, else exit code 1."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What servers shall call the model.")] = "tuned",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Write a trained model for vLLM, SGLang, llama.cpp or Ollama, and print how to serve it.
+
+    merged: a transformers folder. gguf: one file. gguf-adapter: the LoRA weights alone, for llama.cpp's --lora
+    on top of gguf-base. With --check both are asked the same prompts and compared field by field.
+    """
+    from .evaluation.exporting import export_and_check
+
+    found = export_and_check(
+        model, output, format=format, dtype=dtype, base_model=base_model, check=check, name=name
+    )
+    if as_json:
+        typer.echo(json.dumps(found.data, ensure_ascii=False, indent=1))
+    else:
+        for part in found.shown:
+            _console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def opened_export(export: str | Path, adapter: str | Path, *, format: str) -> It
     ``gguf-adapter`` also a base that came as a GGUF file.
     """
     if format == "merged":
-        yield LoraLLM.from_adapter(adapter, adapter=None, base_model=str(export))
+        yield LoraLLM.from_merged(export)
         return
     from .served import served_llm
 

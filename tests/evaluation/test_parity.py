@@ -55,7 +55,7 @@ def test_merged_and_served_models_answer_as_the_adapter(
 ) -> None:
     merged, server = served
     forms = {
-        "merged": LoraLLM.from_adapter(adapter, adapter=None, base_model=str(merged)),
+        "merged": LoraLLM.from_merged(merged),
         "served": served_llm(adapter, model="tuned", api_base=server.base, api_key=server.key),
     }
     found = parity(LoraLLM.from_adapter(adapter), exporting.colours(), forms, **QUIET)
@@ -71,7 +71,7 @@ def test_merged_and_served_models_answer_as_the_adapter(
 
 def test_another_model_fails_the_gate_by_name(adapter: Path) -> None:
     tuned = LoraLLM.from_adapter(adapter)
-    base = LoraLLM.from_adapter(adapter, adapter=None)
+    base = LoraLLM(base_model=tuned.base_model, bounds=tuned.bounds)
     found = parity(tuned, exporting.colours(), {"wrong weights": base}, **QUIET)
     assert not found.passed
     assert found.forms["wrong weights"].agreement < 0.98

@@ -66,7 +66,7 @@ def test_the_embedded_model_answers_alike_in_every_form(tmp_path: Path) -> None:
         assert _ask(f16, "/tokenize", {"content": TEXT + "x\n\n 12 naïve"})["tokens"] == ids
         servers = {"gguf f16": f16, "gguf q8_0": q8, "gguf lora on q4_1 base": on_base}
         forms = {name: served_llm(adapter, **server.connection) for name, server in servers.items()}
-        merged_llm = LoraLLM.from_adapter(adapter, adapter=None, base_model=str(merged))
+        merged_llm = LoraLLM.from_merged(merged)
         found = parity(LoraLLM.from_adapter(adapter), _rows(_THINGS[5:]), {"merged": merged_llm, **forms})
     found.print()
     assert found.forms["merged"].identical == 1.0
