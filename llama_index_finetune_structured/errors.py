@@ -8,7 +8,8 @@ FinetuneStructuredError
 ├── EngineError (also RuntimeError)        a fine-tuning run failed, was cancelled or ran out of time
 │   └── CheckpointError (also OSError)     a checkpoint could not be written or read
 ├── ServiceError (also RuntimeError)       a hosted service refused a request, or gave no answer
-└── StructuredAnswerError (also ValueError)  a model's answer does not fit the asked schema
+├── StructuredAnswerError (also ValueError)  a model's answer does not fit the asked schema
+└── ParityError (also ValueError)          an exported model answers otherwise than its adapter
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "EngineError",
     "FinetuneStructuredError",
     "MissingDependencyError",
+    "ParityError",
     "ServiceError",
     "StructuredAnswerError",
 ]
@@ -70,3 +72,7 @@ class ServiceError(FinetuneStructuredError, RuntimeError):
 
 class StructuredAnswerError(FinetuneStructuredError, ValueError):
     """A model's answer does not fit the schema it was asked for."""
+
+
+class ParityError(FinetuneStructuredError, ValueError):
+    """An exported or served model answers otherwise than the adapter it was made from."""

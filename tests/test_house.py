@@ -19,12 +19,12 @@ ROW = [
 PUBLIC = [
     "AnswerBounds", "CallPolicy", "Example", "FieldRule", "FinetuneDataset",
     "FinetuneStructuredError", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
-    "GradientFinetuneEngine", "GradientModelAdapterLLM", "LoraFinetuneEngine", "LoraLLM",
+    "GradientFinetuneEngine", "GradientModelAdapterLLM", "LlamaCppServer", "LoraFinetuneEngine", "LoraLLM",
     "LoraSettings", "Message", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
     "OpenAIPydanticProgram", "Prices", "QuestionGenerator", "RetrievalAugmentedDatasetBuilder",
     "Scorecard", "ServiceContext", "ServingRecipe", "Source", "SunsetWarning", "Waits", "acompare",
-    "answer_questions", "capture", "check", "compare", "compare_texts", "hosted_llm", "load_schema",
-    "read_nodes", "text_mode",
+    "answer_questions", "capture", "check", "compare", "compare_texts", "export_adapter", "hosted_llm",
+    "load_schema", "parity", "read_nodes", "served_llm", "text_mode",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 

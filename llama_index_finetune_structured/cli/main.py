@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..engines.jobs import app as jobs
-from . import build, check, demo, evaluate, report, train
+from . import build, check, demo, evaluate, export, report, train
 
 __all__ = ["app", "main"]
 
@@ -14,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (demo, build, check, train, evaluate, report):
+for part in (demo, build, check, train, evaluate, report, export):
     part.register(app)
 app.add_typer(jobs, name="jobs")
 

@@ -18,6 +18,7 @@ from ..lora.adapter import AdapterCard, read_card, save_adapter
 from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..lora.bounds import learn_bounds
 from ..lora.checkpoints import read_json, write_json
+from ..lora.ranks import Ranks
 from ..lora.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine
 
@@ -102,19 +103,29 @@ class LoraFinetuneEngine(FinetuneEngine):
 
         Ctrl-C finishes the step at hand, saves and raises KeyboardInterrupt; calling again goes on.
         Raises CheckpointError when the disk is full, DatasetError for rows that cannot be trained on.
+        Under ``accelerate launch`` or torchrun each process takes its part of every batch; the first writes.
         """
-        if self._finished():
+        ranks = Ranks()
+        if ranks.any(self._finished()):
             return
         rows, validation, trainer = self._prepare()
-        with tqdm(total=trainer.total_steps, initial=trainer.step, desc="LoRA", unit="step") as bar:
+        with tqdm(
+            total=trainer.total_steps,
+            initial=trainer.step,
+            desc="LoRA",
+            unit="step",
+            disable=not ranks.is_first,
+        ) as bar:
 
             def show(entry: dict[str, float]) -> None:
                 bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
                 bar.update()
 
             log = trainer.run(validation, show)
-        self._write_log(log)
-        save_adapter(trainer.model, self.adapter, self._card(rows))
+        if ranks.is_first:
+            self._write_log(log)
+            save_adapter(trainer.model, self.adapter, self._card(rows))
+        ranks.any(False)  # all wait for the adapter to be there
 
     def get_current_job(self) -> LoraJob:
         """How far the run is, read from its folder."""
@@ -201,6 +212,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             longest_answer_tokens=max(len(row.answer) for row in rows),
             rows=len(rows),
             fingerprint=self.fingerprint,
+            context_window=context_window(self.base),
         )
 
     def _write_log(self, log: TrainingLog) -> None:

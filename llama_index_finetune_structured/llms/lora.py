@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Message, content_hash
-from ..lora.adapter import AdapterCard, card_of, read_card
+from ..lora.adapter import AdapterCard, card_in, card_of, read_card
 from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..lora.bounds import AnswerBounds
 from ..lora.prompts import render_prompt, serving_messages
@@ -89,6 +89,11 @@ class LoraLLM(LLM):
         """The LLM of an adapter folder, set up as it was trained; keywords override."""
         folder = Path(adapter)
         return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
+
+    @classmethod
+    def from_merged(cls, folder: str | Path, **kwargs: Any) -> LoraLLM:
+        """The LLM of a merged folder that ``export_adapter`` wrote, set up as it was trained."""
+        return cls(**{**_settings_of(card_in(Path(folder))), "base_model": str(folder), **kwargs})
 
     @classmethod
     def class_name(cls) -> str:
@@ -322,7 +327,7 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "base_model": card.base_model,
         "bounds": card.bounds,
         "chat_prompts": card.chat_prompts,
-        "max_new_tokens": max(_ANSWER_TOKENS, 2 * card.longest_answer_tokens),
+        "max_new_tokens": card.answer_tokens,
     }
 
 

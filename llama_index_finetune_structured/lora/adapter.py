@@ -16,10 +16,11 @@ from .base_models import BaseModel as Base
 from .bounds import AnswerBounds
 from .checkpoints import read_json, write_json
 
-__all__ = ["AdapterCard", "add_lora", "card_of", "merge_adapter", "read_card", "save_adapter"]
+__all__ = ["AdapterCard", "add_lora", "card_in", "card_of", "merge_adapter", "read_card", "save_adapter"]
 
 CARD = "finetune_structured.json"
 WEIGHTS = "adapter_model.safetensors"
+_ANSWER_TOKENS = 512
 
 
 class AdapterCard(BaseModel):
@@ -34,6 +35,12 @@ class AdapterCard(BaseModel):
     longest_answer_tokens: int
     rows: int
     fingerprint: str
+    context_window: int | None = None
+
+    @property
+    def answer_tokens(self) -> int:
+        """Token limit of an answer that leaves room for twice the longest of training."""
+        return max(_ANSWER_TOKENS, 2 * self.longest_answer_tokens)
 
 
 def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = None) -> Any:
@@ -101,11 +108,16 @@ def read_card(folder: Path) -> AdapterCard:
     """The card of an adapter folder. Raises ConfigurationError where it is no adapter of this package."""
     if not (folder / WEIGHTS).is_file():
         raise ConfigurationError(f"{folder}: holds no {WEIGHTS}; expected an adapter that finetune() made")
+    return card_in(folder)
+
+
+def card_in(folder: Path) -> AdapterCard:
+    """The card in a folder, an adapter's or an exported model's. Raises ConfigurationError without one."""
     try:
         return AdapterCard.model_validate(read_json(folder / CARD))
     except (OSError, ValueError, ValidationError) as error:
         raise ConfigurationError(
-            f"{folder / CARD}: cannot be read ({error}); train again to make it"
+            f"{folder / CARD}: cannot be read ({error}); train, or export, again to make it"
         ) from error
 
 

@@ -20,7 +20,15 @@ from ..errors import ConfigurationError, MissingDependencyError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_BASE_MODEL", "BaseModel", "context_window", "load_model", "load_tokenizer", "resolve"]
+__all__ = [
+    "DEFAULT_BASE_MODEL",
+    "BaseModel",
+    "context_window",
+    "gguf_source",
+    "load_model",
+    "load_tokenizer",
+    "resolve",
+]
 
 DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
 _CONTEXT_WINDOW = 2048  # of models that do not say theirs
@@ -57,6 +65,13 @@ def resolve(name: str | Path) -> BaseModel:
         f"base model {text!r}: no such folder or .gguf file, and not a hub id (owner/name). "
         f"The default that needs no hub is {DEFAULT_BASE_MODEL!r}."
     )
+
+
+def gguf_source(base: BaseModel) -> Path | None:
+    """The GGUF file that a base was de-quantised from; None where it came as safetensors."""
+    if base.name == DEFAULT_BASE_MODEL:
+        return _embedded_gguf()
+    return Path(base.name) if base.name.endswith(".gguf") else None
 
 
 def context_window(base: BaseModel) -> int:

@@ -11,7 +11,7 @@ from ..example import Example, Message
 from .answers import answer_text
 from .packing import Row
 
-__all__ = ["render_prompt", "serving_messages", "stop_token_id", "to_row"]
+__all__ = ["chat_template", "render_prompt", "serving_messages", "stop_token_id", "to_row"]
 
 SCHEMA_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
 _PLAIN_TEMPLATE = (
@@ -43,6 +43,11 @@ def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list
     """Token ids of the chat prompt, up to where the assistant's answer begins."""
     ids: list[int] = tokenizer(_render(tokenizer, messages), add_special_tokens=False)["input_ids"]
     return ids
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The template that prompts are written with: the tokenizer's own, else a plain one."""
+    return tokenizer.chat_template or _PLAIN_TEMPLATE
 
 
 def stop_token_id(tokenizer: Any) -> int:
@@ -97,7 +102,7 @@ def _template(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_gene
         list(messages),
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
-        chat_template=None if tokenizer.chat_template else _PLAIN_TEMPLATE,
+        chat_template=chat_template(tokenizer),
     )
     return text
 

@@ -21,6 +21,7 @@ from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
 from .linear import fuse_lora
 from .loss import AnswerLoss
 from .packing import Row
+from .ranks import Ranks
 from .settings import LoraSettings
 
 __all__ = ["Trainer", "TrainingLog"]
@@ -44,7 +45,7 @@ class Trainer:
         self, model: Any, rows: Sequence[Row], settings: LoraSettings, folder: Path, *, fingerprint: str
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
-        self.fingerprint = fingerprint
+        self.fingerprint, self.ranks = fingerprint, Ranks()
         fuse_lora(model)
         self.loss = AnswerLoss.of(model)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -66,10 +67,12 @@ class Trainer:
             for batch in list(self._batches())[self.step :]:
                 on_step(self._train_step(batch))
                 if self.step % per_epoch == 0 and validation:
-                    self.log.validation.append({"step": self.step, "loss": self.loss.mean(validation)})
-                if stop.is_set() or self.step % every == 0 or self.step == self.total_steps:
+                    loss = self.ranks.mean(self.loss, validation)
+                    self.log.validation.append({"step": self.step, "loss": loss})
+                stopped = self.ranks.any(stop.is_set())
+                if stopped or self.step % every == 0 or self.step == self.total_steps:
                     self._save()
-                if stop.is_set() and self.step < self.total_steps:
+                if stopped and self.step < self.total_steps:
                     raise KeyboardInterrupt(
                         f"stopped after step {self.step} of {self.total_steps}, and saved"
                     )
@@ -83,7 +86,7 @@ class Trainer:
     def _train_step(self, batch: list[Row]) -> dict[str, float]:
         started = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
-        loss = self.loss.backward(batch)
+        loss = self.ranks.backward(self.loss, batch, self.weights)
         torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
         self.optimizer.step()
         self.schedule.step()
@@ -99,6 +102,8 @@ class Trainer:
         return entry
 
     def _save(self) -> None:
+        if not self.ranks.is_first:
+            return
         tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
         for n, weight in enumerate(self.weights):
             tensors |= {f"optimizer.{n}.{key}": value for key, value in self.optimizer.state[weight].items()}
@@ -112,8 +117,9 @@ class Trainer:
         save_checkpoint(self.folder, self.step, tensors, state)
 
     def _resume(self) -> None:
-        for folder in (self.folder, self.folder.parent):
-            remove_unfinished(folder)
+        if self.ranks.is_first:
+            for folder in (self.folder, self.folder.parent):
+                remove_unfinished(folder)
         found = newest_checkpoint(self.folder)
         if found is None:
             return

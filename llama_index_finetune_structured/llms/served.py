@@ -1,0 +1,151 @@
+"""A locally trained model behind a server (vLLM, SGLang, llama.cpp), asked exactly as it was trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseAsyncGen, ChatResponseGen
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts.base import SelectorPromptTemplate
+from llama_index_instrumentation import get_dispatcher
+from pydantic import BaseModel, Field
+
+from ..example import Message, content_hash
+from ..lora.adapter import card_in
+from ..lora.bounds import AnswerBounds, bounded_schema
+from ..lora.prompts import serving_messages
+from .hosted import HostedOpenAILike
+from .keys import Key
+from .structured import parse_answer, schema_of, with_schema
+
+__all__ = ["ServedLora", "served_llm"]
+
+dispatcher = get_dispatcher(__name__)
+
+
+class ServedLora(HostedOpenAILike):
+    """LlamaIndex's ``OpenAILike`` that spells the schema out as in training and sends it with training's bounds.
+
+    The server holds answers to ``response_format``; what does not fit all the same raises StructuredAnswerError.
+    """
+
+    bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
+    chat_prompts: bool = Field(
+        default=True, description="Ask with LlamaIndex's chat prompts, as in training."
+    )
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "served_lora"
+
+    @dispatcher.span
+    def structured_predict(  # type: ignore[override]
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """The answer as ``output_cls``. Raises StructuredAnswerError where it does not fit."""
+        messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
+        response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
+        return parse_answer(output_cls, response.message.content or "")
+
+    @dispatcher.span
+    async def astructured_predict(  # type: ignore[override]
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """As :meth:`structured_predict`."""
+        messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
+        response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
+        return parse_answer(output_cls, response.message.content or "")
+
+    def _structured_stream_call(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Generator[Any, None, None]:
+        yield from super()._structured_stream_call(
+            output_cls, self._as_trained(prompt), llm_kwargs, **prompt_args
+        )
+
+    async def _structured_astream_call(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> AsyncGenerator[Any, None]:
+        stream: AsyncGenerator[Any, None] = await super()._structured_astream_call(
+            output_cls, self._as_trained(prompt), llm_kwargs, **prompt_args
+        )
+        return stream
+
+    def _as_trained(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
+        chosen = isinstance(prompt, SelectorPromptTemplate) and self.chat_prompts
+        return prompt.select(self) if chosen else prompt  # type: ignore[attr-defined]
+
+    def _prepare_schema(
+        self, llm_kwargs: dict[str, Any] | None, output_cls: type[BaseModel]
+    ) -> dict[str, Any]:
+        return with_schema(output_cls, llm_kwargs)
+
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        response: ChatResponse = super()._chat(self._asked(messages, kwargs), **self._sent(kwargs))
+        return response
+
+    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        response: ChatResponse = await super()._achat(self._asked(messages, kwargs), **self._sent(kwargs))
+        return response
+
+    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        stream: ChatResponseGen = super()._stream_chat(self._asked(messages, kwargs), **self._sent(kwargs))
+        return stream
+
+    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        stream: ChatResponseAsyncGen = await super()._astream_chat(
+            self._asked(messages, kwargs), **self._sent(kwargs)
+        )
+        return stream
+
+    def _asked(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> list[ChatMessage]:
+        """The messages as in training: the schema, without bounds, ends the leading system message."""
+        plain = [Message(role=message.role.value, content=message.content or "") for message in messages]
+        schema = schema_of(kwargs.get("response_format"))
+        return [ChatMessage(**message) for message in serving_messages(plain, schema)]
+
+    def _sent(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords with the schema bounded, so that the server's grammar ends inside the token limit."""
+        schema = schema_of(kwargs.get("response_format"))
+        if schema is None:
+            return dict(kwargs)
+        name = re.sub(r"[^a-zA-Z0-9_-]", "_", kwargs["response_format"]["json_schema"].get("name", "answer"))
+        bounded = bounded_schema(schema, content_hash(schema), self.bounds)
+        return {
+            **kwargs,
+            "response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": bounded}},
+        }
+
+
+def served_llm(
+    adapter: str | Path, *, model: str, api_base: str, api_key: Key = None, **options: Any
+) -> ServedLora:
+    """The LLM of an adapter, or of a merged folder, that a server at ``api_base`` offers as ``model``.
+
+    ``adapter`` is read for its card alone: bounds, prompts and token limits as in training. Without ``api_key``
+    the key is $OPENAI_API_KEY; servers that ask for none take any. Options go to ``OpenAILike``.
+    """
+    card = card_in(Path(adapter))
+    as_trained: dict[str, Any] = {
+        "bounds": card.bounds,
+        "chat_prompts": card.chat_prompts,
+        "max_tokens": card.answer_tokens,
+        "temperature": 0.0,
+        "is_chat_model": True,
+        "should_use_structured_outputs": True,
+        "transport": "json_schema",
+    }
+    if card.context_window is not None:
+        as_trained["context_window"] = card.context_window
+    return ServedLora(model=model, api_base=api_base, api_key=api_key, **{**as_trained, **options})

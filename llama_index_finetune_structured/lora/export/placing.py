@@ -1,0 +1,44 @@
+"""Exports are whole or not there, and never take the place of something else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ...errors import ConfigurationError, EngineError
+from ..checkpoints import sync_folder
+
+__all__ = ["placed"]
+
+
+@contextmanager
+def placed(target: Path) -> Iterator[Path]:
+    """A path to write a file or folder at, which becomes ``target`` when the block ends well.
+
+    Raises ConfigurationError where ``target`` exists, EngineError where the disk refuses.
+    """
+    if target.exists():
+        raise ConfigurationError(f"{target}: exists already; choose another output, or remove it first")
+    holder: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
+        path = holder / target.name
+        yield path
+        if path.is_dir():
+            sync_folder(path)
+        sync_folder(holder)
+        os.replace(path, target)
+    except (OSError, SafetensorError) as error:
+        raise EngineError(
+            f"{target}: could not be written ({error}): free disk space, or write elsewhere"
+        ) from error
+    finally:
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""``accelerate launch`` on one engine: two processes train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from llama_index_finetune_structured import LoraFinetuneEngine, LoraSettings
+from llama_index_finetune_structured.errors import ConfigurationError
+from tests import exporting
+
+SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=2, epochs=2, checkpoint_steps=2)
+_ROOT = str(Path(__file__).parents[2])
+_TRAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tests.engines.test_many_processes import engine
+engine(Path(sys.argv[2]), Path(sys.argv[3])).finetune()
+print("trained")
+"""
+
+
+def engine(base: Path, output: Path) -> LoraFinetuneEngine:
+    """Five rows in batches of two: in the last batch of an epoch the second process has no row."""
+    data = exporting.colours(5)
+    return LoraFinetuneEngine(
+        data, validation=exporting.colours(3), base_model=base, output_dir=output, config=SETTINGS
+    )
+
+
+def _launch(base: Path, output: Path) -> subprocess.Popen[str]:
+    """Two CPU processes over gloo. ``--multi_gpu`` is accelerate's name for several processes on a machine."""
+    script = output.parent / "train.py"
+    script.write_text(_TRAIN)
+    launch = (
+        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    )
+    options = "--dynamo_backend no --main_process_port 0"
+    return subprocess.Popen(
+        [sys.executable, *launch.split(), *options.split(), script, _ROOT, base, output],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def test_two_processes_follow_the_loss_curve_of_one(tiny_llama: Path, tmp_path: Path) -> None:
+    launched = _launch(tiny_llama, tmp_path / "two")
+    alone = engine(tiny_llama, tmp_path / "one")
+    alone.finetune()
+    output, errors = _end(launched)
+    assert output.count("trained") == 2
+    assert errors.count("| 0/6 ") == 1, "only the first process shows progress"
+    one, two = (json.loads((tmp_path / run / "training_log.json").read_text()) for run in ("one", "two"))
+    for key in ("steps", "validation"):
+        assert [entry["loss"] for entry in two[key]] == pytest.approx(
+            [entry["loss"] for entry in one[key]], abs=1e-5
+        )
+    weights = [load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("one", "two")]
+    assert all((weights[0][name] - weight).abs().max() < 1e-5 for name, weight in weights[1].items())
+    assert not list(tmp_path.glob("two/**/.unfinished*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_launch_goes_on_to_the_bytes_of_an_undisturbed_one(
+    tiny_llama: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    _end(_launch(tiny_llama, tmp_path / "whole"))
+    stopped = _launch(tiny_llama, tmp_path / "stopped")
+    while stopped.poll() is None and not list(tmp_path.glob("stopped/checkpoints/checkpoint-*")):
+        pass
+    if how == signal.SIGKILL:
+        os.killpg(stopped.pid, how)
+    else:
+        stopped.send_signal(how)
+    stopped.communicate(timeout=900)
+    _end(_launch(tiny_llama, tmp_path / "stopped"))
+    whole, resumed = (
+        (tmp_path / run / "adapter" / "adapter_model.safetensors").read_bytes()
+        for run in ("whole", "stopped")
+    )
+    assert whole == resumed
+
+
+def test_a_launch_that_would_shard_the_model_is_refused(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigurationError, match=r"configured for FSDP.*--multi_gpu"):
+        engine(tiny_llama, tmp_path / "run").finetune()

@@ -1,0 +1,147 @@
+"""A served adapter is asked exactly as it was trained; GGUF files answer over the same protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core import SummaryIndex
+from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.schema import TextNode
+from pydantic import BaseModel
+
+from llama_index_finetune_structured import LoraLLM, export_adapter, served_llm
+from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+from llama_index_finetune_structured.llms.exported import opened_export
+from llama_index_finetune_structured.llms.served import ServedLora
+from tests import exporting
+from tests.exporting import Colour
+from tests.fakes.openai_server import OpenAIServer
+
+CHAT = "/v1/chat/completions"
+PROMPT = PromptTemplate("Describe colour 7.")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    return exporting.train(exporting.save_base("llama", folder / "base"), folder / "run").adapter
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
+        yield running
+
+
+def _llm(adapter: Path, server: OpenAIServer, **options: Any) -> ServedLora:
+    return served_llm(adapter, model="tuned", api_base=server.base, api_key=server.key, **options)
+
+
+@pytest.mark.parametrize("way", ["predict", "apredict", "structured llm", "query engine"])
+def test_every_way_of_asking_sends_the_trained_prompt_and_a_bounded_schema(
+    way: str, adapter: Path, server: OpenAIServer
+) -> None:
+    llm, local = _llm(adapter, server), LoraLLM.from_adapter(adapter)
+    engine = SummaryIndex([TextNode(text="Red is warm.")]).as_query_engine(llm=llm, output_cls=Colour)
+    ask = {
+        "predict": lambda: llm.structured_predict(Colour, PROMPT),
+        "apredict": lambda: asyncio.run(llm.astructured_predict(Colour, PROMPT)),
+        "structured llm": lambda: llm.as_structured_llm(Colour).chat([ChatMessage("Describe colour 7.")]).raw,
+        "query engine": lambda: engine.query("Is red warm?").response,
+    }[way]
+    assert isinstance(ask(), Colour)
+    body = server.calls("POST", CHAT)[-1].json()
+    tokenizer = local._loaded.tokenizer
+    if way != "query engine":
+        trained = local.prompt_token_ids([ChatMessage("Describe colour 7.")], Colour)
+        assert (
+            tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True)["input_ids"]
+            == trained
+        )
+    assert body["messages"][0]["content"].endswith(json.dumps(_untitled(Colour), separators=(",", ":")))
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["name"]["maxLength"] == 80
+    assert schema["additionalProperties"] is False
+    assert (body["temperature"], body["max_tokens"]) == (0.0, 512)
+    assert server.refusals == []
+
+
+def _untitled(output_cls: type[BaseModel]) -> Any:
+    from llama_index_finetune_structured.lora.prompts import _without_titles
+
+    return _without_titles(output_cls.model_json_schema())
+
+
+def test_a_query_engine_asks_a_served_model_as_it_asks_the_local_one(
+    adapter: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    local = LoraLLM.from_adapter(adapter, max_new_tokens=64)
+    prompt = LoraLLM._prompt
+    monkeypatch.setattr(
+        LoraLLM, "_prompt", lambda llm, *given: asked.append(prompt(llm, *given)) or asked[-1]
+    )
+    for llm in (local, _llm(adapter, server)):
+        SummaryIndex([TextNode(text="Red is warm.")]).as_query_engine(llm=llm, output_cls=Colour).query(
+            "Warm?"
+        )
+    messages = server.calls("POST", CHAT)[-1].json()["messages"]
+    tokenizer = local._loaded.tokenizer
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == asked[-1]
+
+
+def test_an_answer_that_does_not_fit_raises(adapter: Path) -> None:
+    with (
+        OpenAIServer(answer_chat=lambda _: '{"name":"red"}') as running,
+        pytest.raises(StructuredAnswerError, match="does not fit Colour"),
+    ):
+        _llm(adapter, running).structured_predict(Colour, PROMPT)
+
+
+def test_plain_chat_sends_the_messages_as_they_are(adapter: Path, server: OpenAIServer) -> None:
+    _llm(adapter, server).chat([ChatMessage("Hello")])
+    body = server.calls("POST", CHAT)[-1].json()
+    assert body["messages"] == [{"role": "user", "content": "Hello"}]
+    assert "response_format" not in body
+
+
+def test_the_key_is_in_no_repr_or_dump(adapter: Path, server: OpenAIServer) -> None:
+    llm = _llm(adapter, server)
+    assert server.key not in f"{llm!r} {llm.model_dump()}"
+
+
+def test_a_merged_folder_is_enough_to_be_asked_as_trained(
+    adapter: Path, server: OpenAIServer, tmp_path: Path
+) -> None:
+    merged = export_adapter(adapter, tmp_path / "merged")
+    llm = served_llm(merged, model="tuned", api_base=server.base, api_key=server.key)
+    assert llm.bounds == _llm(adapter, server).bounds
+    assert llm.metadata.context_window == 8192
+    with pytest.raises(ConfigurationError, match=r"finetune_structured\.json"):
+        served_llm(tmp_path, model="tuned", api_base=server.base)
+
+
+@pytest.mark.parametrize("format", ["merged", "gguf"])
+def test_an_export_is_opened_as_an_llm_again(adapter: Path, tmp_path: Path, format: str) -> None:
+    if format == "gguf":
+        pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (extra llamacpp)")
+    output = export_adapter(
+        adapter, tmp_path / ("tuned" if format == "merged" else "tuned.gguf"), format=format
+    )
+    with opened_export(output, adapter, format=format) as llm:
+        assert isinstance(llm.structured_predict(Colour, PROMPT), Colour)
+
+
+def test_an_adapter_gguf_without_a_gguf_base_says_what_to_do(adapter: Path, tmp_path: Path) -> None:
+    output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
+    with (
+        pytest.raises(ConfigurationError, match="export 'gguf-base' too"),
+        opened_export(output, adapter, format="gguf-adapter"),
+    ):
+        pass
