@@ -27,7 +27,7 @@ def use_openai() -> None:
         return
     from tests.fakes.openai_server import OpenAIServer
 
-    server = OpenAIServer(answer_chat=_chat_answer)
+    server = OpenAIServer(answer_chat=_chat_answer, script=("queued", "running", "succeeded"))
     os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = _start(server).base, server.key
 
 
