@@ -11,6 +11,7 @@
 # the tuned one repeats the regular expressions of the teacher, the base one answers with prose.
 
 # %%
+import logging
 import os
 from pathlib import Path
 
@@ -89,7 +90,7 @@ handler.save_finetuning_events(albums)  # {"inputs": prompt as it will be served
 # %%
 engine = GradientFinetuneEngine(base_model_slug=BASE, name="movies_structured", data_path=albums)
 print(engine.model_adapter_id)
-for epoch in range(2):  # each finetune() is one epoch
+for _epoch in range(2):  # each finetune() is one epoch
     engine.finetune()
 album_llm = engine.get_finetuned_model(max_tokens=500)
 print(album_program(album_llm)(movie_name="Goodfellas"))
@@ -122,16 +123,17 @@ print(report)
 
 train, val = by_chunk(report.load()).split(0.7, group_by="document", seed=0)
 engine = GradientFinetuneEngine(base_model_slug=BASE, name="citations_structured", data_path=train)
-for epoch in range(2):
+for _epoch in range(2):
     engine.finetune()
 
 # %% [markdown]
 # ## 3. In the RAG pipeline
 #
 # LlamaIndex swallows the base model's parse failure and says "Empty Response"; the scorecard counts that as
-# what it is: invalid.
+# what it is: invalid. The traceback that LlamaIndex logs with it is left out here.
 
 # %%
+logging.getLogger("llama_index").setLevel(logging.ERROR)
 tuned = engine.get_finetuned_model(max_tokens=500)
 tuned_engine = RetrieverQueryEngine.from_args(retriever, llm=tuned, output_cls=Response)
 base_engine = RetrieverQueryEngine.from_args(retriever, llm=base_llm, output_cls=Response)

@@ -52,9 +52,7 @@ template = PromptTemplate("-----------\n{context_str}\n-----------\nQuery: {quer
 
 def query_engine(llm):
     """Retrieve a chunk, answer with a `Response`."""
-    return RetrieverQueryEngine.from_args(
-        retriever, llm=llm, output_cls=Response, text_qa_template=template
-    )
+    return RetrieverQueryEngine.from_args(retriever, llm=llm, output_cls=Response, text_qa_template=template)
 
 
 writer = QuestionGenerator(
@@ -72,7 +70,7 @@ print(data.summary())
 # %% [markdown]
 # ## Train
 #
-# The teacher called a function; the student answers with JSON text under the same schema: an example is
+# The teacher was sent the schema as a response format; the student reads it in its prompt: an example is
 # rendered for the model that will serve it. No chunk is on both sides of the split.
 
 # %%

@@ -6,8 +6,15 @@
 #
 # **With a real provider** set `OPENAI_API_BASE` and `OPENAI_API_KEY`; without them a stand-in on loopback
 # answers (`loopback.py`), no model behind it.
+#
+# ## Imports
 
 # %%
+# old: from llama_index.finetuning import OpenAIFinetuneEngine, GradientFinetuneEngine
+# old: from llama_index.finetuning.callbacks import OpenAIFineTuningHandler
+# old: from llama_index.program.openai import OpenAIPydanticProgram
+# old: from llama_index.llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
+# new: all of them from llama_index_finetune_structured
 import os
 from pathlib import Path
 
@@ -18,26 +25,8 @@ from llama_index.retrievers.bm25 import BM25Retriever
 from loopback import use_openai
 from survey import Response, build_pdf, read_chunks
 
-TEACHER = os.environ.get("TEACHER_MODEL", "gpt-4.1")
-BASE = os.environ.get("BASE_MODEL", "gpt-4.1-mini")
-OUTPUT = Path("example-output/migrating")
-OUTPUT.mkdir(parents=True, exist_ok=True)
-use_openai()
-
-nodes = read_chunks(build_pdf(OUTPUT / "survey.pdf"), chunk_size=128)
-retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=1)
-
-# %% [markdown]
-# ## Imports
-
-# %%
-# old: from llama_index.finetuning import OpenAIFinetuneEngine, GradientFinetuneEngine
-# old: from llama_index.finetuning.callbacks import OpenAIFineTuningHandler
-# old: from llama_index.program.openai import OpenAIPydanticProgram
-# old: from llama_index.llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
-from llama_index_finetune_structured import (  # new: all of them from one place
+from llama_index_finetune_structured import (
     FinetuneDataset,
-    LoraFinetuneEngine,
     OpenAIFinetuneEngine,
     OpenAIFineTuningHandler,
     QuestionGenerator,
@@ -46,6 +35,15 @@ from llama_index_finetune_structured import (  # new: all of them from one place
     check,
 )
 from llama_index_finetune_structured.errors import ConfigurationError
+
+TEACHER = os.environ.get("TEACHER_MODEL", "gpt-4.1")
+BASE = os.environ.get("BASE_MODEL", "gpt-4.1-mini")
+OUTPUT = Path("example-output/migrating")
+OUTPUT.mkdir(parents=True, exist_ok=True)
+use_openai()
+
+nodes = read_chunks(build_pdf(OUTPUT / "survey.pdf"), chunk_size=128)
+retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=1)
 
 # %% [markdown]
 # ## `ServiceContext`
@@ -129,9 +127,5 @@ print(RetrieverQueryEngine.from_args(retriever, llm=tuned, output_cls=Response).
 # %% [markdown]
 # ## Away from the provider
 #
-# OpenAI takes no new jobs after 2027-01-06. The capture trains a model of your own with the same lines; see
-# `local_lora.py`, where it is done.
-
-# %%
-local = LoraFinetuneEngine.from_finetuning_handler  # handler, base_model="smollm2-135m-instruct", data_path=...
-print(local.__doc__)
+# OpenAI takes no new jobs after 2027-01-06. The same capture trains a model of your own:
+# `LoraFinetuneEngine(captured)` in the place of `OpenAIFinetuneEngine(BASE, ...)`; `local_lora.py` does it.

@@ -118,9 +118,7 @@ writer = QuestionGenerator(
 questions = writer.generate(nodes, OUTPUT / "questions.jsonl", show_progress=False)
 print(questions, "such as:", questions[0].text)
 
-teacher_engine = RetrieverQueryEngine.from_args(
-    retriever, llm=function_caller(TEACHER), output_cls=Response
-)
+teacher_engine = RetrieverQueryEngine.from_args(retriever, llm=function_caller(TEACHER), output_cls=Response)
 report = answer_questions(
     teacher_engine, questions, OUTPUT / "citations.jsonl", output_cls=Response, show_progress=False
 )

@@ -48,7 +48,9 @@ retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=2)
 teacher = OpenAI(model=TEACHER, temperature=0)
 
 writer = QuestionGenerator(
-    teacher, question_gen_query="Write questions that ask what a work is cited for.", num_questions_per_chunk=3
+    teacher,
+    question_gen_query="Write questions that ask what a work is cited for.",
+    num_questions_per_chunk=3,
 )
 questions = writer.generate(nodes, OUTPUT / "questions.jsonl", show_progress=False)
 teacher_engine = RetrieverQueryEngine.from_args(retriever, llm=teacher)

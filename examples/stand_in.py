@@ -19,7 +19,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!al\.) (?=[A-Z])")
 _CONTEXT = re.compile(r"-{10,}\n(.*?)\n-{10,}", re.DOTALL)
 _QUERY = re.compile(r"Query: (.*?)\n", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
-_STOP = frozenset("a an and are at be by for from in is it its of on or that the they to was which with".split())
+_STOP = frozenset(
+    re.findall(r"\w+", "a an and are at be by for from in is it its of on or that the to was which")
+)
 
 
 def citations(text: str) -> list[dict[str, Any]]:
@@ -27,7 +29,9 @@ def citations(text: str) -> list[dict[str, Any]]:
     found = []
     for sentence in sentences(text):
         marks = list(_NARRATIVE.finditer(sentence))
-        marks += [inside for outer in _PARENTHESIS.finditer(sentence) for inside in _INSIDE.finditer(outer[1])]
+        marks += [
+            inside for outer in _PARENTHESIS.finditer(sentence) for inside in _INSIDE.finditer(outer[1])
+        ]
         desc = " ".join(_PARENTHESIS.sub("", _NARRATIVE.sub("", sentence)).strip(" .,;").split())
         found += [{"author": mark[1], "year": int(mark[2]), "desc": desc} for mark in marks]
     return found

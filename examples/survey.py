@@ -42,12 +42,13 @@ def build_pdf(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     story = pymupdf.Story(html=_html(SOURCE.read_text(encoding="utf-8")))
     page = pymupdf.paper_rect("a4")
+    inside = pymupdf.Rect(60, 60, page.width - 60, page.height - 60)
     written = io.BytesIO()
     writer = pymupdf.DocumentWriter(written)
     more = True
     while more:
         device = writer.begin_page(page)
-        more, _ = story.place(page + (60, 60, -60, -60))
+        more, _ = story.place(inside)
         story.draw(device)
         writer.end_page()
     writer.close()
