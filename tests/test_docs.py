@@ -43,6 +43,9 @@ def _tiny_default_model(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(base_models, "_converted", lambda _: (found.path, found.sha256))
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # LlamaIndex's agents
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
 @pytest.mark.usefixtures("_providers", "_tiny_default_model")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_python_block_of_a_page_runs(
