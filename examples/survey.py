@@ -71,7 +71,10 @@ def read_chunks(pdf: Path, chunk_size: int) -> list[BaseNode]:
     text = "\n\n".join(page.get_content() for page in pages)
     document = Document(text=unicodedata.normalize("NFKC", text), id_=pdf.stem)  # NFKC: no "fi" ligatures
     splitter = SentenceSplitter(
-        chunk_size=chunk_size, chunk_overlap=0, chunking_tokenizer_fn=_sentences_with_spaces
+        chunk_size=chunk_size,
+        chunk_overlap=0,
+        chunking_tokenizer_fn=_sentences_with_spaces,
+        id_func=lambda number, paper: f"{paper.id_}-{number}",  # the same ids, so the same split, every time
     )
     return splitter.get_nodes_from_documents([document])
 
