@@ -20,14 +20,17 @@ SLUG = "llama2-7b-chat"
 
 
 class GradientServer(LoopbackServer):
-    """State: ``adapters`` and ``trained`` (the batches each adapter accepted), by id."""
+    """State: ``adapters`` and ``trained`` (the batches each adapter accepted), by id.
+
+    ``answer``: a prompt, and whether a tuned model is asked -> the model's text.
+    """
 
     def __init__(
         self,
         *,
         token: str = "gr-test",
         workspace: str = "ws-test",
-        answer: Callable[[str], str] | None = None,
+        answer: Callable[[str, bool], str] | None = None,
     ) -> None:
         super().__init__()
         self.token, self.workspace = token, workspace
@@ -117,9 +120,10 @@ class GradientServer(LoopbackServer):
 
     def _text(self, model_id: str, query: str) -> str:
         """A tuned model answers a schema with an instance of it, the base model with prose."""
+        is_tuned = bool(self.trained.get(model_id))
         if self.answer_query is not None:
-            return self.answer_query(query)
-        schema = schema_in(query) if self.trained.get(model_id) else None
+            return self.answer_query(query, is_tuned)
+        schema = schema_in(query) if is_tuned else None
         return json.dumps(instance_of(schema)) if schema else "Sure, here is an album! STOP and more"
 
 

@@ -10,10 +10,13 @@ import email.parser
 import email.policy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
-from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from openai.types.chat.completion_create_params import (
+    CompletionCreateParamsNonStreaming,
+    CompletionCreateParamsStreaming,
+)
 from openai.types.fine_tuning import job_create_params
 from openai.types.fine_tuning.job_create_params import JobCreateParams
 from pydantic import TypeAdapter, ValidationError
@@ -24,11 +27,15 @@ from tests.fakes.loopback import LoopbackServer, Reply, Request, route
 DONE = ("validating_files", "queued", "running", "running", "succeeded")
 _JOB = TypeAdapter(JobCreateParams)
 _CHAT = TypeAdapter(CompletionCreateParamsNonStreaming)
+_STREAMED_CHAT = TypeAdapter(CompletionCreateParamsStreaming)
 _CHAT_FIELDS = set(get_type_hints(CompletionCreateParamsNonStreaming))
 
 
 class OpenAIServer(LoopbackServer):
-    """State: ``files``, ``jobs``, ``events`` by id. ``base`` is the api_base."""
+    """State: ``files``, ``jobs``, ``events`` by id. ``base`` is the api_base.
+
+    ``answer_chat``: a chat request's body -> the answer's text, or the arguments of the tool it offers.
+    """
 
     def __init__(
         self,
@@ -258,23 +265,35 @@ class OpenAIServer(LoopbackServer):
         if problem := _chat_problem(body):
             return _error(400, problem, "invalid_request_error")
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
-        if body.get("tools"):
-            function = body["tools"][0]["function"]
-            arguments = json.dumps(instance_of(function["parameters"]))
-            call = {"name": function["name"], "arguments": arguments}
+        is_call = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
+        if is_call:
+            call = {"name": body["tools"][0]["function"]["name"], "arguments": self._arguments(body)}
             message["tool_calls"] = [{"id": self._new_id("call"), "type": "function", "function": call}]
         else:
             message["content"] = self._text(body)
-        finish = "tool_calls" if body.get("tools") else "stop"
         completion = {
             "id": self._new_id("chatcmpl"),
             "object": "chat.completion",
             "created": int(time.time()),
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "finish_reason": "tool_calls" if is_call else "stop",
+                    "logprobs": None,
+                }
+            ],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }
+        if body.get("stream"):
+            return Reply(200, b"".join(_streamed(completion)), "text/event-stream")
         return Reply(200, completion)
+
+    def _arguments(self, body: dict[str, Any]) -> str:
+        if self.answer_chat is not None:
+            return self.answer_chat(body)
+        return json.dumps(instance_of(body["tools"][0]["function"]["parameters"]))
 
     def _text(self, body: dict[str, Any]) -> str:
         if self.answer_chat is not None:
@@ -289,10 +308,25 @@ def _chat_problem(body: dict[str, Any]) -> str | None:
     if body.get("tool_choice") is not None and not body.get("tools"):
         return "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified."
     try:
-        _CHAT.validate_python(body)
+        (_STREAMED_CHAT if body.get("stream") else _CHAT).validate_python(body)
     except ValidationError as error:
         return str(error)
     return _unknown_keys(body, dict.fromkeys(_CHAT_FIELDS))
+
+
+def _streamed(completion: dict[str, Any]) -> Iterator[bytes]:
+    """The completion as server-sent events: the whole message in one delta, then the reason to stop."""
+    choice = completion["choices"][0]
+    delta = {key: value for key, value in choice["message"].items() if key != "refusal"}
+    calls = [{"index": at, **call} for at, call in enumerate(delta.pop("tool_calls", ()))]
+    parts = [
+        {"index": 0, "delta": delta | ({"tool_calls": calls} if calls else {}), "finish_reason": None},
+        {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]},
+    ]
+    for part in parts:
+        chunk = completion | {"object": "chat.completion.chunk", "choices": [part], "usage": None}
+        yield f"data: {json.dumps(chunk)}\n\n".encode()
+    yield b"data: [DONE]\n\n"
 
 
 def _unknown_keys(body: dict[str, Any] | None, known: dict[str, Any]) -> str | None:
