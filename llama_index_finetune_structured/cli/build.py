@@ -139,7 +139,10 @@ def _split(
     by_document = len({document_of(example) for example in examples}) > 1
     if not by_document:
         say("all questions belong to one document: held out by question, so the score will flatter")
-    return whole.split(1 - validation, group_by="document" if by_document else None, seed=seed)
+    parts: tuple[FinetuneDataset, FinetuneDataset] = whole.split(
+        1 - validation, group_by="document" if by_document else None, seed=seed
+    )
+    return parts
 
 
 def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset) -> int:

@@ -94,9 +94,10 @@ def _pdf_text(path: Path) -> str:
         import pymupdf
     except ImportError as error:
         raise MissingDependencyError("pymupdf", "pdf", f"Reading {path.name}") from error
-    pymupdf.TOOLS.mupdf_display_errors(False)
-    document: Any
-    with pymupdf.open(path) as document:
+    reader: Any = pymupdf  # typed in part only
+    reader.TOOLS.mupdf_display_errors(False)
+    with reader.open(path) as document:
         if document.needs_pass:
             raise ValueError("needs a password; save it without one")
-        return "\n\n".join(page.get_text() for page in document)
+        text: str = "\n\n".join(page.get_text() for page in document)
+        return text

@@ -42,7 +42,7 @@ class ServedLora(HostedOpenAILike):
         return "served_lora"
 
     @dispatcher.span
-    def structured_predict(  # type: ignore[override]
+    def structured_predict(
         self,
         output_cls: type[BaseModel],
         prompt: BasePromptTemplate,
@@ -55,7 +55,7 @@ class ServedLora(HostedOpenAILike):
         return parse_answer(output_cls, response.message.content or "")
 
     @dispatcher.span
-    async def astructured_predict(  # type: ignore[override]
+    async def astructured_predict(
         self,
         output_cls: type[BaseModel],
         prompt: BasePromptTemplate,
@@ -82,7 +82,7 @@ class ServedLora(HostedOpenAILike):
         )
         return stream
 
-    def _as_trained(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
+    def _as_trained(self, prompt: BasePromptTemplate) -> Any:
         chosen = isinstance(prompt, SelectorPromptTemplate) and self.chat_prompts
         return prompt.select(self) if chosen else prompt  # type: ignore[attr-defined]
 

@@ -92,7 +92,7 @@ class Ranks:
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad * share for w in weights]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         torch.distributed.all_reduce(flat)
-        parts = flat.split([weight.numel() for weight in weights])
+        parts = torch.split(flat, [weight.numel() for weight in weights])
         for weight, gradient in zip(weights, parts, strict=True):
             weight.grad = gradient.view_as(weight).clone()
 

@@ -61,7 +61,8 @@ def _cut(step: dict[str, Any]) -> str:
 def _tokens(tokenizer: Any, vocabulary: int) -> tuple[list[str], list[int]]:
     by_id = {number: text for text, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
-    tokens, types = [], []
+    tokens: list[str] = []
+    types: list[int] = []
     for number in range(vocabulary):
         tokens.append(by_id.get(number, f"[PAD{number}]"))
         if number not in by_id:

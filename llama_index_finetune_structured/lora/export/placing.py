@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ...errors import ConfigurationError, EngineError
-from ..checkpoints import sync_folder
+from ...files import UNFINISHED, sync_folder
 
 __all__ = ["placed"]
 
@@ -28,7 +28,7 @@ def placed(target: Path) -> Iterator[Path]:
     holder: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
+        holder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=target.parent))
         path = holder / target.name
         yield path
         if path.is_dir():
