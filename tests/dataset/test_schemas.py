@@ -103,7 +103,7 @@ _TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=_TEXTS)
 def test_no_text_makes_it_raise_anything_else(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     try:
