@@ -43,7 +43,7 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    train_size: int = Field(default=160, ge=4)
+    train_size: int = Field(default=144, ge=4)
     test_size: int = Field(default=40, ge=1)
     seed: int = 0
     base_model: str = DEFAULT_BASE_MODEL
