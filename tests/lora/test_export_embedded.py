@@ -27,7 +27,7 @@ from tests.exporting import Colour
 from tests.lora.test_export import TEXT, _ask
 
 pytestmark = pytest.mark.slow
-_THINGS = ["lake", "door", "coat", "leaf", "wall", "boat", "ring", "shoe"]
+_THINGS = ["lake", "door", "coat", "leaf", "wall"]
 _COLOURS = ["red", "blue", "orange", "green", "yellow", "violet", "brown", "teal"]
 
 
@@ -47,7 +47,7 @@ def test_the_embedded_model_answers_alike_in_every_form(tmp_path: Path) -> None:
     except ConfigurationError as error:
         pytest.skip(str(error))
     engine = LoraFinetuneEngine(
-        _rows(_THINGS[:5]), output_dir=tmp_path / "run", config=LoraSettings(batch_size=8, learning_rate=2e-3)
+        _rows(_THINGS[:4]), output_dir=tmp_path / "run", config=LoraSettings(batch_size=8, learning_rate=2e-3)
     )
     engine.finetune()
     adapter = engine.adapter
@@ -67,7 +67,7 @@ def test_the_embedded_model_answers_alike_in_every_form(tmp_path: Path) -> None:
         servers = {"gguf f16": f16, "gguf q8_0": q8, "gguf lora on q4_1 base": on_base}
         forms = {name: served_llm(adapter, **server.connection) for name, server in servers.items()}
         merged_llm = LoraLLM.from_merged(merged)
-        found = parity(LoraLLM.from_adapter(adapter), _rows(_THINGS[5:]), {"merged": merged_llm, **forms})
+        found = parity(LoraLLM.from_adapter(adapter), _rows(_THINGS[4:5]), {"merged": merged_llm, **forms})
     found.print()
     assert found.forms["merged"].identical == 1.0
     assert found.passed, found.verdict
