@@ -48,7 +48,9 @@ class Message(_Frozen):
             function = call.get("function")
             named = isinstance(function, dict) and isinstance(function.get("name"), str)
             if not named or not isinstance(call.get("id", ""), str):
-                raise ValueError(f"{index}: expected {{'id': text, 'function': {{'name', 'arguments'}}}}")
+                raise ValueError(
+                    f"call {index}: expected {{'id': text, 'function': {{'name', 'arguments'}}}}"
+                )
         return calls
 
     def wire(self) -> dict[str, Any]:

@@ -112,7 +112,8 @@ def plain_reason(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        return f"{place}: {first['msg']}" if place else first["msg"]
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        return f"{place}: {reason}" if place else reason
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON ({error.msg} at column {error.colno})"
     if isinstance(error, UnicodeDecodeError):

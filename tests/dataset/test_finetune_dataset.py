@@ -187,8 +187,12 @@ def test_openai_training_file_holds_messages_and_tools_only(tmp_path: Path) -> N
         (b'{"messages": [1, 2]}', "expected an object, found int"),
         (b'{"messages": [], "answer": {"role": "assistant", "content": NaN}}', "NaN is not a JSON value"),
         (
-            b'{"messages": [{"role": "user"}, {"role": "assistant", "tool_calls": [{}]}], "tools": [1]}',
-            "'int'",
+            b'{"messages": [{"role": "user"}, {"role": "assistant", "tool_calls": [{}]}]}',
+            "tool_calls: call 0: expected {'id'",
+        ),
+        (
+            b'{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}], "tools": [1]}',
+            "tools.0: expected a function as an object, found int",
         ),
         (b"\xff\xfe", "not UTF-8 text"),
         (b"[" * 100_000, "nested too deeply"),

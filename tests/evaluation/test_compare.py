@@ -375,7 +375,7 @@ def test_hosted_llm_is_asked_twice_in_its_own_mode(api_base: str, output_cls: ty
 
 def test_compare_inside_a_compared_system_is_refused_not_hung() -> None:
     nested = quiet({"outer": lambda _: quiet({"inner": lambda _: ALPHA}, DATA)}, DATA)
-    assert "use acompare()" in str(nested.rows[0].answers["outer"].error)
+    assert "await its asynchronous form (acompare" in str(nested.rows[0].answers["outer"].error)
 
 
 @pytest.mark.parametrize("inside_a_loop", [False, True])
