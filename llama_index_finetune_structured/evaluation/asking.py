@@ -128,6 +128,7 @@ async def _answer(
         seconds=seconds,
         raw_text=trace.raw_text,
         bound_hits=tuple(trace.bound_hits),
+        retries=trace.retries,
     )
     if error is None:
         try:

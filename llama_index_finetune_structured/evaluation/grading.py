@@ -136,6 +136,7 @@ def _scored(answer: Answer, example: Example, target: Target, fields: tuple[Fiel
         retrieval_hit=_found(example, answer),
         sources=answer.sources,
         bound_hits=answer.bound_hits,
+        retries=answer.retries,
         seconds=answer.seconds,
     )
 

@@ -27,7 +27,7 @@ _MOST_DOCUMENTS = 10
 
 
 def metrics_table(card: Scorecard) -> str:
-    """One line per system: the rates with their intervals, time, errors, bound hits."""
+    """One line per system: the rates with their intervals, time, errors, bound hits, retries."""
     rows = [
         [
             name,
@@ -37,6 +37,7 @@ def metrics_table(card: Scorecard) -> str:
             f"{score.median_latency_s:.2f}",
             ", ".join(f"{kind} {count}" for kind, count in score.errors.items()) or "none",
             str(score.bound_hits),
+            str(score.retries),
         ]
         for name, score in card.systems.items()
     ]
@@ -49,7 +50,8 @@ def metrics_table(card: Scorecard) -> str:
         "s per answer",
         "median latency, s",
     ]
-    return _table([*headings, "invalid by kind", "bound hits"], rows, "All systems on the same examples")
+    headings += ["invalid by kind", "bound hits", "asked again"]
+    return _table(headings, rows, "All systems on the same examples")
 
 
 def field_tables(card: Scorecard) -> str:

@@ -35,6 +35,7 @@ class Answer(BaseModel):
     failed: bool = False
     sources: tuple[Source, ...] | None = None
     bound_hits: tuple[str, ...] = ()
+    retries: int = 0
     seconds: float = 0.0
     elapsed_s: float = 0.0
     run: str = ""

@@ -35,6 +35,7 @@ class ScoredAnswer(BaseModel):
     retrieval_hit: bool | None = None
     sources: tuple[Source, ...] | None = None
     bound_hits: tuple[str, ...] = ()
+    retries: int = 0
     seconds: float = 0.0
 
 
@@ -90,7 +91,8 @@ class SystemScore(Metrics):
 
     ``seconds_per_answer``: wall seconds of the run / n, under its concurrency; ``median_latency_s`` and
     ``p95_latency_s``: of single calls. ``errors``: kind -> count. ``bound_hits``: answers in which the
-    grammar's bound on a list or text was reached. ``intervals``: metric -> 95% interval.
+    grammar's bound on a list or text was reached; ``retries``: answers asked for again, as they did not fit.
+    ``intervals``: metric -> 95% interval.
     """
 
     seconds_per_answer: float
@@ -98,6 +100,7 @@ class SystemScore(Metrics):
     p95_latency_s: float
     errors: dict[str, int]
     bound_hits: int
+    retries: int = 0
     intervals: dict[str, Interval] = Field(default_factory=dict)
     retrieval_hit_rate: float | None = None
     retrieval_hit: Metrics | None = None
@@ -129,6 +132,7 @@ def system_score(answers: Sequence[ScoredAnswer], kinds: dict[str, str], wall_se
         p95_latency_s=latencies[min(len(latencies) - 1, int(0.95 * len(latencies)))],
         errors=dict(Counter(a.error_kind or "invalid" for a in answers if not a.valid)),
         bound_hits=sum(bool(answer.bound_hits) for answer in answers),
+        retries=sum(bool(answer.retries) for answer in answers),
         retrieval_hit_rate=len(hits) / known if known else None,
         retrieval_hit=metrics(hits, kinds) if hits else None,
         retrieval_miss=metrics(misses, kinds) if misses else None,

@@ -1,4 +1,4 @@
-"""What happened inside a system's call, told by LlamaIndex's instrumentation: raw text, bound hits."""
+"""What happened inside a system's call, told by LlamaIndex's instrumentation: raw text, bound hits, retries."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _TAG = "finetune_structured_call"
 
 @dataclass
 class Trace:
-    """One call: the LLM's last text, and the places where a bound on its answer was hit."""
+    """One call: the LLM's last text, the places where a bound on its answer was hit, how often it was asked again."""
 
     raw_text: str | None = None
     bound_hits: list[str] = field(default_factory=list)
+    retries: int = 0
 
 
 class Tracer(BaseEventHandler):
@@ -51,6 +52,7 @@ class Tracer(BaseEventHandler):
         kind = event.class_name()
         if kind == "StructuredAnswerEvent":
             trace.bound_hits += [str(hit) for hit in event.bound_hits]
+            trace.retries += int(getattr(event, "retries", 0))
         elif kind in ("LLMChatEndEvent", "LLMCompletionEndEvent") and event.response is not None:
             trace.raw_text = _text_of(event.response) or trace.raw_text
 

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llguidance
 import llguidance.hf
 import llguidance.numpy
+import numpy
 import torch
 
 from ..example import canonical_json
+from ..lora.grammar_schema import with_named_keys
+from .drafts import AnswerMemory
+from .json_text import JsonText
 
-__all__ = ["AnswerGrammar", "GrammarCache", "GrammarRun", "allocate_token_bitmask"]
+__all__ = ["AnswerGrammar", "GrammarCache", "GrammarRun"]
 
 _logger = logging.getLogger(__name__)
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
@@ -26,18 +31,14 @@ _CLOSERS = ("}", "]", ",", "null", '"', "[", "{", "0", "true", "false")
 _CLOSING_SLACK = 32
 
 
-def allocate_token_bitmask(rows: int, vocabulary: int) -> torch.Tensor:
-    """A bit for each token of each row."""
-    return torch.from_numpy(llguidance.numpy.allocate_token_bitmask(rows, vocabulary))
-
-
 class GrammarCache:
-    """Compiled grammars of one tokenizer, by schema."""
+    """Compiled grammars of one tokenizer, by bounded schema. Any thread may ask; a schema is compiled once."""
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, stop_id: int) -> None:
         self._tokenizer, self.vocabulary, self.stop_id = tokenizer, vocabulary, stop_id
         self._engine = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=stop_id)
         self._grammars: dict[str, AnswerGrammar | None] = {}
+        self._compiling = threading.Lock()
         self.closers = {
             text: ids[0]
             for text in _CLOSERS
@@ -47,12 +48,14 @@ class GrammarCache:
     def get(self, schema: Mapping[str, Any]) -> AnswerGrammar | None:
         """The grammar of a bounded schema; None, logged once, where the schema has none."""
         key = canonical_json(schema)
-        if key not in self._grammars:
-            self._grammars[key] = self._compile(schema)
-        return self._grammars[key]
+        with self._compiling:
+            if key not in self._grammars:
+                self._grammars[key] = self._compile(schema)
+            return self._grammars[key]
 
     def _compile(self, schema: Mapping[str, Any]) -> AnswerGrammar | None:
-        text = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+        sayable = json.dumps(with_named_keys(schema))
+        text = llguidance.LLMatcher.grammar_from_json_schema(sayable, overrides=_OPTIONS)
         error = llguidance.LLMatcher(self._engine, text, log_level=0).get_error()
         if error:
             _logger.warning("Answers are not constrained: the schema cannot be made a grammar: %s", error)
@@ -69,14 +72,20 @@ class GrammarCache:
 
 
 class AnswerGrammar:
-    """A compiled schema; ``closing_tokens`` is what finishing an open answer may cost."""
+    """A compiled schema; ``closing_tokens`` is what finishing an open answer may cost.
+
+    ``memory``: what was answered to this schema before, as a source of guesses.
+    """
 
     def __init__(self, cache: GrammarCache, text: str, *, closing_tokens: int) -> None:
-        self._cache, self._text, self._closing_tokens = cache, text, closing_tokens
+        self._cache, self._closing_tokens = cache, closing_tokens
+        self._fresh = cache.matcher(text)
+        _mask_of(self._fresh, cache.vocabulary)  # warms what the matcher's copies share
+        self.memory = AnswerMemory()
 
     def start(self, max_new_tokens: int) -> GrammarRun:
         """Begin one answer of at most ``max_new_tokens`` tokens."""
-        return GrammarRun(self._cache, self._cache.matcher(self._text), max_new_tokens - self._closing_tokens)
+        return GrammarRun(self._cache, self._fresh.deep_copy(), max_new_tokens - self._closing_tokens)
 
 
 class GrammarRun:
@@ -84,47 +93,63 @@ class GrammarRun:
 
     def __init__(self, cache: GrammarCache, matcher: llguidance.LLMatcher, free_tokens: int) -> None:
         self._cache, self._matcher, self._free_tokens = cache, matcher, free_tokens
-        self._taken, self._in_string, self._escaped = 0, False, False
+        self._taken, self._text = 0, JsonText()
 
     def take(self, token: int) -> None:
-        """Move on by a token that the mask allowed."""
+        """Move on by a token that is allowed."""
         self._taken += 1
+        if token != self._cache.stop_id:
+            self._matcher.consume_token(token)
+            self._text.add(self._cache.text(token))
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next, told without the mask of all tokens; False where only the mask can tell."""
+        if self._closing:
+            return False
         if token == self._cache.stop_id:
-            return
-        self._matcher.consume_token(token)
-        for character in self._cache.text(token):
-            self._see(character)
+            return bool(self._matcher.is_accepting())
+        return self._matcher.validate_tokens([token]) == 1 and self._text.takes(self._cache.text(token))
 
-    def fill(self, mask: torch.Tensor, row: int) -> None:
-        """Write the allowed next tokens into ``mask[row]`` (one bit a token)."""
-        llguidance.numpy.fill_next_token_bitmask(self._matcher, mask.numpy(), row)
-        if self._taken >= self._free_tokens and (token := self._closer(mask[row])) is not None:
-            mask[row] = 0
-            _set(mask[row], token)
+    def allowed_start(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens the grammar lets follow one another from here."""
+        return 0 if self._closing else int(self._matcher.validate_tokens(list(tokens)))
 
-    def _see(self, character: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif self._in_string and character == "\\":
-            self._escaped = True
-        elif character == '"':
-            self._in_string = not self._in_string
+    def mask(self) -> torch.Tensor:
+        """Which tokens may come next, as booleans [vocabulary]."""
+        allowed = _mask_of(self._matcher, self._cache.vocabulary)
+        if self._text.in_number:
+            allowed = self._finite(allowed)
+        if self._closing and (token := self._closer(allowed)) is not None:
+            allowed = torch.zeros_like(allowed)
+            allowed[token] = True
+        return allowed
+
+    def _finite(self, allowed: torch.Tensor) -> torch.Tensor:
+        tokens = allowed.nonzero()[:, 0].tolist()
+        kept = [t for t in tokens if t == self._cache.stop_id or self._text.takes(self._cache.text(t))]
+        finite = torch.zeros_like(allowed)
+        finite[kept] = True
+        return finite if kept else allowed
+
+    @property
+    def _closing(self) -> bool:
+        return self._taken >= self._free_tokens
 
     def _closer(self, allowed: torch.Tensor) -> int | None:
-        if _is_set(allowed, self._cache.stop_id):
+        if allowed[self._cache.stop_id]:
             return self._cache.stop_id
-        wanted = ('"',) if self._in_string else _CLOSERS
+        wanted = ('"',) if self._text.in_string else _CLOSERS
         ids = (self._cache.closers[text] for text in wanted if text in self._cache.closers)
-        return next((token for token in ids if _is_set(allowed, token)), None)
+        return next((token for token in ids if allowed[token]), None)
 
 
-def _is_set(mask: torch.Tensor, token: int) -> bool:
-    return bool((int(mask[token // 32]) >> (token % 32)) & 1)
-
-
-def _set(mask: torch.Tensor, token: int) -> None:
-    bit = 1 << (token % 32)
-    mask[token // 32] = bit - (1 << 32) if bit >= 1 << 31 else bit
+def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:
+    """The matcher's mask as booleans; llguidance's own kernel for torch would set off torch.compile."""
+    bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
+    llguidance.numpy.fill_next_token_bitmask(matcher, bits)
+    return torch.from_numpy(
+        numpy.unpackbits(bits[0].view(numpy.uint8), bitorder="little")[:vocabulary]
+    ).bool()
 
 
 def _smallest(root: Mapping[str, Any], node: Any, depth: int) -> Any:

@@ -36,11 +36,11 @@ from ..lora.adapter import AdapterCard, card_in, card_of, read_card
 from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..lora.bounds import AnswerBounds
 from ..lora.prompts import render_prompt, serving_messages
-from .structured import StructuredAnswerEvent, bound_hits, parse_answer, schema_of, with_schema
+from .structured import StructuredCall, schema_of
 
 if TYPE_CHECKING:
-    from .generation import Answer, Request
     from .local_model import LocalModel
+    from .requests import Answer, Request
 
 __all__ = ["LoraLLM"]
 
@@ -53,7 +53,8 @@ class LoraLLM(LLM):
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
     ``output_cls``, ``as_structured_llm``) spell the schema out exactly as in training and are held to it by a
-    grammar, unless ``constrained`` is False; answers that do not fit raise StructuredAnswerError.
+    grammar, unless ``constrained`` is False. An answer that the grammar lets through and a validator refuses is
+    asked for once more; answers that do not fit raise StructuredAnswerError, which names field and reason.
     Weights are loaded on first use and shared by all objects that ask for the same. Needs the extra ``local``.
     """
 
@@ -65,6 +66,8 @@ class LoraLLM(LLM):
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
     temperature: float = Field(default=0.0, ge=0, description="0: always the likeliest token.")
+    top_k: int = Field(default=0, ge=0, description="Draw among so many likeliest tokens; 0: among all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw among tokens that make up so much.")
     constrained: bool = Field(
         default=True, description="Hold structured answers to their schema by a grammar."
     )
@@ -167,10 +170,12 @@ class LoraLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """The answer as ``output_cls``. Raises StructuredAnswerError where it does not fit."""
+        """The answer as ``output_cls``. Raises StructuredAnswerError where it does not fit, asked twice."""
         _tell_start(output_cls, prompt, prompt_args)
-        response = self.chat(self._messages(prompt, prompt_args), **with_schema(output_cls, llm_kwargs))
-        result = self._parsed(output_cls, response)
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        for asked in call.tries():
+            call.judge(self.chat(messages, **asked))
+        result = call.result()
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
 
@@ -184,10 +189,10 @@ class LoraLLM(LLM):
     ) -> BaseModel:
         """As :meth:`structured_predict`; concurrent calls share batches."""
         _tell_start(output_cls, prompt, prompt_args)
-        response = await self.achat(
-            self._messages(prompt, prompt_args), **with_schema(output_cls, llm_kwargs)
-        )
-        result = self._parsed(output_cls, response)
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        for asked in call.tries():
+            call.judge(await self.achat(messages, **asked))
+        result = call.result()
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
 
@@ -198,13 +203,15 @@ class LoraLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        partial: Any = None
-        response: ChatResponse | None = None
-        messages = self._messages(prompt, prompt_args)
-        for response in self.stream_chat(messages, **with_schema(output_cls, llm_kwargs)):
-            partial = _partial(response, output_cls, partial)
-            yield partial
-        yield self._parsed(output_cls, response)
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        for asked in call.tries():
+            partial: Any = None
+            response: ChatResponse | None = None
+            for response in self.stream_chat(messages, **asked):
+                partial = _partial(response, output_cls, partial)
+                yield partial
+            call.judge(response)
+        yield call.result()
 
     async def _structured_astream_call(
         self,
@@ -213,16 +220,17 @@ class LoraLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
-        messages = self._messages(prompt, prompt_args)
-        stream = await self.astream_chat(messages, **with_schema(output_cls, llm_kwargs))
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
 
         async def partials() -> AsyncGenerator[Any, None]:
-            partial: Any = None
-            response: ChatResponse | None = None
-            async for response in stream:
-                partial = _partial(response, output_cls, partial)
-                yield partial
-            yield self._parsed(output_cls, response)
+            for asked in call.tries():
+                partial: Any = None
+                response: ChatResponse | None = None
+                async for response in await self.astream_chat(messages, **asked):
+                    partial = _partial(response, output_cls, partial)
+                    yield partial
+                call.judge(response)
+            yield call.result()
 
         return partials()
 
@@ -231,12 +239,10 @@ class LoraLLM(LLM):
         llm = self if self.chat_prompts else None
         return self._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
 
-    def _parsed(self, output_cls: type[BaseModel], response: ChatResponse | None) -> BaseModel:
-        text = "" if response is None else response.message.content or ""
-        result = parse_answer(output_cls, text)
-        if self.constrained:
-            dispatcher.event(StructuredAnswerEvent(bound_hits=bound_hits(output_cls, text, self.bounds)))
-        return result
+    def _structured_call(
+        self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None
+    ) -> StructuredCall:
+        return StructuredCall(output_cls, llm_kwargs, self.bounds if self.constrained else None)
 
     # From messages to tokens and back
 
@@ -269,7 +275,8 @@ class LoraLLM(LLM):
     def _bounded_request(
         self, prompt: Sequence[int], schema: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
     ) -> Request:
-        from .generation import Request
+        from .requests import Request
+        from .sampling import Sampling
 
         room = self._context_window - len(prompt)
         if room < 1:
@@ -281,9 +288,16 @@ class LoraLLM(LLM):
         return Request(
             prompt=tuple(prompt),
             max_new_tokens=min(limit, room),
-            temperature=float(kwargs.get("temperature", self.temperature)),
+            sampling=Sampling(
+                temperature=float(kwargs.get("temperature", self.temperature)),
+                top_k=int(kwargs.get("top_k", self.top_k)),
+                top_p=float(kwargs.get("top_p", self.top_p)),
+                seed=kwargs.get("seed"),
+            ),
             grammar=(
-                self._loaded.grammar(schema, content_hash(schema), self.bounds)
+                self._loaded.grammar(
+                    kwargs.get("grammar_schema", schema), content_hash(schema), self.bounds
+                )
                 if schema is not None and self.constrained
                 else None
             ),

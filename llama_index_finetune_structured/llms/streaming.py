@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from .generation import Generator, Request
+from .generation import Generator
+from .requests import Request
 
 __all__ = ["astream", "stream"]
 
@@ -38,7 +40,7 @@ async def astream(generator: Generator, tokenizer: Any, request: Request) -> Asy
     text = _GrowingText(tokenizer)
 
     def tell(token: int | None) -> None:
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             loop.call_soon_threadsafe(tokens.put_nowait, token)
 
     request.on_token = tell

@@ -7,6 +7,7 @@ that training showed there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ from .string_formats import KNOWN_FORMATS, PATTERNS
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds"]
 
 _LIMITS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
-_SELF_BOUNDED = ("enum", "const", "format", "pattern")
+_SELF_BOUNDED = ("enum", "const", "format")
+_ENDLESS = re.compile(r"^(?!\^)|(?<!\$)$|[*+]|,\}")
 _LOOKAROUND = ("(?=", "(?!", "(?<")
 
 
@@ -101,7 +103,7 @@ def _closed(node: Any) -> Any:
 
 
 def _say_format(node: dict[str, Any]) -> None:
-    """Dates and times become patterns: as formats they would let 23:59:60 or the 30th of February through."""
+    """Most formats become patterns: as a format, a time might be 23:59:60 and a date the 30th of February."""
     name = node.get("format")
     if name in PATTERNS and "pattern" not in node:
         node["pattern"] = PATTERNS[node.pop("format")]
@@ -128,13 +130,21 @@ def _unbounded(node: Any, pointer: str) -> Iterator[tuple[str, str, dict[str, An
         return
     kind = _kind(node)
     free_form = kind != "object" or node.get("additionalProperties", False) not in (False, True)
-    if kind and free_form and _LIMITS[kind] not in node and not any(mark in node for mark in _SELF_BOUNDED):
+    if kind and free_form and _LIMITS[kind] not in node and not _bounds_itself(node):
         yield pointer, kind, node
     for key in ("properties", "$defs", "definitions"):
         for name, child in node.get(key, {}).items():
             yield from _unbounded(child, f"{pointer}/{key}/{_escaped(name)}")
     for key in ("items", "additionalProperties", "anyOf", "oneOf", "allOf", "prefixItems"):
         yield from _unbounded(node.get(key), f"{pointer}/{key}")
+
+
+def _bounds_itself(node: Mapping[str, Any]) -> bool:
+    """Whether a string can only be so long: by its values, its format, or a pattern that says where it ends."""
+    pattern = node.get("pattern")
+    if pattern is not None:
+        return not _ENDLESS.search(str(pattern))
+    return any(mark in node for mark in _SELF_BOUNDED)
 
 
 def _places(root: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str, Any]]:

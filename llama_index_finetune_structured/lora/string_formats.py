@@ -1,4 +1,4 @@
-"""String formats of JSON schema that a grammar can say, those of time as patterns that Python's types accept."""
+"""String formats that a grammar can say: JSON schema's own, and others as patterns that Python's types accept."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ _MONTH_AND_DAY = (
     r"|02-(?:0[1-9]|1[0-9]|2[0-8]))"
 )
 _DATE = f"(?:{_YEAR}-{_MONTH_AND_DAY}|{_LEAP_YEAR}-02-29)"
-_TIME = (
-    r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
-)
+_CLOCK_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
+_ZONE = "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_TIME = f"{_CLOCK_TIME}{_ZONE}?"
 _DAYS = r"[0-9]{1,5}D"
 _SECONDS = r"[0-9]{1,5}(?:\.[0-9]{1,6})?S"
 _CLOCK = f"T(?:[0-9]{{1,5}}H(?:[0-9]{{1,5}}M)?(?:{_SECONDS})?|[0-9]{{1,5}}M(?:{_SECONDS})?|{_SECONDS})"
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = f"{_BYTE}(?:\\.{_BYTE}){{3}}"
+_IPV4_NETWORK = f"(?:{_IPV4}(?:/32)?|(?:{_BYTE}\\.){{3}}0/24|(?:{_BYTE}\\.){{2}}0\\.0/16|{_BYTE}\\.0\\.0\\.0/8|0\\.0\\.0\\.0/0)"
+_HEX = "[0-9a-f]"
 
 PATTERNS = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
+    "aware-date-time": f"^{_DATE}T{_CLOCK_TIME}{_ZONE}$",
+    "naive-date-time": f"^{_DATE}T{_CLOCK_TIME}$",
     "duration": f"^P(?:[0-9]{{1,5}}Y(?:{_DAYS})?(?:{_CLOCK})?|{_DAYS}(?:{_CLOCK})?|{_CLOCK})$",
+    "ipv4network": f"^{_IPV4_NETWORK}$",
+    "ipv4interface": f"^{_IPV4}(?:/(?:[12]?[0-9]|3[0-2]))?$",
+    **{
+        f"uuid{version}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}$"
+        for version in range(1, 9)
+    },
 }

@@ -1,0 +1,200 @@
+"""Under the grammar an untrained model's answer fits at once, whatever Pydantic shape is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import decimal
+import enum
+import ipaddress
+import math
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+
+import pytest
+from llama_index.core import PromptTemplate
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.event_handlers import BaseEventHandler
+from pydantic import (
+    UUID4,
+    AnyUrl,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NaiveDatetime,
+    RootModel,
+    conint,
+    conlist,
+    constr,
+    create_model,
+)
+from typing_extensions import TypedDict
+
+from llama_index_finetune_structured import LoraLLM
+
+T = TypeVar("T")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    QUOTED = 'a "b" \\ c'
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 300
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int = Field(ge=1, le=9)
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tricks: list[str] = []
+
+
+class Tree(BaseModel):
+    label: str
+    children: list[Tree] = []
+
+
+class Expression(BaseModel):
+    """Two models that hold each other."""
+
+    left: Term
+    right: Term | None = None
+
+
+class Term(BaseModel):
+    value: int | Expression
+
+
+class Box(BaseModel, Generic[T]):
+    inside: T
+
+
+class Row(TypedDict):
+    name: str
+    count: int
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    odd: str = Field(alias="an odd / name~")
+
+
+class Names(RootModel[list[str]]):
+    """Not an object, inside one."""
+
+
+ANNOTATIONS: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "finite float": Annotated[float, Field(allow_inf_nan=False)],
+    "bool": bool,
+    "None": None,
+    "any": Any,
+    "bytes": bytes,
+    "decimal": decimal.Decimal,
+    "money": Annotated[decimal.Decimal, Field(ge=0, max_digits=8, decimal_places=2)],
+    "date": datetime.date,
+    "time": datetime.time,
+    "datetime": datetime.datetime,
+    "aware": AwareDatetime,
+    "naive": NaiveDatetime,
+    "timedelta": datetime.timedelta,
+    "uuid": uuid.UUID,
+    "uuid4": UUID4,
+    "url": AnyUrl,
+    "ipv4": ipaddress.IPv4Address,
+    "ipv6": ipaddress.IPv6Address,
+    "ip": ipaddress.IPv4Address | ipaddress.IPv6Address,
+    "network": ipaddress.IPv4Network,
+    "interface": ipaddress.IPv4Interface,
+    "enum": Colour,
+    "int enum": Level,
+    "literal": Literal[1, "two", None, True],
+    "optional": int | None,
+    "union": int | list[float] | Cat | str,
+    "discriminated": Annotated[Cat | Dog, Field(discriminator="kind")],
+    "optional discriminated": Annotated[Cat | Dog, Field(discriminator="kind")] | None,
+    "list": list[int],
+    "nested list": list[list[Cat]],
+    "sequence": Sequence[str],
+    "set": set[Literal["a", "b", "c"]],
+    "frozenset": frozenset[int],
+    "pair": tuple[int, str],
+    "endless tuple": tuple[Cat, ...],
+    "empty tuple": tuple[()],
+    "dict": dict[str, int],
+    "dict of models": dict[str, Cat | None],
+    "dict by literal": dict[Literal["a", "b"], int],
+    "dict by int": dict[int, str],
+    "dict by enum": dict[Colour, list[int]],
+    "constr": constr(min_length=3, max_length=5),
+    "code": constr(pattern=r"^[A-Z]{3}-\d{2}$"),
+    "loose pattern": constr(pattern=r"\d{2}"),
+    "bounded pattern": Annotated[str, Field(pattern=r"^[a-z]+$", max_length=6)],
+    "conint": conint(gt=-3, lt=40),
+    "even": conint(multiple_of=2, ge=0, le=1000),
+    "positive": Annotated[float, Field(gt=0)],
+    "share": Annotated[float, Field(ge=0, le=1)],
+    "conlist": conlist(int, min_length=2, max_length=4),
+    "generic": Box[list[Colour]],
+    "typed dict": Row,
+    "named tuple": Point,
+    "recursive": Tree,
+    "mutually recursive": Expression,
+    "alias": Closed,
+    "root model": Names,
+    "unicode": Literal["naïve", "日本", "\U0001f600"],
+}
+
+
+class _Retries(BaseEventHandler):
+    retries: int = 0
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "Retries"
+
+    def handle(self, event: Any, **_: Any) -> None:
+        if event.class_name() == "StructuredAnswerEvent":
+            self.retries += event.retries
+
+
+@pytest.fixture
+def heard() -> Iterator[_Retries]:
+    handler = _Retries()
+    get_dispatcher().add_event_handler(handler)
+    yield handler
+    get_dispatcher().event_handlers.remove(handler)
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_every_shape_is_answered_validly_at_the_first_try(
+    tiny_llama: Path, name: str, heard: _Retries
+) -> None:
+    shape = create_model("Holder", value=(ANNOTATIONS[name], ...), note=(str | None, None))
+    llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=300, temperature=1.5)
+    prompt = PromptTemplate("Describe {thing}.")
+
+    async def ask() -> list[Any]:
+        calls = (llm.astructured_predict(shape, prompt, thing=str(n)) for n in range(8))
+        return await asyncio.gather(*calls)
+
+    answers = asyncio.run(ask())
+    assert all(isinstance(answer, shape) for answer in answers)
+    assert not any(isinstance(a.value, float) and math.isinf(a.value) for a in answers)
+    assert heard.retries == 0
