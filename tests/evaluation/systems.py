@@ -50,6 +50,7 @@ class StructuredAnswerEvent(BaseEvent):
     """What a local LLM tells about an answer it constrained."""
 
     bound_hits: list[str] = Field(default_factory=list)
+    retries: int = 0
 
     @classmethod
     def class_name(cls) -> str:
@@ -61,6 +62,7 @@ class ScriptedLLM(CustomLLM):
 
     script: dict[str, Any]
     bound_hits: dict[str, list[str]] = Field(default_factory=dict)
+    retries: dict[str, int] = Field(default_factory=dict)
     name: str = "scripted"
     wait_s: float = 0.0
     _prompts: list[str] = PrivateAttr(default_factory=list)
@@ -83,8 +85,9 @@ class ScriptedLLM(CustomLLM):
         self._prompts.append(prompt)
         for key, answer in self.script.items():
             if key in prompt:
-                if key in self.bound_hits:
-                    dispatcher.event(StructuredAnswerEvent(bound_hits=self.bound_hits[key]))
+                if key in self.bound_hits or key in self.retries:
+                    hits, retries = self.bound_hits.get(key, []), self.retries.get(key, 0)
+                    dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=retries))
                 if isinstance(answer, BaseException):
                     raise answer
                 return answer if isinstance(answer, str) else json.dumps(answer)

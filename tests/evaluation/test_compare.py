@@ -187,6 +187,15 @@ def test_bound_hits_are_attributed_to_the_call_that_hit_them() -> None:
     assert root_dispatcher.event_handlers == before
 
 
+def test_answers_that_were_asked_for_again_are_counted() -> None:
+    data = [example(f"call {name}!", card(name)) for name in "abc"]
+    script = {f"call {name}!": card(name) for name in "abc"}
+    llm = ScriptedLLM(script=script, retries={"call b!": 1})
+    scorecard = quiet({"a": llm, "b": ScriptedLLM(script=script)}, data)
+    assert [row.answers["a"].retries for row in scorecard.rows] == [0, 1, 0]
+    assert [scorecard.systems[name].retries for name in "ab"] == [1, 0]
+
+
 async def test_compare_works_inside_a_running_event_loop() -> None:
     llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
     assert quiet({"llm": llm}, DATA).systems["llm"].exact_match == 1

@@ -1,0 +1,230 @@
+"""Structured answers a minute: LoraLLM against transformers' generate, with and without a grammar.
+
+    python benchmarks/generate.py [--quick] [--adapter DIR] [--json FILE]
+
+The demo's test questions with their retrieved documentation, eight at a time, greedy, at most 256 tokens; the same
+weights, number format and prompt tokens for all. ``generate`` gets left-padded batches of eight and, in its second
+row, the same bounded schema through XGrammar (pip install --no-deps xgrammar apache-tvm-ffi; left out without it).
+The systems take turns, all questions a turn. LoraLLM starts every turn cold: nothing is kept from the turn before.
+Without ``--adapter`` the base model is asked, whose answers are long; use the adapter folder of a demo run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from pydantic import ValidationError
+
+from llama_index_finetune_structured import LoraLLM
+from llama_index_finetune_structured.demo import run as demo
+from llama_index_finetune_structured.demo.corpus import REFERENCE_KEY, ApiCard, functions
+from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
+from llama_index_finetune_structured.example import content_hash
+from llama_index_finetune_structured.llms.local_model import _weights
+from llama_index_finetune_structured.lora.base_models import resolve
+from llama_index_finetune_structured.lora.bounds import bounded_schema
+
+CONCURRENCY, ANSWER_TOKENS = 8, 256
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One system's answers to all questions."""
+
+    texts: list[str]
+    seconds: float
+    forwards: int
+
+
+def questions(count: int) -> list[dict[str, str]]:
+    """The demo's test questions, each with the documentation that retrieval finds for it."""
+    documents = functions()
+    retriever = demo._retriever(documents)
+    _, test = demo._questions(documents, demo.DemoSettings(test_size=count))
+    asked = []
+    for example in test:
+        found = retriever.retrieve(example.query or "")[0].node.metadata
+        context = f"function: {found['function']}\n\n{found[REFERENCE_KEY]}"
+        asked.append({"context_str": context, "query_str": example.query or ""})
+    return asked
+
+
+def counting(model: Any) -> list[int]:
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
+    llm = load()
+    llm._loaded  # noqa: B018  loading is not timed
+    forwards = counting(llm._loaded.generator.model)
+
+    async def one(question: dict[str, str], slots: asyncio.Semaphore) -> str:
+        async with slots:
+            try:
+                answer = await llm.astructured_predict(ApiCard, QA_TEMPLATE, **question)
+            except ValueError as error:
+                return str(error)
+        return answer.model_dump_json()
+
+    async def run() -> list[str]:
+        slots = asyncio.Semaphore(CONCURRENCY)
+        return await asyncio.gather(*(one(question, slots) for question in asked))
+
+    started = time.perf_counter()
+    texts = asyncio.run(run())
+    return Turn(texts, time.perf_counter() - started, len(forwards))
+
+
+def generated(
+    model: Any, llm: LoraLLM, prompts: list[list[int]], processors: Callable[[], list[Any]]
+) -> Turn:
+    """transformers' own ``generate``, batch after batch."""
+    tokenizer, stop = llm._loaded.tokenizer, llm._loaded.stop_id
+    texts: list[str] = []
+    forwards = counting(model)
+    started = time.perf_counter()
+    for at in range(0, len(prompts), CONCURRENCY):
+        batch = prompts[at : at + CONCURRENCY]
+        width = max(map(len, batch))
+        ids = torch.tensor([[stop] * (width - len(prompt)) + prompt for prompt in batch], device=model.device)
+        mask = torch.tensor(
+            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=model.device
+        )
+        with torch.inference_mode():
+            said = model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=ANSWER_TOKENS,
+                do_sample=False,
+                eos_token_id=stop,
+                pad_token_id=stop,
+                logits_processor=transformers.LogitsProcessorList(processors()),
+            )
+        texts += tokenizer.batch_decode(said[:, width:], skip_special_tokens=True)
+    return Turn(texts, time.perf_counter() - started, len(forwards))
+
+
+def xgrammar_processors(llm: LoraLLM) -> Callable[[], list[Any]] | None:
+    try:
+        import xgrammar
+        from xgrammar.contrib.hf import LogitsProcessor
+    except ImportError:
+        return None
+    schema = ApiCard.model_json_schema()
+    bounded = bounded_schema(schema, content_hash(schema), llm.bounds)
+    vocabulary = llm._loaded.generator.model.config.vocab_size
+    info = xgrammar.TokenizerInfo.from_huggingface(
+        llm._loaded.tokenizer, vocab_size=vocabulary, stop_token_ids=[llm._loaded.stop_id]
+    )
+    compiled = xgrammar.GrammarCompiler(info).compile_json_schema(
+        json.dumps(bounded), any_whitespace=False, separators=(",", ":")
+    )
+    return lambda: [LogitsProcessor(compiled)]
+
+
+def card(text: str) -> ApiCard | None:
+    try:
+        return ApiCard.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"batch_size": CONCURRENCY, "max_new_tokens": ANSWER_TOKENS}
+
+    def load() -> LoraLLM:
+        gc.collect()
+        return LoraLLM.from_adapter(adapter, **options) if adapter else LoraLLM(**options)
+
+    asked, llm = questions(count), load()
+    prompts = [llm.prompt_token_ids(QA_TEMPLATE.format_messages(llm=llm, **q), ApiCard) for q in asked]
+    model = _weights(resolve(llm.base_model), adapter).eval()
+    systems: dict[str, Callable[[], Turn]] = {
+        "transformers generate": lambda: generated(model, llm, prompts, list),
+    }
+    if (processors := xgrammar_processors(llm)) is not None:
+        systems["transformers + XGrammar"] = lambda: generated(model, llm, prompts, processors)
+    # A generator of its own for each turn: batch_size is part of what loaded models are shared by.
+    systems["LoraLLM"] = lambda: ours(lambda: fresh(load()), asked)
+    turns: dict[str, list[Turn]] = {name: [] for name in systems}
+    for number in range(rounds):
+        for name in systems if number % 2 == 0 else reversed(systems):
+            turns[name].append(systems[name]())
+            print(f"  {name}: {turns[name][-1].seconds:.1f} s", flush=True)
+    return {name: figures(mine, turns["transformers generate"]) for name, mine in turns.items()}
+
+
+def fresh(llm: LoraLLM) -> LoraLLM:
+    """The LLM with nothing kept from earlier answers: no prefixes, no grammars, no memory of what was said."""
+    from llama_index_finetune_structured.llms import local_model
+
+    local_model._loaded.clear()
+    return llm
+
+
+def figures(turns: list[Turn], plain: list[Turn]) -> dict[str, Any]:
+    cards = [card(text) for turn in turns for text in turn.texts]
+    others = [card(text) for turn in plain for text in turn.texts]
+    seconds = statistics.median(turn.seconds for turn in turns)
+    pairs = [(mine, other) for mine, other in zip(cards, others, strict=True) if other is not None]
+    return {
+        "answers_per_minute": round(60 * len(turns[0].texts) / seconds, 1),
+        "seconds": [round(turn.seconds, 2) for turn in turns],
+        "valid": sum(found is not None for found in cards) / len(cards),
+        "same_as_plain": round(sum(a == b for a, b in pairs) / len(pairs), 3) if pairs else None,
+        "forwards": round(statistics.median(turn.forwards for turn in turns)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="16 questions and 2 rounds, not 40 and 3")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a tuned adapter's folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    options = parser.parse_args()
+    count, rounds = (16, 2) if options.quick else (40, 3)
+    systems = measure(options.adapter, count, rounds)
+    plain = statistics.median(systems["transformers generate"]["seconds"])
+    mine = statistics.median(systems["LoraLLM"]["seconds"])
+    print(f"\n{count} questions, {CONCURRENCY} at a time, {rounds} rounds")
+    print(f"{'system':26}{'answers/min':>12}{'valid':>8}{'as plain':>10}{'forwards':>10}")
+    for name, row in systems.items():
+        same = "-" if row["same_as_plain"] is None else f"{row['same_as_plain']:.0%}"
+        print(f"{name:26}{row['answers_per_minute']:>12}{row['valid']:>8.0%}{same:>10}{row['forwards']:>10}")
+    ratios = {
+        name: round(statistics.median(row["seconds"]) / mine, 2)
+        for name, row in systems.items()
+        if name != "LoraLLM"
+    }
+    print(f"LoraLLM is {plain / mine:.2f}x plain generate (ratios of medians: {ratios})")
+    if options.json:
+        about = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+        about |= {"transformers": transformers.__version__, "adapter": str(options.adapter or "")}
+        about |= {"questions": count, "concurrency": CONCURRENCY, "rounds": rounds}
+        options.json.write_text(
+            json.dumps({"benchmark": "generate", **about, "systems": systems, "ratios": ratios}, indent=2)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What the grammar cannot say is checked, asked for once more, and then told clearly: field and reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core import PromptTemplate
+from llama_index.core.llms import ChatMessage, ChatResponse
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.event_handlers import BaseEventHandler
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+
+from llama_index_finetune_structured import AnswerBounds, LoraLLM
+from llama_index_finetune_structured.errors import StructuredAnswerError
+
+PROMPT = PromptTemplate("Describe {thing}.")
+ASK: list[Callable[[LoraLLM, type[BaseModel]], Awaitable[Any]]] = []
+
+
+def _way(ask: Any) -> Any:
+    ASK.append(ask)
+    return ask
+
+
+@_way
+async def predict(llm: LoraLLM, shape: type[BaseModel]) -> Any:
+    return await asyncio.to_thread(llm.structured_predict, shape, PROMPT, thing="a span")
+
+
+@_way
+async def apredict(llm: LoraLLM, shape: type[BaseModel]) -> Any:
+    return await llm.astructured_predict(shape, PROMPT, thing="a span")
+
+
+@_way
+async def stream(llm: LoraLLM, shape: type[BaseModel]) -> Any:
+    return (await asyncio.to_thread(lambda: [*llm.stream_structured_predict(shape, PROMPT, thing="a span")]))[
+        -1
+    ]
+
+
+@_way
+async def astream(llm: LoraLLM, shape: type[BaseModel]) -> Any:
+    parts = await llm.astream_structured_predict(shape, PROMPT, thing="a span")
+    return [part async for part in parts][-1]
+
+
+class _Heard(BaseEventHandler):
+    events: list[tuple[int, list[str]]] = Field(default_factory=list)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "Heard"
+
+    def handle(self, event: Any, **_: Any) -> None:
+        if event.class_name() == "StructuredAnswerEvent":
+            self.events.append((event.retries, event.bound_hits))
+
+
+@pytest.fixture
+def heard() -> Iterator[_Heard]:
+    handler = _Heard()
+    get_dispatcher().add_event_handler(handler)
+    yield handler
+    get_dispatcher().event_handlers.remove(handler)
+
+
+def _refusing(texts: set[str]) -> type[BaseModel]:
+    """A shape that refuses some answers by a rule that no schema tells."""
+
+    class Span(BaseModel):
+        letters: str = Field(pattern="^[a-f]{4,8}$")
+        low: int = Field(ge=0, le=9)
+
+        @field_validator("letters")
+        @classmethod
+        def _is_allowed(cls, value: str, _info: ValidationInfo) -> str:
+            if not texts or value in texts:
+                raise ValueError("these letters are taken")
+            return value
+
+    return Span
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llama: Path) -> LoraLLM:
+    return LoraLLM(base_model=str(tiny_llama), max_new_tokens=200)
+
+
+@pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
+def test_an_answer_that_a_validator_refuses_is_asked_for_once_more(
+    llm: LoraLLM, heard: _Heard, ask: Any
+) -> None:
+    first = asyncio.run(ask(llm, _refusing({"none"})))
+    again = asyncio.run(ask(llm, _refusing({first.letters})))
+    assert again.letters != first.letters
+    assert [retries for retries, _ in heard.events] == [0, 1]
+    assert asyncio.run(ask(llm, _refusing({first.letters}))).letters == again.letters
+
+
+@pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
+def test_a_second_answer_that_does_not_fit_is_an_error_that_names_field_and_reason(
+    llm: LoraLLM, heard: _Heard, ask: Any
+) -> None:
+    with pytest.raises(
+        StructuredAnswerError, match=r"Span: letters: .*letters are taken, found '[a-f]+'.*twice"
+    ):
+        asyncio.run(ask(llm, _refusing(set())))
+    assert [retries for retries, _ in heard.events] == [1]
+
+
+class Ordered(BaseModel):
+    low: int = Field(ge=0, le=99)
+    high: int = Field(ge=0, le=99)
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Ordered:
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
+
+
+def test_a_rule_of_the_whole_object_is_told_as_one(tiny_llama: Path) -> None:
+    llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=100, temperature=1.5)
+    answers, errors = [], []
+    for n in range(20):
+        try:
+            answers.append(llm.structured_predict(Ordered, PROMPT, thing=str(n)))
+        except StructuredAnswerError as error:
+            errors.append(str(error))
+    assert answers
+    assert all(answer.low < answer.high for answer in answers)
+    assert all("the object: Value error, low must be below high" in error for error in errors)
+
+
+def test_the_second_try_sends_the_same_prompt(llm: LoraLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[Any] = []
+    submit = llm._loaded.generator.submit
+    monkeypatch.setattr(
+        llm._loaded.generator, "submit", lambda request: prompts.append(request.prompt) or submit(request)
+    )
+    with pytest.raises(StructuredAnswerError):
+        llm.structured_predict(_refusing(set()), PROMPT, thing="a span")
+    assert len(prompts) == 2
+    assert prompts[0] == prompts[1]
+
+
+def test_a_free_model_is_asked_once(tiny_llama: Path, heard: _Heard) -> None:
+    free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=20, constrained=False)
+    with pytest.raises(StructuredAnswerError) as refused:
+        free.structured_predict(Ordered, PROMPT, thing="x")
+    assert "twice" not in str(refused.value)
+    assert heard.events == [(0, [])]
+
+
+def test_an_answer_that_ran_into_a_bound_is_told_even_where_it_is_refused(
+    tiny_llama: Path, heard: _Heard
+) -> None:
+    class Never(BaseModel):
+        title: str
+
+        @model_validator(mode="after")
+        def _no(self) -> Never:
+            raise ValueError("never")
+
+    llm = LoraLLM(base_model=str(tiny_llama), bounds=AnswerBounds(default_characters=1), temperature=1.5)
+    for n in range(5):
+        with pytest.raises(StructuredAnswerError, match="never"):
+            llm.structured_predict(Never, PROMPT, thing=str(n))
+    assert (1, ["#/properties/title"]) in heard.events
+
+
+def test_a_chat_with_an_error_of_the_model_is_not_asked_again(llm: LoraLLM) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    hook = llm._loaded.generator.model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            llm.structured_predict(Ordered, PROMPT, thing="x")
+    finally:
+        hook.remove()
+    response = llm.chat([ChatMessage(role="user", content="Hello")], max_new_tokens=3)
+    assert isinstance(response, ChatResponse)
