@@ -14,15 +14,12 @@ from .slots import SlotModel
 
 __all__ = ["SlotDecoder"]
 
-_DRAFT_TOKENS = 8
-_FORWARD_TOKENS = 96
-
 
 class SlotDecoder:
     """Greedy answers are those of plain decoding, token by token; guesses only spare forwards."""
 
-    def __init__(self, model: Any, stop_ids: Set[int], pad_id: int) -> None:
-        self._model, self._stop_ids = SlotModel(model, pad_id), stop_ids
+    def __init__(self, model: Any, stop_ids: Set[int]) -> None:
+        self._model, self._stop_ids = SlotModel(model), stop_ids
         self._prefixes = PrefixCache()
         self.rows: list[Row] = []
 
@@ -39,13 +36,11 @@ class SlotDecoder:
 
     def step(self) -> None:
         """One forward for all rows: at least one more token for each."""
-        count = max(0, min(_DRAFT_TOKENS, _FORWARD_TOKENS // len(self.rows) - 1))
-        drafts = [row.draft(count) for row in self.rows]
+        drafts = [row.draft() for row in self.rows]
         asked = [[row.tokens[-1], *draft] for row, draft in zip(self.rows, drafts, strict=True)]
-        logits = self._model.forward(0, asked, [row.length for row in self.rows])
-        likeliest = logits.argmax(-1).tolist()
-        for n, (row, draft) in enumerate(zip(self.rows, drafts, strict=True)):
-            _follow(row, draft, logits[n], likeliest[n])
+        logits = self._model.extend(asked, [row.length for row in self.rows])
+        for row, draft, scores in zip(self.rows, drafts, logits, strict=True):
+            _follow(row, draft, scores)
         self._close_ranks()
 
     def clear(self) -> None:
@@ -63,8 +58,9 @@ class SlotDecoder:
                     self.rows[slot] = last
 
 
-def _follow(row: Row, draft: list[int], logits: torch.Tensor, likeliest: list[int]) -> None:
+def _follow(row: Row, draft: list[int], logits: torch.Tensor) -> None:
     """Take the tokens that the model itself says, for as long as the draft had them right, and one more."""
+    likeliest = logits.argmax(-1).tolist()
     for at, guess in enumerate([*draft, None]):
         row.length += 1
         token = row.choose(logits[at], likeliest[at])

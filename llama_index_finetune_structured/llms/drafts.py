@@ -1,16 +1,17 @@
 """Guesses at an answer's next tokens: what followed the same words before, in the prompt or in earlier answers.
 
 Prompt lookup (https://github.com/apoorvumang/prompt-lookup-decoding): answers of extraction copy their context,
-and answers to one schema repeat its keys. A guess costs one wider forward and never changes an answer.
+and answers to one schema repeat its keys. A guess makes a forward wider and never changes an answer. The longer the
+words that were found again, the more is guessed: on a CPU a wrong token costs about a seventh of a forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["AnswerMemory", "Continuations"]
+__all__ = ["LONGEST", "AnswerMemory", "Continuations"]
 
-_LONGEST = 4
+LONGEST = 4
 _REMEMBERED_TOKENS = 8192
 
 
@@ -28,16 +29,16 @@ class Continuations:
 
     def add(self, token: int) -> None:
         at = len(self._tokens)
-        for length in range(1, min(_LONGEST, at) + 1):
+        for length in range(1, min(LONGEST, at) + 1):
             self._after[tuple(self._tokens[at - length :])] = at
         self._tokens.append(token)
 
-    def guess(self, last: Sequence[int], count: int) -> tuple[int, list[int]]:
-        """What came after the longest known end of ``last``: that end's length, and up to ``count`` tokens."""
-        for length in range(min(_LONGEST, len(last)), 0, -1):
+    def guess(self, last: Sequence[int]) -> tuple[int, list[int]]:
+        """What came after the longest known end of ``last``: that end's length, and half again as many tokens."""
+        for length in range(min(LONGEST, len(last)), 0, -1):
             at = self._after.get(tuple(last[-length:]))
             if at is not None:
-                return length, self._tokens[at : at + count]
+                return length, self._tokens[at : at + (3 * length + 1) // 2]
         return 0, []
 
 
@@ -53,7 +54,7 @@ class AnswerMemory:
         if len(self._newer) > _REMEMBERED_TOKENS // 2:
             self._newer, self._older = Continuations(), self._newer
 
-    def guess(self, last: Sequence[int], count: int) -> tuple[int, list[int]]:
+    def guess(self, last: Sequence[int]) -> tuple[int, list[int]]:
         """As :meth:`Continuations.guess`."""
-        newer, older = self._newer.guess(last, count), self._older.guess(last, count)
+        newer, older = self._newer.guess(last), self._older.guess(last)
         return newer if newer[0] >= older[0] else older

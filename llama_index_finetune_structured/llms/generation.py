@@ -89,7 +89,7 @@ class Generator:
 @torch.inference_mode()
 def _decoder(model: Any, stop_ids: frozenset[int], pad_id: int) -> SlotDecoder | PlainDecoder:
     if can_use_slots(model):
-        return SlotDecoder(model, stop_ids, pad_id)
+        return SlotDecoder(model, stop_ids)
     _logger.warning(
         "%s keeps more than keys and values, or does not follow their layout: its answers are generated "
         "batch by batch, without reuse of prefixes",

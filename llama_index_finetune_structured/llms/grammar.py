@@ -110,9 +110,13 @@ class GrammarRun:
             return bool(self._matcher.is_accepting())
         return self._matcher.validate_tokens([token]) == 1 and self._text.takes(self._cache.text(token))
 
-    def allowed_start(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens the grammar lets follow one another from here."""
-        return 0 if self._closing else int(self._matcher.validate_tokens(list(tokens)))
+    def allowed_start(self, tokens: Sequence[int]) -> list[int]:
+        """These tokens, up to the first that the grammar does not let follow."""
+        return [] if self._closing else [*tokens[: self._matcher.validate_tokens(list(tokens))]]
+
+    def forced(self) -> list[int]:
+        """The tokens of the text that must come next, as the tokenizer would cut it; a model may cut otherwise."""
+        return [] if self._closing else list(self._matcher.compute_ff_tokens())
 
     def mask(self) -> torch.Tensor:
         """Which tokens may come next, as booleans [vocabulary]."""

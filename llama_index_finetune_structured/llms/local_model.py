@@ -41,13 +41,17 @@ class LocalModel:
         )
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self._grammars: GrammarCache | None = None
+        self._making = threading.Lock()
 
     def grammar(
         self, schema: Mapping[str, Any], schema_hash: str, bounds: AnswerBounds
     ) -> AnswerGrammar | None:
-        """The compiled grammar of a schema with its bounds; None where the schema has none."""
-        if self._grammars is None:
-            self._grammars = GrammarCache(self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id)
+        """The compiled grammar of a schema with its bounds, kept for the next call; None where it has none."""
+        with self._making:
+            if self._grammars is None:
+                self._grammars = GrammarCache(
+                    self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
+                )
         return self._grammars.get(bounded_schema(schema, schema_hash, bounds))
 
     def __deepcopy__(self, _memo: Any) -> LocalModel:

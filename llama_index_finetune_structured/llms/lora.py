@@ -295,9 +295,7 @@ class LoraLLM(LLM):
                 seed=kwargs.get("seed"),
             ),
             grammar=(
-                self._loaded.grammar(
-                    kwargs.get("grammar_schema", schema), content_hash(schema), self.bounds
-                )
+                self._loaded.grammar(kwargs.get("grammar_schema", schema), content_hash(schema), self.bounds)
                 if schema is not None and self.constrained
                 else None
             ),

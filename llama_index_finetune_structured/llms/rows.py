@@ -6,13 +6,11 @@ from collections.abc import Set
 
 import torch
 
-from .drafts import Continuations
+from .drafts import LONGEST, Continuations
 from .requests import Answer, Request
 from .sampling import draw
 
 __all__ = ["Row"]
-
-_CONTEXT = 4
 
 
 class Row:
@@ -29,17 +27,18 @@ class Row:
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 
-    def draft(self, count: int) -> list[int]:
-        """Up to ``count`` tokens that may well come after the last; none where tokens are drawn at random."""
+    def draft(self) -> list[int]:
+        """Tokens that may well come after the last; none where tokens are drawn at random."""
         if self._said is None:
             return []
-        last = [*self.request.prompt[-_CONTEXT:], *self.tokens[-_CONTEXT:]][-_CONTEXT:]
-        length, tokens = self._said.guess(last, count)
+        last = [*self.request.prompt[-LONGEST:], *self.tokens[-LONGEST:]][-LONGEST:]
+        length, tokens = self._said.guess(last)
         if self.request.grammar is not None:
-            seen, remembered = self.request.grammar.memory.guess(last, count)
+            seen, remembered = self.request.grammar.memory.guess(last)
             tokens = remembered if seen > length else tokens
-        tokens = tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
-        return tokens if self._run is None else tokens[: self._run.allowed_start(tokens)]
+        if self._run is not None:
+            tokens = max(self._run.allowed_start(tokens), self._run.forced(), key=len)
+        return tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
 
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:
         """The next token, by logits [vocabulary]: the likeliest that the grammar allows, or one drawn."""
@@ -77,7 +76,7 @@ class Row:
     def _finish(self) -> None:
         self.ended = True
         if self.request.grammar is not None and self._stop is not None:
-            self.request.grammar.memory.add([*self.request.prompt[-_CONTEXT:], *self.tokens, self._stop])
+            self.request.grammar.memory.add([*self.request.prompt[-LONGEST:], *self.tokens, self._stop])
         if not self.request.answer.done():
             reason = "length" if self._stop is None else "stop"
             self.request.answer.set_result(Answer(tuple(self.tokens), reason))

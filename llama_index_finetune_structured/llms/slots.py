@@ -1,26 +1,24 @@
 """Keys and values of the rows that are being answered, each row in a slot of one buffer a layer.
 
 A row's tokens stand at their own positions from 0, so a row can join, leave, or take back its last tokens while
-the others go on, and no padding is ever kept. Which keys a query sees is said by the attention mask alone.
+the others go on, and no padding is kept.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .flat_attention import IMPLEMENTATION, Layout
 
 __all__ = ["Piece", "SlotModel", "can_use_slots"]
 
-_IMPLEMENTATION = "grouped_sdpa"
-_FOLDED_QUERIES = 32
-_PREFILL_TOKENS = 1024
+_PREFILL_TOKENS = 512
 _SPARE_TOKENS = 128
 _PROBE = [7, 3, 5, 11, 2, 13, 4, 6, 9, 8]
 
@@ -28,29 +26,10 @@ _PROBE = [7, 3, 5, 11, 2, 13, 4, 6, 9, 8]
 Piece = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a forward writes: the slots ``first:stop``, for each of them the position of its first token."""
-
-    first: int
-    starts: torch.Tensor
-    tokens: int
-    width: int
-
-    @property
-    def stop(self) -> int:
-        return self.first + len(self.starts)
-
-    @property
-    def positions(self) -> torch.Tensor:
-        """[rows, tokens]"""
-        return self.starts[:, None] + torch.arange(self.tokens, device=self.starts.device)
-
-
 class _SlotLayer(DynamicLayer):
-    """One layer's buffers, [slots, capacity, kv_heads, head_dim]; ``place`` is set before each forward."""
+    """One layer's buffers, [slots, capacity, kv_heads, head_dim]; ``layout`` is set before each forward."""
 
-    place: _Place
+    layout: Layout
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -73,38 +52,34 @@ class _SlotLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        at = self.place
+        """Write [1, kv_heads, tokens, d] where the layout says; all of the rows' keys and values."""
+        at = self.layout
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.reserve(at.stop, at.width)
-        rows, positions = torch.arange(at.first, at.stop, device=key_states.device)[:, None], at.positions
-        self.keys[rows, positions] = key_states.transpose(1, 2)
-        self.values[rows, positions] = value_states.transpose(1, 2)
-        return (
-            self.keys[at.first : at.stop, : at.width].transpose(1, 2),
-            self.values[at.first : at.stop, : at.width].transpose(1, 2),
-        )
+        self.reserve(at.first + at.rows, at.width)
+        slots, rows = at.first + at.row_of, slice(at.first, at.first + at.rows)
+        self.keys[slots, at.positions] = key_states[0].transpose(0, 1)
+        self.values[slots, at.positions] = value_states[0].transpose(0, 1)
+        return self.keys[rows, : at.width].transpose(1, 2), self.values[rows, : at.width].transpose(1, 2)
 
     def get_seq_length(self) -> int:
-        return self.place.width - self.place.tokens
+        return 0  # nothing is asked of it: positions are given
 
 
 class SlotModel:
     """A causal LM whose rows live in slots."""
 
-    def __init__(self, model: Any, pad_id: int) -> None:
-        self._model, self._pad_id = model, pad_id
-        self._accepts_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-        if getattr(model.config, "_attn_implementation", None) == "sdpa":
-            model.set_attn_implementation(_IMPLEMENTATION)
-        config = model.config.get_text_config()
-        self._windows = _windows(config)
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.windows: set[int | None] = set()
+        model.set_attn_implementation(IMPLEMENTATION)
+        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._cache = DynamicCache(config=model.config)
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
 
     def release(self) -> None:
         """Forget all rows and give their memory back."""
-        for layer in self._cache.layers:
+        for layer in self._layers:
             layer.release()
 
     @property
@@ -115,37 +90,36 @@ class SlotModel:
     def read(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
         """Read ``prompt[start:]`` into a slot that holds what comes before; logits [vocabulary] of what comes next."""
         for at in range(start, len(prompt), _PREFILL_TOKENS):
-            logits = self.forward(slot, [prompt[at : at + _PREFILL_TOKENS]], [at], keep=1)
-        return logits[0, -1]
+            logits = self._forward(slot, [prompt[at : at + _PREFILL_TOKENS]], [at], keep=1)
+        return logits[-1]
 
-    def forward(
-        self, first_slot: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], keep: int = 0
+    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
+        """Add tokens to the first slots, which hold ``lengths``; logits [tokens, vocabulary] after each, by row."""
+        return list(self._forward(0, rows, lengths, keep=0).split([len(row) for row in rows]))
+
+    def _forward(
+        self, first: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], *, keep: int
     ) -> torch.Tensor:
-        """Logits [rows, tokens, vocabulary] after each new token of the slots from ``first_slot`` on.
-
-        ``lengths``: tokens that each slot holds already. ``keep``: logits of the last so many tokens; 0: of all.
-        """
-        device, tokens = self._model.device, max(map(len, rows))
-        place = _Place(first_slot, torch.tensor(lengths, device=device), tokens, width=max(lengths) + tokens)
+        """Logits [tokens, vocabulary] of the last ``keep`` tokens; 0: of all."""
+        device = self._model.device
+        layout = Layout(first, lengths, [len(row) for row in rows], device)
         for layer in self._cache.layers:
-            layer.place = place
-        padded = [[*row, *[self._pad_id] * (tokens - len(row))] for row in rows]
-        ends = place.starts + torch.tensor([len(row) - 1 for row in rows], device=device)
+            layer.layout = layout
         output = self._model(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=self._mask(place),
-            position_ids=place.positions.minimum(ends[:, None]),
+            input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
+            position_ids=layout.positions[None],
             past_key_values=self._cache,
             use_cache=True,
-            **({"logits_to_keep": keep} if self._accepts_logits_to_keep else {}),
+            layout=layout,
+            **({"logits_to_keep": keep} if self._takes_logits_to_keep else {}),
         )
-        logits: torch.Tensor = output.logits
-        return logits[:, -keep:]
+        self.windows = layout.windows
+        logits: torch.Tensor = output.logits[0, -keep:]
+        return logits
 
     def load(self, slot: int, pieces: Sequence[Piece]) -> int:
         """Put pieces that follow each other into a slot; returns how many tokens that were."""
-        at = 0
-        total = sum(piece[0][0].shape[0] for piece in pieces)
+        at, total = 0, sum(piece[0][0].shape[0] for piece in pieces)
         for piece in pieces:
             stop = at + piece[0][0].shape[0]
             for layer, (keys, values) in zip(self._layers, piece, strict=True):
@@ -168,87 +142,42 @@ class SlotModel:
             layer.keys[to, :length] = layer.keys[slot, :length]
             layer.values[to, :length] = layer.values[slot, :length]
 
-    def _mask(self, place: _Place) -> Any:
-        """Added to the attention scores, [rows, 1, tokens, width]; by kind of layer where a model mixes kinds."""
-        masks = {kind: _mask(place, window, self._model.dtype) for kind, window in self._windows.items()}
-        return masks if len(masks) > 1 else next(iter(masks.values()))
-
 
 def can_use_slots(model: Any) -> bool:
-    """Whether a model keeps nothing but keys and values, and answers from slots as it does without any cache."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if not kinds <= {"full_attention", "sliding_attention"} or not _takes_positions(model):
+    """Whether a model keeps nothing but keys and values, and answers from slots as it does without any cache.
+
+    It is tried out. The model's own attention is set again where the answer is no.
+    """
+    config, implementation = model.config.get_text_config(), model.config._attn_implementation
+    expected = _windows(config)
+    if expected is None:
         return False
     ids = [token % config.vocab_size for token in _PROBE]
     plain = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, 4:]
-    implementation = model.config._attn_implementation
-    slots = SlotModel(model, pad_id=0)
     try:
-        slots.read(1, ids, 0)
-        slots.forward(0, [ids[:4]], [0])
-        found = slots.forward(0, [ids[4:], ids[9:]], [4, 9])[0]
+        slots = SlotModel(model)
+        slots.read(1, ids[:9], 0)
+        slots.read(0, ids[:4], 0)
+        found, last = slots.extend([ids[4:], ids[9:]], [4, 9])
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-        found = torch.full_like(plain, torch.nan)
-    same = bool((found - plain).abs().max() <= 0.05 * plain.abs().max())
+        same = False
+    else:
+        off = max((found - plain).abs().max(), (last - plain[-1:]).abs().max())
+        same = bool(off <= 0.05 * plain.abs().max()) and slots.windows == expected
     if not same:
         model.set_attn_implementation(implementation)
     return same
 
 
-def _takes_positions(model: Any) -> bool:
-    return {"position_ids", "past_key_values"} <= set(inspect.signature(model.forward).parameters)
-
-
-def _windows(config: Any) -> dict[str, int | None]:
-    """Kinds of attention layers and how far back each sees; None: to the beginning."""
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds:
-        return {"sliding_attention" if window else "full_attention": window}
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
-
-
-def _mask(place: _Place, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    keys, queries = torch.arange(place.width, device=place.starts.device), place.positions[:, :, None]
-    hidden = keys > queries
-    if window is not None:
-        hidden |= keys <= queries - window
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
-        hidden, torch.finfo(dtype).min
-    )[:, None]
+def _windows(config: Any) -> set[int | None] | None:
+    """How far back the attention layers look (None: to the beginning); None where there are other layers."""
+    window = getattr(config, "sliding_window", None) or None
+    known = {"full_attention": None, "sliding_attention": window}
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    return {known[kind] for kind in kinds} if kinds <= known.keys() else None
 
 
 def _grown(tensor: torch.Tensor, slots: int, tokens: int) -> torch.Tensor:
     new = tensor.new_zeros(slots, tokens, *tensor.shape[2:])  # zeros, for what is masked is still read
     new[: tensor.shape[0], : tensor.shape[1]] = tensor
     return new
-
-
-def grouped_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """SDPA without a copy of the keys for each query head: a group's heads are read as more queries.
-
-    Query [rows, heads, tokens, d], key and value [rows, kv_heads, width, d] -> [rows, tokens, heads, d].
-    """
-    rows, heads, tokens, size = query.shape
-    groups = heads // key.shape[1]
-    if attention_mask is None or groups == 1 or tokens > _FOLDED_QUERIES:
-        output: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return output
-    folded = query.reshape(rows, heads // groups, groups * tokens, size)
-    mask = attention_mask.repeat(1, 1, groups, 1)
-    seen = torch.nn.functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-    return seen.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(_IMPLEMENTATION, grouped_attention)

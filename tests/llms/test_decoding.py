@@ -91,11 +91,11 @@ def test_answers_are_those_of_plain_greedy_decoding(
 ) -> None:
     model = tiny.model(kind).eval()
     held = grammar if constrained else None
-    expected = {prompt: _plainly(model, prompt, 90, held) for prompt in _prompts(7)}
+    expected = {prompt: _plainly(model, prompt, 200, held) for prompt in _prompts(7)}
     generator = _generator(model)
     assert isinstance(generator._decoder, SlotDecoder)
     for _ in range(2):  # the second time with every prefix known and every answer remembered
-        asked = [generator.submit(Request(prompt, 90, grammar=held)) for prompt in expected]
+        asked = [generator.submit(Request(prompt, 200, grammar=held)) for prompt in expected]
         assert [list(answer.result().tokens) for answer in asked] == list(expected.values())
 
 
@@ -131,9 +131,9 @@ def test_an_answer_that_was_given_before_takes_far_fewer_forwards(
 ) -> None:
     generator, prompt = _generator(model), _prompts(2)[1]
     forwards.shapes.clear()
-    first = generator.submit(Request(prompt, 90, grammar=grammar)).result()
+    first = generator.submit(Request(prompt, 200, grammar=grammar)).result()
     before = len(forwards.shapes)
-    assert generator.submit(Request(prompt, 90, grammar=grammar)).result() == first
+    assert generator.submit(Request(prompt, 200, grammar=grammar)).result() == first
     assert len(forwards.shapes) - before < before / 3
 
 
