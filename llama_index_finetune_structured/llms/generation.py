@@ -64,7 +64,8 @@ class Generator:
             try:
                 self._decoder.join(request)
             except BaseException as error:
-                request.answer.set_exception(error)
+                if not request.answer.done():
+                    request.answer.set_exception(error)
 
     def _next(self) -> Request | None:
         with self._lock:

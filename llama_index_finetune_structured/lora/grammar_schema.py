@@ -65,12 +65,14 @@ def _key_pattern(names: Any, root: Any) -> str | None:
 class _Narrowed(GenerateJsonSchema):
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
         limits, (whole, places) = _limits(schema), _digits(schema)
-        number = {"type": "number", **limits}
+        most = 10.0**whole - 1
+        held = dict(limits)
         if "max_digits" in schema:
-            number["minimum"] = max(number.get("minimum", -(10.0**whole) + 1), -(10.0**whole) + 1)
-            number["maximum"] = min(number.get("maximum", 10.0**whole - 1), 10.0**whole - 1)
+            held |= {"minimum": max(limits.get("minimum", -most), -most)}
+            held |= {"maximum": min(limits.get("maximum", most), most)}
         if "max_digits" in schema or "decimal_places" in schema:
-            number.setdefault("multipleOf", 10.0**-places)
+            held.setdefault("multipleOf", 10.0**-places)
+        number = {"type": "number", **held}
         if any(word != "minimum" or limit != 0 for word, limit in limits.items()):
             return number  # no pattern holds these limits
         text = "0" if whole == 0 else f"(?:0|[1-9][0-9]{{0,{whole - 1}}})"

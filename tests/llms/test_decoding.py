@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llguidance
@@ -12,10 +13,12 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from llama_index_finetune_structured.llms.decoding import SlotDecoder
+from llama_index_finetune_structured.llms.flat_attention import Layout
 from llama_index_finetune_structured.llms.generation import Generator
 from llama_index_finetune_structured.llms.grammar import AnswerGrammar, GrammarCache
 from llama_index_finetune_structured.llms.requests import Request
 from llama_index_finetune_structured.llms.sampling import Sampling
+from llama_index_finetune_structured.llms.slots import SlotModel
 from tests import tiny
 
 STOP, PAD = 1, 1
@@ -153,6 +156,50 @@ def test_what_unlike_prompts_share_is_read_once(model: Any, forwards: _Forwards)
     for answer in asked:
         answer.result()
     assert forwards.tokens == 102 + 3 * 2
+
+
+def test_logits_after_a_kept_prefix_are_those_without_it(model: Any) -> None:
+    slots, prompt = SlotModel(model), _prompts(2)[1]
+    with torch.inference_mode():
+        whole = slots.read(0, prompt, 0)
+        pieces = [slots.save(0, 0, 30), slots.save(0, 30, 61)]
+        slots.release()
+        assert slots.load(2, pieces) == 61
+        rest = slots.read(2, prompt, 61)
+        plain = model(input_ids=torch.tensor([prompt]), position_ids=None, **_layout(prompt)).logits[0, -1]
+    assert torch.allclose(whole, rest, atol=1e-5)
+    assert torch.allclose(whole, plain, atol=1e-5)
+
+
+def _layout(prompt: tuple[int, ...]) -> dict[str, Any]:
+    """A forward without any cache: the keys are those of this forward alone."""
+    return {"layout": Layout(0, [0], [len(prompt)], torch.device("cpu")), "use_cache": False}
+
+
+def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) -> None:
+    prompts = _prompts(24, seed=9)
+    expected = [_plainly(model, prompt, 25, None) for prompt in prompts]
+    generator = _generator(model, batch_size=3)
+
+    def ask(n: int) -> list[int] | None:
+        request = Request(prompts[n], 25)
+        if n % 5 == 0:
+            request.on_token = lambda _: setattr(request, "cancelled", True)
+        answer = [*generator.submit(request).result().tokens]
+        return None if request.cancelled else answer
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [*pool.map(ask, range(24))]
+    assert [a for a in answers if a is not None] == [e for n, e in enumerate(expected) if n % 5]
+
+
+def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, compiled = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP), []
+    compile_one = cache._compile
+    monkeypatch.setattr(cache, "_compile", lambda schema: compiled.append(1) or compile_one(schema))
+    with ThreadPoolExecutor(8) as pool:
+        found = {id(grammar) for grammar in pool.map(cache.get, [SCHEMA] * 16)}
+    assert len(found) == len(compiled) == 1
 
 
 def test_drawn_answers_go_beside_greedy_ones_and_a_seed_repeats_them(model: Any) -> None:
