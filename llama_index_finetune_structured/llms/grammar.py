@@ -112,11 +112,11 @@ class GrammarRun:
 
     def allowed_start(self, tokens: Sequence[int]) -> list[int]:
         """These tokens, up to the first that the grammar does not let follow."""
-        return [] if self._closing else [*tokens[: self._matcher.validate_tokens(list(tokens))]]
+        return list(tokens[: self._matcher.validate_tokens(list(tokens))])
 
     def forced(self) -> list[int]:
         """The tokens of the text that must come next, as the tokenizer would cut it; a model may cut otherwise."""
-        return [] if self._closing else list(self._matcher.compute_ff_tokens())
+        return list(self._matcher.compute_ff_tokens())
 
     def mask(self) -> torch.Tensor:
         """Which tokens may come next, as booleans [vocabulary]."""

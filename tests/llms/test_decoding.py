@@ -136,6 +136,7 @@ def test_an_answer_that_was_given_before_takes_far_fewer_forwards(
     forwards.shapes.clear()
     first = generator.submit(Request(prompt, 200, grammar=grammar)).result()
     before = len(forwards.shapes)
+    assert first.finish_reason == "stop"
     assert generator.submit(Request(prompt, 200, grammar=grammar)).result() == first
     assert len(forwards.shapes) - before < before / 3
 

@@ -134,10 +134,9 @@ class _Batches:
         self.tokens = 0
         self._hook = llm._loaded.generator.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
-    def _see(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        self.sizes.append(int(ids.shape[0]))
-        self.tokens += int(ids.numel())
+    def _see(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.sizes.append(kwargs["layout"].rows)
+        self.tokens += kwargs["input_ids"].numel()
 
     def stop(self) -> None:
         self._hook.remove()
@@ -159,13 +158,13 @@ def test_concurrent_calls_are_generated_in_one_batch_and_answer_as_alone(
         return [
             answer.message.content or ""
             for answer in await asyncio.gather(
-                *(llm.achat([ChatMessage(role="user", content=p)], max_new_tokens=12) for p in prompts)
+                *(llm.achat([ChatMessage(role="user", content=p)], max_new_tokens=30) for p in prompts)
             )
         ]
 
     together = asyncio.run(ask())
     assert max(batches.sizes) == 8
-    alone = [llm.complete(prompt, max_new_tokens=12).text for prompt in prompts]
+    alone = [llm.complete(prompt, max_new_tokens=30).text for prompt in prompts]
     assert together == alone
 
 
@@ -178,12 +177,11 @@ def test_a_prefix_that_calls_share_is_computed_once(llm: LoraLLM, batches: _Batc
 
 
 def test_rows_that_have_ended_leave_the_batch(llm: LoraLLM, batches: _Batches) -> None:
-    async def ask() -> None:
-        await asyncio.gather(*(llm.acomplete("go on", max_new_tokens=n) for n in (2, 2, 2, 20)))
-
-    asyncio.run(ask())
+    requests = [llm._completion_request("go on", False, {"max_new_tokens": n}) for n in (2, 2, 2, 20)]
+    for answer in [llm._loaded.generator.submit(request) for request in requests]:
+        answer.result()
     assert batches.sizes[-1] == 1
-    assert batches.sizes.count(4) <= 3
+    assert 1 <= batches.sizes.count(4) <= 3
 
 
 def test_an_abandoned_stream_stops_the_generation(llm: LoraLLM, batches: _Batches) -> None:
