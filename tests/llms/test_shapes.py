@@ -144,7 +144,7 @@ ANNOTATIONS: dict[str, Any] = {
     "dict by enum": dict[Colour, list[int]],
     "constr": constr(min_length=3, max_length=5),
     "code": constr(pattern=r"^[A-Z]{3}-\d{2}$"),
-    "loose pattern": constr(pattern=r"\d{2}"),
+    "loose pattern": constr(pattern=r"\d{2}", max_length=20),
     "bounded pattern": Annotated[str, Field(pattern=r"^[a-z]+$", max_length=6)],
     "conint": conint(gt=-3, lt=40),
     "even": conint(multiple_of=2, ge=0, le=1000),
