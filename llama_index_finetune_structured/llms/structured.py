@@ -18,7 +18,7 @@ from ..example import content_hash
 from ..lora.bounds import AnswerBounds, bounded_schema, bounds_hit
 from ..lora.grammar_schema import grammar_schema
 
-__all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "schema_of"]
+__all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "schema_of", "with_schema"]
 
 dispatcher = get_dispatcher(__name__)
 _SHOWN_PROBLEMS = 5
@@ -52,7 +52,10 @@ class StructuredCall:
     ) -> None:
         """``bounds``: those of the grammar; None where the model answers without one, and is asked once."""
         self._output_cls, self._bounds = output_cls, bounds
-        self._kwargs = _with_schema(output_cls, llm_kwargs)
+        self._kwargs = {
+            **with_schema(output_cls, llm_kwargs),
+            "grammar_schema": grammar_schema(output_cls),
+        }
         self._text, self._asked = "", 0
         self._outcome: BaseModel | StructuredAnswerError | None = None
 
@@ -81,13 +84,12 @@ class StructuredCall:
         raise StructuredAnswerError(f"{self._outcome}{again}") from self._outcome
 
 
-def _with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The keywords of a chat call for ``output_cls``: the prompt's schema in OpenAI's form, and the grammar's."""
+def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keywords of a chat call that asks for ``output_cls``, in OpenAI's form."""
     schema = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
     return {
         **(llm_kwargs or {}),
         "response_format": {"type": "json_schema", "json_schema": schema},
-        "grammar_schema": grammar_schema(output_cls),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from llama_index_finetune_structured import LoraLLM, export_adapter, parity, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, ParityError
 from llama_index_finetune_structured.example import content_hash
-from llama_index_finetune_structured.llms.generation import Request
+from llama_index_finetune_structured.llms.requests import Request
 from llama_index_finetune_structured.lora.bounds import AnswerBounds
 from llama_index_finetune_structured.lora.prompts import render_prompt
 from tests import exporting
