@@ -26,10 +26,16 @@ _PROBE = [7, 3, 5, 11, 2, 13, 4, 6, 9, 8]
 Piece = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class _SlotLayer(DynamicLayer):
+_Layer: Any = DynamicLayer  # whose own types say that it may have no keys yet
+
+
+class _SlotLayer(_Layer):  # type: ignore[misc]
     """One layer's buffers, [slots, capacity, kv_heads, head_dim]; ``layout`` is set before each forward."""
 
     layout: Layout
+    is_initialized: bool
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -74,7 +80,7 @@ class SlotModel:
         self.windows: set[int | None] = set()
         model.set_attn_implementation(IMPLEMENTATION)
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache = DynamicCache(config=model.config)
+        self._cache: Any = DynamicCache(config=model.config)
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
 
     def release(self) -> None:
@@ -95,7 +101,7 @@ class SlotModel:
 
     def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
         """Add tokens to the first slots, which hold ``lengths``; logits [tokens, vocabulary] after each, by row."""
-        return list(self._forward(0, rows, lengths, keep=0).split([len(row) for row in rows]))
+        return list(torch.split(self._forward(0, rows, lengths, keep=0), [len(row) for row in rows]))
 
     def _forward(
         self, first: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], *, keep: int
