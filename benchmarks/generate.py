@@ -18,7 +18,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from llama_index_finetune_structured.demo import run as demo
 from llama_index_finetune_structured.demo.corpus import REFERENCE_KEY, ApiCard, functions
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
 from llama_index_finetune_structured.example import content_hash
-from llama_index_finetune_structured.llms.local_model import _weights
+from llama_index_finetune_structured.llms import local_model
 from llama_index_finetune_structured.lora.base_models import resolve
 from llama_index_finetune_structured.lora.bounds import bounded_schema
 
@@ -61,16 +62,17 @@ def questions(count: int) -> list[dict[str, str]]:
     return asked
 
 
-def counting(model: Any) -> list[int]:
+@contextmanager
+def counting(model: Any) -> Iterator[list[int]]:
     seen: list[int] = []
-    model.register_forward_pre_hook(lambda *_: seen.append(1))
-    return seen
+    hook = model.register_forward_pre_hook(lambda *_: seen.append(1))
+    yield seen
+    hook.remove()
 
 
 def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
     llm = load()
     llm._loaded  # noqa: B018  loading is not timed
-    forwards = counting(llm._loaded.generator.model)
 
     async def one(question: dict[str, str], slots: asyncio.Semaphore) -> str:
         async with slots:
@@ -84,9 +86,10 @@ def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
         slots = asyncio.Semaphore(CONCURRENCY)
         return await asyncio.gather(*(one(question, slots) for question in asked))
 
-    started = time.perf_counter()
-    texts = asyncio.run(run())
-    return Turn(texts, time.perf_counter() - started, len(forwards))
+    with counting(llm._loaded.generator.model) as forwards:
+        started = time.perf_counter()
+        texts = asyncio.run(run())
+        return Turn(texts, time.perf_counter() - started, len(forwards))
 
 
 def generated(
@@ -95,27 +98,30 @@ def generated(
     """transformers' own ``generate``, batch after batch."""
     tokenizer, stop = llm._loaded.tokenizer, llm._loaded.stop_id
     texts: list[str] = []
-    forwards = counting(model)
-    started = time.perf_counter()
-    for at in range(0, len(prompts), CONCURRENCY):
-        batch = prompts[at : at + CONCURRENCY]
-        width = max(map(len, batch))
-        ids = torch.tensor([[stop] * (width - len(prompt)) + prompt for prompt in batch], device=model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=model.device
+    with counting(model) as forwards:
+        started = time.perf_counter()
+        for at in range(0, len(prompts), CONCURRENCY):
+            texts += generated_batch(model, prompts[at : at + CONCURRENCY], tokenizer, stop, processors())
+        return Turn(texts, time.perf_counter() - started, len(forwards))
+
+
+def generated_batch(
+    model: Any, batch: list[list[int]], tokenizer: Any, stop: int, processors: list[Any]
+) -> list[str]:
+    width = max(map(len, batch))
+    ids = [[stop] * (width - len(prompt)) + prompt for prompt in batch]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
+    with torch.inference_mode():
+        said = model.generate(
+            torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            max_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=stop,
+            logits_processor=transformers.LogitsProcessorList(processors),
         )
-        with torch.inference_mode():
-            said = model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=ANSWER_TOKENS,
-                do_sample=False,
-                eos_token_id=stop,
-                pad_token_id=stop,
-                logits_processor=transformers.LogitsProcessorList(processors()),
-            )
-        texts += tokenizer.batch_decode(said[:, width:], skip_special_tokens=True)
-    return Turn(texts, time.perf_counter() - started, len(forwards))
+    return list(tokenizer.batch_decode(said[:, width:], skip_special_tokens=True))
 
 
 def xgrammar_processors(llm: LoraLLM) -> Callable[[], list[Any]] | None:
@@ -152,7 +158,7 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
 
     asked, llm = questions(count), load()
     prompts = [llm.prompt_token_ids(QA_TEMPLATE.format_messages(llm=llm, **q), ApiCard) for q in asked]
-    model = _weights(resolve(llm.base_model), adapter).eval()
+    model = local_model._weights(resolve(llm.base_model), adapter).eval()
     systems: dict[str, Callable[[], Turn]] = {
         "transformers generate": lambda: generated(model, llm, prompts, list),
     }
@@ -170,8 +176,6 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
 
 def fresh(llm: LoraLLM) -> LoraLLM:
     """The LLM with nothing kept from earlier answers: no prefixes, no grammars, no memory of what was said."""
-    from llama_index_finetune_structured.llms import local_model
-
     local_model._loaded.clear()
     return llm
 
