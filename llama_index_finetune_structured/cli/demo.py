@@ -16,7 +16,7 @@ __all__ = ["register"]
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder that everything lands in.")] = Path("demo-output"),
-    train_size: Annotated[int, typer.Option(min=4, help="Questions the teacher answers.")] = 144,
+    train_size: Annotated[int, typer.Option(min=4, help="Questions the teacher answers.")] = 184,
     test_size: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 40,
     seed: Annotated[int, typer.Option(help="Decides split, order and initial weights.")] = 0,
     base_model: Annotated[

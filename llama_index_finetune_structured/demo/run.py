@@ -43,7 +43,7 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    train_size: int = Field(default=144, ge=4)
+    train_size: int = Field(default=184, ge=4)
     test_size: int = Field(default=40, ge=1)
     seed: int = 0
     base_model: str = DEFAULT_BASE_MODEL
@@ -179,12 +179,20 @@ def _captured(
         example
         for example in FinetuneDataset.load(path).deduplicate()
         if example.query in wanted
+        and _found(example)
         and not held_out & {groups.get(s.document_id or "") for s in example.sources}
     ]
-    say(f"teacher: {captured.summary()}; {len(kept)} examples, none shown a held-out sub-package")
+    say(
+        f"teacher: {captured.summary()}; {len(kept)} examples with parameters, none shown a held-out sub-package"
+    )
     if not kept:
         raise DatasetError(f"the teacher gave no valid answer; see {captured.rejects_path}")
     return FinetuneDataset(kept)
+
+
+def _found(example: Example) -> bool:
+    """Whether the teacher found the function; an empty card teaches a small model to leave parameters out."""
+    return bool(ApiCard.model_validate(example.answer_object()).parameters)
 
 
 def _has_lines(path: Path) -> bool:
