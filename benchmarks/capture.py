@@ -111,8 +111,9 @@ def time_calls(llm: InstantLLM, calls: int, prompt: str) -> list[float]:
 
 
 def measure(systems: dict[str, Callable[[Path], Any]], rounds: int, calls: int) -> dict[str, Any]:
+    """What a call adds is taken round by round, against the round's own base: machines change their pace."""
     prompt = ("The quick brown fox jumps over the lazy dog. " * 100)[:4096]
-    times: dict[str, list[float]] = {name: [] for name in systems}
+    times: dict[str, list[list[float]]] = {name: [] for name in systems}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             for name, opened in systems.items():
@@ -121,16 +122,21 @@ def measure(systems: dict[str, Callable[[Path], Any]], rounds: int, calls: int) 
                 with ExitStack() as stack:
                     llm = stack.enter_context(opened(place))
                     time_calls(llm, 20, prompt)
-                    times[name] += time_calls(llm, calls, prompt)
-    base = statistics.median(times["no handler"])
+                    times[name].append(time_calls(llm, calls, prompt))
+    return {name: figures(values, times["no handler"]) for name, values in times.items()}
+
+
+def figures(values: list[list[float]], base: list[list[float]]) -> dict[str, Any]:
+    """Of the rounds of one system, beside the base's rounds."""
+    every = [value for of_round in values for value in of_round]
+    added = [
+        statistics.median(mine) - statistics.median(bare) for mine, bare in zip(values, base, strict=True)
+    ]
     return {
-        name: {
-            "median_us": round(statistics.median(values), 1),
-            "p99_us": round(statistics.quantiles(values, n=100)[98], 1),
-            "added_median_us": round(statistics.median(values) - base, 1),
-            "calls": len(values),
-        }
-        for name, values in times.items()
+        "median_us": round(statistics.median(every), 1),
+        "p99_us": round(statistics.quantiles(every, n=100)[98], 1),
+        "added_median_us": round(statistics.median(added), 1),
+        "calls": len(every),
     }
 
 
@@ -185,9 +191,9 @@ def main() -> None:
     old = predecessor()
     if old is not None:
         systems["predecessor 0.4.2"] = old
-    figures = measure(systems, rounds=3 if options.quick else 30, calls=200)
+    table = measure(systems, rounds=10 if options.quick else 100, calls=60)
     print(f"{'system':28}{'median us':>11}{'p99 us':>11}{'added us':>11}")
-    for name, row in figures.items():
+    for name, row in table.items():
         print(f"{name:28}{row['median_us']:>11}{row['p99_us']:>11}{row['added_median_us']:>11}")
     threads = measure_threads(2_048 if options.quick else 10_048)
     print(f"store, 64 threads: {threads}")
@@ -196,7 +202,7 @@ def main() -> None:
     if options.json:
         about = {"python": platform.python_version(), "machine": platform.machine(), "prompt_bytes": 4096}
         options.json.write_text(
-            json.dumps({"benchmark": "capture", **about, "systems": figures, "store": threads}, indent=2)
+            json.dumps({"benchmark": "capture", **about, "systems": table, "store": threads}, indent=2)
         )
 
 

@@ -32,6 +32,7 @@ _HOME = {
     "GradientFinetuneEngine": "engines.gradient",
     "GradientModelAdapterLLM": "llms.gradient",
     "hosted_llm": "llms.hosted",
+    "learning_curve": "evaluation",
     "LlamaCppServer": "llms.llama_cpp",
     "load_schema": "dataset",
     "LoraFinetuneEngine": "engines.lora",

@@ -24,7 +24,7 @@ _SCHEMA_TEXT = re.compile(
 _MARK = "Here's a JSON schema to follow:"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Asked:
     """The request beside its messages. ``forced``: an answer without a tool call is a failure."""
 
@@ -49,6 +49,8 @@ def read_asked(
     messages: list[dict[str, Any]], kwargs: Mapping[str, Any], output_cls: type[BaseModel] | None
 ) -> Asked:
     """Read the schema from the call's tools, response format or prompt; ``output_cls``: what it parses to."""
+    if not kwargs:
+        return _asked_by_text(messages, output_cls, None)
     tools = tools_to_wire(kwargs.get("tools"))
     if tools and kwargs.get("tool_choice") != "none":
         return _asked_by_tools(tools, kwargs, output_cls)

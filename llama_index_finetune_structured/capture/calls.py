@@ -1,4 +1,4 @@
-"""One LLM call: what is copied when it starts, and the Example that it becomes when it has ended."""
+"""One LLM call: what is copied when it starts, and the Example's row that it becomes when it has ended."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pydantic import BaseModel
 from llama_index_finetune_structured.capture.asked import Asked, read_asked
 from llama_index_finetune_structured.capture.spans import Span
 from llama_index_finetune_structured.capture.wire import json_safe, message_to_wire, tools_to_wire
-from llama_index_finetune_structured.example import Example, Message, Source, Usage
 
-__all__ = ["Call", "finish_reason", "prompt_messages", "start_call", "to_example"]
+__all__ = ["Call", "finish_reason", "prompt_messages", "start_call", "to_row"]
 
 _KEPT = (
     "tools",
@@ -28,7 +27,7 @@ _KEPT = (
 _EDGE = 64  # characters by which a node is recognised in a prompt
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """A started call; everything in it is a copy, so that the host may change its own objects."""
 
@@ -41,7 +40,7 @@ class Call:
     output_cls: type[BaseModel] | None
     query: str | None
     user_query: str | None
-    sources: tuple[Source, ...]
+    sources: list[dict[str, Any]]
 
 
 def prompt_messages(prompt: str) -> list[dict[str, Any]]:
@@ -81,13 +80,14 @@ def start_call(
 
 def _output_cls(span: Span, kwargs: Mapping[str, Any]) -> type[BaseModel] | None:
     """What the answer will be parsed to. Beyond an engine or another tool's call it is somebody else's."""
-    sent = [(tool.get("function") or {}).get("name") for tool in tools_to_wire(kwargs.get("tools"))]
     for item in span.lineage():
         if item.is_engine:
             return None
         if item.output_cls is not None:
             return item.output_cls
         if item.only_tool is not None:
+            tools = tools_to_wire(kwargs.get("tools"))
+            sent = [(tool.get("function") or {}).get("name") for tool in tools]
             return item.only_tool.fn_schema if sent == [item.only_tool.name] else None
     return None
 
@@ -96,17 +96,21 @@ def _copied(value: Any) -> Any:
     return value if isinstance(value, type) else json_safe(value)
 
 
-def _sources(span: Span, messages: list[dict[str, Any]]) -> tuple[Source, ...]:
+def _sources(span: Span, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The nodes retrieved for the call: those whose text stands in the prompt or, if none is found, all."""
     nodes = next((item.nodes for item in span.lineage() if item.nodes is not None), None)
     if not nodes:
-        return ()
+        return []
     prompt = "\n".join(text for item in messages if isinstance(text := item["content"], str))
     present = [node for node in nodes if _stands_in(node, prompt)]
-    return tuple(
-        Source(node_id=item.node.node_id, score=_score(item), document_id=item.node.ref_doc_id)
+    return [
+        _present(node_id=item.node.node_id, score=_score(item), document_id=item.node.ref_doc_id)
         for item in present or nodes
-    )
+    ]
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _stands_in(item: Any, prompt: str) -> bool:
@@ -119,15 +123,14 @@ def _score(item: Any) -> float | None:
     return score if score is not None and math.isfinite(score) else None
 
 
-def to_example(call: Call, answer: dict[str, Any], asked: Asked, response: Any) -> Example:
-    """The call and its checked answer as an Example. Raises ValueError where they cannot be one."""
-    best = max(call.sources, key=lambda source: source.score or 0.0, default=None)
-    metadata = {"event_id": call.event_id, "call": call.kind}
-    if call.user_query != call.query and call.user_query is not None:
-        metadata["user_query"] = call.user_query
-    return Example(
-        messages=tuple(Message(**message) for message in call.messages),
-        answer=Message(**answer),
+def to_row(
+    call: Call, answer: dict[str, Any], asked: Asked, response: Any, **metadata: Any
+) -> dict[str, Any]:
+    """The call and its checked answer as the fields of an Example, absent ones left out."""
+    best = max(call.sources, key=lambda source: source.get("score", 0.0), default=None)
+    return _present(
+        messages=call.messages,
+        answer=answer,
         transport="tools" if answer.get("tool_calls") else asked.transport,
         answer_schema=asked.schema,
         schema_name=asked.schema_name,
@@ -137,11 +140,16 @@ def to_example(call: Call, answer: dict[str, Any], asked: Asked, response: Any) 
         parallel_tool_calls=asked.parallel_tool_calls,
         response_format=asked.response_format,
         query=call.query,
-        sources=call.sources,
-        document_id=(best.document_id or best.node_id) if best else None,
+        sources=call.sources or None,
+        document_id=best.get("document_id", best["node_id"]) if best else None,
         model=call.model,
         usage=_usage(response),
-        metadata=metadata,
+        metadata=_present(
+            event_id=call.event_id,
+            call=call.kind,
+            user_query=call.user_query if call.user_query != call.query else None,
+            **metadata,
+        ),
     )
 
 
@@ -150,22 +158,21 @@ def asked_of(call: Call, output_cls: type[BaseModel] | None) -> Asked:
     return read_asked(call.messages, call.kwargs, output_cls)
 
 
-def _usage(response: Any) -> Usage | None:
+def _usage(response: Any) -> dict[str, int] | None:
     told = getattr(response, "additional_kwargs", None) or {}
-    raw = _field(getattr(response, "raw", None), "usage")
-    prompt = told.get("prompt_tokens", _field(raw, "prompt_tokens"))
-    completion = told.get("completion_tokens", _field(raw, "completion_tokens"))
-    if not isinstance(prompt, int) and not isinstance(completion, int):
+    raw = getattr(response, "raw", None)
+    if raw is None and not told:
         return None
-    return Usage(
-        prompt_tokens=prompt if isinstance(prompt, int) else None,
-        completion_tokens=completion if isinstance(completion, int) else None,
-    )
+    reported = _field(raw, "usage")
+    counts = {name: told.get(name, _field(reported, name)) for name in ("prompt_tokens", "completion_tokens")}
+    return {name: count for name, count in counts.items() if isinstance(count, int)} or None
 
 
 def finish_reason(response: Any) -> str | None:
     """Why the provider stopped, where it says so."""
     raw = getattr(response, "raw", None)
+    if raw is None:
+        return None
     choices = _field(raw, "choices")
     holder = choices[0] if isinstance(choices, list) and choices else raw
     reasons = (_field(holder, name) for name in ("finish_reason", "stop_reason", "done_reason"))

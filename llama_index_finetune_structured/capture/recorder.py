@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from llama_index_finetune_structured.capture.asked import Asked
-from llama_index_finetune_structured.capture.calls import Call, asked_of, finish_reason, to_example
+from llama_index_finetune_structured.capture.calls import Call, asked_of, finish_reason, to_row
 from llama_index_finetune_structured.capture.forks import tell_after_fork
 from llama_index_finetune_structured.capture.redaction import Redactor, redact_row
 from llama_index_finetune_structured.capture.spans import Span
@@ -115,21 +115,18 @@ class Recorder:
             checked = check_answer(answer, asked, output_cls, finish_reason(response))
         except Rejected as rejected:
             answered = {**answer, "content": answer["content"] or ""}
-            self._reject(to_example(call, answered, asked, response), rejected)
+            self._reject(to_row(call, answered, asked, response), rejected)
             return
-        example = to_example(call, checked, asked, response)
-        if checked["content"] != answer["content"]:
-            example.metadata["answer_as_sent"] = answer["content"]
-        line = self._redacted(
-            _dumped(example), lambda redacted: check_answer(redacted, asked, output_cls, None)
-        )
+        as_sent = answer["content"] if checked["content"] != answer["content"] else None
+        row = to_row(call, checked, asked, response, answer_as_sent=as_sent)
+        line = self._redacted(_dumped(row), lambda redacted: check_answer(redacted, asked, output_cls, None))
         if line is not None:
             self.store.append(line)
             self._count("captured")
 
-    def _reject(self, example: Example, rejected: Rejected) -> None:
+    def _reject(self, row: dict[str, Any], rejected: Rejected) -> None:
         about = json.dumps({"reason": rejected.reason, "detail": rejected.detail}, ensure_ascii=False)
-        line = self._redacted(f'{about[:-1]}, "example": {_dumped(example)}}}')
+        line = self._redacted(f'{about[:-1]}, "example": {_dumped(row)}}}')
         if line is not None:
             self._rejects.append(line)
             with self._lock:
@@ -160,10 +157,11 @@ def _may_be(output_cls: type[BaseModel], asked: Asked) -> bool:
     return asked.schema_name in (output_cls.__name__, output_cls.model_config.get("title"))
 
 
-def _dumped(example: Example) -> str:
-    """The line without its id, which readers compute: hashing would double the cost of a record."""
+def _dumped(row: dict[str, Any]) -> str:
+    """The line, if it is an Example's, without its id: hashing would double the cost of a record."""
+    example = Example.model_validate(row)
     try:
-        return example.model_dump_json(exclude_none=True, exclude_defaults=True)
+        return to_json(row).decode()
     except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold
         return example.to_json().encode("utf-8", "replace").decode()
 

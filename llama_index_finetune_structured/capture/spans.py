@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.base import BaseLLM
@@ -28,13 +29,35 @@ __all__ = ["Span", "SpanTree"]
 _MAX_OPEN = 100_000  # records of spans that never end; the oldest go first
 
 
-@dataclass(eq=False)
+class Kind(NamedTuple):
+    """What a class is to LlamaIndex; asking abstract base classes costs a microsecond each."""
+
+    is_llm: bool
+    is_query_engine: bool
+    is_chat_engine: bool
+    is_program: bool
+
+
+@lru_cache(maxsize=1024)
+def kind_of(cls: type[object]) -> Kind:
+    """The kind of the objects of a class."""
+    return Kind(
+        issubclass(cls, BaseLLM) and not issubclass(cls, StructuredLLM),
+        issubclass(cls, BaseQueryEngine),
+        issubclass(cls, BaseChatEngine),
+        # DefaultRefineProgram names a class for its own bookkeeping and asks the LLM for plain text
+        issubclass(cls, BasePydanticProgram) and not issubclass(cls, DefaultRefineProgram),
+    )
+
+
+@dataclass(eq=False, slots=True)
 class Span:
     """One open span. ``owners`` are the recorders in whose scope it lies."""
 
     id: str
     method: str
     instance: Any
+    kind: Kind
     parent: Span | None
     owners: frozenset[Recorder] = frozenset()
     output_cls: type[BaseModel] | None = None
@@ -46,12 +69,8 @@ class Span:
     has_call: bool = False
 
     @property
-    def is_llm(self) -> bool:
-        return isinstance(self.instance, BaseLLM) and not isinstance(self.instance, StructuredLLM)
-
-    @property
     def is_engine(self) -> bool:
-        return isinstance(self.instance, (BaseQueryEngine, BaseChatEngine))
+        return self.kind.is_query_engine or self.kind.is_chat_engine
 
     def request(self) -> tuple[Any, dict[str, Any]]:
         """(messages or prompt, keyword arguments) of the LLM method that was called.
@@ -102,11 +121,13 @@ class SpanTree:
 
     def enter(self, span_id: str, instance: Any, parent_id: str | None, bound: Any) -> Span:
         """A new span below its parent, with what its arguments tell."""
-        span = Span(span_id, _method_of(span_id), instance, self._parent(parent_id))
-        span.bound = bound if span.is_llm else None
-        span.output_cls = _output_cls_of(span, bound)
-        span.only_tool = _only_tool(span, bound)
-        _read_query(span, bound)
+        cls: type[object] = type(instance)
+        span = Span(span_id, _method_of(span_id), instance, kind_of(cls), self._parent(parent_id))
+        span.bound = bound if span.kind.is_llm else None
+        arguments = bound.arguments
+        span.output_cls = _output_cls_of(span, arguments)
+        span.only_tool = _only_tool(span, arguments)
+        _read_query(span, arguments)
         self._open[span_id] = span
         _bound(self._open)
         return span
@@ -187,31 +208,29 @@ def _method_of(span_id: str) -> str:
     return span_id[:-37].rpartition(".")[2]
 
 
-def _output_cls_of(span: Span, bound: Any) -> type[BaseModel] | None:
-    arguments = bound.arguments
+def _output_cls_of(span: Span, arguments: Mapping[str, Any]) -> type[BaseModel] | None:
     found = arguments.get("output_cls")
-    if found is None and isinstance(span.instance, BasePydanticProgram):
-        # DefaultRefineProgram names a class for its own bookkeeping and asks the LLM for plain text
-        found = None if isinstance(span.instance, DefaultRefineProgram) else span.instance.output_cls
+    if found is None and span.kind.is_program:
+        found = span.instance.output_cls
     return found if isinstance(found, type) and issubclass(found, BaseModel) else None
 
 
-def _only_tool(span: Span, bound: Any) -> Any:
+def _only_tool(span: Span, arguments: Mapping[str, Any]) -> Any:
     """A FunctionCallingProgram that is awaited has no span: its one tool names the class."""
     if span.method not in ("predict_and_call", "apredict_and_call"):
         return None
-    tools = bound.arguments.get("tools") or ()
+    tools = arguments.get("tools") or ()
     return next(iter(tools)).metadata if len(tools) == 1 else None
 
 
-def _read_query(span: Span, bound: Any) -> None:
+def _read_query(span: Span, arguments: Mapping[str, Any]) -> None:
     if span.method in ("synthesize", "asynthesize"):
-        span.nodes = bound.arguments.get("nodes")
-        asked = bound.arguments.get("query")
-    elif isinstance(span.instance, BaseChatEngine):
-        asked = bound.arguments.get("message")
-    elif isinstance(span.instance, BaseQueryEngine) and span.method in ("query", "aquery"):
-        asked = bound.arguments.get("str_or_query_bundle")
+        span.nodes = arguments.get("nodes")
+        asked = arguments.get("query")
+    elif span.kind.is_chat_engine:
+        asked = arguments.get("message")
+    elif span.kind.is_query_engine and span.method in ("query", "aquery"):
+        asked = arguments.get("str_or_query_bundle")
     else:
         return
     asked = getattr(asked, "query_str", asked)

@@ -110,7 +110,7 @@ class Tracker:
     def left(self, span_id: str, result: Any) -> None:
         """A span has ended with a result; an LLM without callbacks is recorded from its span alone."""
         span = self.tree.leave(span_id, result)
-        if span is None or span.has_call or not span.is_llm:
+        if span is None or span.has_call or not span.kind.is_llm:
             return
         if span.method in _CALLS and isinstance(result, (ChatResponse, CompletionResponse)):
             self._record_silent_call(span, result)
@@ -188,7 +188,10 @@ class Tracker:
 
 def _outermost_for(span: Span) -> frozenset[Recorder]:
     """The span's recorders that have no call open around it: LLMs call themselves and each other."""
-    owners = frozenset(item for item in span.owners if item.listening)
+    owners = span.owners
+    for owner in owners:
+        if not owner.listening:
+            owners = owners - {owner}
     for item in span.lineage():
         if item.call is not None and owners:
             owners = owners - item.call.owners

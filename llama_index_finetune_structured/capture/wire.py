@@ -45,7 +45,7 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
     if calls:
         wire["tool_calls"] = calls
         wire["content"] = content or None
-    for key in ("tool_call_id", "name"):
+    for key in ("tool_call_id", "name") if extra else ():
         if isinstance(extra.get(key), str):
             wire[key] = extra[key]
     return wire

@@ -2,6 +2,7 @@
 
 from .compare import acompare, compare
 from .costs import Prices
+from .learning_curve import LearningCurve, learning_curve
 from .parity import Parity, parity
 from .rules import FieldRule, embedding_similarity
 from .scorecard import Scorecard
@@ -9,6 +10,7 @@ from .texts import compare_texts
 
 __all__ = [
     "FieldRule",
+    "LearningCurve",
     "Parity",
     "Prices",
     "Scorecard",
@@ -16,5 +18,6 @@ __all__ = [
     "compare",
     "compare_texts",
     "embedding_similarity",
+    "learning_curve",
     "parity",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from ..errors import ConfigurationError
 from ..example import Example, canonical_json, content_hash
 from .journal import Answer, Journal
 from .systems import Reply, System, ask, fingerprint
@@ -30,6 +31,12 @@ class AskSettings:
     timeout_s: float = 600.0
     cache_dir: Path | None = None
     show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.timeout_s <= 0:
+            raise ConfigurationError(
+                f"concurrency={self.concurrency}, timeout_s={self.timeout_s}: both must be positive"
+            )
 
 
 @dataclass(frozen=True)

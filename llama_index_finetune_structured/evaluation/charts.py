@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .metrics import Interval
     from .scorecard import Scorecard
 
-__all__ = ["COLOURS", "bar_groups", "loss_curve", "picture_of"]
+__all__ = ["COLOURS", "bar_groups", "learning_picture", "loss_curve", "picture_of"]
 
 COLOURS = ("#8a8f98", "#c98a1b", "#2f7fd1", "#1f9d68", "#9a5fc9", "#d1495b")
 """One per system, in order; each has a contrast of at least 3:1 on white and on #14171c."""
@@ -169,3 +169,31 @@ class _Frame:
         """One polyline."""
         path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in points)
         return f"<polyline class='sv-l' points='{path}' stroke='{stroke}'/>"
+
+
+def learning_picture(points: Sequence[tuple[int, Interval]], metric: str) -> str:
+    """The metric over the rows trained on, with its intervals; readable on light and dark backgrounds."""
+    most = points[-1][0]
+
+    def x(rows: int) -> float:
+        return 48 + rows / most * (_WIDTH - 72)
+
+    def y(rate: float) -> float:
+        return 198 - rate * 160
+
+    body = f"<text class='sv-t' x='12' y='20' font-weight='600'>{escape(metric)} by rows trained on</text>"
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        body += f"<line class='sv-g' x1='48' x2='{_WIDTH - 12}' y1='{y(part)}' y2='{y(part)}'/>"
+        body += f"<text class='sv-t' x='41' y='{y(part) + 4}' text-anchor='end'>{percent(part)}</text>"
+    line = " ".join(f"{x(rows):.1f},{y(found.rate):.1f}" for rows, found in points)
+    body += f"<polyline class='sv-l' points='{line}' stroke='{COLOURS[2]}'/>"
+    for rows, found in points:
+        told = f"{rows} rows: {percent(found.rate)} ({percent(found.low)} to {percent(found.high)})"
+        body += (
+            f"<path class='sv-w' d='M{x(rows) - 3:.1f} {y(found.low):.1f}h6m-3 0V{y(found.high):.1f}m-3 0h6'/>"
+            f"<circle cx='{x(rows):.1f}' cy='{y(found.rate):.1f}' r='4' fill='{COLOURS[2]}'>"
+            f"<title>{escape(told)}</title></circle>"
+            f"<text class='sv-t' x='{x(rows):.1f}' y='218' text-anchor='middle'>{rows}</text>"
+        )
+    summary = "; ".join(f"{rows} rows {percent(found.rate)}" for rows, found in points)
+    return _svg("Learning curve", summary, 230, body, True)

@@ -33,7 +33,7 @@ PLACES: list[tuple[Any, str]] = [
     (calls_module, "prompt_messages"),
     (recorder_module, "asked_of"),
     (recorder_module, "check_answer"),
-    (recorder_module, "to_example"),
+    (recorder_module, "to_row"),
     (Store, "append"),
 ]
 FAULTS: list[Callable[[], Exception]] = [
