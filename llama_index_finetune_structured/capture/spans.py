@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def kind_of(cls: type[object]) -> Kind:
+def kind_of(cls: type[Any]) -> Kind:
     """The kind of the objects of a class."""
     return Kind(
         issubclass(cls, BaseLLM) and not issubclass(cls, StructuredLLM),
@@ -121,8 +121,8 @@ class SpanTree:
 
     def enter(self, span_id: str, instance: Any, parent_id: str | None, bound: Any) -> Span:
         """A new span below its parent, with what its arguments tell."""
-        cls: type[object] = type(instance)
-        span = Span(span_id, _method_of(span_id), instance, kind_of(cls), self._parent(parent_id))
+        kind = kind_of(type(instance))  # type: ignore[arg-type]  # mypy takes type[Any] for unhashable
+        span = Span(span_id, _method_of(span_id), instance, kind, self._parent(parent_id))
         span.bound = bound if span.kind.is_llm else None
         arguments = bound.arguments
         span.output_cls = _output_cls_of(span, arguments)
