@@ -127,30 +127,34 @@ def to_row(
     call: Call, answer: dict[str, Any], asked: Asked, response: Any, **metadata: Any
 ) -> dict[str, Any]:
     """The call and its checked answer as the fields of an Example, absent ones left out."""
-    best = max(call.sources, key=lambda source: source.get("score", 0.0), default=None)
-    return _present(
-        messages=call.messages,
-        answer=answer,
-        transport="tools" if answer.get("tool_calls") else asked.transport,
-        answer_schema=asked.schema,
-        schema_name=asked.schema_name,
-        schema_text=asked.schema_text,
-        tools=asked.tools,
-        tool_choice=asked.tool_choice,
-        parallel_tool_calls=asked.parallel_tool_calls,
-        response_format=asked.response_format,
-        query=call.query,
-        sources=call.sources or None,
-        document_id=best.get("document_id", best["node_id"]) if best else None,
-        model=call.model,
-        usage=_usage(response),
-        metadata=_present(
-            event_id=call.event_id,
-            call=call.kind,
-            user_query=call.user_query if call.user_query != call.query else None,
-            **metadata,
-        ),
-    )
+    row: dict[str, Any] = {
+        "messages": call.messages,
+        "answer": answer,
+        "transport": "tools" if answer.get("tool_calls") else asked.transport,
+        "metadata": {"event_id": call.event_id, "call": call.kind} | _present(**metadata),
+    }
+    if asked.schema is not None or asked.tools is not None or asked.response_format is not None:
+        row |= _present(
+            answer_schema=asked.schema,
+            schema_name=asked.schema_name,
+            schema_text=asked.schema_text,
+            tools=asked.tools,
+            tool_choice=asked.tool_choice,
+            parallel_tool_calls=asked.parallel_tool_calls,
+            response_format=asked.response_format,
+        )
+    if call.query is not None:
+        row["query"] = call.query
+        if call.user_query != call.query:
+            row["metadata"]["user_query"] = call.user_query
+    if call.sources:
+        best = max(call.sources, key=lambda source: source.get("score", 0.0))
+        row["sources"] = call.sources
+        row["document_id"] = best.get("document_id", best["node_id"])
+    if call.model is not None:
+        row["model"] = call.model
+    usage = _usage(response)
+    return row if usage is None else row | {"usage": usage}
 
 
 def asked_of(call: Call, output_cls: type[BaseModel] | None) -> Asked:

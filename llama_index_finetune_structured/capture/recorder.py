@@ -159,11 +159,11 @@ def _may_be(output_cls: type[BaseModel], asked: Asked) -> bool:
 
 def _dumped(row: dict[str, Any]) -> str:
     """The line, if it is an Example's, without its id: hashing would double the cost of a record."""
-    example = Example.model_validate(row)
+    Example.__pydantic_validator__.validate_python(row)
     try:
         return to_json(row).decode()
     except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold
-        return example.to_json().encode("utf-8", "replace").decode()
+        return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def _where(error: Exception) -> str:

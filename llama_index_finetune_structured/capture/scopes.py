@@ -114,6 +114,6 @@ class BlockScope:
 
     def covers(self, span: Span) -> bool:
         blocks = _blocks.get()
-        if any(scope is self for scope in blocks) or self.attached.reach(span.instance):
+        if self in blocks or self.attached.reach(span.instance):
             return True
         return not blocks and threading.current_thread() not in self._older_threads

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms.structured_llm import StructuredLLM
@@ -36,6 +37,7 @@ class Kind(NamedTuple):
     is_query_engine: bool
     is_chat_engine: bool
     is_program: bool
+    is_retriever: bool
 
 
 @lru_cache(maxsize=1024)
@@ -47,6 +49,7 @@ def kind_of(cls: type[Any]) -> Kind:
         issubclass(cls, BaseChatEngine),
         # DefaultRefineProgram names a class for its own bookkeeping and asks the LLM for plain text
         issubclass(cls, BasePydanticProgram) and not issubclass(cls, DefaultRefineProgram),
+        issubclass(cls, BaseRetriever),
     )
 
 

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span import BaseSpan
@@ -29,6 +28,7 @@ from llama_index_finetune_structured.capture.spans import Span, SpanTree
 __all__ = ["Tracker", "tracker"]
 
 _CALLS = frozenset({"chat", "achat", "complete", "acomplete"})
+_NOBODY: frozenset[Recorder] = frozenset()
 _STRUCTURED = frozenset({"structured_predict", "astructured_predict"})
 
 
@@ -101,10 +101,11 @@ class Tracker:
     def entered(self, span_id: str, instance: Any, parent_id: str | None, bound: Any) -> None:
         """A span has begun: whose is it?"""
         span = self.tree.enter(span_id, instance, parent_id, bound)
-        owners = span.parent.owners if span.parent is not None else frozenset()
-        new = [item for item in self._listening() if item not in owners and item.scope.covers(span)]
-        span.owners = owners.union(new) if new else owners
-        if new and isinstance(instance, BaseRetriever):
+        inherited = span.owners = span.parent.owners if span.parent is not None else _NOBODY
+        for recorder in self._listening():
+            if recorder not in inherited and recorder.scope.covers(span):
+                span.owners |= {recorder}
+        if span.owners is not inherited and span.kind.is_retriever:
             _widen_to_engine(span, span.owners)
 
     def left(self, span_id: str, result: Any) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..evaluation import Scorecard
+from ..errors import ConfigurationError
+from ..evaluation import Prices, Scorecard
 from .command import Result, command
 from .scores import score_result
-from .trained import loss_curve_of
+from .trained import loss_curve_of, training_of
 
 __all__ = ["register"]
 
@@ -21,16 +22,39 @@ def report(
         Path | None, typer.Option(help="Where the page goes (else report.html beside the scorecard).")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Scorecard",
+    input_price: Annotated[
+        float | None, typer.Option(min=0, help="The teacher's price of a million tokens in.")
+    ] = None,
+    output_price: Annotated[float | None, typer.Option(min=0, help="And of a million tokens out.")] = None,
+    machine_price: Annotated[float, typer.Option(min=0, help="What an hour of your machine costs.")] = 0.0,
 ) -> Result:
-    """Show a saved scorecard as a table, and write its page again. Nothing is asked or trained."""
+    """Show a saved scorecard as a table, and write its page again. Nothing is asked or trained.
+
+    With the teacher's prices: after how many queries the student has paid for
+    itself, from captured token use and measured times.
+    """
     card = Scorecard.from_json(scorecard)
+    run = card.settings.get("run")
+    prices = _prices(run, input_price, output_price, machine_price)
     page = html or scorecard.with_name("report.html")
-    card.to_html(page, title=title, training_log=loss_curve_of(card.settings.get("run")))
-    return score_result(card, scorecard=scorecard, report=page)
+    card.to_html(page, title=title, training_log=loss_curve_of(run), prices=prices)
+    return score_result(card, scorecard=scorecard, report=page, prices=prices)
+
+
+def _prices(
+    run: Any, input_price: float | None, output_price: float | None, machine_price: float
+) -> Prices | None:
+    if input_price is None and output_price is None:
+        return None
+    if input_price is None or output_price is None:
+        raise ConfigurationError("the teacher has two prices: give both --input-price and --output-price")
+    hours, examples = training_of(run)
+    return Prices(input_price, output_price, machine_price, training_hours=hours, training_examples=examples)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, example="finetune-structured report eval-output/scorecard.json --title 'Citations, week 3'")(
-        report
-    )
+    command(
+        app,
+        example="finetune-structured report eval-output/scorecard.json --input-price 2 --output-price 8",
+    )(report)

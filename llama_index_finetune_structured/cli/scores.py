@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..evaluation import Scorecard
+from ..evaluation import Prices, Scorecard
+from ..evaluation.verdict import main_system
 from .command import Result
 
 __all__ = ["score_result"]
 
 
-def score_result(card: Scorecard, *, scorecard: Path, report: Path) -> Result:
-    """Verdict and main figures of every system; where the whole of it is."""
+def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Prices | None = None) -> Result:
+    """Verdict and main figures of every system; where the whole of it is; with prices, the break-even."""
     data: dict[str, Any] = {
         "verdict": card.verdict(),
         "examples": len(card.rows),
@@ -29,4 +31,10 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path) -> Result:
         "scorecard": str(scorecard),
         "report": str(report),
     }
-    return Result(data, (card.table(), card.verdict(), f"Report: {report}   figures: {scorecard}"))
+    shown: list[Any] = [card.table(), card.verdict()]
+    if prices is not None:
+        student = main_system(card)
+        found = card.break_even(student, prices)
+        data["break_even"] = asdict(found)
+        shown.append(found.sentence(student))
+    return Result(data, (*shown, f"Report: {report}   figures: {scorecard}"))

@@ -28,6 +28,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="Its peak.")] = _DEFAULT.learning_rate,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = _DEFAULT.batch_size,
     rank: Annotated[int, typer.Option(min=1, help="Size of the adapter.")] = _DEFAULT.rank,
+    upper_layers: Annotated[
+        int | None, typer.Option(min=1, help="Train only the uppermost so many layers: quicker steps.")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens a row may have; longer ones are refused.")
     ] = None,
@@ -44,6 +47,7 @@ def train(
         batch_size=batch_size,
         rank=rank,
         alpha=2 * rank,
+        upper_layers=upper_layers,
         max_length=max_length,
         seed=seed,
     )

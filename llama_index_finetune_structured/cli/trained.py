@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ..lora.adapter import AdapterCard, read_card
 from ..lora.checkpoints import read_json
 
-__all__ = ["Trained", "find_trained", "loss_curve_of"]
+__all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
 
 _LOG = "training_log.json"
 
@@ -45,3 +45,11 @@ def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
     log = read_json(path)
     held_out = [{"step": entry["step"], "validation_loss": entry["loss"]} for entry in log["validation"]]
     return [*log["steps"], *held_out]
+
+
+def training_of(run: Any) -> tuple[float, int]:
+    """(hours of training, examples trained on) of a run's folder; (0, 0) where there is none."""
+    found = find_trained(run) if isinstance(run, str) else None
+    if found is None:
+        return 0.0, 0
+    return sum(float(entry.get("seconds", 0)) for entry in loss_curve_of(run)) / 3600, found.card.rows

@@ -15,6 +15,7 @@ from llama_index_finetune_structured import FinetuneDataset, Scorecard, compare
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.cli.command import Result, command
 from llama_index_finetune_structured.dataset.schemas import load_schema
+from llama_index_finetune_structured.example import Usage
 from tests.cli.conftest import Call
 
 COMMANDS = ["demo", "build", "check", "train", "eval", "report"]
@@ -123,6 +124,34 @@ def test_report_writes_the_page_of_a_saved_scorecard_again(data: Path, call: Cal
     assert Path("elsewhere/page.html").exists()
     shown = CliRunner().invoke(app, ["report", "scores/scorecard.json"], env={"COLUMNS": "120"})
     assert card.verdict() in shown.stdout
+
+
+def test_report_tells_when_the_student_has_paid_for_itself(data: Path, call: Call) -> None:
+    card = _scorecard(Path("scores") / "scorecard.json")
+    path = card.model_copy(
+        update={
+            "rows": tuple(
+                row.model_copy(update={"usage": Usage(prompt_tokens=1000, completion_tokens=100)})
+                for row in card.rows
+            )
+        }
+    ).to_json("scores/scorecard.json")
+    found = call("report", str(path), "--input-price", "2", "--output-price", "8")
+    assert found["break_even"]["teacher_per_query"] == pytest.approx(0.0028)
+    assert found["break_even"]["student_per_query"] == 0
+    assert "paid for itself" in Path("scores/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--input-price 2", "give both --input-price and --output-price"),
+        ("--input-price 2 --output-price 8", "no example has its teacher's tokens"),
+    ],
+)
+def test_prices_that_tell_nothing_are_refused(arguments: str, told: str, data: Path, call: Call) -> None:
+    _scorecard(Path("scores") / "scorecard.json")
+    assert told in call("report", "scores/scorecard.json", *arguments.split(), code=1)["error"]
 
 
 @pytest.mark.parametrize(
