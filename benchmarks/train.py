@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +225,15 @@ class Worker:
         self.process.communicate()
 
 
-def measure(kind: str, warm: int, timed: int, budget_s: float, base_model: str) -> dict[str, Any]:
-    """Step the systems in turns; one that has used ``budget_s`` rests once it has a warm and two timed steps."""
-    workers = {name: Worker(name, kind, warm + timed, base_model) for name in SYSTEMS}
+def measure(
+    kind: str, systems: Sequence[str], warm: int, timed: int, budget_s: float, base_model: str
+) -> dict[str, Any]:
+    """Step the systems in turns; one that has used ``budget_s`` rests."""
+    workers = {name: Worker(name, kind, warm + timed, base_model) for name in systems}
     try:
         for _ in range(warm + timed):
             for worker in workers.values():
-                if len(worker.steps) < warm + 2 or sum(s["seconds"] for s in worker.steps) < budget_s:
+                if sum(step["seconds"] for step in worker.steps) < budget_s:
                     worker.step()
         return _figures(workers, warm)
     finally:
@@ -240,9 +243,10 @@ def measure(kind: str, warm: int, timed: int, budget_s: float, base_model: str) 
 
 def _figures(workers: dict[str, Worker], warm: int) -> dict[str, Any]:
     ready = workers["ours"].ready
-    seconds = {name: [s["seconds"] for s in worker.steps[warm:]] for name, worker in workers.items()}
+    seconds = {name: timed_seconds(worker.steps, warm) for name, worker in workers.items()}
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    both = list(zip(workers["ours"].steps, workers["tuned"].steps, strict=False))
+    other = workers["tuned" if "tuned" in workers else "default"]
+    both = list(zip(workers["ours"].steps, other.steps, strict=False))
     return {
         "seconds_a_step": {name: round(value, 3) for name, value in median.items()},
         "timed_steps": {name: len(values) for name, values in seconds.items()},
@@ -250,9 +254,14 @@ def _figures(workers: dict[str, Worker], warm: int) -> dict[str, Any]:
         "tokens": {"plain": sum(ready["plain"]), "packed": sum(ready["flat"])},
         "largest_loss_difference": max(abs(a["loss"] - b["loss"]) for a, b in both),
         "losses": {name: [s["loss"] for s in worker.steps] for name, worker in workers.items()},
-        "ratios": {name: round(median[name] / median["ours"], 2) for name in ("default", "tuned")},
+        "ratios": {name: round(median[name] / median["ours"], 2) for name in workers if name != "ours"},
         "ours_tokens_a_step": round(statistics.mean(ready["flat"])),
     }
+
+
+def timed_seconds(steps: list[dict[str, float]], warm: int) -> list[float]:
+    """Of the steps after the warm ones; of a system that came no further, its last."""
+    return [step["seconds"] for step in steps[min(warm, len(steps) - 1) :]]
 
 
 def ceiling(base_model: str, tokens: int) -> tuple[float, float]:
@@ -284,6 +293,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 timed steps after 1, instead of 12 after 2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--base-model", default=DEFAULT_BASE_MODEL)
+    parser.add_argument(
+        "--against",
+        choices=SYSTEMS[1:],
+        nargs="+",
+        default=SYSTEMS[1:],
+        help="TRL tuned, as people run it, or both; its default bf16 takes many minutes a step on a CPU without it",
+    )
     parser.add_argument("--worker", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--kind", choices=tuple(BATCH), help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
@@ -293,7 +309,8 @@ def main() -> None:
     if options.worker:
         return run_trl(options.kind, options.steps, options.base_model, tuned=options.worker == "tuned")
     warm, timed, budget = (1, 3, 90.0) if options.quick else (2, 12, 420.0)
-    found = {kind: measure(kind, warm, timed, budget, options.base_model) for kind in BATCH}
+    systems = ("ours", *options.against)
+    found = {kind: measure(kind, systems, warm, timed, budget, options.base_model) for kind in BATCH}
     for kind, figures in found.items():
         rate, needed = ceiling(options.base_model, figures["ours_tokens_a_step"])
         figures["share_of_matrix_multiply_ceiling"] = round(
@@ -302,11 +319,11 @@ def main() -> None:
         figures["ceiling_tflops"] = round(rate, 3)
         tokens = figures["tokens"]
         print(f"\n{kind}: {tokens['plain']} tokens, packed {tokens['packed']}")
-        for name in SYSTEMS:
+        for name in systems:
             row = (figures["seconds_a_step"][name], figures["peak_mb"][name], figures["timed_steps"][name])
             print(f"  {name:8} {row[0]:8.2f} s a step   peak {row[1]:6} MB   {row[2]} steps")
         print(f"  TRL / ours: {figures['ratios']}")
-        print(f"  loss differs from tuned TRL's by at most {figures['largest_loss_difference']:.1e}")
+        print(f"  loss differs from TRL's by at most {figures['largest_loss_difference']:.1e}")
         print(f"  ours reaches {figures['share_of_matrix_multiply_ceiling']:.0%} of {rate:.3f} TFLOP/s")
     if options.json:
         about = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
