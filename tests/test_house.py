@@ -24,8 +24,7 @@ PUBLIC = [
     "OpenAIPydanticProgram", "Prices", "QuestionGenerator", "RetrievalAugmentedDatasetBuilder",
     "Scorecard", "ServiceContext", "ServingRecipe", "Source", "SunsetWarning", "Waits", "acompare",
     "answer_questions", "capture", "check", "compare", "compare_texts", "export_adapter", "hosted_llm",
-    "learning_curve",
-    "load_schema", "parity", "read_nodes", "served_llm", "text_mode",
+    "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "text_mode",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 
