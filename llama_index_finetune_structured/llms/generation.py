@@ -39,7 +39,8 @@ class Generator:
             self._waiting.append(request)
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._work, name="local-model").start()
+                # never a daemon, as threads of a daemon are: one that computes while Python ends aborts the process
+                threading.Thread(target=self._work, name="local-model", daemon=False).start()
         return request.answer
 
     @torch.inference_mode()

@@ -7,6 +7,9 @@ import copy
 import datetime
 import enum
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -270,3 +273,19 @@ def test_metadata_is_told_without_loading_weights(tiny_llama: Path) -> None:
     assert llm.metadata.context_window == 8192
     assert llm.metadata.is_chat_model
     assert llm._model is None
+
+
+def test_interrupting_a_comparison_ends_the_process_in_order(tiny_llama: Path) -> None:
+    """A thread that still computes while Python ends would abort the process."""
+    script = f"""
+import os, signal, threading
+from llama_index_finetune_structured import Example, LoraLLM, Message, compare
+llm = LoraLLM(base_model={str(tiny_llama)!r}, max_new_tokens=100_000, constrained=False)
+said = Message(role="user", content="x")
+row = Example(messages=(said,), answer=Message(role="assistant", content="{{}}"), answer_schema={{"type": "object"}})
+threading.Timer(8, os.kill, (os.getpid(), signal.SIGINT)).start()
+compare({{"llm": llm}}, [row], show_progress=False)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "terminate called" not in ended.stderr
+    assert ended.returncode in (0, 1, 130, -signal.SIGINT)
