@@ -159,7 +159,7 @@ def _may_be(output_cls: type[BaseModel], asked: Asked) -> bool:
 
 def _dumped(row: dict[str, Any]) -> str:
     """The line, if it is an Example's, without its id: hashing would double the cost of a record."""
-    Example.__pydantic_validator__.validate_python(row)
+    Example.model_validate(row)
     try:
         return to_json(row).decode()
     except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold

@@ -27,6 +27,10 @@ def report(
     ] = None,
     output_price: Annotated[float | None, typer.Option(min=0, help="And of a million tokens out.")] = None,
     machine_price: Annotated[float, typer.Option(min=0, help="What an hour of your machine costs.")] = 0.0,
+    training_cost: Annotated[
+        float | None,
+        typer.Option(min=0, help="All that tuning cost, where the scorecard's run does not tell."),
+    ] = None,
 ) -> Result:
     """Show a saved scorecard as a table, and write its page again. Nothing is asked or trained.
 
@@ -35,20 +39,32 @@ def report(
     """
     card = Scorecard.from_json(scorecard)
     run = card.settings.get("run")
-    prices = _prices(run, input_price, output_price, machine_price)
+    prices = _prices(run, input_price, output_price, machine_price, training_cost)
     page = html or scorecard.with_name("report.html")
     card.to_html(page, title=title, training_log=loss_curve_of(run), prices=prices)
     return score_result(card, scorecard=scorecard, report=page, prices=prices)
 
 
 def _prices(
-    run: Any, input_price: float | None, output_price: float | None, machine_price: float
+    run: Any,
+    input_price: float | None,
+    output_price: float | None,
+    machine_price: float,
+    training_cost: float | None,
 ) -> Prices | None:
     if input_price is None and output_price is None:
         return None
     if input_price is None or output_price is None:
         raise ConfigurationError("the teacher has two prices: give both --input-price and --output-price")
-    hours, examples = training_of(run)
+    if training_cost is not None:
+        return Prices(input_price, output_price, machine_price, training_cost=training_cost)
+    training = training_of(run)
+    if training is None:
+        raise ConfigurationError(
+            "what tuning cost is not known: the scorecard names no training run, or its folder is gone; "
+            "give it with --training-cost (0 where it cost nothing)"
+        )
+    hours, examples = training
     return Prices(input_price, output_price, machine_price, training_hours=hours, training_examples=examples)
 
 

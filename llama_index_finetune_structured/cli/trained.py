@@ -47,9 +47,9 @@ def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
     return [*log["steps"], *held_out]
 
 
-def training_of(run: Any) -> tuple[float, int]:
-    """(hours of training, examples trained on) of a run's folder; (0, 0) where there is none."""
+def training_of(run: Any) -> tuple[float, int] | None:
+    """(hours of training, examples trained on) of a run's folder; None where there is none."""
     found = find_trained(run) if isinstance(run, str) else None
-    if found is None:
-        return 0.0, 0
+    if found is None or found.run is None:
+        return None
     return sum(float(entry.get("seconds", 0)) for entry in loss_curve_of(run)) / 3600, found.card.rows

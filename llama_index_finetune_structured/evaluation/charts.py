@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -126,10 +126,15 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> str:
     points = [point for line in lines.values() for point in line]
     if len(points) < 2:
         return ""
-    frame = _Frame(points)
+    steps = max(step for step, _ in points)
+    frame = _Frame(steps, 1.05 * max(loss for _, loss in points))
     names = [name for name, line in lines.items() if line]
     colours = {"training": COLOURS[2], "validation": COLOURS[1]}
-    body = frame.grid() + "".join(frame.line(lines[name], colours[name]) for name in names)
+    body = frame.grid("{:.2f}".format) + "".join(frame.line(lines[name], colours[name]) for name in names)
+    body += (
+        "<text class='sv-t' x='48' y='218'>step 0</text>"
+        f"<text class='sv-t' x='{_WIDTH - 12}' y='218' text-anchor='end'>step {steps:g}</text>"
+    )
     for at, name in enumerate(names):
         body += (
             f"<rect x='{48 + at * 130}' y='8' width='12' height='12' rx='3' fill='{colours[name]}'/>"
@@ -140,53 +145,39 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> str:
 
 
 class _Frame:
-    """Data coordinates -> picture coordinates of the loss curve."""
+    """Data coordinates, from nought to ``right`` and ``top`` -> picture coordinates of a curve."""
 
-    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
-        self._steps = max(x for x, _ in points) or 1.0
-        self._top = max(y for _, y in points) * 1.05 or 1.0
+    def __init__(self, right: float, top: float) -> None:
+        self._right, self._top = right or 1.0, top or 1.0
 
-    def _x(self, step: float) -> float:
-        return 48 + step / self._steps * (_WIDTH - 60)
+    def x(self, value: float) -> float:
+        return 48 + value / self._right * (_WIDTH - 72)
 
-    def _y(self, loss: float) -> float:
-        return 198 - loss / self._top * 160
+    def y(self, value: float) -> float:
+        return 198 - value / self._top * 160
 
-    def grid(self) -> str:
-        """Five lines with their values, and the first and last step."""
+    def grid(self, label: Callable[[float], str]) -> str:
+        """Five lines with their values."""
         out = []
-        for part in (0.0, 0.25, 0.5, 0.75, 1.0):
-            y = self._y(self._top * part)
+        for value in (self._top * part for part in (0.0, 0.25, 0.5, 0.75, 1.0)):
+            y = self.y(value)
             out.append(f"<line class='sv-g' x1='48' x2='{_WIDTH - 12}' y1='{y:.1f}' y2='{y:.1f}'/>")
-            label = f"{self._top * part:.2f}"
-            out.append(f"<text class='sv-t' x='41' y='{y + 4:.1f}' text-anchor='end'>{label}</text>")
-        out.append("<text class='sv-t' x='48' y='218'>step 0</text>")
-        end = f"step {self._steps:g}"
-        out.append(f"<text class='sv-t' x='{_WIDTH - 12}' y='218' text-anchor='end'>{end}</text>")
+            out.append(f"<text class='sv-t' x='41' y='{y + 4:.1f}' text-anchor='end'>{label(value)}</text>")
         return "".join(out)
 
     def line(self, points: Sequence[tuple[float, float]], stroke: str) -> str:
         """One polyline."""
-        path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in points)
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         return f"<polyline class='sv-l' points='{path}' stroke='{stroke}'/>"
 
 
 def learning_picture(points: Sequence[tuple[int, Interval]], metric: str) -> str:
     """The metric over the rows trained on, with its intervals; readable on light and dark backgrounds."""
-    most = points[-1][0]
-
-    def x(rows: int) -> float:
-        return 48 + rows / most * (_WIDTH - 72)
-
-    def y(rate: float) -> float:
-        return 198 - rate * 160
-
+    frame = _Frame(points[-1][0], 1.0)
+    x, y = frame.x, frame.y
     body = f"<text class='sv-t' x='12' y='20' font-weight='600'>{escape(metric)} by rows trained on</text>"
-    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
-        body += f"<line class='sv-g' x1='48' x2='{_WIDTH - 12}' y1='{y(part)}' y2='{y(part)}'/>"
-        body += f"<text class='sv-t' x='41' y='{y(part) + 4}' text-anchor='end'>{percent(part)}</text>"
-    line = " ".join(f"{x(rows):.1f},{y(found.rate):.1f}" for rows, found in points)
-    body += f"<polyline class='sv-l' points='{line}' stroke='{COLOURS[2]}'/>"
+    body += frame.grid(percent)
+    body += frame.line([(rows, found.rate) for rows, found in points], COLOURS[2])
     for rows, found in points:
         told = f"{rows} rows: {percent(found.rate)} ({percent(found.low)} to {percent(found.high)})"
         body += (

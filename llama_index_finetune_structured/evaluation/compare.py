@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .asking import Answers, AskSettings, ask_all
 from .grading import Plan, grade
-from .intervals import metric_names
+from .intervals import check_metric
 from .rules import Comparison, FieldRule, as_rule
 from .scorecard import Scorecard
 from .systems import System, check_askable
@@ -86,9 +86,7 @@ class Questions:
 
     def check_metric(self, metric: str) -> None:
         """Raises ConfigurationError for a metric that the scorecard will not have."""
-        known = metric_names(self._plan.kinds)
-        if metric not in known:
-            raise ConfigurationError(f"no metric {metric!r}; there are: {', '.join(known)}")
+        check_metric(metric, self._plan.kinds)
 
     async def ask(self, name: str, system: System) -> Answers:
         """One system's answers to all examples."""

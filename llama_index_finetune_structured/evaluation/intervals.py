@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ..errors import ConfigurationError
 from .metrics import Interval, ScoredAnswer
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ class Difference(BaseModel):
 def metric_names(kinds: dict[str, str]) -> list[str]:
     """The metrics that have intervals: the three rates, and each field's headline figure."""
     return [*_RATES, *(f"fields.{path}" for path in kinds)]
+
+
+def check_metric(metric: str, kinds: dict[str, str]) -> None:
+    """Raises ConfigurationError for a metric that has no interval, naming those that have."""
+    known = metric_names(kinds)
+    if metric not in known:
+        raise ConfigurationError(f"no metric {metric!r}; there are: {', '.join(known)}")
 
 
 class Resamples:

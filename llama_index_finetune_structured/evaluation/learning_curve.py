@@ -135,7 +135,7 @@ def learning_curve(
 
 def _sizes(sizes: Sequence[int] | None, rows: int) -> tuple[int, ...]:
     given = [rows // 8, rows // 4, rows // 2, rows] if sizes is None else sizes
-    wanted = tuple(sorted({int(size) for size in given} - ({0} if sizes is None else set())))
+    wanted = tuple(sorted(set(given) - ({0} if sizes is None else set())))
     if len(wanted) < 2 or wanted[0] < 1 or wanted[-1] > rows:
         raise ConfigurationError(
             f"sizes={list(given)}: expected at least two different numbers from 1 to {rows}, the rows in train"

@@ -16,7 +16,7 @@ from ..example import Usage
 from .costs import BreakEven, Prices, break_even
 from .files import write_whole
 from .gap import Gap, gaps
-from .intervals import Difference, Resamples, metric_names
+from .intervals import Difference, Resamples, check_metric
 from .metrics import Metrics, ScoredAnswer, SystemScore
 from .slices import SliceBy, sliced
 
@@ -61,8 +61,7 @@ class Scorecard(BaseModel):
         for name in (system, against):
             if name not in self.systems:
                 raise ConfigurationError(f"no system {name!r}; there are: {', '.join(self.systems)}")
-        if metric not in metric_names(kinds):
-            raise ConfigurationError(f"no metric {metric!r}; there are: {', '.join(metric_names(kinds))}")
+        check_metric(metric, kinds)
         for found in self.differences:
             if (found.system, found.against, found.metric) == (system, against, metric):
                 return found

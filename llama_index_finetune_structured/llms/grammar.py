@@ -26,8 +26,9 @@ __all__ = ["AnswerGrammar", "GrammarCache", "GrammarRun"]
 
 _logger = logging.getLogger(__name__)
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
-# What leads to the end fastest, best first; inside a string only the quote that closes it.
+# What leads to the end fastest, best first; in a string the quote, or what a URL or address still needs.
 _CLOSERS = ("}", "]", ",", "null", '"', "[", "{", "0", "true", "false")
+_STRING_CLOSERS = ('"', "@", ":", "/", ".", "a", "0")
 _CLOSING_SLACK = 32
 
 
@@ -41,7 +42,7 @@ class GrammarCache:
         self._compiling = threading.Lock()
         self.closers = {
             text: ids[0]
-            for text in _CLOSERS
+            for text in (*_CLOSERS, *_STRING_CLOSERS)
             if len(ids := tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
         }
 
@@ -142,7 +143,7 @@ class GrammarRun:
     def _closer(self, allowed: torch.Tensor) -> int | None:
         if allowed[self._cache.stop_id]:
             return self._cache.stop_id
-        wanted = ('"',) if self._text.in_string else _CLOSERS
+        wanted = _STRING_CLOSERS if self._text.in_string else _CLOSERS
         ids = (self._cache.closers[text] for text in wanted if text in self._cache.closers)
         return next((token for token in ids if allowed[token]), None)
 

@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..example import Example
-from .string_formats import KNOWN_FORMATS, PATTERNS
+from .string_formats import KNOWN_FORMATS, PATTERNS, SHORT_FORMATS
 
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds"]
 
 _LIMITS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
-_SELF_BOUNDED = ("enum", "const", "format")
+_SELF_BOUNDED = ("enum", "const")
 _ENDLESS = re.compile(r"^(?!\^)|(?<!\$)$|[*+]|,\}")
 _LOOKAROUND = ("(?=", "(?!", "(?<")
 
@@ -144,7 +144,7 @@ def _bounds_itself(node: Mapping[str, Any]) -> bool:
     pattern = node.get("pattern")
     if pattern is not None:
         return not _ENDLESS.search(str(pattern))
-    return any(mark in node for mark in _SELF_BOUNDED)
+    return node.get("format") in SHORT_FORMATS or any(mark in node for mark in _SELF_BOUNDED)
 
 
 def _places(root: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str, Any]]:

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from .string_formats import url_pattern
+
 __all__ = ["grammar_schema", "with_named_keys"]
 
 _DIGITS = 20
@@ -86,10 +88,27 @@ class _Narrowed(GenerateJsonSchema):
         zone = schema.get("tz_constraint")
         return {**said, "format": f"{zone}-date-time"} if zone in ("aware", "naive") else said
 
+    def url_schema(self, schema: core_schema.UrlSchema) -> JsonSchemaValue:
+        return _with_schemes(super().url_schema(schema), schema, hosts=False)
+
+    def multi_host_url_schema(self, schema: core_schema.MultiHostUrlSchema) -> JsonSchemaValue:
+        return _with_schemes(super().multi_host_url_schema(schema), schema, hosts=True)
+
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         said = super().dict_schema(schema)
         keys = _KEYS.get(schema["keys_schema"]["type"]) if "keys_schema" in schema else None
         return {**said, "propertyNames": {"pattern": keys}} if keys else said
+
+
+def _with_schemes(
+    said: JsonSchemaValue, schema: core_schema.UrlSchema | core_schema.MultiHostUrlSchema, *, hosts: bool
+) -> JsonSchemaValue:
+    schemes = schema.get("allowed_schemes")
+    if not schemes:
+        return said
+    return {word: said[word] for word in said if word != "format"} | {
+        "pattern": url_pattern(schemes, hosts=hosts)
+    }
 
 
 def _limits(schema: core_schema.DecimalSchema) -> dict[str, float]:

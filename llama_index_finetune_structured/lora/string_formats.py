@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["KNOWN_FORMATS", "PATTERNS"]
+import re
+from collections.abc import Sequence
 
-KNOWN_FORMATS = {"email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
+__all__ = ["KNOWN_FORMATS", "PATTERNS", "SHORT_FORMATS", "url_pattern"]
+
+SHORT_FORMATS = {"ipv4", "ipv6", "uuid"}
+"""Those that end by themselves."""
+
+KNOWN_FORMATS = {"hostname", "uri", *SHORT_FORMATS}
 
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LEAP_YEAR = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
@@ -24,8 +30,13 @@ _IPV4 = rf"{_BYTE}(?:\.{_BYTE}){{3}}"
 _NETWORKS = [rf"(?:{_BYTE}\.){{3}}0/24", rf"(?:{_BYTE}\.){{2}}0\.0/16", rf"{_BYTE}\.0\.0\.0/8"]
 _IPV4_NETWORK = f"(?:{'|'.join([f'{_IPV4}(?:/32)?', *_NETWORKS])})"
 _HEX = "[0-9a-f]"
+_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_LOCAL = rf"(?:{_ATOM}{{1,63}}|{_ATOM}{{1,31}}\.{_ATOM}{{1,31}}|(?:{_ATOM}{{1,14}}\.){{2,3}}{_ATOM}{{1,14}})"
+_LABEL = "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,28}"
+_EMAIL = rf"{_LOCAL}@(?:{_LABEL}\.){{1,3}}[A-Za-z]{{2,18}}"
 
 PATTERNS = {
+    "email": f"^{_EMAIL}$",
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
@@ -39,3 +50,22 @@ PATTERNS = {
         for version in range(1, 9)
     },
 }
+
+_GROUP = f"{_HEX}{{1,4}}"
+_IPV6 = rf"\[(?:{_GROUP}(?::{_GROUP}){{7}}|(?:{_GROUP}(?::{_GROUP}){{0,4}})?::(?:{_GROUP}(?::{_GROUP})?)?)\]"
+_NAME = "[A-Za-z0-9_-]*[A-Za-z0-9_]"
+_HOST = rf"(?:(?:[A-Za-z0-9_](?:{_NAME})?\.)*[A-Za-z_](?:{_NAME})?|{_IPV4}|{_IPV6})"
+_USER = "(?:[A-Za-z0-9._~%!$&'()*+;=:-]{1,80}@)?"
+_PORT = "(?::(?:6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?"
+_TEXT = r'[^\x00-\x20"\\]'
+_REST = f"(?:[/?#]{_TEXT}*)?"
+_REST_OF_SEVERAL = _REST.replace("[^", "[^,")
+
+
+def url_pattern(schemes: Sequence[str], *, hosts: bool = False) -> str:
+    """URLs of these schemes as pydantic takes them, with user and port; ``hosts``: several, after commas."""
+    scheme = f"(?:{'|'.join(map(re.escape, schemes))})"
+    if tuple(schemes) == ("file",):
+        return f"^{scheme}://(?:{_HOST})?/{_TEXT}*$"
+    rest = f"(?:,{_HOST}{_PORT})*{_REST_OF_SEVERAL}" if hosts else _REST
+    return f"^{scheme}://{_USER}{_HOST}{_PORT}{rest}$"

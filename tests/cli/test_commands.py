@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from llama_index_finetune_structured import FinetuneDataset, Scorecard, compare
@@ -126,27 +127,50 @@ def test_report_writes_the_page_of_a_saved_scorecard_again(data: Path, call: Cal
     assert card.verdict() in shown.stdout
 
 
+def _with_usage(card: Scorecard, path: str, **settings: str) -> str:
+    usage = Usage(prompt_tokens=1000, completion_tokens=100)
+    rows = tuple(row.model_copy(update={"usage": usage}) for row in card.rows)
+    return str(card.model_copy(update={"rows": rows, "settings": card.settings | settings}).to_json(path))
+
+
 def test_report_tells_when_the_student_has_paid_for_itself(data: Path, call: Call) -> None:
-    card = _scorecard(Path("scores") / "scorecard.json")
-    path = card.model_copy(
-        update={
-            "rows": tuple(
-                row.model_copy(update={"usage": Usage(prompt_tokens=1000, completion_tokens=100)})
-                for row in card.rows
-            )
-        }
-    ).to_json("scores/scorecard.json")
-    found = call("report", str(path), "--input-price", "2", "--output-price", "8")
-    assert found["break_even"]["teacher_per_query"] == pytest.approx(0.0028)
-    assert found["break_even"]["student_per_query"] == 0
+    path = _with_usage(_scorecard(Path("scores") / "scorecard.json"), "scores/scorecard.json")
+    found = call("report", path, "--input-price", "2", "--output-price", "8", "--training-cost", "2.8")[
+        "break_even"
+    ]
+    assert found["teacher_per_query"] == pytest.approx(0.0028)
+    assert found["student_per_query"] == 0
+    assert found["queries"] in (1000, 1001)
     assert "paid for itself" in Path("scores/report.html").read_text()
+
+
+def test_report_counts_the_hours_and_examples_of_the_run(data: Path, call: Call, tiny_llama: Path) -> None:
+    train = ["train", "rows.jsonl", "--base-model", str(tiny_llama), "--output", "run", "--batch-size", "4"]
+    job = call(*train, "--upper-layers", "1")
+    path = _with_usage(_scorecard(Path("scores") / "scorecard.json"), "scores/scorecard.json", run="run")
+    prices = ["--input-price", "2", "--output-price", "8", "--machine-price", "3600"]
+    found = call("report", path, *prices)["break_even"]
+    logged = json.loads(Path("run/training_log.json").read_text())["steps"]
+    assert len(logged) == job["steps"]
+    assert found["upfront"] == pytest.approx(sum(step["seconds"] for step in logged) + 11 * 0.0028)
+    Path("run").rename("moved")
+    assert "give it with --training-cost" in call("report", path, *prices, code=1)["error"]
+
+
+def test_upper_layers_trains_only_those(data: Path, call: Call, tiny_llama: Path) -> None:
+    call("train", "rows.jsonl", "--base-model", str(tiny_llama), "--output", "run", "--upper-layers", "1")
+    adapted = load_file("run/adapter/adapter_model.safetensors")
+    layers = json.loads((tiny_llama / "config.json").read_text())["num_hidden_layers"]
+    assert layers > 1
+    assert all(f".layers.{layers - 1}." in name for name in adapted)
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        ("--input-price 2 --output-price 8", "give it with --training-cost"),
         ("--input-price 2", "give both --input-price and --output-price"),
-        ("--input-price 2 --output-price 8", "no example has its teacher's tokens"),
+        ("--input-price 2 --output-price 8 --training-cost 1", "no example has its teacher's tokens"),
     ],
 )
 def test_prices_that_tell_nothing_are_refused(arguments: str, told: str, data: Path, call: Call) -> None:

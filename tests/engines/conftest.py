@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
 from llama_index_finetune_structured.engines.waits import Waits
 from tests.fakes.clock import FakeClock
 from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.rows import write_rows
 
 KEY_VARIABLES = (
     "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_BASE_URL",
@@ -38,3 +41,17 @@ def waits(clock: FakeClock) -> Waits:
 def server() -> Iterator[OpenAIServer]:
     with OpenAIServer() as running:
         yield running
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "train.jsonl")
+
+
+@pytest.fixture
+def make(server: OpenAIServer, data: Path, waits: Waits) -> Any:
+    def build(at: OpenAIServer = server, **options: Any) -> OpenAIFinetuneEngine:
+        given = {"api_base": at.base, "api_key": at.key, "waits": waits, "data_path": data} | options
+        return OpenAIFinetuneEngine("gpt-4o-mini", **given)
+
+    return build

@@ -13,7 +13,7 @@ from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import BaseModel, Field, PrivateAttr
 
-from llama_index_finetune_structured import Example, Message
+from llama_index_finetune_structured import Example, Message, Scorecard, compare
 
 dispatcher = get_dispatcher(__name__)
 
@@ -111,3 +111,12 @@ class ScriptedLLM(CustomLLM):
         finally:
             self._running -= 1
         return ChatResponse(message=ChatMessage(role="assistant", content=text))
+
+
+ALPHA = card("alpha", parameters=[{"name": "n", "type": "int"}], returns="Graph")
+BETA = card("beta", parameters=[{"name": "G", "type": "Graph"}, {"name": "k", "type": "int"}])
+DATA = [example("How do I call alpha?", ALPHA), example("How do I call beta?", BETA)]
+
+
+def quiet(*args: Any, **kwargs: Any) -> Scorecard:
+    return compare(*args, show_progress=False, **kwargs)

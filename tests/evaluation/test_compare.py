@@ -1,15 +1,8 @@
-"""compare(): systems of every kind, asked concurrently, failing singly, resumed."""
+"""compare(): systems of every kind, asked concurrently, failing singly."""
 
 from __future__ import annotations
 
 import json
-import signal
-import socketserver
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +15,12 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.program import LLMTextCompletionProgram
 from pydantic import BaseModel, Field
 
-from llama_index_finetune_structured import Example, Message, Scorecard, acompare, compare
+from llama_index_finetune_structured import Example, Message, Scorecard, acompare
 from llama_index_finetune_structured.dataset.background import run_in_background
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from tests.fakes.openai_server import OpenAIServer
 
-from .systems import Card, ScriptedLLM, card, example
-
-ALPHA = card("alpha", parameters=[{"name": "n", "type": "int"}], returns="Graph")
-BETA = card("beta", parameters=[{"name": "G", "type": "Graph"}, {"name": "k", "type": "int"}])
-DATA = [example("How do I call alpha?", ALPHA), example("How do I call beta?", BETA)]
-
-
-def quiet(*args: Any, **kwargs: Any) -> Scorecard:
-    return compare(*args, show_progress=False, **kwargs)
+from .systems import ALPHA, BETA, DATA, Card, ScriptedLLM, card, example, quiet
 
 
 def test_bare_llm_is_asked_the_messages_and_scored_by_field() -> None:
@@ -203,36 +189,6 @@ async def test_compare_works_inside_a_running_event_loop() -> None:
     assert again.systems["llm"].exact_match == 1
 
 
-def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
-    data = [example(f"call {n}!", card(f"f{n}")) for n in range(6)]
-    script: dict[str, Any] = {f"call {n}!": card(f"f{n}") for n in range(6)}
-    broken = ScriptedLLM(script=script | {"call 4!": KeyboardInterrupt()})
-    with pytest.raises(KeyboardInterrupt):
-        quiet({"llm": broken}, data, cache_dir=tmp_path, concurrency=1)
-    whole = ScriptedLLM(script=script)
-    scorecard = quiet({"llm": whole}, data, cache_dir=tmp_path)
-    assert len(broken.prompts) == 5
-    assert len(whole.prompts) == 2
-    assert scorecard.systems["llm"].exact_match == 1
-    third = ScriptedLLM(script={})
-    assert quiet({"llm": third}, data, cache_dir=tmp_path).systems == scorecard.systems
-    assert third.prompts == []
-
-
-def test_seconds_per_answer_add_up_the_runs_that_answered(tmp_path: Path) -> None:
-    data = [example(f"call {n}!", card(f"f{n}")) for n in range(4)]
-    systems = {"it": lambda asked: asked.answer_object()}
-    quiet(systems, data, cache_dir=tmp_path)
-    (journal,) = tmp_path.iterdir()
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    for line, run, elapsed_s in zip(lines, "aabb", (3.0, 5.0, 1.0, 7.0), strict=True):
-        line |= {"run": run, "elapsed_s": elapsed_s, "seconds": elapsed_s}
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = quiet(systems, data, cache_dir=tmp_path).systems["it"]
-    assert found.seconds_per_answer == pytest.approx((5 + 7) / 4)
-    assert found.median_latency_s == 4
-
-
 def test_tags_of_the_caller_stay_on_the_events_of_a_comparison() -> None:
     class Seen(BaseEventHandler):
         tags: list[str] = Field(default_factory=list)
@@ -248,32 +204,6 @@ def test_tags_of_the_caller_stay_on_the_events_of_a_comparison() -> None:
     finally:
         root_dispatcher.event_handlers.remove(seen)
     assert set(seen.tags) == {"yes"}
-
-
-def test_torn_last_line_is_asked_again(tmp_path: Path) -> None:
-    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
-    quiet({"llm": llm}, DATA, cache_dir=tmp_path)
-    (journal,) = tmp_path.iterdir()
-    journal.write_bytes(journal.read_bytes()[:-20])
-    for expected in (1, 0):
-        again = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
-        assert quiet({"llm": again}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
-        assert len(again.prompts) == expected
-
-
-def test_failed_calls_are_asked_again_but_invalid_answers_are_not(tmp_path: Path) -> None:
-    first = ScriptedLLM(script={"call alpha": OSError("down"), "call beta": "no json"})
-    quiet({"llm": first}, DATA, cache_dir=tmp_path)
-    second = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
-    found = quiet({"llm": second}, DATA, cache_dir=tmp_path).systems["llm"]
-    assert len(second.prompts) == 1
-    assert found.schema_valid == 0.5
-
-
-def test_answers_of_another_model_under_the_same_name_are_not_believed(tmp_path: Path) -> None:
-    quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA, cache_dir=tmp_path)
-    other = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}, name="another")
-    assert quiet({"llm": other}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
 
 
 def test_nothing_to_compare_is_refused() -> None:
@@ -321,105 +251,26 @@ def test_scorecard_survives_its_json(tmp_path: Path) -> None:
         Scorecard.from_json(tmp_path / "other.json")
 
 
-class Sockets(socketserver.ThreadingMixIn, HTTPServer):
-    """An OpenAI-protocol server on loopback."""
-
-    daemon_threads = True
-    block_on_close = False
-
-
-class Answering(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = json.dumps(ALPHA)
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if asked.get("tools"):
-            function = {"name": asked["tools"][0]["function"]["name"], "arguments": text}
-            message = {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"id": "1", "type": "function", "function": function}],
-            }
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def api_base() -> Iterator[str]:
-    server = Sockets(("127.0.0.1", 0), Answering)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 @pytest.mark.parametrize("output_cls", [None, Card])
-def test_hosted_llm_is_asked_twice_in_its_own_mode(api_base: str, output_cls: type[Card] | None) -> None:
+def test_hosted_llm_is_asked_twice_in_its_own_mode(output_cls: type[Card] | None) -> None:
     """gpt-4 is sent tools, gpt-4o-mini a JSON schema; the second comparison finds the connections open."""
     openai = pytest.importorskip("llama_index.llms.openai")
     client = httpx.AsyncClient()
-    settings = {"api_key": "sk-none", "api_base": api_base, "max_retries": 0, "async_http_client": client}
-    systems = {model: openai.OpenAI(model=model, **settings) for model in ("gpt-4", "gpt-4o-mini")}
     data = [example(f"How do I call alpha? {n}", ALPHA) for n in range(5)]
-    try:
-        for _ in range(2):
-            scorecard = quiet(systems, data, output_cls=output_cls)
-            assert [system.exact_match for system in scorecard.systems.values()] == [1, 1], scorecard.rows
-    finally:
-        run_in_background(client.aclose())
+    with OpenAIServer(answer_chat=lambda _: json.dumps(ALPHA)) as server:
+        settings = {"api_key": server.key, "api_base": server.base, "max_retries": 0}
+        systems = {
+            model: openai.OpenAI(model=model, async_http_client=client, **settings)
+            for model in ("gpt-4", "gpt-4o-mini")
+        }
+        try:
+            for _ in range(2):
+                scorecard = quiet(systems, data, output_cls=output_cls)
+                assert [system.exact_match for system in scorecard.systems.values()] == [1, 1], scorecard.rows
+        finally:
+            run_in_background(client.aclose())
 
 
 def test_compare_inside_a_compared_system_is_refused_not_hung() -> None:
     nested = quiet({"outer": lambda _: quiet({"inner": lambda _: ALPHA}, DATA)}, DATA)
     assert "await its asynchronous form (acompare" in str(nested.rows[0].answers["outer"].error)
-
-
-@pytest.mark.parametrize("inside_a_loop", [False, True])
-def test_ctrl_c_stops_the_calls_and_keeps_the_answers(tmp_path: Path, inside_a_loop: bool) -> None:
-    """A real SIGINT to a process of its own; the answers that were there are not asked again."""
-    script = f"""
-import asyncio, sys
-sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
-from tests.evaluation.systems import ScriptedLLM, card, example
-from llama_index_finetune_structured import compare
-data = [example(f"call {{n}}!", card(f"f{{n}}")) for n in range(50)]
-class Telling(ScriptedLLM):
-    def _answer(self, prompt):
-        print("asked", flush=True)
-        return super()._answer(prompt)
-def main():
-    llm = Telling(script={{"call": card("f")}}, wait_s=0.2)
-    compare({{"llm": llm}}, data, concurrency=2, show_progress=False, cache_dir={str(tmp_path)!r})
-async def under_a_loop():
-    main()
-# as notebooks run cells; asyncio.run would keep the first Ctrl-C for itself
-asyncio.new_event_loop().run_until_complete(under_a_loop()) if {inside_a_loop} else main()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for _ in range(4):
-            assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGINT)
-        errors = process.stderr.read()
-    assert "KeyboardInterrupt" in errors
-    assert "never retrieved" not in errors
-    (journal,) = tmp_path.iterdir()
-    answers = journal.read_text().splitlines()
-    assert 2 <= len(answers) < 50
-    assert all(json.loads(line)["text"] for line in answers)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage, ChatResponse
-from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from llama_index_finetune_structured import AnswerBounds, LoraLLM
 from llama_index_finetune_structured.errors import StructuredAnswerError
+from tests.llms.heard import Heard
 
 PROMPT = PromptTemplate("Describe {thing}.")
 ASK: list[Callable[[LoraLLM, type[BaseModel]], Awaitable[Any]]] = []
@@ -49,26 +48,6 @@ async def astream(llm: LoraLLM, shape: type[BaseModel]) -> Any:
     return [part async for part in parts][-1]
 
 
-class _Heard(BaseEventHandler):
-    events: list[tuple[int, list[str]]] = Field(default_factory=list)
-
-    @classmethod
-    def class_name(cls) -> str:
-        return "Heard"
-
-    def handle(self, event: Any, **_: Any) -> None:
-        if event.class_name() == "StructuredAnswerEvent":
-            self.events.append((event.retries, event.bound_hits))
-
-
-@pytest.fixture
-def heard() -> Iterator[_Heard]:
-    handler = _Heard()
-    get_dispatcher().add_event_handler(handler)
-    yield handler
-    get_dispatcher().event_handlers.remove(handler)
-
-
 def _refusing(texts: set[str]) -> type[BaseModel]:
     """A shape that refuses some answers by a rule that no schema tells."""
 
@@ -93,7 +72,7 @@ def llm(tiny_llama: Path) -> LoraLLM:
 
 @pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
 def test_an_answer_that_a_validator_refuses_is_asked_for_once_more(
-    llm: LoraLLM, heard: _Heard, ask: Any
+    llm: LoraLLM, heard: Heard, ask: Any
 ) -> None:
     first = asyncio.run(ask(llm, _refusing({"none"})))
     again = asyncio.run(ask(llm, _refusing({first.letters})))
@@ -104,7 +83,7 @@ def test_an_answer_that_a_validator_refuses_is_asked_for_once_more(
 
 @pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
 def test_a_second_answer_that_does_not_fit_is_an_error_that_names_field_and_reason(
-    llm: LoraLLM, heard: _Heard, ask: Any
+    llm: LoraLLM, heard: Heard, ask: Any
 ) -> None:
     with pytest.raises(
         StructuredAnswerError, match=r"Span: letters: .*letters are taken, found '[a-f]+'.*twice"
@@ -149,7 +128,7 @@ def test_the_second_try_sends_the_same_prompt(llm: LoraLLM, monkeypatch: pytest.
     assert prompts[0] == prompts[1]
 
 
-def test_a_free_model_is_asked_once(tiny_llama: Path, heard: _Heard) -> None:
+def test_a_free_model_is_asked_once(tiny_llama: Path, heard: Heard) -> None:
     free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=20, constrained=False)
     with pytest.raises(StructuredAnswerError) as refused:
         free.structured_predict(Ordered, PROMPT, thing="x")
@@ -158,7 +137,7 @@ def test_a_free_model_is_asked_once(tiny_llama: Path, heard: _Heard) -> None:
 
 
 def test_an_answer_that_ran_into_a_bound_is_told_even_where_it_is_refused(
-    tiny_llama: Path, heard: _Heard
+    tiny_llama: Path, heard: Heard
 ) -> None:
     class Never(BaseModel):
         title: str

@@ -79,6 +79,13 @@ def test_every_list_and_string_of_the_schema_is_bounded() -> None:
     assert not _unbounded(bounded_schema(SCHEMA, "", AnswerBounds()))
 
 
+def test_a_format_that_does_not_end_by_itself_is_bounded() -> None:
+    formats = ["uri", "hostname", "email", "ipv6", "uuid"]
+    schema = {"type": "object", "properties": {f: {"type": "string", "format": f} for f in formats}}
+    bounded = bounded_schema(schema, "", AnswerBounds(default_characters=90))["properties"]
+    assert [bounded[f].get("maxLength") for f in formats] == [90, 90, 90, None, None]
+
+
 def test_an_answer_as_long_as_its_bound_is_counted_at_its_place() -> None:
     bounds = AnswerBounds(default_items=3, default_characters=10)
     bounded = bounded_schema(SCHEMA, "", bounds)

@@ -1,0 +1,108 @@
+"""compare() with a cache: killed, torn or interrupted, it goes on and asks only what is missing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .systems import ALPHA, BETA, DATA, ScriptedLLM, card, example, quiet
+
+
+def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+    data = [example(f"call {n}!", card(f"f{n}")) for n in range(6)]
+    script: dict[str, Any] = {f"call {n}!": card(f"f{n}") for n in range(6)}
+    broken = ScriptedLLM(script=script | {"call 4!": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        quiet({"llm": broken}, data, cache_dir=tmp_path, concurrency=1)
+    whole = ScriptedLLM(script=script)
+    scorecard = quiet({"llm": whole}, data, cache_dir=tmp_path)
+    assert len(broken.prompts) == 5
+    assert len(whole.prompts) == 2
+    assert scorecard.systems["llm"].exact_match == 1
+    third = ScriptedLLM(script={})
+    assert quiet({"llm": third}, data, cache_dir=tmp_path).systems == scorecard.systems
+    assert third.prompts == []
+
+
+def test_seconds_per_answer_add_up_the_runs_that_answered(tmp_path: Path) -> None:
+    data = [example(f"call {n}!", card(f"f{n}")) for n in range(4)]
+    systems = {"it": lambda asked: asked.answer_object()}
+    quiet(systems, data, cache_dir=tmp_path)
+    (journal,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line, run, elapsed_s in zip(lines, "aabb", (3.0, 5.0, 1.0, 7.0), strict=True):
+        line |= {"run": run, "elapsed_s": elapsed_s, "seconds": elapsed_s}
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = quiet(systems, data, cache_dir=tmp_path).systems["it"]
+    assert found.seconds_per_answer == pytest.approx((5 + 7) / 4)
+    assert found.median_latency_s == 4
+
+
+def test_torn_last_line_is_asked_again(tmp_path: Path) -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    quiet({"llm": llm}, DATA, cache_dir=tmp_path)
+    (journal,) = tmp_path.iterdir()
+    journal.write_bytes(journal.read_bytes()[:-20])
+    for expected in (1, 0):
+        again = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+        assert quiet({"llm": again}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+        assert len(again.prompts) == expected
+
+
+def test_failed_calls_are_asked_again_but_invalid_answers_are_not(tmp_path: Path) -> None:
+    first = ScriptedLLM(script={"call alpha": OSError("down"), "call beta": "no json"})
+    quiet({"llm": first}, DATA, cache_dir=tmp_path)
+    second = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    found = quiet({"llm": second}, DATA, cache_dir=tmp_path).systems["llm"]
+    assert len(second.prompts) == 1
+    assert found.schema_valid == 0.5
+
+
+def test_answers_of_another_model_under_the_same_name_are_not_believed(tmp_path: Path) -> None:
+    quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA, cache_dir=tmp_path)
+    other = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}, name="another")
+    assert quiet({"llm": other}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+
+
+@pytest.mark.parametrize("inside_a_loop", [False, True])
+def test_ctrl_c_stops_the_calls_and_keeps_the_answers(tmp_path: Path, inside_a_loop: bool) -> None:
+    """A real SIGINT to a process of its own; the answers that were there are not asked again."""
+    script = f"""
+import asyncio, sys
+sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
+from tests.evaluation.systems import ScriptedLLM, card, example
+from llama_index_finetune_structured import compare
+data = [example(f"call {{n}}!", card(f"f{{n}}")) for n in range(50)]
+class Telling(ScriptedLLM):
+    def _answer(self, prompt):
+        print("asked", flush=True)
+        return super()._answer(prompt)
+def main():
+    llm = Telling(script={{"call": card("f")}}, wait_s=0.2)
+    compare({{"llm": llm}}, data, concurrency=2, show_progress=False, cache_dir={str(tmp_path)!r})
+async def under_a_loop():
+    main()
+# as notebooks run cells; asyncio.run would keep the first Ctrl-C for itself
+asyncio.new_event_loop().run_until_complete(under_a_loop()) if {inside_a_loop} else main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(4):
+            assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert "KeyboardInterrupt" in errors
+    assert "never retrieved" not in errors
+    (journal,) = tmp_path.iterdir()
+    answers = journal.read_text().splitlines()
+    assert 2 <= len(answers) < 50
+    assert all(json.loads(line)["text"] for line in answers)
