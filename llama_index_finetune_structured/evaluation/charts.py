@@ -133,7 +133,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> str:
     body = frame.grid("{:.2f}".format) + "".join(frame.line(lines[name], colours[name]) for name in names)
     body += (
         "<text class='sv-t' x='48' y='218'>step 0</text>"
-        f"<text class='sv-t' x='{_WIDTH - 12}' y='218' text-anchor='end'>step {steps:g}</text>"
+        f"<text class='sv-t' x='{_WIDTH - 24}' y='218' text-anchor='end'>step {steps:g}</text>"
     )
     for at, name in enumerate(names):
         body += (
@@ -161,7 +161,7 @@ class _Frame:
         out = []
         for value in (self._top * part for part in (0.0, 0.25, 0.5, 0.75, 1.0)):
             y = self.y(value)
-            out.append(f"<line class='sv-g' x1='48' x2='{_WIDTH - 12}' y1='{y:.1f}' y2='{y:.1f}'/>")
+            out.append(f"<line class='sv-g' x1='48' x2='{_WIDTH - 24}' y1='{y:.1f}' y2='{y:.1f}'/>")
             out.append(f"<text class='sv-t' x='41' y='{y + 4:.1f}' text-anchor='end'>{label(value)}</text>")
         return "".join(out)
 
