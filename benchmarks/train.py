@@ -114,7 +114,7 @@ def run_ours(kind: str, steps: int, base_model: str) -> None:
 
     made = ordered_batches(kind, steps, base_model)
     rows = [row for batch in made for row in batch]
-    settings = LoraSettings(batch_size=BATCH[kind], learning_rate=RATE, checkpoint_steps=10**6)
+    settings = LoraSettings(batch_size=BATCH[kind], epochs=1, learning_rate=RATE, checkpoint_steps=10**6)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             lora_model(base_model, precision()), rows, settings, Path(folder), fingerprint="benchmark"

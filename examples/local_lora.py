@@ -32,7 +32,7 @@ from llama_index_finetune_structured import (
 
 TEACHER = os.environ.get("TEACHER_MODEL", "gpt-4.1")
 BASE = os.environ.get("BASE_MODEL", "smollm2-135m-instruct")
-EPOCHS = int(os.environ.get("EPOCHS", "2"))
+EPOCHS = int(os.environ.get("EPOCHS", "3"))
 QUESTIONS = int(os.environ.get("QUESTIONS", "80"))
 OUTPUT = Path("example-output/local_lora")
 OUTPUT.mkdir(parents=True, exist_ok=True)

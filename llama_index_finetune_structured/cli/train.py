@@ -24,7 +24,10 @@ def train(
     ] = DEFAULT_BASE_MODEL,
     output: Annotated[Path, typer.Option(help="Folder of the run; the adapter is in it.")] = Path("model"),
     validation: Annotated[Path | None, typer.Option(help="Held-out file whose loss is measured.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = _DEFAULT.epochs,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the data (else as many as give about 100 steps, 1 to 5)."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="Its peak.")] = _DEFAULT.learning_rate,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = _DEFAULT.batch_size,
     rank: Annotated[int, typer.Option(min=1, help="Size of the adapter.")] = _DEFAULT.rank,

@@ -123,7 +123,7 @@ class LoraFinetuneEngine(FinetuneEngine):
 
             log = trainer.run(validation, show)
         if ranks.is_first:
-            self._write_log(log)
+            self._write_log(log, trainer.epochs)
             save_adapter(trainer.model, self.adapter, self._card(rows))
         ranks.any(False)  # all wait for the adapter to be there
 
@@ -215,10 +215,11 @@ class LoraFinetuneEngine(FinetuneEngine):
             context_window=context_window(self.base),
         )
 
-    def _write_log(self, log: TrainingLog) -> None:
+    def _write_log(self, log: TrainingLog, epochs: int) -> None:
+        settings = self.config.model_dump() | {"epochs": epochs}
         write_json(
             self.output_dir / "training_log.json",
-            {"steps": log.steps, "validation": log.validation, "settings": self.config.model_dump()},
+            {"steps": log.steps, "validation": log.validation, "settings": settings},
         )
 
 

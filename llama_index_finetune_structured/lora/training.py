@@ -50,6 +50,7 @@ class Trainer:
         self.loss = AnswerLoss.of(model)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
+        self.epochs = settings.epochs_for(len(rows))
         self.total_steps = len(list(self._batches()))
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(_WARMUP_SHARE * self.total_steps)), self.total_steps
@@ -62,7 +63,7 @@ class Trainer:
     ) -> TrainingLog:
         """Train the steps that are left. Ctrl-C finishes the step, saves and raises KeyboardInterrupt."""
         every = self.settings.checkpoint_steps or max(1, self.total_steps // 10)
-        per_epoch = self.total_steps // self.settings.epochs
+        per_epoch = self.total_steps // self.epochs
         with _stop_requests() as stop:
             for batch in list(self._batches())[self.step :]:
                 on_step(self._train_step(batch))
@@ -80,7 +81,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[list[Row]]:
         """Every row once an epoch, in an order that seed and epoch alone decide."""
-        for epoch in range(self.settings.epochs):
+        for epoch in range(self.epochs):
             yield from batches(self.rows, self.settings.batch_size, seed=f"{self.settings.seed}:{epoch}")
 
     def _train_step(self, batch: list[Row]) -> dict[str, float]:

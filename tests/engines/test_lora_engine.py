@@ -270,3 +270,20 @@ def test_more_upper_layers_than_there_are_train_all(tmp_path: Path) -> None:
         "0",
         "1",
     }
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs"),
+    [(1, 2, 5), (24, 2, 5), (68, 2, 3), (166, 2, 1), (5000, 2, 1), (166, 8, 5)],
+)
+def test_few_rows_are_seen_more_often(rows: int, batch_size: int, epochs: int) -> None:
+    assert LoraSettings(batch_size=batch_size).epochs_for(rows) == epochs
+    assert LoraSettings(batch_size=batch_size, epochs=7).epochs_for(rows) == 7
+
+
+def test_the_log_tells_how_many_epochs_were_chosen(tiny_llama: Path, tmp_path: Path) -> None:
+    engine = _engine(tiny_llama, tmp_path, config=LoraSettings(rank=2, batch_size=4))
+    engine.finetune()
+    log = json.loads((engine.output_dir / "training_log.json").read_text())
+    assert log["settings"]["epochs"] == 5
+    assert len(log["steps"]) == 5 * -(-len(engine.examples) // 4)

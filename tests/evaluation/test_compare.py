@@ -94,6 +94,14 @@ def test_query_engine_is_asked_the_original_question() -> None:
     assert sources[0].document_id == "doc-alpha"
 
 
+def test_a_chunk_is_found_by_its_node_id_where_examples_are_split_by_chunk() -> None:
+    llm = ScriptedLLM(script={"call alpha": ALPHA})
+    engine = _engine(llm)
+    node = engine.retrieve("How do I call alpha?")[0].node_id
+    data = [example("How do I call alpha?", ALPHA, document_id=node)]
+    assert quiet({"rag": engine}, data).systems["rag"].retrieval_hit_rate == 1
+
+
 def test_empty_response_of_a_query_engine_is_invalid_and_keeps_what_the_model_wrote() -> None:
     llm = ScriptedLLM(script={"call alpha": 'Sure: {"parameters": []}', "call beta": "no json"})
     scorecard = quiet({"rag": _engine(llm)}, DATA)

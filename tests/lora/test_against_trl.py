@@ -18,7 +18,7 @@ from llama_index_finetune_structured.lora.packing import Row
 from llama_index_finetune_structured.lora.training import Trainer
 from tests import tiny
 
-SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=4, learning_rate=1e-2)
+SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=4, epochs=1, learning_rate=1e-2)
 ROWS = [
     Row((*range(2, 40), *([60 + chunk] * 20), 100 + question), (120 + chunk, 140 + question, 1))
     for chunk in range(3)

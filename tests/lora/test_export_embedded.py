@@ -47,7 +47,9 @@ def test_the_embedded_model_answers_alike_in_every_form(tmp_path: Path) -> None:
     except ConfigurationError as error:
         pytest.skip(str(error))
     engine = LoraFinetuneEngine(
-        _rows(_THINGS[:4]), output_dir=tmp_path / "run", config=LoraSettings(batch_size=8, learning_rate=2e-3)
+        _rows(_THINGS[:4]),
+        output_dir=tmp_path / "run",
+        config=LoraSettings(batch_size=8, epochs=1, learning_rate=2e-3),
     )
     engine.finetune()
     adapter = engine.adapter
