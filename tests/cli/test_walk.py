@@ -1,4 +1,4 @@
-"""The walk of docs/cli.md, word for word: folder of PDFs, teacher, tuned model in a query engine, report."""
+"""The walk of the README, word for word: folder of PDFs, teacher, tuned model in a query engine, report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "cli.md").read_text(), re.MULTILINE | re.DOTALL)
+WALK = (ROOT / "README.md").read_text().split("## From a folder of PDFs")[1].split("\n## ")[0]
+PAGES = WALK + (ROOT / "docs" / "cli.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGES, re.MULTILINE | re.DOTALL)
 YAML, SHELL, PYTHON = ([text for kind, text in BLOCKS if kind == name] for name in ("yaml", "sh", "python"))
 COMMANDS = [shlex.split(line)[1:] for line in SHELL[0].splitlines() if line.startswith("finetune-structured")]
 
