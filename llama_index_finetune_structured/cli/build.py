@@ -17,11 +17,12 @@ from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .asking import Asking, listed_questions
 from .building import BuildSettings, bm25_retriever, claim, hosted_teacher, labelled
-from .command import Result, command, say
+from .command import FEW_ROWS, Result, command, counted, say
 
 __all__ = ["register"]
 
 _SHOWN = 5
+_FAR_OFF = 0.1
 
 
 def build(
@@ -121,12 +122,13 @@ def _written(
         "examples": len(train),
         "validation": None if held_out is None else str(path),
         "validation_examples": len(held_out or ()),
-        "documents": len({document_of(example) for example in examples} - {None}),
+        "documents": _documents(train),
+        "validation_documents": _documents(held_out or ()),
         "mixed": _mixed(train, held_out or ()),
         "rejected": rejected,
         "failures": [{"asked": f.asked, "error": f.error, "message": f.message} for f in failures],
     }
-    return Result(data, ("\n".join([*_summary(data), *told]),))
+    return Result(data, ("\n".join([*_summary(data, validation), *told]),))
 
 
 def _split(
@@ -145,16 +147,32 @@ def _split(
     return parts
 
 
+def _documents(examples: Sequence[Example] | FinetuneDataset) -> int:
+    return len({document_of(example) for example in examples} - {None})
+
+
 def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset) -> int:
     """Training prompts in which a chunk of a held-out document stands."""
     documents = {document_of(example) for example in held_out} - {None}
     return sum(any(source.document_id in documents for source in example.sources) for example in train)
 
 
-def _summary(data: dict[str, Any]) -> list[str]:
-    lines = [f"{data['examples']} examples of {data['documents']} documents -> {data['data']}"]
+def _summary(data: dict[str, Any], wanted: float) -> list[str]:
+    train, held_out = data["examples"], data["validation_examples"]
+    lines = [f"{counted(train, 'example')} of {counted(data['documents'], 'document')} -> {data['data']}"]
     if data["validation"]:
-        lines.append(f"{data['validation_examples']} held out -> {data['validation']}")
+        documents = counted(data["validation_documents"], "document")
+        lines.append(f"{held_out} held out, of {documents} -> {data['validation']}")
+        share = held_out / (held_out + train)
+        if abs(share - wanted) > _FAR_OFF:
+            lines.append(
+                f"that is {share:.0%}, not {wanted:.0%}: whole documents are held out; more of them, or another "
+                "--seed, comes nearer"
+            )
+    if train < FEW_ROWS:
+        lines.append(
+            f"{train} examples are few: some dozens teach the form of an answer, some hundreds the task"
+        )
     if data["mixed"]:
         lines.append(f"{data['mixed']} training prompts also show a chunk of a held-out document")
     return lines

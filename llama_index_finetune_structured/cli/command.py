@@ -19,7 +19,10 @@ from rich.console import Console, RenderableType
 
 from ..errors import FinetuneStructuredError
 
-__all__ = ["Result", "command", "say"]
+__all__ = ["FEW_ROWS", "Result", "command", "counted", "say"]
+
+FEW_ROWS = 50
+"""Fewer than these are told to be few."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
@@ -31,6 +34,11 @@ class Result:
     data: dict[str, Any]
     shown: tuple[RenderableType, ...]
     ok: bool = True
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 example``, ``2 examples``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..dataset import FinetuneDataset
+from ..errors import ConfigurationError
 from ..evaluation import compare
 from ..example import content_hash
 from ..llms.lora import LoraLLM
@@ -41,12 +42,9 @@ def evaluate(
     examples = FinetuneDataset.load(data)
     trained = find_trained(model)
     options = {"constrained": grammar, "batch_size": batch_size}
-    if trained is None:
-        systems = {"base": LoraLLM(base_model=model, **options)}
-    else:
-        systems = _systems(trained, base, base_model, options)
+    systems = _systems(trained, base, base_model, options) if trained else {"base": _alone(model, options)}
     run = str(trained.run.resolve()) if trained and trained.run else None
-    settings = {"model": model, "run": run, "data": str(data), "grammar": grammar}
+    settings = {"title": title, "model": model, "run": run, "data": str(data), "grammar": grammar}
     say(f"{len(examples)} examples, {len(systems)} models")
     card = compare(
         systems,
@@ -59,6 +57,13 @@ def evaluate(
     scorecard = card.to_json(output / "scorecard.json")
     card.to_html(page, title=title, training_log=loss_curve_of(run))
     return score_result(card, scorecard=scorecard, report=page)
+
+
+def _alone(model: str, options: dict[str, Any]) -> LoraLLM:
+    try:
+        return LoraLLM(base_model=model, **options)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{model}: no training run and no adapter; {error}") from error
 
 
 def _systems(

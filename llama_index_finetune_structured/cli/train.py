@@ -10,7 +10,7 @@ import typer
 from ..engines.lora import LoraFinetuneEngine
 from ..lora.base_models import DEFAULT_BASE_MODEL
 from ..lora.settings import LoraSettings
-from .command import Result, command
+from .command import FEW_ROWS, Result, command, counted, say
 
 __all__ = ["register"]
 
@@ -32,7 +32,11 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = _DEFAULT.batch_size,
     rank: Annotated[int, typer.Option(min=1, help="Size of the adapter.")] = _DEFAULT.rank,
     upper_layers: Annotated[
-        int | None, typer.Option(min=1, help="Train only the uppermost so many layers: quicker steps.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train only the uppermost so many: half of them, 3/4 of a step's time.",
+        ),
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens a row may have; longer ones are refused.")
@@ -57,6 +61,8 @@ def train(
     engine = LoraFinetuneEngine(
         data, base_model=base_model, validation=validation, output_dir=output, config=settings
     )
+    if (rows := len(engine.examples)) < FEW_ROWS:
+        say(f"{counted(rows, 'example')}: few; expect the form of an answer to be learned, hardly the task")
     engine.finetune()
     job = engine.get_current_job()
     held_out = "" if job.validation_loss is None else f", {job.validation_loss:.3f} on held-out rows"

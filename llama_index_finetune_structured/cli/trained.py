@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError
-from ..lora.adapter import AdapterCard, read_card
+from ..lora.adapter import AdapterCard, adapter_in, read_card
 from ..lora.checkpoints import read_json
 
 __all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
@@ -27,14 +26,11 @@ class Trained:
 
 def find_trained(model: str) -> Trained | None:
     """The adapter behind ``model``; None: a base model. Raises ConfigurationError for an unfinished run."""
-    folder = Path(model)
-    for adapter in (folder / "adapter", folder):
-        if (adapter / "adapter_config.json").is_file():
-            run = adapter.parent if (adapter.parent / _LOG).is_file() else None
-            return Trained(adapter, read_card(adapter), run)
-    if (folder / "checkpoints").is_dir():
-        raise ConfigurationError(f"{model}: its training is not finished; run the same train command again")
-    return None
+    adapter = adapter_in(Path(model))
+    if adapter is None:
+        return None
+    run = adapter.parent if (adapter.parent / _LOG).is_file() else None
+    return Trained(adapter, read_card(adapter), run)
 
 
 def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:

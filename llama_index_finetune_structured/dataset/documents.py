@@ -44,7 +44,8 @@ def read_nodes(
 
 def _documents(folder: Path) -> list[Document]:
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder}: no such folder; give the folder that holds the documents")
+        what = "is a file" if folder.is_file() else "no such folder"
+        raise ConfigurationError(f"{folder}: {what}; give the folder that holds the documents")
     readers: dict[str, Callable[[Path], str]] = {".pdf": _pdf_text, **dict.fromkeys(_TEXTS, _plain_text)}
     names = {
         path: name

@@ -64,7 +64,8 @@ def _example_from_line(line: bytes, where: str) -> Example:
         return example_from_row(parse_line(line))
     except READ_ERRORS as error:
         raise DatasetError(
-            f"{where}: {plain_reason(error)}; see every problem of the file with dataset.check(path)"
+            f"{where}: {plain_reason(error)}; see every problem of the file with check(path), in the shell "
+            "`finetune-structured check`"
         ) from error
 
 

@@ -98,7 +98,10 @@ def class_of(path: Path) -> type[BaseModel]:
 
 def _reason(found: Any) -> str:
     if found["type"] == "extra_forbidden":
-        return "is not known here; name, description, fields, types, or of a field: type, enum, optional"
+        return (
+            "is not known here; name, description, fields, types, or of a field: type, enum, optional "
+            "(a text with a comma or a colon in it needs quotes)"
+        )
     return str(found["msg"]).removeprefix("Value error, ")
 
 

@@ -157,7 +157,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         if read_card(self.adapter).fingerprint != self.fingerprint:
             raise ConfigurationError(
                 f"{self.adapter}: holds the adapter of another run (data, base model or settings differ): "
-                "choose another output_dir, or remove that folder"
+                "choose another output folder, or remove that one"
             )
         return True
 
@@ -185,7 +185,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         try:
             trainer = Trainer(model, rows, self.config, self._checkpoints, fingerprint=self.fingerprint)
         except CheckpointError as error:
-            raise ConfigurationError(f"{error}: choose another output_dir, or remove that folder") from error
+            raise ConfigurationError(f"{error}: choose another output folder, or remove that one") from error
         return rows, validation, trainer
 
     def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..example import canonical_json
@@ -113,12 +114,21 @@ def _items(items: Sequence[Any], gold: Sequence[Any], right: bool | None) -> str
         for item in items:
             known = left[_canonical(item)] > 0
             left[_canonical(item)] -= known
-            marks.append(_mark("same" if known else "wrong", item))
+            marks.append(_mark("same" if known else "wrong" if gold else "invented", item))
         for item in gold:
             if left[_canonical(item)] > 0:
                 left[_canonical(item)] -= 1
                 marks.append(_mark("missing", item))
-    return f"<ul>{''.join(f'<li>{mark}</li>' for mark in marks)}</ul>" if marks else _mark("", None)
+    if not marks:
+        return _mark("", None)
+    runs = [
+        (mark, len(list(same))) for mark, same in groupby(marks)
+    ]  # a small model may say a thing 20 times
+    return f"<ul>{''.join(f'<li>{mark}{_times(number)}</li>' for mark, number in runs)}</ul>"
+
+
+def _times(number: int) -> str:
+    return f" ×{number}" if number > 1 else ""
 
 
 _SIGNS = {"same": "✓ ", "wrong": "✗ ", "invented": "✗ ", "missing": "– missing: ", "": ""}

@@ -43,6 +43,7 @@ class BreakEven:
     upfront: float
     queries: int | None
     currency: str
+    fields_right: float
 
     def sentence(self, student: str) -> str:
         """The same for a person to read."""
@@ -52,7 +53,10 @@ class BreakEven:
         )
         if self.queries is None:
             return f"{spent}: {student} is not cheaper per query, so it does not pay for itself."
-        return f"{spent}: {student} has paid for itself after {self.queries:,} queries."
+        return (
+            f"{spent}: {student} has paid for itself after {self.queries:,} queries, where its answers will do "
+            f"({self.fields_right:.0%} of the fields right)."
+        )
 
 
 def break_even(card: Scorecard, student: str, prices: Prices) -> BreakEven:
@@ -78,4 +82,5 @@ def break_even(card: Scorecard, student: str, prices: Prices) -> BreakEven:
     )
     saved = teacher - mine
     queries = math.ceil(upfront / saved) if saved > 0 else None
-    return BreakEven(teacher, mine, upfront, queries, prices.currency)
+    right = card.systems[student].field_score
+    return BreakEven(teacher, mine, upfront, queries, prices.currency, right)

@@ -12,7 +12,7 @@ from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError
 from ..llms.exported import opened_export
 from ..llms.lora import LoraLLM
-from ..lora.adapter import WEIGHTS
+from ..lora.adapter import find_adapter
 from ..lora.export import export_adapter
 from ..lora.serving import serving_commands
 from .parity import Parity, parity
@@ -44,7 +44,7 @@ def export_and_check(
     The arguments are ``export_adapter``'s; ``name`` is what servers shall call the model. Raises as
     ``export_adapter`` and ``parity`` do; a bad data file is refused before anything is written.
     """
-    adapter, target = _adapter(Path(model)), Path(output)
+    adapter, target = find_adapter(Path(model)), Path(output)
     examples = None if check is None else list(FinetuneDataset.load(check))
     if examples is not None and format == "gguf-base":
         raise ConfigurationError("a check compares what was trained, and gguf-base is the base alone")
@@ -61,13 +61,6 @@ def export_and_check(
     gate = _gate(adapter, target, format, base_model, examples)
     data["parity"] = gate.model_dump(mode="json", exclude={"answers"}) | {"failures": gate.failures}
     return Exported(data, (*shown, gate.table(), gate.verdict), ok=gate.passed)
-
-
-def _adapter(model: Path) -> Path:
-    for folder in (model / "adapter", model):
-        if (folder / WEIGHTS).is_file():
-            return folder
-    raise ConfigurationError(f"{model}: no adapter there; expected a finished run's folder or its adapter")
 
 
 def _gate(adapter: Path, output: Path, format: str, base_model: str | None, examples: list[Any]) -> Parity:

@@ -63,7 +63,8 @@ def page_of(
 
 _WHISKERS = "<p class='quiet'>The line at the end of a bar is its 95% interval.</p>"
 _LEGEND = (
-    "<p class='quiet'>Rates over all examples; an invalid answer counts as wrong everywhere. Exact match: "
+    "<p class='quiet'>Time per answer is the whole run's over its answers; latency is what one caller waited, its turn "
+    "in the batch included. Rates over all examples; an invalid answer counts as wrong everywhere. Exact match: "
     "every field right. Field score: mean over the fields of right or wrong, a list by its F1. Lists: F1 "
     "over items, in any order. Text is compared after Unicode and white-space normalisation.</p>"
 )

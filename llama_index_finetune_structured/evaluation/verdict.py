@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["TEACHER", "main_system", "signed", "verdict_of"]
 
 TEACHER = "teacher"
+_FEW_DOCUMENTS = 5
 
 
 def main_system(card: Scorecard) -> str:
@@ -36,8 +37,17 @@ def verdict_of(card: Scorecard) -> str:
     valid, right = percent(score.schema_valid), percent(score.field_score)
     return (
         f"{claim}{subject} gives a valid answer in {valid} of {score.n} cases "
-        f"and gets {right} of the fields right."
+        f"and gets {right} of the fields right.{_few_documents(card)}"
     )
+
+
+def _few_documents(card: Scorecard) -> str:
+    """Rows of one document stand or fall together: a handful of documents tells little, however many rows."""
+    documents = {row.document_id for row in card.rows}
+    if None in documents or len(documents) >= min(_FEW_DOCUMENTS, len(card.rows)):
+        return ""
+    asked = "one document" if len(documents) == 1 else f"{len(documents)} documents"
+    return f" All of it is about {asked}: the intervals say little."
 
 
 def _against(found: Difference, n: int) -> str:

@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Message, content_hash
-from ..lora.adapter import AdapterCard, card_in, card_of, read_card
+from ..lora.adapter import AdapterCard, card_in, card_of, find_adapter, read_card
 from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..lora.bounds import AnswerBounds
 from ..lora.prompts import render_prompt, serving_messages
@@ -89,8 +89,8 @@ class LoraLLM(LLM):
 
     @classmethod
     def from_adapter(cls, adapter: str | Path, **kwargs: Any) -> LoraLLM:
-        """The LLM of an adapter folder, set up as it was trained; keywords override."""
-        folder = Path(adapter)
+        """The LLM of an adapter, or of a finished run's folder, set up as it was trained; keywords override."""
+        folder = find_adapter(Path(adapter))
         return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
 
     @classmethod

@@ -16,7 +16,17 @@ from .base_models import BaseModel as Base
 from .bounds import AnswerBounds
 from .checkpoints import read_json, write_json
 
-__all__ = ["AdapterCard", "add_lora", "card_in", "card_of", "merge_adapter", "read_card", "save_adapter"]
+__all__ = [
+    "AdapterCard",
+    "adapter_in",
+    "add_lora",
+    "card_in",
+    "card_of",
+    "find_adapter",
+    "merge_adapter",
+    "read_card",
+    "save_adapter",
+]
 
 CARD = "finetune_structured.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -102,6 +112,28 @@ def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
             f"{folder}: the adapter could not be written ({error}). The checkpoints are whole: free disk space "
             "and run finetune() again."
         ) from error
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The adapter of a finished run's folder, or the folder if it is one. ConfigurationError for an unfinished run."""
+    for place in (folder / "adapter", folder):
+        if (place / WEIGHTS).is_file():
+            return place
+    if (folder / "checkpoints").is_dir():
+        raise ConfigurationError(
+            f"{folder}: its training is not finished; run the same training again to go on"
+        )
+    return None
+
+
+def find_adapter(folder: Path) -> Path:
+    """As :func:`adapter_in`; raises ConfigurationError where there is none."""
+    found = adapter_in(folder)
+    if found is None:
+        raise ConfigurationError(
+            f"{folder}: no adapter there; expected a finished run's folder or its adapter"
+        )
+    return found
 
 
 def read_card(folder: Path) -> AdapterCard:

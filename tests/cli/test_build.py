@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from llama_index_finetune_structured import FinetuneDataset
+from llama_index_finetune_structured.cli import app
 from tests.cli import papers
 from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
@@ -32,11 +35,9 @@ def test_questions_and_answers_of_a_folder_become_two_files(
     found = call(*_taught(teacher, model))
     train, held_out = FinetuneDataset.load("data.jsonl"), FinetuneDataset.load("data.validation.jsonl")
     assert len(train) + len(held_out) == 6
-    assert (found["examples"], found["validation_examples"], found["documents"]) == (
-        len(train),
-        len(held_out),
-        3,
-    )
+    assert (found["examples"], found["validation_examples"]) == (len(train), len(held_out))
+    assert found["documents"] == len({e.document_id for e in train})
+    assert found["documents"] + found["validation_documents"] == 3
     assert {e.document_id for e in train}.isdisjoint({e.document_id for e in held_out})
     for example in [*train, *held_out]:
         answer = example.answer_object()
@@ -203,3 +204,13 @@ def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) 
         found = call(*arguments)
         assert found["examples"] + found["validation_examples"] == 6
         assert len(teacher.requests) <= 9 + 1  # the call that was under way
+
+
+def test_the_summary_counts_each_side_and_says_where_they_are_far_from_what_was_asked(
+    work: Path, teacher: Teacher
+) -> None:
+    shown = CliRunner().invoke(app, _taught(teacher), env={"COLUMNS": "200"}).stdout
+    assert re.search(r"[24] examples of [12] documents? -> data\.jsonl", shown)
+    assert re.search(r"[24] held out, of [12] documents? -> data\.validation\.jsonl", shown)
+    assert "that is 33%, not 20%" in shown or "that is 67%, not 20%" in shown
+    assert "examples are few" in shown

@@ -123,7 +123,7 @@ def test_report_writes_the_page_of_a_saved_scorecard_again(data: Path, call: Cal
     assert "Findings &amp; more" in Path("scores/report.html").read_text()
     call("report", "scores/scorecard.json", "--html", "elsewhere/page.html")
     assert Path("elsewhere/page.html").exists()
-    shown = CliRunner().invoke(app, ["report", "scores/scorecard.json"], env={"COLUMNS": "120"})
+    shown = CliRunner().invoke(app, ["report", "scores"], env={"COLUMNS": "120"})
     assert card.verdict() in shown.stdout
 
 
@@ -141,7 +141,7 @@ def test_report_tells_when_the_student_has_paid_for_itself(data: Path, call: Cal
     assert found["teacher_per_query"] == pytest.approx(0.0028)
     assert found["student_per_query"] == 0
     assert found["queries"] in (1000, 1001)
-    assert "paid for itself" in Path("scores/report.html").read_text()
+    assert "where its answers will do (100% of the fields right)" in Path("scores/report.html").read_text()
 
 
 def test_report_counts_the_hours_and_examples_of_the_run(data: Path, call: Call, tiny_llama: Path) -> None:
@@ -152,7 +152,7 @@ def test_report_counts_the_hours_and_examples_of_the_run(data: Path, call: Call,
     found = call("report", path, *prices)["break_even"]
     logged = json.loads(Path("run/training_log.json").read_text())["steps"]
     assert len(logged) == job["steps"]
-    assert found["upfront"] == pytest.approx(sum(step["seconds"] for step in logged) + 11 * 0.0028)
+    assert found["upfront"] == pytest.approx(sum(step["seconds"] for step in logged) + 2 * 11 * 0.0028)
     Path("run").rename("moved")
     assert "give it with --training-cost" in call("report", path, *prices, code=1)["error"]
 
@@ -189,6 +189,9 @@ def test_prices_that_tell_nothing_are_refused(arguments: str, told: str, data: P
         ("train rows.jsonl --base-model nowhere", "base model 'nowhere': no such folder"),
         ("eval nowhere rows.jsonl", "base model 'nowhere': no such folder"),
         ("eval halfway rows.jsonl", "halfway: its training is not finished"),
+        ("export halfway tuned.gguf --format gguf", "halfway: its training is not finished"),
+        ("eval modle rows.jsonl", "modle: no training run and no adapter; base model 'modle'"),
+        ("build schema.yaml --schema schema.yaml --teacher t", "schema.yaml: is a file; give the folder"),
         ("eval nowhere nowhere.jsonl", "nowhere.jsonl: cannot be read"),
         ("report nowhere.json", "nowhere.json: cannot be read"),
         ("report rows.jsonl", "rows.jsonl: not a scorecard"),

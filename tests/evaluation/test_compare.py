@@ -223,6 +223,14 @@ def test_nothing_to_compare_is_refused() -> None:
         quiet({"llm": "gpt-4"}, DATA)
 
 
+def test_a_handful_of_documents_is_said_to_tell_little() -> None:
+    rows = [example(f"call {n}", card("f"), document_id=f"doc{n % 2}") for n in range(12)]
+    llm = ScriptedLLM(script={"call": card("f")})
+    assert "about 2 documents: the intervals say little" in quiet({"llm": llm}, rows).verdict()
+    one_each = [row.model_copy(update={"document_id": row.query}) for row in rows]
+    assert "intervals say little" not in quiet({"llm": llm}, one_each).verdict()
+
+
 def test_gold_that_does_not_fit_is_named() -> None:
     wrong = example("How?", ALPHA, answer=Message(role="assistant", content="plain text"))
     with pytest.raises(DatasetError, match=rf"example {wrong.id[:12]}"):

@@ -228,6 +228,16 @@ def test_page_tells_gap_cost_slices_and_settings(tmp_path: Path) -> None:
     assert tags.open == []
 
 
+def test_item_said_many_times_is_shown_once_with_its_number(tmp_path: Path) -> None:
+    wrong = [{"name": "x", "type": "int"}]
+    data = [example("How do I call f?", card("f"))]
+    found = compare({"it": lambda _: card("f", parameters=wrong * 5)}, data, show_progress=False)
+    page = found.to_html(tmp_path / "r.html").read_text()
+    assert page.count("name: x, type: int") == 1
+    assert "×5" in page
+    assert "not in gold: " in page
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
