@@ -5,6 +5,7 @@ Grammars: https://github.com/guidance-ai/llguidance (JSON schema, compact spelli
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import threading
@@ -46,15 +47,18 @@ class GrammarCache:
             if len(ids := tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
         }
 
-    def get(self, schema: Mapping[str, Any]) -> AnswerGrammar | None:
-        """The grammar of a bounded schema; None, logged once, where the schema has none."""
-        key = canonical_json(schema)
+    def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar | None:
+        """The grammar of a bounded schema; None, logged once, where the schema has none.
+
+        ``distinct``: a list ends after an object that it held already, where it may.
+        """
+        key = f"{distinct} {canonical_json(schema)}"
         with self._compiling:
             if key not in self._grammars:
-                self._grammars[key] = self._compile(schema)
+                self._grammars[key] = self._compile(schema, distinct)
             return self._grammars[key]
 
-    def _compile(self, schema: Mapping[str, Any]) -> AnswerGrammar | None:
+    def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar | None:
         sayable = json.dumps(with_named_keys(schema))
         text = llguidance.LLMatcher.grammar_from_json_schema(sayable, overrides=_OPTIONS)
         error = llguidance.LLMatcher(self._engine, text, log_level=0).get_error()
@@ -63,7 +67,13 @@ class GrammarCache:
             return None
         smallest = json.dumps(_smallest(schema, schema, depth=0), separators=(",", ":"))
         tokens = len(self._tokenizer(smallest, add_special_tokens=False)["input_ids"])
-        return AnswerGrammar(self, text, closing_tokens=2 * tokens + _CLOSING_SLACK)
+        return AnswerGrammar(self, text, closing_tokens=2 * tokens + _CLOSING_SLACK, distinct=distinct)
+
+    @functools.cached_property
+    def going_on(self) -> list[int]:
+        """The tokens by which a list may go on after an object: those with a comma first or after a brace."""
+        texts = ((token, self.text(token)) for token in range(self.vocabulary))
+        return [token for token, text in texts if text.startswith(",") or "}," in text]
 
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
         return llguidance.LLMatcher(self._engine, grammar, log_level=0)
@@ -78,23 +88,26 @@ class AnswerGrammar:
     ``memory``: what was answered to this schema before, as a source of guesses.
     """
 
-    def __init__(self, cache: GrammarCache, text: str, *, closing_tokens: int) -> None:
-        self._cache, self._closing_tokens = cache, closing_tokens
+    def __init__(self, cache: GrammarCache, text: str, *, closing_tokens: int, distinct: bool) -> None:
+        self._cache, self._closing_tokens, self._distinct = cache, closing_tokens, distinct
         self._fresh = cache.matcher(text)
         _mask_of(self._fresh, cache.vocabulary)  # warms what the matcher's copies share
         self.memory = AnswerMemory()
 
     def start(self, max_new_tokens: int) -> GrammarRun:
         """Begin one answer of at most ``max_new_tokens`` tokens."""
-        return GrammarRun(self._cache, self._fresh.deep_copy(), max_new_tokens - self._closing_tokens)
+        free_tokens = max_new_tokens - self._closing_tokens
+        return GrammarRun(self._cache, self._fresh.deep_copy(), free_tokens, distinct=self._distinct)
 
 
 class GrammarRun:
     """The grammar's state along one answer. Past ``free_tokens`` it lets only the way to the end through."""
 
-    def __init__(self, cache: GrammarCache, matcher: llguidance.LLMatcher, free_tokens: int) -> None:
+    def __init__(
+        self, cache: GrammarCache, matcher: llguidance.LLMatcher, free_tokens: int, *, distinct: bool
+    ) -> None:
         self._cache, self._matcher, self._free_tokens = cache, matcher, free_tokens
-        self._taken, self._text = 0, JsonText()
+        self._taken, self._text, self._distinct = 0, JsonText(distinct=distinct), distinct
 
     def take(self, token: int) -> None:
         """Move on by a token that is allowed."""
@@ -123,18 +136,22 @@ class GrammarRun:
         """Which tokens may come next, as booleans [vocabulary]."""
         allowed = _mask_of(self._matcher, self._cache.vocabulary)
         if self._text.in_number:
-            allowed = self._finite(allowed)
+            allowed = self._taken_of(allowed, allowed.nonzero()[:, 0].tolist())
+        elif self._distinct:
+            allowed = self._taken_of(allowed, [t for t in self._cache.going_on if allowed[t]])
         if self._closing and (token := self._closer(allowed)) is not None:
             allowed = torch.zeros_like(allowed)
             allowed[token] = True
         return allowed
 
-    def _finite(self, allowed: torch.Tensor) -> torch.Tensor:
-        tokens = allowed.nonzero()[:, 0].tolist()
-        kept = [t for t in tokens if t == self._cache.stop_id or self._text.takes(self._cache.text(t))]
-        finite = torch.zeros_like(allowed)
-        finite[kept] = True
-        return finite if kept else allowed
+    def _taken_of(self, allowed: torch.Tensor, doubted: list[int]) -> torch.Tensor:
+        """Without those of the doubted tokens that the text does not take, where anything else is left."""
+        refused = [
+            t for t in doubted if t != self._cache.stop_id and not self._text.takes(self._cache.text(t))
+        ]
+        taken = allowed.clone()
+        taken[refused] = False
+        return taken if bool(taken.any()) else allowed
 
     @property
     def _closing(self) -> bool:

@@ -1,8 +1,11 @@
-"""How far the JSON text of an answer is: inside a string, or inside a number that must stay finite."""
+"""How far the JSON text of an answer is: in a string, in a number that must stay finite, past a list's item."""
 
 from __future__ import annotations
 
+import copy
 import math
+
+from .list_items import ListItems
 
 __all__ = ["JsonText"]
 
@@ -12,9 +15,13 @@ _LONGEST_NUMBER = 40
 
 
 class JsonText:
-    """A growing JSON text. What it adds to a grammar: no number overflows (``1e999``) or goes on for ever."""
+    """A growing JSON text. What it adds to a grammar: no number overflows (``1e999``) or goes on for ever.
 
-    def __init__(self) -> None:
+    ``distinct``: and no list goes on after an object that it held already.
+    """
+
+    def __init__(self, *, distinct: bool = False) -> None:
+        self._items = ListItems() if distinct else None
         self.in_string = False
         self._escaped = False
         self._number = ""
@@ -23,8 +30,28 @@ class JsonText:
     def in_number(self) -> bool:
         return bool(self._number)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it ends with an object that its list held already."""
+        return self._items is not None and self._items.repeated
+
     def takes(self, text: str) -> bool:
-        """Whether no number becomes infinite or overlong by this text."""
+        """Whether by this text no number becomes infinite or overlong, and no list goes on after a repetition."""
+        return self._takes_number(text) and self._takes_items(text)
+
+    def _takes_items(self, text: str) -> bool:
+        may_go_on = "," in text and (self.repeats or "}" in text) and (not self.in_string or '"' in text)
+        if self._items is None or not may_go_on:
+            return True
+        ahead = copy.copy(self)
+        ahead._items = self._items.copy()
+        for character in text:
+            if character == "," and ahead.repeats:
+                return False
+            ahead._see(character)
+        return True
+
+    def _takes_number(self, text: str) -> bool:
         number = "" if self.in_string else self._number
         for character in text if number else "":
             longer = _longer(number, character)
@@ -40,6 +67,8 @@ class JsonText:
             self._see(character)
 
     def _see(self, character: str) -> None:
+        if self._items is not None:
+            self._items.see(character, in_string=self.in_string)
         if self._escaped:
             self._escaped = False
         elif self.in_string and character == "\\":

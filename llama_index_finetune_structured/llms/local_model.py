@@ -52,7 +52,8 @@ class LocalModel:
                 self._grammars = GrammarCache(
                     self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
                 )
-        return self._grammars.get(bounded_schema(schema, schema_hash, bounds))
+        bounded = bounded_schema(schema, schema_hash, bounds)
+        return self._grammars.get(bounded, distinct=schema_hash in bounds.distinct)
 
     def __deepcopy__(self, _memo: Any) -> LocalModel:
         return self

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..example import Example
+from ..example import Example, canonical_json
 from .string_formats import KNOWN_FORMATS, PATTERNS, SHORT_FORMATS
 
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds"]
@@ -27,12 +27,14 @@ _LOOKAROUND = ("(?=", "(?!", "(?<")
 class AnswerBounds(BaseModel):
     """Longest list and string by place in a schema; places that training never showed get the defaults.
 
-    ``longest`` maps schema hash -> JSON pointer -> items, characters or properties.
+    ``longest`` maps schema hash -> JSON pointer -> items, characters or properties. ``distinct``: hashes of the
+    schemas whose training answers have lists of objects, and none in which an object stands twice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     longest: dict[str, dict[str, int]] = Field(default_factory=dict)
+    distinct: tuple[str, ...] = ()
     default_items: int = Field(default=32, gt=0)
     default_characters: int = Field(default=400, gt=0)
 
@@ -45,15 +47,19 @@ class AnswerBounds(BaseModel):
 
 
 def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
-    """The longest list, string and free-form object of every schema's places, over all answers."""
+    """The longest list, string and free-form object of every schema's places, and where no list repeats itself."""
     longest: dict[str, dict[str, int]] = {}
+    distinct: dict[str, bool] = {}
     for example in examples:
         if example.answer_schema is None or example.schema_hash is None:
             continue
         seen = longest.setdefault(example.schema_hash, {})
         for pointer, _, value in _places(example.answer_schema, example.answer_object()):
             seen[pointer] = max(seen.get(pointer, 0), len(value))
-    return AnswerBounds(longest=longest)
+            if isinstance(value, list) and sum(isinstance(item, dict) for item in value) > 1:
+                all_differ = len({canonical_json(item) for item in value}) == len(value)
+                distinct[example.schema_hash] = all_differ and distinct.get(example.schema_hash, True)
+    return AnswerBounds(longest=longest, distinct=tuple(sorted(name for name in distinct if distinct[name])))
 
 
 def bounded_schema(schema: Mapping[str, Any], schema_hash: str, bounds: AnswerBounds) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from llama_index_finetune_structured.llms.json_text import JsonText
 
 
-def _takes(text: str, piece: int = 1) -> bool:
-    seen = JsonText()
+def _takes(text: str, piece: int = 1, *, distinct: bool = False) -> bool:
+    seen = JsonText(distinct=distinct)
     for n in range(0, len(text), piece):
         if not seen.takes(text[n : n + piece]):
             return False
@@ -56,3 +56,33 @@ def test_what_is_taken_is_finite_and_can_always_end(text: str) -> None:
 
 def test_digits_inside_a_string_are_no_number() -> None:
     assert _takes('"' + "9" * 500 + 'e999\\"' + "9" * 500 + '"')
+
+
+_objects = st.dictionaries(
+    st.sampled_from('ab,"}{'), st.integers(0, 1) | st.sampled_from('x,"}]'), max_size=2
+)
+_lists = st.recursive(
+    st.lists(_objects, max_size=4) | _objects,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from("kl"), inner, max_size=2).map(lambda d: [d, d])
+    ),
+    max_leaves=6,
+)
+
+
+def _goes_on_after_repetition(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_goes_on_after_repetition, value.values()))
+    if not isinstance(value, list):
+        return False
+    said = [json.dumps(item) if isinstance(item, dict) else None for item in value]
+    again = [item is not None and item in said[:n] for n, item in enumerate(said)]
+    return any(again[:-1]) or any(map(_goes_on_after_repetition, value))
+
+
+@given(value=_lists, piece=st.integers(1, 7))
+def test_a_list_goes_on_only_while_its_objects_differ(value: object, piece: int) -> None:
+    text = json.dumps(value, separators=(",", ":"))
+    assert _takes(text, piece, distinct=True) is not _goes_on_after_repetition(value)
+    assert _takes(text, piece)

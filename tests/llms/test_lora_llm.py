@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import AnswerBounds, LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+from llama_index_finetune_structured.example import content_hash
 
 
 class Song(BaseModel):
@@ -301,3 +302,36 @@ compare({{"llm": llm}}, [row], show_progress=False)
     assert "KeyboardInterrupt" in ended.stderr
     assert "terminate called" not in ended.stderr
     assert ended.returncode in (1, 130, -signal.SIGINT)
+
+
+class Coin(BaseModel):
+    side: Literal["heads", "tails"]
+
+
+class Throws(BaseModel):
+    coins: list[Coin]
+
+
+class Five(BaseModel):
+    coins: list[Coin] = Field(min_length=5)
+
+
+def _thrown(llm: LoraLLM, shape: type[Throws | Five]) -> list[list[str]]:
+    async def ask() -> list[Any]:
+        calls = (llm.astructured_predict(shape, PromptTemplate("Throw {n}"), n=n) for n in range(120))
+        return await asyncio.gather(*calls)
+
+    return [[coin.side for coin in found.coins] for found in asyncio.run(ask())]
+
+
+def test_a_list_ends_after_an_object_that_it_held_if_training_never_repeated_one(tiny_llama: Path) -> None:
+    def repeats_before_its_end(sides: list[str]) -> bool:
+        return len(set(sides[:-1])) < len(sides[:-1])
+
+    llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=300, temperature=1.5, batch_size=32)
+    assert any(map(repeats_before_its_end, _thrown(llm, Throws)))
+    llm.bounds = AnswerBounds(
+        distinct=tuple(content_hash(shape.model_json_schema()) for shape in (Throws, Five))
+    )
+    assert not any(map(repeats_before_its_end, _thrown(llm, Throws)))
+    assert {len(sides) for sides in _thrown(llm, Five)} == {5}  # as many as are demanded, and no more

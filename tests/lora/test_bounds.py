@@ -103,6 +103,16 @@ def test_a_bound_of_the_schema_itself_is_kept_and_is_no_hit() -> None:
     assert bounds_hit(bounded, schema, {"code": "ab"}) == []
 
 
+def _citing(*names: str) -> Example:
+    return _example(Paper(title="t", authors=[Author(name=name) for name in names]))
+
+
+def test_lists_are_distinct_where_training_never_showed_an_object_twice() -> None:
+    assert learn_bounds([_citing("a", "b"), _citing("a")]).distinct == (_citing().schema_hash,)
+    assert learn_bounds([_citing("a", "b"), _citing("a", "c", "a")]).distinct == ()
+    assert learn_bounds([_citing("a")]).distinct == ()
+
+
 def test_bounds_survive_json() -> None:
     bounds = learn_bounds([_example(Paper(title="t", authors=[Author(name="n")]))])
     assert AnswerBounds.model_validate(json.loads(bounds.model_dump_json())) == bounds
