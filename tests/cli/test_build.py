@@ -209,8 +209,9 @@ def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) 
 def test_the_summary_counts_each_side_and_says_where_they_are_far_from_what_was_asked(
     work: Path, teacher: Teacher
 ) -> None:
-    shown = CliRunner().invoke(app, _taught(teacher), env={"COLUMNS": "200"}).stdout
+    arguments = [*_taught(teacher), "--validation", "0.1"]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}).stdout
     assert re.search(r"[24] examples of [12] documents? -> data\.jsonl", shown)
     assert re.search(r"[24] held out, of [12] documents? -> data\.validation\.jsonl", shown)
-    assert "that is 33%, not 20%" in shown or "that is 67%, not 20%" in shown
+    assert "that is 33%, not 10%" in shown or "that is 67%, not 10%" in shown
     assert "examples are few" in shown
