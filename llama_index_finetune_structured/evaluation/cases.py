@@ -121,9 +121,8 @@ def _items(items: Sequence[Any], gold: Sequence[Any], right: bool | None) -> str
                 marks.append(_mark("missing", item))
     if not marks:
         return _mark("", None)
-    runs = [
-        (mark, len(list(same))) for mark, same in groupby(marks)
-    ]  # a small model may say a thing 20 times
+    # a small model may say a thing twenty times
+    runs = [(mark, len(list(same))) for mark, same in groupby(marks)]
     return f"<ul>{''.join(f'<li>{mark}{_times(number)}</li>' for mark, number in runs)}</ul>"
 
 
