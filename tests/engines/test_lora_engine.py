@@ -220,7 +220,9 @@ def test_an_adapter_is_refused_on_another_base(tiny_llama: Path, tmp_path: Path)
 def test_a_runs_folder_serves_as_its_adapter(tiny_llama: Path, tmp_path: Path) -> None:
     engine = _engine(tiny_llama, tmp_path / "run")
     engine.finetune()
-    assert LoraLLM.from_adapter(tmp_path / "run") == LoraLLM.from_adapter(engine.adapter)
+    served = LoraLLM.from_adapter(tmp_path / "run")
+    assert served.adapter == engine.adapter
+    assert served.bounds == LoraLLM.from_adapter(engine.adapter).bounds
 
 
 def test_a_folder_that_is_no_adapter_is_refused(tmp_path: Path) -> None:

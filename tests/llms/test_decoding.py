@@ -197,7 +197,7 @@ def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) 
 def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, compiled = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP), []
     compile_one = cache._compile
-    monkeypatch.setattr(cache, "_compile", lambda schema: compiled.append(1) or compile_one(schema))
+    monkeypatch.setattr(cache, "_compile", lambda *given: compiled.append(1) or compile_one(*given))
     with ThreadPoolExecutor(8) as pool:
         found = {id(grammar) for grammar in pool.map(cache.get, [SCHEMA] * 16)}
     assert len(found) == len(compiled) == 1
