@@ -35,7 +35,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Train only the uppermost so many: half of them, 3/4 of a step's time.",
+            help="Train only the uppermost so many layers: quicker steps.",
         ),
     ] = None,
     max_length: Annotated[

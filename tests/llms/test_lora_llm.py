@@ -18,13 +18,12 @@ import pytest
 from llama_index.core import PromptTemplate, SummaryIndex
 from llama_index.core.llms import ChatMessage, ImageBlock
 from llama_index.core.schema import TextNode
-from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import AnswerBounds, LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
 from llama_index_finetune_structured.example import content_hash
+from tests.llms.heard import Heard
 
 
 class Song(BaseModel):
@@ -227,29 +226,12 @@ def test_the_free_and_the_constrained_model_get_the_same_prompt(llm: LoraLLM, ti
     assert free.prompt_token_ids(messages, Song) == llm.prompt_token_ids(messages, Song)
 
 
-class _Heard(BaseEventHandler):
-    hits: list[list[str]] = Field(default_factory=list)
-
-    @classmethod
-    def class_name(cls) -> str:
-        return "Heard"
-
-    def handle(self, event: Any, **_: Any) -> None:
-        if event.class_name() == "StructuredAnswerEvent":
-            self.hits.append(event.bound_hits)
-
-
-def test_an_answer_that_ran_into_a_bound_is_told(tiny_llama: Path) -> None:
-    heard = _Heard()
-    get_dispatcher().add_event_handler(heard)
-    try:
-        llm = LoraLLM(base_model=str(tiny_llama), bounds=AnswerBounds(default_characters=3), temperature=1.5)
-        for n in range(20):
-            llm.structured_predict(Song, PROMPT, thing=str(n))
-    finally:
-        get_dispatcher().event_handlers.remove(heard)
-    assert len(heard.hits) == 20
-    assert ["#/properties/title"] in heard.hits
+def test_an_answer_that_ran_into_a_bound_is_told(tiny_llama: Path, heard: Heard) -> None:
+    llm = LoraLLM(base_model=str(tiny_llama), bounds=AnswerBounds(default_characters=3), temperature=1.5)
+    for n in range(20):
+        llm.structured_predict(Song, PROMPT, thing=str(n))
+    assert len(heard.events) == 20
+    assert ["#/properties/title"] in [hits for _, hits in heard.events]
 
 
 def test_a_prompt_beyond_the_context_window_is_refused_with_the_mend(llm: LoraLLM) -> None:
