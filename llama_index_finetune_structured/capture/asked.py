@@ -126,13 +126,10 @@ def _asked_by_text(
     return Asked("text", schema, name, schema_text=text, response_format=response_format)
 
 
-def _texts(messages: list[dict[str, Any]]) -> list[str]:
-    return [message["content"] for message in messages if isinstance(message["content"], str)]
-
-
 def _spelled_out(messages: list[dict[str, Any]]) -> tuple[str | None, dict[str, Any] | None]:
-    for text in _texts(messages):
-        if _MARK in text and (match := _SCHEMA_TEXT.search(text)):
+    for message in messages:
+        text = message["content"]
+        if isinstance(text, str) and _MARK in text and (match := _SCHEMA_TEXT.search(text)):
             schema = _parse_schema(match["schema"])
             if schema is not None:
                 return match[0], schema
@@ -151,7 +148,7 @@ def _parse_schema(text: str) -> dict[str, Any] | None:
 
 def _find_schema(messages: list[dict[str, Any]], schema: dict[str, Any]) -> str | None:
     for plain in _spellings(json.dumps(schema)):
-        if any(plain in text for text in _texts(messages)):
+        if any(plain in text for message in messages if isinstance(text := message["content"], str)):
             return plain
     return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.asked import Asked, read_asked
+from llama_index_finetune_structured.capture.asked import Asked
 from llama_index_finetune_structured.capture.spans import Span
 from llama_index_finetune_structured.capture.wire import json_safe, message_to_wire, tools_to_wire
 
@@ -63,7 +63,8 @@ def start_call(
         wire = prompt_messages(messages)
     else:
         wire = [message_to_wire(message) for message in messages]
-    queries = [item.query for item in span.lineage() if item.query is not None]
+    lineage = span.lineage()
+    queries = [item.query for item in lineage if item.query is not None]
     return Call(
         event_id=event_id,
         kind=kind,
@@ -71,16 +72,16 @@ def start_call(
         messages=wire,
         kwargs={key: _copied(kwargs[key]) for key in _KEPT if kwargs.get(key) is not None},
         model=model,
-        output_cls=_output_cls(span, kwargs),
+        output_cls=_output_cls(lineage, kwargs),
         query=queries[0] if queries else None,
         user_query=queries[-1] if queries else None,
-        sources=_sources(span, wire),
+        sources=_sources(lineage, wire),
     )
 
 
-def _output_cls(span: Span, kwargs: Mapping[str, Any]) -> type[BaseModel] | None:
+def _output_cls(lineage: list[Span], kwargs: Mapping[str, Any]) -> type[BaseModel] | None:
     """What the answer will be parsed to. Beyond an engine or another tool's call it is somebody else's."""
-    for item in span.lineage():
+    for item in lineage:
         if item.is_engine:
             return None
         if item.output_cls is not None:
@@ -96,9 +97,9 @@ def _copied(value: Any) -> Any:
     return value if isinstance(value, type) else json_safe(value)
 
 
-def _sources(span: Span, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sources(lineage: list[Span], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The nodes retrieved for the call: those whose text stands in the prompt or, if none is found, all."""
-    nodes = next((item.nodes for item in span.lineage() if item.nodes is not None), None)
+    nodes = next((item.nodes for item in lineage if item.nodes is not None), None)
     if not nodes:
         return []
     prompt = "\n".join(text for item in messages if isinstance(text := item["content"], str))
@@ -155,11 +156,6 @@ def to_row(
         row["model"] = call.model
     usage = _usage(response)
     return row if usage is None else row | {"usage": usage}
-
-
-def asked_of(call: Call, output_cls: type[BaseModel] | None) -> Asked:
-    """What the call asked for."""
-    return read_asked(call.messages, call.kwargs, output_cls)
 
 
 def _usage(response: Any) -> dict[str, int] | None:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from llama_index_finetune_structured.capture.asked import Asked
-from llama_index_finetune_structured.capture.calls import Call, asked_of, finish_reason, to_row
+from llama_index_finetune_structured.capture.asked import Asked, read_asked
+from llama_index_finetune_structured.capture.calls import Call, finish_reason, to_row
 from llama_index_finetune_structured.capture.forks import tell_after_fork
 from llama_index_finetune_structured.capture.redaction import Redactor, redact_row
 from llama_index_finetune_structured.capture.spans import Span
@@ -107,10 +107,10 @@ class Recorder:
     def _record(self, call: Call, response: Any) -> None:
         answer = response_to_wire(response)
         output_cls = call.output_cls
-        asked = asked_of(call, output_cls)
+        asked = read_asked(call.messages, call.kwargs, output_cls)
         if output_cls is None and self._output_cls is not None and _may_be(self._output_cls, asked):
             output_cls = self._output_cls
-            asked = asked_of(call, output_cls)
+            asked = read_asked(call.messages, call.kwargs, output_cls)
         try:
             checked = check_answer(answer, asked, output_cls, finish_reason(response))
         except Rejected as rejected:

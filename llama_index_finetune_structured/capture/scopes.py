@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -52,9 +52,10 @@ class AttachedScope:
             return False
         if self.attached.reach(instance):
             return True
-        carried = list(_handlers_of(instance))
-        if any(item is handler for item in carried):
-            return True
+        carried = _handlers_of(instance)
+        for item in carried:
+            if item is handler:
+                return True
         if not isinstance(instance, BaseLLM) or not any(item is handler for item in _global_handlers()):
             return False
         return not any(isinstance(item, FineTuningHandlerBase) for item in carried)
@@ -64,25 +65,29 @@ class FineTuningHandlerBase(BaseCallbackHandler):
     """The common type of this package's handlers, by which their scopes know each other."""
 
 
-def _holders(instance: Any) -> Iterator[Any]:
+def _holders(instance: Any) -> list[Any]:
     """The object itself, and the index and the retriever that it stands on."""
-    retriever = _own(instance, "_retriever")
-    for holder in (instance, _own(instance, "_index"), retriever, _own(retriever, "_index")):
-        if holder is not None:
-            yield holder
+    own = _own(instance)
+    if "_retriever" not in own and "_index" not in own:
+        return [instance]
+    retriever = own.get("_retriever")
+    found = (instance, own.get("_index"), retriever, _own(retriever).get("_index"))
+    return [holder for holder in found if holder is not None]
 
 
-def _handlers_of(instance: Any) -> Iterator[BaseCallbackHandler]:
+def _handlers_of(instance: Any) -> list[BaseCallbackHandler]:
+    handlers: list[BaseCallbackHandler] = []
     for holder in _holders(instance):
-        for name in ("callback_manager", "_callback_manager"):
-            manager = _own(holder, name)
+        own = _own(holder)
+        for manager in (own.get("callback_manager"), own.get("_callback_manager")):
             if isinstance(manager, CallbackManager):
-                yield from manager.handlers
+                handlers += manager.handlers
+    return handlers
 
 
-def _own(instance: Any, name: str) -> Any:
-    """An attribute from the instance itself: a property of the host's could have effects."""
-    return getattr(instance, "__dict__", {}).get(name)
+def _own(instance: Any) -> Mapping[str, Any]:
+    """The instance's own attributes: a property of the host's could have effects."""
+    return getattr(instance, "__dict__", {})
 
 
 def _global_handlers() -> list[BaseCallbackHandler]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FrameType
@@ -89,12 +89,13 @@ class Span:
         values = arguments.get("prompt_args", {})
         return prompt.format_messages(**values), {"response_format": self.output_cls}
 
-    def lineage(self) -> Iterator[Span]:
+    def lineage(self) -> list[Span]:
         """This span, its parent, and so on to the root."""
-        span: Span | None = self
-        while span is not None:
-            yield span
-            span = span.parent
+        line, above = [self], self.parent
+        while above is not None:
+            line.append(above)
+            above = above.parent
+        return line
 
 
 class SpanTree:

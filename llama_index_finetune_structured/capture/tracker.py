@@ -40,8 +40,8 @@ class Tracker:
         self._recorders: tuple[weakref.ref[Recorder], ...] = ()
         self.tree = SpanTree()
         self._on_event: dict[str, Callable[[Any], None]] = {
-            "LLMChatStartEvent": self._chat_started,
-            "LLMCompletionStartEvent": self._completion_started,
+            "LLMChatStartEvent": self._started,
+            "LLMCompletionStartEvent": self._started,
             "LLMChatEndEvent": self._call_ended,
             "LLMCompletionEndEvent": self._call_ended,
             "ExceptionEvent": self._call_failed,
@@ -79,16 +79,14 @@ class Tracker:
     def _alive(self) -> tuple[weakref.ref[Recorder], ...]:
         return tuple(ref for ref in self._recorders if ref() is not None)
 
-    def _listening(self) -> list[Recorder]:
-        return [recorder for ref in self._recorders if (recorder := ref()) is not None]
-
     def guarded(self, step: Callable[..., None], *args: Any) -> None:
         """Run one step; whatever it raises is counted by the recorders and goes no further."""
         try:
             step(*args)
         except Exception as error:
-            for recorder in self._listening():
-                recorder.count_fault(error)
+            for ref in self._recorders:
+                if (recorder := ref()) is not None:
+                    recorder.count_fault(error)
         except KeyboardInterrupt:  # LlamaIndex's dispatcher would swallow it
             threading.Timer(0.001, _thread.interrupt_main).start()
 
@@ -102,8 +100,9 @@ class Tracker:
         """A span has begun: whose is it?"""
         span = self.tree.enter(span_id, instance, parent_id, bound)
         inherited = span.owners = span.parent.owners if span.parent is not None else _NOBODY
-        for recorder in self._listening():
-            if recorder not in inherited and recorder.scope.covers(span):
+        for ref in self._recorders:
+            recorder = ref()
+            if recorder is not None and recorder not in inherited and recorder.scope.covers(span):
                 span.owners |= {recorder}
         if span.owners is not inherited and span.kind.is_retriever:
             _widen_to_engine(span, span.owners)
@@ -123,13 +122,7 @@ class Tracker:
         """A span has failed."""
         self.tree.leave(span_id, None)
 
-    def _chat_started(self, event: Any) -> None:
-        self._started(event, "chat", event.messages)
-
-    def _completion_started(self, event: Any) -> None:
-        self._started(event, "complete", event.prompt)
-
-    def _started(self, event: Any, kind: str, messages: Any) -> None:
+    def _started(self, event: Any) -> None:
         span = self.tree.get(event.span_id)
         if span is None or isinstance(span.instance, StructuredLLM):
             return  # of a structured LLM the inner call is kept: it has the messages that were sent
@@ -137,15 +130,15 @@ class Tracker:
         for item in span.lineage():
             item.has_call = True
         if owners:
-            model = event.model_dict.get("model_name")
+            prompt = getattr(event, "prompt", None)
             call = start_call(
                 span,
                 owners,
                 event_id=event.id_,
-                kind=kind,
-                messages=messages,
+                kind="chat" if prompt is None else "complete",
+                messages=event.messages if prompt is None else prompt,
                 kwargs=event.additional_kwargs,
-                model=model,
+                model=event.model_dict.get("model_name"),
             )
             self.tree.start_call(span, call)
 

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ThinkingBlock, ToolCallBlock
 
 __all__ = ["json_safe", "message_to_wire", "response_to_wire", "tools_to_wire"]
 
-_ROLES = {"chatbot": "assistant", "model": "assistant"}
+_ROLES = {role: role.value for role in MessageRole} | dict.fromkeys(
+    (MessageRole.CHATBOT, MessageRole.MODEL), "assistant"
+)
 
 
 def json_safe(value: Any) -> Any:
@@ -31,21 +33,18 @@ def json_safe(value: Any) -> Any:
 
 def message_to_wire(message: ChatMessage) -> dict[str, Any]:
     """One chat message; text stays a string, other blocks become content parts, thinking is left out."""
-    blocks = message.blocks
-    if len(blocks) == 1 and type(blocks[0]) is TextBlock:
-        content: Any = blocks[0].text
-    else:
-        parts = [_part(block) for block in blocks if not isinstance(block, (ToolCallBlock, ThinkingBlock))]
-        text_only = all(part["type"] == "text" for part in parts)
-        content = "".join(part["text"] for part in parts) if text_only else parts
-    role = message.role.value
-    wire: dict[str, Any] = {"role": _ROLES.get(role, role), "content": content}
-    extra = message.additional_kwargs
+    blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
+    if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:
+        return {"role": role, "content": blocks[0].text}
+    parts = [_part(block) for block in blocks if not isinstance(block, (ToolCallBlock, ThinkingBlock))]
+    text_only = all(part["type"] == "text" for part in parts)
+    content = "".join(part["text"] for part in parts) if text_only else parts
+    wire: dict[str, Any] = {"role": role, "content": content}
     calls = _tool_calls(message)
     if calls:
         wire["tool_calls"] = calls
         wire["content"] = content or None
-    for key in ("tool_call_id", "name") if extra else ():
+    for key in ("tool_call_id", "name"):
         if isinstance(extra.get(key), str):
             wire[key] = extra[key]
     return wire

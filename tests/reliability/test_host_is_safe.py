@@ -31,7 +31,7 @@ PLACES: list[tuple[Any, str]] = [
     (BlockScope, "covers"),
     (tracker_module, "start_call"),
     (calls_module, "prompt_messages"),
-    (recorder_module, "asked_of"),
+    (recorder_module, "read_asked"),
     (recorder_module, "check_answer"),
     (recorder_module, "to_row"),
     (Store, "append"),
