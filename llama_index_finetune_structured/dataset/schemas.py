@@ -26,7 +26,8 @@ def load_schema(source: str | Path) -> type[BaseModel]:
     """The Pydantic class that answers must fit: of a YAML file, ``file.py:Class`` or ``module:Class``.
 
     A YAML file has ``name``, ``fields`` and maybe ``description`` and ``types``. A field is its type, or a
-    mapping of ``type`` or ``enum``, ``description`` and ``optional``. Types: string, integer, number, boolean,
+    mapping of ``type`` or ``enum``, ``description``, ``optional``, ``min`` and ``max`` (of a number's value, a
+    string's characters, a list's items). Types: string, integer, number, boolean,
     date, datetime, ``list of ...`` any, and the names under ``types``, which have ``fields`` or ``enum``
     themselves; a ``?`` at the end makes a field optional. Python files and modules are imported, hence run.
     Raises ConfigurationError naming file, line or class.

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    create_model,
+)
 from pydantic import model_validator as validator
 
 from llama_index_finetune_structured.errors import ConfigurationError
@@ -36,6 +45,8 @@ class _Field(_Strict):
     enum: Choices | None = None
     description: StrictStr | None = None
     optional: bool = False
+    min: StrictInt | StrictFloat | None = None
+    max: StrictInt | StrictFloat | None = None
 
     @validator(mode="before")
     @classmethod
@@ -99,7 +110,7 @@ def class_of(path: Path) -> type[BaseModel]:
 def _reason(found: Any) -> str:
     if found["type"] == "extra_forbidden":
         return (
-            "is not known here; name, description, fields, types, or of a field: type, enum, optional "
+            "is not known here; name, description, fields, types, or of a field: type, enum, optional, min, max "
             "(a text with a comma or a colon in it needs quotes)"
         )
     return str(found["msg"]).removeprefix("Value error, ")
@@ -189,9 +200,28 @@ class _Builder:
             if field.enum
             else self._type(field.type or "", (*place, "type"), inside)
         )
+        kind = self._limited(kind, field, place)
         if field.optional:
             return kind | None, Field(default=None, description=field.description)
         return kind, Field(description=field.description)
+
+    def _limited(self, kind: Any, field: _Field, place: Key) -> Any:
+        """``min`` and ``max`` are of a number's value, a string's characters or a list's items."""
+        if field.min is None and field.max is None:
+            return kind
+        if field.min is not None and field.max is not None and field.min > field.max:
+            raise self._error((*place, "min"), f"{field.min} is above max, {field.max}")
+        if field.type in ("integer", "number"):
+            return Annotated[kind, Field(ge=field.min, le=field.max)]
+        if field.type != "string" and not _LIST.fullmatch(field.type or ""):
+            raise self._error(
+                place, "min and max limit integer, number, string (characters) and lists (items)"
+            )
+        lengths: dict[str, Any] = {"min": field.min, "max": field.max}
+        for end, length in lengths.items():
+            if length is not None and (isinstance(length, float) or length < 0):
+                raise self._error((*place, end), f"expected a whole number from 0, not {length}")
+        return Annotated[kind, Field(min_length=lengths["min"], max_length=lengths["max"])]
 
     def _type(self, text: str, place: Key, inside: tuple[str, ...]) -> Any:
         item = _LIST.fullmatch(text)

@@ -67,9 +67,34 @@ def test_the_json_schema_is_that_of_the_class_one_would_write(tmp_path: Path) ->
     assert _load(tmp_path, text).model_json_schema() == Song.model_json_schema()
 
 
+def test_min_and_max_limit_values_characters_and_items(tmp_path: Path) -> None:
+    text = """\
+name: A
+fields:
+  year: {type: integer, min: 1900, max: 2100}
+  share: {type: number, optional: true, min: 0, max: 0.5}
+  code: {type: string, min: 2, max: 4}
+  tags: {type: list of string, max: 2}
+"""
+    limited = _load(tmp_path, text)
+    right = {"year": 1999, "share": 0.5, "code": "ab", "tags": ["x", "y"]}
+    assert limited.model_validate(right).model_dump() == right
+    assert limited.model_validate(right | {"share": None})
+    for wrong in ({"year": 1899}, {"share": 0.6}, {"code": "a"}, {"code": "abcde"}, {"tags": ["x"] * 3}):
+        with pytest.raises(ValidationError):
+            limited.model_validate(right | wrong)
+    assert limited.model_json_schema()["properties"]["year"]["maximum"] == 2100
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("name: A\nfields:\n  a: {type: boolean, min: 1}\n", ":3: fields.a: min and max limit integer, number,"),
+        ("name: A\nfields:\n  a: {enum: [x], max: 1}\n", ":3: fields.a: min and max limit integer, number,"),
+        ("name: A\nfields:\n  a: {type: string, max: 1.5}\n", ":3: fields.a.max: expected a whole number"),
+        ("name: A\nfields:\n  a: {type: string, min: -1}\n", ":3: fields.a.min: expected a whole number"),
+        ("name: A\nfields:\n  a: {type: integer, min: 3, max: 2}\n", ":3: fields.a.min: 3 is above max, 2"),
+        ("name: A\nfields:\n  a: {type: integer, min: soon}\n", ":3: fields.a.min"),
         ("name: A\nfields:\n  year: interger\n", ":3: fields.year: no type 'interger'; there are: string, integer"),
         ("name: A\nfields:\n  year: {type: list of B}\n", ":3: fields.year.type: no type 'B'"),
         ("fields:\n  year: integer\n", ":1: the file.name: Field required"),
