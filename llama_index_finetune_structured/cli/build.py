@@ -16,7 +16,7 @@ from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .asking import Asking, listed_questions
-from .building import BuildSettings, bm25_retriever, claim, hosted_teacher, labelled
+from .building import OPENAI, BuildSettings, bm25_retriever, claim, hosted_teacher, labelled
 from .command import FEW_ROWS, Result, command, counted, say
 
 __all__ = ["register"]
@@ -84,7 +84,8 @@ def build(
         nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
     )
     examples = asking.examples(retriever, asked)
-    return _written(examples, output, validation, seed, asking.failures, asking.rejected)
+    told = _told(asking.failures, asking.rejected, api_base or OPENAI)
+    return _written(examples, output, validation, seed, asking.failures, asking.rejected, told)
 
 
 def _source(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | str:
@@ -105,9 +106,9 @@ def _written(
     seed: int,
     failures: Sequence[Failure] = (),
     rejected: int = 0,
+    told: Sequence[str] = (),
 ) -> Result:
     """Both files, and what became of everything that was asked."""
-    told = _told(failures, rejected)
     if not examples:
         raise DatasetError("\n".join(["no valid answer, so no data set", *told]))
     train, held_out = _split(examples, validation, seed)
@@ -178,10 +179,10 @@ def _summary(data: dict[str, Any], wanted: float) -> list[str]:
     return lines
 
 
-def _told(failures: Sequence[Failure], rejected: int) -> list[str]:
+def _told(failures: Sequence[Failure], rejected: int, address: str) -> list[str]:
     lines = [f"{rejected} answers did not fit the schema"] if rejected else []
     if failures:
-        lines.append(f"{len(failures)} calls failed; mend the cause and add --retry-failed:")
+        lines.append(f"{len(failures)} calls to {address} failed; mend the cause and add --retry-failed:")
         lines += [f"  {f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in failures[:_SHOWN]]
     if len(failures) > _SHOWN:
         lines.append(f"  and {len(failures) - _SHOWN} more; --json lists all")

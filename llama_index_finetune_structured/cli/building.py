@@ -17,9 +17,9 @@ from ..dataset import FinetuneDataset, RetrievalAugmentedDatasetBuilder
 from ..errors import ConfigurationError, MissingDependencyError
 from ..lora.checkpoints import read_json, write_json
 
-__all__ = ["BuildSettings", "bm25_retriever", "claim", "hosted_teacher", "labelled"]
+__all__ = ["OPENAI", "BuildSettings", "bm25_retriever", "claim", "hosted_teacher", "labelled"]
 
-_OPENAI = "https://api.openai.com/v1"
+OPENAI = "https://api.openai.com/v1"
 _ROOM = 4096  # tokens for prompt text, schema and answer, beside the chunks
 
 
@@ -87,7 +87,7 @@ def hosted_teacher(model: str, api_base: str | None, context_tokens: int) -> LLM
         from ..llms.hosted import hosted_llm
     except ImportError as error:
         raise MissingDependencyError(error.name or "openai", "build", "--teacher") from error
-    options: dict[str, Any] = {"api_base": api_base or _OPENAI, "api_key": key, "temperature": 0.0}
+    options: dict[str, Any] = {"api_base": api_base or OPENAI, "api_key": key, "temperature": 0.0}
     llm = hosted_llm(model, **options)
     if llm.metadata.context_window < context_tokens + _ROOM:  # LlamaIndex's guess for names it does not know
         return hosted_llm(model, **options, context_window=context_tokens + _ROOM)

@@ -11,7 +11,8 @@ from ..dataset.preflight import CheckReport
 from ..dataset.preflight import check as check_data
 from ..errors import ConfigurationError
 from ..lora.base_models import DEFAULT_BASE_MODEL
-from .command import Result, command
+from ..lora.settings import LoraSettings
+from .command import Result, command, counted
 
 __all__ = ["register"]
 
@@ -46,7 +47,17 @@ def check(
     )
     mended = fix is not None and _fix(report, fix)
     left = f"the {report.good} good lines are in {fix}" if fix is not None else None
-    return Result(_data(report, fix), (str(report), *filter(None, [left])), ok=report.ok or mended)
+    work = _work(report.good) if target == "local" and report.good else None
+    return Result(_data(report, fix), (str(report), *filter(None, [work, left])), ok=report.ok or mended)
+
+
+def _work(rows: int) -> str:
+    """What ``train`` would do with so many rows if it were told nothing else."""
+    settings = LoraSettings()
+    epochs, size = settings.epochs_for(rows), settings.batch_size
+    return (
+        f"train would take {epochs * -(-rows // size)} steps: {counted(epochs, 'epoch')}, {size} rows a step"
+    )
 
 
 def _fix(report: CheckReport, path: Path) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError
-from ..evaluation import compare
+from ..evaluation import Scorecard, compare
 from ..example import content_hash
 from ..llms.lora import LoraLLM
 from .command import Result, command, say
@@ -45,6 +45,7 @@ def evaluate(
     systems = _systems(trained, base, base_model, options) if trained else {"base": _alone(model, options)}
     run = str(trained.run.resolve()) if trained and trained.run else None
     settings = {"title": title, "model": model, "run": run, "data": str(data), "grammar": grammar}
+    _refuse_another(output / "scorecard.json", settings)
     say(f"{len(examples)} examples, {len(systems)} models")
     card = compare(
         systems,
@@ -78,6 +79,19 @@ def _systems(
         include={"base_model", "max_new_tokens", "batch_size", "chat_prompts", "constrained"}
     )
     return {"base": LoraLLM(**same, bounds=tuned.bounds), "tuned": tuned}
+
+
+def _refuse_another(scorecard: Path, settings: dict[str, Any]) -> None:
+    """The same evaluation may replace its page, another one may not."""
+    if not scorecard.exists():
+        return
+    found = Scorecard.from_json(scorecard).settings
+    other = [name for name in ("model", "data", "grammar") if found.get(name) != settings[name]]
+    if other:
+        raise ConfigurationError(
+            f"{scorecard}: of another evaluation ({', '.join(f'{name} {found.get(name)!r}' for name in other)}), "
+            "and not overwritten; give another --output"
+        )
 
 
 def _mark(trained: Trained | None, systems: dict[str, LoraLLM], grammar: bool) -> str:

@@ -85,7 +85,7 @@ def test_a_teacher_that_always_fails_leaves_no_data_set(work: Path, call: Call) 
     with Teacher(lambda _: 401).running() as teacher:
         found = call(*_taught(teacher), code=1)
     assert "status 401" in found["error"]
-    assert "--retry-failed" in found["error"]
+    assert f"calls to {teacher.api_base} failed; mend the cause and add --retry-failed" in found["error"]
     assert not Path("data.jsonl").exists()
 
 

@@ -106,6 +106,23 @@ def test_check_shows_people_line_and_mend(data: Path) -> None:
     assert "12 of 13 lines are good" in shown.stdout
 
 
+def test_check_says_how_long_training_would_be(data: Path, tiny_llama: Path) -> None:
+    shown = CliRunner().invoke(app, ["check", "rows.jsonl", "--base-model", str(tiny_llama)])
+    assert "train would take 30 steps: 5 epochs, 2 rows a step" in shown.stdout
+
+
+def test_eval_does_not_replace_another_evaluation(data: Path, call: Call, tiny_llama: Path) -> None:
+    ask = ["eval", str(tiny_llama), "rows.jsonl", "--output", "scores"]
+    first = call(*ask)
+    kept = Path("scores/scorecard.json").read_bytes()
+    refused = call(*ask, "--no-grammar", code=1)
+    assert (
+        "scores/scorecard.json: of another evaluation (grammar True), and not overwritten" in refused["error"]
+    )
+    assert Path("scores/scorecard.json").read_bytes() == kept
+    assert call(*ask)["systems"] == first["systems"]
+
+
 def _scorecard(path: Path) -> Scorecard:
     examples = FinetuneDataset.load("rows.jsonl")
     systems = {"base": lambda e: {"author": "", "year": 0}, "tuned": lambda e: e.answer_object()}
