@@ -347,6 +347,9 @@ def main() -> None:
         default=SYSTEMS[1:],
         help="TRL tuned, as people run it, or both; its default bf16 takes many minutes a step on a CPU without it",
     )
+    parser.add_argument(
+        "--data", choices=tuple(BATCH), nargs="+", default=tuple(BATCH), help="one data set, or both"
+    )
     parser.add_argument("--worker", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--kind", choices=tuple(BATCH), help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
@@ -356,8 +359,8 @@ def main() -> None:
     if options.worker:
         return run_trl(options.kind, options.steps, options.base_model, tuned=options.worker == "tuned")
     limits = QUICK if options.quick else FULL
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in BATCH}
-    for kind, peer in itertools.product(BATCH, options.against):
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in options.data}
+    for kind, peer in itertools.product(options.data, options.against):
         figures = measure(kind, peer, limits, options.base_model)
         rate, needed = ceiling(options.base_model, figures["ours_tokens_a_step"])
         share = needed / figures["seconds_a_step"]["ours"] / rate
