@@ -250,7 +250,8 @@ class Worker:
                 return entry
         if self.stopped:
             return {}
-        sys.exit(f"{self.process.args}: ended with {self.process.wait()}")
+        code = self.process.wait()
+        sys.exit(f"{self.process.args}: " + ("killed: too little memory?" if code == -9 else f"ended with {code}"))
 
     def seconds(self, warm: int) -> list[float]:
         """Of the steps after the warm ones; else the last; of a system that was stopped, what it had used."""
