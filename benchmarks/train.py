@@ -251,7 +251,9 @@ class Worker:
         if self.stopped:
             return {}
         code = self.process.wait()
-        sys.exit(f"{self.process.args}: " + ("killed: too little memory?" if code == -9 else f"ended with {code}"))
+        sys.exit(
+            f"{self.process.args}: " + ("killed: too little memory?" if code == -9 else f"ended with {code}")
+        )
 
     def seconds(self, warm: int) -> list[float]:
         """Of the steps after the warm ones; else the last; of a system that was stopped, what it had used."""

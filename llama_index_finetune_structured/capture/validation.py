@@ -17,6 +17,7 @@ from llama_index_finetune_structured.example import canonical_json
 
 __all__ = ["Rejected", "check_answer"]
 
+_LIMITS = frozenset({"ge", "gt", "le", "lt", "min_length", "max_length", "expected"})
 _CUT_SHORT = {"length": "truncated", "max_tokens": "truncated", "content_filter": "content_filter"}
 
 
@@ -102,9 +103,10 @@ def _check_model(text: str, output_cls: type[BaseModel]) -> None:
     try:
         output_cls.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "answer"
-        raise Rejected("schema_mismatch", f"{where}: {first['type']}") from None
+        limits = [f" ({name} {value})" for name, value in first.get("ctx", {}).items() if name in _LIMITS]
+        raise Rejected("schema_mismatch", f"{where}: {first['type']}{''.join(limits)}") from None
 
 
 def _check_schema(value: Any, schema: dict[str, Any]) -> None:

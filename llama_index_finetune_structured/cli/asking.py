@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
+from ..capture.recorder import rejects_path
+from ..capture.store import read_lines
 from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions
 from ..dataset.paid_calls import Failure
 from ..dataset.splits import place
@@ -47,6 +50,16 @@ class Asking:
     retry_failed: bool
     failures: list[Failure] = field(default_factory=list)
     rejected: int = 0
+
+    @property
+    def rejects(self) -> Path:
+        """Where answers are that are no valid example, with the reason."""
+        return rejects_path(self.folder / "captured.jsonl")
+
+    def reasons(self) -> dict[str, str]:
+        """Why an answer was no valid example, by question: the newest answer's reason."""
+        rows = (json.loads(line) for _, _, line in read_lines(self.rejects)) if self.rejects.exists() else ()
+        return {row["example"].get("query") or "": f"{row['reason']}: {row['detail']}" for row in rows}
 
     def questions(
         self, nodes: Sequence[BaseNode], *, per_chunk: int, limit: int | None, ask_for: str | None, seed: int

@@ -84,7 +84,7 @@ def build(
         nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
     )
     examples = asking.examples(retriever, asked)
-    told = _told(asking.failures, asking.rejected, api_base or OPENAI)
+    told = _told(asking, api_base or OPENAI)
     return _written(examples, output, validation, seed, asking.failures, asking.rejected, told)
 
 
@@ -126,6 +126,7 @@ def _written(
         "documents": _documents(train),
         "validation_documents": _documents(held_out or ()),
         "mixed": _mixed(train, held_out or ()),
+        "empty": sum(map(_is_empty, [*train, *(held_out or ())])),
         "rejected": rejected,
         "failures": [{"asked": f.asked, "error": f.error, "message": f.message} for f in failures],
     }
@@ -158,6 +159,10 @@ def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset
     return sum(any(source.document_id in documents for source in example.sources) for example in train)
 
 
+def _is_empty(example: Example) -> bool:
+    return not any(value not in (None, "", [], {}) for value in example.answer_object().values())
+
+
 def _summary(data: dict[str, Any], wanted: float) -> list[str]:
     train, held_out = data["examples"], data["validation_examples"]
     lines = [f"{counted(train, 'example')} of {counted(data['documents'], 'document')} -> {data['data']}"]
@@ -175,18 +180,40 @@ def _summary(data: dict[str, Any], wanted: float) -> list[str]:
             f"{train} examples are few: some dozens teach the form of an answer, some hundreds the task"
         )
     if data["mixed"]:
-        lines.append(f"{data['mixed']} training prompts also show a chunk of a held-out document")
+        lines.append(
+            f"{data['mixed']} training prompts also show a chunk of a held-out document, so the score may flatter; "
+            "more documents or a smaller --top-k make that rarer"
+        )
+    if data["empty"]:
+        lines.append(
+            f"{data['empty']} of {train + held_out} answers are empty: the teacher found nothing to say"
+        )
     return lines
 
 
-def _told(failures: Sequence[Failure], rejected: int, address: str) -> list[str]:
-    lines = [f"{rejected} answers did not fit the schema"] if rejected else []
-    if failures:
-        lines.append(f"{len(failures)} calls to {address} failed; mend the cause and add --retry-failed:")
-        lines += [f"  {f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in failures[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        lines.append(f"  and {len(failures) - _SHOWN} more; --json lists all")
+def _told(asking: Asking, address: str) -> list[str]:
+    """What gave no example: answers that do not fit the schema, with the reason, and calls that failed."""
+    reasons = asking.reasons()
+    unfit = [f"{f.asked[:80]!r}: {reasons[f.asked]}" for f in asking.failures if f.asked in reasons]
+    failed = [
+        f"{f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in asking.failures if f.asked not in reasons
+    ]
+    lines = []
+    if unfit or asking.rejected:
+        count = len(unfit) + asking.rejected
+        lines.append(f"{counted(count, 'answer')} did not fit the schema and were left out: {asking.rejects}")
+        lines += _shown(unfit)
+    if failed:
+        lines.append(
+            f"{counted(len(failed), 'call')} to {address} failed; mend the cause and add --retry-failed:"
+        )
+        lines += _shown(failed)
     return lines
+
+
+def _shown(items: Sequence[str]) -> list[str]:
+    more = [f"  and {len(items) - _SHOWN} more; --json lists all"] if len(items) > _SHOWN else []
+    return [f"  {item}" for item in items[:_SHOWN]] + more
 
 
 def register(app: typer.Typer) -> None:

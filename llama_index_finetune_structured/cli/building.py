@@ -88,6 +88,7 @@ def hosted_teacher(model: str, api_base: str | None, context_tokens: int) -> LLM
     except ImportError as error:
         raise MissingDependencyError(error.name or "openai", "build", "--teacher") from error
     options: dict[str, Any] = {"api_base": api_base or OPENAI, "api_key": key, "temperature": 0.0}
+    options["max_retries"] = 0  # CallPolicy tries again; LlamaIndex's own tries would multiply with its
     llm = hosted_llm(model, **options)
     if llm.metadata.context_window < context_tokens + _ROOM:  # LlamaIndex's guess for names it does not know
         return hosted_llm(model, **options, context_window=context_tokens + _ROOM)

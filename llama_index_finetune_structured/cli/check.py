@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,12 @@ def check(
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens a row may have (else the target's limit).")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, for tokens and cost.")] = 1,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Passes over the data, for tokens and cost (else 1; local: train's default)."
+        ),
+    ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million training tokens.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
 ) -> Result:
@@ -42,22 +48,27 @@ def check(
         target=target,
         base_model=base_model,
         max_length=max_length,
-        epochs=epochs,
+        epochs=epochs or 1,
         price_per_million=price,
     )
+    if target == "local" and epochs is None:
+        report = _by_default(report)
     mended = fix is not None and _fix(report, fix)
     left = f"the {report.good} good lines are in {fix}" if fix is not None else None
-    work = _work(report.good) if target == "local" and report.good else None
+    work = _work(report) if target == "local" and report.good else None
     return Result(_data(report, fix), (str(report), *filter(None, [work, left])), ok=report.ok or mended)
 
 
-def _work(rows: int) -> str:
-    """What ``train`` would do with so many rows if it were told nothing else."""
-    settings = LoraSettings()
-    epochs, size = settings.epochs_for(rows), settings.batch_size
-    return (
-        f"train would take {epochs * -(-rows // size)} steps: {counted(epochs, 'epoch')}, {size} rows a step"
-    )
+def _by_default(report: CheckReport) -> CheckReport:
+    """The report for as many epochs as ``train`` takes when it is told nothing."""
+    epochs = LoraSettings().epochs_for(max(1, report.good))
+    return replace(report, epochs=epochs, cost=None if report.cost is None else report.cost * epochs)
+
+
+def _work(report: CheckReport) -> str:
+    size = LoraSettings().batch_size
+    steps = report.epochs * -(-report.good // size)
+    return f"train would take {steps} steps: {counted(report.epochs, 'epoch')}, {size} rows a step"
 
 
 def _fix(report: CheckReport, path: Path) -> bool:

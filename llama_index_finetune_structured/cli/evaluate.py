@@ -33,18 +33,26 @@ def evaluate(
         bool, typer.Option(help="Hold answers to their schema while they are written.")
     ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers generated together.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Before and after",
 ) -> Result:
     """Ask the examples' own messages, score every field against the kept answers, write table and page.
 
     Answers are kept as they come in: the same command asks only what is missing.
     """
-    examples = FinetuneDataset.load(data)
+    examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
     trained = find_trained(model)
     options = {"constrained": grammar, "batch_size": batch_size}
     systems = _systems(trained, base, base_model, options) if trained else {"base": _alone(model, options)}
     run = str(trained.run.resolve()) if trained and trained.run else None
-    settings = {"title": title, "model": model, "run": run, "data": str(data), "grammar": grammar}
+    settings = {
+        "title": title,
+        "model": model,
+        "run": run,
+        "data": str(data),
+        "grammar": grammar,
+        "limit": limit,
+    }
     _refuse_another(output / "scorecard.json", settings)
     say(f"{len(examples)} examples, {len(systems)} models")
     card = compare(
@@ -86,11 +94,11 @@ def _refuse_another(scorecard: Path, settings: dict[str, Any]) -> None:
     if not scorecard.exists():
         return
     found = Scorecard.from_json(scorecard).settings
-    other = [name for name in ("model", "data", "grammar") if found.get(name) != settings[name]]
+    other = [name for name in ("model", "data", "grammar", "limit") if found.get(name) != settings[name]]
     if other:
         raise ConfigurationError(
-            f"{scorecard}: of another evaluation ({', '.join(f'{name} {found.get(name)!r}' for name in other)}), "
-            "and not overwritten; give another --output"
+            f"{scorecard}: of an evaluation with another {', '.join(other)}, and not overwritten; give another "
+            "--output"
         )
 
 

@@ -35,7 +35,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Train only the uppermost so many layers: quicker steps.",
+            help="Train only the uppermost so many layers (the embedded model has 30): quicker steps.",
         ),
     ] = None,
     max_length: Annotated[

@@ -118,7 +118,9 @@ class LoraFinetuneEngine(FinetuneEngine):
         ) as bar:
 
             def show(entry: dict[str, float]) -> None:
-                bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
+                ends_epoch = entry["step"] % (trainer.total_steps // trainer.epochs) == 0
+                then = ", measuring held-out rows" if validation and ends_epoch else ""
+                bar.set_postfix_str(f"loss={entry['loss']:.3f}{then}", refresh=bool(then))
                 bar.update()
 
             log = trainer.run(validation, show)

@@ -102,7 +102,7 @@ class Scorecard(BaseModel):
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
-            raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+            raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:
             raise ConfigurationError(
                 f"{path}: not a scorecard as Scorecard.to_json writes it: {error.errors()[0]['msg']}"

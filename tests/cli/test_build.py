@@ -89,6 +89,26 @@ def test_a_teacher_that_always_fails_leaves_no_data_set(work: Path, call: Call) 
     assert not Path("data.jsonl").exists()
 
 
+def test_an_answer_that_does_not_fit_is_told_with_its_reason(work: Path, call: Call) -> None:
+    def reply(request: dict[str, Any]) -> dict[str, Any] | int:
+        said = papers.reply(request)
+        return {**said, "content": re.sub(r'"year": ?\d+', '"year": "soon"', said["content"])}
+
+    with Teacher(reply).running() as teacher:
+        error = call(*_taught(teacher), code=1)["error"]
+    assert "answers did not fit the schema and were left out: data.build/captured.rejects.jsonl" in error
+    assert "show?': schema_mismatch: year: int_parsing" in error
+    assert "failed" not in error
+
+
+def test_a_refused_connection_is_told_without_the_clients_own_tries(work: Path, call: Call) -> None:
+    with Teacher(papers.reply).running() as teacher:
+        gone = teacher.api_base
+    found = call(*BASIC, "--teacher", "gpt-4.1", "--api-base", gone, code=1)
+    assert f"calls to {gone} failed" in found["error"]
+    assert "Retrying" not in found["stderr"]
+
+
 def test_own_questions_are_asked_as_they_are(work: Path, teacher: Teacher, call: Call) -> None:
     asked = papers.questions("alpha") + papers.questions("gamma")
     Path("questions.txt").write_text("\n\n".join(asked))

@@ -112,15 +112,16 @@ def test_check_says_how_long_training_would_be(data: Path, tiny_llama: Path) -> 
 
 
 def test_eval_does_not_replace_another_evaluation(data: Path, call: Call, tiny_llama: Path) -> None:
-    ask = ["eval", str(tiny_llama), "rows.jsonl", "--output", "scores"]
-    first = call(*ask)
+    ask = ["eval", str(tiny_llama), "rows.jsonl"]
+    first = call(*ask, "--output", "scores")
     kept = Path("scores/scorecard.json").read_bytes()
-    refused = call(*ask, "--no-grammar", code=1)
-    assert (
-        "scores/scorecard.json: of another evaluation (grammar True), and not overwritten" in refused["error"]
-    )
+    refused = call(*ask, "--output", "scores", "--no-grammar", code=1)["error"]
+    assert "scores/scorecard.json: of an evaluation with another grammar, and not overwritten" in refused
+    assert "with another limit" in call(*ask, "--output", "scores", "--limit", "3", code=1)["error"]
     assert Path("scores/scorecard.json").read_bytes() == kept
-    assert call(*ask)["systems"] == first["systems"]
+    assert call(*ask, "--output", "scores")["systems"] == first["systems"]
+    call(*ask, "--output", "few", "--limit", "3")
+    assert len(Scorecard.from_json("few/scorecard.json").rows) == 3
 
 
 def _scorecard(path: Path) -> Scorecard:
