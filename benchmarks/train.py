@@ -7,7 +7,7 @@ question a document; rows share system prompt and schema) and rag (8 questions a
 LoRA weights, optimizer and schedule. TRL runs as people run it (default: bf16 autocast, gradient checkpointing) and
 tuned (no checkpointing, the precision that suits the hardware). Each runs in a process pair with ours: they step in
 turns, and wait without spinning. A ratio is TRL's median seconds a step over ours. A run of TRL's that does not end
-its first step in 3 minutes (--quick: 90 seconds) is stopped there, and a few more steps of ours tell a lower bound.
+its first step in 3 minutes (--quick: 45 seconds) is stopped there, and a few more steps of ours tell a lower bound.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Limits(NamedTuple):
     budget_s: float
 
 
-FULL, QUICK = Limits(2, 12, 180.0, 1320.0), Limits(1, 2, 90.0, 60.0)
+FULL, QUICK = Limits(2, 12, 180.0, 1320.0), Limits(1, 2, 45.0, 60.0)
 
 
 class Worker:
@@ -270,7 +270,7 @@ def measure(kind: str, peer: str, limits: Limits, base_model: str) -> dict[str, 
     workers = {name: Worker(name, kind, steps, base_model) for name in ("ours", peer)}
     try:
         for number in range(steps):
-            if workers[peer].stopped and number >= limits.warm + QUICK.timed:
+            if workers[peer].stopped and number > limits.warm + 1:
                 break
             for worker in workers.values():
                 worker.step(limits)
