@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -18,10 +18,17 @@ from ..capture.store import read_lines
 from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions
 from ..dataset.paid_calls import Failure
 from ..dataset.splits import place
-from ..errors import DatasetError
+from ..errors import DatasetError, StructuredAnswerError
 from ..example import Example
 
-__all__ = ["Asking", "listed_questions"]
+__all__ = ["UNFIT", "Asking", "listed_questions"]
+
+UNFIT = StructuredAnswerError.__name__
+_OF_UNFIT = {
+    UNFIT,
+    "ValidationError",
+    "ValueError",
+}  # by transport; a call that failed raises the client's own
 
 
 def listed_questions(path: Path) -> list[Question]:
@@ -56,10 +63,16 @@ class Asking:
         """Where answers are that are no valid example, with the reason."""
         return rejects_path(self.folder / "captured.jsonl")
 
-    def reasons(self) -> dict[str, str]:
-        """Why an answer was no valid example, by question: the newest answer's reason."""
+    def _with_reason(self, failures: Sequence[Failure]) -> list[Failure]:
+        """A query engine only says that its answer did not fit; why is among the rejects."""
         rows = (json.loads(line) for _, _, line in read_lines(self.rejects)) if self.rejects.exists() else ()
-        return {row["example"].get("query") or "": f"{row['reason']}: {row['detail']}" for row in rows}
+        reasons = {row["example"].get("query"): f"{row['reason']}: {row['detail']}" for row in rows}
+        return [
+            replace(f, error=UNFIT, message=reasons[f.asked])
+            if f.error in _OF_UNFIT and f.asked in reasons
+            else f
+            for f in failures
+        ]
 
     def questions(
         self, nodes: Sequence[BaseNode], *, per_chunk: int, limit: int | None, ask_for: str | None, seed: int
@@ -89,7 +102,7 @@ class Asking:
             calls=self.calls,
             retry_failed=self.retry_failed,
         )
-        self.failures += report.failures
+        self.failures += self._with_reason(report.failures)
         documents = {answer.query: answer.document_id for answer in report.answers}
         captured = report.load() if documents else ()
         examples = [_placed(example, documents) for example in captured if example.query in documents]

@@ -15,7 +15,7 @@ from ..dataset.schemas import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
-from .asking import Asking, listed_questions
+from .asking import UNFIT, Asking, listed_questions
 from .building import OPENAI, BuildSettings, bm25_retriever, claim, hosted_teacher, labelled
 from .command import FEW_ROWS, Result, command, counted, say
 
@@ -160,7 +160,9 @@ def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset
 
 
 def _is_empty(example: Example) -> bool:
-    return not any(value not in (None, "", [], {}) for value in example.answer_object().values())
+    answer = example.answer_object()  # a list where the class is a RootModel
+    values = answer.values() if isinstance(answer, dict) else [answer]
+    return all(value in (None, "", [], {}) for value in values)
 
 
 def _summary(data: dict[str, Any], wanted: float) -> list[str]:
@@ -193,20 +195,18 @@ def _summary(data: dict[str, Any], wanted: float) -> list[str]:
 
 def _told(asking: Asking, address: str) -> list[str]:
     """What gave no example: answers that do not fit the schema, with the reason, and calls that failed."""
-    reasons = asking.reasons()
-    unfit = [f"{f.asked[:80]!r}: {reasons[f.asked]}" for f in asking.failures if f.asked in reasons]
-    failed = [
-        f"{f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in asking.failures if f.asked not in reasons
-    ]
+    unfit = [f"{f.asked[:80]!r}: {f.message[:200]}" for f in asking.failures if f.error == UNFIT]
+    failed = [f"{f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in asking.failures if f.error != UNFIT]
     lines = []
     if unfit or asking.rejected:
-        count = len(unfit) + asking.rejected
-        lines.append(f"{counted(count, 'answer')} did not fit the schema and were left out: {asking.rejects}")
+        count = counted(len(unfit) + asking.rejected, "answer")
+        lines.append(
+            f"{count} did not fit the schema and were left out (--retry-failed asks again): {asking.rejects}"
+        )
         lines += _shown(unfit)
     if failed:
-        lines.append(
-            f"{counted(len(failed), 'call')} to {address} failed; mend the cause and add --retry-failed:"
-        )
+        calls = counted(len(failed), "call")
+        lines.append(f"{calls} to {address} failed; mend the cause and add --retry-failed:")
         lines += _shown(failed)
     return lines
 

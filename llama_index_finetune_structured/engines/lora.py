@@ -118,12 +118,13 @@ class LoraFinetuneEngine(FinetuneEngine):
         ) as bar:
 
             def show(entry: dict[str, float]) -> None:
-                ends_epoch = entry["step"] % (trainer.total_steps // trainer.epochs) == 0
+                ends_epoch = entry["step"] % trainer.steps_per_epoch == 0
                 then = ", measuring held-out rows" if validation and ends_epoch else ""
                 bar.set_postfix_str(f"loss={entry['loss']:.3f}{then}", refresh=bool(then))
                 bar.update()
 
             log = trainer.run(validation, show)
+            bar.set_postfix_str(f"loss={log.steps[-1]['loss']:.3f}")
         if ranks.is_first:
             self._write_log(log, trainer.epochs)
             save_adapter(trainer.model, self.adapter, self._card(rows))

@@ -52,6 +52,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
         self.epochs = settings.epochs_for(len(rows))
         self.total_steps = len(list(self._batches()))
+        self.steps_per_epoch = self.total_steps // self.epochs
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(_WARMUP_SHARE * self.total_steps)), self.total_steps
         )
@@ -63,11 +64,10 @@ class Trainer:
     ) -> TrainingLog:
         """Train the steps that are left. Ctrl-C finishes the step, saves and raises KeyboardInterrupt."""
         every = self.settings.checkpoint_steps or max(1, self.total_steps // 10)
-        per_epoch = self.total_steps // self.epochs
         with _stop_requests() as stop:
             for batch in list(self._batches())[self.step :]:
                 on_step(self._train_step(batch))
-                if self.step % per_epoch == 0 and validation:
+                if self.step % self.steps_per_epoch == 0 and validation:
                     loss = self.ranks.mean(self.loss, validation)
                     self.log.validation.append({"step": self.step, "loss": loss})
                 stopped = self.ranks.any(stop.is_set())
