@@ -309,7 +309,8 @@ def show(kind: str, peer: str, figures: dict[str, Any]) -> None:
             print(f"  {name:8} more than {seconds:.0f} s a step: stopped within its first")
     least = "at least " if figures["ratio_is_lower_bound"] else ""
     print(f"  TRL / ours: {least}{figures['ratio']}")
-    print(f"  loss differs from TRL's by at most {figures['largest_loss_difference']}")
+    if figures["largest_loss_difference"] is not None:
+        print(f"  loss differs from TRL's by at most {figures['largest_loss_difference']:.1e}")
     share, rate = figures["share_of_matrix_multiply_ceiling"], figures["ceiling_tflops"]
     print(f"  ours reaches {share:.0%} of {rate:.3f} TFLOP/s", flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Iterable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,7 +92,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|fal
 
 
 def class_of(path: Path) -> type[BaseModel]:
-    """The class that the file describes. Raises ConfigurationError with ``file:line`` and the field."""
+    """The class that the file describes. Raises ConfigurationError: ``file:line`` and field of all that is wrong."""
     lines: dict[Key, int] = {}
     value = _parsed(path, lines)
     if isinstance(value, dict) and _JSON_SCHEMA & set(value):
@@ -102,8 +103,8 @@ def class_of(path: Path) -> type[BaseModel]:
     try:
         file = _File.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise _problem(path, lines, first["loc"], _reason(first)) from error
+        found = error.errors(include_url=False)
+        raise _all(_problem(path, lines, one["loc"], _reason(one)) for one in found) from error
     return _Builder(path, file, lines).whole()
 
 
@@ -121,6 +122,10 @@ def _problem(path: Path, lines: dict[Key, int], place: Key, reason: str) -> Conf
     where = ".".join(map(str, known)) or "the file"
     named = f"{where}.{place[-1]}" if reason.startswith("Field required") else where
     return ConfigurationError(f"{path}:{lines[known]}: {named}: {reason}")
+
+
+def _all(problems: Iterable[ConfigurationError]) -> ConfigurationError:
+    return ConfigurationError("\n".join(dict.fromkeys(map(str, problems))))
 
 
 def _parsed(path: Path, lines: dict[Key, int]) -> Any:
@@ -165,12 +170,16 @@ class _Builder:
     def __init__(self, path: Path, file: _File, lines: dict[Key, int]) -> None:
         self._path, self._file, self._lines = path, file, lines
         self._built: dict[str, Any] = {}
+        self._problems: list[ConfigurationError] = []
 
     def whole(self) -> type[BaseModel]:
         for name in self._file.types:
             self._named(name, ("types", name), ())
         file = self._file
-        return self._class(file.name, file.description, file.fields, (), ())
+        whole = self._class(file.name, file.description, file.fields, (), ())
+        if self._problems:
+            raise _all(self._problems)
+        return whole
 
     def _error(self, place: Key, reason: str) -> ConfigurationError:
         return _problem(self._path, self._lines, place, reason)
@@ -188,7 +197,10 @@ class _Builder:
         made: dict[str, Any] = {}
         for key, field in fields.items():
             here = (*place, "fields", key)
-            made[key] = self._field(key, field, here, inside)
+            try:
+                made[key] = self._field(key, field, here, inside)
+            except ConfigurationError as error:
+                self._problems.append(error)
         config = ConfigDict(protected_namespaces=())
         return create_model(name, __config__=config, __doc__=description, **made)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
+_RUN = "run.json"
 
 
 class LoraJob(BaseModel):
@@ -71,13 +72,12 @@ class LoraFinetuneEngine(FinetuneEngine):
         if not self.examples:
             raise DatasetError("the training data is empty: capture or build examples first")
         self.base = resolve(base_model)
-        self.fingerprint = content_hash(
-            {
-                "examples": [example.id for example in self.examples],
-                "base": self.base.sha256,
-                "settings": self.config.model_dump(exclude={"checkpoint_steps"}),
-            }
-        )
+        self._made_of = {
+            "data": content_hash([example.id for example in self.examples]),
+            "base model": self.base.sha256,
+            **self.config.model_dump(exclude={"checkpoint_steps"}),
+        }
+        self.fingerprint = content_hash(self._made_of)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
 
     @classmethod
@@ -158,11 +158,14 @@ class LoraFinetuneEngine(FinetuneEngine):
         if not (self.adapter / "adapter_config.json").is_file():
             return False
         if read_card(self.adapter).fingerprint != self.fingerprint:
-            raise ConfigurationError(
-                f"{self.adapter}: holds the adapter of another run (data, base model or settings differ): "
-                "choose another output folder, or remove that one"
-            )
+            raise self._another_run(f"{self.adapter}: holds the adapter")
         return True
+
+    def _another_run(self, what: str) -> ConfigurationError:
+        told = _differences(self.output_dir / _RUN, self._made_of)
+        return ConfigurationError(
+            f"{what} of another run ({told}): choose another output folder, or remove that one"
+        )
 
     def _prepare(self) -> tuple[list[Row], list[Row], Trainer]:
         try:
@@ -188,7 +191,9 @@ class LoraFinetuneEngine(FinetuneEngine):
         try:
             trainer = Trainer(model, rows, self.config, self._checkpoints, fingerprint=self.fingerprint)
         except CheckpointError as error:
-            raise ConfigurationError(f"{error}: choose another output folder, or remove that one") from error
+            raise self._another_run(f"{self._checkpoints}: holds checkpoints") from error
+        if trainer.ranks.is_first:
+            write_json(self.output_dir / _RUN, self._made_of)
         return rows, validation, trainer
 
     def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:
@@ -230,6 +235,20 @@ def _examples(data: FinetuneDataset | str | Path | Iterable[Example]) -> list[Ex
     if isinstance(data, (str, Path)):
         return list(FinetuneDataset.load(data))
     return list(data)
+
+
+def _differences(run: Path, here: dict[str, Any]) -> str:
+    """What a run's folder was made of that is not so here; hashes are named, settings shown."""
+    try:
+        there: dict[str, Any] = read_json(run)
+        told = [
+            name if name in ("data", "base model") else f"{name} ({there[name]} there, {value} here)"
+            for name, value in here.items()
+            if there[name] != value
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        told = []
+    return f"differs in {', '.join(told)}" if told else "data, base model or settings differ"
 
 
 def _leads_with_system(example: Example) -> bool:

@@ -30,6 +30,22 @@ __all__ = [
 
 CARD = "finetune_structured.json"
 WEIGHTS = "adapter_model.safetensors"
+_README = """---
+base_model: {base}
+library_name: peft
+tags: [lora, structured-output]
+---
+# LoRA adapter for structured answers
+
+Trained on {rows} rows over {base} with llama-index-finetune-structured; files in PEFT's own format, and in
+`{card}` what serving needs to ask as in training.
+
+```python
+from llama_index_finetune_structured import LoraLLM
+
+llm = LoraLLM.from_adapter("PATH OF THIS FOLDER")  # a LlamaIndex LLM
+```
+"""
 _ANSWER_TOKENS = 512
 
 
@@ -107,11 +123,18 @@ def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
         with replacing_folder(folder) as unfinished:
             model.save_pretrained(unfinished, safe_serialization=True, save_embedding_layers=False)
             write_json(unfinished / CARD, card.model_dump(mode="json"))
+            (unfinished / "README.md").write_text(_model_card(card), encoding="utf-8")
     except Exception as error:  # safetensors raises its own error type for a full disk
         raise CheckpointError(
             f"{folder}: the adapter could not be written ({error}). The checkpoints are whole: free disk space "
             "and run finetune() again."
         ) from error
+
+
+def _model_card(card: AdapterCard) -> str:
+    """In place of peft's empty one; where the base model lies on this machine is nobody's business."""
+    local = Path(card.base_model)
+    return _README.format(base=local.name if local.exists() else card.base_model, rows=card.rows, card=CARD)
 
 
 def adapter_in(folder: Path) -> Path | None:

@@ -126,9 +126,7 @@ class Trainer:
             return
         tensors, state = found
         if state["fingerprint"] != self.fingerprint:
-            raise CheckpointError(
-                f"{self.folder}: its checkpoints are of another run (data, base or settings)"
-            )
+            raise CheckpointError(f"{self.folder}: its checkpoints are of another run")
         adapter = {
             key.removeprefix("adapter."): t for key, t in tensors.items() if key.startswith("adapter.")
         }

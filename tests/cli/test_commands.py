@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_every_command_has_help_with_an_example_and_json(name: str) -> None:
     assert result.exit_code == 0
     assert f"Example: finetune-structured {name}" in result.stdout
     assert "--json" in result.stdout
+
+
+def test_the_version_is_told() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout.split()) == (
+        0, ["finetune-structured", version("llama-index-finetune-structured")]
+    )  # fmt: skip
 
 
 def _made(function: object) -> typer.Typer:

@@ -133,7 +133,8 @@ def test_a_run_of_other_settings_in_the_same_folder_is_refused(
 ) -> None:
     monkeypatch.chdir(walk.folder)
     again = walk.arguments(COMMANDS[2])
-    assert "holds the adapter of another run" in call(*again, "--seed", "5", code=1)["error"]
+    error = call(*again, "--seed", "5", code=1)["error"]
+    assert "holds the adapter of another run (differs in seed (0 there, 5 here)): choose another" in error
 
 
 def test_the_longer_schema_of_the_page_is_one(tmp_path: Path) -> None:

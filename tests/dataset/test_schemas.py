@@ -128,6 +128,28 @@ _TEXTS = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "name: A\nfields:\n  a: {type: string, optionl: true}\n  b: {type: string, maxi: 3}\n",
+            [":3: fields.a.optionl: is not known here", ":4: fields.b.maxi: is not known here"],
+        ),
+        (
+            "name: A\nfields:\n  a: interger\n  b: B\n  c: B\ntypes:\n  B:\n    fields:\n      d: txt\n",
+            [":9: types.B.fields.d: no type 'txt'", ":3: fields.a: no type 'interger'"],
+        ),
+    ],
+)
+def test_all_mistakes_of_a_kind_are_named_at_once(text: str, told: list[str], tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        load_schema(str(tmp_path / "s.yaml"))
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(told)
+    assert all(part in line for part, line in zip(told, lines, strict=True))
+
+
 @settings(max_examples=100, deadline=None)
 @given(text=_TEXTS)
 def test_no_text_makes_it_raise_anything_else(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -76,6 +76,9 @@ def test_training_lowers_the_loss_and_makes_an_adapter_that_plain_peft_loads(
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), engine.adapter)
     assert any("lora_B" in name and weight.abs().sum() > 0 for name, weight in plain.named_parameters())
     assert isinstance(engine.get_finetuned_model(), LoraLLM)
+    card = (engine.adapter / "README.md").read_text()
+    assert f"Trained on {len(_data())} rows over base" in card
+    assert str(tmp_path) not in card
 
 
 def test_the_same_run_gives_the_same_bytes_and_a_finished_one_returns_at_once(
@@ -195,7 +198,9 @@ def test_the_model_is_asked_for_before_training(tiny_llama: Path, tmp_path: Path
 def test_a_folder_of_another_run_is_not_overwritten(tiny_llama: Path, tmp_path: Path) -> None:
     _engine(tiny_llama, tmp_path / "run").finetune()
     other = LoraFinetuneEngine(_data(3), base_model=tiny_llama, output_dir=tmp_path / "run")
-    with pytest.raises(ConfigurationError, match="another run"):
+    with pytest.raises(
+        ConfigurationError, match=r"holds the adapter of another run \(differs in data, .*epochs"
+    ):
         other.finetune()
 
 
@@ -205,7 +210,10 @@ def test_checkpoints_of_another_run_are_not_mixed_in(tiny_llama: Path, tmp_path:
     for file in first.adapter.iterdir():
         file.unlink()
     other = LoraFinetuneEngine(_data(3), base_model=tiny_llama, output_dir=tmp_path / "run", config=SETTINGS)
-    with pytest.raises(ConfigurationError, match="of another run"):
+    with pytest.raises(ConfigurationError, match=r"holds checkpoints of another run \(differs in data\)"):
+        other.finetune()
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(ConfigurationError, match="data, base model or settings differ"):
         other.finetune()
 
 
