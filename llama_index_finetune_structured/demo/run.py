@@ -33,7 +33,7 @@ __all__ = ["DemoSettings", "run"]
 _ANSWER_TOKENS = 256
 _TRAIN_SHARE = 0.7
 _BATCH = 20
-# Small batches, for the steps, and the upper two thirds of the layers, for the time: four minutes on two cores.
+# Small batches, for the steps, and the upper two thirds of the layers, for the time.
 _TRAINING: dict[str, Any] = {"batch_size": 2, "upper_layers": 20, "epochs": 1}
 _PARSER = "docstring parser"
 
