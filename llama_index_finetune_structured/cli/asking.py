@@ -24,11 +24,8 @@ from ..example import Example
 __all__ = ["UNFIT", "Asking", "listed_questions"]
 
 UNFIT = StructuredAnswerError.__name__
-_OF_UNFIT = {
-    UNFIT,
-    "ValidationError",
-    "ValueError",
-}  # by transport; a call that failed raises the client's own
+# What an answer that does not fit raises, by transport; a call that failed raises the client's own.
+_OF_UNFIT = {UNFIT, "ValidationError", "ValueError"}
 
 
 def listed_questions(path: Path) -> list[Question]:

@@ -193,8 +193,19 @@ class LoraFinetuneEngine(FinetuneEngine):
         except CheckpointError as error:
             raise self._another_run(f"{self._checkpoints}: holds checkpoints") from error
         if trainer.ranks.is_first:
-            write_json(self.output_dir / _RUN, self._made_of)
+            self._note_run()
         return rows, validation, trainer
+
+    def _note_run(self) -> None:
+        """Keep what the folder is made of, for the error that another run's settings get."""
+        path = self.output_dir / _RUN
+        try:
+            write_json(path, self._made_of)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: could not be written ({error.strerror}): free disk space or mend the folder's "
+                "permissions and run finetune() again"
+            ) from error
 
     def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:
         from ..lora.prompts import stop_token_id, to_row

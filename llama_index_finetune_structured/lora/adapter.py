@@ -132,7 +132,7 @@ def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
 
 
 def _model_card(card: AdapterCard) -> str:
-    """In place of peft's empty one; where the base model lies on this machine is nobody's business."""
+    """In place of peft's, which is empty and names the base model by its path on this machine."""
     local = Path(card.base_model)
     return _README.format(base=local.name if local.exists() else card.base_model, rows=card.rows, card=CARD)
 

@@ -204,6 +204,14 @@ def test_a_folder_of_another_run_is_not_overwritten(tiny_llama: Path, tmp_path: 
         other.finetune()
 
 
+def test_a_folder_that_cannot_be_written_is_a_clear_error_before_the_first_step(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "run.json").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"run\.json: could not be written .*run finetune\(\) again"):
+        _engine(tiny_llama, tmp_path / "run").finetune()
+
+
 def test_checkpoints_of_another_run_are_not_mixed_in(tiny_llama: Path, tmp_path: Path) -> None:
     first = _engine(tiny_llama, tmp_path / "run")
     first.finetune()
