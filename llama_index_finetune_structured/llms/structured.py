@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ class StructuredCall:
 
     A grammar cannot say what validators check. An answer that they refuse is asked for once more with the same
     prompt, which is the one that was trained on, drawn at random from a fixed seed instead of greedily.
+    A list that the grammar ended at an object that it held already is without the second one.
     """
 
     def __init__(
@@ -56,6 +58,9 @@ class StructuredCall:
             **with_schema(output_cls, llm_kwargs),
             "grammar_schema": grammar_schema(output_cls),
         }
+        self._distinct = bounds is not None and (
+            content_hash(output_cls.model_json_schema()) in bounds.distinct
+        )
         self._text, self._asked = "", 0
         self._outcome: BaseModel | StructuredAnswerError | None = None
 
@@ -70,9 +75,17 @@ class StructuredCall:
         self._asked += 1
         self._text = "" if response is None else response.message.content or ""
         try:
-            self._outcome = parse_answer(self._output_cls, self._text)
+            self._outcome = self._parsed()
         except StructuredAnswerError as error:
             self._outcome = error
+
+    def _parsed(self) -> BaseModel:
+        answer = parse_answer(self._output_cls, self._text)
+        if self._distinct:
+            distinct = _without_last_repetition(json.loads(extract_json_str(self._text)))
+            with contextlib.suppress(StructuredAnswerError):  # a list that must be this long keeps it
+                return parse_answer(self._output_cls, json.dumps(distinct))
+        return answer
 
     def result(self) -> BaseModel:
         """The object; tells listeners how it was had. Raises StructuredAnswerError where no answer fitted."""
@@ -117,6 +130,16 @@ def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
         ) from error
     except ValueError as error:
         raise StructuredAnswerError(f"the answer holds no JSON object: {text[:200]!r}") from error
+
+
+def _without_last_repetition(value: Any) -> Any:
+    """The value with every list less its last object where that stands in it before."""
+    if isinstance(value, dict):
+        return {name: _without_last_repetition(item) for name, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = [_without_last_repetition(item) for item in value]
+    return items[:-1] if items and isinstance(items[-1], dict) and items[-1] in items[:-1] else items
 
 
 def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) -> list[str]:
