@@ -56,7 +56,7 @@ def start_call(
     kind: str,
     messages: Any,
     kwargs: Mapping[str, Any],
-    model: str | None,
+    model: Any,
 ) -> Call:
     """Copy a call that begins in ``span``, with the query and the nodes it is made for."""
     if isinstance(messages, str):
@@ -71,7 +71,7 @@ def start_call(
         owners=owners,
         messages=wire,
         kwargs={key: _copied(kwargs[key]) for key in _KEPT if kwargs.get(key) is not None},
-        model=model,
+        model=model if isinstance(model, str) else None,
         output_cls=_output_cls(lineage, kwargs),
         query=queries[0] if queries else None,
         user_query=queries[-1] if queries else None,

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    LLMMetadata,
+    MessageRole,
+)
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.tools import FunctionTool
@@ -170,6 +178,42 @@ def test_the_hosts_messages_may_change_while_it_waits(path: Path) -> None:
         GreedyLLM().chat([ChatMessage(role="user", content="as sent")])
     (example,) = read_examples(path)
     assert example.messages[0].content == "as sent"
+
+
+class EchoChatLLM(EchoLLM):
+    """Hands its messages on as they are, of every role."""
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
+        return ChatResponse(message=ChatMessage(role="assistant", content=self.reply))
+
+
+TURNS = st.lists(st.tuples(st.sampled_from(MessageRole), st.text()), min_size=1, max_size=5)
+
+
+@given(TURNS, st.text(min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_role_and_text_is_read_back_as_it_was_sent(
+    path: Path, turns: list[tuple[MessageRole, str]], reply: str
+) -> None:
+    path.unlink(missing_ok=True)
+    with capture(path) as captured:
+        EchoChatLLM(reply=reply).chat([ChatMessage(role=role, content=text) for role, text in turns])
+    assert captured.summary()["captured"] == 1
+    (example,) = read_examples(path)
+    assert [message.content for message in example.messages] == [text for _, text in turns]
+    assert (example.answer_text(), example.model) == (reply, "echo")
+
+
+def test_a_model_without_a_name_in_words_is_captured_without_one(path: Path) -> None:
+    class OddLLM(EchoChatLLM):
+        def to_payload(self) -> dict[str, Any]:
+            return {"model_name": 7}
+
+    with capture(path):
+        OddLLM().chat(HELLO)
+    (example,) = read_examples(path)
+    assert (example.answer_text(), example.model) == (SONG, None)
 
 
 def test_the_hosts_objects_are_not_touched(path: Path, server: OpenAIServer) -> None:
