@@ -40,8 +40,8 @@ class Tracker:
         self._recorders: tuple[weakref.ref[Recorder], ...] = ()
         self.tree = SpanTree()
         self._on_event: dict[str, Callable[[Any], None]] = {
-            "LLMChatStartEvent": self._started,
-            "LLMCompletionStartEvent": self._started,
+            "LLMChatStartEvent": lambda event: self._started(event, "chat", event.messages),
+            "LLMCompletionStartEvent": lambda event: self._started(event, "complete", event.prompt),
             "LLMChatEndEvent": self._call_ended,
             "LLMCompletionEndEvent": self._call_ended,
             "ExceptionEvent": self._call_failed,
@@ -122,21 +122,18 @@ class Tracker:
         """A span has failed."""
         self.tree.leave(span_id, None)
 
-    def _started(self, event: Any) -> None:
+    def _started(self, event: Any, kind: str, messages: Any) -> None:
         span = self.tree.get(event.span_id)
         if span is None or isinstance(span.instance, StructuredLLM):
             return  # of a structured LLM the inner call is kept: it has the messages that were sent
-        owners = _outermost_for(span)
-        for item in span.lineage():
-            item.has_call = True
+        owners = _claimed(span)
         if owners:
-            prompt = getattr(event, "prompt", None)
             call = start_call(
                 span,
                 owners,
                 event_id=event.id_,
-                kind="chat" if prompt is None else "complete",
-                messages=event.messages if prompt is None else prompt,
+                kind=kind,
+                messages=messages,
                 kwargs=event.additional_kwargs,
                 model=event.model_dict.get("model_name"),
             )
@@ -166,9 +163,7 @@ class Tracker:
 
     def _record_silent_call(self, span: Span, response: Any) -> None:
         """``complete`` without LlamaIndex's decorator, or an LLM's own ``structured_predict``: no events."""
-        owners = _outermost_for(span)
-        for item in span.lineage():
-            item.has_call = True
+        owners = _claimed(span)
         if owners:
             kind = "complete" if "complete" in span.method else "chat"
             messages, kwargs = span.request()
@@ -180,13 +175,14 @@ class Tracker:
                 recorder.record(call, response)
 
 
-def _outermost_for(span: Span) -> frozenset[Recorder]:
-    """The span's recorders that have no call open around it: LLMs call themselves and each other."""
+def _claimed(span: Span) -> frozenset[Recorder]:
+    """Mark a call in the span and all around it; whose it is: LLMs call themselves, the outermost call counts."""
     owners = span.owners
     for owner in owners:
         if not owner.listening:
             owners = owners - {owner}
     for item in span.lineage():
+        item.has_call = True
         if item.call is not None and owners:
             owners = owners - item.call.owners
     return owners
