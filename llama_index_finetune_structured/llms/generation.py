@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .decoding import SlotDecoder
+from .openmp import release_idle_threads
 from .plain import PlainDecoder
 from .requests import Answer, Request
 from .slots import can_use_slots
@@ -39,6 +40,7 @@ class Generator:
             self._waiting.append(request)
             if not self._running:
                 self._running = True
+                release_idle_threads()
                 # never a daemon, as threads of a daemon are: one that computes while Python ends aborts the process
                 threading.Thread(target=self._work, name="local-model", daemon=False).start()
         return request.answer
