@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ..lora.openmp import release_idle_threads
 from .decoding import SlotDecoder
-from .openmp import release_idle_threads
 from .plain import PlainDecoder
 from .requests import Answer, Request
 from .slots import can_use_slots

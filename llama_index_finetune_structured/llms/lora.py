@@ -275,6 +275,7 @@ class LoraLLM(LLM):
     def _bounded_request(
         self, prompt: Sequence[int], schema: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
     ) -> Request:
+        from ..lora.openmp import release_idle_threads
         from .requests import Request
         from .sampling import Sampling
 
@@ -285,7 +286,7 @@ class LoraLLM(LLM):
                 "retrieve fewer or smaller chunks"
             )
         limit = int(kwargs.get("max_new_tokens") or kwargs.get("max_tokens") or self.max_new_tokens)
-        return Request(
+        request = Request(
             prompt=tuple(prompt),
             max_new_tokens=min(limit, room),
             sampling=Sampling(
@@ -300,6 +301,8 @@ class LoraLLM(LLM):
                 else None
             ),
         )
+        release_idle_threads()  # this thread's, which may have loaded the model and compiled the grammar
+        return request
 
     def _answer(self, request: Request) -> tuple[Request, Answer]:
         try:

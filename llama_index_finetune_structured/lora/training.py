@@ -20,6 +20,7 @@ from .batches import batches
 from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
 from .linear import fuse_lora
 from .loss import AnswerLoss
+from .openmp import release_idle_threads
 from .packing import Row
 from .ranks import Ranks
 from .settings import LoraSettings
@@ -77,6 +78,7 @@ class Trainer:
                     raise KeyboardInterrupt(
                         f"stopped after step {self.step} of {self.total_steps}, and saved"
                     )
+        release_idle_threads()
         return self.log
 
     def _batches(self) -> Iterator[list[Row]]:

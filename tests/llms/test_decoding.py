@@ -19,10 +19,10 @@ from llama_index_finetune_structured.llms.decoding import SlotDecoder
 from llama_index_finetune_structured.llms.flat_attention import Layout
 from llama_index_finetune_structured.llms.generation import Generator
 from llama_index_finetune_structured.llms.grammar import AnswerGrammar, GrammarCache
-from llama_index_finetune_structured.llms.openmp import release_idle_threads
 from llama_index_finetune_structured.llms.requests import Request
 from llama_index_finetune_structured.llms.sampling import Sampling
 from llama_index_finetune_structured.llms.slots import SlotModel
+from llama_index_finetune_structured.lora.openmp import release_idle_threads
 from tests import tiny
 
 STOP, PAD = 1, 1
