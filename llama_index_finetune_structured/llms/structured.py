@@ -81,8 +81,8 @@ class StructuredCall:
 
     def _parsed(self) -> BaseModel:
         answer = parse_answer(self._output_cls, self._text)
-        if self._distinct:
-            distinct = _without_last_repetition(json.loads(extract_json_str(self._text)))
+        value = json.loads(extract_json_str(self._text)) if self._distinct else None
+        if (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # a list that must be this long keeps it
                 return parse_answer(self._output_cls, json.dumps(distinct))
         return answer

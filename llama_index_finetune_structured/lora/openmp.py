@@ -15,8 +15,8 @@ def release_idle_threads() -> None:
     """End the idle OpenMP threads of the calling thread; its next computation makes new ones.
 
     libgomp (PyTorch's on Linux) counts the threads of all teams. With more of them than cores, those that wait for
-    their next piece of work go to sleep each time instead of spinning: on two cores a forward then takes 1.3 to 1.7
-    times as long. Does nothing where there is no libgomp.
+    their next piece of work go to sleep each time instead of spinning, which every forward has to wait for. Does
+    nothing where there is no libgomp.
     """
     for library in _libgomps():
         library.omp_pause_resource_all(_SOFT_PAUSE)
