@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +19,6 @@ from llama_index_finetune_structured.llms.grammar import AnswerGrammar, GrammarC
 from llama_index_finetune_structured.llms.requests import Request
 from llama_index_finetune_structured.llms.sampling import Sampling
 from llama_index_finetune_structured.llms.slots import SlotModel
-from llama_index_finetune_structured.lora.openmp import release_idle_threads
 from tests import tiny
 
 STOP, PAD = 1, 1
@@ -196,35 +192,6 @@ def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) 
     with ThreadPoolExecutor(8) as pool:
         answers = [*pool.map(ask, range(24))]
     assert [a for a in answers if a is not None] == [e for n, e in enumerate(expected) if n % 5]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    had = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(had)
-
-
-def _threads() -> set[str]:
-    return set(os.listdir("/proc/self/task"))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is PyTorch's on Linux")
-@pytest.mark.usefixtures("two_threads")
-def test_the_callers_idle_openmp_threads_end_when_another_thread_generates(model: Any) -> None:
-    generator, numbers = _generator(model), torch.arange(600.0 * 600).view(600, 600)
-    release_idle_threads()
-    before = _threads()
-    product = numbers @ numbers
-    idle = _threads() - before
-    assert idle
-    generator.submit(Request(_prompts(1)[0], 5)).result()
-    late = time.monotonic() + 10
-    while idle & _threads() and time.monotonic() < late:
-        time.sleep(0.01)
-    assert not idle & _threads()
-    assert torch.equal(numbers @ numbers, product)
 
 
 def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.MonkeyPatch) -> None:
