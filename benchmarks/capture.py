@@ -145,7 +145,7 @@ def measure_threads(records: int, threads: int = 64) -> dict[str, Any]:
 
     Between two records each thread waits 10 ms, as for the quickest of models: 6,400 records a second at most.
     """
-    line = json.dumps({"text": "x" * 4096})
+    line = json.dumps({"text": "x" * 4096}).encode()
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store.jsonl")

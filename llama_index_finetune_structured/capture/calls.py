@@ -70,7 +70,7 @@ def start_call(
         kind=kind,
         owners=owners,
         messages=wire,
-        kwargs={key: _copied(kwargs[key]) for key in _KEPT if kwargs.get(key) is not None},
+        kwargs={key: _copied(kwargs[key]) for key in _KEPT if kwargs.get(key) is not None} if kwargs else {},
         model=model if isinstance(model, str) else None,
         output_cls=_output_cls(lineage, kwargs),
         query=queries[0] if queries else None,
@@ -99,7 +99,11 @@ def _copied(value: Any) -> Any:
 
 def _sources(lineage: list[Span], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The nodes retrieved for the call: those whose text stands in the prompt or, if none is found, all."""
-    nodes = next((item.nodes for item in lineage if item.nodes is not None), None)
+    nodes = None
+    for item in lineage:
+        if item.nodes is not None:
+            nodes = item.nodes
+            break
     if not nodes:
         return []
     prompt = "\n".join(text for item in messages if isinstance(text := item["content"], str))
@@ -124,15 +128,13 @@ def _score(item: Any) -> float | None:
     return score if score is not None and math.isfinite(score) else None
 
 
-def to_row(
-    call: Call, answer: dict[str, Any], asked: Asked, response: Any, **metadata: Any
-) -> dict[str, Any]:
+def to_row(call: Call, answer: dict[str, Any], asked: Asked, response: Any) -> dict[str, Any]:
     """The call and its checked answer as the fields of an Example, absent ones left out."""
     row: dict[str, Any] = {
         "messages": call.messages,
         "answer": answer,
         "transport": "tools" if answer.get("tool_calls") else asked.transport,
-        "metadata": {"event_id": call.event_id, "call": call.kind} | _present(**metadata),
+        "metadata": {"event_id": call.event_id, "call": call.kind},
     }
     if asked.schema is not None or asked.tools is not None or asked.response_format is not None:
         row |= _present(
@@ -155,7 +157,9 @@ def to_row(
     if call.model is not None:
         row["model"] = call.model
     usage = _usage(response)
-    return row if usage is None else row | {"usage": usage}
+    if usage is not None:
+        row["usage"] = usage
+    return row
 
 
 def _usage(response: Any) -> dict[str, int] | None:

@@ -117,22 +117,23 @@ class Recorder:
             answered = {**answer, "content": answer["content"] or ""}
             self._reject(to_row(call, answered, asked, response), rejected)
             return
-        as_sent = answer["content"] if checked["content"] != answer["content"] else None
-        row = to_row(call, checked, asked, response, answer_as_sent=as_sent)
+        row = to_row(call, checked, asked, response)
+        if checked["content"] != answer["content"]:
+            row["metadata"]["answer_as_sent"] = answer["content"]
         line = self._redacted(_dumped(row), lambda redacted: check_answer(redacted, asked, output_cls, None))
         if line is not None:
             self.store.append(line)
             self._count("captured")
 
     def _reject(self, row: dict[str, Any], rejected: Rejected) -> None:
-        about = json.dumps({"reason": rejected.reason, "detail": rejected.detail}, ensure_ascii=False)
-        line = self._redacted(f'{about[:-1]}, "example": {_dumped(row)}}}')
+        about = json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()
+        line = self._redacted(about[:-1] + b', "example": ' + _dumped(row) + b"}")
         if line is not None:
             self._rejects.append(line)
             with self._lock:
                 self._rejected[rejected.reason] += 1
 
-    def _redacted(self, line: str, check: Callable[[dict[str, Any]], Any] | None = None) -> str | None:
+    def _redacted(self, line: bytes, check: Callable[[dict[str, Any]], Any] | None = None) -> bytes | None:
         """The line without secrets; None, and counted, where that fails or spoils the answer."""
         if self._redact is None:
             return line
@@ -140,7 +141,7 @@ class Recorder:
             row = redact_row(json.loads(line), self._redact)
             if check is not None:
                 check({"content": None, **row["answer"]})
-            return json.dumps(row, ensure_ascii=False)
+            return json.dumps(row, ensure_ascii=False).encode()
         except Exception:
             self._count("dropped_by_redaction")
             return None
@@ -157,14 +158,14 @@ def _may_be(output_cls: type[BaseModel], asked: Asked) -> bool:
     return asked.schema_name in (output_cls.__name__, output_cls.model_config.get("title"))
 
 
-def _dumped(row: dict[str, Any]) -> str:
+def _dumped(row: dict[str, Any]) -> bytes:
     """The line, if it is an Example's, without its id: hashing would double the cost of a record."""
     if not _is_plain(row):
         Example.model_validate(row)
     try:
-        return to_json(row).decode()
+        return to_json(row)
     except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold
-        return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode()
+        return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _is_plain(row: dict[str, Any]) -> bool:

@@ -80,7 +80,7 @@ def _handlers_of(instance: Any) -> list[BaseCallbackHandler]:
     for holder in _holders(instance):
         own = _own(holder)
         for manager in (own.get("callback_manager"), own.get("_callback_manager")):
-            if isinstance(manager, CallbackManager):
+            if manager is not None and isinstance(manager, CallbackManager):  # asking of None takes longest
                 handlers += manager.handlers
     return handlers
 

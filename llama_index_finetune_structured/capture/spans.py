@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from types import FrameType
+from types import AsyncGeneratorType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -202,9 +201,9 @@ def _bound(records: dict[str, Span]) -> None:
 
 
 def _frame_of(result: Any) -> Any:
-    if inspect.isgenerator(result):
+    if isinstance(result, GeneratorType):
         return result.gi_frame
-    return result.ag_frame if inspect.isasyncgen(result) else None
+    return result.ag_frame if isinstance(result, AsyncGeneratorType) else None
 
 
 def _method_of(span_id: str) -> str:

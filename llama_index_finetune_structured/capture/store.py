@@ -43,7 +43,6 @@ class Store:
         self._fsync = fsync
         self._fd: int | None = None
         self._lock = threading.RLock()
-        self._pid = 0
         self._torn_bytes = 0
         tell_after_fork(self)
 
@@ -52,9 +51,9 @@ class Store:
         with self._lock:
             self._ensure_open()
 
-    def append(self, line: str) -> None:
+    def append(self, line: bytes) -> None:
         """Write one line; when this returns the record is kept. Raises OSError, leaving no part of it."""
-        data = line.encode() + b"\n"
+        data = line + b"\n"
         with self._lock:
             fd = self._ensure_open()
             self._mend(fd)
@@ -84,9 +83,8 @@ class Store:
             self._torn_bytes = 0
 
     def _ensure_open(self) -> int:
-        if self._fd is None or self._pid != os.getpid():
+        if self._fd is None:
             self._fd = self._open_own_file()
-            self._pid = os.getpid()
             self._torn_bytes = 0
         return self._fd
 

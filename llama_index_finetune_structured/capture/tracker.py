@@ -94,7 +94,7 @@ class Tracker:
         """An event of LlamaIndex has fired."""
         step = self._on_event.get(type(event).__name__)
         if step is not None:
-            step(event)
+            self.guarded(step, event)
 
     def entered(self, span_id: str, instance: Any, parent_id: str | None, bound: Any) -> None:
         """A span has begun: whose is it?"""
@@ -144,13 +144,11 @@ class Tracker:
         if call is not None and event.response is not None:
             for recorder in call.owners:
                 recorder.record(call, event.response)
-        self._rest()
+        if not self._recorders:
+            self.remove(None)
 
     def _call_failed(self, event: Any) -> None:
         self.tree.end_call(event.span_id)
-        self._rest()
-
-    def _rest(self) -> None:
         if not self._recorders:
             self.remove(None)
 
@@ -205,7 +203,7 @@ class _Events(BaseEventHandler):
         return "FinetuneStructuredEvents"
 
     def handle(self, event: Any, **_: Any) -> None:
-        tracker.guarded(tracker.event, event)
+        tracker.event(event)
 
 
 class _Spans(BaseSpanHandler[BaseSpan]):

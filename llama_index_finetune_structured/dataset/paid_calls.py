@@ -103,7 +103,7 @@ class PaidCalls:
         for key, job in pending:
             row = {"key": key, **job.about, **await self._outcome(job)}
             if self._store is not None:
-                self._store.append(json.dumps(row, ensure_ascii=False))
+                self._store.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
             self.rows[key] = row
             bar.update()
 

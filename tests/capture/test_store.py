@@ -18,8 +18,8 @@ from llama_index_finetune_structured.errors import CaptureError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
 
 
-def line(text: str) -> str:
-    return Example(messages=(Message(role="user", content=text),), answer=_ANSWER).to_json()
+def line(text: str) -> bytes:
+    return Example(messages=(Message(role="user", content=text),), answer=_ANSWER).to_json().encode()
 
 
 _ANSWER = Message(role="assistant", content="yes")
@@ -124,8 +124,8 @@ def test_a_fork_while_another_thread_writes_does_not_hang(path: Path) -> None:
 @given(cut=st.integers(min_value=1, max_value=len(line("the last, ünïcode and all"))))
 def test_a_tail_torn_anywhere_costs_only_itself(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("torn") / "songs.jsonl"
-    whole = line("kept").encode() + b"\n"
-    last = line("the last, ünïcode and all").encode()
+    whole = line("kept") + b"\n"
+    last = line("the last, ünïcode and all")
     path.write_bytes(whole + last[:cut])
     survives = cut >= len(last)
     assert prompts(path) == ["kept", "the last, ünïcode and all"][: 1 + survives]
@@ -159,10 +159,10 @@ def test_a_folder_is_refused_as_a_path(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_is_named_by_file_and_number(path: Path) -> None:
-    path.write_text(line("a") + "\n" + '{"messages": []}\n' + line("b") + "\n")
+    path.write_bytes(line("a") + b'\n{"messages": []}\n' + line("b") + b"\n")
     with pytest.raises(DatasetError, match=r"songs\.jsonl:2: expected a captured Example: messages"):
         list(read_examples(path))
-    path.write_text(line("a") + "\nnonsense\n" + line("b") + "\n")
+    path.write_bytes(line("a") + b"\nnonsense\n" + line("b") + b"\n")
     with pytest.raises(DatasetError, match=r"songs\.jsonl:2: expected a captured Example"):
         list(read_examples(path))
 
@@ -200,5 +200,5 @@ def test_shards_of_another_path_are_not_merged(tmp_path: Path) -> None:
 
 
 def test_lines_are_told_with_their_place(path: Path) -> None:
-    path.write_text(line("a") + "\n\n" + line("b") + "\n")
+    path.write_bytes(line("a") + b"\n\n" + line("b") + b"\n")
     assert [(file, number) for file, number, _ in read_lines(path)] == [(path, 1), (path, 3)]

@@ -41,9 +41,8 @@ def store_for_ever(path: Path, round_: int, acks: int) -> None:
     large = "x" * (3_000_000 if round_ % 8 == 1 else 200)
     number = 0
     while True:
-        store.append(
-            json.dumps({"round": round_, "number": number, "text": large[: None if number % 50 else 9]})
-        )
+        record = {"round": round_, "number": number, "text": large[: None if number % 50 else 9]}
+        store.append(json.dumps(record).encode())
         os.write(acks, ACK.pack(number))
         number += 1
 

@@ -58,7 +58,7 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
     acknowledged = [-1]
     for number in range(10):
         try:
-            store.append(json.dumps({"number": number, "text": "x" * 100}))
+            store.append(json.dumps({"number": number, "text": "x" * 100}).encode())
         except OSError:
             continue
         acknowledged.append(number)
@@ -67,7 +67,7 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
     store.close()
     monkeypatch.undo()
     again = Store(path)
-    again.append('{"number": 99}')
+    again.append(b'{"number": 99}')
     assert numbers(path) == [*acknowledged, 99]
 
 
@@ -76,14 +76,14 @@ def test_a_short_write_whose_repair_fails_too_is_repaired_before_the_next(
 ) -> None:
     path = tmp_path / "records.jsonl"
     store = Store(path)
-    store.append('{"number": 0}')
+    store.append(b'{"number": 0}')
     broken = FailingOs("write", 1, "short")
     broken_truncate = FailingOs("ftruncate", 1, "EIO")
     monkeypatch.setattr(broken, "ftruncate", broken_truncate.ftruncate, raising=False)
     monkeypatch.setattr(store_module, "os", broken)
     with pytest.raises(OSError, match="fitted on the disk"):
-        store.append('{"number": 1}')
+        store.append(b'{"number": 1}')
     assert broken_truncate.failed
     assert numbers(path) == [0]
-    store.append('{"number": 2}')
+    store.append(b'{"number": 2}')
     assert numbers(path) == [0, 2]
