@@ -145,6 +145,13 @@ def test_a_second_run_pays_for_nothing_and_gives_the_same(tmp_path: Path) -> Non
     assert len(answers.load()) == 20
 
 
+def test_half_a_surrogate_pair_in_an_answer_is_kept_as_a_question_mark(tmp_path: Path) -> None:
+    llm, file = LineLLM(reply="What is \ud83d?"), tmp_path / "questions.jsonl"
+    assert len(QuestionGenerator(llm).generate(paid_run.chunks(1), file, show_progress=False)) == 1
+    again = QuestionGenerator(llm).generate(paid_run.chunks(1), file, show_progress=False)
+    assert (texts(again), again.paid, again.reused) == (["What is ??"], 0, 1)
+
+
 def test_a_structured_llm_is_asked_for_a_list_of_questions() -> None:
     with Teacher(paid_run.reply).running() as teacher:
         made = QuestionGenerator(teacher.llm()).generate(paid_run.chunks(1), show_progress=False)
