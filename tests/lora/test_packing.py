@@ -99,6 +99,16 @@ def test_the_embedded_default_is_packed_in_the_precision_it_is_trained_in() -> N
     assert AnswerLoss.of(load_model(resolve(DEFAULT_BASE_MODEL), dtype=precision())).packed
 
 
+@pytest.mark.parametrize(("matrix_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_processor_without_matrix_units_for_bf16_multiplies_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, matrix_units: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    features = {"avx512_bf16": True, "amx_bf16": matrix_units}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert precision() is dtype
+
+
 def test_a_sliding_window_is_trained_row_by_row_and_the_log_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
