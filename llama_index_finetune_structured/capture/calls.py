@@ -99,11 +99,7 @@ def _copied(value: Any) -> Any:
 
 def _sources(lineage: list[Span], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The nodes retrieved for the call: those whose text stands in the prompt or, if none is found, all."""
-    nodes = None
-    for item in lineage:
-        if item.nodes is not None:
-            nodes = item.nodes
-            break
+    nodes = next((item.nodes for item in lineage if item.nodes is not None), None)
     if not nodes:
         return []
     prompt = "\n".join(text for item in messages if isinstance(text := item["content"], str))

@@ -144,11 +144,13 @@ class Tracker:
         if call is not None and event.response is not None:
             for recorder in call.owners:
                 recorder.record(call, event.response)
-        if not self._recorders:
-            self.remove(None)
+        self._rest()
 
     def _call_failed(self, event: Any) -> None:
         self.tree.end_call(event.span_id)
+        self._rest()
+
+    def _rest(self) -> None:
         if not self._recorders:
             self.remove(None)
 
