@@ -32,10 +32,9 @@ from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.demo import run as demo
 from llama_index_finetune_structured.demo.corpus import REFERENCE_KEY, ApiCard, functions
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
-from llama_index_finetune_structured.example import content_hash
 from llama_index_finetune_structured.llms import local_model
 from llama_index_finetune_structured.lora.base_models import resolve
-from llama_index_finetune_structured.lora.bounds import bounded_schema
+from llama_index_finetune_structured.lora.bounds import bounded_schema, schema_key
 
 CONCURRENCY, ANSWER_TOKENS = 8, 256
 
@@ -131,7 +130,7 @@ def xgrammar_processors(llm: LoraLLM) -> Callable[[], list[Any]] | None:
     except ImportError:
         return None
     schema = ApiCard.model_json_schema()
-    bounded = bounded_schema(schema, content_hash(schema), llm.bounds)
+    bounded = bounded_schema(schema, schema_key(schema), llm.bounds)
     vocabulary = llm._loaded.generator.model.config.vocab_size
     info = xgrammar.TokenizerInfo.from_huggingface(
         llm._loaded.tokenizer, vocab_size=vocabulary, stop_token_ids=[llm._loaded.stop_id]

@@ -9,9 +9,19 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from llama_index.core.output_parsers.utils import extract_json_str
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-__all__ = ["Example", "Message", "Source", "Transport", "Usage", "canonical_json", "content_hash"]
+__all__ = [
+    "Example",
+    "Message",
+    "Source",
+    "Transport",
+    "Usage",
+    "canonical_json",
+    "content_hash",
+    "json_span",
+]
 
 Transport = Literal["json_schema", "tools", "text"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -25,6 +35,20 @@ def canonical_json(value: Any) -> str:
 def content_hash(value: Any) -> str:
     """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def json_span(text: str) -> str:
+    """The text itself where it is a JSON object or list, else what LlamaIndex's parser reads: the first ``{`` to
+    the last ``}``. Raises ValueError where there is none.
+    """
+    stripped = text.strip()
+    if stripped.startswith(("{", "[")):
+        try:
+            json.loads(stripped)
+            return stripped
+        except (ValueError, RecursionError):
+            pass
+    return extract_json_str(text)
 
 
 class _Frozen(BaseModel):

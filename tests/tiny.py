@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
@@ -39,7 +40,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(kind: str) -> Any:
-    """A config of about 50,000 weights: ``llama``, ``qwen2``, ``gemma``, ``gemma2`` (sliding window) or ``gpt2``."""
+    """A config of about 50,000 weights: ``llama``, ``qwen2``, ``gemma``, ``gemma2`` (sliding window),
+    ``gemma3`` (sliding window, reads images too) or ``gpt2``.
+    """
     size: dict[str, Any] = {"vocab_size": 258, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     grouped: dict[str, Any] = {
         **size,
@@ -59,6 +62,18 @@ def config(kind: str) -> Any:
         return GemmaConfig(**grouped)
     if kind == "gemma2":
         return Gemma2Config(**grouped, sliding_window=64, query_pre_attn_scalar=8)
+    if kind == "gemma3":
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+        }
+        return Gemma3Config(
+            text_config={**grouped, "sliding_window": 64},
+            vision_config={**vision, "image_size": 28, "patch_size": 14},
+            mm_tokens_per_image=1,
+        )
     return GPT2Config(**size, n_embd=32, n_layer=2, n_head=4, n_positions=8192)
 
 

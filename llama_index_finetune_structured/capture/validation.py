@@ -9,11 +9,10 @@ from typing import Any
 from jsonschema.exceptions import SchemaError
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
-from llama_index.core.output_parsers.utils import extract_json_str
 from pydantic import BaseModel, ValidationError
 
 from llama_index_finetune_structured.capture.asked import Asked
-from llama_index_finetune_structured.example import canonical_json
+from llama_index_finetune_structured.example import canonical_json, json_span
 
 __all__ = ["Rejected", "check_answer"]
 
@@ -46,7 +45,7 @@ def check_answer(
     if asked.transport == "tools" or (asked.schema is None and output_cls is None):
         return answer
     text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
-    found = _json_in(text, exact=asked.transport == "json_schema")
+    found = text if asked.transport == "json_schema" else _json_in(text)
     _check_object(found, asked.schema, output_cls)
     return {**answer, "content": found}
 
@@ -70,22 +69,11 @@ def _check_tool_calls(
     return {**answer, "tool_calls": calls}
 
 
-def _json_in(text: str, *, exact: bool) -> str:
-    stripped = text.strip()
-    if exact or (stripped.startswith(("{", "[")) and _parses(stripped)):
-        return text if exact else stripped
+def _json_in(text: str) -> str:
     try:
-        return extract_json_str(text)
+        return json_span(text)
     except ValueError:
         raise Rejected("not_json", "the answer holds no JSON object") from None
-
-
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_object(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> None:

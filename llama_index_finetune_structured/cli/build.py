@@ -16,7 +16,15 @@ from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .asking import UNFIT, Asking, listed_questions
-from .building import OPENAI, BuildSettings, bm25_retriever, claim, hosted_teacher, labelled
+from .building import (
+    OPENAI,
+    BuildSettings,
+    bm25_retriever,
+    claim,
+    held_out_path,
+    hosted_teacher,
+    labelled,
+)
 from .command import FEW_ROWS, Result, command, counted, say
 
 __all__ = ["register"]
@@ -112,7 +120,7 @@ def _written(
     if not examples:
         raise DatasetError("\n".join(["no valid answer, so no data set", *told]))
     train, held_out = _split(examples, validation, seed)
-    path = output.with_name(f"{output.stem}.validation{output.suffix}")
+    path = held_out_path(output)
     if held_out is None:
         path.unlink(missing_ok=True)  # of a build before: its rows are trained on now
     else:

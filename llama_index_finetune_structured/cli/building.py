@@ -17,7 +17,15 @@ from ..dataset import FinetuneDataset, RetrievalAugmentedDatasetBuilder
 from ..errors import ConfigurationError, MissingDependencyError
 from ..lora.checkpoints import read_json, write_json
 
-__all__ = ["OPENAI", "BuildSettings", "bm25_retriever", "claim", "hosted_teacher", "labelled"]
+__all__ = [
+    "OPENAI",
+    "BuildSettings",
+    "bm25_retriever",
+    "claim",
+    "held_out_path",
+    "hosted_teacher",
+    "labelled",
+]
 
 OPENAI = "https://api.openai.com/v1"
 _ROOM = 4096  # tokens for prompt text, schema and answer, beside the chunks
@@ -34,18 +42,24 @@ class BuildSettings(BaseModel):
     chunk_size: int
 
 
+def held_out_path(output: Path) -> Path:
+    """``data.jsonl`` -> ``data.validation.jsonl``, beside it."""
+    return output.with_name(f"{output.stem}.validation{output.suffix}")
+
+
 def claim(output: Path, settings: BuildSettings) -> Path:
     """The folder beside ``output`` for what was paid for, made by these settings or new.
 
-    Raises ConfigurationError where it was made by others, or ``output`` by somebody else.
+    Raises ConfigurationError where it was made by others, or ``output`` or the held-out rows by somebody else.
     """
     folder = output.with_name(f"{output.stem}.build")
     mark = folder / "build.json"
     if mark.is_file():
         _same(mark, settings)
         return folder
-    if output.exists():
-        raise ConfigurationError(f"{output}: is there and no build made it; choose another --output")
+    for path in (output, held_out_path(output)):
+        if path.exists():
+            raise ConfigurationError(f"{path}: is there and no build made it; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(mark, settings.model_dump(mode="json"))
     return folder

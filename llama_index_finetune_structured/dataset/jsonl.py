@@ -18,6 +18,7 @@ from llama_index_finetune_structured.example import Example
 from llama_index_finetune_structured.files import replacing
 
 __all__ = [
+    "BOM",
     "READ_ERRORS",
     "example_from_row",
     "parse_line",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 # What reading a row of any shape may raise.
 READ_ERRORS = (ValueError, RecursionError)
 
@@ -50,7 +51,7 @@ def _read_file(path: Path) -> Iterator[Example]:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a JSONL file") from error
     with file:
         for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(_BOM) if number == 1 else raw
+            line = raw.removeprefix(BOM) if number == 1 else raw
             if not line.strip():
                 continue
             if number > 1 and not raw.endswith(b"\n") and not is_json(line):

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from llama_index_finetune_structured.dataset.jsonl import (
+    BOM,
     READ_ERRORS,
     example_from_row,
     parse_line,
@@ -68,12 +69,13 @@ def _from_file(path: Path) -> Iterator[Pair]:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
     with file:
-        if _is_query_response_json(file.readline()):
+        if _is_query_response_json(_first_line(file)):
             file.seek(0)
             yield from _from_query_response(path, file.read())
             return
         file.seek(0)
-        for number, line in enumerate(file, start=1):
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(BOM) if number == 1 else raw
             if line.strip():
                 where = f"{path}:{number}"
                 try:
@@ -83,17 +85,23 @@ def _from_file(path: Path) -> Iterator[Pair]:
                 yield _named(row, where)
 
 
+def _first_line(file: BinaryIO) -> bytes:
+    """The first line that is not blank, less a byte-order mark."""
+    return next((line for raw in file if (line := raw.removeprefix(BOM)).strip()), b"")
+
+
 def _is_query_response_json(first: bytes) -> bool:
+    """Whether a file that begins so is one JSON object over many lines, or a QueryResponseDataset on one."""
     try:
         row = json.loads(first)
     except (ValueError, RecursionError):
-        return True
+        return b":" not in first or b'"queries"' in first  # else a row that is damaged
     return isinstance(row, dict) and "queries" in row
 
 
 def _from_query_response(path: Path, text: bytes) -> Iterator[Pair]:
     try:
-        whole = json.loads(text)
+        whole = json.loads(text.decode("utf-8-sig"))
         queries, responses = dict(whole["queries"]), dict(whole["responses"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(

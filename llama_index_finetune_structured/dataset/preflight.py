@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_index_finetune_structured.capture.store import shards_of
-from llama_index_finetune_structured.dataset.jsonl import write_lines
+from llama_index_finetune_structured.dataset.jsonl import BOM, write_lines
 from llama_index_finetune_structured.dataset.line_checks import Fault, LineReader, SchemaChecks
 from llama_index_finetune_structured.dataset.problems import Problem
 from llama_index_finetune_structured.dataset.targets import RENDER_ERRORS, Target, Tokens, target_named
@@ -19,7 +19,6 @@ from llama_index_finetune_structured.example import Example
 
 __all__ = ["CheckReport", "TrainedSpan", "check"]
 
-_BOM = b"\xef\xbb\xbf"
 _IN_MEMORY = "dataset"
 Line = tuple[str, int, bytes | Example]
 Source = str | Path | tuple[Example, ...]
@@ -126,7 +125,7 @@ def _lines(source: Source) -> Iterator[Line]:
     for path in shards_of(source):
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(_BOM) if number == 1 else raw
+                line = raw.removeprefix(BOM) if number == 1 else raw
                 if line.strip():
                     yield str(path), number, line
 
@@ -142,7 +141,7 @@ class _Run:
         self._target, self._source = target, source
         self._read, self._faults = LineReader(target.name), SchemaChecks()
         self._problems: list[Problem] = []
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, int]] = {}
         self._lines = self._good = self._tokens = self._trained = self._longest = 0
         self._span: TrainedSpan | None = None
 
@@ -165,7 +164,7 @@ class _Run:
 
     def _line(self, file: str, number: int, what: bytes | Example) -> None:
         try:
-            tokens, faults = self._looked_at(what, f"line {number}")
+            tokens, faults = self._looked_at(what, (file, number))
         except RecursionError:
             tokens, faults = None, [("too_deep", "nested too deeply to be written again")]
         except Exception as error:  # a preflight that dies of a line is of no use
@@ -175,7 +174,7 @@ class _Run:
         if tokens is not None and all(problem.is_warning for problem in problems):
             self._count(tokens)
 
-    def _looked_at(self, what: bytes | Example, here: str) -> tuple[Tokens | None, list[Fault]]:
+    def _looked_at(self, what: bytes | Example, here: tuple[str, int]) -> tuple[Tokens | None, list[Fault]]:
         example, faults = (what, []) if isinstance(what, Example) else self._read(what)
         if example is None:
             return None, faults
@@ -183,9 +182,11 @@ class _Run:
         tokens, more = (None, []) if wrong else self._tokenised(example)
         return tokens, [*faults, *wrong, *self._repeated(example, here), *more]
 
-    def _repeated(self, example: Example, here: str) -> list[Fault]:
-        first = self._seen.setdefault(example.id, here)
-        return [] if first == here else [("duplicate", f"the same as {first}")]
+    def _repeated(self, example: Example, here: tuple[str, int]) -> list[Fault]:
+        file, line = first = self._seen.setdefault(example.id, here)
+        if first == here:
+            return []
+        return [("duplicate", f"the same as line {line}" + ("" if file == here[0] else f" of {file}"))]
 
     def _tokenised(self, example: Example) -> tuple[Tokens | None, list[Fault]]:
         try:

@@ -12,12 +12,11 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms import LLM
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.query_engine import RetrieverQueryEngine
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tqdm.auto import tqdm
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from ..capture import capture
-from ..dataset import FinetuneDataset
-from ..engines.lora import LoraFinetuneEngine
+from ..capture.recorder import rejects_path
+from ..dataset import FinetuneDataset, answer_questions
+from ..engines.lora import LoraFinetuneEngine, LoraJob
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..evaluation import Scorecard, compare
 from ..example import Example, Message, content_hash
@@ -33,6 +32,7 @@ __all__ = ["DemoSettings", "run"]
 _ANSWER_TOKENS = 256
 _TRAIN_SHARE = 0.7
 _BATCH = 20
+_SHOWN = 5
 # Small batches, for the steps, and the upper two thirds of the layers, for the time.
 _TRAINING: dict[str, Any] = {"batch_size": 2, "upper_layers": 20, "epochs": 1}
 _PARSER = "docstring parser"
@@ -61,7 +61,7 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
         f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
     )
     teacher = _teacher(settings)
-    data = _captured(_engine(retriever, teacher), train, test, output / "captured.jsonl", say)
+    data = _captured(_engine(retriever, teacher), train, test, output, say)
     data.save(output / "train.jsonl")
     test.save(output / "test.jsonl")
     engine = LoraFinetuneEngine(
@@ -82,9 +82,12 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
         output_cls=ApiCard,
         concurrency=_BATCH,
         cache_dir=output / "answers" / engine.fingerprint[:12],
-        settings=settings.model_dump(mode="json", exclude_none=True),
+        settings=settings.model_dump(mode="json", exclude_none=True) | _facts(settings, output, data, job),
     )
-    _report(card, settings, output, data, job.seconds)
+    card.to_json(output / "scorecard.json")
+    log = read_json(output / "model" / "training_log.json")["steps"]
+    card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
+    card.to_svg(output / "before-and-after.svg")
     return card
 
 
@@ -163,40 +166,40 @@ def _captured(
     engine: BaseQueryEngine,
     train: FinetuneDataset,
     test: FinetuneDataset,
-    path: Path,
+    output: Path,
     say: Callable[[str], None],
 ) -> FinetuneDataset:
     """Ask the teacher what it was not asked before; drop answers that were shown a held-out sub-package."""
-    asked = {example.query for example in FinetuneDataset.load(path)} if _has_lines(path) else set()
-    questions = [example.query for example in train if example.query and example.query not in asked]
-    with capture(path, output_cls=ApiCard) as captured:
-        for question in tqdm(questions, desc="teacher", unit="question"):
-            engine.query(question)
+    path = output / "captured.jsonl"
+    # What failed is asked again until training has begun, which belongs to the answers that it began with.
+    report = answer_questions(
+        engine,
+        [example.query for example in train if example.query],
+        path,
+        output_cls=ApiCard,
+        retry_failed=not (output / "model").exists(),
+    )
     held_out = {_group(example) for example in test}
     groups = {function.qualified_name: function.group for function in functions()}
-    wanted = {example.query for example in train}
     kept = [
         example
-        for example in FinetuneDataset.load(path).deduplicate()
-        if example.query in wanted
-        and _found(example)
-        and not held_out & {groups.get(s.document_id or "") for s in example.sources}
+        for example in (report.load() if report.answers else ())
+        if _found(example) and not held_out & {groups.get(s.document_id or "") for s in example.sources}
     ]
-    say(
-        f"teacher: {captured.summary()}; {len(kept)} examples with parameters, none shown a held-out sub-package"
-    )
+    say(f"teacher: {len(report.answers)} answers, {len(report.failures)} failed")
+    say(f"{len(kept)} examples with parameters, none shown a held-out sub-package")
+    for failure in report.failures[:_SHOWN]:
+        say(f"  {failure.asked}: {failure.error}: {failure.message[:200]}")
     if not kept:
-        raise DatasetError(f"the teacher gave no valid answer; see {captured.rejects_path}")
+        raise DatasetError(
+            f"the teacher gave no valid answer: mend what failed and run it again; see {rejects_path(path)}"
+        )
     return FinetuneDataset(kept)
 
 
 def _found(example: Example) -> bool:
     """Whether the teacher found the function; an empty card teaches a small model to leave parameters out."""
     return bool(ApiCard.model_validate(example.answer_object()).parameters)
-
-
-def _has_lines(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _teacher(settings: DemoSettings) -> LLM:
@@ -230,20 +233,16 @@ def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
     }
 
 
-def _report(
-    card: Scorecard, settings: DemoSettings, output: Path, data: FinetuneDataset, training_s: float
-) -> None:
-    teacher = settings.teacher or f"{_PARSER} that reads the retrieved documentation (no key was given)"
-    notes = [
-        f"Teacher: {teacher}.",
-        "Questions: 'How do I call X?' about the installed networkx, asked of a BM25 query engine with "
-        f"output_cls; retrieval errors included. Seed {settings.seed}.",
-        f"Trained on {len(data)} captured answers in {training_s:.0f} s; the sub-packages of the test questions "
-        "were held out. Gold cards come from a docstring parser.",
-        f"All systems: same prompt with schema, {_ANSWER_TOKENS} new tokens at most, same JSON extraction.",
-    ]
-    card.to_json(output / "scorecard.json")
-    log = read_json(output / "model" / "training_log.json")["steps"]
-    title = f"{settings.base_model}, before and after"
-    card.to_html(output / "report.html", title=title, notes=notes, training_log=log)
-    card.to_svg(output / "before-and-after.svg")
+def _facts(settings: DemoSettings, output: Path, data: FinetuneDataset, job: LoraJob) -> dict[str, JsonValue]:
+    """What else is worth knowing of the run, for the page and for ``report``."""
+    return {
+        "title": f"{settings.base_model}, before and after",
+        "run": str((output / "model").resolve()),
+        "teacher": settings.teacher or f"{_PARSER} that reads the retrieved documentation (no key was given)",
+        "questions": "'How do I call X?' about the installed networkx, asked of a BM25 query engine with "
+        "output_cls; retrieval errors included",
+        "trained on": f"{len(data)} captured answers in {job.seconds:.0f} s; the sub-packages of the test "
+        "questions were held out",
+        "gold": "cards that a docstring parser read",
+        "all systems": f"same prompt with schema, {_ANSWER_TOKENS} new tokens at most, same JSON extraction",
+    }

@@ -156,6 +156,10 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _finished(self) -> bool:
         if not (self.adapter / "adapter_config.json").is_file():
+            if self.adapter.exists() and (not self.adapter.is_dir() or any(self.adapter.iterdir())):
+                raise ConfigurationError(
+                    f"{self.adapter}: is there and holds no adapter; choose another output folder"
+                )
             return False
         if read_card(self.adapter).fingerprint != self.fingerprint:
             raise self._another_run(f"{self.adapter}: holds the adapter")
@@ -180,7 +184,6 @@ class LoraFinetuneEngine(FinetuneEngine):
         tokenizer = load_tokenizer(self.base)
         rows, validation = self._rows(tokenizer, self.examples), self._rows(tokenizer, self.validation)
         torch.manual_seed(self.config.seed)
-        self._check_lengths(rows, context_window(self.base))
         model = load_model(self.base, dtype=precision())
         model = add_lora(
             model,
@@ -210,17 +213,16 @@ class LoraFinetuneEngine(FinetuneEngine):
     def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:
         from ..lora.prompts import stop_token_id, to_row
 
-        stop_id = stop_token_id(tokenizer)
-        return [to_row(tokenizer, example, stop_id=stop_id) for example in examples]
-
-    def _check_lengths(self, rows: Sequence[Row], context: int) -> None:
+        stop_id, context = stop_token_id(tokenizer), context_window(self.base)
         limit = min(context, self.config.max_length or context)
-        for example, row in zip(self.examples, rows, strict=True):
+        rows = [to_row(tokenizer, example, stop_id=stop_id) for example in examples]
+        for example, row in zip(examples, rows, strict=True):
             if len(row) > limit:
                 raise DatasetError(
                     f"example {example.id[:12]}: {len(row)} tokens, more than the limit of {limit}: its answer "
                     "would be cut. Retrieve fewer or smaller chunks, or leave it out"
                 )
+        return rows
 
     def _card(self, rows: Sequence[Row]) -> AdapterCard:
         return AdapterCard(

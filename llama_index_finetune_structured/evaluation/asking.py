@@ -1,8 +1,12 @@
-"""Ask one system all examples, with bounded concurrency; no answer that fails ends the run."""
+"""Ask one system all examples, with bounded concurrency; no answer that fails ends the run.
+
+A missing package does: nothing would be measured.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -13,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Example, canonical_json, content_hash
 from .journal import Answer, Journal
 from .systems import Reply, System, ask, fingerprint
@@ -124,6 +128,8 @@ async def _answer(
     with tracer.call(uuid.uuid4().hex) as trace:
         try:
             reply = await asyncio.wait_for(_hold_interrupt(ask(system, example, target)), timeout_s)
+        except MissingDependencyError:
+            raise
         except Exception as caught:
             error = caught
     if isinstance(reply, BaseException):
@@ -162,16 +168,20 @@ def _of_reply(reply: Reply) -> dict[str, Any]:
 
 
 def _of_error(error: Exception, timeout_s: float) -> dict[str, Any]:
-    """ValueError and TypeError are what an unfit answer raises; all else failed before there was one."""
+    """ValueError and TypeError are what an unfit answer raises; all else failed before there was one.
+
+    So did a ConfigurationError: a model that does not load, or a prompt that is longer than its window.
+    """
     text = " ".join(str(error).split())[:500]
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not text:
         text = f"no answer within {timeout_s:g} s"
-    failed = not isinstance(error, ValueError | TypeError)
+    failed = isinstance(error, ConfigurationError) or not isinstance(error, ValueError | TypeError)
     return {"error": text or "(no message)", "error_kind": type(error).__name__, "failed": failed}
 
 
 def _key(mark: str, example: Example, target: Target) -> str:
-    return content_hash([mark, example.id, example.query, target.schema])
+    # The schema as text: in another order it is another prompt.
+    return content_hash([mark, example.id, example.query, json.dumps(target.schema)])
 
 
 def _wall_seconds(answers: Sequence[Answer]) -> float:

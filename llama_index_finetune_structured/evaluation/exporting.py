@@ -65,5 +65,5 @@ def export_and_check(
 
 def _gate(adapter: Path, output: Path, format: str, base_model: str | None, examples: list[Any]) -> Parity:
     moved = {} if base_model is None else {"base_model": base_model}
-    with opened_export(output, adapter, format=format) as llm:
+    with opened_export(output, adapter, format=format, base_model=base_model) as llm:
         return parity(LoraLLM.from_adapter(adapter, **moved), examples, {format: llm})

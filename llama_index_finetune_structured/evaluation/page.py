@@ -29,7 +29,6 @@ __all__ = ["page_of"]
 def page_of(
     card: Scorecard,
     title: str,
-    notes: Sequence[str],
     training_log: Sequence[Mapping[str, Any]],
     prices: Prices | None,
 ) -> str:
@@ -49,7 +48,7 @@ def page_of(
         _section("Training", f"<figure>{curve}</figure>" if curve else ""),
         _section("What it costs", f"<p>{escape(_cost(card, main, prices))}</p>" if prices else ""),
         _section(f"Answers side by side, the worst of “{main}” first", cases_of(card, main)),
-        _section("How this was made", _facts(card) + _notes(notes)),
+        _section("How this was made", _facts(card)),
     ]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -91,7 +90,3 @@ def _facts(card: Scorecard) -> str:
         + "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
         + "</dl>"
     )
-
-
-def _notes(notes: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""

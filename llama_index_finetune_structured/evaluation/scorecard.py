@@ -127,7 +127,6 @@ class Scorecard(BaseModel):
         path: str | os.PathLike[str],
         *,
         title: str = "Scorecard",
-        notes: Sequence[str] = (),
         training_log: Sequence[Mapping[str, Any]] = (),
         prices: Prices | None = None,
     ) -> Path:
@@ -138,7 +137,7 @@ class Scorecard(BaseModel):
         """
         from .page import page_of
 
-        return write_whole(Path(path), page_of(self, title, notes, training_log, prices))
+        return write_whole(Path(path), page_of(self, title, training_log, prices))
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture of before and after alone; readable on light and dark backgrounds."""

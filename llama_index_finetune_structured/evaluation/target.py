@@ -9,12 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 import jsonschema
-from llama_index.core.output_parsers.utils import extract_json_str
 from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
 from ..errors import DatasetError, StructuredAnswerError
-from ..example import Example, canonical_json
+from ..example import Example, canonical_json, json_span
 
 __all__ = ["Target", "target_of"]
 
@@ -64,7 +63,9 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> Target:
     """
     model = output_cls
     if model is None and example.answer_schema is not None:
-        model = _model_for(canonical_json(example.answer_schema), example.schema_name or "Answer")
+        # In the schema's own order: the prompt and the grammar are as in training only with it.
+        schema_json = json.dumps(example.answer_schema, ensure_ascii=False)
+        model = _model_for(schema_json, example.schema_name or "Answer")
     schema = None if model is None else model.model_json_schema()
     try:
         gold = Target(model, schema, None).read(example.answer_object())
@@ -107,7 +108,7 @@ def _parse(text: str) -> Any:
     except ValueError:
         pass
     try:
-        span = extract_json_str(stripped)
+        span = json_span(stripped)
     except ValueError:
         raise StructuredAnswerError("not JSON: no complete {...} in the answer") from None
     try:

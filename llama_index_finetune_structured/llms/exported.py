@@ -18,11 +18,13 @@ __all__ = ["opened_export"]
 
 
 @contextmanager
-def opened_export(export: str | Path, adapter: str | Path, *, format: str) -> Iterator[LLM]:
+def opened_export(
+    export: str | Path, adapter: str | Path, *, format: str, base_model: str | None = None
+) -> Iterator[LLM]:
     """The LLM of what ``export_adapter`` wrote, asked as ``adapter`` was trained; closed with the block.
 
     ``gguf`` and ``gguf-adapter`` are run by llama.cpp and need the extras ``llamacpp`` and ``openai``;
-    ``gguf-adapter`` also a base that came as a GGUF file.
+    ``gguf-adapter`` also a base that came as a GGUF file, ``base_model`` where it moved after training.
     """
     if format == "merged":
         yield LoraLLM.from_merged(export)
@@ -31,7 +33,7 @@ def opened_export(export: str | Path, adapter: str | Path, *, format: str) -> It
 
     model, lora = Path(export), None
     if format == "gguf-adapter":
-        source = gguf_source(resolve(read_card(Path(adapter)).base_model))
+        source = gguf_source(resolve(base_model or read_card(Path(adapter)).base_model))
         if source is None:
             raise ConfigurationError(
                 f"{export}: llama.cpp runs it on a GGUF base, and this base is a folder: export 'gguf-base' too and "

@@ -43,17 +43,15 @@ class LocalModel:
         self._grammars: GrammarCache | None = None
         self._making = threading.Lock()
 
-    def grammar(
-        self, schema: Mapping[str, Any], schema_hash: str, bounds: AnswerBounds
-    ) -> AnswerGrammar | None:
-        """The compiled grammar of a schema with its bounds, kept for the next call; None where it has none."""
+    def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar | None:
+        """A schema's compiled grammar with the bounds of ``key``, kept for the next call; None where it has none."""
         with self._making:
             if self._grammars is None:
                 self._grammars = GrammarCache(
                     self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
                 )
-        bounded = bounded_schema(schema, schema_hash, bounds)
-        return self._grammars.get(bounded, distinct=schema_hash in bounds.distinct)
+        bounded = bounded_schema(schema, key, bounds)
+        return self._grammars.get(bounded, distinct=key in bounds.distinct)
 
     def __deepcopy__(self, _memo: Any) -> LocalModel:
         return self

@@ -31,10 +31,10 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigurationError, MissingDependencyError
-from ..example import Message, content_hash
+from ..example import Message
 from ..lora.adapter import AdapterCard, card_in, card_of, find_adapter, read_card
 from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..lora.bounds import AnswerBounds
+from ..lora.bounds import AnswerBounds, schema_key
 from ..lora.prompts import render_prompt, serving_messages
 from .structured import StructuredCall, schema_of
 
@@ -296,7 +296,7 @@ class LoraLLM(LLM):
                 seed=kwargs.get("seed"),
             ),
             grammar=(
-                self._loaded.grammar(kwargs.get("grammar_schema", schema), content_hash(schema), self.bounds)
+                self._loaded.grammar(kwargs.get("grammar_schema", schema), schema_key(schema), self.bounds)
                 if schema is not None and self.constrained
                 else None
             ),

@@ -13,9 +13,9 @@ from llama_index.core.prompts.base import SelectorPromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
-from ..example import Message, content_hash
+from ..example import Message
 from ..lora.adapter import card_in
-from ..lora.bounds import AnswerBounds, bounded_schema
+from ..lora.bounds import AnswerBounds, bounded_schema, schema_key
 from ..lora.prompts import serving_messages
 from .hosted import HostedOpenAILike
 from .keys import Key
@@ -121,7 +121,7 @@ class ServedLora(HostedOpenAILike):
         if schema is None:
             return dict(kwargs)
         name = re.sub(r"[^a-zA-Z0-9_-]", "_", kwargs["response_format"]["json_schema"].get("name", "answer"))
-        bounded = bounded_schema(schema, content_hash(schema), self.bounds)
+        bounded = bounded_schema(schema, schema_key(schema), self.bounds)
         return {
             **kwargs,
             "response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": bounded}},

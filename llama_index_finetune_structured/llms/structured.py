@@ -10,13 +10,12 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.instrumentation.events import BaseEvent
-from llama_index.core.output_parsers.utils import extract_json_str
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigurationError, StructuredAnswerError
-from ..example import content_hash
-from ..lora.bounds import AnswerBounds, bounded_schema, bounds_hit
+from ..example import json_span
+from ..lora.bounds import AnswerBounds, bounded_schema, bounds_hit, schema_key
 from ..lora.grammar_schema import grammar_schema
 
 __all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "schema_of", "with_schema"]
@@ -59,7 +58,7 @@ class StructuredCall:
             "grammar_schema": grammar_schema(output_cls),
         }
         self._distinct = bounds is not None and (
-            content_hash(output_cls.model_json_schema()) in bounds.distinct
+            schema_key(output_cls.model_json_schema()) in bounds.distinct
         )
         self._text, self._asked = "", 0
         self._outcome: BaseModel | StructuredAnswerError | None = None
@@ -81,7 +80,7 @@ class StructuredCall:
 
     def _parsed(self) -> BaseModel:
         answer = parse_answer(self._output_cls, self._text)
-        value = json.loads(extract_json_str(self._text)) if self._distinct else None
+        value = json.loads(json_span(self._text)) if self._distinct else None
         if (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # a list that must be this long keeps it
                 return parse_answer(self._output_cls, json.dumps(distinct))
@@ -121,9 +120,9 @@ def schema_of(response_format: Any) -> dict[str, Any] | None:
 
 
 def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
-    """The JSON object in a text as ``output_cls``. Raises StructuredAnswerError where there is none that fits."""
+    """The JSON in a text as ``output_cls``. Raises StructuredAnswerError where there is none that fits."""
     try:
-        return output_cls.model_validate_json(extract_json_str(text))
+        return output_cls.model_validate_json(json_span(text))
     except ValidationError as error:
         raise StructuredAnswerError(
             f"the answer does not fit {output_cls.__name__}: {_problems(error)}"
@@ -145,9 +144,9 @@ def _without_last_repetition(value: Any) -> Any:
 def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) -> list[str]:
     """Places at which an answer is as long as the grammar let it be; none where it is not even JSON."""
     schema = output_cls.model_json_schema()
-    bounded = bounded_schema(schema, content_hash(schema), bounds)
+    bounded = bounded_schema(schema, schema_key(schema), bounds)
     try:
-        answer = json.loads(extract_json_str(text))
+        answer = json.loads(json_span(text))
     except ValueError:
         return []
     return bounds_hit(bounded, schema, answer)

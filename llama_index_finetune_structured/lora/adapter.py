@@ -73,7 +73,7 @@ def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = No
     """The model with LoRA on all linear layers of its (uppermost) blocks, the rest frozen (arXiv:2106.09685)."""
     from peft import LoraConfig, get_peft_model
 
-    upper = _upper(model.config.num_hidden_layers, upper_layers)
+    upper = _upper(model.config.get_text_config().num_hidden_layers, upper_layers)
     transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())
     config = LoraConfig(
         r=rank,

@@ -165,12 +165,12 @@ def _converted(gguf: Path) -> tuple[Path, str]:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    import torch
-
     transformers = _transformers()
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name[:12]}-", dir=target.parent))
     try:
+        import torch
+
         kwargs: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **kwargs)
         model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **kwargs)
@@ -182,7 +182,7 @@ def _convert(gguf: Path, target: Path) -> None:
         tokenizer.save_pretrained(unfinished)
         os.replace(unfinished, target)
     except ImportError as error:
-        raise MissingDependencyError("gguf", "local", "Reading a GGUF file") from error
+        raise MissingDependencyError(error.name or "gguf", "local", "Reading a GGUF file") from error
     except (OSError, ValueError, RuntimeError) as error:
         if not (target / "config.json").is_file():  # another process may have made it meanwhile
             raise ConfigurationError(f"{gguf}: cannot be de-quantised: {error}") from error

@@ -13,12 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..example import Example, canonical_json
+from ..example import Example, canonical_json, content_hash
+from .prompts import without_titles
 from .string_formats import KNOWN_FORMATS, PATTERNS, SHORT_FORMATS
 
-__all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds"]
+__all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
 
 _LIMITS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
+_LEAST = {"array": "minItems", "string": "minLength", "object": "minProperties"}
 _SELF_BOUNDED = ("enum", "const")
 _ENDLESS = re.compile(r"^(?!\^)|(?<!\$)$|[*+]|,\}")
 _LOOKAROUND = ("(?=", "(?!", "(?<")
@@ -27,7 +29,7 @@ _LOOKAROUND = ("(?=", "(?!", "(?<")
 class AnswerBounds(BaseModel):
     """Longest list and string by place in a schema; places that training never showed get the defaults.
 
-    ``longest`` maps schema hash -> JSON pointer -> items, characters or properties. ``distinct``: hashes of the
+    ``longest`` maps schema key -> JSON pointer -> items, characters or properties. ``distinct``: keys of the
     schemas whose training answers have lists of objects, and none in which an object stands twice.
     """
 
@@ -38,12 +40,17 @@ class AnswerBounds(BaseModel):
     default_items: int = Field(default=32, gt=0)
     default_characters: int = Field(default=400, gt=0)
 
-    def limit(self, schema_hash: str, pointer: str, kind: str) -> int:
+    def limit(self, key: str, pointer: str, kind: str) -> int:
         """Twice the longest value seen in training, and room for a few more; else the default."""
-        seen = self.longest.get(schema_hash, {}).get(pointer)
+        seen = self.longest.get(key, {}).get(pointer)
         if seen is None:
             return self.default_characters if kind == "string" else self.default_items
         return max(2 * seen, 80 if kind == "string" else 8)
+
+
+def schema_key(schema: Mapping[str, Any]) -> str:
+    """By what a schema's bounds are found: its content less the titles, as the model is shown it."""
+    return content_hash(without_titles(schema))
 
 
 def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
@@ -51,25 +58,27 @@ def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
     longest: dict[str, dict[str, int]] = {}
     distinct: dict[str, bool] = {}
     for example in examples:
-        if example.answer_schema is None or example.schema_hash is None:
+        if example.answer_schema is None:
             continue
-        seen = longest.setdefault(example.schema_hash, {})
+        key = schema_key(example.answer_schema)
+        seen = longest.setdefault(key, {})
         for pointer, _, value in _places(example.answer_schema, example.answer_object()):
             seen[pointer] = max(seen.get(pointer, 0), len(value))
             if isinstance(value, list) and sum(isinstance(item, dict) for item in value) > 1:
                 all_differ = len({canonical_json(item) for item in value}) == len(value)
-                distinct[example.schema_hash] = all_differ and distinct.get(example.schema_hash, True)
-    return AnswerBounds(longest=longest, distinct=tuple(sorted(name for name in distinct if distinct[name])))
+                distinct[key] = all_differ and distinct.get(key, True)
+    return AnswerBounds(longest=longest, distinct=tuple(sorted(key for key in distinct if distinct[key])))
 
 
-def bounded_schema(schema: Mapping[str, Any], schema_hash: str, bounds: AnswerBounds) -> dict[str, Any]:
+def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> dict[str, Any]:
     """A copy of the schema in which every unbounded list, string and free-form object has a bound.
 
-    Objects with named properties take no others, and string formats that no grammar knows are left out.
+    ``key``: the :func:`schema_key` that training knew the answers by. Objects with named properties take no
+    others, and string formats that no grammar knows are left out.
     """
     bounded: dict[str, Any] = _closed(schema)
     for pointer, kind, node in _unbounded(bounded, "#"):
-        node[_LIMITS[kind]] = bounds.limit(schema_hash, pointer, kind)
+        node[_LIMITS[kind]] = max(bounds.limit(key, pointer, kind), 2 * node.get(_LEAST[kind], 0))
     return bounded
 
 

@@ -168,7 +168,7 @@ def _has_plain_head(model: Any) -> bool:
 
     A cap is read off the config, for an untrained model's small logits would not show it.
     """
-    if any("softcap" in name and value for name, value in model.config.to_dict().items()):
+    if any("softcap" in name and value for name, value in model.config.get_text_config().to_dict().items()):
         return False
     probe = pack(_PROBE[:1])
     own = _own_logits(model, probe, packed=False).float()
@@ -183,7 +183,7 @@ def _has_plain_head(model: Any) -> bool:
 @torch.no_grad()
 def _why_not_packed(model: Any, own: str, chunked: bool) -> str | None:
     """None when a small packed batch has the plain batch's logits; else the reason, for the log."""
-    config = model.config
+    config = model.config.get_text_config()
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "the model's attention has a sliding window"
     try:

@@ -11,7 +11,14 @@ from ..example import Example, Message
 from .answers import answer_text
 from .packing import Row
 
-__all__ = ["chat_template", "render_prompt", "serving_messages", "stop_token_id", "to_row"]
+__all__ = [
+    "chat_template",
+    "render_prompt",
+    "serving_messages",
+    "stop_token_id",
+    "to_row",
+    "without_titles",
+]
 
 SCHEMA_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
 _PLAIN_TEMPLATE = (
@@ -29,7 +36,7 @@ def serving_messages(messages: Sequence[Message], schema: Mapping[str, Any] | No
     plain = [{"role": _role(message), "content": _text(message)} for message in messages]
     if schema is None:
         return plain
-    instruction = SCHEMA_PROMPT.format(schema=json.dumps(_without_titles(schema), separators=(",", ":")))
+    instruction = SCHEMA_PROMPT.format(schema=json.dumps(without_titles(schema), separators=(",", ":")))
     if plain and plain[0]["role"] == "system":
         text = plain[0]["content"].rstrip()
         return [
@@ -122,12 +129,12 @@ def _text(message: Message) -> str:
     return content or ""
 
 
-def _without_titles(schema: Any) -> Any:
+def without_titles(schema: Any) -> Any:
     """The schema less pydantic's generated titles, which cost tokens and tell nothing."""
     if isinstance(schema, Mapping):
         return {
-            key: _without_titles(value)
+            key: without_titles(value)
             for key, value in schema.items()
             if not (key == "title" and isinstance(value, str))
         }
-    return [_without_titles(item) for item in schema] if isinstance(schema, list) else schema
+    return [without_titles(item) for item in schema] if isinstance(schema, list) else schema

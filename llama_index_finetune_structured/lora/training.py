@@ -133,13 +133,15 @@ class Trainer:
             key.removeprefix("adapter."): t for key, t in tensors.items() if key.startswith("adapter.")
         }
         set_peft_model_state_dict(self.model, adapter)
-        for n, weight in enumerate(self.weights):
-            prefix = f"optimizer.{n}."
-            self.optimizer.state[weight] = {
-                key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)
-            }
-        for group, rate in zip(self.optimizer.param_groups, state["learning_rates"], strict=True):
+        moments: dict[int, dict[str, torch.Tensor]] = {n: {} for n in range(len(self.weights))}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, n, name = key.split(".")
+                moments[int(n)][name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        for group, rate in zip(groups, state["learning_rates"], strict=True):
             group["lr"] = rate
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})  # to the weights' device
         self.schedule.load_state_dict(
             {**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)}
         )

@@ -156,10 +156,13 @@ def test_answers_made_with_other_settings_are_not_mixed_in(work: Path, teacher: 
     assert Path("data.jsonl").read_bytes() == before
 
 
-def test_a_file_that_no_build_made_is_not_overwritten(work: Path, teacher: Teacher, call: Call) -> None:
-    Path("data.jsonl").write_text("mine\n")
-    assert "no build made it" in call(*_taught(teacher), code=1)["error"]
-    assert Path("data.jsonl").read_text() == "mine\n"
+@pytest.mark.parametrize("name", ["data.jsonl", "data.validation.jsonl"])
+def test_a_file_that_no_build_made_is_not_overwritten(
+    work: Path, teacher: Teacher, call: Call, name: str
+) -> None:
+    Path(name).write_text("mine\n")
+    assert f"{name}: is there and no build made it" in call(*_taught(teacher), code=1)["error"]
+    assert Path(name).read_text() == "mine\n"
     assert not teacher.requests
 
 

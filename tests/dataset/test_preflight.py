@@ -157,6 +157,14 @@ def test_data_sets_and_shards_are_checked_like_files(tmp_path: Path) -> None:
     assert len(FinetuneDataset.load(report.fix(tmp_path / "all.jsonl"))) == 12
 
 
+def test_the_same_example_in_two_shards_is_a_duplicate_whatever_its_lines(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([("q", Song(title="One"))])
+    data.save(tmp_path / "c.jsonl")
+    data.save(tmp_path / "c.jsonl.shard-1-2")
+    told = {p.code: p.message for p in check(tmp_path / "c.jsonl", target="openai").problems}
+    assert told["duplicate"] == f"the same as line 1 of {tmp_path / 'c.jsonl'}"
+
+
 def test_openai_counts_what_is_trained_and_what_it_costs() -> None:
     data = [
         Example(

@@ -20,6 +20,7 @@ from llama_index_finetune_structured.dataset import (
     ServingRecipe,
     render,
 )
+from llama_index_finetune_structured.dataset.pairs import read_pairs
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Source
 from tests.dataset.loopback_teacher import Teacher
@@ -254,6 +255,7 @@ def test_pairs_that_do_not_fit_are_named(source: Any, reason: str) -> None:
     [
         ('{"query": "q", "response": "r"}\n{"query": 1, "response": "r"}', r"pairs:2: the question is 1"),
         ('{"query": "q", "response": "r"}\n{broken', r"pairs:2: not valid JSON"),
+        ('{"query": "q", "response": "r"', r"pairs:1: not valid JSON"),
         ('{\n "queries": {"0": "q"}, "responses": {}}', r"pairs: query '0' has no response"),
         ("neither", r"pairs: neither JSONL nor a QueryResponseDataset"),
         ("", r"pairs: neither JSONL nor"),
@@ -263,6 +265,15 @@ def test_pair_files_that_do_not_fit_are_named(tmp_path: Path, text: str, reason:
     (tmp_path / "pairs").write_text(text)
     with pytest.raises(DatasetError, match=reason):
         build(tmp_path / "pairs")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"query": "q", "response": "r"}', '{\n"queries": {"0": "q"}, "responses": {"0": "r"}}']
+)
+def test_a_byte_order_mark_and_blank_lines_do_not_make_pairs_unreadable(tmp_path: Path, text: str) -> None:
+    for written in (text, f"\n{text}", f"{text}\n\n"):
+        (tmp_path / "pairs").write_text(written, encoding="utf-8-sig")
+        assert [(pair.query, pair.answer) for pair in read_pairs(tmp_path / "pairs")] == [("q", "r")]
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:

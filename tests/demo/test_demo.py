@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_index.core.llms import ChatMessage
@@ -20,6 +21,7 @@ from llama_index_finetune_structured.demo.corpus import ApiCard
 from llama_index_finetune_structured.demo.run import DemoSettings, _engine, _retriever, functions
 from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row
+from tests.fakes.openai_server import OpenAIServer
 
 SYSTEMS = {"base", "base + grammar", "tuned", "tuned + grammar", "teacher"}
 
@@ -125,6 +127,44 @@ def test_a_hosted_teacher_without_a_key_is_a_clear_error(tmp_path: Path) -> None
     assert result.returncode == 1
     assert "OPENAI_API_KEY" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_real_teacher_is_asked_again_after_a_failure_and_paid_once(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        asked = " ".join(str(message["content"]) for message in body["messages"])
+        name = re.findall(r"How do I call ([\w.]+)\?", asked)[-1]
+        parameter = {"name": "G", "type": "graph"}
+        fits = {"function": name, "parameters": [parameter], "returns": None, "raises": []}
+        return "{}" if name == refused else json.dumps(fits)
+
+    refused = ""
+    output = tmp_path / "out"
+    with OpenAIServer(answer_chat=answer) as server:
+        command = [*_arguments(tiny_llama, output), "--teacher", "gpt-4.1", "--api-base", server.base]
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+        failed = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert failed.exit_code == 1
+        assert "AuthenticationError" in failed.output
+        assert "the teacher gave no valid answer" in failed.output
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        (refused, *_) = re.findall(r"How do I call ([\w.]+)\?: Auth", failed.output)
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert "5 answers, 1 failed" in done.output
+        paid = len(server.exchanges)
+        again = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert again.exit_code == 0, again.output
+        assert len(server.exchanges) == paid
+
+
+def test_report_writes_the_demos_page_again(finished: Path) -> None:
+    before = (finished / "report.html").read_text()
+    result = CliRunner().invoke(app, ["report", str(finished)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (finished / "report.html").read_text() == before
+    assert "Training" in before
 
 
 def _cli(*arguments: str) -> subprocess.CompletedProcess[str]:

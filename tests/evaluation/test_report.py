@@ -67,7 +67,7 @@ def scorecard() -> Scorecard:
         "tuned": tuned,
         "teacher": lambda asked: asked.answer_object(),
     }
-    return compare(systems, data, show_progress=False)
+    return compare(systems, data, show_progress=False, settings={HOSTILE: HOSTILE})
 
 
 LOG = [{"step": step, "loss": 2.0 / (step + 1)} for step in range(5)] + [
@@ -76,7 +76,7 @@ LOG = [{"step": step, "loss": 2.0 / (step + 1)} for step in range(5)] + [
 
 
 def _page(scorecard: Scorecard, tmp_path: Path) -> str:
-    path = scorecard.to_html(tmp_path / "r.html", title=HOSTILE, notes=[HOSTILE], training_log=LOG)
+    path = scorecard.to_html(tmp_path / "r.html", title=HOSTILE, training_log=LOG)
     return path.read_text(encoding="utf-8")
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from llama_index_finetune_structured.errors import ConfigurationError, MissingDependencyError
+
 from .systems import ALPHA, BETA, DATA, ScriptedLLM, card, example, quiet
 
 
@@ -106,3 +108,16 @@ asyncio.new_event_loop().run_until_complete(under_a_loop()) if {inside_a_loop} e
     answers = journal.read_text().splitlines()
     assert 2 <= len(answers) < 50
     assert all(json.loads(line)["text"] for line in answers)
+
+
+def test_a_model_that_did_not_load_is_asked_again(tmp_path: Path) -> None:
+    broken = ScriptedLLM(script={"call": ConfigurationError("base model 'x' does not load")})
+    assert quiet({"llm": broken}, DATA, cache_dir=tmp_path).systems["llm"].schema_valid == 0
+    mended = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    assert quiet({"llm": mended}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+
+
+def test_a_missing_package_ends_the_comparison_instead_of_scoring_0(tmp_path: Path) -> None:
+    llm = ScriptedLLM(script={"call": MissingDependencyError("torch", "local", "LoraLLM")})
+    with pytest.raises(MissingDependencyError, match=r"\[local\]"):
+        quiet({"llm": llm}, DATA, cache_dir=tmp_path)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import AnswerBounds, LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
-from llama_index_finetune_structured.example import content_hash
+from llama_index_finetune_structured.lora.bounds import schema_key
 from tests.llms.heard import Heard
 
 
@@ -313,7 +313,7 @@ def test_a_list_ends_where_it_would_repeat_an_object_if_training_never_repeated_
     llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=300, temperature=1.5, batch_size=32)
     assert any(map(repeats, _thrown(llm, Throws)))
     llm.bounds = AnswerBounds(
-        distinct=tuple(content_hash(shape.model_json_schema()) for shape in (Throws, Five))
+        distinct=tuple(schema_key(shape.model_json_schema()) for shape in (Throws, Five))
     )
     assert not any(map(repeats, _thrown(llm, Throws)))
     assert {len(sides) for sides in _thrown(llm, Five)} == {5}  # as many as are demanded, and no more

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage, ChatResponse
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from llama_index_finetune_structured import AnswerBounds, LoraLLM
 from llama_index_finetune_structured.errors import StructuredAnswerError
+from llama_index_finetune_structured.llms.structured import parse_answer
 from tests.llms.heard import Heard
 
 PROMPT = PromptTemplate("Describe {thing}.")
@@ -165,3 +166,11 @@ def test_a_chat_with_an_error_of_the_model_is_not_asked_again(llm: LoraLLM) -> N
         hook.remove()
     response = llm.chat([ChatMessage(role="user", content="Hello")], max_new_tokens=3)
     assert isinstance(response, ChatResponse)
+
+
+def test_an_answer_that_is_a_list_is_read_whole() -> None:
+    class Spans(RootModel[list[dict[str, int]]]):
+        pass
+
+    for text in ('[{"a": 1}, {"a": 2}]', ' [{"a": 1}, {"a": 2}]\n'):
+        assert parse_answer(Spans, text) == Spans([{"a": 1}, {"a": 2}])

@@ -73,9 +73,9 @@ def test_every_way_of_asking_sends_the_trained_prompt_and_a_bounded_schema(
 
 
 def _untitled(output_cls: type[BaseModel]) -> Any:
-    from llama_index_finetune_structured.lora.prompts import _without_titles
+    from llama_index_finetune_structured.lora.prompts import without_titles
 
-    return _without_titles(output_cls.model_json_schema())
+    return without_titles(output_cls.model_json_schema())
 
 
 def test_a_query_engine_asks_a_served_model_as_it_asks_the_local_one(
@@ -143,5 +143,16 @@ def test_an_adapter_gguf_without_a_gguf_base_says_what_to_do(adapter: Path, tmp_
     with (
         pytest.raises(ConfigurationError, match="export 'gguf-base' too"),
         opened_export(output, adapter, format="gguf-adapter"),
+    ):
+        pass
+
+
+def test_a_base_that_moved_after_training_is_found_where_it_is_said_to_be(
+    adapter: Path, tmp_path: Path
+) -> None:
+    output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
+    with (
+        pytest.raises(ConfigurationError, match="'/moved/away': no such"),
+        opened_export(output, adapter, format="gguf-adapter", base_model="/moved/away"),
     ):
         pass

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
 from llama_index_finetune_structured import Example, Message
-from llama_index_finetune_structured.lora.bounds import AnswerBounds, bounded_schema, bounds_hit, learn_bounds
+from llama_index_finetune_structured.lora.bounds import (
+    AnswerBounds,
+    bounded_schema,
+    bounds_hit,
+    learn_bounds,
+    schema_key,
+)
 from llama_index_finetune_structured.lora.string_formats import PATTERNS
 
 
@@ -57,7 +63,7 @@ _papers = st.recursive(
 @given(papers=st.lists(_papers, min_size=1, max_size=4))
 def test_every_training_answer_fits_the_bounded_schema(papers: list[Paper]) -> None:
     examples = [_example(paper) for paper in papers]
-    bounded = bounded_schema(SCHEMA, examples[0].schema_hash or "", learn_bounds(examples))
+    bounded = bounded_schema(SCHEMA, schema_key(SCHEMA), learn_bounds(examples))
     for example in examples:
         jsonschema.validate(example.answer_object(), bounded)
         assert bounds_hit(bounded, SCHEMA, example.answer_object()) == []
@@ -108,7 +114,7 @@ def _citing(*names: str) -> Example:
 
 
 def test_lists_are_distinct_where_training_never_showed_an_object_twice() -> None:
-    assert learn_bounds([_citing("a", "b"), _citing("a")]).distinct == (_citing().schema_hash,)
+    assert learn_bounds([_citing("a", "b"), _citing("a")]).distinct == (schema_key(SCHEMA),)
     assert learn_bounds([_citing("a", "b"), _citing("a", "c", "a")]).distinct == ()
     assert learn_bounds([_citing("a")]).distinct == ()
 
@@ -138,3 +144,16 @@ def test_every_moment_of_training_fits_the_patterns_of_the_grammar(
 @given(text=st.from_regex(PATTERNS["date-time"], fullmatch=True))
 def test_every_moment_that_the_grammar_lets_through_is_one(text: str) -> None:
     TypeAdapter(datetime.datetime).validate_python(text.strip())
+
+
+def test_an_added_bound_leaves_room_for_the_schemas_own_minimum() -> None:
+    essay = {"type": "string", "minLength": 500}
+    schema = {"properties": {"essay": essay, "all": {"type": "array", "items": essay, "minItems": 40}}}
+    bounded = bounded_schema(schema, "", AnswerBounds())["properties"]
+    assert (bounded["essay"]["maxLength"], bounded["all"]["maxItems"]) == (1000, 80)
+
+
+def test_bounds_are_found_by_what_the_model_is_shown_which_has_no_titles() -> None:
+    untitled = {name: value for name, value in SCHEMA.items() if name != "title"}
+    assert schema_key(untitled) == schema_key({"title": "Answer"} | untitled) == schema_key(SCHEMA)
+    assert schema_key({"properties": {"title": {"type": "string"}}}) != schema_key({"properties": {}})

@@ -109,10 +109,11 @@ def test_a_processor_without_matrix_units_for_bf16_multiplies_in_fp32(
     assert precision() is dtype
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
 def test_a_sliding_window_is_trained_row_by_row_and_the_log_says_why(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    model = tiny.model("gemma2")
+    model = tiny.model(kind)
     loss = AnswerLoss.of(model)
     assert not loss.packed
     assert "sliding window" in caplog.text

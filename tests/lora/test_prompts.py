@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import BaseModel
 
 from llama_index_finetune_structured import Example, Message
 from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.lora.answers import answer_text
 from llama_index_finetune_structured.lora.prompts import serving_messages, stop_token_id, to_row
 from tests import tiny
 
@@ -111,3 +113,27 @@ def test_a_tool_call_without_a_schema_is_refused_with_a_reason() -> None:
     )
     with pytest.raises(DatasetError, match="tool call"):
         to_row(tiny.tokenizer(), example, stop_id=1)
+
+
+def test_answers_in_optional_lists_tuples_and_dicts_are_in_schema_order_too() -> None:
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    class Team(BaseModel):
+        people: list[Person] | None
+        pair: tuple[Person, int]
+        by_name: dict[str, Person] | None
+        lead: Person | str
+
+    turned = {"age": 1, "name": "x"}
+    answer = {"lead": turned, "by_name": {"x": turned}, "pair": [turned, 2], "people": [turned]}
+    example = _example(
+        Message(role="user", content="Q"), answer=json.dumps(answer), answer_schema=Team.model_json_schema()
+    )
+    assert answer_text(example) == Team.model_validate(answer).model_dump_json()
+
+
+def test_an_answer_that_json_cannot_hold_is_refused_by_its_example() -> None:
+    with pytest.raises(DatasetError, match=r"example [0-9a-f]{12}: .* no JSON"):
+        answer_text(_example(Message(role="user", content="Q"), answer='{"title": "a", "year": NaN}'))
