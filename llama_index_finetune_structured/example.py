@@ -9,7 +9,6 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from llama_index.core.output_parsers.utils import extract_json_str
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 __all__ = [
@@ -48,6 +47,8 @@ def json_span(text: str) -> str:
             return stripped
         except (ValueError, RecursionError):
             pass
+    from llama_index.core.output_parsers.utils import extract_json_str  # not for who only keeps examples
+
     return extract_json_str(text)
 
 

@@ -115,7 +115,7 @@ class Tracker:
         if span.method in _CALLS and isinstance(result, (ChatResponse, CompletionResponse)):
             self._record_silent_call(span, result)
         elif span.method in _STRUCTURED and isinstance(result, BaseModel):
-            message = ChatMessage(role="assistant", content=result.model_dump_json())
+            message = ChatMessage(role="assistant", content=result.model_dump_json(by_alias=True))
             self._record_silent_call(span, ChatResponse(message=message))
 
     def dropped(self, span_id: str) -> None:

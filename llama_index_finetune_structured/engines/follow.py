@@ -74,7 +74,7 @@ def current_job(service: Service, job_id: str) -> FineTuningJob:
 
 
 def recorded(journal: Journal, run: Run, job: Any) -> Run:
-    """Write down what the provider says of the job, if it is news."""
+    """Write down what the provider says of the job, if it is news and the journal is still this job's."""
     error = getattr(job, "error", None)
     message = getattr(error, "message", None)
     changes = {
@@ -84,7 +84,7 @@ def recorded(journal: Journal, run: Run, job: Any) -> Run:
     }
     if all(getattr(run, name) == value for name, value in changes.items()):
         return run
-    return journal.write(run.but(**changes))
+    return _write(journal, run, **changes)
 
 
 def _with_reason(journal: Journal, run: Run, events: list[Any]) -> Run:
@@ -92,7 +92,15 @@ def _with_reason(journal: Journal, run: Run, events: list[Any]) -> Run:
     said = [event.message for event in events if getattr(event, "level", None) == "error"]
     if normal_status(run.status) != "failed" or run.error or not said:
         return run
-    return journal.write(run.but(error=said[0]))
+    return _write(journal, run, error=said[0])
+
+
+def _write(journal: Journal, run: Run, **changes: Any) -> Run:
+    """Another process may have submitted the run anew since it was read: then its journal is left alone."""
+    there = journal.read()
+    if there is not None and there.job_id != run.job_id:
+        return run.but(**changes)
+    return journal.write(run.but(**changes))
 
 
 def _events(service: Service, job_id: str) -> list[Any]:

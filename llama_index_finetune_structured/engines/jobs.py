@@ -108,11 +108,15 @@ def _errors() -> Iterator[None]:
 
 
 def _refresh(runs: Path | None) -> bool:
-    """Ask the providers for news of every job under way; whether there was one."""
-    under_way = [folder for folder, run in list_runs(runs) if _is_under_way(run)]
-    for folder in under_way:
-        OpenAIFinetuneEngine.from_run(folder).get_current_job()
-    return bool(under_way)
+    """Ask the providers for news of every job under way; whether there was one to be had."""
+    told = False
+    for folder in [folder for folder, run in list_runs(runs) if _is_under_way(run)]:
+        try:
+            OpenAIFinetuneEngine.from_run(folder).get_current_job()
+            told = True
+        except FinetuneStructuredError as error:  # its key is not set, or the provider has forgotten it
+            typer.echo(f"{folder.name}: {error}", err=True)
+    return told
 
 
 def _is_under_way(run: Run) -> bool:

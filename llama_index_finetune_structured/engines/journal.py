@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ from llama_index_finetune_structured.files import replacing, sync
 __all__ = ["Journal", "Run", "list_runs", "runs_root"]
 
 Phase = Literal["new", "submitting", "submitted", "refused"]
+
+logger = logging.getLogger(__name__)
 
 RUNS_VARIABLE = "FINETUNE_STRUCTURED_RUNS"
 
@@ -65,6 +68,18 @@ class Run(BaseModel):
     def but(self, **changes: Any) -> Run:
         """A checked copy with these fields changed."""
         return Run.model_validate(self.model_dump() | changes | {"updated_at": _now()})
+
+    def next_attempt(self) -> Run:
+        """The run as it is submitted anew, under another key, after a job that came to nothing."""
+        logger.warning("job %s %s; submitting anew", self.job_id, self.status)
+        return self.but(
+            job_id=None,
+            status=None,
+            phase="new",
+            attempt=self.attempt + 1,
+            key=f"{self.key.rpartition('-')[0]}-{self.attempt + 1}",
+            earlier_jobs=(*self.earlier_jobs, str(self.job_id)),
+        )
 
 
 class Journal:

@@ -52,8 +52,8 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     ``api_base`` the first speaks to any other server. Keys come from ``api_key`` or the environment and are
     never written down. ``run_dir`` holds the run's journal: by default one folder for each distinct
     request (model, data, settings) under $FINETUNE_STRUCTURED_RUNS or ``finetune-runs``, so that the same
-    script run again re-attaches to its job instead of paying twice; give another folder to train the same
-    again. ``start_job_id`` attaches to a job from elsewhere. ``hyperparameters`` go to the provider as
+    script run again re-attaches to its job instead of paying twice; give a folder of another name to train the
+    same again. ``start_job_id`` attaches to a job from elsewhere. ``hyperparameters`` go to the provider as
     they are, ``extra_body`` beside the request. ``transport`` (tools, json_schema, text) is how the model
     will serve; it is read from the data when not given.
 

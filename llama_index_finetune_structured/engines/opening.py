@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from llama_index_finetune_structured.engines.follow import current_job, recorded
 from llama_index_finetune_structured.engines.journal import Journal, Run, list_runs, runs_root
 from llama_index_finetune_structured.engines.plan import Plan
-from llama_index_finetune_structured.engines.providers import normal_status
+from llama_index_finetune_structured.engines.providers import DEAD, normal_status
 from llama_index_finetune_structured.engines.service import Service
 from llama_index_finetune_structured.engines.training_file import TrainingFile
 from llama_index_finetune_structured.errors import ConfigurationError
@@ -15,13 +13,12 @@ from llama_index_finetune_structured.example import content_hash
 
 __all__ = ["attached", "opened"]
 
-logger = logging.getLogger(__name__)
-
 
 def opened(plan: Plan, service: Service, journal: Journal, files: list[TrainingFile]) -> Run:
     """The run in this journal, ready to be submitted or already with a live job.
 
-    The folder's name is part of its key, so that the same request in two folders makes two jobs.
+    The folder's name is part of its key, so that the same request in folders of two names makes two jobs, and
+    the same folder on two machines one.
     Raises ConfigurationError when the folder holds another request.
     """
     identity = plan.identity(service, files)
@@ -31,27 +28,25 @@ def opened(plan: Plan, service: Service, journal: Journal, files: list[TrainingF
             f"{journal.folder}: holds another run (other data, model or settings); give another run_dir"
         )
     if run.job_id is not None:
-        run = _next_attempt(recorded(journal, run, current_job(service, run.job_id)))
+        run = recorded(journal, run, current_job(service, run.job_id))
+        if normal_status(run.status) in DEAD:
+            run = run.next_attempt()
     if run.job_id is None and run.phase != "submitting":
         key = content_hash([identity, journal.folder.name])[:32]
         run = run.but(phase="new", data_hash=identity, key=f"{key}-{run.attempt}", fine_tuned_model=None)
     return journal.write(run)
 
 
-def _next_attempt(run: Run) -> Run:
-    """The run itself, or its next attempt where its job came to nothing."""
-    if normal_status(run.status) not in ("failed", "cancelled"):
-        return run
-    logger.warning("job %s %s; submitting anew", run.job_id, run.status)
-    earlier = (*run.earlier_jobs, str(run.job_id))
-    return run.but(job_id=None, status=None, phase="new", attempt=run.attempt + 1, earlier_jobs=earlier)
-
-
 def attached(plan: Plan, service: Service, journal: Journal | None, job_id: str) -> Journal:
-    """The journal of a job that exists at the provider; a new one where none knows the job."""
+    """The journal of a job that exists at the provider; a new one where none knows the job.
+
+    Raises ConfigurationError where the given journal is another job's.
+    """
     known = [folder for folder, run in list_runs() if run.job_id == job_id]
     journal = journal or Journal(known[0] if known else runs_root() / job_id)
     job = current_job(service, job_id)
-    run = journal.read() or plan.run(service, []).but(phase="submitted", job_id=job_id, status="unknown")
-    recorded(journal, run, job)
+    run = journal.read() or plan.run(service, [])
+    if run.job_id not in (None, job_id):
+        raise ConfigurationError(f"{journal.folder}: holds the run of job {run.job_id}; give another run_dir")
+    recorded(journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
     return journal

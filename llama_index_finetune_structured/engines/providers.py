@@ -13,7 +13,7 @@ from typing import Any
 
 from llama_index_finetune_structured.errors import ConfigurationError
 
-__all__ = ["PROVIDERS", "JobRequest", "Provider", "normal_status", "provider_named"]
+__all__ = ["DEAD", "PROVIDERS", "JobRequest", "Provider", "normal_status", "provider_named"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,10 @@ _STATUSES = {
     "cancelled": "cancelled",
     "canceled": "cancelled",
 }
+
+
+DEAD = ("failed", "cancelled")
+"""The final statuses after which a job is submitted anew."""
 
 
 def normal_status(status: object) -> str:

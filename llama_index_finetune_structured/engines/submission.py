@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_index_finetune_structured.engines.journal import Journal, Run
-from llama_index_finetune_structured.engines.providers import JobRequest, normal_status
+from llama_index_finetune_structured.engines.providers import DEAD, JobRequest, normal_status
 from llama_index_finetune_structured.engines.service import (
     Service,
     reply_errors,
@@ -86,11 +87,19 @@ def _wait_until_ready(service: Service, uploaded: Any, file: TrainingFile) -> No
 def submit(service: Service, journal: Journal, request: JobRequest) -> Run:
     """Ask for the job once and journal its id. The caller holds the journal's lock.
 
+    A job found at the provider that failed or was cancelled is asked for anew.
     Raises EngineError with the provider's own words when the request is refused, or when no answer could
     be had in time; the next finetune() then takes up where this one stopped.
     """
-    body = service.provider.body(request)
     run, job = _intend(service, journal, request)
+    while job is not None and normal_status(_field(job, "status")) in DEAD:
+        run = run.but(job_id=job.id, status=str(_field(job, "status"))).next_attempt()
+        request = replace(request, metadata={KEY_NAME: run.key})
+        journal.write(run)
+        run, job = _intend(service, journal, request)
+    if job is not None:
+        logger.info("job %s was asked for before: going on with it", job.id)
+    body = service.provider.body(request)
     clock = service.waits.clock
     deadline_s = clock.now_s() + service.waits.submit_s
     pauses_s = backoff_s(2, 60)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "
     """The training file behind ``data``: an OpenAI chat file as it is; a data set, or a file of canonical
     Examples, is saved as one under ``directory``, named by its content."""
     given = given_data(data)
-    path = training_path(given, directory, name=f"{name}.{os.getpid()}", format="openai")
+    path = training_path(given, directory, name=f"{name}.{uuid.uuid4().hex}", format="openai")
     if path is not given:
         final = directory / f"{name}-{_sha256(path, mark=False)[0][:16]}.jsonl"
         os.replace(path, final)

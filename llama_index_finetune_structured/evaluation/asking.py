@@ -161,7 +161,7 @@ async def _hold_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
 
 def _of_reply(reply: Reply) -> dict[str, Any]:
     given = reply.answer
-    value = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+    value = given.model_dump(mode="json", by_alias=True) if isinstance(given, BaseModel) else given
     if not isinstance(value, dict | list):
         return {"text": reply.text, "sources": reply.sources}
     return {"text": canonical_json(value), "value": value, "sources": reply.sources}

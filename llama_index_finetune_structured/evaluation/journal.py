@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -62,7 +63,8 @@ class Journal:
         """Keep one answer; on disk it is there when this returns."""
         self.answers[answer.key] = answer
         if self._file is not None:
-            os.write(self._file, answer.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            line = json.dumps(answer.model_dump(exclude_defaults=True), ensure_ascii=False)
+            os.write(self._file, line.encode("utf-8", "replace") + b"\n")  # it may hold half a surrogate pair
 
     def __enter__(self) -> Journal:
         return self

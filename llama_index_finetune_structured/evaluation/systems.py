@@ -36,7 +36,7 @@ class Reply:
     def text(self) -> str:
         """The answer as text."""
         if isinstance(self.answer, BaseModel):
-            return self.answer.model_dump_json()
+            return self.answer.model_dump_json(by_alias=True)
         return "" if self.answer is None else str(self.answer)
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from llama_index_finetune_structured.engines.follow import follow
 from llama_index_finetune_structured.engines.journal import Journal
+from llama_index_finetune_structured.engines.progress import Progress
 from llama_index_finetune_structured.engines.waits import Waits
 from llama_index_finetune_structured.errors import (
     EngineError,
@@ -68,6 +70,42 @@ def test_a_failed_job_is_submitted_anew(make: Any, server: OpenAIServer) -> None
     engine.finetune()
     assert engine.wait().id == list(server.jobs)[1]
     assert Journal(engine.run_dir).require().earlier_jobs == (next(iter(server.jobs)),)
+
+
+def test_a_failed_job_is_submitted_anew_though_its_journal_is_lost(make: Any, server: OpenAIServer) -> None:
+    server.script = ("queued", "failed")
+    engine = make()
+    engine.finetune()
+    with pytest.raises(EngineError):
+        engine.wait()
+    for path in engine.run_dir.iterdir():
+        path.unlink()
+    server.script = ("queued", "succeeded")
+    again = make()
+    again.finetune()
+    first, second = server.jobs
+    assert again.wait().id == second
+    assert Journal(again.run_dir).require().earlier_jobs == (first,)
+
+
+def test_who_waits_for_a_job_leaves_the_journal_of_its_successor_alone(
+    make: Any, server: OpenAIServer
+) -> None:
+    server.script = ("queued", "running", "failed")
+    waiting = make()
+    waiting.finetune()
+    steps = follow(
+        waiting._service, Journal(waiting.run_dir), 3600, Progress("x", verbose=False), needs_name=False
+    )
+    next(steps)
+    (first,) = server.jobs
+    server.scripts[first] = ["failed"]
+    server.script = ("queued", "succeeded")
+    make().finetune()  # another process sees the failure first, and submits anew
+    second = Journal(waiting.run_dir).require()
+    assert list(steps) == []
+    assert Journal(waiting.run_dir).require() == second
+    assert second.job_id == list(server.jobs)[1]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,19 @@ def test_a_live_list_follows_every_job_to_its_end(run: Path) -> None:
     assert run.name in shown
 
 
+def test_a_live_list_follows_the_others_where_one_job_is_unknown(
+    run: Path, server: OpenAIServer, tmp_path: Path
+) -> None:
+    engine = OpenAIFinetuneEngine(
+        "gpt-4o-mini", write_rows(tmp_path / "b.jsonl", count=11), api_base=server.base, validate_json=False
+    )
+    engine.finetune()
+    del server.jobs[Journal(run).require().job_id or ""]
+    shown = call("list", "--live", "--every", "0.05")
+    assert f"{run.name}: " in shown
+    assert Journal(engine.run_dir).require().status == "succeeded"
+
+
 def test_json_is_for_programs(run: Path) -> None:
     [row] = json.loads(call("list", "--json"))
     assert (row["job_id"], row["folder"]) == ("ftjob-000002", str(run))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from llama_index_finetune_structured.engines.waits import Waits
 from llama_index_finetune_structured.errors import (
     ConfigurationError,
     DatasetError,
+    EngineError,
     MissingDependencyError,
 )
 from tests.fakes.clock import FakeClock
+from tests.fakes.loopback import Reply
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import json_schema_row, prose_row, text_row, tools_row, write_rows
 
@@ -224,3 +228,50 @@ def test_importing_the_engines_loads_no_sdk_and_no_llamaindex() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_two_engines_at_once_each_train_their_own_data(
+    server: OpenAIServer, make: Any, tmp_path: Path
+) -> None:
+    class Rows:
+        def __init__(self, rows: int) -> None:
+            self.rows = rows
+
+        def save(self, path: Path, format: str | None = None) -> None:
+            write_rows(Path(path), count=self.rows)
+            both.wait(timeout=30)  # both are written before either is named by its content
+
+    both = threading.Barrier(2)
+    engines = [make(data_path=Rows(rows)) for rows in (12, 15)]
+
+    async def submit() -> None:
+        await asyncio.gather(*(engine.afinetune() for engine in engines))
+
+    asyncio.run(submit())
+    trained = [server.contents[job["training_file"]].count(b"\n") for job in server.jobs.values()]
+    assert sorted(trained) == [12, 15]
+
+
+def test_a_run_folder_of_another_job_is_not_attached_to(
+    server: OpenAIServer, make: Any, tmp_path: Path
+) -> None:
+    make(run_dir=tmp_path / "a").finetune()
+    make(run_dir=tmp_path / "b").finetune()
+    first, second = server.jobs
+    before = (tmp_path / "a" / "run.json").read_bytes()
+    with pytest.raises(ConfigurationError, match=f"holds the run of job {first}; give another run_dir"):
+        make(start_job_id=second, run_dir=tmp_path / "a")
+    assert (tmp_path / "a" / "run.json").read_bytes() == before
+
+
+def test_a_job_is_attached_to_the_folder_whose_submission_was_refused(
+    server: OpenAIServer, make: Any, tmp_path: Path
+) -> None:
+    make(run_dir=tmp_path / "a").finetune()
+    (job_id,) = server.jobs
+    server.fault("POST", "/v1/fine_tuning/jobs", "reply", reply=Reply(400, {"error": {"message": "no"}}))
+    with pytest.raises(EngineError):
+        make(run_dir=tmp_path / "b").finetune()
+    engine = make(start_job_id=job_id, run_dir=tmp_path / "b")
+    assert engine.wait().id == job_id
+    assert len(server.jobs) == 1

@@ -15,7 +15,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.program import LLMTextCompletionProgram
 from pydantic import BaseModel, Field
 
-from llama_index_finetune_structured import Example, Message, Scorecard, acompare
+from llama_index_finetune_structured import Example, FinetuneDataset, Message, Scorecard, acompare
 from llama_index_finetune_structured.dataset.background import run_in_background
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.evaluation.target import target_of
@@ -307,3 +307,13 @@ def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> No
     assert list(target.schema["properties"]) == ["year", "author"]
     assert serving_messages(asked.messages, target.schema) == serving_messages(asked.messages, schema)
     assert schema_key(target.schema) == schema_key(schema)
+
+
+def test_fields_with_aliases_are_scored_under_their_aliases() -> None:
+    class Song(BaseModel):
+        seconds: int = Field(alias="lengthSeconds")
+
+    data = list(FinetuneDataset.from_pairs([("a", Song(lengthSeconds=3)), ("b", Song(lengthSeconds=4))]))
+    found = quiet({"it": lambda _: Song(lengthSeconds=3)}, data, output_cls=Song).systems["it"]
+    assert (found.schema_valid, found.exact_match) == (1, 0.5)
+    assert found.fields["lengthSeconds"].accuracy == 0.5

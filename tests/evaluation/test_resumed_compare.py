@@ -121,3 +121,10 @@ def test_a_missing_package_ends_the_comparison_instead_of_scoring_0(tmp_path: Pa
     llm = ScriptedLLM(script={"call": MissingDependencyError("torch", "local", "LoraLLM")})
     with pytest.raises(MissingDependencyError, match=r"\[local\]"):
         quiet({"llm": llm}, DATA, cache_dir=tmp_path)
+
+
+def test_half_a_surrogate_pair_in_an_answer_ends_nothing(tmp_path: Path) -> None:
+    data = [example("call alpha", ALPHA)]
+    for _ in range(2):
+        found = quiet({"llm": lambda _: card("\ud83d")}, data, cache_dir=tmp_path)
+        assert found.systems["llm"].schema_valid == 1
