@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from llama_index_finetune_structured.capture.wire import json_safe, tools_to_wire
 from llama_index_finetune_structured.example import Transport
 
-__all__ = ["Asked", "read_asked", "schema_of"]
+__all__ = ["Asked", "read_asked", "schema_of", "without_tool_schema"]
 
 # LlamaIndex's PydanticOutputParser writes this after the prompt, with the braces doubled.
 _SCHEMA_TEXT = re.compile(
     r"(?:\n\n)?\nHere's a JSON schema to follow:\n(?P<schema>.+)\n\n"
     r"Output a valid JSON object but do not repeat the schema\.\n?"
 )
+_ANY, _FREE = ("required", "any"), ("auto", "none", "allowed_tools")
 _MARK = "Here's a JSON schema to follow:"
 
 
@@ -52,7 +53,7 @@ def read_asked(
     if not kwargs:
         return _asked_by_text(messages, output_cls, None)
     tools = tools_to_wire(kwargs.get("tools"))
-    if tools and kwargs.get("tool_choice") != "none":
+    if tools and _kind(json_safe(kwargs.get("tool_choice"))) != "none":
         return _asked_by_tools(tools, kwargs, output_cls)
     sent = _sent_schema(kwargs)
     response_format = _response_format(kwargs)
@@ -81,16 +82,28 @@ def _asked_by_tools(
         tool_choice=choice,
         parallel_tool_calls=parallel if isinstance(parallel, bool) else None,
         response_format=_response_format(kwargs),
-        forced=choice in ("required", "any") or isinstance(choice, dict),
+        forced=_kind(choice) in _ANY or (isinstance(choice, dict) and _kind(choice) not in _FREE),
     )
 
 
+def _kind(choice: Any) -> Any:
+    """A tool choice in a word; OpenAI says it plainly, Anthropic as ``{"type": word}``."""
+    return choice.get("type") if isinstance(choice, dict) else choice
+
+
+def without_tool_schema(asked: Asked) -> Asked:
+    """What was asked, for an answer in prose where a tool might have been called: no schema is its own."""
+    return replace(asked, schema=None, schema_name=None) if asked.transport == "tools" else asked
+
+
 def _forced_tool(tools: list[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
+    if _kind(choice) in _ANY:
+        return tools[0] if len(tools) == 1 else None
     if isinstance(choice, dict):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, dict) else choice.get("name")
         return next((tool for tool in tools if (tool.get("function") or {}).get("name") == name), None)
-    return tools[0] if choice in ("required", "any") and len(tools) == 1 else None
+    return None
 
 
 def _response_format(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -29,7 +29,10 @@ _EDGE = 64  # characters by which a node is recognised in a prompt
 
 @dataclass(slots=True)
 class Call:
-    """A started call; everything in it is a copy, so that the host may change its own objects."""
+    """A started call; everything in it is a copy, so that the host may change its own objects.
+
+    ``stopped``: why the provider stopped, as a stream said before its last chunk.
+    """
 
     event_id: str
     kind: str
@@ -41,6 +44,7 @@ class Call:
     query: str | None
     user_query: str | None
     sources: list[dict[str, Any]]
+    stopped: str | None = None
 
 
 def prompt_messages(prompt: str) -> list[dict[str, Any]]:

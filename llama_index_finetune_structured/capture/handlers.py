@@ -87,7 +87,8 @@ class _FineTuningHandler(FineTuningHandlerBase):
 
         Raises ConfigurationError where this would replace the capture itself.
         """
-        if Path(path).absolute() in map(Path.absolute, shards_of(self.path)):
+        target = Path(path)
+        if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
             raise ConfigurationError(f"{path}: this is the capture that is being saved; pass another path")
         count = 0
         with replacing(Path(path)) as file:

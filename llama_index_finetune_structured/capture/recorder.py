@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from llama_index_finetune_structured.capture.asked import Asked, read_asked
+from llama_index_finetune_structured.capture.asked import Asked, read_asked, without_tool_schema
 from llama_index_finetune_structured.capture.calls import Call, finish_reason, to_row
 from llama_index_finetune_structured.capture.forks import tell_after_fork
 from llama_index_finetune_structured.capture.redaction import Redactor, redact_row
@@ -111,8 +111,10 @@ class Recorder:
         if output_cls is None and self._output_cls is not None and _may_be(self._output_cls, asked):
             output_cls = self._output_cls
             asked = read_asked(call.messages, call.kwargs, output_cls)
+        if output_cls is None and not asked.forced and not answer.get("tool_calls"):
+            asked = without_tool_schema(asked)
         try:
-            checked = check_answer(answer, asked, output_cls, finish_reason(response))
+            checked = check_answer(answer, asked, output_cls, finish_reason(response) or call.stopped)
         except Rejected as rejected:
             answered = {**answer, "content": answer["content"] or ""}
             self._reject(to_row(call, answered, asked, response), rejected)

@@ -103,12 +103,23 @@ def redact_row(row: Any, redact: Redactor) -> Any:
     if isinstance(row, str):
         return _redact_text(row, redact)
     if isinstance(row, dict):
-        return {redact(key): redact_row(value, redact) for key, value in row.items()}
+        return {redact(key): _redact_value(key, value, redact) for key, value in row.items()}
     if isinstance(row, list):
         return [redact_row(value, redact) for value in row]
     if isinstance(row, (int, float)) and not isinstance(row, bool):
         return row if redact(str(row)) == str(row) else 0
     return row
+
+
+def _redact_value(key: str, value: Any, redact: Redactor) -> Any:
+    """A value may be a secret by the name that it stands under."""
+    redacted = redact_row(value, redact)
+    if not isinstance(value, str) or redacted != value:
+        return redacted
+    said, named = f"{key}: {value}", redact(f"{key}: {value}")
+    if named == said or redact(key) != key:
+        return value
+    return named.removeprefix(f"{key}: ")
 
 
 def _redact_text(text: str, redact: Redactor) -> str:

@@ -155,6 +155,11 @@ class SpanTree:
         self._calls[span.id] = span
         _bound(self._calls)
 
+    def running_call(self, span_id: str | None) -> Call | None:
+        """The span's call, if it is under way."""
+        span = self._calls.get(span_id) if span_id is not None else None
+        return None if span is None else span.call
+
     def end_call(self, span_id: str | None) -> Call | None:
         """The span's call, which is over now, whether it succeeded or not."""
         span = self._calls.pop(span_id, None) if span_id is not None else None

@@ -29,6 +29,7 @@ except ImportError:  # pragma: no cover - Windows: every process writes a shard 
 __all__ = ["Store", "is_json", "read_examples", "read_lines", "shards_of"]
 
 _MODE = 0o600
+_FIRST = (b'{"messages"', b'{"reason"', b'{"key"')  # how the lines of captures, rejects and paid calls begin
 
 
 class Store:
@@ -83,6 +84,8 @@ class Store:
             self._torn_bytes = 0
 
     def _ensure_open(self) -> int:
+        if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
+            self.close()  # another file has taken its place: what came now would be in none
         if self._fd is None:
             self._fd = self._open_own_file()
             self._torn_bytes = 0
@@ -158,7 +161,7 @@ def _repair_tail(fd: int, path: Path) -> None:
 def _refuse_foreign_file(path: Path) -> None:
     with open(path, "rb") as file:
         first = file.readline()
-    if not first.endswith(b"\n") and first.startswith(b"{"):
+    if not first.endswith(b"\n") and any(first.startswith(own) or own.startswith(first) for own in _FIRST):
         return
     try:
         row = json.loads(first)

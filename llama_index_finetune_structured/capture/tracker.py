@@ -20,7 +20,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.calls import start_call
+from llama_index_finetune_structured.capture.calls import finish_reason, start_call
 from llama_index_finetune_structured.capture.forks import tell_after_fork
 from llama_index_finetune_structured.capture.recorder import Recorder
 from llama_index_finetune_structured.capture.spans import Span, SpanTree
@@ -42,6 +42,8 @@ class Tracker:
         self._on_event: dict[str, Callable[[Any], None]] = {
             "LLMChatStartEvent": lambda event: self._started(event, "chat", event.messages),
             "LLMCompletionStartEvent": lambda event: self._started(event, "complete", event.prompt),
+            "LLMChatInProgressEvent": self._call_goes_on,
+            "LLMCompletionInProgressEvent": self._call_goes_on,
             "LLMChatEndEvent": self._call_ended,
             "LLMCompletionEndEvent": self._call_ended,
             "ExceptionEvent": self._call_failed,
@@ -138,6 +140,11 @@ class Tracker:
                 model=event.model_dict.get("model_name"),
             )
             self.tree.start_call(span, call)
+
+    def _call_goes_on(self, event: Any) -> None:
+        call = self.tree.running_call(event.span_id)
+        if call is not None:
+            call.stopped = finish_reason(event.response) or call.stopped
 
     def _call_ended(self, event: Any) -> None:
         call = self.tree.end_call(event.span_id)

@@ -42,7 +42,7 @@ def check_answer(
         raise Rejected("empty_answer", "neither content nor tool calls")
     if asked.forced:
         raise Rejected("no_tool_call", "a tool call was required, text came")
-    if asked.transport == "tools" or (asked.schema is None and output_cls is None):
+    if output_cls is None and (asked.transport == "tools" or asked.schema is None):
         return answer
     text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
     found = text if asked.transport == "json_schema" else _json_in(text)
@@ -59,6 +59,7 @@ def _check_tool_calls(
     parameters = {
         function.get("name"): function.get("parameters")
         for function in ((tool.get("function") or {}) for tool in asked.tools or ())
+        if "name" in function  # a provider's own form of tools is not looked into
     }
     for call in calls:
         name = call["function"]["name"]

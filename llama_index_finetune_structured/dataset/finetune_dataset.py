@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from pydantic import BaseModel
 
+from llama_index_finetune_structured.capture.store import shards_of
 from llama_index_finetune_structured.dataset.formats import training_lines
 from llama_index_finetune_structured.dataset.jsonl import read_examples, write_lines
 from llama_index_finetune_structured.dataset.labels import Conversation, label
@@ -17,7 +18,7 @@ from llama_index_finetune_structured.dataset.preferences import preference_lines
 from llama_index_finetune_structured.dataset.revalidation import Revalidation, revalidate
 from llama_index_finetune_structured.dataset.splits import GroupBy, assign
 from llama_index_finetune_structured.dataset.summary import DatasetSummary, summarise
-from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example
 
 __all__ = ["FinetuneDataset"]
@@ -79,8 +80,11 @@ class FinetuneDataset:
 
         ``format`` None keeps everything (canonical Examples). Training files: "openai", "openai-functions"
         (the legacy form), "gradient", "gradient-structured" (prompts not trained on), "trl-messages",
-        "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset.
+        "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset. Raises
+        ConfigurationError where shards of a capture lie beside ``path``: they would be read with it.
         """
+        if beside := [file.name for file in shards_of(path) if file != Path(path)]:
+            raise ConfigurationError(f"{path}: a capture of several files ({beside[0]}); give another path")
         lines = (e.to_json() for e in self) if format is None else training_lines(self, format)
         return write_lines(Path(path), lines)
 

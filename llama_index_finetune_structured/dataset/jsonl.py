@@ -41,10 +41,10 @@ def read_examples(path: Path) -> Iterator[Example]:
     with a logged warning. Raises DatasetError ``file:line`` at the first line that does not fit.
     """
     for file in shards_of(path):
-        yield from _read_file(file)
+        yield from _read_file(file, is_shard=file != path)
 
 
-def _read_file(path: Path) -> Iterator[Example]:
+def _read_file(path: Path, *, is_shard: bool) -> Iterator[Example]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -54,7 +54,7 @@ def _read_file(path: Path) -> Iterator[Example]:
             line = raw.removeprefix(BOM) if number == 1 else raw
             if not line.strip():
                 continue
-            if number > 1 and not raw.endswith(b"\n") and not is_json(line):
+            if (number > 1 or is_shard) and not raw.endswith(b"\n") and not is_json(line):
                 _log.warning("%s:%d: the last line was cut short and is left out", path, number)
                 return
             yield _example_from_line(line, f"{path}:{number}")

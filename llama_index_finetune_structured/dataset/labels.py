@@ -10,6 +10,7 @@ import jsonschema
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
+from llama_index_finetune_structured.capture.wire import message_to_wire
 from llama_index_finetune_structured.dataset.jsonl import plain_reason, require_text
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
@@ -151,5 +152,5 @@ def conversation(given: Conversation, system_prompt: str | None) -> tuple[tuple[
 
 def _message(given: Message | ChatMessage | Mapping[str, Any]) -> Message:
     if isinstance(given, ChatMessage):
-        return Message(role=given.role.value, content=given.content)
+        return Message.model_validate(message_to_wire(given))
     return given if isinstance(given, Message) else Message.model_validate(given)

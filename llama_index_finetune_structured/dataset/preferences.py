@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llama_index_finetune_structured.capture.store import read_lines
 from llama_index_finetune_structured.dataset.jsonl import (
     READ_ERRORS,
     example_from_row,
     parse_line,
     plain_reason,
 )
-from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.errors import CaptureError, DatasetError
 from llama_index_finetune_structured.example import Example, Message, content_hash
 
 __all__ = ["from_openai_preference", "preference_lines", "to_openai_preference"]
@@ -73,12 +74,11 @@ def _prompt(example: Example) -> str:
 def _read_rejects(path: Path) -> Iterator[Example]:
     """The Examples of a capture's rejects, whose rows are ``{"reason", "detail", "example"}``."""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected rejects") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = parse_line(line)
-            yield example_from_row(row["example"] if isinstance(row, dict) and "example" in row else row)
-        except READ_ERRORS as error:
-            raise DatasetError(f"{path}:{number}: {plain_reason(error)}") from error
+        for file, number, line in read_lines(path):
+            try:
+                row = parse_line(line.encode())
+                yield example_from_row(row["example"] if isinstance(row, dict) and "example" in row else row)
+            except READ_ERRORS as error:
+                raise DatasetError(f"{file}:{number}: {plain_reason(error)}") from error
+    except CaptureError as error:
+        raise DatasetError(f"{error}; expected rejects") from error

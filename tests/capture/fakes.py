@@ -148,6 +148,8 @@ def openai_server() -> Iterator[OpenAIServer]:
             chunks = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
             chunks.append({**choice, "delta": {}})
             lines = [{**head, "object": "chat.completion.chunk", "choices": [chunk]} for chunk in chunks]
+            if (body.get("stream_options") or {}).get("include_usage"):
+                lines.append({**lines[-1], "choices": [], "usage": usage})
             text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
             self._send(200, "text/event-stream", text.encode())
 

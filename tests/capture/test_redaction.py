@@ -200,3 +200,13 @@ def test_an_answer_that_redaction_would_spoil_is_withheld(path: Path) -> None:
         EchoLLM(reply=reply).chat([ChatMessage(role="user", content="x")])
     assert captured.summary()["captured"] == 0
     assert captured.summary()["dropped_by_redaction"] == 1
+
+
+def test_a_secret_is_known_by_the_name_it_stands_under(path: Path) -> None:
+    answer = {"username": "ada", "password": "hunter2hunter2", "of": [{"access_token": "9f8a7b6c5d4e"}]}
+    with capture(path, redact=True):
+        EchoLLM(reply=json.dumps(answer)).chat([ChatMessage(role="user", content="Who?")])
+    (example,) = read_examples(path)
+    assert json.loads(example.answer_text()) == {
+        "username": "ada", "password": "[SECRET]", "of": [{"access_token": "[SECRET]"}]
+    }  # fmt: skip

@@ -202,3 +202,12 @@ def test_shards_of_another_path_are_not_merged(tmp_path: Path) -> None:
 def test_lines_are_told_with_their_place(path: Path) -> None:
     path.write_bytes(line("a") + b"\n\n" + line("b") + b"\n")
     assert [(file, number) for file, number, _ in read_lines(path)] == [(path, 1), (path, 3)]
+
+
+def test_what_comes_after_the_file_was_replaced_goes_into_its_replacement(path: Path) -> None:
+    store = Store(path)
+    store.append(b'{"n":1}')
+    (path.parent / "new").write_text('{"n":0}\n')
+    os.replace(path.parent / "new", path)
+    store.append(b'{"n":2}')
+    assert path.read_text() == '{"n":0}\n{"n":2}\n'

@@ -7,13 +7,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from llama_index.core.llms import ChatMessage
+from llama_index.core import PromptTemplate
+from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.llms import ChatMessage, ChatResponse
+from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, field_validator
 
 from llama_index_finetune_structured.capture import capture, read_examples
 from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song, index_of_songs, tool_message
+
+
+class CallingLLM(EchoLLM):
+    """Answers with a tool call."""
+
+    call: ToolCallBlock
+
+    @llm_chat_callback()
+    def chat(self, messages: Any, **_: Any) -> ChatResponse:
+        return ChatResponse(message=ChatMessage(role="assistant", blocks=[self.call]))
+
 
 HELLO = [ChatMessage(role="user", content="A song?")]
 
@@ -84,7 +98,8 @@ def test_answers_cut_short_are_rejected(finish: str, reason: str, path: Path, se
     with capture(path) as captured:
         server.llm("gpt-4").chat(HELLO)
         list(server.llm("gpt-4").stream_chat(HELLO))
-    assert captured.summary()["rejected"] == {reason: 2}
+        list(server.llm("gpt-4").stream_chat(HELLO, stream_options={"include_usage": True}))
+    assert captured.summary()["rejected"] == {reason: 3}
 
 
 def test_json_schema_answers_are_checked(path: Path, server: OpenAIServer) -> None:
@@ -159,6 +174,34 @@ def test_a_tool_answered_with_text_is_fine_when_the_choice_was_free(path: Path, 
         server.llm("gpt-4").chat_with_tools([tool], "Hello")
     (example,) = read_examples(path)
     assert (example.transport, example.answer_text()) == ("tools", "I need no tool.")
+    assert (example.answer_schema, example.schema_name) == (None, None)
+    assert example.tools is not None
+
+
+def test_prose_is_no_answer_where_the_tool_was_the_answer_itself(path: Path, server: OpenAIServer) -> None:
+    server.reply = lambda _: {"role": "assistant", "content": "I do not know."}
+    with capture(path) as captured:
+        list(server.llm("gpt-4").stream_structured_predict(Song, PromptTemplate("A song?")))
+    assert captured.summary()["rejected"] == {"not_json": 1}
+
+
+@pytest.mark.parametrize(("choice", "captured_calls"), [("auto", 1), ("any", 0), ("tool", 0)])
+def test_anthropics_way_of_leaving_the_choice_free_is_understood(
+    path: Path, choice: str, captured_calls: int
+) -> None:
+    tool = {"name": "play", "description": "", "input_schema": {"type": "object"}}
+    with capture(path) as captured:
+        EchoLLM(reply="I need no tool.").chat(HELLO, tools=[tool], tool_choice={"type": choice})
+    assert captured.summary()["captured"] == captured_calls
+    assert captured.summary()["rejected"] == ({} if captured_calls else {"no_tool_call": 1})
+
+
+def test_calls_of_tools_in_a_providers_own_form_are_kept(path: Path) -> None:
+    tools = [{"function_declarations": [{"name": "play", "parameters": {"type": "OBJECT"}}]}]
+    call = ToolCallBlock(tool_call_id="1", tool_name="play", tool_kwargs={"title": "One"})
+    with capture(path) as captured:
+        CallingLLM(call=call).chat(HELLO, tools=tools)
+    assert captured.summary()["captured"] == 1
 
 
 def test_of_forbidden_parallel_calls_the_first_is_kept_as_by_llamaindex(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_index.core.llms import ChatMessage
+from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import FinetuneDataset
@@ -285,3 +286,27 @@ def test_public_names_stay_what_they_are_whatever_was_imported_before() -> None:
 
     modules = {path.stem for path in Path(dataset.__file__).parent.glob("*.py")}
     assert not modules & set(dataset.__all__)
+
+
+def test_a_capture_with_shards_is_not_replaced_by_its_own_rows(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([("q", "a")])
+    data.save(tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl.shard-1-2").write_text('{"messages": [{"rol')  # a worker killed at its first line
+    assert len(FinetuneDataset.load(tmp_path / "c.jsonl")) == 1
+    with pytest.raises(ConfigurationError, match=r"several files \(c.jsonl.shard-1-2\); give another path"):
+        data.save(tmp_path / "c.jsonl")
+
+
+def test_chat_messages_keep_their_images_and_tool_calls() -> None:
+    call = ToolCallBlock(tool_call_id="1", tool_name="play", tool_kwargs={"title": "One"})
+    turns = [
+        ChatMessage(role="user", blocks=[TextBlock(text="What?"), ImageBlock(url="https://x.org/a.png")]),
+        ChatMessage(role="assistant", blocks=[call]),
+        ChatMessage(role="tool", content="played", additional_kwargs={"tool_call_id": "1"}),
+    ]
+    (example,) = FinetuneDataset.from_pairs([(turns, "It plays.")])
+    user, assistant, tool = example.messages
+    assert isinstance(user.content, list)
+    assert [part["type"] for part in user.content] == ["text", "image_url"]
+    assert assistant.tool_calls is not None
+    assert tool.tool_call_id == assistant.tool_calls[0]["id"] == "1"

@@ -223,7 +223,7 @@ def test_rejects_become_the_side_that_is_not_preferred(tmp_path: Path) -> None:
     }
     with pytest.raises(DatasetError, match="no rejected answer"):
         data.save_preferences(tmp_path / "none.jsonl", FinetuneDataset.from_pairs([("q9", "bad")]))
-    (tmp_path / "broken").write_text("{")
+    (tmp_path / "broken").write_text("{\n")
     with pytest.raises(DatasetError, match="broken:1: not valid JSON"):
         data.save_preferences(tmp_path / "none.jsonl", tmp_path / "broken")
     assert not (tmp_path / "none.jsonl").exists()
@@ -249,3 +249,13 @@ def test_hugging_face_datasets_loads_our_files(tmp_path: Path, monkeypatch: pyte
         )
         rows = [{key: value for key, value in row.items() if value is not None} for row in loaded]
         assert [learned(from_trl(row))[:3] for row in rows] == [learned(e)[:3] for e in data]
+
+
+def test_rejects_of_every_shard_are_read_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([("q0", "good"), ("q1", "good")])
+    for name, question in (("c.rejects.jsonl", "q0"), ("c.rejects.jsonl.shard-1-2", "q1")):
+        (reject,) = FinetuneDataset.from_pairs([(question, "bad")])
+        row = {"reason": "not_json", "detail": "", "example": json.loads(reject.to_json())}
+        (tmp_path / name).write_text(f'{json.dumps(row)}\n\n{{"reason": "torn')
+    path = data.save_preferences(tmp_path / "dpo.jsonl", tmp_path / "c.rejects.jsonl")
+    assert len(path.read_text().splitlines()) == 2
