@@ -78,6 +78,7 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[s
     ),
 )
 _SHORTEST = 7  # characters of the shortest thing that is looked for, a@bc.de
+_LONGEST_NAMED = 512  # characters of a secret that only its name gives away
 _DIGITS = re.compile(r"\d[\d ().-]{7,}\d")
 
 
@@ -114,12 +115,12 @@ def redact_row(row: Any, redact: Redactor) -> Any:
 def _redact_value(key: str, value: Any, redact: Redactor) -> Any:
     """A value may be a secret by the name that it stands under."""
     redacted = redact_row(value, redact)
-    if not isinstance(value, str) or redacted != value:
+    if not isinstance(value, str) or redacted != value or len(value) > _LONGEST_NAMED:
         return redacted
-    said, named = f"{key}: {value}", redact(f"{key}: {value}")
-    if named == said or redact(key) != key:
+    named = redact(f"{key}: {value}")
+    if named == f"{key}: {value}" or redact(key) != key:
         return value
-    return named.removeprefix(f"{key}: ")
+    return named.removeprefix(f"{key}: ") if named.startswith(f"{key}: ") else "[SECRET]"
 
 
 def _redact_text(text: str, redact: Redactor) -> str:
