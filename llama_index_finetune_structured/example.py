@@ -9,7 +9,16 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    RootModel,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "Example",
@@ -17,6 +26,7 @@ __all__ = [
     "Source",
     "Transport",
     "Usage",
+    "answer_value",
     "canonical_json",
     "content_hash",
     "json_span",
@@ -50,6 +60,38 @@ def json_span(text: str) -> str:
     from llama_index.core.output_parsers.utils import extract_json_str  # not for who only keeps examples
 
     return extract_json_str(text)
+
+
+def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:
+    """The JSON value of a Pydantic answer as its class reads it: the names and fields of its JSON schema.
+
+    Not what ``model_dump`` gives: that leaves aliases out or takes those for writing, and adds computed fields.
+    """
+    dumped = answer.model_dump(mode="json", by_alias=False, round_trip=True, exclude_unset=exclude_unset)
+    return _under_read_names(answer, dumped)
+
+
+def _under_read_names(value: Any, dumped: Any) -> Any:
+    if isinstance(value, RootModel):
+        return _under_read_names(value.root, dumped)
+    if isinstance(value, BaseModel) and isinstance(dumped, dict):
+        return {
+            _read_name(type(value), key): _under_read_names(value.__dict__.get(key), part)
+            for key, part in dumped.items()
+        }
+    if isinstance(value, dict) and isinstance(dumped, dict) and len(value) == len(dumped):
+        parts = zip(value.values(), dumped.items(), strict=True)
+        return {key: _under_read_names(inner, part) for inner, (key, part) in parts}
+    if isinstance(value, list | tuple) and isinstance(dumped, list) and len(value) == len(dumped):
+        return [_under_read_names(inner, part) for inner, part in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _read_name(kind: type[BaseModel], key: str) -> str:
+    field = kind.model_fields.get(key)
+    alias = None if field is None else field.validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return next((choice for choice in choices if isinstance(choice, str)), key)
 
 
 class _Frozen(BaseModel):

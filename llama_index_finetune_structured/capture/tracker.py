@@ -7,6 +7,7 @@ events tell messages and answers. Nothing that fails in here reaches the host: i
 from __future__ import annotations
 
 import _thread
+import json
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from llama_index_finetune_structured.capture.calls import finish_reason, start_c
 from llama_index_finetune_structured.capture.forks import tell_after_fork
 from llama_index_finetune_structured.capture.recorder import Recorder
 from llama_index_finetune_structured.capture.spans import Span, SpanTree
+from llama_index_finetune_structured.example import answer_value
 
 __all__ = ["Tracker", "tracker"]
 
@@ -117,7 +119,8 @@ class Tracker:
         if span.method in _CALLS and isinstance(result, (ChatResponse, CompletionResponse)):
             self._record_silent_call(span, result)
         elif span.method in _STRUCTURED and isinstance(result, BaseModel):
-            message = ChatMessage(role="assistant", content=result.model_dump_json(by_alias=True))
+            text = json.dumps(answer_value(result), ensure_ascii=False)
+            message = ChatMessage(role="assistant", content=text)
             self._record_silent_call(span, ChatResponse(message=message))
 
     def dropped(self, span_id: str) -> None:

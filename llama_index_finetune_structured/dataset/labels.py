@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from llama_index_finetune_structured.capture.wire import message_to_wire
 from llama_index_finetune_structured.dataset.jsonl import plain_reason, require_text
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.example import Example, Message
+from llama_index_finetune_structured.example import Example, Message, answer_value
 
 __all__ = ["AnswerShape", "Conversation", "compact_json", "conversation", "label", "own_shape"]
 
@@ -55,17 +55,17 @@ def _title(schema: Mapping[str, Any] | None) -> str | None:
 
 
 def _plain(answer: Any) -> Any:
-    return answer.model_dump(mode="json", by_alias=True) if isinstance(answer, BaseModel) else answer
+    return answer_value(answer) if isinstance(answer, BaseModel) else answer
 
 
 def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
     """Fields in the class's order; those an answer in JSON leaves out stay out."""
     if isinstance(answer, output_cls):
-        text = answer.model_dump_json(by_alias=True)
+        text = compact_json(answer_value(answer))
         output_cls.model_validate_json(text)
         return text
     text = answer if isinstance(answer, str) else compact_json(_plain(answer))
-    return output_cls.model_validate_json(text).model_dump_json(by_alias=True, exclude_unset=True)
+    return compact_json(answer_value(output_cls.model_validate_json(text), exclude_unset=True))
 
 
 def _validator(schema: Mapping[str, Any]) -> Callable[[Any], None]:

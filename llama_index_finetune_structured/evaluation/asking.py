@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from ..errors import ConfigurationError, MissingDependencyError
-from ..example import Example, canonical_json, content_hash
+from ..example import Example, answer_value, canonical_json, content_hash
 from .journal import Answer, Journal
 from .systems import Reply, System, ask, fingerprint
 from .target import Target
@@ -161,7 +161,7 @@ async def _hold_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
 
 def _of_reply(reply: Reply) -> dict[str, Any]:
     given = reply.answer
-    value = given.model_dump(mode="json", by_alias=True) if isinstance(given, BaseModel) else given
+    value = answer_value(given) if isinstance(given, BaseModel) else given
     if not isinstance(value, dict | list):
         return {"text": reply.text, "sources": reply.sources}
     return {"text": canonical_json(value), "value": value, "sources": reply.sources}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from llama_index.core.types import BasePydanticProgram
 from pydantic import BaseModel
 
 from ..errors import ConfigurationError
-from ..example import Example, Source, content_hash
+from ..example import Example, Source, answer_value, content_hash
 from .target import Target
 
 __all__ = ["Reply", "System", "ask", "check_askable", "fingerprint", "question_of"]
@@ -36,7 +37,7 @@ class Reply:
     def text(self) -> str:
         """The answer as text."""
         if isinstance(self.answer, BaseModel):
-            return self.answer.model_dump_json(by_alias=True)
+            return json.dumps(answer_value(self.answer), ensure_ascii=False)
         return "" if self.answer is None else str(self.answer)
 
 

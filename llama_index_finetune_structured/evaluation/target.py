@@ -13,7 +13,7 @@ from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
 from ..errors import DatasetError, StructuredAnswerError
-from ..example import Example, canonical_json, json_span
+from ..example import Example, answer_value, canonical_json, json_span
 
 __all__ = ["Target", "target_of"]
 
@@ -41,13 +41,13 @@ class Target:
         """
         if self.is_text:
             return _present(answer if isinstance(answer, str) else canonical_json(answer))
-        value = answer.model_dump(mode="json", by_alias=True) if isinstance(answer, BaseModel) else answer
+        value = answer_value(answer) if isinstance(answer, BaseModel) else answer
         if isinstance(value, str):
             value = _parse(value)
         if self.output_cls is None:
             return value
         try:
-            valid = self.output_cls.model_validate(value).model_dump(mode="json", by_alias=True)
+            valid = answer_value(self.output_cls.model_validate(value))
             canonical_json(valid)  # a float field may still hold NaN
         except ValidationError as error:
             raise StructuredAnswerError(_first_errors(error)) from error

@@ -13,7 +13,7 @@ from llama_index.core.instrumentation import root_dispatcher
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.program import LLMTextCompletionProgram
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, computed_field
 
 from llama_index_finetune_structured import Example, FinetuneDataset, Message, Scorecard, acompare
 from llama_index_finetune_structured.dataset.background import run_in_background
@@ -317,3 +317,27 @@ def test_fields_with_aliases_are_scored_under_their_aliases() -> None:
     found = quiet({"it": lambda _: Song(lengthSeconds=3)}, data, output_cls=Song).systems["it"]
     assert (found.schema_valid, found.exact_match) == (1, 0.5)
     assert found.fields["lengthSeconds"].accuracy == 0.5
+
+
+class Track(BaseModel):
+    """Read under other names than it is written under, here and within."""
+
+    seconds: int | None = Field(None, serialization_alias="length")
+    title: str = Field("", validation_alias=AliasChoices("name", "heading"))
+    parts: list[Track] = Field([], alias="sections")
+
+    @computed_field
+    def minutes(self) -> float:
+        return (self.seconds or 0) / 60
+
+
+def test_a_class_that_reads_and_writes_other_names_is_scored_by_those_it_reads() -> None:
+    one = {"seconds": 3, "name": "One", "sections": [{"name": "Part"}]}
+    two = {"seconds": 4, "name": "Two"}
+    pairs = [("a", Track.model_validate(one)), ("b", two)]
+    data = list(FinetuneDataset.from_pairs(pairs, output_cls=Track))
+    assert json.loads(data[1].answer_text()) == two
+    assert json.loads(data[0].answer_text())["sections"][0]["name"] == "Part"
+    found = quiet({"it": lambda _: Track.model_validate(one)}, data, output_cls=Track).systems["it"]
+    assert (found.schema_valid, found.exact_match) == (1, 0.5)
+    assert set(found.fields) == {"seconds", "name", "sections"}
