@@ -62,6 +62,17 @@ def json_span(text: str) -> str:
     return extract_json_str(text)
 
 
+def _number_calls(messages: list[dict[str, Any]]) -> None:
+    """Each call's id becomes its place among the ids."""
+    places: dict[str, int] = {}
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            if "id" in call:
+                call["id"] = places.setdefault(call["id"], len(places))
+        if "tool_call_id" in message:
+            message["tool_call_id"] = places.setdefault(message["tool_call_id"], len(places))
+
+
 def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:
     """The JSON value of a Pydantic answer as its class reads it: the names and fields of its JSON schema.
 
@@ -180,17 +191,20 @@ class Example(_Frozen):
 
     @property
     def id(self) -> str:
-        """Content hash of what is learned: messages, tools, schema and answer, not where they came from."""
-        return content_hash(
-            self.model_dump(
-                mode="json",
-                exclude_none=True,
-                include={
-                    "messages", "answer", "transport", "answer_schema", "tools", "tool_choice",
-                    "parallel_tool_calls", "response_format",
-                },
-            )
+        """Content hash of what is learned: messages, tools, schema and answer, not where they came from.
+
+        Of the ids of tool calls, which a provider draws anew each time, only which are the same counts.
+        """
+        learned = self.model_dump(
+            mode="json",
+            exclude_none=True,
+            include={
+                "messages", "answer", "transport", "answer_schema", "tools", "tool_choice",
+                "parallel_tool_calls", "response_format",
+            },
         )  # fmt: skip
+        _number_calls([*learned["messages"], learned["answer"]])
+        return content_hash(learned)
 
     @property
     def schema_hash(self) -> str | None:

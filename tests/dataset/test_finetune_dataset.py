@@ -257,6 +257,20 @@ def test_deduplication_keeps_the_first_in_order_and_counts() -> None:
     assert once.deduplicate().duplicates_removed == 1
 
 
+def test_the_same_tool_answer_asked_again_is_a_duplicate_though_its_call_has_another_id() -> None:
+    def asked(*ids: str) -> Example:
+        turns: list[dict[str, object]] = [{"role": "user", "content": "q"}]
+        for id in ids[:-1]:
+            turns.append(ANSWER | {"tool_calls": [CALL | {"id": id}]})
+            turns.append({"role": "tool", "content": "found", "tool_call_id": id})
+        answer = ANSWER | {"tool_calls": [CALL | {"id": ids[-1]}]}
+        return Example.model_validate({"messages": turns, "answer": answer, "transport": "tools"})
+
+    data = FinetuneDataset([asked("call_1", "call_2"), asked("call_8", "call_9"), asked("call_1", "call_1")])
+    assert len(data.deduplicate()) == 2
+    assert data.summary().duplicates == 1
+
+
 def test_summary_counts_what_there_is() -> None:
     data = FinetuneDataset.from_pairs(
         [("four", Song(title="x")), ("sixsix", "plain")], document_ids=["d", "d"], system_prompt="12"
