@@ -79,13 +79,17 @@ def _json_in(text: str) -> str:
 
 def _check_object(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> None:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise Rejected("not_json", f"{type(error).__name__} in the answer") from None
     if output_cls is not None:
         _check_model(text, output_cls)
     elif schema is not None:
         _check_schema(value, schema)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _check_model(text: str, output_cls: type[BaseModel]) -> None:

@@ -162,9 +162,9 @@ async def _hold_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
 def _of_reply(reply: Reply) -> dict[str, Any]:
     given = reply.answer
     value = answer_value(given) if isinstance(given, BaseModel) else given
-    if not isinstance(value, dict | list):
-        return {"text": reply.text, "sources": reply.sources}
-    return {"text": canonical_json(value), "value": value, "sources": reply.sources}
+    if isinstance(value, dict | list):
+        return {"text": canonical_json(value), "value": value, "sources": reply.sources}
+    return {"text": "" if value is None else str(value), "sources": reply.sources}
 
 
 def _of_error(error: Exception, timeout_s: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from llama_index.core.types import BasePydanticProgram
 from pydantic import BaseModel
 
 from ..errors import ConfigurationError
-from ..example import Example, Source, answer_value, content_hash
+from ..example import Example, Source, content_hash
 from .target import Target
 
 __all__ = ["Reply", "System", "ask", "check_askable", "fingerprint", "question_of"]
@@ -32,13 +31,6 @@ class Reply:
 
     answer: Any
     sources: tuple[Source, ...] | None = None
-
-    @property
-    def text(self) -> str:
-        """The answer as text."""
-        if isinstance(self.answer, BaseModel):
-            return json.dumps(answer_value(self.answer), ensure_ascii=False)
-        return "" if self.answer is None else str(self.answer)
 
 
 def ask(system: System, example: Example, target: Target) -> Awaitable[Reply]:

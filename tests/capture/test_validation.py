@@ -156,6 +156,17 @@ def test_output_cls_leaves_calls_with_another_schema_to_that_schema(path: Path, 
     assert example.schema_name == "Singer"
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+def test_numbers_that_json_does_not_know_are_rejected(number: str, path: Path) -> None:
+    class Weight(BaseModel):
+        kilograms: float
+
+    with capture(path, output_cls=Weight) as captured:
+        EchoLLM(reply=f'{{"kilograms": {number}}}').chat(HELLO)
+    assert captured.summary()["rejected"] == {"not_json": 1}
+    assert list(read_examples(path)) == []
+
+
 @pytest.mark.parametrize("wrapped", ["```json\n{}\n```", "Here it is:\n{}\nEnjoy!", "  {}\n"])
 def test_what_stands_around_a_json_answer_is_not_learned(wrapped: str, path: Path) -> None:
     reply = wrapped.replace("{}", SONG)

@@ -309,16 +309,6 @@ def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> No
     assert schema_key(target.schema) == schema_key(schema)
 
 
-def test_fields_with_aliases_are_scored_under_their_aliases() -> None:
-    class Song(BaseModel):
-        seconds: int = Field(alias="lengthSeconds")
-
-    data = list(FinetuneDataset.from_pairs([("a", Song(lengthSeconds=3)), ("b", Song(lengthSeconds=4))]))
-    found = quiet({"it": lambda _: Song(lengthSeconds=3)}, data, output_cls=Song).systems["it"]
-    assert (found.schema_valid, found.exact_match) == (1, 0.5)
-    assert found.fields["lengthSeconds"].accuracy == 0.5
-
-
 class Track(BaseModel):
     """Read under other names than it is written under, here and within."""
 
