@@ -79,7 +79,10 @@ class SlotModel:
         self._model = model
         self.windows: set[int | None] = set()
         model.set_attn_implementation(IMPLEMENTATION)
-        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        parameters = inspect.signature(model.forward).parameters
+        self._takes_logits_to_keep = "logits_to_keep" in parameters
+        # transformers renamed the argument in 5.24; the old name warns there and is gone in 5.40.
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
         self._cache: Any = DynamicCache(config=model.config)
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
 
@@ -114,7 +117,7 @@ class SlotModel:
         output = self._model(
             input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
             position_ids=layout.positions[None],
-            past_key_values=self._cache,
+            **{self._cache_argument: self._cache},
             use_cache=True,
             layout=layout,
             **({"logits_to_keep": keep} if self._takes_logits_to_keep else {}),
