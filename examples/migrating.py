@@ -30,11 +30,11 @@ from llama_index_finetune_structured import (
     OpenAIFinetuneEngine,
     OpenAIFineTuningHandler,
     QuestionGenerator,
-    ServiceContext,
     capture,
     check,
 )
 from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.llms.service_context import ServiceContext
 
 TEACHER = os.environ.get("TEACHER_MODEL", "gpt-4.1")
 BASE = os.environ.get("BASE_MODEL", "gpt-4.1-mini")

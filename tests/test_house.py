@@ -14,17 +14,22 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "files", "example", "capture", "lora", "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "errors", "lazy", "files", "example", "capture", "lora", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
-    "AnswerBounds", "CallPolicy", "Example", "FieldRule", "FinetuneDataset",
-    "FinetuneStructuredError", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
-    "GradientFinetuneEngine", "GradientModelAdapterLLM", "LlamaCppServer", "LoraFinetuneEngine", "LoraLLM",
-    "LoraSettings", "Message", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
-    "OpenAIPydanticProgram", "Prices", "QuestionGenerator", "RetrievalAugmentedDatasetBuilder",
-    "Scorecard", "ServiceContext", "ServingRecipe", "Source", "SunsetWarning", "Waits", "acompare",
-    "answer_questions", "capture", "check", "compare", "compare_texts", "export_adapter", "hosted_llm",
-    "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "text_mode",
+    "AnswerReport", "AskSettings", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
+    "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
+    "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "GeneratedQuestions",
+    "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",
+    "GradientModelAdapterLLM", "LeakageReport", "LearningCurve", "LlamaCppServer", "LoraFinetuneEngine",
+    "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError", "OpenAIFineTuningHandler",
+    "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "Question",
+    "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
+    "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
+    "TextScorecard", "Usage", "Waits", "aanswer_questions", "acompare", "answer_questions", "capture",
+    "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm",
+    "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
+    "text_mode",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 

@@ -1,22 +1,26 @@
-"""LLM calls -> Examples: handlers, ``capture``, the crash-safe store, redaction, formats.
-
-The package is callable, so that ``capture("answers.jsonl")`` is the scope whichever was imported first,
-the name or the sub-package.
-"""
+"""LLM calls -> Examples: ``capture``, the fine-tuning handlers, redaction."""
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llama_index_finetune_structured.capture.handlers import (
-    GradientAIFineTuningHandler,
-    OpenAIFineTuningHandler,
-)
-from llama_index_finetune_structured.capture.redaction import redact_secrets
-from llama_index_finetune_structured.capture.scope import capture as _Capture
-from llama_index_finetune_structured.capture.store import read_examples
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .handlers import GradientAIFineTuningHandler, OpenAIFineTuningHandler
+    from .redaction import redact_secrets
+    from .scope import capture
+    from .store import read_examples
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
+            "redaction": ["redact_secrets"],
+            "scope": ["capture"],
+            "store": ["read_examples"],
+        },
+    )
 
 __all__ = [
     "GradientAIFineTuningHandler",
@@ -25,15 +29,3 @@ __all__ = [
     "read_examples",
     "redact_secrets",
 ]
-
-
-class _CallablePackage(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> _Capture:
-        return _Capture(*args, **kwargs)
-
-
-if TYPE_CHECKING:
-    capture = _Capture
-else:
-    sys.modules[__name__].__class__ = _CallablePackage
-    capture = sys.modules[__name__]

@@ -66,6 +66,11 @@ class Recorder:
         self._rejected: Counter[str] = Counter()
         tell_after_fork(self)
 
+    @property
+    def rejects_path(self) -> Path:
+        """Where rejected answers go; the file is absent while there are none."""
+        return rejects_path(self.path)
+
     def forked(self) -> None:
         """In a child: count from nought, with a lock that nobody holds."""
         self._lock = threading.RLock()

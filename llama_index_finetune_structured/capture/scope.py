@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.recorder import Recorder, rejects_path
-from llama_index_finetune_structured.capture.redaction import Redactor, redact_secrets
-from llama_index_finetune_structured.capture.scopes import BlockScope
-from llama_index_finetune_structured.capture.tracker import tracker
+    from .redaction import Redactor
 
 __all__ = ["capture"]
 
@@ -37,6 +35,11 @@ class capture:
         redact: bool | Redactor = False,
         fsync: bool = False,
     ) -> None:
+        # LlamaIndex takes a second to import; the package binds this class without it.
+        from .recorder import Recorder
+        from .redaction import redact_secrets
+        from .scopes import BlockScope
+
         self._scope = BlockScope()
         redactor = redact_secrets if redact is True else redact or None
         self._recorder = Recorder(path, self._scope, output_cls=output_cls, redact=redactor, fsync=fsync)
@@ -49,7 +52,7 @@ class capture:
     @property
     def rejects_path(self) -> Path:
         """Where rejected answers are; absent while there are none."""
-        return rejects_path(self._recorder.path)
+        return self._recorder.rejects_path
 
     def attach(self, component: Any) -> None:
         """Capture the calls of this LLM (index, query engine) from any thread while the block is open."""
@@ -60,6 +63,8 @@ class capture:
         return self._recorder.summary()
 
     def __enter__(self) -> capture:
+        from .tracker import tracker
+
         self._recorder.store.open()
         self._recorder.listening = True
         self._scope.enter()
@@ -69,6 +74,8 @@ class capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        from .tracker import tracker
+
         self._scope.leave()
         tracker.remove(self._recorder)
         self._recorder.close()

@@ -1,40 +1,66 @@
-"""Examples -> checked training files: load, save, split, preflight, formats, questions, retrieval.
-
-The front door; each name loads its module on first use.
-"""
+"""Examples -> checked training files: load, split, check, questions, answers, retrieval-augmented rows."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "CallPolicy": "paid_calls",
-    "CheckReport": "preflight",
-    "DatasetSummary": "summary",
-    "FinetuneDataset": "finetune_dataset",
-    "Question": "questions",
-    "QuestionGenerator": "questions",
-    "RetrievalAugmentedDatasetBuilder": "retrieval",
-    "ServingRecipe": "serving",
-    "aanswer_questions": "answers",
-    "answer_questions": "answers",
-    "check": "preflight",
-    "load_schema": "schemas",
-    "read_nodes": "documents",
-    "render": "rendering",
-}
+from ..lazy import lazy_names
 
-__all__ = sorted(_HOME)
+if TYPE_CHECKING:
+    from .answers import AnswerReport, aanswer_questions, answer_questions
+    from .documents import read_nodes
+    from .finetune_dataset import FinetuneDataset
+    from .leakage import Leak, LeakageReport
+    from .paid_calls import CallPolicy
+    from .preflight import CheckReport, check
+    from .problems import Problem
+    from .questions import GeneratedQuestions, Question, QuestionGenerator
+    from .rendering import render
+    from .retrieval import RetrievalAugmentedDatasetBuilder
+    from .revalidation import Revalidation
+    from .schemas import load_schema
+    from .serving import ServingRecipe
+    from .summary import DatasetSummary
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
+            "documents": ["read_nodes"],
+            "finetune_dataset": ["FinetuneDataset"],
+            "leakage": ["Leak", "LeakageReport"],
+            "paid_calls": ["CallPolicy"],
+            "preflight": ["CheckReport", "check"],
+            "problems": ["Problem"],
+            "questions": ["GeneratedQuestions", "Question", "QuestionGenerator"],
+            "rendering": ["render"],
+            "retrieval": ["RetrievalAugmentedDatasetBuilder"],
+            "revalidation": ["Revalidation"],
+            "schemas": ["load_schema"],
+            "serving": ["ServingRecipe"],
+            "summary": ["DatasetSummary"],
+        },
+    )
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = [
+    "AnswerReport",
+    "CallPolicy",
+    "CheckReport",
+    "DatasetSummary",
+    "FinetuneDataset",
+    "GeneratedQuestions",
+    "Leak",
+    "LeakageReport",
+    "Problem",
+    "Question",
+    "QuestionGenerator",
+    "RetrievalAugmentedDatasetBuilder",
+    "Revalidation",
+    "ServingRecipe",
+    "aanswer_questions",
+    "answer_questions",
+    "check",
+    "load_schema",
+    "read_nodes",
+    "render",
+]

@@ -90,7 +90,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             raise ConfigurationError(
                 "expected one of this package's handlers: theirs lose the answers' schema"
             )
-        FinetuneDataset.load(captured).save(data_path)
+        FinetuneDataset.load(captured).save(Path(data_path))
         return cls(Path(data_path), base_model=base_model, **kwargs)
 
     @property

@@ -20,7 +20,7 @@ IMPORTS = [
     "from llama_index_finetune_structured.capture import capture",
     "from llama_index_finetune_structured import capture; "
     "from llama_index_finetune_structured.capture.store import Store; "
-    "import llama_index_finetune_structured.capture as c; assert c.store.Store is Store",
+    "import llama_index_finetune_structured as fs; assert fs.capture is capture",
 ]
 
 

@@ -20,9 +20,9 @@ from llama_index.core.llms import ChatMessage, ImageBlock
 from llama_index.core.schema import TextNode
 from pydantic import BaseModel, Field
 
-from llama_index_finetune_structured import AnswerBounds, LoraLLM
+from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
-from llama_index_finetune_structured.lora.bounds import schema_key
+from llama_index_finetune_structured.lora.bounds import AnswerBounds, schema_key
 from tests.llms.heard import Heard
 
 
