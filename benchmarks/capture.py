@@ -30,7 +30,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.custom import CustomLLM
 
 from llama_index_finetune_structured.capture import OpenAIFineTuningHandler, capture
-from llama_index_finetune_structured.capture.store import Store, read_lines
+from llama_index_finetune_structured.jsonl_store import Store, read_lines
 
 ANSWER = json.dumps({"citations": [{"author": "Lin", "year": 2021, "desc": "TruthfulQA " * 5}] * 3})
 

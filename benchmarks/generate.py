@@ -32,9 +32,9 @@ from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.demo import run as demo
 from llama_index_finetune_structured.demo.corpus import REFERENCE_KEY, ApiCard, functions
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
-from llama_index_finetune_structured.llms import local_model
-from llama_index_finetune_structured.lora.base_models import resolve
-from llama_index_finetune_structured.lora.bounds import bounded_schema, schema_key
+from llama_index_finetune_structured.local.generate import loading as local_model
+from llama_index_finetune_structured.local.model.base_models import resolve
+from llama_index_finetune_structured.local.schema.bounds import bounded_schema, schema_key
 
 CONCURRENCY, ANSWER_TOKENS = 8, 256
 

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llama_index_finetune_structured.lora.base_models import DEFAULT_BASE_MODEL
+from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL
 
 SYSTEMS = ("ours", "tuned", "default")
 PHRASES = (
@@ -79,9 +79,9 @@ def examples(kind: str, count: int) -> list[Any]:
 
 def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
     """The batches of every system, in order."""
-    from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
-    from llama_index_finetune_structured.lora.batches import batches
-    from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row
+    from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
+    from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row
+    from llama_index_finetune_structured.local.train.batches import batches
 
     tokenizer = load_tokenizer(resolve(base_model))
     stop = stop_token_id(tokenizer)
@@ -92,8 +92,8 @@ def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
 def lora_model(base_model: str, dtype: Any) -> Any:
     import torch
 
-    from llama_index_finetune_structured.lora.adapter import add_lora
-    from llama_index_finetune_structured.lora.base_models import load_model, resolve
+    from llama_index_finetune_structured.local.model.adapter import add_lora
+    from llama_index_finetune_structured.local.model.base_models import load_model, resolve
 
     torch.manual_seed(0)
     return add_lora(load_model(resolve(base_model), dtype=dtype), rank=16, alpha=32)
@@ -110,10 +110,10 @@ def report(**figures: Any) -> None:
 
 
 def run_ours(kind: str, steps: int, base_model: str) -> None:
-    from llama_index_finetune_structured.lora.loss import precision
-    from llama_index_finetune_structured.lora.packing import pack
-    from llama_index_finetune_structured.lora.settings import LoraSettings
-    from llama_index_finetune_structured.lora.training import Trainer
+    from llama_index_finetune_structured.local.train.loss import precision
+    from llama_index_finetune_structured.local.train.packing import pack
+    from llama_index_finetune_structured.local.train.settings import LoraSettings
+    from llama_index_finetune_structured.local.train.trainer import Trainer
 
     made = ordered_batches(kind, steps, base_model)
     rows = [row for batch in made for row in batch]
@@ -141,8 +141,8 @@ def run_trl(kind: str, steps: int, base_model: str, *, tuned: bool) -> None:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
-    from llama_index_finetune_structured.lora.loss import precision
+    from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
+    from llama_index_finetune_structured.local.train.loss import precision
 
     rows = [row for batch in ordered_batches(kind, steps, base_model) for row in batch]
     data = Dataset.from_list(
@@ -327,8 +327,8 @@ def ceiling(base_model: str, tokens: int) -> tuple[float, float]:
     """TFLOP/s of the model's own matrix multiplication, and TFLOP that a packed step needs at least."""
     import torch
 
-    from llama_index_finetune_structured.lora.base_models import load_model, resolve
-    from llama_index_finetune_structured.lora.loss import precision
+    from llama_index_finetune_structured.local.model.base_models import load_model, resolve
+    from llama_index_finetune_structured.local.train.loss import precision
 
     model = load_model(resolve(base_model), dtype=precision())
     layers = [

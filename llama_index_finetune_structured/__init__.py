@@ -9,29 +9,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 # Bound now: importing the sub-package later would put the module of the same name in the place of the class.
-from .capture.scope import capture
+from .capture.session import capture
 from .lazy import lazy_names
 
 if TYPE_CHECKING:
     from .capture.handlers import GradientAIFineTuningHandler, OpenAIFineTuningHandler
-    from .dataset.answers import AnswerReport, aanswer_questions, answer_questions
-    from .dataset.documents import read_nodes
+    from .dataset.checks.report import CheckReport, check
     from .dataset.finetune_dataset import FinetuneDataset
+    from .dataset.generate.answers import AnswerReport, aanswer_questions, answer_questions
+    from .dataset.generate.documents import read_nodes
+    from .dataset.generate.llm_calls import CallPolicy
+    from .dataset.generate.questions import GeneratedQuestions, Question, QuestionGenerator
+    from .dataset.generate.recipe import ServingRecipe
+    from .dataset.generate.retrieval import RetrievalAugmentedDatasetBuilder
     from .dataset.leakage import LeakageReport
-    from .dataset.paid_calls import CallPolicy
-    from .dataset.preflight import CheckReport, check
-    from .dataset.questions import GeneratedQuestions, Question, QuestionGenerator
-    from .dataset.retrieval import RetrievalAugmentedDatasetBuilder
     from .dataset.revalidation import Revalidation
-    from .dataset.schemas import load_schema
-    from .dataset.serving import ServingRecipe
+    from .dataset.schema.load import load_schema
     from .dataset.summary import DatasetSummary
     from .engines.base import FinetuneEngine
     from .engines.gradient import GradientFinetuneEngine
+    from .engines.hosted.deprecations import SunsetWarning
+    from .engines.hosted.engine import OpenAIFinetuneEngine
     from .engines.lora import LoraFinetuneEngine, LoraJob
-    from .engines.openai import OpenAIFinetuneEngine
-    from .engines.sunset import SunsetWarning
-    from .engines.waits import Waits
+    from .engines.timeouts import Waits
     from .errors import (
         CaptureError,
         CheckpointError,
@@ -44,48 +44,48 @@ if TYPE_CHECKING:
         ServiceError,
         StructuredAnswerError,
     )
-    from .evaluation.asking import AskSettings
-    from .evaluation.compare import acompare, compare
-    from .evaluation.costs import Prices
-    from .evaluation.learning_curve import LearningCurve, learning_curve
-    from .evaluation.parity import Parity, parity
-    from .evaluation.rules import FieldRule, embedding_similarity
+    from .evaluation.comparison import acompare, compare
+    from .evaluation.export_parity import Parity, parity
+    from .evaluation.learning_curves import LearningCurve, learning_curve
+    from .evaluation.report.costs import Prices
+    from .evaluation.run.ask import AskSettings
+    from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
     from .evaluation.texts import TextScorecard, compare_texts
     from .example import Example, Message, Source, Usage
+    from .llms.compat import OpenAIPydanticProgram
     from .llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
     from .llms.hosted import hosted_llm, text_mode
     from .llms.llama_cpp import LlamaCppServer
     from .llms.lora import LoraLLM
-    from .llms.program import OpenAIPydanticProgram
     from .llms.served import served_llm
-    from .lora.export import export_adapter
-    from .lora.serving import ServingCommand, serving_commands
-    from .lora.settings import LoraSettings
+    from .local.export import export_adapter
+    from .local.export.serving import ServingCommand, serving_commands
+    from .local.train.settings import LoraSettings
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "capture.handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
-            "dataset.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
-            "dataset.documents": ["read_nodes"],
-            "dataset.finetune_dataset": ["FinetuneDataset"],
-            "dataset.leakage": ["LeakageReport"],
-            "dataset.paid_calls": ["CallPolicy"],
-            "dataset.preflight": ["CheckReport", "check"],
-            "dataset.questions": ["GeneratedQuestions", "Question", "QuestionGenerator"],
-            "dataset.retrieval": ["RetrievalAugmentedDatasetBuilder"],
-            "dataset.revalidation": ["Revalidation"],
-            "dataset.schemas": ["load_schema"],
-            "dataset.serving": ["ServingRecipe"],
-            "dataset.summary": ["DatasetSummary"],
-            "engines.base": ["FinetuneEngine"],
-            "engines.gradient": ["GradientFinetuneEngine"],
-            "engines.lora": ["LoraFinetuneEngine", "LoraJob"],
-            "engines.openai": ["OpenAIFinetuneEngine"],
-            "engines.sunset": ["SunsetWarning"],
-            "engines.waits": ["Waits"],
-            "errors": [
+            ".capture.handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
+            ".dataset.generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
+            ".dataset.generate.documents": ["read_nodes"],
+            ".dataset.finetune_dataset": ["FinetuneDataset"],
+            ".dataset.leakage": ["LeakageReport"],
+            ".dataset.generate.llm_calls": ["CallPolicy"],
+            ".dataset.checks.report": ["CheckReport", "check"],
+            ".dataset.generate.questions": ["GeneratedQuestions", "Question", "QuestionGenerator"],
+            ".dataset.generate.retrieval": ["RetrievalAugmentedDatasetBuilder"],
+            ".dataset.revalidation": ["Revalidation"],
+            ".dataset.schema.load": ["load_schema"],
+            ".dataset.generate.recipe": ["ServingRecipe"],
+            ".dataset.summary": ["DatasetSummary"],
+            ".engines.base": ["FinetuneEngine"],
+            ".engines.gradient": ["GradientFinetuneEngine"],
+            ".engines.lora": ["LoraFinetuneEngine", "LoraJob"],
+            ".engines.hosted.engine": ["OpenAIFinetuneEngine"],
+            ".engines.hosted.deprecations": ["SunsetWarning"],
+            ".engines.timeouts": ["Waits"],
+            ".errors": [
                 "CaptureError",
                 "CheckpointError",
                 "ConfigurationError",
@@ -97,24 +97,24 @@ else:
                 "ServiceError",
                 "StructuredAnswerError",
             ],
-            "evaluation.asking": ["AskSettings"],
-            "evaluation.compare": ["acompare", "compare"],
-            "evaluation.costs": ["Prices"],
-            "evaluation.learning_curve": ["LearningCurve", "learning_curve"],
-            "evaluation.parity": ["Parity", "parity"],
-            "evaluation.rules": ["FieldRule", "embedding_similarity"],
-            "evaluation.scorecard": ["Scorecard"],
-            "evaluation.texts": ["TextScorecard", "compare_texts"],
-            "example": ["Example", "Message", "Source", "Usage"],
-            "llms.gradient": ["GradientBaseModelLLM", "GradientModelAdapterLLM"],
-            "llms.hosted": ["hosted_llm", "text_mode"],
-            "llms.llama_cpp": ["LlamaCppServer"],
-            "llms.lora": ["LoraLLM"],
-            "llms.program": ["OpenAIPydanticProgram"],
-            "llms.served": ["served_llm"],
-            "lora.export": ["export_adapter"],
-            "lora.serving": ["ServingCommand", "serving_commands"],
-            "lora.settings": ["LoraSettings"],
+            ".evaluation.run.ask": ["AskSettings"],
+            ".evaluation.comparison": ["acompare", "compare"],
+            ".evaluation.report.costs": ["Prices"],
+            ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
+            ".evaluation.export_parity": ["Parity", "parity"],
+            ".evaluation.score.rules": ["FieldRule", "embedding_similarity"],
+            ".evaluation.scorecard": ["Scorecard"],
+            ".evaluation.texts": ["TextScorecard", "compare_texts"],
+            ".example": ["Example", "Message", "Source", "Usage"],
+            ".llms.gradient": ["GradientBaseModelLLM", "GradientModelAdapterLLM"],
+            ".llms.hosted": ["hosted_llm", "text_mode"],
+            ".llms.llama_cpp": ["LlamaCppServer"],
+            ".llms.lora": ["LoraLLM"],
+            ".llms.compat": ["OpenAIPydanticProgram"],
+            ".llms.served": ["served_llm"],
+            ".local.export": ["export_adapter"],
+            ".local.export.serving": ["ServingCommand", "serving_commands"],
+            ".local.train.settings": ["LoraSettings"],
         },
     )
 

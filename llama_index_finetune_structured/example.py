@@ -28,6 +28,7 @@ __all__ = [
     "Usage",
     "answer_value",
     "canonical_json",
+    "compact_json",
     "content_hash",
     "json_span",
 ]
@@ -39,6 +40,11 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and no escapes beyond the needed: equal values, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def compact_json(value: Any) -> str:
+    """JSON without spaces, keys in the order given: what a model is taught to write."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_hash(value: Any) -> str:

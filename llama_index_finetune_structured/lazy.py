@@ -15,15 +15,16 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` for a package that re-exports names without importing their modules.
 
-    ``package``: its ``__name__``. ``homes``: sub-module, relative to the package -> the names taken from it.
+    ``package``: its ``__name__``. ``homes``: a module, relative as in ``from .module import``, -> the names taken from
+    it; none may be the name of a sub-module, which would take its place once imported.
     Type checkers do not follow this: the package repeats the imports under ``TYPE_CHECKING``.
     """
-    home_of = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
+    home_of = {name: module for module, names in homes.items() for name in names}
 
     def __getattr__(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(home_of[name]), name)
+        value = getattr(importlib.import_module(home_of[name], package), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_index_finetune_structured.lora import base_models
+from llama_index_finetune_structured.local.model import base_models
 from tests.fakes.gradient_server import GradientServer
 from tests.fakes.openai_server import OpenAIServer
 from tests.pages import NOT_RUN, blocks, compiled, readme_names

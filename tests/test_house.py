@@ -14,7 +14,8 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "files", "example", "capture", "lora", "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "errors", "lazy", "example", "files", "forks", "jsonl_store", "background", "formats", "capture", "local",
+    "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "AskSettings", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
@@ -59,6 +60,17 @@ def test_a_part_imports_only_from_those_left_of_it(part: str) -> None:
     allowed = set(ROW[: ROW.index(part) + 1])
     wrong = {str(file.relative_to(ROOT)): sorted(_imported(file) - allowed) for file in files}
     assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_no_lazy_name_is_the_name_of_a_sub_module() -> None:
+    doors = [path for path in ROOT.rglob("__init__.py") if "lazy_names(" in path.read_text(encoding="utf-8")]
+    assert len(doors) >= 4
+    for door in doors:
+        name = ".".join((package.__name__, *door.parent.relative_to(ROOT).parts))
+        modules = {path.stem for path in door.parent.iterdir()}
+        assert modules & set(import_module(name).__all__) <= (
+            {"capture"} if door.parent == ROOT else set()
+        ), name
 
 
 def test_every_part_stands_in_the_row() -> None:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ..jsonl_store import read_examples
     from .handlers import GradientAIFineTuningHandler, OpenAIFineTuningHandler
     from .redaction import redact_secrets
-    from .scope import capture
-    from .store import read_examples
+    from .session import capture
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
-            "redaction": ["redact_secrets"],
-            "scope": ["capture"],
-            "store": ["read_examples"],
+            ".handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
+            ".redaction": ["redact_secrets"],
+            ".session": ["capture"],
+            "..jsonl_store": ["read_examples"],
         },
     )
 

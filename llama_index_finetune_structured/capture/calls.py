@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.asked import Asked
-from llama_index_finetune_structured.capture.spans import Span
-from llama_index_finetune_structured.capture.wire import json_safe, message_to_wire, tools_to_wire
+from ..formats.wire import json_safe, message_to_wire, tools_to_wire
+from .request import Asked
+from .spans import Span
 
 __all__ = ["Call", "finish_reason", "prompt_messages", "start_call", "to_row"]
 

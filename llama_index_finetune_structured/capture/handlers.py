@@ -15,15 +15,15 @@ from typing import Any
 from llama_index.core.callbacks.schema import CBEventType
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.formats import message_from_wire, to_gradient, to_openai
-from llama_index_finetune_structured.capture.recorder import Recorder
-from llama_index_finetune_structured.capture.redaction import Redactor, redact_secrets
-from llama_index_finetune_structured.capture.scopes import AttachedScope, FineTuningHandlerBase
-from llama_index_finetune_structured.capture.store import read_examples, shards_of
-from llama_index_finetune_structured.capture.tracker import tracker
-from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.example import Example
-from llama_index_finetune_structured.files import replacing
+from ..errors import ConfigurationError
+from ..example import Example
+from ..files import replacing
+from ..formats.openai import message_from_wire, to_gradient, to_openai
+from ..jsonl_store import read_examples, shards_of
+from .recorder import Recorder
+from .redaction import Redactor, redact_secrets
+from .scopes import AttachedScope, FineTuningHandlerBase
+from .tracker import tracker
 
 __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
 

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from llama_index_finetune_structured.capture.asked import Asked, read_asked, without_tool_schema
-from llama_index_finetune_structured.capture.calls import Call, finish_reason, to_row
-from llama_index_finetune_structured.capture.forks import tell_after_fork
-from llama_index_finetune_structured.capture.redaction import Redactor, redact_row
-from llama_index_finetune_structured.capture.spans import Span
-from llama_index_finetune_structured.capture.store import Store
-from llama_index_finetune_structured.capture.validation import Rejected, check_answer
-from llama_index_finetune_structured.capture.wire import response_to_wire
-from llama_index_finetune_structured.example import Example
+from ..example import Example
+from ..forks import tell_after_fork
+from ..formats.wire import response_to_wire
+from ..jsonl_store import Store
+from .answer_check import Rejected, check_answer
+from .calls import Call, finish_reason, to_row
+from .redaction import Redactor, redact_row
+from .request import Asked, read_asked, without_tool_schema
+from .spans import Span
 
 __all__ = ["Recorder", "Scope", "rejects_path"]
 

@@ -14,7 +14,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.settings import Settings
 
-from llama_index_finetune_structured.capture.spans import Span
+from .spans import Span
 
 __all__ = ["AttachedScope", "BlockScope"]
 

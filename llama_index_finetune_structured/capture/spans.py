@@ -21,8 +21,8 @@ from llama_index.core.types import BasePydanticProgram
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from llama_index_finetune_structured.capture.calls import Call
-    from llama_index_finetune_structured.capture.recorder import Recorder
+    from .calls import Call
+    from .recorder import Recorder
 
 __all__ = ["Span", "SpanTree"]
 

@@ -21,11 +21,11 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.calls import finish_reason, start_call
-from llama_index_finetune_structured.capture.forks import tell_after_fork
-from llama_index_finetune_structured.capture.recorder import Recorder
-from llama_index_finetune_structured.capture.spans import Span, SpanTree
-from llama_index_finetune_structured.example import answer_value
+from ..example import answer_value
+from ..forks import tell_after_fork
+from .calls import finish_reason, start_call
+from .recorder import Recorder
+from .spans import Span, SpanTree
 
 __all__ = ["Tracker", "tracker"]
 

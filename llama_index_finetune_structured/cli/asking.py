@@ -14,12 +14,12 @@ from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
 from ..capture.recorder import rejects_path
-from ..capture.store import read_lines
 from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions
-from ..dataset.paid_calls import Failure
+from ..dataset.generate.llm_calls import Failure
 from ..dataset.splits import place
 from ..errors import DatasetError, StructuredAnswerError
 from ..example import Example
+from ..jsonl_store import read_lines
 
 __all__ = ["UNFIT", "Asking", "listed_questions"]
 

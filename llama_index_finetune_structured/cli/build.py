@@ -9,22 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from ..dataset import CallPolicy, FinetuneDataset
-from ..dataset.documents import read_nodes
-from ..dataset.paid_calls import Failure
-from ..dataset.schemas import load_schema
+from ..dataset.generate.documents import read_nodes
+from ..dataset.generate.llm_calls import Failure
+from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .asking import UNFIT, Asking, listed_questions
-from .building import (
-    OPENAI,
-    BuildSettings,
-    bm25_retriever,
-    claim,
-    held_out_path,
-    hosted_teacher,
-    labelled,
-)
+from .building import OPENAI, BuildSettings, bm25_retriever, claim, held_out_path, hosted_teacher, labelled
 from .command import FEW_ROWS, Result, command, counted, say
 
 __all__ = ["register"]

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ..dataset.preflight import CheckReport
-from ..dataset.preflight import check as check_data
+from ..dataset.checks.report import CheckReport
+from ..dataset.checks.report import check as check_data
 from ..errors import ConfigurationError
-from ..lora.base_models import DEFAULT_BASE_MODEL
-from ..lora.settings import LoraSettings
+from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.train.settings import LoraSettings
 from .command import Result, command, counted
 
 __all__ = ["register"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..lora.base_models import DEFAULT_BASE_MODEL
+from ..local.model.base_models import DEFAULT_BASE_MODEL
 from .command import Result, command, say
 from .scores import score_result
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..evaluation.exporting import export_and_check
-from ..lora.export import FORMATS
+from ..local.export import FORMATS
 from .command import Result, command
+from .exporting import export_and_check
 
 __all__ = ["register"]
 

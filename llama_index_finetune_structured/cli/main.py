@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..engines.jobs import app as jobs
 from . import build, check, demo, evaluate, export, report, train
+from .jobs import app as jobs
 
 __all__ = ["app", "main"]
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..engines.lora import LoraFinetuneEngine
-from ..lora.base_models import DEFAULT_BASE_MODEL
-from ..lora.settings import LoraSettings
+from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.train.settings import LoraSettings
 from .command import FEW_ROWS, Result, command, counted, say
 
 __all__ = ["register"]

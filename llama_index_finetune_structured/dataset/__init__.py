@@ -7,38 +7,38 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .answers import AnswerReport, aanswer_questions, answer_questions
-    from .documents import read_nodes
+    from ..formats.transports import render
+    from .checks.problems import Problem
+    from .checks.report import CheckReport, check
     from .finetune_dataset import FinetuneDataset
+    from .generate.answers import AnswerReport, aanswer_questions, answer_questions
+    from .generate.documents import read_nodes
+    from .generate.llm_calls import CallPolicy
+    from .generate.questions import GeneratedQuestions, Question, QuestionGenerator
+    from .generate.recipe import ServingRecipe
+    from .generate.retrieval import RetrievalAugmentedDatasetBuilder
     from .leakage import Leak, LeakageReport
-    from .paid_calls import CallPolicy
-    from .preflight import CheckReport, check
-    from .problems import Problem
-    from .questions import GeneratedQuestions, Question, QuestionGenerator
-    from .rendering import render
-    from .retrieval import RetrievalAugmentedDatasetBuilder
     from .revalidation import Revalidation
-    from .schemas import load_schema
-    from .serving import ServingRecipe
+    from .schema.load import load_schema
     from .summary import DatasetSummary
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
-            "documents": ["read_nodes"],
-            "finetune_dataset": ["FinetuneDataset"],
-            "leakage": ["Leak", "LeakageReport"],
-            "paid_calls": ["CallPolicy"],
-            "preflight": ["CheckReport", "check"],
-            "problems": ["Problem"],
-            "questions": ["GeneratedQuestions", "Question", "QuestionGenerator"],
-            "rendering": ["render"],
-            "retrieval": ["RetrievalAugmentedDatasetBuilder"],
-            "revalidation": ["Revalidation"],
-            "schemas": ["load_schema"],
-            "serving": ["ServingRecipe"],
-            "summary": ["DatasetSummary"],
+            ".generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
+            ".generate.documents": ["read_nodes"],
+            ".finetune_dataset": ["FinetuneDataset"],
+            ".leakage": ["Leak", "LeakageReport"],
+            ".generate.llm_calls": ["CallPolicy"],
+            ".checks.report": ["CheckReport", "check"],
+            ".checks.problems": ["Problem"],
+            ".generate.questions": ["GeneratedQuestions", "Question", "QuestionGenerator"],
+            "..formats.transports": ["render"],
+            ".generate.retrieval": ["RetrievalAugmentedDatasetBuilder"],
+            ".revalidation": ["Revalidation"],
+            ".schema.load": ["load_schema"],
+            ".generate.recipe": ["ServingRecipe"],
+            ".summary": ["DatasetSummary"],
         },
     )
 

@@ -9,17 +9,17 @@ from typing import Any, overload
 
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.store import shards_of
-from llama_index_finetune_structured.dataset.formats import training_lines
-from llama_index_finetune_structured.dataset.jsonl import read_examples, write_lines
-from llama_index_finetune_structured.dataset.labels import Conversation, label
-from llama_index_finetune_structured.dataset.leakage import LeakageReport, find_leaks
-from llama_index_finetune_structured.dataset.preferences import preference_lines
-from llama_index_finetune_structured.dataset.revalidation import Revalidation, revalidate
-from llama_index_finetune_structured.dataset.splits import GroupBy, assign
-from llama_index_finetune_structured.dataset.summary import DatasetSummary, summarise
-from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.example import Example
+from ..errors import ConfigurationError, DatasetError
+from ..example import Example
+from ..formats.preferences import preference_lines
+from ..formats.reading import read_examples, write_lines
+from ..formats.registry import training_lines
+from ..jsonl_store import shards_of
+from .labels import Conversation, label
+from .leakage import LeakageReport, find_leaks
+from .revalidation import Revalidation, revalidate
+from .splits import GroupBy, assign
+from .summary import DatasetSummary, summarise
 
 __all__ = ["FinetuneDataset"]
 

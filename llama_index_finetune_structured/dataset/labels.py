@@ -10,19 +10,14 @@ import jsonschema
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.capture.wire import message_to_wire
-from llama_index_finetune_structured.dataset.jsonl import plain_reason, require_text
-from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.example import Example, Message, answer_value
+from ..errors import ConfigurationError, DatasetError
+from ..example import Example, Message, answer_value, compact_json
+from ..formats.reading import plain_reason, require_text
+from ..formats.wire import message_to_wire
 
-__all__ = ["AnswerShape", "Conversation", "compact_json", "conversation", "label", "own_shape"]
+__all__ = ["AnswerShape", "Conversation", "conversation", "label", "own_shape"]
 
 Conversation = str | Sequence[Message | ChatMessage | Mapping[str, Any]]
-
-
-def compact_json(value: Any) -> str:
-    """JSON without spaces, keys in the order given: what a model is taught to write."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class AnswerShape:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_finetune_structured.example import Example
+from ..example import Example
 
 __all__ = ["Leak", "LeakageReport", "find_leaks"]
 

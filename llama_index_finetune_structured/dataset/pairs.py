@@ -8,15 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from llama_index_finetune_structured.dataset.jsonl import (
-    BOM,
-    READ_ERRORS,
-    example_from_row,
-    parse_line,
-    plain_reason,
-)
-from llama_index_finetune_structured.errors import DatasetError
-from llama_index_finetune_structured.example import Example
+from ..errors import DatasetError
+from ..example import Example
+from ..formats.reading import BOM, READ_ERRORS, example_from_row, parse_line, plain_reason
 
 __all__ = ["Pair", "PairSource", "read_pairs"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llama_index_finetune_structured.dataset.jsonl import plain_reason
-from llama_index_finetune_structured.dataset.labels import AnswerShape
-from llama_index_finetune_structured.dataset.rendering import render
-from llama_index_finetune_structured.errors import DatasetError
-from llama_index_finetune_structured.example import Example, Message
+from ..errors import DatasetError
+from ..example import Example, Message
+from ..formats.reading import plain_reason
+from ..formats.transports import render
+from .labels import AnswerShape
 
 __all__ = ["LostRow", "Revalidation", "revalidate"]
 

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.example import Example, content_hash
+from ..errors import ConfigurationError, DatasetError
+from ..example import Example, content_hash
 
 __all__ = ["GroupBy", "assign", "document_of", "group_names", "place"]
 

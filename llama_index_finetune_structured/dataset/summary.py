@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from llama_index_finetune_structured.dataset.splits import document_of
-from llama_index_finetune_structured.example import Example
+from ..example import Example
+from .splits import document_of
 
 __all__ = ["DatasetSummary", "summarise"]
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from llama_index_finetune_structured.errors import ConfigurationError
+from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -99,7 +99,7 @@ def _is_canonical(path: Path) -> bool:
 
 
 def _loaded(path: Path) -> SavesData:
-    from llama_index_finetune_structured.dataset import FinetuneDataset
+    from ..dataset import FinetuneDataset
 
     examples: SavesData = FinetuneDataset.load(path)
     return examples

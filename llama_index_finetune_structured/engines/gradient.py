@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
-from llama_index_finetune_structured.engines.base import (
-    Data,
-    EventSaver,
-    FinetuneEngine,
-    given_data,
-    training_path,
-)
-from llama_index_finetune_structured.engines.gradient_samples import read_samples
-from llama_index_finetune_structured.engines.journal import Journal, Run, list_runs, run_folder, runs_root
-from llama_index_finetune_structured.engines.waits import Waits
-from llama_index_finetune_structured.errors import ConfigurationError, EngineError, ServiceError
-from llama_index_finetune_structured.example import content_hash
-from llama_index_finetune_structured.llms.gradient_api import connect_gradient
+from ..errors import ConfigurationError, EngineError, ServiceError
+from ..example import content_hash
+from ..llms.gradient_api import connect_gradient
+from .base import Data, EventSaver, FinetuneEngine, given_data, training_path
+from .gradient_samples import read_samples
+from .hosted.journal import Journal, Run, list_runs, run_folder, runs_root
+from .timeouts import Waits
 
 if TYPE_CHECKING:
-    from llama_index_finetune_structured.llms.gradient import GradientModelAdapterLLM
+    from ..llms.gradient import GradientModelAdapterLLM
 
 __all__ = ["GradientFinetuneEngine"]
 
@@ -264,7 +258,7 @@ class GradientFinetuneEngine(FinetuneEngine):
 
         ``is_chat_model`` is True unless given: so LlamaIndex picks the prompts that the handler wrote down.
         """
-        from llama_index_finetune_structured.llms.gradient import GradientModelAdapterLLM
+        from ..llms.gradient import GradientModelAdapterLLM
 
         run = self._journal.require()
         if run.status == "created":

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llama_index_finetune_structured.errors import DatasetError
+from ..errors import DatasetError
 
 __all__ = ["read_samples"]
 

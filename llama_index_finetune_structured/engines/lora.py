@@ -14,19 +14,19 @@ from ..dataset import FinetuneDataset
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..llms.lora import LoraLLM
-from ..lora.adapter import AdapterCard, read_card, save_adapter
-from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..lora.bounds import learn_bounds
-from ..lora.checkpoints import read_json, write_json
-from ..lora.ranks import Ranks
-from ..lora.settings import LoraSettings
+from ..local.model.adapter import AdapterCard, read_card, save_adapter
+from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..local.schema.bounds import learn_bounds
+from ..local.train.checkpoints import read_json, write_json
+from ..local.train.distributed import Ranks
+from ..local.train.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..lora.packing import Row
-    from ..lora.training import Trainer, TrainingLog
+    from ..local.train.packing import Row
+    from ..local.train.trainer import Trainer, TrainingLog
 
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
@@ -137,7 +137,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             return LoraJob(
                 status="succeeded", output_dir=self.output_dir, adapter=self.adapter, **_figures(log)
             )
-        from ..lora.checkpoints import newest_checkpoint
+        from ..local.train.checkpoints import newest_checkpoint
 
         found = newest_checkpoint(self._checkpoints)
         if found is None:
@@ -175,10 +175,10 @@ class LoraFinetuneEngine(FinetuneEngine):
         try:
             import torch
 
-            from ..lora.adapter import add_lora
-            from ..lora.base_models import load_model, load_tokenizer
-            from ..lora.loss import precision
-            from ..lora.training import Trainer
+            from ..local.model.adapter import add_lora
+            from ..local.model.base_models import load_model, load_tokenizer
+            from ..local.train.loss import precision
+            from ..local.train.trainer import Trainer
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         tokenizer = load_tokenizer(self.base)
@@ -211,7 +211,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             ) from error
 
     def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:
-        from ..lora.prompts import stop_token_id, to_row
+        from ..local.model.prompts import stop_token_id, to_row
 
         stop_id, context = stop_token_id(tokenizer), context_window(self.base)
         limit = min(context, self.config.max_length or context)

@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .asking import AskSettings
-    from .compare import acompare, compare
-    from .costs import BreakEven, Prices
-    from .intervals import Difference
-    from .learning_curve import LearningCurve, learning_curve
-    from .parity import Parity, parity
-    from .rules import FieldRule, embedding_similarity
+    from .comparison import acompare, compare
+    from .export_parity import Parity, parity
+    from .learning_curves import LearningCurve, learning_curve
+    from .report.costs import BreakEven, Prices
+    from .run.ask import AskSettings
+    from .score.intervals import Difference
+    from .score.rules import FieldRule, embedding_similarity
     from .scorecard import Scorecard
     from .texts import TextScorecard, compare_texts
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "asking": ["AskSettings"],
-            "compare": ["acompare", "compare"],
-            "costs": ["BreakEven", "Prices"],
-            "intervals": ["Difference"],
-            "learning_curve": ["LearningCurve", "learning_curve"],
-            "parity": ["Parity", "parity"],
-            "rules": ["FieldRule", "embedding_similarity"],
-            "scorecard": ["Scorecard"],
-            "texts": ["TextScorecard", "compare_texts"],
+            ".run.ask": ["AskSettings"],
+            ".comparison": ["acompare", "compare"],
+            ".report.costs": ["BreakEven", "Prices"],
+            ".score.intervals": ["Difference"],
+            ".learning_curves": ["LearningCurve", "learning_curve"],
+            ".export_parity": ["Parity", "parity"],
+            ".score.rules": ["FieldRule", "embedding_similarity"],
+            ".scorecard": ["Scorecard"],
+            ".texts": ["TextScorecard", "compare_texts"],
         },
     )
 

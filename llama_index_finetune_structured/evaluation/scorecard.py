@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..errors import ConfigurationError
 from ..example import Usage
-from .costs import BreakEven, Prices, break_even
-from .files import write_whole
-from .gap import Gap, gaps
-from .intervals import Difference, Resamples, check_metric
-from .metrics import Metrics, ScoredAnswer, SystemScore
-from .slices import SliceBy, sliced
+from .report.costs import BreakEven, Prices, break_even
+from .report.files import write_whole
+from .report.gap import Gap, gaps
+from .score.intervals import Difference, Resamples, check_metric
+from .score.metrics import Metrics, ScoredAnswer, SystemScore
+from .score.slices import SliceBy, sliced
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,7 +75,7 @@ class Scorecard(BaseModel):
 
     def verdict(self) -> str:
         """What the scorecard says in a sentence or two, with 95% intervals."""
-        from .verdict import verdict_of
+        from .report.verdict import verdict_of
 
         return verdict_of(self)
 
@@ -110,7 +110,7 @@ class Scorecard(BaseModel):
 
     def table(self) -> Table:
         """A rich table: one line per system."""
-        from .table import table_of
+        from .report.table import table_of
 
         return table_of(self)
 
@@ -135,12 +135,12 @@ class Scorecard(BaseModel):
         ``training_log`` rows have step, loss and maybe validation_loss; with ``prices`` the page tells
         when the best student has paid for itself.
         """
-        from .page import page_of
+        from .report.page import page_of
 
         return write_whole(Path(path), page_of(self, title, training_log, prices))
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture of before and after alone; readable on light and dark backgrounds."""
-        from .charts import picture_of
+        from .report.charts import picture_of
 
         return write_whole(Path(path), picture_of(self))

@@ -15,15 +15,15 @@ from llama_index.core.evaluation import BaseEvaluator, CorrectnessEvaluator, Sem
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
 
-from ..dataset.background import run_in_background
+from ..background import run_in_background
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
-from .asking import Answers, AskSettings, ask_all, gather_all
-from .files import write_whole
-from .journal import Answer
-from .systems import System, check_askable, question_of
-from .target import Target
-from .tracing import tracing
+from .report.files import write_whole
+from .run.answer_log import Answer
+from .run.ask import Answers, AskSettings, ask_all, gather_all
+from .run.systems import System, check_askable, question_of
+from .run.target import Target
+from .run.tracing import tracing
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,8 +9,8 @@ from pathlib import Path
 from llama_index.core.llms.llm import LLM
 
 from ..errors import ConfigurationError
-from ..lora.adapter import read_card
-from ..lora.base_models import gguf_source, resolve
+from ..local.model.adapter import read_card
+from ..local.model.base_models import gguf_source, resolve
 from .llama_cpp import LlamaCppServer
 from .lora import LoraLLM
 

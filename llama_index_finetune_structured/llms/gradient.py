@@ -26,9 +26,9 @@ from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from typing_extensions import Self
 
-from llama_index_finetune_structured.errors import ConfigurationError, ServiceError
-from llama_index_finetune_structured.llms.gradient_api import GradientApi, connect_gradient, live_host
-from llama_index_finetune_structured.llms.keys import Key, wrapped
+from ..errors import ConfigurationError, ServiceError
+from .gradient_api import GradientApi, connect_gradient, live_host
+from .keys import Key, wrapped
 
 __all__ = ["GradientBaseModelLLM", "GradientModelAdapterLLM"]
 

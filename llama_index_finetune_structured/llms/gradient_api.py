@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from llama_index_finetune_structured.errors import ConfigurationError, MissingDependencyError, ServiceError
-from llama_index_finetune_structured.llms.keys import Key, wrapped
+from ..errors import ConfigurationError, MissingDependencyError, ServiceError
+from .keys import Key, wrapped
 
 __all__ = ["GradientApi", "connect_gradient", "live_host"]
 

@@ -14,9 +14,9 @@ from llama_index.core.llms import LLM
 from llama_index.core.types import PydanticProgramMode
 from pydantic import SecretStr
 
-from llama_index_finetune_structured.errors import MissingDependencyError
-from llama_index_finetune_structured.example import Transport
-from llama_index_finetune_structured.llms.keys import Key, wrapped
+from ..errors import MissingDependencyError
+from ..example import Transport
+from .keys import Key, wrapped
 
 try:
     from llama_index.llms.openai import OpenAI

@@ -32,15 +32,15 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Message
-from ..lora.adapter import AdapterCard, card_in, card_of, find_adapter, read_card
-from ..lora.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..lora.bounds import AnswerBounds, schema_key
-from ..lora.prompts import render_prompt, serving_messages
+from ..local.model.adapter import AdapterCard, card_in, card_of, find_adapter, read_card
+from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..local.model.prompts import render_prompt, serving_messages
+from ..local.schema.bounds import AnswerBounds, schema_key
 from .structured import StructuredCall, schema_of
 
 if TYPE_CHECKING:
-    from .local_model import LocalModel
-    from .requests import Answer, Request
+    from ..local.generate.loading import LocalModel
+    from ..local.generate.request import Answer, Request
 
 __all__ = ["LoraLLM"]
 
@@ -250,7 +250,7 @@ class LoraLLM(LLM):
     def _loaded(self) -> LocalModel:
         if self._model is None:
             try:
-                from .local_model import load
+                from ..local.generate.loading import load
             except ImportError as error:
                 raise MissingDependencyError(error.name or "torch", "local", "LoraLLM") from error
             self._model = load(self.base_model, self.adapter, self.batch_size)
@@ -275,9 +275,9 @@ class LoraLLM(LLM):
     def _bounded_request(
         self, prompt: Sequence[int], schema: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
     ) -> Request:
-        from ..lora.openmp import release_idle_threads
-        from .requests import Request
-        from .sampling import Sampling
+        from ..local.generate.request import Request
+        from ..local.generate.sampling import Sampling
+        from ..local.model.devices import release_idle_threads
 
         room = self._context_window - len(prompt)
         if room < 1:
@@ -317,12 +317,12 @@ class LoraLLM(LLM):
             request.cancelled = True
 
     def _stream(self, request: Request) -> Any:
-        from .streaming import stream
+        from ..local.generate.streaming import stream
 
         return stream(self._loaded.generator, self._loaded.tokenizer, request)
 
     def _astream(self, request: Request) -> Any:
-        from .streaming import astream
+        from ..local.generate.streaming import astream
 
         return astream(self._loaded.generator, self._loaded.tokenizer, request)
 

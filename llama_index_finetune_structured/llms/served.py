@@ -14,9 +14,9 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..example import Message
-from ..lora.adapter import card_in
-from ..lora.bounds import AnswerBounds, bounded_schema, schema_key
-from ..lora.prompts import serving_messages
+from ..local.model.adapter import card_in
+from ..local.model.prompts import serving_messages
+from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import Key
 from .structured import parse_answer, schema_of, with_schema

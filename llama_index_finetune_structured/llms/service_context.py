@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from llama_index_finetune_structured.errors import ConfigurationError
+from ..errors import ConfigurationError
 
 __all__ = ["ServiceContext"]
 

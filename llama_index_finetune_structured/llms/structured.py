@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import json_span
-from ..lora.bounds import AnswerBounds, bounded_schema, bounds_hit, schema_key
-from ..lora.grammar_schema import grammar_schema
+from ..local.schema.bounds import AnswerBounds, bounded_schema, bounds_hit, schema_key
+from ..local.schema.grammar_schema import grammar_schema
 
 __all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "schema_of", "with_schema"]
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.capture.store import Store, read_examples, read_lines, shards_of
 from llama_index_finetune_structured.errors import CaptureError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
+from llama_index_finetune_structured.jsonl_store import Store, read_examples, read_lines, shards_of
 
 
 def line(text: str) -> bytes:

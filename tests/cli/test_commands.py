@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from llama_index_finetune_structured import FinetuneDataset, Scorecard, compare
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.cli.command import Result, command
-from llama_index_finetune_structured.dataset.schemas import load_schema
+from llama_index_finetune_structured.dataset.schema.load import load_schema
 from llama_index_finetune_structured.example import Usage
 from tests.cli.conftest import Call
 

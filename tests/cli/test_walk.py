@@ -18,8 +18,8 @@ from pydantic import Field
 
 from llama_index_finetune_structured import FinetuneDataset, LoraLLM, load_schema, read_nodes
 from llama_index_finetune_structured.cli.building import bm25_retriever
-from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
-from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row
+from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
+from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row
 from tests.cli import papers
 from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher

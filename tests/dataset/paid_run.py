@@ -13,8 +13,8 @@ from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import CallPolicy, QuestionGenerator, answer_questions
-from llama_index_finetune_structured.dataset.answers import AnswerReport
-from llama_index_finetune_structured.dataset.questions import GeneratedQuestions
+from llama_index_finetune_structured.dataset.generate.answers import AnswerReport
+from llama_index_finetune_structured.dataset.generate.questions import GeneratedQuestions
 from llama_index_finetune_structured.example import content_hash
 
 CONCURRENCY = 8

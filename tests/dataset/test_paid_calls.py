@@ -21,6 +21,7 @@ from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.query_engine import CustomQueryEngine, RetrieverQueryEngine
 from llama_index.core.schema import TextNode
 
+from llama_index_finetune_structured.background import run_in_background
 from llama_index_finetune_structured.dataset import (
     CallPolicy,
     Question,
@@ -29,9 +30,8 @@ from llama_index_finetune_structured.dataset import (
     aanswer_questions,
     answer_questions,
 )
-from llama_index_finetune_structured.dataset.answers import answers_path
-from llama_index_finetune_structured.dataset.background import run_in_background
-from llama_index_finetune_structured.dataset.paid_calls import PaidCalls
+from llama_index_finetune_structured.dataset.generate.answers import answers_path
+from llama_index_finetune_structured.dataset.generate.llm_calls import PaidCalls
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from tests.dataset import paid_run
 from tests.dataset.loopback_teacher import Teacher

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check
-from llama_index_finetune_structured.dataset.targets import Target, target_named
+from llama_index_finetune_structured.dataset.checks.targets import Target, target_named
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import Example, Message
 

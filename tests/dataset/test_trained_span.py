@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check, render
-from llama_index_finetune_structured.dataset.preflight import TrainedSpan
-from llama_index_finetune_structured.dataset.targets import Target, target_named
+from llama_index_finetune_structured.dataset.checks.report import TrainedSpan
+from llama_index_finetune_structured.dataset.checks.targets import Target, target_named
 from llama_index_finetune_structured.example import Example, Message
 from tests.dataset.test_preflight import any_line, never_raises
 
 tiny_base = pytest.importorskip("tests.dataset.tiny_base", reason="needs the extra 'local'")
 pytest.importorskip("transformers")
 
-from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve  # noqa: E402
-from llama_index_finetune_structured.lora.packing import pack  # noqa: E402
-from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row  # noqa: E402
+from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve  # noqa: E402
+from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row  # noqa: E402
+from llama_index_finetune_structured.local.train.packing import pack  # noqa: E402
 
 
 class Song(BaseModel):

@@ -19,8 +19,8 @@ from llama_index_finetune_structured import Example, FinetuneDataset, LoraLLM
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.demo.corpus import ApiCard
 from llama_index_finetune_structured.demo.run import DemoSettings, _engine, _retriever, functions
-from llama_index_finetune_structured.lora.base_models import load_tokenizer, resolve
-from llama_index_finetune_structured.lora.prompts import stop_token_id, to_row
+from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
+from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row
 from tests.fakes.openai_server import OpenAIServer
 
 SYSTEMS = {"base", "base + grammar", "tuned", "tuned + grammar", "teacher"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.timeouts import Waits
 from tests.fakes.clock import FakeClock
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import write_rows

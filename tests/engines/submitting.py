@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.timeouts import Waits
 
 
 def engine_at(base: str, key: str, data: Path, run_dir: Path, request_s: float = 20) -> OpenAIFinetuneEngine:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from llama_index_finetune_structured.engines.journal import Journal
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.hosted.journal import Journal
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import EngineError
 from tests.engines.submitting import engine_at, submit, submit_and_wait
 from tests.fakes.clock import FakeClock

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llama_index_finetune_structured.engines.follow import follow
-from llama_index_finetune_structured.engines.journal import Journal
-from llama_index_finetune_structured.engines.progress import Progress
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.follow import follow
+from llama_index_finetune_structured.engines.hosted.journal import Journal
+from llama_index_finetune_structured.engines.hosted.progress import Progress
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import (
     EngineError,
 )

@@ -19,8 +19,8 @@ from llama_index_finetune_structured.dataset import FinetuneDataset
 from llama_index_finetune_structured.demo.corpus import ApiCard, parse_card
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE, DocstringTeacher
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import (
     ConfigurationError,
     DatasetError,

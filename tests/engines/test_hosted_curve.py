@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from llama_index_finetune_structured import FinetuneDataset, OpenAIFinetuneEngine, learning_curve
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.timeouts import Waits
 from tests.evaluation.systems import Card, card, example
 from tests.fakes.openai_server import OpenAIServer
 

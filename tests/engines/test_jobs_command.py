@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llama_index_finetune_structured.engines.jobs import app
-from llama_index_finetune_structured.engines.journal import Journal
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
+from llama_index_finetune_structured.cli.jobs import app
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.hosted.journal import Journal
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import write_rows
 

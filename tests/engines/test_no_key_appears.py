@@ -18,12 +18,12 @@ from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.llms.compat import OpenAIPydanticProgram
 from llama_index_finetune_structured.llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
 from llama_index_finetune_structured.llms.hosted import hosted_llm, text_mode
-from llama_index_finetune_structured.llms.program import OpenAIPydanticProgram
 from tests.fakes.clock import FakeClock
 from tests.fakes.gradient_server import SLUG, GradientServer
 from tests.fakes.loopback import Reply

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from llama_index.llms.openai import OpenAI
 
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import (
     ConfigurationError,
     DatasetError,

@@ -15,8 +15,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import EngineError
 from tests.fakes.clock import FakeClock
 from tests.fakes.loopback import Request

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai.types.fine_tuning import FineTuningJobEvent
 
-from llama_index_finetune_structured.engines.progress import Progress, metric_row, metric_rows
+from llama_index_finetune_structured.engines.hosted.progress import Progress, metric_row, metric_rows
 
 
 def event(message: str = "", data: Any = None, **fields: Any) -> FineTuningJobEvent:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.dataset import FinetuneDataset
-from llama_index_finetune_structured.engines.openai import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.providers import PROVIDERS, normal_status, provider_named
-from llama_index_finetune_structured.engines.sunset import SunsetWarning, closing, warn_of_sunset
-from llama_index_finetune_structured.engines.waits import Waits
+from llama_index_finetune_structured.engines.hosted.deprecations import SunsetWarning, closing, warn_of_sunset
+from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.hosted.providers import PROVIDERS, normal_status, provider_named
+from llama_index_finetune_structured.engines.timeouts import Waits
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError, EngineError
 from tests.fakes.clock import FakeClock
 from tests.fakes.openai_server import OpenAIServer

@@ -16,11 +16,11 @@ from llama_index.core.program import LLMTextCompletionProgram
 from pydantic import AliasChoices, BaseModel, Field, computed_field
 
 from llama_index_finetune_structured import Example, FinetuneDataset, Message, Scorecard, acompare
-from llama_index_finetune_structured.dataset.background import run_in_background
+from llama_index_finetune_structured.background import run_in_background
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.evaluation.target import target_of
-from llama_index_finetune_structured.lora.bounds import schema_key
-from llama_index_finetune_structured.lora.prompts import serving_messages
+from llama_index_finetune_structured.evaluation.run.target import target_of
+from llama_index_finetune_structured.local.model.prompts import serving_messages
+from llama_index_finetune_structured.local.schema.bounds import schema_key
 from tests.fakes.openai_server import OpenAIServer
 
 from .systems import ALPHA, BETA, DATA, Card, ScriptedLLM, card, example, quiet

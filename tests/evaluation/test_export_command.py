@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_finetune_structured.cli import app
+from llama_index_finetune_structured.cli.exporting import export_and_check
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.evaluation.exporting import export_and_check
 from tests import exporting
 
 
@@ -49,7 +49,7 @@ def test_an_export_that_answers_otherwise_is_exit_code_1(
         shutil.copy(adapter / "finetune_structured.json", target)
         return target
 
-    monkeypatch.setattr("llama_index_finetune_structured.evaluation.exporting.export_adapter", write_the_base)
+    monkeypatch.setattr("llama_index_finetune_structured.cli.exporting.export_adapter", write_the_base)
     found = _call(run, tmp_path / "tuned", "--check", run.parent / "rows.jsonl", code=1)
     assert "fields agree with the adapter's in" in found["parity"]["failures"][0]
 

@@ -10,10 +10,10 @@ import pytest
 
 from llama_index_finetune_structured import Scorecard, compare
 from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.evaluation.intervals import Resamples
-from llama_index_finetune_structured.evaluation.metrics import ScoredAnswer
+from llama_index_finetune_structured.evaluation.score.answers import FieldScore
+from llama_index_finetune_structured.evaluation.score.intervals import Resamples
+from llama_index_finetune_structured.evaluation.score.metrics import ScoredAnswer
 from llama_index_finetune_structured.evaluation.scorecard import Row
-from llama_index_finetune_structured.evaluation.scoring import FieldScore
 
 from .systems import card, example
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import Example, FieldRule, Message, Scorecard, compare
 from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.evaluation.matching import best_matching
+from llama_index_finetune_structured.evaluation.score.matching import best_matching
 
 
 class Item(BaseModel):

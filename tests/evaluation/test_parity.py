@@ -10,9 +10,9 @@ import pytest
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, parity, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, ParityError
-from llama_index_finetune_structured.llms.requests import Request
-from llama_index_finetune_structured.lora.bounds import AnswerBounds, schema_key
-from llama_index_finetune_structured.lora.prompts import render_prompt
+from llama_index_finetune_structured.local.generate.request import Request
+from llama_index_finetune_structured.local.model.prompts import render_prompt
+from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from tests import exporting
 from tests.fakes.openai_server import OpenAIServer
 

@@ -13,7 +13,7 @@ from llama_index.core.embeddings import BaseEmbedding
 from llama_index_finetune_structured import Example, FieldRule, Message, compare
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.evaluation import compare_texts, embedding_similarity
-from llama_index_finetune_structured.evaluation.asking import AskSettings
+from llama_index_finetune_structured.evaluation.run.ask import AskSettings
 from llama_index_finetune_structured.evaluation.texts import read_judgement
 
 from .systems import ScriptedLLM

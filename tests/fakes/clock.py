@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import date
 
-from llama_index_finetune_structured.engines.waits import Clock
+from llama_index_finetune_structured.engines.timeouts import Clock
 
 
 class FakeClock(Clock):

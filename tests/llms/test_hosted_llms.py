@@ -16,8 +16,8 @@ from llama_index.llms.openai_like import OpenAILike
 from openai import omit
 from pydantic import BaseModel
 
+from llama_index_finetune_structured.llms.compat import OpenAIPydanticProgram
 from llama_index_finetune_structured.llms.hosted import HostedOpenAI, HostedOpenAILike, hosted_llm, text_mode
-from llama_index_finetune_structured.llms.program import OpenAIPydanticProgram
 from tests.fakes.openai_server import OpenAIServer
 
 CHAT = "/v1/chat/completions"

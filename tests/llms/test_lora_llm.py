@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
-from llama_index_finetune_structured.lora.bounds import AnswerBounds, schema_key
+from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from tests.llms.heard import Heard
 
 
@@ -263,7 +263,7 @@ def test_interrupting_a_comparison_ends_the_process_in_order(tiny_llama: Path) -
     script = f"""
 import os, signal, time, torch
 from llama_index_finetune_structured import Example, LoraLLM, Message, compare
-from llama_index_finetune_structured.dataset import background
+from llama_index_finetune_structured import background
 background.STOP_WITHIN_S = 0.1
 llm = LoraLLM(base_model={str(tiny_llama)!r}, max_new_tokens=100_000, constrained=False)
 said = Message(role="user", content="x")

@@ -12,9 +12,10 @@ from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage, ChatResponse
 from pydantic import BaseModel, Field, RootModel, ValidationInfo, field_validator, model_validator
 
-from llama_index_finetune_structured import AnswerBounds, LoraLLM
+from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import StructuredAnswerError
 from llama_index_finetune_structured.llms.structured import parse_answer
+from llama_index_finetune_structured.local.schema.bounds import AnswerBounds
 from tests.llms.heard import Heard
 
 PROMPT = PromptTemplate("Describe {thing}.")

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama_index_finetune_structured.capture import capture, read_examples
-from llama_index_finetune_structured.capture.store import Store, read_lines
+from llama_index_finetune_structured.jsonl_store import Store, read_lines
 from tests.capture.fakes import EchoLLM
 
 ACK = struct.Struct("<q")

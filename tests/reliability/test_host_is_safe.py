@@ -21,7 +21,7 @@ from llama_index_finetune_structured.capture import recorder as recorder_module
 from llama_index_finetune_structured.capture import tracker as tracker_module
 from llama_index_finetune_structured.capture.scopes import BlockScope
 from llama_index_finetune_structured.capture.spans import SpanTree
-from llama_index_finetune_structured.capture.store import Store
+from llama_index_finetune_structured.jsonl_store import Store
 from tests.capture.fakes import SONG, EchoLLM
 
 PLACES: list[tuple[Any, str]] = [

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llama_index_finetune_structured.capture import store as store_module
-from llama_index_finetune_structured.capture.store import Store, read_lines
+from llama_index_finetune_structured import jsonl_store as store_module
+from llama_index_finetune_structured.jsonl_store import Store, read_lines
 
 
 class FailingOs:

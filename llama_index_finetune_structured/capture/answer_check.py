@@ -1,0 +1,123 @@
+"""Is the answer one that was asked for? Parse failures look like successes to LlamaIndex's events."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from jsonschema.exceptions import SchemaError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from pydantic import BaseModel, ValidationError
+
+from ..example import canonical_json, json_span
+from .request import Asked
+
+__all__ = ["Rejected", "check_answer"]
+
+_LIMITS = frozenset({"ge", "gt", "le", "lt", "min_length", "max_length", "expected"})
+_CUT_SHORT = {"length": "truncated", "max_tokens": "truncated", "content_filter": "content_filter"}
+
+
+class Rejected(Exception):
+    """The answer is no training example; ``reason`` is a short code, ``detail`` carries no input values."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def check_answer(
+    answer: dict[str, Any], asked: Asked, output_cls: type[BaseModel] | None, finish_reason: str | None
+) -> dict[str, Any]:
+    """The answer as it is to be learned: prose around a JSON answer is left off. Raises Rejected."""
+    if finish_reason in _CUT_SHORT:
+        raise Rejected(_CUT_SHORT[finish_reason], f"finish_reason is {finish_reason!r}")
+    if answer.get("tool_calls"):
+        return _check_tool_calls(answer, asked, output_cls)
+    content = answer.get("content")
+    if not content:
+        raise Rejected("empty_answer", "neither content nor tool calls")
+    if asked.forced:
+        raise Rejected("no_tool_call", "a tool call was required, text came")
+    if output_cls is None and (asked.transport == "tools" or asked.schema is None):
+        return answer
+    text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
+    found = text if asked.transport == "json_schema" else _json_in(text)
+    _check_object(found, asked.schema, output_cls)
+    return {**answer, "content": found}
+
+
+def _check_tool_calls(
+    answer: dict[str, Any], asked: Asked, output_cls: type[BaseModel] | None
+) -> dict[str, Any]:
+    calls = answer["tool_calls"]
+    if asked.parallel_tool_calls is False:
+        calls = calls[:1]  # the others are dropped by LlamaIndex as well
+    parameters = {
+        function.get("name"): function.get("parameters")
+        for function in ((tool.get("function") or {}) for tool in asked.tools or ())
+        if "name" in function  # a provider's own form of tools is not looked into
+    }
+    for call in calls:
+        name = call["function"]["name"]
+        if parameters and name not in parameters:
+            raise Rejected("unknown_tool", f"{name!r} is not among the tools sent")
+        is_output = output_cls is not None and name == asked.schema_name
+        _check_object(call["function"]["arguments"], parameters.get(name), output_cls if is_output else None)
+    return {**answer, "tool_calls": calls}
+
+
+def _json_in(text: str) -> str:
+    try:
+        return json_span(text)
+    except ValueError:
+        raise Rejected("not_json", "the answer holds no JSON object") from None
+
+
+def _check_object(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> None:
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise Rejected("not_json", f"{type(error).__name__} in the answer") from None
+    if output_cls is not None:
+        _check_model(text, output_cls)
+    elif schema is not None:
+        _check_schema(value, schema)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _check_model(text: str, output_cls: type[BaseModel]) -> None:
+    try:
+        output_cls.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "answer"
+        limits = [f" ({name} {value})" for name, value in first.get("ctx", {}).items() if name in _LIMITS]
+        raise Rejected("schema_mismatch", f"{where}: {first['type']}{''.join(limits)}") from None
+
+
+def _check_schema(value: Any, schema: dict[str, Any]) -> None:
+    validator = _validator(canonical_json(schema))
+    if validator is None:
+        return
+    error = next(iter(validator.iter_errors(value)), None)
+    if error is not None:
+        raise Rejected("schema_mismatch", f"{error.json_path}: {error.validator}")
+
+
+@lru_cache(maxsize=256)
+def _validator(schema_json: str) -> Validator | None:
+    """None where the schema itself is not valid: nothing can be checked against it."""
+    schema = json.loads(schema_json)
+    cls = validator_for(schema)
+    try:
+        cls.check_schema(schema)
+    except SchemaError:
+        return None
+    return cls(schema)

@@ -1,0 +1,1 @@
+"""Training files -> every problem in them, and what will be trained."""

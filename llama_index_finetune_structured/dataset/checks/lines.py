@@ -1,0 +1,171 @@
+"""One line of any training format -> an Example, and what is wrong with it whatever the target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonschema
+
+from ...example import Example, Message, content_hash
+from ...formats.openai import from_openai
+from ...formats.preferences import from_openai_preference
+from ...formats.reading import READ_ERRORS, parse_line, plain_reason
+from ...formats.trl import from_trl
+
+__all__ = ["Fault", "LineReader", "SchemaChecks"]
+
+Fault = tuple[str, str]
+_CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions", "prompt", "completion"}
+
+
+class LineReader:
+    """Reads lines for one target; the Example and its faults, or no Example and why."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def __call__(self, line: bytes) -> tuple[Example | None, list[Fault]]:
+        try:
+            row = parse_line(line)
+        except UnicodeDecodeError as error:
+            return None, [("not_utf8", plain_reason(error))]
+        except RecursionError as error:
+            return None, [("too_deep", plain_reason(error))]
+        except ValueError as error:
+            return None, [("not_json", plain_reason(error))]
+        if not isinstance(row, dict):
+            return None, [("not_an_object", f"found {type(row).__name__}")]
+        return self._from_row(row)
+
+    def _from_row(self, row: dict[str, Any]) -> tuple[Example | None, list[Fault]]:
+        found = self._reader(row)
+        if isinstance(found, tuple):
+            return None, [found]
+        try:
+            example = found(row)
+        except RecursionError as error:
+            return None, [("too_deep", plain_reason(error))]
+        except READ_ERRORS as error:
+            return None, [("bad_message", plain_reason(error))]
+        strange = set() if found is _canonical else set(row) - _CHAT_KEYS
+        if strange and self._target == "openai" and "messages" in row:
+            return example, [("unknown_keys", ", ".join(sorted(strange)))]
+        return example, []
+
+    def _reader(self, row: dict[str, Any]) -> Callable[[dict[str, Any]], Example] | Fault:
+        """The function that reads such a row, or the fault of having none."""
+        if "messages" in row and "answer" in row:
+            return _canonical
+        kind = next((k for k in ("input", "inputs", "prompt", "messages") if k in row), None)
+        if kind is None:
+            return "unknown_format", f"found {', '.join(sorted(map(str, row))[:6]) or 'no keys'}"
+        reads: dict[str, tuple[Callable[[dict[str, Any]], Example], tuple[str, ...]]] = {
+            "input": (_preferred, ("openai",)),
+            "inputs": (_from_gradient, ("gradient",)),
+            "prompt": (from_trl, ("trl", "local")),
+            "messages": (from_openai if self._target == "openai" else from_trl, (self._target,)),
+        }
+        reader, targets = reads[kind]
+        if self._target not in targets:
+            return "wrong_format", f"a row with {kind!r} is not for target {self._target!r}"
+        return reader
+
+
+def _canonical(row: dict[str, Any]) -> Example:
+    return Example.model_validate({key: value for key, value in row.items() if key != "id"})
+
+
+def _preferred(row: dict[str, Any]) -> Example:
+    return from_openai_preference(row)[0]
+
+
+def _from_gradient(row: dict[str, Any]) -> Example:
+    """Parts that are not trainable as the prompt, all the rest as the answer."""
+    inputs = row["inputs"]
+    parts = [{"value": inputs, "trainable": True}] if isinstance(inputs, str) else inputs
+    if not isinstance(parts, list) or not all(
+        isinstance(p, dict) and isinstance(p.get("value"), str) for p in parts
+    ):
+        raise ValueError("inputs: expected text or a list of {'value': text, 'trainable': true or false}")
+    texts = {kind: "".join(p["value"] for p in parts if bool(p.get("trainable", True)) is kind)
+             for kind in (False, True)}  # fmt: skip
+    return Example(
+        messages=(Message(role="user", content=texts[False]),),
+        answer=Message(role="assistant", content=texts[True]),
+        metadata={"call": "complete", "prompt_not_trained": True},
+    )
+
+
+class SchemaChecks:
+    """Faults of an Example whatever the target; keeps compiled schemas between calls."""
+
+    def __init__(self) -> None:
+        self._validators: dict[str, Any] = {}
+
+    def __call__(self, example: Example) -> list[Fault]:
+        faults = [*_answer_faults(example), *_tool_faults(example), *_turn_faults(example)]
+        if example.answer_schema is not None and not faults:
+            faults = self._schema_faults(example, example.answer_schema)
+        return faults
+
+    def _schema_faults(self, example: Example, schema: dict[str, Any]) -> list[Fault]:
+        try:
+            value = example.answer_object()
+        except ValueError:
+            return [("answer_not_in_schema", "the answer is not one JSON value")]
+        try:
+            error = jsonschema.exceptions.best_match(self._validator(schema).iter_errors(value))
+        except Exception as broken:  # jsonschema lets errors of broken schemas and references through
+            return [("answer_not_in_schema", f"its schema cannot be used: {type(broken).__name__}")]
+        return [("answer_not_in_schema", f"{error.json_path}: {error.message[:200]}")] if error else []
+
+    def _validator(self, schema: dict[str, Any]) -> Any:
+        key = content_hash(schema)
+        if key not in self._validators:
+            kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+            kind.check_schema(schema)
+            self._validators[key] = kind(schema)
+        return self._validators[key]
+
+
+def _answer_faults(example: Example) -> Iterator[Fault]:
+    if example.answer.weight == 0:
+        yield "zero_trained", "the answer has weight 0: no token of the row would be trained"
+    elif not example.answer.tool_calls and not example.answer_text().strip():
+        yield "empty_answer", "the answer is empty text"
+
+
+def _tool_faults(example: Example) -> Iterator[Fault]:
+    known = {_name(tool) for tool in example.tools or ()}
+    for message in (*example.messages, example.answer):
+        for call in message.tool_calls or ():
+            function: Any = call["function"]
+            if not _is_json_text(function.get("arguments")):
+                yield "tool_arguments", f"the arguments of {function['name']!r} are not JSON text"
+            if function["name"] not in known:
+                yield "unknown_tool", f"{function['name']!r} is not among {len(known)} tools"
+
+
+def _name(tool: dict[str, Any]) -> Any:
+    function = tool.get("function")
+    return str(function.get("name")) if isinstance(function, dict) else None
+
+
+def _is_json_text(arguments: Any) -> bool:
+    try:
+        json.loads(arguments)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _turn_faults(example: Example) -> Iterator[Fault]:
+    called: set[Any] = set()
+    for message in example.messages:
+        called |= {str(call.get("id")) for call in message.tool_calls or ()}
+        if message.role == "tool" and str(message.tool_call_id) not in called:
+            yield "orphan_tool_message", f"no call before it has the id {message.tool_call_id!r}"
+        if message.content is None and not message.tool_calls:
+            yield "bad_message", f"a {message.role} message without content"

@@ -1,0 +1,1 @@
+"""Documents and an LLM -> questions, answers, retrieval-augmented rows."""

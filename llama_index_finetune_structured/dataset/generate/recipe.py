@@ -1,0 +1,130 @@
+"""ServingRecipe: the template and system prompt a data set was built with, and how to serve just those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llama_index.core.llms import ChatMessage, MessageRole
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...errors import ConfigurationError, DatasetError
+from ...example import Example, Message
+
+__all__ = ["DEFAULT_QA_TEMPLATE", "ServingRecipe", "context_text"]
+
+DEFAULT_QA_TEMPLATE = (
+    "Context information is below.\n"
+    "---------------------\n"
+    "{context_str}\n"
+    "---------------------\n"
+    "Given the context information and not prior knowledge, "
+    "answer the query.\n"
+    "Query: {query_str}\n"
+    "Answer: "
+)
+_KEY = "serving"
+
+
+class ServingRecipe(BaseModel):
+    """How the prompts of a data set were made; every built Example carries it in its metadata.
+
+    ``qa_template`` None: the question alone was the prompt. The prompts are those of a LlamaIndex query
+    engine built with :meth:`query_engine_kwargs`, as long as the chunks fit the model's context window.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    qa_template: str | None = DEFAULT_QA_TEMPLATE
+    system_prompt: str | None = None
+    separate_context: bool = False
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> ServingRecipe:
+        """The one recipe that all ``examples`` were built with. Raises DatasetError unless there is one."""
+        found = {_read(example) for example in examples}
+        if len(found) != 1 or None in found:
+            raise DatasetError(
+                f"the examples carry {len(found - {None})} recipes and some may carry none; "
+                "give examples of one RetrievalAugmentedDatasetBuilder"
+            )
+        return next(recipe for recipe in found if recipe is not None)
+
+    def prompt(self) -> ChatPromptTemplate:
+        """The messages as a template of ``context_str`` and ``query_str``."""
+        turns = [ChatMessage(role=MessageRole.USER, content=self.qa_template or "{query_str}")]
+        if self.system_prompt is not None:
+            turns.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=self.system_prompt))
+        return ChatPromptTemplate(message_templates=turns)
+
+    def messages(self, query: str, context: str | None) -> tuple[Message, ...]:
+        """The messages of one row; ``context`` None: the question alone."""
+        recipe = self if context is not None else self.model_copy(update={"qa_template": None})
+        filled = recipe.prompt().format_messages(query_str=query, context_str=context or "")
+        return tuple(Message(role=m.role.value, content=m.content) for m in filled)
+
+    def query_engine_kwargs(self, output_cls: type[BaseModel] | None = None) -> dict[str, Any]:
+        """Arguments for ``index.as_query_engine`` or ``RetrieverQueryEngine.from_args`` that send the trained
+        prompts. Data built with ``separate_context`` is served with the best chunk alone.
+
+        Raises ConfigurationError for ``output_cls`` without context: ask the LLM itself then,
+        ``llm.structured_predict(output_cls, recipe.prompt(), query_str=...)``.
+        """
+        if self.qa_template is not None:
+            best = [_BestChunk()] if self.separate_context else []
+            shape = {} if output_cls is None else {"output_cls": output_cls}
+            return {
+                "response_mode": "compact",
+                "text_qa_template": self.prompt(),
+                "node_postprocessors": best,
+            } | shape
+        if output_cls is not None:
+            raise ConfigurationError(
+                "LlamaIndex's query engines give no structured answer without context; use "
+                "llm.structured_predict(output_cls, recipe.prompt(), query_str=question)"
+            )
+        return {"response_mode": "generation", "simple_template": self.prompt()}
+
+    def llm_kwargs(self) -> dict[str, Any]:
+        """Arguments for the LLM: no system prompt of its own, since the template already sends it."""
+        return {"system_prompt": None}
+
+    def metadata(self) -> dict[str, Any]:
+        """What an Example carries; :meth:`of` reads it back."""
+        return {_KEY: self.model_dump()}
+
+
+class _BestChunk(BaseNodePostprocessor):
+    """Keep the first chunk: a prompt of ``separate_context`` holds one."""
+
+    def _postprocess_nodes(
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None = None,
+    ) -> list[NodeWithScore]:
+        return nodes[:1]
+
+
+def _read(example: Example) -> ServingRecipe | None:
+    try:
+        return ServingRecipe.model_validate(example.metadata.get(_KEY))
+    except ValidationError:
+        return None
+
+
+def template_text(template: str | PromptTemplate) -> str:
+    """The template as text. Raises ConfigurationError without ``{context_str}`` and ``{query_str}``."""
+    text = template if isinstance(template, str) else template.template
+    missing = [name for name in ("{context_str}", "{query_str}") if name not in text]
+    if missing:
+        raise ConfigurationError(f"qa_template: {' and '.join(missing)} missing; it takes both places")
+    return text
+
+
+def context_text(nodes: Iterable[NodeWithScore]) -> str:
+    """Chunks joined as LlamaIndex's compact synthesizer joins them, with the metadata that an LLM sees."""
+    texts = (n.node.get_content(metadata_mode=MetadataMode.LLM).strip() for n in nodes)
+    return "\n\n".join(text for text in texts if text)

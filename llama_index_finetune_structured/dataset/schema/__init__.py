@@ -1,0 +1,1 @@
+"""A YAML file or a name -> the Pydantic class of an answer."""

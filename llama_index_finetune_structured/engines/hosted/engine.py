@@ -1,0 +1,277 @@
+"""Fine-tuning over OpenAI's protocol, at OpenAI or at any provider that speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError, EngineError
+from ...example import Transport
+from ..base import Data, FinetuneEngine
+from ..timeouts import Waits
+from .client import connect, with_id, with_rows
+from .deprecations import warn_of_sunset
+from .follow import current_job, follow, raise_unless_succeeded, recorded
+from .journal import Journal, Run, run_folder
+from .opening import attached, opened
+from .plan import Plan
+from .progress import Progress, metric_rows
+from .providers import normal_status, provider_named
+from .submission import submit, upload
+from .training_file import TrainingFile
+from .tuned_llm import described, tuned_llm
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+    from openai.types.fine_tuning import FineTuningJob
+    from typing_extensions import Self
+
+__all__ = ["OpenAIFinetuneEngine"]
+
+logger = logging.getLogger(__name__)
+
+
+class OpenAIFinetuneEngine(FinetuneEngine):
+    """Fine-tune a hosted model over OpenAI's protocol: submitted once, followed to its end.
+
+    ``data_path`` is a training file or a FinetuneDataset. ``provider`` is openai, azure or nebius; with
+    ``api_base`` the first speaks to any other server. Keys come from ``api_key`` or the environment and are
+    never written down. ``run_dir`` holds the run's journal: by default one folder for each distinct
+    request (model, data, settings) under $FINETUNE_STRUCTURED_RUNS or ``finetune-runs``, so that the same
+    script run again re-attaches to its job instead of paying twice; give a folder of another name to train the
+    same again. ``start_job_id`` attaches to a job from elsewhere. ``hyperparameters`` go to the provider as
+    they are, ``extra_body`` beside the request. ``transport`` (tools, json_schema, text) is how the model
+    will serve; it is read from the data when not given.
+
+    The methods with a leading ``a``, and ``await_job``, are for asyncio.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        data_path: Data,
+        verbose: bool = False,
+        start_job_id: str | None = None,
+        validate_json: bool = True,
+        *,
+        validation_path: Data | None = None,
+        api_key: str | None = None,
+        api_base: str | None = None,
+        provider: str = "openai",
+        hyperparameters: Mapping[str, Any] | None = None,
+        suffix: str | None = None,
+        seed: int | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        transport: Transport | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        waits: Waits | None = None,
+    ) -> None:
+        settings = {
+            "hyperparameters": dict(hyperparameters or {}),
+            "suffix": suffix,
+            "seed": seed,
+            "extra_body": dict(extra_body or {}),
+        }
+        self._plan = Plan(base_model, data_path, validation_path, settings, transport, validate_json)
+        self._verbose = verbose
+        self._service = connect(
+            provider_named(provider), api_base=api_base, api_key=api_key, waits=waits or Waits()
+        )
+        self._journal: Journal | None = Journal(run_dir) if run_dir is not None else None
+        if start_job_id is not None:
+            self._journal = attached(self._plan, self._service, self._journal, start_job_id)
+
+    @classmethod
+    def from_run(cls, run_dir: str | os.PathLike[str], *, api_key: str | None = None, **options: Any) -> Self:
+        """Re-attach to a run by its folder; the journal knows everything but the key."""
+        run = Journal(run_dir).require()
+        if run.engine != "openai":
+            raise ConfigurationError(f"{run_dir}: a run of the {run.engine} engine, expected openai")
+        settings: dict[str, Any] = dict(run.request)
+        return cls(
+            run.base_model,
+            run.data_path,
+            api_base=run.api_base,
+            api_key=api_key,
+            provider=run.provider,
+            validation_path=run.validation_path,
+            transport=run.transport,
+            run_dir=run_dir,
+            **settings,
+            **options,
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder with this run's journal."""
+        return self._find_journal().folder
+
+    # -- submitting --
+
+    def finetune(self) -> None:
+        """Check and upload the data and submit the job, unless this run has one already; then return.
+
+        Raises DatasetError when the data does not pass the preflight (``validate_json``), EngineError with
+        the provider's own reason when it refuses. A job that failed or was cancelled is submitted anew.
+        """
+        files = self._plan.files(self._service)
+        journal = self._find_journal(files)
+        with journal.lock():
+            run = opened(self._plan, self._service, journal, files)
+            if run.job_id is not None:
+                logger.info("already submitted: job %s is %s", run.job_id, run.status)
+                return
+            self._warn_of_sunset()
+            ids = dict(run.files)
+            for file in files:
+                ids[file.sha256] = upload(self._service, file, ids.get(file.sha256))
+                run = journal.write(run.but(files=ids))
+            run = submit(self._service, journal, self._plan.request(run, files))
+        logger.info("submitted job %s; its journal is %s", run.job_id, journal.path)
+
+    def _warn_of_sunset(self) -> None:
+        model = self._plan.base_model
+        announced = getattr(described(self._service, model), "shutdown_date", None)
+        warn_of_sunset(model, self._service.api_base, self._service.waits.clock.today(), announced)
+
+    # -- finding the run again --
+
+    def _find_journal(self, files: list[TrainingFile] | None = None) -> Journal:
+        if self._journal is None:
+            files = files if files is not None else self._plan.files(self._service)
+            identity = self._plan.identity(self._service, files)
+            self._journal = Journal(run_folder(self._plan.base_model, identity))
+        return self._journal
+
+    def _submitted(self) -> tuple[Journal, Run]:
+        journal = self._find_journal()
+        run = journal.read()
+        if run is None or run.job_id is None:
+            raise EngineError(f"{journal.folder}: no job submitted yet; call finetune() first")
+        return journal, run
+
+    # -- following it --
+
+    def get_current_job(self) -> FineTuningJob:
+        """The job as the provider describes it now. Raises EngineError before finetune()."""
+        journal, run = self._submitted()
+        job = current_job(self._service, str(run.job_id))
+        recorded(journal, run, job)
+        return job
+
+    def wait(self, timeout_s: float | None = None) -> FineTuningJob:
+        """Wait for the job's end, with a progress bar, and return the job that succeeded.
+
+        Raises EngineError when it failed, was cancelled, or is not done in ``timeout_s`` (the default is
+        ``waits.job_s``); it then goes on at the provider, and wait() may be called again.
+        """
+        self._follow(timeout_s, needs_name=True)
+        return self._succeeded_job()
+
+    def _follow(self, timeout_s: float | None, *, needs_name: bool) -> None:
+        with self._following(timeout_s, needs_name) as steps:
+            for pause_s in steps:
+                self._service.waits.clock.sleep(pause_s)
+
+    async def await_job(self, timeout_s: float | None = None) -> FineTuningJob:
+        """:meth:`wait` for asyncio; cancelling the task ends the waiting, not the job."""
+        await self._afollow(timeout_s, needs_name=True)
+        return await asyncio.to_thread(self._succeeded_job)
+
+    async def _afollow(self, timeout_s: float | None, *, needs_name: bool) -> None:
+        with self._following(timeout_s, needs_name) as steps:
+            while (pause_s := await asyncio.to_thread(next, steps, None)) is not None:
+                await self._service.waits.clock.asleep(pause_s)
+
+    @contextmanager
+    def _following(
+        self, timeout_s: float | None, needs_name: bool
+    ) -> Generator[Generator[float, None, None], None, None]:
+        journal, run = self._submitted()
+        progress = Progress(str(run.job_id), verbose=self._verbose)
+        bound_s = self._service.waits.job_s if timeout_s is None else timeout_s
+        try:
+            yield follow(self._service, journal, bound_s, progress, needs_name=needs_name)
+        finally:
+            progress.close()
+
+    def _succeeded_job(self) -> FineTuningJob:
+        raise_unless_succeeded(self._submitted()[1])
+        return self.get_current_job()
+
+    def cancel(self) -> FineTuningJob:
+        """Ask the provider to stop the job; one that has already ended is returned as it is."""
+        journal, run = self._submitted()
+        job_id = str(run.job_id)
+        try:
+            jobs = self._service.client.fine_tuning.jobs
+            job: FineTuningJob = self._service.call(
+                f"cancelling job {job_id}", lambda: with_id(jobs.cancel(job_id), "job")
+            )
+        except EngineError:
+            job = current_job(self._service, job_id)
+            if normal_status(job.status) == "running":
+                raise
+        recorded(journal, run, job)
+        return job
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The losses and accuracies so far, one row a step; the names are the provider's."""
+        _, run = self._submitted()
+        newest = partial(self._service.client.fine_tuning.jobs.list_events, str(run.job_id), limit=100)
+        events = self._service.call(
+            f"reading the events of {run.job_id}", lambda: list(with_rows(newest, "events"))
+        )
+        return metric_rows(reversed(events))
+
+    # -- the result --
+
+    def get_finetuned_model(self, **llm_kwargs: Any) -> LLM:
+        """Wait for the job and return its model as a LlamaIndex LLM at the same ``api_base``.
+
+        It serves with the transport it was trained for. ``llm_kwargs`` go to the LLM (temperature,
+        context_window, ...); ``model=`` names the deployment or served adapter where that has a name of its
+        own. Raises EngineError when the job failed, was cancelled, or is not done in time.
+        """
+        needs_name = "model" not in llm_kwargs
+        if not self._is_done(needs_name):
+            self._follow(None, needs_name=needs_name)
+        return self._model(llm_kwargs)
+
+    async def aget_finetuned_model(self, **llm_kwargs: Any) -> LLM:
+        """:meth:`get_finetuned_model` for asyncio; cancelling the task ends the waiting, not the job."""
+        needs_name = "model" not in llm_kwargs
+        if not await asyncio.to_thread(self._is_done, needs_name):
+            await self._afollow(None, needs_name=needs_name)
+        return await asyncio.to_thread(self._model, llm_kwargs)
+
+    def _is_done(self, needs_name: bool) -> bool:
+        _, run = self._submitted()
+        return normal_status(run.status) == "succeeded" and bool(run.fine_tuned_model or not needs_name)
+
+    def _model(self, llm_kwargs: dict[str, Any]) -> LLM:
+        _, run = self._submitted()
+        raise_unless_succeeded(run)
+        return tuned_llm(self._service, run, self._plan.transport, llm_kwargs)
+
+    async def aget_current_job(self) -> FineTuningJob:
+        """:meth:`get_current_job` for asyncio."""
+        return await asyncio.to_thread(self.get_current_job)
+
+    async def acancel(self) -> FineTuningJob:
+        """:meth:`cancel` for asyncio."""
+        return await asyncio.to_thread(self.cancel)
+
+    async def ametrics(self) -> list[dict[str, float]]:
+        """:meth:`metrics` for asyncio."""
+        return await asyncio.to_thread(self.metrics)
+
+    def __repr__(self) -> str:
+        where = f"{self._service.provider.name}, {self._service.api_base}"
+        return f"{type(self).__name__}({self._plan.base_model!r} at {where})"

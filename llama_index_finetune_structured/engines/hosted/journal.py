@@ -1,0 +1,179 @@
+"""The run journal: what was asked of a provider, written down before it is asked.
+
+One folder per run, holding ``run.json``. Every write is a whole new file, synced and renamed into place,
+so a crash leaves the old state or the new one. Keys are never part of a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from ...errors import ConfigurationError, EngineError
+from ...files import replacing, sync
+
+__all__ = ["Journal", "Run", "list_runs", "runs_root"]
+
+Phase = Literal["new", "submitting", "submitted", "refused"]
+
+logger = logging.getLogger(__name__)
+
+RUNS_VARIABLE = "FINETUNE_STRUCTURED_RUNS"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Run(BaseModel):
+    """One hosted run as the journal keeps it; times are UTC, hashes SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    version: Literal[1] = 1
+    engine: Literal["openai", "gradient"]
+    provider: str
+    api_base: str
+    base_model: str
+    data_path: str
+    data_hash: str = ""
+    validation_path: str | None = None
+    request: dict[str, JsonValue] = Field(default_factory=dict)
+    transport: Literal["json_schema", "tools", "text"] | None = None
+
+    phase: Phase = "new"
+    attempt: int = 0
+    key: str = ""
+    known_job_ids: tuple[str, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict)
+    job_id: str | None = None
+    status: str | None = None
+    fine_tuned_model: str | None = None
+    error: str | None = None
+    progress: dict[str, JsonValue] = Field(default_factory=dict)
+    earlier_jobs: tuple[str, ...] = ()
+    created_at: str = Field(default_factory=_now)
+    updated_at: str = ""
+
+    def but(self, **changes: Any) -> Run:
+        """A checked copy with these fields changed."""
+        return Run.model_validate(self.model_dump() | changes | {"updated_at": _now()})
+
+    def next_attempt(self) -> Run:
+        """The run as it is submitted anew, under another key, after a job that came to nothing."""
+        logger.warning("job %s %s; submitting anew", self.job_id, self.status)
+        return self.but(
+            job_id=None,
+            status=None,
+            phase="new",
+            attempt=self.attempt + 1,
+            key=f"{self.key.rpartition('-')[0]}-{self.attempt + 1}",
+            earlier_jobs=(*self.earlier_jobs, str(self.job_id)),
+        )
+
+
+class Journal:
+    """The journal of one run, in ``folder``. Reading and writing are safe against crashes."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "run.json"
+
+    def read(self) -> Run | None:
+        """The run as last written, or None; raises EngineError where the file is not a run."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            return Run.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise EngineError(
+                f"{self.path}: not a run journal this version can read ({where}: {first['msg']}); "
+                "move the folder away, and attach to the job with start_job_id"
+            ) from None
+
+    def require(self) -> Run:
+        """The run as last written; raises EngineError when there is none."""
+        run = self.read()
+        if run is None:
+            raise EngineError(f"{self.path}: no such run")
+        return run
+
+    def write(self, run: Run) -> Run:
+        """Write the run durably and return it. The folder is private to its owner."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        text = json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        with replacing(self.path) as file:
+            file.write(text + "\n")
+        if sys.platform != "win32":
+            sync(self.folder)
+        return run
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the system frees it when the process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock_file(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _lock_file(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def runs_root() -> Path:
+    """Where runs are kept: $FINETUNE_STRUCTURED_RUNS, else ``finetune-runs`` in the working directory."""
+    return Path(os.environ.get(RUNS_VARIABLE) or "finetune-runs")
+
+
+def run_folder(base_model: str, identity: str) -> Path:
+    """The folder of the run with this identity (a content hash); equal requests share one run."""
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", base_model).strip("-.")[:40] or "run"
+    return runs_root() / f"{slug}-{identity[:12]}"
+
+
+def list_runs(root: Path | None = None) -> list[tuple[Path, Run]]:
+    """Every readable run under ``root``, oldest first."""
+    root = root or runs_root()
+    found = []
+    for path in sorted(root.glob("*/run.json")):
+        with contextlib.suppress(EngineError):
+            found.append((path.parent, Journal(path.parent).require()))
+    return sorted(found, key=lambda item: item[1].created_at)
+
+
+def find_run(name: str, root: Path | None = None) -> Path:
+    """The run folder called ``name``: a path, a folder's name or its beginning, or a job id."""
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    matches = [
+        folder for folder, run in list_runs(root) if folder.name.startswith(name) or name == run.job_id
+    ]
+    if len(matches) != 1:
+        which = "no run" if not matches else f"{len(matches)} runs"
+        raise ConfigurationError(f"{name!r} names {which} under {root or runs_root()}; expected one")
+    return matches[0]

@@ -1,0 +1,158 @@
+"""Who speaks OpenAI's fine-tuning protocol, and what each of them does differently.
+
+A provider is a small profile of data and two pure functions, never a subclass.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ConfigurationError
+
+__all__ = ["DEAD", "PROVIDERS", "JobRequest", "Provider", "normal_status", "provider_named"]
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is asked for, before a provider's own spelling."""
+
+    base_model: str
+    training_file: str
+    validation_file: str | None
+    hyperparameters: Mapping[str, Any]
+    suffix: str | None
+    seed: int | None
+    metadata: Mapping[str, str]
+    extra_body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One provider: where it lives, which key it takes, how it wants files and job requests."""
+
+    name: str
+    key_variables: tuple[str, ...]
+    base_variables: tuple[str, ...]
+    default_base: str | None
+    body: Callable[[JobRequest], dict[str, Any]]
+    byte_order_mark: bool = False
+    max_file_bytes: int = 512 * 1024**2
+    serves_by_deployment: bool = False
+
+    def api_base(self, given: str | None) -> str:
+        """The base URL: the argument, else the environment, else the provider's own."""
+        base = given or _first_set(self.base_variables) or self.default_base
+        if not base:
+            raise ConfigurationError(
+                f"provider {self.name!r} has no common address: "
+                f"pass api_base= or set {self.base_variables[0]}"
+            )
+        return base
+
+    def api_key(self, given: str | None) -> str:
+        """The key: the argument, else the environment. Raises ConfigurationError when there is none."""
+        key = given or _first_set(self.key_variables)
+        if not key:
+            raise ConfigurationError(
+                f"no API key for provider {self.name!r}: pass api_key= or set {self.key_variables[0]}"
+            )
+        return key
+
+
+def _first_set(variables: tuple[str, ...]) -> str | None:
+    return next((os.environ[name] for name in variables if os.environ.get(name)), None)
+
+
+def _common(request: JobRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": request.base_model,
+        "training_file": request.training_file,
+        "validation_file": request.validation_file,
+        "suffix": request.suffix,
+        "seed": request.seed,
+        "metadata": dict(request.metadata),
+        "extra_body": dict(request.extra_body),
+    }
+    return {name: value for name, value in body.items() if value not in (None, {})}
+
+
+def _with_method(request: JobRequest) -> dict[str, Any]:
+    body = _common(request)
+    if request.hyperparameters:
+        supervised = {"hyperparameters": dict(request.hyperparameters)}
+        body["method"] = {"type": "supervised", "supervised": supervised}
+    return body
+
+
+def _for_azure(request: JobRequest) -> dict[str, Any]:
+    if request.suffix and not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", request.suffix):
+        raise ConfigurationError(
+            f"suffix {request.suffix!r}: azure takes 1-40 letters, digits, '-' and '_'; it refuses dots"
+        )
+    return _with_method(request)
+
+
+def _for_nebius(request: JobRequest) -> dict[str, Any]:
+    body = _common(request)
+    if request.hyperparameters:
+        # lora, lora_r, packing, ... are not in the SDK's types, so they travel beside them
+        body["extra_body"] = dict(request.extra_body) | {"hyperparameters": dict(request.hyperparameters)}
+    return body
+
+
+PROVIDERS: dict[str, Provider] = {
+    "openai": Provider(
+        name="openai",
+        key_variables=("OPENAI_API_KEY",),
+        base_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+        default_base="https://api.openai.com/v1",
+        body=_with_method,
+    ),
+    "azure": Provider(
+        name="azure",
+        key_variables=("AZURE_OPENAI_API_KEY",),
+        base_variables=("AZURE_OPENAI_BASE_URL",),
+        default_base=None,
+        body=_for_azure,
+        byte_order_mark=True,
+        serves_by_deployment=True,
+    ),
+    "nebius": Provider(
+        name="nebius",
+        key_variables=("NEBIUS_API_KEY",),
+        base_variables=("NEBIUS_BASE_URL",),
+        default_base="https://api.tokenfactory.nebius.com/v1/",
+        body=_for_nebius,
+        max_file_bytes=5 * 1024**3,
+    ),
+}
+
+
+def provider_named(name: str) -> Provider:
+    """The profile called ``name``; raises ConfigurationError that lists the known ones."""
+    if name not in PROVIDERS:
+        raise ConfigurationError(f"unknown provider {name!r}; known: {', '.join(sorted(PROVIDERS))}")
+    return PROVIDERS[name]
+
+
+_STATUSES = {
+    "succeeded": "succeeded",
+    "completed": "succeeded",
+    "failed": "failed",
+    "error": "failed",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+}
+
+
+DEAD = ("failed", "cancelled")
+"""The final statuses after which a job is submitted anew."""
+
+
+def normal_status(status: object) -> str:
+    """succeeded, failed or cancelled for the final statuses; any other one is still under way."""
+    return _STATUSES.get(str(status).strip().lower(), "running")

@@ -1,0 +1,137 @@
+"""The file that a hosted engine uploads: where it is, what is in it, which transport it teaches."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ...errors import DatasetError
+from ...example import Example, Transport
+from ..base import Data, given_data, training_path
+
+__all__ = ["TrainingFile", "preflight", "prepare", "transport_of"]
+
+_SCHEMA_MARKS = ("JSON schema", "json schema", '"$defs"', '"properties"')
+_SHOWN = 20
+_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """``path``, the SHA-256 and size of what is uploaded, whether a byte order mark goes first, and the
+    transport that most rows were made with."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    byte_order_mark: bool
+    transport: Transport | None
+
+    @property
+    def upload_name(self) -> str:
+        """Named by its content, so that an upload is found again instead of repeated."""
+        return f"{self.path.stem[:40]}-{self.sha256[:16]}.jsonl"
+
+    def open(self) -> IO[bytes]:
+        """What is uploaded, as a binary file."""
+        if self.byte_order_mark:
+            return io.BytesIO(codecs.BOM_UTF8 + self.path.read_bytes())
+        return self.path.open("rb")
+
+
+def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "train") -> TrainingFile:
+    """The training file behind ``data``: an OpenAI chat file as it is; a data set, or a file of canonical
+    Examples, is saved as one under ``directory``, named by its content."""
+    given = given_data(data)
+    path = training_path(given, directory, name=f"{name}.{uuid.uuid4().hex}", format="openai")
+    if path is not given:
+        final = directory / f"{name}-{_sha256(path, mark=False)[0][:16]}.jsonl"
+        os.replace(path, final)
+        path = final
+    byte_order_mark = byte_order_mark and not _has_mark(path)
+    sha256, size_bytes = _sha256(path, mark=byte_order_mark)
+    transport = _recorded_transport(given) or transport_of(path)
+    return TrainingFile(path, sha256, size_bytes, byte_order_mark, transport)
+
+
+def _has_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+
+def _recorded_transport(data: object) -> Transport | None:
+    """The transport that most Examples of a data set carry."""
+    if not isinstance(data, Iterable):
+        return None
+    counts: Counter[Transport] = Counter(e.transport for e in data if isinstance(e, Example))
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _sha256(path: Path, *, mark: bool) -> tuple[str, int]:
+    digest = hashlib.sha256(codecs.BOM_UTF8 if mark else b"")
+    size_bytes = len(codecs.BOM_UTF8) if mark else 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return digest.hexdigest(), size_bytes
+
+
+def transport_of(path: Path) -> Transport | None:
+    """The transport that most rows were made with, or None where they ask for no structure.
+
+    tools: the row has tools. text: the schema stands in its messages. json_schema: the answer is a JSON
+    object though no message spells a schema out, for the format has no room for ``response_format``.
+    """
+    counts = Counter(_row_transport(row) for row in _rows(path))
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The readable rows; what cannot be read is the preflight's to name."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
+
+
+def _row_transport(row: dict[str, Any]) -> Transport | None:
+    if row.get("tools") or row.get("functions"):
+        return "tools"
+    given = row.get("messages")
+    messages = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
+    if not messages or not _is_json_object(messages[-1].get("content")):
+        return None
+    prompt = json.dumps([m.get("content") for m in messages[:-1]], ensure_ascii=False).replace('\\"', '"')
+    return "text" if any(mark in prompt for mark in _SCHEMA_MARKS) else "json_schema"
+
+
+def _is_json_object(content: object) -> bool:
+    if not isinstance(content, str):
+        return False
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:
+        return False
+
+
+def preflight(path: Path) -> None:
+    """Raise DatasetError, with ``file:line``, for all that a provider would refuse the file for."""
+    from ...dataset.checks.report import check
+
+    problems = [str(problem) for problem in check(path, target="openai").problems if not problem.is_warning]
+    if problems:
+        more = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DatasetError("\n".join(problems[:_SHOWN]) + more)

@@ -1,0 +1,1 @@
+"""A scorecard -> text, table, picture, page."""

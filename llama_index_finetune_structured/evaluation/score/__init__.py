@@ -1,0 +1,1 @@
+"""Raw answers and gold -> scores a field, rates, intervals."""

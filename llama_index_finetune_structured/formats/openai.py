@@ -1,0 +1,181 @@
+"""Training-file formats as pure functions: Example -> a line, and back where the format allows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llama_index.core.base.llms.generic_utils import messages_to_prompt
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock, ToolCallBlock
+from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
+
+from ..example import Example, Message
+
+__all__ = ["from_openai", "gradient_prompt", "message_from_wire", "to_gradient", "to_openai"]
+
+
+def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
+    """An OpenAI chat line: ``messages`` with the answer last, ``tools`` and ``parallel_tool_calls`` if sent.
+
+    ``functions=True`` writes the legacy form: ``functions`` and ``function_call``; ValueError for more than
+    one tool call in a turn, which that form cannot hold.
+    """
+    messages = [message.wire() for message in (*example.messages, example.answer)]
+    if functions:
+        return _legacy(messages, example)
+    line: dict[str, Any] = {"messages": messages}
+    if example.tools:
+        line["tools"] = example.tools
+        if example.parallel_tool_calls is not None:
+            line["parallel_tool_calls"] = example.parallel_tool_calls
+    return line
+
+
+def _legacy(messages: list[dict[str, Any]], example: Example) -> dict[str, Any]:
+    names = {
+        call.get("id", ""): call["function"]["name"]
+        for item in messages
+        for call in item.get("tool_calls") or ()
+    }
+    line: dict[str, Any] = {"messages": [_legacy_message(message, names) for message in messages]}
+    if example.tools:
+        line["functions"] = [tool["function"] for tool in example.tools if "function" in tool]
+    return line
+
+
+def _legacy_message(message: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    kept = {key: value for key, value in message.items() if key not in ("tool_calls", "tool_call_id")}
+    if message["role"] == "tool":
+        return {
+            **kept,
+            "role": "function",
+            "name": names.get(message.get("tool_call_id", ""), kept.get("name", "")),
+        }
+    calls = message.get("tool_calls")
+    if not calls:
+        return kept
+    if len(calls) > 1:
+        raise ValueError(
+            f"{len(calls)} tool calls in one turn: the legacy functions form holds one; use tools"
+        )
+    return {**kept, "function_call": calls[0]["function"]}
+
+
+def from_openai(line: dict[str, Any]) -> Example:
+    """Read an OpenAI chat line, in today's form or with legacy functions. Raises ValueError."""
+    messages = line.get("messages")
+    if not isinstance(messages, list) or len(messages) < 2:
+        raise ValueError("messages: expected a list of at least one message and the answer")
+    parsed = [
+        Message.model_validate(_modern_message(message, index)) for index, message in enumerate(messages)
+    ]
+    tools = _tools(line)
+    answer = parsed[-1]
+    single = tools[0].get("function", {}) if len(tools) == 1 and answer.tool_calls else {}
+    return Example(
+        messages=tuple(parsed[:-1]),
+        answer=answer,
+        transport="tools" if tools else "text",
+        answer_schema=single.get("parameters"),
+        schema_name=single.get("name"),
+        tools=tools or None,
+        parallel_tool_calls=line.get("parallel_tool_calls"),
+    )
+
+
+def _tools(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The line's tools, from legacy ``functions`` where it has none. Raises ValueError naming the place."""
+    name = "tools" if line.get("tools") else "functions"
+    given = line.get(name) or []
+    if not isinstance(given, list):
+        raise ValueError(f"{name}: expected a list, found {type(given).__name__}")
+    tools = given if name == "tools" else [{"type": "function", "function": item} for item in given]
+    for index, tool in enumerate(tools):
+        function = tool.get("function", {}) if isinstance(tool, dict) else tool
+        if not isinstance(function, dict):
+            raise ValueError(
+                f"{name}.{index}: expected a function as an object, found {type(function).__name__}"
+            )
+    return tools
+
+
+def _modern_message(message: Any, index: int) -> Any:
+    if not isinstance(message, dict):
+        raise ValueError(f"messages.{index}: expected an object, found {type(message).__name__}")
+    kept = dict(message)
+    call = kept.pop("function_call", None)
+    if isinstance(call, dict):
+        kept["tool_calls"] = [{"id": f"call_{index}", "type": "function", "function": call}]
+    if kept.get("role") == "function":
+        kept |= {"role": "tool", "tool_call_id": f"call_{index - 1}"}
+    return kept
+
+
+def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
+    """A wire message as LlamaIndex's ChatMessage; tool calls become blocks."""
+    content = wire.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    blocks: list[Any] = [block for part in parts if (block := _block(part)) is not None]
+    for call in wire.get("tool_calls") or ():
+        function = call["function"]
+        blocks.append(
+            ToolCallBlock(
+                tool_call_id=call.get("id"),
+                tool_name=function["name"],
+                tool_kwargs=function.get("arguments") or "{}",
+            )
+        )
+    extra = {key: wire[key] for key in ("tool_call_id", "name") if key in wire}
+    return ChatMessage(role=wire["role"], blocks=blocks, additional_kwargs=extra)
+
+
+def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
+    """Text and images; other kinds of parts have no way back."""
+    image = part.get("image_url")
+    if isinstance(image, dict):
+        url = str(image.get("url"))
+        return (
+            ImageBlock(image=url.partition("base64,")[2].encode())
+            if url[:5] == "data:"
+            else ImageBlock(url=url)
+        )
+    return TextBlock(text=str(part["text"])) if part.get("text") else None
+
+
+def to_gradient(example: Example, *, structured: bool = False) -> dict[str, Any]:
+    """A Gradient line: ``inputs`` is the prompt that GradientModelAdapterLLM sends, followed by the answer.
+
+    ``structured=True`` marks the prompt as not trainable, so that only the answer is learned.
+    """
+    prompt, answer = gradient_prompt(example), example.answer_text()
+    if not structured:
+        return {"inputs": prompt + answer}
+    return {"inputs": [{"value": prompt, "trainable": False}, {"value": answer, "trainable": True}]}
+
+
+def gradient_prompt(example: Example) -> str:
+    """The text that a completion model is sent: a captured completion as it was, else the messages in one.
+
+    A schema that travelled beside the messages, as a tool or response format, is written into them where
+    LlamaIndex's text programs write it. That is what a GradientModelAdapterLLM with ``is_chat_model=True`` sends.
+    """
+    messages = _with_schema_text(example)
+    only = messages[0].content
+    if example.metadata.get("call") == "complete" and len(messages) == 1 and isinstance(only, str):
+        return only
+    return messages_to_prompt([message_from_wire(message.wire()) for message in messages])
+
+
+def _with_schema_text(example: Example) -> list[Message]:
+    messages = list(example.messages)
+    if example.transport == "text" or example.answer_schema is None:
+        return messages
+    index = 0 if messages[0].role == "system" else -1
+    content = messages[index].content
+    schema = json.dumps(example.answer_schema, ensure_ascii=False)
+    text = (
+        PYDANTIC_FORMAT_TMPL.format(schema=schema).replace("{", "{{").replace("}", "}}")
+    )  # as LlamaIndex sends it
+    if isinstance(content, str):
+        messages[index] = messages[index].model_copy(update={"content": f"{content}\n\n{text}"})
+    return messages

@@ -1,0 +1,65 @@
+"""The training files of others by name; each line is a pure function of an Example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from ..errors import ConfigurationError, DatasetError
+from ..example import Example
+from .openai import to_gradient, to_openai
+from .trl import to_trl_messages, to_trl_prompt_completion
+
+__all__ = ["to_query_response", "training_lines"]
+
+
+_LINE: dict[str, Callable[[Example], dict[str, Any]]] = {
+    "openai": to_openai,
+    "openai-functions": partial(to_openai, functions=True),
+    "gradient": to_gradient,
+    "gradient-structured": partial(to_gradient, structured=True),
+    "trl-messages": to_trl_messages,
+    "trl-prompt-completion": to_trl_prompt_completion,
+}
+
+
+def training_lines(examples: Iterable[Example], format: str) -> Iterator[str]:
+    """One JSON line an example; "query-response" is one line in all.
+
+    Raises ConfigurationError for a format that there is not, DatasetError for an example that does not fit.
+    """
+    if format == "query-response":
+        return iter([_dumped(to_query_response(examples))])
+    if format not in _LINE:
+        known = ", ".join(sorted([*_LINE, "query-response"]))
+        raise ConfigurationError(f"format: {format!r}, expected None (canonical Examples) or one of {known}")
+    return _lines(examples, _LINE[format], format)
+
+
+def _lines(
+    examples: Iterable[Example], to_line: Callable[[Example], dict[str, Any]], name: str
+) -> Iterator[str]:
+    for row, example in enumerate(examples):
+        try:
+            yield _dumped(to_line(example))
+        except ValueError as error:
+            raise DatasetError(f"example {row} ({example.id[:12]}) has no {name} form: {error}") from error
+
+
+def _dumped(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def to_query_response(examples: Iterable[Example]) -> dict[str, Any]:
+    """LlamaIndex's QueryResponseDataset: questions before retrieval and their answers, ids "0", "1", ...
+
+    Raises DatasetError for an example without ``query``.
+    """
+    queries, responses = {}, {}
+    for row, example in enumerate(examples):
+        if example.query is None:
+            raise DatasetError(f"example {row} ({example.id[:12]}) has no 'query', the question it answers")
+        queries[str(row)], responses[str(row)] = example.query, example.answer_text()
+    return {"queries": queries, "responses": responses}

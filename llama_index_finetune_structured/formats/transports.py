@@ -1,0 +1,126 @@
+"""An Example rendered for the transport that will serve it: json_schema, tools or text.
+
+Each way spells the schema out where LlamaIndex does at serving time: as ``response_format`` beside the
+messages, as a tool definition, or as text in the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
+
+from ..errors import DatasetError
+from ..example import Example, Message, Transport
+
+__all__ = ["render", "schema_prompt"]
+
+_TOOL_SCHEMA_KEYS = ("type", "properties", "required", "definitions", "$defs")
+# LlamaIndex describes the tool of a class without docstring by its own inner function.
+_UNDESCRIBED = "(*args: Any, **kwargs: Any) -> ~Model\nModel function."
+
+
+def render(example: Example, transport: Transport) -> Example:
+    """``example`` as it would have been asked and answered over ``transport``; the answer's JSON is kept.
+
+    "text" writes the schema into the prompt as LlamaIndex's PydanticOutputParser sends it (its doubled
+    braces included); "tools" makes one tool of it, and of the answer a call; "json_schema" leaves the
+    messages bare. Raises DatasetError without a schema, or where the answer is not one JSON value.
+    """
+    if example.transport == transport:
+        return example
+    if example.answer_schema is None:
+        raise DatasetError(
+            f"an example captured as {example.transport!r} without a schema cannot be rendered as "
+            f"{transport!r}; give its schema (FinetuneDataset.from_pairs(output_cls=...))"
+        )
+    bare = _bare(example, example.answer_schema)
+    if transport == "text":
+        return _as_text(bare, example.answer_schema)
+    return _as_tools(bare, example.answer_schema) if transport == "tools" else bare
+
+
+def schema_prompt(schema: dict[str, Any]) -> str:
+    """The text that PydanticOutputParser appends for ``schema``, character for character."""
+    text = PYDANTIC_FORMAT_TMPL.format(schema=json.dumps(schema, ensure_ascii=False))
+    return "\n\n" + text.replace("{", "{{").replace("}", "}}")
+
+
+def _bare(example: Example, schema: dict[str, Any]) -> Example:
+    """The json_schema form: neither schema text nor tools, the answer as JSON text."""
+    _require_json(example)
+    return example.model_copy(
+        update={
+            "messages": _without_schema(example, schema),
+            "answer": Message(role="assistant", content=example.answer_text(), weight=example.answer.weight),
+            "transport": "json_schema",
+            "schema_text": None,
+            "tools": None,
+            "tool_choice": None,
+            "parallel_tool_calls": None,
+            "response_format": None,
+        }
+    )
+
+
+def _require_json(example: Example) -> None:
+    if example.answer.tool_calls and len(example.answer.tool_calls) > 1:
+        raise DatasetError(
+            f"the answer calls {len(example.answer.tool_calls)} tools; only one call can be rendered "
+            "for another transport"
+        )
+    try:
+        example.answer_object()
+    except ValueError as error:
+        raise DatasetError(f"the answer is not one JSON value: {error}") from error
+
+
+def _without_schema(example: Example, schema: dict[str, Any]) -> tuple[Message, ...]:
+    if example.transport != "text":
+        return example.messages
+    spelled = [text for text in (example.schema_text, schema_prompt(schema)) if text]
+    for index, message in enumerate(example.messages):
+        for text in spelled:
+            if isinstance(message.content, str) and text in message.content:
+                cut = message.model_copy(update={"content": message.content.replace(text, "", 1)})
+                return (*example.messages[:index], cut, *example.messages[index + 1 :])
+    raise DatasetError(
+        "the schema's text was not found in the prompt, so it cannot be taken out; set schema_text to it"
+    )
+
+
+def _as_text(bare: Example, schema: dict[str, Any]) -> Example:
+    index = 0 if bare.messages[0].role == "system" else len(bare.messages) - 1
+    message, text = bare.messages[index], schema_prompt(schema)
+    if not isinstance(message.content, str):
+        raise DatasetError(f"messages[{index}] holds parts, not text; the schema cannot be written into it")
+    written = message.model_copy(update={"content": message.content + text})
+    messages = (*bare.messages[:index], written, *bare.messages[index + 1 :])
+    return bare.model_copy(update={"messages": messages, "transport": "text", "schema_text": text})
+
+
+def _as_tools(bare: Example, schema: dict[str, Any]) -> Example:
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(schema.get("title") or bare.schema_name or "answer"))
+    parameters = {key: value for key, value in schema.items() if key in _TOOL_SCHEMA_KEYS}
+    parameters["additionalProperties"] = False
+    function = {
+        "name": name,
+        "description": schema.get("description") or f"{schema.get('title') or name}{_UNDESCRIBED}",
+        "parameters": parameters,
+    }
+    call = {
+        "id": f"call_{bare.id[:24]}",
+        "type": "function",
+        "function": {"name": name, "arguments": bare.answer_text()},
+    }
+    return bare.model_copy(
+        update={
+            "answer": Message(role="assistant", tool_calls=[call], weight=bare.answer.weight),
+            "transport": "tools",
+            "tools": [{"type": "function", "function": function}],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+        }
+    )

@@ -1,0 +1,69 @@
+"""``export_adapter``: one adapter, four formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import ConfigurationError, MissingDependencyError
+from ..model.adapter import AdapterCard, card_of, read_card
+from ..model.base_models import BaseModel, resolve
+
+__all__ = ["FORMATS", "export_adapter"]
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "merged": ("bf16", "f16", "f32"),
+    "gguf": ("q8_0", "f16", "bf16", "f32"),
+    "gguf-adapter": ("f32", "f16"),
+    "gguf-base": ("q8_0", "f16", "bf16", "f32"),
+}
+"""Format -> the types its weights can have, the default first."""
+
+
+def export_adapter(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    format: str = "merged",
+    dtype: str | None = None,
+    base_model: str | Path | None = None,
+) -> Path:
+    """Write an adapter that ``LoraFinetuneEngine`` made for other programs to read; returns ``output``.
+
+    ``format``: ``merged``, a transformers folder with tokenizer and chat template (vLLM, SGLang, transformers);
+    ``gguf``, the merged model as one file (llama.cpp, Ollama); ``gguf-adapter``, the LoRA weights alone, for
+    llama.cpp's ``--lora`` on top of ``gguf-base``, the base model alone. Weights are merged in fp32, then cast to
+    ``dtype`` (see FORMATS). ``base_model``: where the base is now, if not where it was trained from.
+    Raises ConfigurationError for a wrong base or format, an architecture that GGUF export does not know, or an
+    ``output`` that exists; EngineError for a full disk. Holds the model in fp32 in memory.
+    """
+    if format not in FORMATS:
+        raise ConfigurationError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    dtype = dtype or FORMATS[format][0]
+    if dtype not in FORMATS[format]:
+        raise ConfigurationError(f"dtype {dtype!r}: {format} can be {', '.join(FORMATS[format])}")
+    folder, target = Path(adapter), Path(output)
+    if target.exists():
+        raise ConfigurationError(f"{target}: exists already; choose another output, or remove it first")
+    card = read_card(folder)
+    base = resolve(base_model if base_model is not None else card.base_model)
+    card_of(folder, base)
+    try:
+        _write(folder, card, base, target, format, dtype)
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", "local", "Exporting an adapter") from error
+    return target
+
+
+def _write(adapter: Path, card: AdapterCard, base: BaseModel, target: Path, format: str, dtype: str) -> None:
+    from .merged import merged_model, save_merged
+
+    if format == "merged":
+        save_merged(merged_model(base, adapter), base, card, target, dtype)
+    elif format == "gguf-adapter":
+        from .gguf_adapter import save_adapter_gguf
+
+        save_adapter_gguf(adapter, base, target, dtype)
+    else:
+        from .gguf_model import save_gguf
+
+        save_gguf(merged_model(base, adapter if format == "gguf" else None), base, target, dtype)

@@ -1,0 +1,40 @@
+"""The LoRA weights alone as GGUF, for llama.cpp's ``--lora``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from ..model.adapter import WEIGHTS
+from ..model.base_models import BaseModel
+from ..train.checkpoints import read_json
+from .gguf_layout import GgufLayout
+from .gguf_model import write_tensors
+from .placing import placed
+
+__all__ = ["save_adapter_gguf"]
+
+_PREFIX = "base_model.model."
+
+
+def save_adapter_gguf(adapter: Path, base: BaseModel, target: Path, dtype: str) -> None:
+    """Write ``NAME.lora_a`` [rank, in] and ``NAME.lora_b`` [out, rank] of every adapted layer."""
+    layout = GgufLayout(AutoConfig.from_pretrained(base.path, trust_remote_code=False))
+    tensors = {}
+    for key, weight in load_file(adapter / WEIGHTS).items():
+        module, _, part = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
+        tensor = f"{module}.weight"
+        ordered = layout.rows(tensor, weight) if part == "B" else weight
+        tensors[f"{layout.name(tensor)}.lora_{part.lower()}"] = ordered
+    with placed(target) as path:
+        writer = gguf.GGUFWriter(path, layout.arch_name)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_name(target.stem)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(
+            gguf.Keys.Adapter.LORA_ALPHA, float(read_json(adapter / "adapter_config.json")["lora_alpha"])
+        )
+        write_tensors(writer, tensors, dtype)

@@ -1,0 +1,116 @@
+"""A whole model as one GGUF file, written one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import torch
+
+from ...errors import ConfigurationError
+from ..model.base_models import BaseModel, gguf_source, load_tokenizer
+from .gguf_layout import GgufLayout
+from .gguf_tokenizer import pre_tokenizer, write_tokenizer
+from .placing import placed
+
+__all__ = ["TYPES", "save_gguf", "write_tensors"]
+
+TYPES = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+}
+_REWRITTEN = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
+
+
+def save_gguf(model: Any, base: BaseModel, target: Path, dtype: str) -> None:
+    """Write the model with its tokenizer and chat template. A base that came as GGUF keeps its metadata."""
+    layout = GgufLayout(model.config)
+    tensors, tokenizer = dict(layout.tensors(model)), load_tokenizer(base)
+    source = gguf_source(base)
+    with placed(target) as path:
+        writer = gguf.GGUFWriter(path, layout.arch_name)
+        if source is None:
+            writer.add_type(gguf.GGUFType.MODEL)
+            writer.add_name(target.stem)
+            layout.write_parameters(writer)
+            write_tokenizer(writer, base.path, tokenizer, model.config.vocab_size)
+        else:
+            reader = gguf.GGUFReader(source)
+            _copy_metadata(writer, reader, layout, pre_tokenizer(tokenizer))
+            tensors |= _other_tensors(reader, tensors)
+        writer.add_file_type(TYPES[dtype][1])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        write_tensors(writer, tensors, dtype)
+
+
+def write_tensors(writer: Any, tensors: Mapping[str, torch.Tensor], dtype: str) -> None:
+    """Write header, metadata and tensors, and close the file. Norms and biases stay fp32."""
+    types = {name: _type(weight, dtype) for name, weight in tensors.items()}
+    for name, weight in tensors.items():
+        bytes_, shape = _size(weight, types[name])
+        writer.add_tensor_info(name, shape, numpy.dtype("float32"), bytes_, raw_dtype=types[name])
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, weight in tensors.items():
+            writer.write_tensor_data(_cast(name, weight, types[name]))
+    finally:
+        writer.close()
+
+
+def _type(weight: torch.Tensor, dtype: str) -> Any:
+    if weight.dim() < 2:
+        return gguf.GGMLQuantizationType.F32
+    wanted = TYPES[dtype][0]
+    fits = weight.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
+    return wanted if fits else gguf.GGMLQuantizationType.F16
+
+
+def _size(weight: torch.Tensor, kind: Any) -> tuple[int, list[int]]:
+    block, bytes_ = gguf.GGML_QUANT_SIZES[kind]
+    return weight.numel() // block * bytes_, list(weight.shape)
+
+
+def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]:
+    values = numpy.ascontiguousarray(weight.detach().float().numpy())
+    if kind == gguf.GGMLQuantizationType.F16 and numpy.abs(values).max() > numpy.finfo(numpy.float16).max:
+        raise ConfigurationError(f"{name} does not fit into f16: export as bf16, f32 or q8_0")
+    cast: numpy.ndarray[Any, Any] = gguf.quants.quantize(values, kind)
+    return cast
+
+
+def _copy_metadata(writer: Any, source: Any, layout: GgufLayout, pre: str | None) -> None:
+    """Copy what the base's own file says, but tokens as training had them: transformers' way to cut text, no BOS."""
+    if (found := source.fields["general.architecture"].contents()) != layout.arch_name:
+        raise ConfigurationError(
+            f"the base's GGUF file is a {found} model, and it was loaded as {layout.arch_name}"
+        )
+    changed = {gguf.Keys.Tokenizer.ADD_BOS: False} | ({gguf.Keys.Tokenizer.PRE: pre} if pre else {})
+    for key, field in source.fields.items():
+        if not key.startswith(_REWRITTEN):
+            sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, changed.get(key, field.contents()), field.types[0], sub_type)
+
+
+def _other_tensors(source: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the base's file holds beside the model's own tensors, such as rope factors.
+
+    Raises ConfigurationError where the model and the file it came from differ in shape.
+    """
+    rest = {}
+    for tensor in source.tensors:
+        shape = [int(size) for size in reversed(tensor.shape)]
+        if tensor.name not in tensors:
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            rest[tensor.name] = torch.from_numpy(numpy.array(values).reshape(shape))
+        elif list(tensors[tensor.name].shape) != shape:
+            raise ConfigurationError(
+                f"{tensor.name}: {shape} in the base's GGUF file, another shape in the model"
+            )
+    return rest

@@ -1,0 +1,93 @@
+"""A tokenizer's vocabulary, merges, special tokens and chat template as GGUF metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from ...errors import ConfigurationError
+from ..model.prompts import chat_template, stop_token_id
+
+__all__ = ["pre_tokenizer", "write_tokenizer"]
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# How a tokenizer cuts text before it merges bytes -> llama.cpp's name for that way.
+_PRE_TOKENIZERS: dict[tuple[str, ...], str] = {
+    ("bytes",): "gpt-2",
+    ("digits", "bytes"): "smollm",
+    (_WORDS % r"\p{N}{1,3}", "raw bytes"): "llama-bpe",
+    (_WORDS % r"\p{N}", "raw bytes"): "qwen2",
+}
+
+
+def write_tokenizer(writer: Any, folder: Path, tokenizer: Any, vocabulary: int) -> None:
+    """Write a byte-level BPE tokenizer. Raises ConfigurationError for other kinds."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    pre = pre_tokenizer(tokenizer)
+    if backend["model"]["type"] != "BPE" or backend["model"].get("byte_fallback") or pre is None:
+        raise ConfigurationError(
+            f"{folder}: GGUF export knows the byte-level BPE tokenizers of GPT-2, SmolLM2, Llama 3 and Qwen2/3, and "
+            "this is another. Export as 'merged' and convert that folder with llama.cpp's convert_hf_to_gguf.py"
+        )
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    tokens, types = _tokens(tokenizer, vocabulary)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]])
+    _write_special_tokens(writer, tokenizer)
+
+
+def pre_tokenizer(tokenizer: Any) -> str | None:
+    """llama.cpp's name for how the tokenizer cuts text before it merges bytes; None where it has none we know."""
+    whole = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
+    return _PRE_TOKENIZERS.get(tuple(map(_cut, whole.get("pretokenizers", [whole]))))
+
+
+def _cut(step: dict[str, Any]) -> str:
+    kind = step.get("type")
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return "bytes" if step.get("use_regex", True) else "raw bytes"
+    if kind == "Digits" and step.get("individual_digits"):
+        return "digits"
+    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        return str(step["pattern"].get("Regex"))
+    return f"unknown: {kind}"
+
+
+def _tokens(tokenizer: Any, vocabulary: int) -> tuple[list[str], list[int]]:
+    by_id = {number: text for text, number in tokenizer.get_vocab().items()}
+    added = tokenizer.added_tokens_decoder
+    tokens: list[str] = []
+    types: list[int] = []
+    for number in range(vocabulary):
+        tokens.append(by_id.get(number, f"[PAD{number}]"))
+        if number not in by_id:
+            types.append(gguf.TokenType.UNUSED)
+        elif number in added:
+            types.append(gguf.TokenType.CONTROL if added[number].special else gguf.TokenType.USER_DEFINED)
+        else:
+            types.append(gguf.TokenType.NORMAL)
+    return tokens, types
+
+
+def _write_special_tokens(writer: Any, tokenizer: Any) -> None:
+    stop = stop_token_id(tokenizer)
+    ids = {
+        "bos": tokenizer.bos_token_id,
+        "eos": stop if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+        "eot": stop,
+        "unk": tokenizer.unk_token_id,
+        "pad": tokenizer.pad_token_id,
+    }
+    for name, number in ids.items():
+        if number is not None:
+            getattr(writer, f"add_{name}_token_id")(number)
+    writer.add_add_space_prefix(False)
+    # Prompts are trained with the tokens of the chat template and no other.
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(chat_template(tokenizer))

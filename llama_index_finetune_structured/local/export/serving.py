@@ -1,0 +1,107 @@
+"""Commands that serve an adapter or an export over OpenAI's protocol: rendered here, run by the user."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import ConfigurationError
+from ..model.adapter import WEIGHTS, read_card
+from ..model.base_models import BaseModel, context_window, gguf_source, resolve
+from ..train.checkpoints import read_json
+
+__all__ = ["SERVERS", "ServingCommand", "serving_commands"]
+
+_HOST = "127.0.0.1"
+SERVERS = {"vllm": 8000, "sglang": 30000, "llama.cpp": 8080}
+"""Servers that a command can be rendered for, and the port each listens on."""
+# Ranks that --max-lora-rank takes: https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/config/lora.py
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class ServingCommand:
+    """The arguments to run, and what ``served_llm`` then needs: the model's name and the ``api_base``."""
+
+    arguments: tuple[str, ...]
+    model: str
+    api_base: str
+
+    def __str__(self) -> str:
+        return shlex.join(self.arguments)
+
+
+def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, ServingCommand]:
+    """How to serve an adapter folder, a merged folder or a GGUF file as ``name``; by server.
+
+    vLLM and SGLang take folders, llama.cpp takes GGUF files (also an adapter's own base, where that is one).
+    Raises ConfigurationError for anything else. Bound to loopback: put a proxy with a key before it.
+    """
+    if ":" in name or "=" in name:
+        raise ConfigurationError(f"name {name!r}: servers use ':' and '=' to part names; leave them out")
+    path = Path(model)
+    if path.is_file() and path.suffix == ".gguf":
+        return {"llama.cpp": _command("llama.cpp", name, "llama-server", "--model", str(path))}
+    if (path / WEIGHTS).is_file():
+        return _of_adapter(path, name)
+    if (path / "config.json").is_file():
+        window = context_window(BaseModel(str(path), path, ""))
+        return {
+            "vllm": _command("vllm", name, *_vllm(path, name, window)),
+            "sglang": _command("sglang", name, *_sglang(path, name, window)),
+        }
+    raise ConfigurationError(f"{path}: expected an adapter folder, a merged folder or a .gguf file")
+
+
+def _of_adapter(adapter: Path, name: str) -> dict[str, ServingCommand]:
+    base = resolve(read_card(adapter).base_model)
+    rank = int(read_json(adapter / "adapter_config.json")["r"])
+    source, window = gguf_source(base), context_window(base)
+    named = f"{name}={adapter.resolve()}"
+    lora = ("--enable-lora", "--lora-modules", named, "--max-lora-rank", str(_vllm_rank(rank)))
+    paths = (
+        "--enable-lora",
+        "--lora-paths",
+        named,
+        "--max-lora-rank",
+        str(rank),
+        "--max-loras-per-batch",
+        "1",
+    )
+    commands = {
+        "vllm": _command("vllm", name, *_vllm(base.path, f"{name}-base", window), *lora),
+        "sglang": _command(
+            "sglang", f"{name}-base:{name}", *_sglang(base.path, f"{name}-base", window), *paths
+        ),
+    }
+    if source is not None:
+        lora_gguf = ("llama-server", "--model", str(source), "--lora", f"{name}.gguf")
+        commands["llama.cpp"] = _command("llama.cpp", name, *lora_gguf)
+    return commands
+
+
+def _vllm(folder: Path, name: str, window: int) -> tuple[str, ...]:
+    return ("vllm", "serve", str(folder), "--served-model-name", name, "--max-model-len", str(window))
+
+
+def _sglang(folder: Path, name: str, window: int) -> tuple[str, ...]:
+    launch = ("python", "-m", "sglang.launch_server", "--model-path", str(folder))
+    return (*launch, "--served-model-name", name, "--context-length", str(window))
+
+
+def _vllm_rank(rank: int) -> int:
+    """vLLM reserves room for one of a few ranks: the next one up."""
+    fitting = [allowed for allowed in _VLLM_RANKS if allowed >= rank]
+    if not fitting:
+        raise ConfigurationError(
+            f"rank {rank}: vLLM serves LoRA up to rank {_VLLM_RANKS[-1]}; export as 'merged'"
+        )
+    return fitting[0]
+
+
+def _command(server: str, name: str, *arguments: str) -> ServingCommand:
+    port = SERVERS[server]
+    alias = ("--alias", name) if server == "llama.cpp" else ()
+    where = ("--host", _HOST, "--port", str(port))
+    return ServingCommand((*arguments, *alias, *where), name, f"http://{_HOST}:{port}/v1")

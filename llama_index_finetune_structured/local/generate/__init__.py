@@ -1,0 +1,1 @@
+"""Prompts -> answers, many at once, held to their schema."""

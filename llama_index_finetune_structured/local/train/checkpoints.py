@@ -1,0 +1,80 @@
+"""Checkpoints that are whole or not there: safetensors and JSON in a folder that is renamed into place."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CheckpointError
+from ...files import UNFINISHED, replacing, replacing_folder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["newest_checkpoint", "read_json", "remove_unfinished", "save_checkpoint", "write_json"]
+
+_NAME = re.compile(r"checkpoint-(\d{8})")
+_STATE, _TENSORS = "state.json", "state.safetensors"
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], *, keep: int = 2
+) -> Path:
+    """Write ``checkpoint-<step>`` atomically and drop all but the newest ``keep``. Raises CheckpointError."""
+    from safetensors.torch import save_file
+
+    target = folder / f"checkpoint-{step:08d}"
+    try:
+        with replacing_folder(target) as unfinished:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / _TENSORS)
+            (unfinished / _STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+    except Exception as error:  # safetensors raises its own error type for a full disk
+        raise CheckpointError(
+            f"{target}: could not be written ({error}). Nothing was corrupted: free disk space or mend the "
+            "folder's permissions and run finetune() again, it goes on from the newest complete checkpoint."
+        ) from error
+    for old in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """Tensors and state of the newest checkpoint that reads whole; broken ones are passed over."""
+    from safetensors.torch import load_file
+
+    for path in reversed(_checkpoints(folder)):
+        try:
+            return load_file(path / _TENSORS), read_json(path / _STATE)
+        except Exception:  # a folder cut off by a crash: whatever it raises, an older one serves
+            continue
+    return None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed saves left in a run's folder."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to ``path``, whole or not at all."""
+    with replacing(path) as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises ValueError where it is anything else."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return value
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))

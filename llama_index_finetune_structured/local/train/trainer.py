@@ -1,0 +1,173 @@
+"""The training loop: seeded batches, AdamW, checkpoints, exact resume, a clean stop at Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import get_cosine_schedule_with_warmup
+
+from ...errors import CheckpointError
+from ..model.devices import release_idle_threads
+from .batches import batches
+from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
+from .distributed import Ranks
+from .fused_linear import fuse_lora
+from .loss import AnswerLoss
+from .packing import Row
+from .settings import LoraSettings
+
+__all__ = ["Trainer", "TrainingLog"]
+
+_WARMUP_SHARE = 0.05
+_GRADIENT_NORM = 1.0
+
+
+@dataclass
+class TrainingLog:
+    """One entry a step: loss, learning rate, seconds; and validation losses by step."""
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains the LoRA weights of a PEFT model on rows, in a folder that holds its checkpoints."""
+
+    def __init__(
+        self, model: Any, rows: Sequence[Row], settings: LoraSettings, folder: Path, *, fingerprint: str
+    ) -> None:
+        self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
+        self.fingerprint, self.ranks = fingerprint, Ranks()
+        fuse_lora(model)
+        self.loss = AnswerLoss.of(model)
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
+        self.epochs = settings.epochs_for(len(rows))
+        self.total_steps = len(list(self._batches()))
+        self.steps_per_epoch = self.total_steps // self.epochs
+        self.schedule = get_cosine_schedule_with_warmup(
+            self.optimizer, max(1, round(_WARMUP_SHARE * self.total_steps)), self.total_steps
+        )
+        self.step, self.log = 0, TrainingLog()
+        self._resume()
+
+    def run(
+        self, validation: Sequence[Row] = (), on_step: Callable[[dict[str, float]], None] = lambda _: None
+    ) -> TrainingLog:
+        """Train the steps that are left. Ctrl-C finishes the step, saves and raises KeyboardInterrupt."""
+        every = self.settings.checkpoint_steps or max(1, self.total_steps // 10)
+        with _stop_requests() as stop:
+            for batch in list(self._batches())[self.step :]:
+                on_step(self._train_step(batch))
+                if self.step % self.steps_per_epoch == 0 and validation:
+                    loss = self.ranks.mean(self.loss, validation)
+                    self.log.validation.append({"step": self.step, "loss": loss})
+                stopped = self.ranks.any(stop.is_set())
+                if stopped or self.step % every == 0 or self.step == self.total_steps:
+                    self._save()
+                if stopped and self.step < self.total_steps:
+                    raise KeyboardInterrupt(
+                        f"stopped after step {self.step} of {self.total_steps}, and saved"
+                    )
+        release_idle_threads()
+        return self.log
+
+    def _batches(self) -> Iterator[list[Row]]:
+        """Every row once an epoch, in an order that seed and epoch alone decide."""
+        for epoch in range(self.epochs):
+            yield from batches(self.rows, self.settings.batch_size, seed=f"{self.settings.seed}:{epoch}")
+
+    def _train_step(self, batch: list[Row]) -> dict[str, float]:
+        started = time.perf_counter()
+        rate = self.schedule.get_last_lr()[0]
+        loss = self.ranks.backward(self.loss, batch, self.weights)
+        torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        entry = {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": rate,
+            "seconds": time.perf_counter() - started,
+        }
+        self.log.steps.append(entry)
+        return entry
+
+    def _save(self) -> None:
+        if not self.ranks.is_first:
+            return
+        tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
+        for n, weight in enumerate(self.weights):
+            tensors |= {f"optimizer.{n}.{key}": value for key, value in self.optimizer.state[weight].items()}
+        schedule = {key: v for key, v in self.schedule.state_dict().items() if key != "lr_lambdas"}
+        state = {
+            "fingerprint": self.fingerprint,
+            "schedule": schedule,
+            "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
+            "log": {"steps": self.log.steps, "validation": self.log.validation},
+        }
+        save_checkpoint(self.folder, self.step, tensors, state)
+
+    def _resume(self) -> None:
+        if self.ranks.is_first:
+            for folder in (self.folder, self.folder.parent):
+                remove_unfinished(folder)
+        found = newest_checkpoint(self.folder)
+        if found is None:
+            return
+        tensors, state = found
+        if state["fingerprint"] != self.fingerprint:
+            raise CheckpointError(f"{self.folder}: its checkpoints are of another run")
+        adapter = {
+            key.removeprefix("adapter."): t for key, t in tensors.items() if key.startswith("adapter.")
+        }
+        set_peft_model_state_dict(self.model, adapter)
+        moments: dict[int, dict[str, torch.Tensor]] = {n: {} for n in range(len(self.weights))}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, n, name = key.split(".")
+                moments[int(n)][name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        for group, rate in zip(groups, state["learning_rates"], strict=True):
+            group["lr"] = rate
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})  # to the weights' device
+        self.schedule.load_state_dict(
+            {**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)}
+        )
+        self.step, self.log = state["step"], TrainingLog(**state["log"])
+
+
+def _adapter(model: Any) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second interrupts at once, as Ctrl-C always did."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def request(_number: int, _frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)

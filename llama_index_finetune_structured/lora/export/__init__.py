@@ -1,5 +1,0 @@
-"""Adapters in the formats that other programs read: merged safetensors and GGUF."""
-
-from .front import FORMATS, export_adapter
-
-__all__ = ["FORMATS", "export_adapter"]

@@ -1,0 +1,257 @@
+"""Fast decoding is invisible in its answers: rows that join and leave, kept prefixes and guesses change no token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import llguidance
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from llama_index_finetune_structured.local.generate.decoders import SlotDecoder
+from llama_index_finetune_structured.local.generate.engine import Generator
+from llama_index_finetune_structured.local.generate.flat_attention import Layout
+from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
+from llama_index_finetune_structured.local.generate.kv_cache import SlotModel
+from llama_index_finetune_structured.local.generate.request import Request
+from llama_index_finetune_structured.local.generate.sampling import Sampling
+from tests import tiny
+
+STOP, PAD = 1, 1
+KINDS = ["llama", "qwen2", "gemma2", "gpt2"]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "score": {"type": "number"},
+        "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "maxItems": 4},
+    },
+    "required": ["name", "score", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def grammar() -> AnswerGrammar:
+    found = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP).get(SCHEMA)
+    assert found is not None
+    return found
+
+
+def _prompts(count: int, seed: int = 0) -> list[tuple[int, ...]]:
+    """Prompts of unlike lengths; most begin alike, some say the same thing again and again."""
+    draw = random.Random(seed)
+    shared = tuple(draw.randrange(2, 258) for _ in range(70))
+    word = tuple(draw.randrange(2, 258) for _ in range(5))
+    prompts = []
+    for n in range(count):
+        own = tuple(draw.randrange(2, 258) for _ in range(draw.randrange(1, 40)))
+        prompts.append((shared if n % 4 else ()) + own + word * (n % 3))
+    return prompts
+
+
+class _Plain(LogitsProcessor):
+    """The textbook way: the whole mask of every token, by a matcher of its own."""
+
+    def __init__(self, grammar: AnswerGrammar, prompt: int, limit: int) -> None:
+        self._run, self._prompt = grammar.start(limit), prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] > self._prompt:
+            self._run.take(int(input_ids[0, -1]))
+        return scores.masked_fill(~self._run.mask(), float("-inf"))
+
+
+def _plainly(model: Any, prompt: tuple[int, ...], limit: int, grammar: AnswerGrammar | None) -> list[int]:
+    """One row, no guesses, no cache of prefixes: transformers' own greedy decoding."""
+    ids = torch.tensor([prompt])
+    held = LogitsProcessorList([] if grammar is None else [_Plain(grammar, len(prompt), limit)])
+    with torch.inference_mode():
+        said = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=limit,
+            do_sample=False,
+            eos_token_id=STOP,
+            pad_token_id=PAD,
+            logits_processor=held,
+        )[0, len(prompt) :].tolist()
+    return said[: said.index(STOP)] if STOP in said else said
+
+
+def _generator(model: Any, batch_size: int = 4) -> Generator:
+    return Generator(model, stop_ids=[STOP], pad_id=PAD, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("constrained", [False, True])
+def test_answers_are_those_of_plain_greedy_decoding(
+    kind: str, constrained: bool, grammar: AnswerGrammar
+) -> None:
+    model = tiny.model(kind).eval()
+    held = grammar if constrained else None
+    expected = {prompt: _plainly(model, prompt, 200, held) for prompt in _prompts(7)}
+    generator = _generator(model)
+    assert isinstance(generator._decoder, SlotDecoder)
+    for _ in range(2):  # the second time with every prefix known and every answer remembered
+        asked = [generator.submit(Request(prompt, 200, grammar=held)) for prompt in expected]
+        assert [list(answer.result().tokens) for answer in asked] == list(expected.values())
+
+
+class _Forwards:
+    """Rows and tokens of each forward of a model."""
+
+    def __init__(self, model: Any) -> None:
+        self.shapes: list[tuple[int, int]] = []
+        self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.shapes.append(tuple(kwargs["input_ids"].shape))
+
+    @property
+    def tokens(self) -> int:
+        return sum(rows * tokens for rows, tokens in self.shapes)
+
+
+@pytest.fixture
+def model() -> Any:
+    return tiny.model("llama").eval()
+
+
+@pytest.fixture
+def forwards(model: Any) -> Iterator[_Forwards]:
+    seen = _Forwards(model)
+    yield seen
+    seen._hook.remove()
+
+
+def test_an_answer_that_was_given_before_takes_far_fewer_forwards(
+    model: Any, forwards: _Forwards, grammar: AnswerGrammar
+) -> None:
+    generator, prompt = _generator(model), _prompts(2)[1]
+    forwards.shapes.clear()
+    first = generator.submit(Request(prompt, 200, grammar=grammar)).result()
+    before = len(forwards.shapes)
+    assert first.finish_reason == "stop"
+    assert generator.submit(Request(prompt, 200, grammar=grammar)).result() == first
+    assert len(forwards.shapes) - before < len(first.tokens) / 3
+
+
+def test_a_known_prompt_is_not_read_again(model: Any, forwards: _Forwards) -> None:
+    generator, prompt = _generator(model), _prompts(2)[1]
+    for _ in range(2):
+        forwards.shapes.clear()
+        generator.submit(Request(prompt, 1)).result()
+    assert forwards.shapes == [(1, 1)]
+
+
+def test_what_unlike_prompts_share_is_read_once(model: Any, forwards: _Forwards) -> None:
+    generator = _generator(model)
+    shared = tuple(range(2, 102))
+    forwards.shapes.clear()
+    asked = [generator.submit(Request((*shared, 200 + n, 7), 1)) for n in range(4)]
+    for answer in asked:
+        answer.result()
+    assert forwards.tokens == 102 + 3 * 2
+
+
+def test_logits_after_a_kept_prefix_are_those_without_it(model: Any) -> None:
+    slots, prompt = SlotModel(model), _prompts(2)[1]
+    with torch.inference_mode():
+        whole = slots.read(0, prompt, 0)
+        pieces = [slots.save(0, 0, 30), slots.save(0, 30, 61)]
+        slots.release()
+        assert slots.load(2, pieces) == 61
+        rest = slots.read(2, prompt, 61)
+        plain = model(input_ids=torch.tensor([prompt]), position_ids=None, **_layout(prompt)).logits[0, -1]
+    assert torch.allclose(whole, rest, atol=1e-5)
+    assert torch.allclose(whole, plain, atol=1e-5)
+
+
+def _layout(prompt: tuple[int, ...]) -> dict[str, Any]:
+    """A forward without any cache: the keys are those of this forward alone."""
+    return {"layout": Layout(0, [0], [len(prompt)], torch.device("cpu")), "use_cache": False}
+
+
+def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) -> None:
+    prompts = _prompts(24, seed=9)
+    expected = [_plainly(model, prompt, 25, None) for prompt in prompts]
+    generator = _generator(model, batch_size=3)
+
+    def ask(n: int) -> list[int] | None:
+        request = Request(prompts[n], 25)
+        if n % 5 == 0:
+            request.on_token = lambda _: setattr(request, "cancelled", True)
+        answer = [*generator.submit(request).result().tokens]
+        return None if request.cancelled else answer
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [*pool.map(ask, range(24))]
+    assert [a for a in answers if a is not None] == [e for n, e in enumerate(expected) if n % 5]
+
+
+def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, compiled = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP), []
+    compile_one = cache._compile
+    monkeypatch.setattr(cache, "_compile", lambda *given: compiled.append(1) or compile_one(*given))
+    with ThreadPoolExecutor(8) as pool:
+        found = {id(grammar) for grammar in pool.map(cache.get, [SCHEMA] * 16)}
+    assert len(found) == len(compiled) == 1
+
+
+def test_drawn_answers_go_beside_greedy_ones_and_a_seed_repeats_them(model: Any) -> None:
+    generator, prompt = _generator(model), _prompts(2)[1]
+
+    def ask(sampling: Sampling) -> Any:
+        return generator.submit(Request(prompt, 30, sampling))
+
+    hot = Sampling(temperature=1.5, seed=3)
+    greedy, first, second, other = (
+        ask(s).result().tokens for s in (Sampling(), hot, hot, Sampling(temperature=1.5, seed=4))
+    )
+    together = [ask(s) for s in (hot, Sampling(), hot)]
+    assert [answer.result().tokens for answer in together] == [first, greedy, first]
+    assert first == second
+    assert len({greedy, first, other}) == 3
+    assert ask(Sampling(temperature=1.5, top_k=1)).result().tokens == greedy
+    assert ask(Sampling(temperature=1.5, top_p=1e-6)).result().tokens == greedy
+
+
+def test_a_lazy_check_of_one_token_agrees_with_the_whole_mask(grammar: AnswerGrammar) -> None:
+    draw = random.Random(5)
+    for _ in range(20):
+        run = grammar.start(10_000)
+        for _ in range(60):
+            allowed = run.mask()
+            tried = [*draw.sample(range(258), 20), STOP]
+            assert [run.allows(token) for token in tried] == allowed[tried].tolist()
+            token = draw.choice(allowed.nonzero()[:, 0].tolist())
+            run.take(token)
+            if token == STOP:
+                break
+
+
+def test_a_model_with_more_state_than_keys_and_values_answers_all_the_same(grammar: AnswerGrammar) -> None:
+    from transformers import AutoModelForCausalLM, Lfm2Config
+
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention"], pad_token_id=PAD, eos_token_id=STOP,
+        bos_token_id=0,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    prompts = _prompts(5)
+    expected = [_plainly(model, prompt, 60, grammar) for prompt in prompts]
+    generator = _generator(model)
+    asked = [generator.submit(Request(prompt, 60, grammar=grammar)) for prompt in prompts]
+    assert [list(answer.result().tokens) for answer in asked] == expected
+
+
+def test_the_version_of_llguidance_has_what_is_used() -> None:
+    for name in ("validate_tokens", "deep_copy", "is_accepting", "consume_token"):
+        assert hasattr(llguidance.LLMatcher, name)

@@ -1,0 +1,49 @@
+"""The fused LoRA layers compute what peft's own do."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.train.fused_linear import fuse_lora
+from llama_index_finetune_structured.local.train.loss import AnswerLoss
+from llama_index_finetune_structured.local.train.packing import Row
+from tests import tiny
+
+ROWS = [Row((5, 6, 7, 8), (20, 21)), Row((5, 6, 9), (23,))]
+
+
+def _gradients(model: object) -> tuple[float, list[torch.Tensor]]:
+    loss = AnswerLoss(model, packed=False).backward(ROWS)
+    return loss, [weight.grad for weight in model.parameters() if weight.grad is not None]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_fused_layers_give_the_gradients_of_peft(kind: str) -> None:
+    model = add_lora(tiny.in_fp64(tiny.model(kind).eval()), rank=4, alpha=8).double()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    fused = copy.deepcopy(model)
+    assert fuse_lora(fused) == 14
+    own_loss, own = _gradients(model)
+    fused_loss, ours = _gradients(fused)
+    assert fused_loss == pytest.approx(own_loss, rel=1e-12)
+    assert len(ours) == len(own) == 28
+    for theirs, mine in zip(own, ours, strict=True):
+        assert float((theirs - mine).norm()) <= 1e-12 * float(theirs.norm())
+
+
+def test_frozen_bf16_weights_keep_fp32_gradients_for_lora() -> None:
+    model = add_lora(tiny.model("llama").bfloat16(), rank=4, alpha=8)
+    assert fuse_lora(model) == 14
+    _, gradients = _gradients(model)
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+
+
+def test_transposed_layers_keep_their_own_forward() -> None:
+    model = add_lora(tiny.model("gpt2"), rank=4, alpha=8)
+    assert fuse_lora(model) == 0

@@ -1,0 +1,139 @@
+"""The prompt: the schema in the leading system message, the answer's end learned, nothing else trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import BaseModel
+
+from llama_index_finetune_structured import Example, Message
+from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.local.model.answers import answer_text
+from llama_index_finetune_structured.local.model.prompts import serving_messages, stop_token_id, to_row
+from tests import tiny
+
+SCHEMA = {
+    "title": "Book",
+    "type": "object",
+    "properties": {"title": {"title": "Title", "type": "string"}, "year": {"type": "integer"}},
+    "required": ["title", "year"],
+}
+
+
+def _example(*messages: Message, answer: str = '{"year": 1, "title": "é"}', **more: object) -> Example:
+    return Example.model_validate(
+        {
+            "messages": messages,
+            "answer": Message(role="assistant", content=answer),
+            "answer_schema": SCHEMA,
+            **more,
+        }
+    )
+
+
+def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
+    system, user = serving_messages(
+        [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA
+    )
+    assert system["content"].startswith("Be brief.\n\n")
+    assert user == {"role": "user", "content": "Q"}
+    spelled = json.loads(system["content"].splitlines()[-1])
+    assert "title" not in spelled, "generated titles cost tokens"
+    assert "title" in spelled["properties"], "a field called title is no generated title"
+
+
+def test_without_a_system_message_the_schema_brings_its_own() -> None:
+    roles = [m["role"] for m in serving_messages([Message(role="user", content="Q")], SCHEMA)]
+    assert roles == ["system", "user"]
+
+
+def test_the_row_is_prompt_then_compact_answer_in_schema_order_then_stop() -> None:
+    tokenizer = tiny.tokenizer()
+    stop = stop_token_id(tokenizer)
+    row = to_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop)
+    assert tokenizer.decode(row.answer[:-1]) == '{"title":"é","year":1}'
+    assert row.answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.decode(row.prompt).endswith("<|im_start|>assistant\n")
+
+
+def test_a_schema_text_of_another_transport_is_not_trained_on() -> None:
+    text = "\nHere's a JSON schema to follow: {...}"
+    captured = _example(Message(role="user", content="Q" + text), schema_text=text)
+    tokenizer = tiny.tokenizer()
+    stop = stop_token_id(tokenizer)
+    assert to_row(tokenizer, captured, stop_id=stop) == to_row(
+        tokenizer, _example(Message(role="user", content="Q")), stop_id=stop
+    )
+
+
+def test_a_template_that_refuses_system_messages_gets_them_in_the_first_user_message() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + tiny.TEMPLATE
+    )
+    row = to_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
+    text = tokenizer.decode(row.prompt)
+    assert "system" not in text
+    assert text.index("JSON schema") < text.index("\n\nQ")
+
+
+def test_a_tokenizer_without_template_gets_a_plain_one() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = None
+    row = to_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
+    assert tokenizer.decode(row.prompt).endswith("user: Q\nassistant: ")
+
+
+def test_the_stop_token_is_the_one_the_template_ends_a_turn_with() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = "<|im_start|>"
+    assert stop_token_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        (_example(Message(role="user", content=[{"type": "image_url", "image_url": {}}])), "not text"),
+        (_example(Message(role="user", content="Q"), answer="", answer_schema=None), "empty"),
+        (_example(Message(role="user", content="Q"), answer="not JSON"), "no JSON"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_with_a_reason(example: Example, words: str) -> None:
+    tokenizer = tiny.tokenizer()
+    with pytest.raises(DatasetError, match=words):
+        to_row(tokenizer, example, stop_id=1)
+
+
+def test_a_tool_call_without_a_schema_is_refused_with_a_reason() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    example = Example(
+        messages=(Message(role="user", content="Q"),), answer=Message(role="assistant", tool_calls=[call])
+    )
+    with pytest.raises(DatasetError, match="tool call"):
+        to_row(tiny.tokenizer(), example, stop_id=1)
+
+
+def test_answers_in_optional_lists_tuples_and_dicts_are_in_schema_order_too() -> None:
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    class Team(BaseModel):
+        people: list[Person] | None
+        pair: tuple[Person, int]
+        by_name: dict[str, Person] | None
+        lead: Person | str
+
+    turned = {"age": 1, "name": "x"}
+    answer = {"lead": turned, "by_name": {"x": turned}, "pair": [turned, 2], "people": [turned]}
+    example = _example(
+        Message(role="user", content="Q"), answer=json.dumps(answer), answer_schema=Team.model_json_schema()
+    )
+    assert answer_text(example) == Team.model_validate(answer).model_dump_json()
+
+
+def test_an_answer_that_json_cannot_hold_is_refused_by_its_example() -> None:
+    with pytest.raises(DatasetError, match=r"example [0-9a-f]{12}: .* no JSON"):
+        answer_text(_example(Message(role="user", content="Q"), answer='{"title": "a", "year": NaN}'))
