@@ -30,7 +30,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.custom import CustomLLM
 
 from llama_index_finetune_structured.capture import OpenAIFineTuningHandler, capture
-from llama_index_finetune_structured.jsonl_store import Store, read_lines
+from llama_index_finetune_structured.jsonl_store import JsonlStore, read_shards
 
 ANSWER = json.dumps({"citations": [{"author": "Lin", "year": 2021, "desc": "TruthfulQA " * 5}] * 3})
 
@@ -141,14 +141,14 @@ def figures(values: list[list[float]], base: list[list[float]]) -> dict[str, Any
 
 
 def measure_threads(records: int, threads: int = 64) -> dict[str, Any]:
-    """Microseconds of one ``Store.append`` of a 4 KB record while 64 threads write to one file.
+    """Microseconds of one ``JsonlStore.append`` of a 4 KB record while 64 threads write to one file.
 
     Between two records each thread waits 10 ms, as for the quickest of models: 6,400 records a second at most.
     """
     line = json.dumps({"text": "x" * 4096}).encode()
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "store.jsonl")
+        store = JsonlStore(Path(folder) / "store.jsonl")
         store.open()
 
         def write(count: int) -> None:
@@ -163,7 +163,7 @@ def measure_threads(records: int, threads: int = 64) -> dict[str, Any]:
             worker.start()
         for worker in workers:
             worker.join()
-        kept = sum(1 for _ in read_lines(store.path))
+        kept = sum(1 for _ in read_shards(store.path))
     return {
         "threads": threads,
         "appended": len(times),

@@ -53,8 +53,9 @@ def content_hash(value: Any) -> str:
 
 
 def json_span(text: str) -> str:
-    """The text itself where it is a JSON object or list, else what LlamaIndex's parser reads: the first ``{`` to
-    the last ``}``. Raises ValueError where there is none.
+    """The text itself where it is a JSON object or list, else the span from its first ``{`` to its last ``}``.
+
+    The span is what LlamaIndex's own output parser reads. Raises ValueError where there is none.
     """
     stripped = text.strip()
     if stripped.startswith(("{", "[")):
@@ -63,9 +64,10 @@ def json_span(text: str) -> str:
             return stripped
         except (ValueError, RecursionError):
             pass
-    from llama_index.core.output_parsers.utils import extract_json_str  # not for who only keeps examples
-
-    return extract_json_str(text)
+    first, last = stripped.find("{"), stripped.rfind("}")
+    if first < 0 or last < first:
+        raise ValueError("no JSON object in the text")
+    return stripped[first : last + 1]
 
 
 def _number_calls(messages: list[dict[str, Any]]) -> None:

@@ -1,18 +1,29 @@
-"""Files and folders that are whole or not there: written aside, flushed to the disk, renamed into place."""
+"""Atomic files and folders: written beside their place, flushed to the disk, renamed into it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-__all__ = ["UNFINISHED", "replacing", "replacing_folder", "sync", "sync_folder"]
+__all__ = [
+    "UNFINISHED",
+    "read_json",
+    "replacing",
+    "replacing_folder",
+    "sync",
+    "sync_folder",
+    "write_json",
+    "write_public_text",
+]
 
-UNFINISHED = ".unfinished-"  # how the name of a folder begins that a killed process may leave behind
+UNFINISHED = ".unfinished-"
+"""Prefix of the name of a folder that is being written; a killed process may leave one behind."""
 
 
 @contextmanager
@@ -60,3 +71,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises OSError, or ValueError where the file holds anything else."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON to ``path`` atomically, readable by its owner only."""
+    with replacing(path) as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+
+
+def write_public_text(path: Path, text: str) -> Path:
+    """Write ``text`` to ``path`` atomically, readable by everybody; returns ``path``.
+
+    Half surrogate pairs, which UTF-8 cannot hold, are written as escapes.
+    """
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace").decode())
+    path.chmod(0o644)
+    return path

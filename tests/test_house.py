@@ -14,8 +14,8 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "example", "files", "forks", "jsonl_store", "background", "formats", "capture", "local",
-    "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "errors", "lazy", "example", "files", "forks", "jsonl", "jsonl_store", "json_schema", "background",
+    "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "AskSettings", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
@@ -100,6 +100,18 @@ def test_the_public_names_are_these_and_all_load() -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None
         assert name in dir(package)
+
+
+def test_the_local_engine_loads_no_llama_index() -> None:
+    names = [
+        ".".join(file.relative_to(ROOT.parent).with_suffix("").parts) for file in ROOT.glob("local/**/*.py")
+    ]
+    assert len(names) > 30
+    code = (
+        f"import sys, importlib; [importlib.import_module(name) for name in {names!r}]; "
+        "print([m for m in sys.modules if m.startswith('llama_index') and 'finetune' not in m])"
+    )
+    assert _python(code) == "[]"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ..jsonl_store import read_examples
+    from ..formats.reading import read_examples
     from .handlers import GradientAIFineTuningHandler, OpenAIFineTuningHandler
     from .redaction import redact_secrets
     from .session import capture
@@ -18,7 +18,7 @@ else:
             ".handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
             ".redaction": ["redact_secrets"],
             ".session": ["capture"],
-            "..jsonl_store": ["read_examples"],
+            "..formats.reading": ["read_examples"],
         },
     )
 

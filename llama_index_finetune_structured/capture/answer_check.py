@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import Any
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
 from pydantic import BaseModel, ValidationError
 
-from ..example import canonical_json, json_span
+from ..example import json_span
+from ..json_schema import schema_validator
 from .request import Asked
 
 __all__ = ["Rejected", "check_answer"]
@@ -103,21 +100,10 @@ def _check_model(text: str, output_cls: type[BaseModel]) -> None:
 
 
 def _check_schema(value: Any, schema: dict[str, Any]) -> None:
-    validator = _validator(canonical_json(schema))
-    if validator is None:
-        return
+    try:
+        validator = schema_validator(schema)
+    except ValueError:
+        return  # the schema itself is not valid: nothing can be checked against it
     error = next(iter(validator.iter_errors(value)), None)
     if error is not None:
         raise Rejected("schema_mismatch", f"{error.json_path}: {error.validator}")
-
-
-@lru_cache(maxsize=256)
-def _validator(schema_json: str) -> Validator | None:
-    """None where the schema itself is not valid: nothing can be checked against it."""
-    schema = json.loads(schema_json)
-    cls = validator_for(schema)
-    try:
-        cls.check_schema(schema)
-    except SchemaError:
-        return None
-    return cls(schema)

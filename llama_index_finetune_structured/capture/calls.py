@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from ..formats.wire import json_safe, message_to_wire, tools_to_wire
+from ..formats.wire import json_safe, message_to_wire, source_of, tools_to_wire
 from .request import Asked
 from .spans import Span
 
@@ -108,10 +107,7 @@ def _sources(lineage: list[Span], messages: list[dict[str, Any]]) -> list[dict[s
         return []
     prompt = "\n".join(text for item in messages if isinstance(text := item["content"], str))
     present = [node for node in nodes if _stands_in(node, prompt)]
-    return [
-        _present(node_id=item.node.node_id, score=_score(item), document_id=item.node.ref_doc_id)
-        for item in present or nodes
-    ]
+    return [source_of(node).model_dump(exclude_none=True) for node in present or nodes]
 
 
 def _present(**fields: Any) -> dict[str, Any]:
@@ -121,11 +117,6 @@ def _present(**fields: Any) -> dict[str, Any]:
 def _stands_in(item: Any, prompt: str) -> bool:
     text = item.node.get_content().strip()
     return bool(text) and (text[:_EDGE] in prompt or text[-_EDGE:] in prompt)
-
-
-def _score(item: Any) -> float | None:
-    score = None if item.score is None else float(item.score)
-    return score if score is not None and math.isfinite(score) else None
 
 
 def to_row(call: Call, answer: dict[str, Any], asked: Asked, response: Any) -> dict[str, Any]:

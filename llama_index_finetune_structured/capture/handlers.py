@@ -18,8 +18,11 @@ from pydantic import BaseModel
 from ..errors import ConfigurationError
 from ..example import Example
 from ..files import replacing
-from ..formats.openai import message_from_wire, to_gradient, to_openai
-from ..jsonl_store import read_examples, shards_of
+from ..formats.gradient import to_gradient
+from ..formats.openai import to_openai
+from ..formats.reading import read_examples
+from ..formats.wire import message_from_wire
+from ..jsonl_store import shards_of
 from .recorder import Recorder
 from .redaction import Redactor, redact_secrets
 from .scopes import AttachedScope, FineTuningHandlerBase

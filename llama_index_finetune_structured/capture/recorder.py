@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from ..example import Example
 from ..forks import tell_after_fork
 from ..formats.wire import response_to_wire
-from ..jsonl_store import Store
+from ..jsonl_store import JsonlStore
 from .answer_check import Rejected, check_answer
 from .calls import Call, finish_reason, to_row
 from .redaction import Redactor, redact_row
@@ -57,8 +57,8 @@ class Recorder:
         self.path = Path(path)
         self.scope = scope
         self.listening = True
-        self.store = Store(path, fsync=fsync)
-        self._rejects = Store(rejects_path(path), fsync=fsync)
+        self.store = JsonlStore(path, fsync=fsync)
+        self._rejects = JsonlStore(rejects_path(path), fsync=fsync)
         self._output_cls = output_cls
         self._redact = redact
         self._lock = threading.RLock()

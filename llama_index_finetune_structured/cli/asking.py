@@ -19,7 +19,7 @@ from ..dataset.generate.llm_calls import Failure
 from ..dataset.splits import place
 from ..errors import DatasetError, StructuredAnswerError
 from ..example import Example
-from ..jsonl_store import read_lines
+from ..jsonl_store import read_shards
 
 __all__ = ["UNFIT", "Asking", "listed_questions"]
 
@@ -62,7 +62,7 @@ class Asking:
 
     def _with_reason(self, failures: Sequence[Failure]) -> list[Failure]:
         """A query engine only says that its answer did not fit; why is among the rejects."""
-        rows = (json.loads(line) for _, _, line in read_lines(self.rejects)) if self.rejects.exists() else ()
+        rows = (json.loads(line.raw) for line in read_shards(self.rejects)) if self.rejects.exists() else ()
         reasons = {row["example"].get("query"): f"{row['reason']}: {row['detail']}" for row in rows}
         return [
             replace(f, error=UNFIT, message=reasons[f.asked])

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..dataset import FinetuneDataset, RetrievalAugmentedDatasetBuilder
 from ..errors import ConfigurationError, MissingDependencyError
-from ..local.train.checkpoints import read_json, write_json
+from ..files import read_json, write_json
 
 __all__ = [
     "OPENAI",

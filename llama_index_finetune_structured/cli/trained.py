@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from ..local.model.adapter import AdapterCard, adapter_in, read_card
-from ..local.train.checkpoints import read_json
 
 __all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from ..formats.preferences import preference_lines
-from ..formats.reading import read_examples, write_lines
+from ..formats.reading import read_examples
 from ..formats.registry import training_lines
+from ..jsonl import write_lines
 from ..jsonl_store import shards_of
 from .labels import Conversation, label
 from .leakage import LeakageReport, find_leaks
@@ -46,7 +47,7 @@ class FinetuneDataset:
         A capture's other shards are merged in. Raises DatasetError with ``file:line`` at the first line
         that does not fit, or where there is no line at all.
         """
-        examples = tuple(read_examples(Path(path)))
+        examples = tuple(read_examples(Path(path), torn_from=2))
         if not examples:
             raise DatasetError(f"{path}: no examples in the file; capture some, or give another path")
         return cls(examples)

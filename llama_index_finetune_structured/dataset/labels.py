@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jsonschema
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example, Message, answer_value, compact_json
-from ..formats.reading import plain_reason, require_text
 from ..formats.wire import message_to_wire
+from ..json_schema import first_error, schema_title, schema_validator
+from ..jsonl import one_line_reason, require_utf8
 
 __all__ = ["AnswerShape", "Conversation", "conversation", "label", "own_shape"]
 
@@ -31,22 +31,22 @@ class AnswerShape:
             raise ConfigurationError("give output_cls or schema, not both: they could contradict each other")
         self._output_cls = output_cls
         self.schema = output_cls.model_json_schema() if output_cls else (dict(schema) if schema else None)
-        self.name = output_cls.__name__ if output_cls else _title(self.schema)
-        self._check = None if schema is None else _validator(schema)
+        self.name = output_cls.__name__ if output_cls else schema_title(self.schema)
+        if schema is not None:
+            try:
+                schema_validator(schema)
+            except ValueError as error:
+                raise ConfigurationError(f"schema: {error}") from error
 
     def __call__(self, answer: Any) -> str:
         if self._output_cls is not None:
             return _through_class(answer, self._output_cls)
-        if self._check is None:
+        if self.schema is None:
             return answer if isinstance(answer, str) else compact_json(_plain(answer))
         value = json.loads(answer) if isinstance(answer, str) else _plain(answer)
-        self._check(value)
+        if error := first_error(self.schema, value):
+            raise ValueError(error)
         return compact_json(value)
-
-
-def _title(schema: Mapping[str, Any] | None) -> str | None:
-    title = schema.get("title") if schema else None
-    return title if isinstance(title, str) else None
 
 
 def _plain(answer: Any) -> Any:
@@ -61,22 +61,6 @@ def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
         return text
     text = answer if isinstance(answer, str) else compact_json(_plain(answer))
     return compact_json(answer_value(output_cls.model_validate_json(text), exclude_unset=True))
-
-
-def _validator(schema: Mapping[str, Any]) -> Callable[[Any], None]:
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        kind.check_schema(dict(schema))
-    except jsonschema.SchemaError as error:
-        raise ConfigurationError(f"schema: not a valid JSON schema: {error.message}") from error
-    validator = kind(schema)
-
-    def check(value: Any) -> None:
-        error = jsonschema.exceptions.best_match(validator.iter_errors(value))
-        if error is not None:
-            raise ValueError(f"{error.json_path}: {error.message}")
-
-    return check
 
 
 def label(
@@ -96,7 +80,7 @@ def label(
             own = own_shape(shape, answer)
             examples.append(_labelled(messages, query, own(answer), own))
         except (ValueError, TypeError) as error:
-            raise DatasetError(f"pairs[{row}]: {plain_reason(error)}") from error
+            raise DatasetError(f"pairs[{row}]: {one_line_reason(error)}") from error
     return examples if document_ids is None else _with_documents(examples, document_ids)
 
 
@@ -109,7 +93,7 @@ def own_shape(shape: AnswerShape, answer: Any) -> AnswerShape:
 
 def _labelled(messages: tuple[Message, ...], query: str | None, text: str, shape: AnswerShape) -> Example:
     for content in (text, *(m.content for m in messages)):
-        require_text(content if isinstance(content, str) else str(content))
+        require_utf8(content if isinstance(content, str) else str(content))
     return Example(
         messages=messages,
         answer=Message(role="assistant", content=text),

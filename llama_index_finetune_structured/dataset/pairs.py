@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any, BinaryIO, Protocol
 
 from ..errors import DatasetError
 from ..example import Example
-from ..formats.reading import BOM, READ_ERRORS, example_from_row, parse_line, plain_reason
+from ..formats.reading import example_from_row
+from ..jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
 
 __all__ = ["Pair", "PairSource", "read_pairs"]
 
@@ -54,7 +56,7 @@ def _named(row: Any, where: str) -> Pair:
     try:
         return _pair(row)
     except READ_ERRORS as error:
-        raise DatasetError(f"{where}: {plain_reason(error)}") from error
+        raise DatasetError(f"{where}: {one_line_reason(error)}") from error
 
 
 def _from_file(path: Path) -> Iterator[Pair]:
@@ -67,21 +69,17 @@ def _from_file(path: Path) -> Iterator[Pair]:
             file.seek(0)
             yield from _from_query_response(path, file.read())
             return
-        file.seek(0)
-        for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(BOM) if number == 1 else raw
-            if line.strip():
-                where = f"{path}:{number}"
-                try:
-                    row = parse_line(line)
-                except (ValueError, RecursionError) as error:
-                    raise DatasetError(f"{where}: {plain_reason(error)}") from error
-                yield _named(row, where)
+    for line in read_lines(path, torn_from=None):
+        try:
+            row = parse_line(line.raw)
+        except READ_ERRORS as error:
+            raise DatasetError(f"{line.where}: {one_line_reason(error)}") from error
+        yield _named(row, line.where)
 
 
 def _first_line(file: BinaryIO) -> bytes:
     """The first line that is not blank, less a byte-order mark."""
-    return next((line for raw in file if (line := raw.removeprefix(BOM)).strip()), b"")
+    return next((line for raw in file if (line := raw.removeprefix(codecs.BOM_UTF8)).strip()), b"")
 
 
 def _is_query_response_json(first: bytes) -> bool:
@@ -100,7 +98,7 @@ def _from_query_response(path: Path, text: bytes) -> Iterator[Pair]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(
             f"{path}: neither JSONL nor a QueryResponseDataset with 'queries' and 'responses' "
-            f"({plain_reason(error)})"
+            f"({one_line_reason(error)})"
         ) from error
     for key, query in queries.items():
         if key not in responses:

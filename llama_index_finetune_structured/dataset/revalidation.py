@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from ..errors import DatasetError
 from ..example import Example, Message
-from ..formats.reading import plain_reason
 from ..formats.transports import render
+from ..jsonl import one_line_reason
 from .labels import AnswerShape
 
 __all__ = ["LostRow", "Revalidation", "revalidate"]
@@ -52,7 +52,7 @@ def revalidate(
             held.append(row)
             continue
         except ValueError as error:
-            reason = plain_reason(error)
+            reason = one_line_reason(error)
         try:
             changed = None if migrate is None else migrate(example.answer_object())
             if changed is not None:
@@ -60,7 +60,7 @@ def revalidate(
                 migrated.append(row)
                 continue
         except Exception as error:  # the user's function may raise anything; the row says so
-            reason = f"{reason}; after migrate: {plain_reason(error)}"
+            reason = f"{reason}; after migrate: {one_line_reason(error)}"
         lost.append(LostRow(row, example, reason))
     return Revalidation(tuple(kept), tuple(held), tuple(migrated), tuple(lost))
 

@@ -20,9 +20,9 @@ from ..engines.lora import LoraFinetuneEngine, LoraJob
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..evaluation import Scorecard, compare
 from ..example import Example, Message, content_hash
+from ..files import read_json, write_json
 from ..llms.lora import LoraLLM
 from ..local.model.base_models import DEFAULT_BASE_MODEL
-from ..local.train.checkpoints import read_json, write_json
 from ..local.train.settings import LoraSettings
 from .corpus import REFERENCE_KEY, ApiCard, Function, answerable, functions, node_of, parse_card
 from .teacher import QA_TEMPLATE, DocstringTeacher

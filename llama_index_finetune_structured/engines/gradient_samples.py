@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 
 __all__ = ["read_samples"]
 
@@ -19,27 +19,22 @@ def read_samples(path: Path, max_samples: int | None = None) -> list[dict[str, A
     ``fineTuningParameters`` may hold a multiplier. Raises DatasetError with ``file:line``.
     """
     samples: list[dict[str, Any]] = []
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if max_samples is not None and len(samples) >= max_samples:
-                break
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            if line.strip():
-                samples.append(_sample(line, f"{path}:{number}"))
+    for line in islice(read_lines(path, torn_from=None), max_samples):
+        samples.append(_sample(line))
     if not samples:
         raise DatasetError(f"{path}: no training lines")
     return samples
 
 
-def _sample(line: bytes, where: str) -> dict[str, Any]:
+def _sample(line: Line) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where}: not JSON ({error})") from None
+        row = parse_line(line.raw)
+    except READ_ERRORS as error:
+        raise DatasetError(f"{line.where}: {one_line_reason(error)}") from None
     inputs = row.get("inputs") if isinstance(row, dict) else None
     if not _is_text(inputs) and not _is_parts(inputs):
         raise DatasetError(
-            f'{where}: expected {{"inputs": text}} or parts {{"value": text, "trainable": true or false}}; '
+            f'{line.where}: expected {{"inputs": text}} or parts {{"value": text, "trainable": true or false}}; '
             'GradientAIFineTuningHandler and FinetuneDataset.save(format="gradient") write such lines'
         )
     kept = {"inputs": inputs}

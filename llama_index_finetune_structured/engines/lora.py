@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 from ..dataset import FinetuneDataset
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
+from ..files import read_json, write_json
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, read_card, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.schema.bounds import learn_bounds
-from ..local.train.checkpoints import read_json, write_json
 from ..local.train.distributed import Ranks
 from ..local.train.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine

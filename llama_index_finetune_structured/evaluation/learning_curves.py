@@ -15,8 +15,8 @@ from ..dataset import FinetuneDataset
 from ..dataset.splits import place
 from ..errors import ConfigurationError
 from ..example import Example
+from ..files import write_public_text
 from .comparison import Questions, Rules
-from .report.files import write_whole
 from .report.verdict import signed
 from .run.ask import AskSettings
 from .score.intervals import Difference
@@ -87,7 +87,7 @@ class LearningCurve(BaseModel):
         """Write the picture: the metric over the rows trained on, with its intervals."""
         from .report.charts import learning_picture
 
-        return write_whole(Path(path), learning_picture(self.points, self.metric))
+        return write_public_text(Path(path), learning_picture(self.points, self.metric))
 
 
 def learning_curve(

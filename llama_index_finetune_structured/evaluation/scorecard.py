@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..errors import ConfigurationError
 from ..example import Usage
+from ..files import write_public_text
 from .report.costs import BreakEven, Prices, break_even
-from .report.files import write_whole
 from .report.gap import Gap, gaps
 from .score.intervals import Difference, Resamples, check_metric
 from .score.metrics import Metrics, ScoredAnswer, SystemScore
@@ -94,7 +94,7 @@ class Scorecard(BaseModel):
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write everything as JSON, whole or not at all; returns the path."""
         text = json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
-        return write_whole(Path(path), text + "\n")
+        return write_public_text(Path(path), text + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Scorecard:
@@ -137,10 +137,10 @@ class Scorecard(BaseModel):
         """
         from .report.page import page_of
 
-        return write_whole(Path(path), page_of(self, title, training_log, prices))
+        return write_public_text(Path(path), page_of(self, title, training_log, prices))
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture of before and after alone; readable on light and dark backgrounds."""
         from .report.charts import picture_of
 
-        return write_whole(Path(path), picture_of(self))
+        return write_public_text(Path(path), picture_of(self))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from ..background import run_in_background
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
-from .report.files import write_whole
+from ..files import write_public_text
 from .run.answer_log import Answer
 from .run.ask import Answers, AskSettings, ask_all, gather_all
 from .run.systems import System, check_askable, question_of
@@ -102,7 +102,7 @@ class TextScorecard(BaseModel):
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write everything as JSON, whole or not at all; returns the path."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        return write_whole(Path(path), text + "\n")
+        return write_public_text(Path(path), text + "\n")
 
 
 def compare_texts(

@@ -1,17 +1,12 @@
-"""Training-file formats as pure functions: Example -> a line, and back where the format allows."""
+"""OpenAI's chat lines: Example -> line, and back; the legacy form with functions too."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-from llama_index.core.base.llms.generic_utils import messages_to_prompt
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock, ToolCallBlock
-from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
 
 from ..example import Example, Message
 
-__all__ = ["from_openai", "gradient_prompt", "message_from_wire", "to_gradient", "to_openai"]
+__all__ = ["from_openai", "to_openai"]
 
 
 def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
@@ -109,73 +104,3 @@ def _modern_message(message: Any, index: int) -> Any:
     if kept.get("role") == "function":
         kept |= {"role": "tool", "tool_call_id": f"call_{index - 1}"}
     return kept
-
-
-def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
-    """A wire message as LlamaIndex's ChatMessage; tool calls become blocks."""
-    content = wire.get("content")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-    blocks: list[Any] = [block for part in parts if (block := _block(part)) is not None]
-    for call in wire.get("tool_calls") or ():
-        function = call["function"]
-        blocks.append(
-            ToolCallBlock(
-                tool_call_id=call.get("id"),
-                tool_name=function["name"],
-                tool_kwargs=function.get("arguments") or "{}",
-            )
-        )
-    extra = {key: wire[key] for key in ("tool_call_id", "name") if key in wire}
-    return ChatMessage(role=wire["role"], blocks=blocks, additional_kwargs=extra)
-
-
-def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
-    """Text and images; other kinds of parts have no way back."""
-    image = part.get("image_url")
-    if isinstance(image, dict):
-        url = str(image.get("url"))
-        return (
-            ImageBlock(image=url.partition("base64,")[2].encode())
-            if url[:5] == "data:"
-            else ImageBlock(url=url)
-        )
-    return TextBlock(text=str(part["text"])) if part.get("text") else None
-
-
-def to_gradient(example: Example, *, structured: bool = False) -> dict[str, Any]:
-    """A Gradient line: ``inputs`` is the prompt that GradientModelAdapterLLM sends, followed by the answer.
-
-    ``structured=True`` marks the prompt as not trainable, so that only the answer is learned.
-    """
-    prompt, answer = gradient_prompt(example), example.answer_text()
-    if not structured:
-        return {"inputs": prompt + answer}
-    return {"inputs": [{"value": prompt, "trainable": False}, {"value": answer, "trainable": True}]}
-
-
-def gradient_prompt(example: Example) -> str:
-    """The text that a completion model is sent: a captured completion as it was, else the messages in one.
-
-    A schema that travelled beside the messages, as a tool or response format, is written into them where
-    LlamaIndex's text programs write it. That is what a GradientModelAdapterLLM with ``is_chat_model=True`` sends.
-    """
-    messages = _with_schema_text(example)
-    only = messages[0].content
-    if example.metadata.get("call") == "complete" and len(messages) == 1 and isinstance(only, str):
-        return only
-    return messages_to_prompt([message_from_wire(message.wire()) for message in messages])
-
-
-def _with_schema_text(example: Example) -> list[Message]:
-    messages = list(example.messages)
-    if example.transport == "text" or example.answer_schema is None:
-        return messages
-    index = 0 if messages[0].role == "system" else -1
-    content = messages[index].content
-    schema = json.dumps(example.answer_schema, ensure_ascii=False)
-    text = (
-        PYDANTIC_FORMAT_TMPL.format(schema=schema).replace("{", "{{").replace("}", "}}")
-    )  # as LlamaIndex sends it
-    if isinstance(content, str):
-        messages[index] = messages[index].model_copy(update={"content": f"{content}\n\n{text}"})
-    return messages

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import CaptureError, DatasetError
 from ..example import Example, Message, content_hash
-from ..jsonl_store import read_lines
-from .reading import READ_ERRORS, example_from_row, parse_line, plain_reason
+from ..jsonl import READ_ERRORS, one_line_reason, parse_line
+from ..jsonl_store import read_shards
+from .reading import example_from_row
 
 __all__ = ["from_openai_preference", "preference_lines", "to_openai_preference"]
 
@@ -69,11 +70,11 @@ def _prompt(example: Example) -> str:
 def _read_rejects(path: Path) -> Iterator[Example]:
     """The Examples of a capture's rejects, whose rows are ``{"reason", "detail", "example"}``."""
     try:
-        for file, number, line in read_lines(path):
+        for line in read_shards(path):
             try:
-                row = parse_line(line.encode())
+                row = parse_line(line.raw)
                 yield example_from_row(row["example"] if isinstance(row, dict) and "example" in row else row)
             except READ_ERRORS as error:
-                raise DatasetError(f"{file}:{number}: {plain_reason(error)}") from error
+                raise DatasetError(f"{line.where}: {one_line_reason(error)}") from error
     except CaptureError as error:
         raise DatasetError(f"{error}; expected rejects") from error

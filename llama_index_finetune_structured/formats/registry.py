@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
-from .openai import to_gradient, to_openai
+from .gradient import to_gradient
+from .openai import to_openai
 from .trl import to_trl_messages, to_trl_prompt_completion
 
 __all__ = ["to_query_response", "training_lines"]

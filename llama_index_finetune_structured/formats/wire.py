@@ -1,14 +1,32 @@
-"""LlamaIndex messages and answers -> OpenAI's wire form, copied at the moment of the call."""
+"""LlamaIndex's messages, answers, tools and nodes <-> OpenAI's wire form; everything is copied."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ThinkingBlock, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.schema import NodeWithScore
 
-__all__ = ["json_safe", "message_to_wire", "response_to_wire", "tools_to_wire"]
+from ..example import Source
+
+__all__ = [
+    "json_safe",
+    "message_from_wire",
+    "message_to_wire",
+    "response_to_wire",
+    "source_of",
+    "tools_to_wire",
+]
 
 _ROLES = {role: role.value for role in MessageRole} | dict.fromkeys(
     (MessageRole.CHATBOT, MessageRole.MODEL), "assistant"
@@ -108,3 +126,44 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = {"name": tool["name"], "description": tool.get("description") or ""}
     strict = {"strict": tool["strict"]} if "strict" in tool else {}
     return {"type": "function", "function": {**function, "parameters": parameters, **strict}}
+
+
+def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
+    """A wire message as LlamaIndex's ChatMessage; tool calls become blocks."""
+    content = wire.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    blocks: list[Any] = [block for part in parts if (block := _block(part)) is not None]
+    for call in wire.get("tool_calls") or ():
+        function = call["function"]
+        blocks.append(
+            ToolCallBlock(
+                tool_call_id=call.get("id"),
+                tool_name=function["name"],
+                tool_kwargs=function.get("arguments") or "{}",
+            )
+        )
+    extra = {key: wire[key] for key in ("tool_call_id", "name") if key in wire}
+    return ChatMessage(role=wire["role"], blocks=blocks, additional_kwargs=extra)
+
+
+def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
+    """Text and images; other kinds of parts have no way back."""
+    image = part.get("image_url")
+    if isinstance(image, dict):
+        url = str(image.get("url"))
+        return (
+            ImageBlock(image=url.partition("base64,")[2].encode())
+            if url[:5] == "data:"
+            else ImageBlock(url=url)
+        )
+    return TextBlock(text=str(part["text"])) if part.get("text") else None
+
+
+def source_of(node: NodeWithScore) -> Source:
+    """A retrieved node as an Example's source. ``document_id``: the document it was cut from, where it is known."""
+    score = None if node.score is None else float(node.score)
+    return Source(
+        node_id=node.node_id,
+        score=score if score is not None and math.isfinite(score) else None,
+        document_id=node.node.ref_doc_id,
+    )

@@ -14,12 +14,8 @@ from llama_index.core.llms.callbacks import llm_completion_callback
 
 from llama_index_finetune_structured.capture import capture, read_examples
 from llama_index_finetune_structured.example import Example, Message
-from llama_index_finetune_structured.formats.openai import (
-    from_openai,
-    gradient_prompt,
-    to_gradient,
-    to_openai,
-)
+from llama_index_finetune_structured.formats.gradient import gradient_prompt, to_gradient
+from llama_index_finetune_structured.formats.openai import from_openai, to_openai
 from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song
 
 TOOL = {

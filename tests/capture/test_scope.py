@@ -15,11 +15,11 @@ IMPORTS = [
     "from llama_index_finetune_structured import capture",
     "import llama_index_finetune_structured.capture; from llama_index_finetune_structured import capture",
     "from llama_index_finetune_structured import OpenAIFineTuningHandler, capture",
-    "from llama_index_finetune_structured.jsonl_store import Store; "
+    "from llama_index_finetune_structured.jsonl_store import JsonlStore; "
     "from llama_index_finetune_structured import capture",
     "from llama_index_finetune_structured.capture import capture",
     "from llama_index_finetune_structured import capture; "
-    "from llama_index_finetune_structured.jsonl_store import Store; "
+    "from llama_index_finetune_structured.jsonl_store import JsonlStore; "
     "import llama_index_finetune_structured as fs; assert fs.capture is capture",
 ]
 

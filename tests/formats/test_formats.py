@@ -16,7 +16,8 @@ from llama_index_finetune_structured.dataset.checks.lines import LineReader
 from llama_index_finetune_structured.dataset.pairs import read_pairs
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.example import Example, Message
-from llama_index_finetune_structured.formats.openai import from_openai, to_gradient, to_openai
+from llama_index_finetune_structured.formats.gradient import to_gradient
+from llama_index_finetune_structured.formats.openai import from_openai, to_openai
 from llama_index_finetune_structured.formats.preferences import from_openai_preference, to_openai_preference
 from llama_index_finetune_structured.formats.registry import training_lines
 from llama_index_finetune_structured.formats.trl import from_trl, to_trl_messages, to_trl_prompt_completion

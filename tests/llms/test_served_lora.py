@@ -73,7 +73,7 @@ def test_every_way_of_asking_sends_the_trained_prompt_and_a_bounded_schema(
 
 
 def _untitled(output_cls: type[BaseModel]) -> Any:
-    from llama_index_finetune_structured.local.model.prompts import without_titles
+    from llama_index_finetune_structured.json_schema import without_titles
 
     return without_titles(output_cls.model_json_schema())
 

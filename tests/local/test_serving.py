@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.files import write_json
 from llama_index_finetune_structured.local.export.serving import serving_commands
 from llama_index_finetune_structured.local.model.adapter import AdapterCard
 from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds
-from llama_index_finetune_structured.local.train.checkpoints import write_json
 
 
 def _parser(server: str) -> argparse.ArgumentParser:

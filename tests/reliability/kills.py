@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama_index_finetune_structured.capture import capture, read_examples
-from llama_index_finetune_structured.jsonl_store import Store, read_lines
+from llama_index_finetune_structured.jsonl_store import JsonlStore, read_shards
 from tests.capture.fakes import EchoLLM
 
 ACK = struct.Struct("<q")
@@ -37,7 +37,7 @@ def capture_for_ever(path: Path, round_: int, acks: int) -> None:
 
 
 def store_for_ever(path: Path, round_: int, acks: int) -> None:
-    store = Store(path)
+    store = JsonlStore(path)
     large = "x" * (3_000_000 if round_ % 8 == 1 else 200)
     number = 0
     while True:
@@ -82,7 +82,7 @@ def kept(calls: Path, store: Path) -> Iterator[tuple[int, int]]:
     for example in read_examples(calls):
         round_, number = str(example.messages[0].content).split(":")
         yield int(round_), int(number)
-    for _, _, line in read_lines(store):
+    for _, _, line in read_shards(store):
         row = json.loads(line)
         yield row["round"], row["number"]
 

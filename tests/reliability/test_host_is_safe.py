@@ -21,7 +21,7 @@ from llama_index_finetune_structured.capture import recorder as recorder_module
 from llama_index_finetune_structured.capture import tracker as tracker_module
 from llama_index_finetune_structured.capture.scopes import BlockScope
 from llama_index_finetune_structured.capture.spans import SpanTree
-from llama_index_finetune_structured.jsonl_store import Store
+from llama_index_finetune_structured.jsonl_store import JsonlStore
 from tests.capture.fakes import SONG, EchoLLM
 
 PLACES: list[tuple[Any, str]] = [
@@ -34,7 +34,7 @@ PLACES: list[tuple[Any, str]] = [
     (recorder_module, "read_asked"),
     (recorder_module, "check_answer"),
     (recorder_module, "to_row"),
-    (Store, "append"),
+    (JsonlStore, "append"),
 ]
 FAULTS: list[Callable[[], Exception]] = [
     lambda: RuntimeError("sk-secret-in-a-message-0123456789"),
@@ -77,15 +77,15 @@ def test_a_hundred_faults_reach_nobody_and_are_counted(
 
 
 def test_a_full_disk_costs_records_and_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store.append
+    real = JsonlStore.append
     full = False
 
-    def append(store: Store, line: str) -> None:
+    def append(store: JsonlStore, line: str) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(store, line)
 
-    monkeypatch.setattr(Store, "append", append)
+    monkeypatch.setattr(JsonlStore, "append", append)
     llm = EchoLLM()
     with capture(tmp_path / "calls.jsonl") as captured:
         for number in range(30):
@@ -135,7 +135,7 @@ def test_control_c_inside_of_capture_reaches_the_host(
         raise KeyboardInterrupt
 
     with capture(tmp_path / "calls.jsonl"):
-        monkeypatch.setattr(Store, "append", interrupted)
+        monkeypatch.setattr(JsonlStore, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
             call_and_wait()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured import jsonl_store as store_module
-from llama_index_finetune_structured.jsonl_store import Store, read_lines
+from llama_index_finetune_structured.jsonl_store import JsonlStore, read_shards
 
 
 class FailingOs:
@@ -40,7 +40,7 @@ class FailingOs:
 
 
 def numbers(path: Path) -> list[int]:
-    return [json.loads(line)["number"] for _, _, line in read_lines(path)]
+    return [json.loads(line)["number"] for _, _, line in read_shards(path)]
 
 
 @pytest.mark.parametrize("fails_at", range(1, 8))
@@ -54,7 +54,7 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
     path = tmp_path / "records.jsonl"
     path.write_bytes(b'{"number": -1}\n{"number": torn')
     monkeypatch.setattr(store_module, "os", FailingOs(step, fails_at, how))
-    store = Store(path, fsync=True)
+    store = JsonlStore(path, fsync=True)
     acknowledged = [-1]
     for number in range(10):
         try:
@@ -66,7 +66,7 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
     assert numbers(path) == acknowledged
     store.close()
     monkeypatch.undo()
-    again = Store(path)
+    again = JsonlStore(path)
     again.append(b'{"number": 99}')
     assert numbers(path) == [*acknowledged, 99]
 
@@ -75,7 +75,7 @@ def test_a_short_write_whose_repair_fails_too_is_repaired_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "records.jsonl"
-    store = Store(path)
+    store = JsonlStore(path)
     store.append(b'{"number": 0}')
     broken = FailingOs("write", 1, "short")
     broken_truncate = FailingOs("ftruncate", 1, "EIO")

@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jsonschema
-
-from ...example import Example, Message, content_hash
+from ...example import Example, Message
 from ...formats.openai import from_openai
 from ...formats.preferences import from_openai_preference
-from ...formats.reading import READ_ERRORS, parse_line, plain_reason
 from ...formats.trl import from_trl
+from ...json_schema import first_error
+from ...jsonl import READ_ERRORS, one_line_reason, parse_line
 
-__all__ = ["Fault", "LineReader", "SchemaChecks"]
+__all__ = ["Fault", "LineReader", "example_faults"]
 
+_SHOWN_CHARACTERS = 200
 Fault = tuple[str, str]
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions", "prompt", "completion"}
 
@@ -30,11 +30,11 @@ class LineReader:
         try:
             row = parse_line(line)
         except UnicodeDecodeError as error:
-            return None, [("not_utf8", plain_reason(error))]
+            return None, [("not_utf8", one_line_reason(error))]
         except RecursionError as error:
-            return None, [("too_deep", plain_reason(error))]
+            return None, [("too_deep", one_line_reason(error))]
         except ValueError as error:
-            return None, [("not_json", plain_reason(error))]
+            return None, [("not_json", one_line_reason(error))]
         if not isinstance(row, dict):
             return None, [("not_an_object", f"found {type(row).__name__}")]
         return self._from_row(row)
@@ -46,9 +46,9 @@ class LineReader:
         try:
             example = found(row)
         except RecursionError as error:
-            return None, [("too_deep", plain_reason(error))]
+            return None, [("too_deep", one_line_reason(error))]
         except READ_ERRORS as error:
-            return None, [("bad_message", plain_reason(error))]
+            return None, [("bad_message", one_line_reason(error))]
         strange = set() if found is _canonical else set(row) - _CHAT_KEYS
         if strange and self._target == "openai" and "messages" in row:
             return example, [("unknown_keys", ", ".join(sorted(strange)))]
@@ -98,36 +98,24 @@ def _from_gradient(row: dict[str, Any]) -> Example:
     )
 
 
-class SchemaChecks:
-    """Faults of an Example whatever the target; keeps compiled schemas between calls."""
+def example_faults(example: Example) -> list[Fault]:
+    """What is wrong with an Example for every target."""
+    faults = [*_answer_faults(example), *_tool_faults(example), *_turn_faults(example)]
+    if example.answer_schema is not None and not faults:
+        faults = _schema_faults(example, example.answer_schema)
+    return faults
 
-    def __init__(self) -> None:
-        self._validators: dict[str, Any] = {}
 
-    def __call__(self, example: Example) -> list[Fault]:
-        faults = [*_answer_faults(example), *_tool_faults(example), *_turn_faults(example)]
-        if example.answer_schema is not None and not faults:
-            faults = self._schema_faults(example, example.answer_schema)
-        return faults
-
-    def _schema_faults(self, example: Example, schema: dict[str, Any]) -> list[Fault]:
-        try:
-            value = example.answer_object()
-        except ValueError:
-            return [("answer_not_in_schema", "the answer is not one JSON value")]
-        try:
-            error = jsonschema.exceptions.best_match(self._validator(schema).iter_errors(value))
-        except Exception as broken:  # jsonschema lets errors of broken schemas and references through
-            return [("answer_not_in_schema", f"its schema cannot be used: {type(broken).__name__}")]
-        return [("answer_not_in_schema", f"{error.json_path}: {error.message[:200]}")] if error else []
-
-    def _validator(self, schema: dict[str, Any]) -> Any:
-        key = content_hash(schema)
-        if key not in self._validators:
-            kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-            kind.check_schema(schema)
-            self._validators[key] = kind(schema)
-        return self._validators[key]
+def _schema_faults(example: Example, schema: dict[str, Any]) -> list[Fault]:
+    try:
+        value = example.answer_object()
+    except ValueError:
+        return [("answer_not_in_schema", "the answer is not one JSON value")]
+    try:
+        error = first_error(schema, value)
+    except Exception as broken:  # jsonschema lets errors of broken schemas and references through
+        return [("answer_not_in_schema", f"its schema cannot be used: {type(broken).__name__}")]
+    return [("answer_not_in_schema", error[:_SHOWN_CHARACTERS])] if error else []
 
 
 def _answer_faults(example: Example) -> Iterator[Fault]:

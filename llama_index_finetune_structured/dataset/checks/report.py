@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ...errors import ConfigurationError
 from ...example import Example
-from ...formats.reading import BOM, write_lines
+from ...jsonl import read_lines, write_lines
 from ...jsonl_store import shards_of
-from .lines import Fault, LineReader, SchemaChecks
+from .lines import Fault, LineReader, example_faults
 from .problems import Problem
 from .targets import RENDER_ERRORS, Target, Tokens, target_named
 
@@ -123,11 +123,8 @@ def _lines(source: Source) -> Iterator[Line]:
         yield from ((_IN_MEMORY, number, example) for number, example in enumerate(source, start=1))
         return
     for path in shards_of(source):
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(BOM) if number == 1 else raw
-                if line.strip():
-                    yield str(path), number, line
+        for line in read_lines(path, torn_from=None):
+            yield str(path), line.number, line.raw
 
 
 def _text(line: bytes) -> str:
@@ -139,7 +136,7 @@ class _Run:
 
     def __init__(self, target: Target, source: Source) -> None:
         self._target, self._source = target, source
-        self._read, self._faults = LineReader(target.name), SchemaChecks()
+        self._read = LineReader(target.name)
         self._problems: list[Problem] = []
         self._seen: dict[str, tuple[str, int]] = {}
         self._lines = self._good = self._tokens = self._trained = self._longest = 0
@@ -178,7 +175,7 @@ class _Run:
         example, faults = (what, []) if isinstance(what, Example) else self._read(what)
         if example is None:
             return None, faults
-        wrong = self._faults(example)
+        wrong = example_faults(example)
         tokens, more = (None, []) if wrong else self._tokenised(example)
         return tokens, [*faults, *wrong, *self._repeated(example, here), *more]
 

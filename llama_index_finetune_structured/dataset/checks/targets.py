@@ -12,7 +12,8 @@ from typing import Any
 
 from ...errors import ConfigurationError, DatasetError, FinetuneStructuredError, MissingDependencyError
 from ...example import Example
-from ...formats.openai import gradient_prompt, to_openai
+from ...formats.gradient import gradient_prompt
+from ...formats.openai import to_openai
 from ...formats.trl import to_trl_prompt_completion
 
 __all__ = ["Target", "Tokens", "target_named"]

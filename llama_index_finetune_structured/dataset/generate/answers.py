@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.schema import NodeWithScore
 from pydantic import BaseModel
 
 from ...background import blocking
 from ...capture.session import capture
 from ...errors import StructuredAnswerError
 from ...example import Example, Source, content_hash
+from ...formats.wire import source_of
 from ..finetune_dataset import FinetuneDataset
 from .llm_calls import CallPolicy, Failure, Job, PaidCalls
 from .questions import Question
@@ -117,7 +117,7 @@ def _job(query_engine: BaseQueryEngine, question: Question) -> Job:
             raise StructuredAnswerError(
                 "the query engine gave an empty response: nothing retrieved, or an answer that did not parse"
             )
-        sources = [_source(node).model_dump(exclude_none=True) for node in response.source_nodes]
+        sources = [source_of(node).model_dump(exclude_none=True) for node in response.source_nodes]
         return {"response": text, "sources": sources}
 
     about = {"query": question.text, "node_id": question.node_id, "document_id": question.document_id}
@@ -128,10 +128,6 @@ def _without_event_id(example: Example) -> Example:
     """Event ids differ from run to run, the data set must not."""
     metadata = {key: value for key, value in example.metadata.items() if key != "event_id"}
     return example.model_copy(update={"metadata": metadata})
-
-
-def _source(node: NodeWithScore) -> Source:
-    return Source(node_id=node.node_id, score=node.score, document_id=node.node.ref_doc_id)
 
 
 def _answer(row: dict[str, Any]) -> Answer:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from ...capture.redaction import redact_secrets
 from ...errors import DatasetError
-from ...jsonl_store import Store, read_lines
+from ...jsonl import parse_line
+from ...jsonl_store import JsonlStore, read_shards
 
 __all__ = ["CallPolicy", "Failure", "Job", "PaidCalls"]
 
@@ -69,7 +70,7 @@ class PaidCalls:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, policy: CallPolicy) -> None:
-        self._store = None if path is None else Store(path)
+        self._store = None if path is None else JsonlStore(path)
         self._policy = policy
         self.rows = {} if path is None or not Path(path).exists() else _read_rows(Path(path))
         self.paid = 0
@@ -151,13 +152,13 @@ def _may_pass(error: BaseException) -> bool:
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     """The newest row of each key; a result is never replaced by a later error."""
     rows: dict[str, dict[str, Any]] = {}
-    for file, number, line in read_lines(path):
+    for line in read_shards(path):
         try:
-            row = json.loads(line)
+            row = parse_line(line.raw)
             key, known = str(row["key"]), "result" in row or "error" in row
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DatasetError(
-                f"{file}:{number}: expected a result of an earlier run; give another path"
+                f"{line.where}: expected a result of an earlier run; give another path"
             ) from error
         if known and not ("error" in row and "result" in rows.get(key, {})):
             rows[key] = row

@@ -21,14 +21,15 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from ...errors import ConfigurationError, DatasetError
-from ...example import Example, Message, Source
-from ...formats.reading import plain_reason, write_lines
+from ...example import Example, Message
 from ...formats.registry import training_lines
+from ...formats.wire import source_of
+from ...jsonl import one_line_reason, write_lines
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape, own_shape
 from ..pairs import Pair, PairSource, read_pairs
 from ..splits import place
-from .context import Context, Kind, choose_context, document_of_node
+from .context import Context, Kind, choose_context
 from .recipe import DEFAULT_QA_TEMPLATE, ServingRecipe, context_text, template_text
 
 __all__ = ["RetrievalAugmentedDatasetBuilder"]
@@ -168,7 +169,7 @@ class RetrievalAugmentedDatasetBuilder:
             answer_schema=schema,
             schema_name=shape.name or pair.schema_name,
             query=pair.query,
-            sources=tuple(_source(chunk) for chunk in chunks),
+            sources=tuple(source_of(chunk) for chunk in chunks),
             document_id=context.document_id,
             metadata={**self._metadata, "context": context.kind},
         )
@@ -188,11 +189,7 @@ def _answer(pair: Pair, shape: AnswerShape) -> str:
     try:
         return shape(pair.answer)
     except (ValueError, TypeError) as error:
-        raise DatasetError(f"the answer to {pair.query!r}: {plain_reason(error)}") from error
-
-
-def _source(chunk: NodeWithScore) -> Source:
-    return Source(node_id=chunk.node_id, score=chunk.score, document_id=document_of_node(chunk))
+        raise DatasetError(f"the answer to {pair.query!r}: {one_line_reason(error)}") from error
 
 
 def _checked(pairs: PairSource) -> Iterator[Pair]:

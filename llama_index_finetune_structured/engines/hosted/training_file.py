@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from ...errors import DatasetError
 from ...example import Example, Transport
+from ...jsonl import READ_ERRORS, parse_line, read_lines
 from ..base import Data, given_data, training_path
 
 __all__ = ["TrainingFile", "preflight", "prepare", "transport_of"]
@@ -99,12 +100,11 @@ def transport_of(path: Path) -> Transport | None:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The readable rows; what cannot be read is the preflight's to name."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    yield row
+    for line in read_lines(path):
+        with contextlib.suppress(*READ_ERRORS):
+            row = parse_line(line.raw)
+            if isinstance(row, dict):
+                yield row
 
 
 def _row_transport(row: dict[str, Any]) -> Transport | None:

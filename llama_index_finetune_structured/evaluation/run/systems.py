@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ...errors import ConfigurationError
 from ...example import Example, Source, content_hash
+from ...formats.wire import source_of
 from .target import Target
 
 __all__ = ["Reply", "System", "ask", "check_askable", "fingerprint", "question_of"]
@@ -80,7 +81,7 @@ async def _ask_query_engine(engine: BaseQueryEngine, example: Example) -> Reply:
         response = await response.get_response()
     elif isinstance(response, StreamingResponse):
         response = response.get_response()
-    return Reply(response.response, tuple(_source(node) for node in response.source_nodes))
+    return Reply(response.response, tuple(source_of(node) for node in response.source_nodes))
 
 
 async def _ask_structured_llm(llm: StructuredLLM, example: Example) -> Reply:
@@ -147,12 +148,6 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content)
     return content or ""
-
-
-def _source(scored: Any) -> Source:
-    node = scored.node
-    score = None if scored.score is None else float(scored.score)
-    return Source(node_id=node.node_id, score=score, document_id=node.ref_doc_id or node.node_id)
 
 
 def fingerprint(system: System) -> str:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import jsonschema
 from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
 from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, answer_value, canonical_json, json_span
+from ...json_schema import first_error
 
 __all__ = ["Target", "target_of"]
 
+_SHOWN_CHARACTERS = 300
 EMPTY_RESPONSE = "Empty Response"
 """What LlamaIndex's query engines answer when they swallowed a parse failure."""
 
@@ -81,7 +82,6 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> Target:
 def _model_for(schema_json: str, name: str) -> type[BaseModel]:
     """A Pydantic class that shows exactly this JSON schema and validates with jsonschema."""
     schema: dict[str, Any] = json.loads(schema_json)
-    validator = jsonschema.validators.validator_for(schema)(schema)
 
     class SchemaAnswer(RootModel[Any]):
         @classmethod
@@ -92,9 +92,8 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
         @model_validator(mode="before")
         @classmethod
         def _fits(cls, value: Any) -> Any:
-            error = jsonschema.exceptions.best_match(validator.iter_errors(value))
-            if error is not None:
-                raise ValueError(f"{error.json_path}: {error.message[:300]}")
+            if error := first_error(schema, value):
+                raise ValueError(error[:_SHOWN_CHARACTERS])
             return value
 
     SchemaAnswer.__name__ = SchemaAnswer.__qualname__ = re.sub(r"\W", "_", name) or "Answer"
@@ -114,7 +113,7 @@ def _parse(text: str) -> Any:
     try:
         return from_json(span, allow_inf_nan=False)
     except ValueError as error:
-        raise StructuredAnswerError(f"not JSON: {str(error)[:300]}") from error
+        raise StructuredAnswerError(f"not JSON: {str(error)[:_SHOWN_CHARACTERS]}") from error
 
 
 def _present(text: str) -> str:

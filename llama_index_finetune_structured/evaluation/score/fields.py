@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...json_schema import UNIONS, resolve_pointer
 from .rules import FieldRule
 
 __all__ = ["Field", "fields_of", "schema_of"]
@@ -86,23 +87,17 @@ class _Flattener:
             if isinstance(reference, str):
                 if reference in above:
                     return {}, above
-                schema, above = self._pointed(reference), (*above, reference)
+                found = resolve_pointer(self.root, reference)
+                schema, above = found if isinstance(found, dict) else {}, (*above, reference)
                 continue
             choices = [c for c in _choices(schema) if c.get("type") != "null"]
             if len(choices) != 1:
                 return schema, above
             schema = choices[0]
 
-    def _pointed(self, reference: str) -> Mapping[str, Any]:
-        found: Any = self.root
-        for part in reference.removeprefix("#/").split("/"):
-            key = part.replace("~1", "/").replace("~0", "~")
-            found = found.get(key, {}) if isinstance(found, dict) else {}
-        return found if isinstance(found, dict) else {}
-
 
 def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    for key in ("anyOf", "oneOf", "allOf"):
+    for key in UNIONS:
         if isinstance(schema.get(key), list) and "properties" not in schema:
             return [choice for choice in schema[key] if isinstance(choice, dict)]
     return []

@@ -8,9 +8,9 @@ import gguf
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from ...files import read_json
 from ..model.adapter import WEIGHTS
 from ..model.base_models import BaseModel
-from ..train.checkpoints import read_json
 from .gguf_layout import GgufLayout
 from .gguf_model import write_tensors
 from .placing import placed

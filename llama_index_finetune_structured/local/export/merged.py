@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ...errors import ConfigurationError
+from ...files import write_json
 from ..model.adapter import CARD, AdapterCard, merge_adapter
 from ..model.base_models import BaseModel, load_model, load_tokenizer
 from ..model.prompts import chat_template
-from ..train.checkpoints import write_json
 from .placing import placed
 
 __all__ = ["merged_model", "save_merged"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigurationError
+from ...files import read_json
 from ..model.adapter import WEIGHTS, read_card
 from ..model.base_models import BaseModel, context_window, gguf_source, resolve
-from ..train.checkpoints import read_json
 
 __all__ = ["SERVERS", "ServingCommand", "serving_commands"]
 

@@ -19,6 +19,7 @@ import numpy
 import torch
 
 from ...example import canonical_json
+from ...json_schema import UNIONS, follow_references
 from ..schema.grammar_schema import with_named_keys
 from .json_text import JsonText
 from .speculation import AnswerMemory
@@ -178,9 +179,9 @@ def _smallest(root: Mapping[str, Any], node: Any, depth: int) -> Any:
     """About the smallest answer that fits a schema: an estimate of what closing costs, not a valid answer."""
     if not isinstance(node, Mapping) or depth > 12:
         return None
-    if isinstance(reference := node.get("$ref"), str):
-        return _smallest(root, root.get("$defs", {}).get(reference.rsplit("/", 1)[-1]), depth + 1)
-    for key in ("anyOf", "oneOf", "allOf"):
+    if "$ref" in node:
+        return _smallest(root, follow_references(root, node), depth + 1)
+    for key in UNIONS:
         if node.get(key):
             return min((_smallest(root, b, depth + 1) for b in node[key]), key=lambda v: len(json.dumps(v)))
     if "const" in node or "enum" in node:

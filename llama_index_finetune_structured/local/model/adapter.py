@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import CheckpointError, ConfigurationError
-from ...files import replacing_folder
+from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
-from ..train.checkpoints import read_json, write_json
 from .base_models import BaseModel as Base
 
 __all__ = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import DatasetError
 from ...example import Example, Message
+from ...json_schema import without_titles
 from ..train.packing import Row
 from .answers import answer_text
 
@@ -17,7 +18,6 @@ __all__ = [
     "serving_messages",
     "stop_token_id",
     "to_row",
-    "without_titles",
 ]
 
 SCHEMA_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
@@ -127,14 +127,3 @@ def _text(message: Message) -> str:
     if content is None and message.tool_calls:
         return json.dumps(message.tool_calls)
     return content or ""
-
-
-def without_titles(schema: Any) -> Any:
-    """The schema less pydantic's generated titles, which cost tokens and tell nothing."""
-    if isinstance(schema, Mapping):
-        return {
-            key: without_titles(value)
-            for key, value in schema.items()
-            if not (key == "title" and isinstance(value, str))
-        }
-    return [without_titles(item) for item in schema] if isinstance(schema, list) else schema

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...example import Example, canonical_json, content_hash
-from ..model.prompts import without_titles
+from ...json_schema import UNIONS, pointer_part, resolve_pointer, without_titles
 from .string_formats import KNOWN_FORMATS, PATTERNS, SHORT_FORMATS
 
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
@@ -87,7 +87,7 @@ def bounds_hit(bounded: Mapping[str, Any], original: Mapping[str, Any], answer: 
     added = {
         pointer: node[_LIMITS[kind]]
         for (pointer, kind, _), node in (
-            (place, _resolve(bounded, place[0])) for place in _unbounded(_closed(original), "#")
+            (place, resolve_pointer(bounded, place[0])) for place in _unbounded(_closed(original), "#")
         )
     }
     return sorted(
@@ -149,7 +149,7 @@ def _unbounded(node: Any, pointer: str) -> Iterator[tuple[str, str, dict[str, An
         yield pointer, kind, node
     for key in ("properties", "$defs", "definitions"):
         for name, child in node.get(key, {}).items():
-            yield from _unbounded(child, f"{pointer}/{key}/{_escaped(name)}")
+            yield from _unbounded(child, f"{pointer}/{key}/{pointer_part(name)}")
     for key in ("items", "additionalProperties", "anyOf", "oneOf", "allOf", "prefixItems"):
         yield from _unbounded(node.get(key), f"{pointer}/{key}")
 
@@ -171,9 +171,9 @@ def _walk(root: Mapping[str, Any], node: Any, pointer: str, value: Any) -> Itera
     if not isinstance(node, Mapping):
         return
     if isinstance(reference := node.get("$ref"), str):
-        yield from _walk(root, _resolve(root, reference), reference, value)
+        yield from _walk(root, resolve_pointer(root, reference), reference, value)
         return
-    for key in ("anyOf", "oneOf", "allOf"):
+    for key in UNIONS:
         for n, branch in enumerate(node.get(key, ())):
             yield from _walk(root, branch, f"{pointer}/{key}/{n}", value)
     kind = _kind(node)
@@ -186,7 +186,7 @@ def _walk(root: Mapping[str, Any], node: Any, pointer: str, value: Any) -> Itera
         for name, item in value.items():
             known = name in node.get("properties", {})
             child = node["properties"][name] if known else node.get("additionalProperties")
-            place = f"properties/{_escaped(name)}" if known else "additionalProperties"
+            place = f"properties/{pointer_part(name)}" if known else "additionalProperties"
             yield from _walk(root, child, f"{pointer}/{place}", item)
 
 
@@ -199,15 +199,3 @@ def _walk_items(
             yield from _walk(root, first[n], f"{pointer}/prefixItems/{n}", item)
         else:
             yield from _walk(root, node.get("items"), f"{pointer}/items", item)
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _resolve(root: Mapping[str, Any], pointer: str) -> Any:
-    node: Any = root
-    for part in pointer.removeprefix("#").split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        node = node[int(name)] if isinstance(node, list) else node.get(name, {})
-    return node

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from ...json_schema import follow_references
 from .string_formats import url_pattern
 
 __all__ = ["grammar_schema", "with_named_keys"]
@@ -55,8 +56,7 @@ def with_named_keys(schema: Any, root: Any = None) -> Any:
 def _key_pattern(names: Any, root: Any) -> str | None:
     if not isinstance(names, dict):
         return None
-    if isinstance(reference := names.get("$ref"), str):
-        names = root.get("$defs", {}).get(reference.rsplit("/", 1)[-1], {})
+    names = follow_references(root, names)
     allowed = [names["const"]] if "const" in names else names.get("enum")
     if allowed:
         return f"^(?:{'|'.join(re.escape(str(name)) for name in allowed)})$"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ...files import UNFINISHED, replacing, replacing_folder
+from ...files import UNFINISHED, read_json, replacing_folder
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["newest_checkpoint", "read_json", "remove_unfinished", "save_checkpoint", "write_json"]
+__all__ = ["newest_checkpoint", "remove_unfinished", "save_checkpoint"]
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _STATE, _TENSORS = "state.json", "state.safetensors"
@@ -58,20 +58,6 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what killed saves left in a run's folder."""
     for left in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON to ``path``, whole or not at all."""
-    with replacing(path) as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises ValueError where it is anything else."""
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object")
-    return value
 
 
 def _checkpoints(folder: Path) -> list[Path]:

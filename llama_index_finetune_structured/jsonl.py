@@ -1,0 +1,154 @@
+"""JSON Lines: the one reader, the check that a line is valid JSON, and the repair of a line a crash cut short."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
+
+from .files import replacing
+
+__all__ = [
+    "READ_ERRORS",
+    "Line",
+    "is_json",
+    "one_line_reason",
+    "parse_line",
+    "read_lines",
+    "repair_tail",
+    "require_utf8",
+    "write_lines",
+]
+
+_logger = logging.getLogger(__name__)
+_BLOCK_BYTES = 1 << 16
+READ_ERRORS = (ValueError, RecursionError)
+"""What reading a row of any shape may raise."""
+
+
+class Line(NamedTuple):
+    """One line of a file without its line ending. ``number`` counts from 1, blank lines included."""
+
+    path: Path
+    number: int
+    raw: bytes
+
+    @property
+    def where(self) -> str:
+        """``file:line``, for error messages."""
+        return f"{self.path}:{self.number}"
+
+
+def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
+    """The lines of one file that are not blank.
+
+    A last line that has no line ending and is not JSON was cut short by a crash: it is left out with a logged
+    warning, if its number is at least ``torn_from`` (2: a file that holds only such a line is rather no JSON Lines
+    file; None: never). Safe while another process appends. Raises OSError where the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            line = Line(path, number, text.rstrip(b"\r\n"))
+            if not text.strip():
+                continue
+            is_torn = not raw.endswith(b"\n") and torn_from is not None and number >= torn_from
+            if is_torn and not is_json(line.raw):
+                _logger.warning("%s: the last line was cut short and is left out", line.where)
+                return
+            yield line
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether the bytes are one JSON value that Python can read."""
+    try:
+        json.loads(raw)
+    except READ_ERRORS:
+        return False
+    return True
+
+
+def parse_line(raw: bytes) -> Any:
+    """The JSON value of a line of UTF-8.
+
+    NaN, infinities and half surrogate pairs are refused: they could not be written to a valid file again. Raises
+    ValueError or RecursionError (``READ_ERRORS``); :func:`one_line_reason` says what was wrong.
+    """
+    value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+    if b"\\ud" in raw or b"\\uD" in raw:
+        require_utf8(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_constant(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def require_utf8(text: str) -> None:
+    """Raise ValueError for text that UTF-8 cannot hold (half a surrogate pair)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a surrogate pair ({text[error.start]!a}), which UTF-8 cannot hold") from None
+
+
+def one_line_reason(error: BaseException) -> str:
+    """An error of reading a row in one line: Pydantic's first complaint with its place, JSON's with its column."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        return f"{place}: {reason}" if place else reason
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error.msg} at column {error.colno})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte {error.start + 1} of the line)"
+    if isinstance(error, RecursionError):
+        return "JSON nested too deeply"
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write ``lines`` to ``path`` atomically; returns ``path``."""
+    with replacing(path) as file:
+        for line in lines:
+            file.write(line + "\n")
+    return path
+
+
+def repair_tail(descriptor: int) -> None:
+    """Remove a last line that a crash cut short; end a complete one that lacks its line ending.
+
+    ``descriptor``: the file, open for reading and appending, with no other writer.
+    """
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    start = _last_line_start(descriptor, size)
+    if is_json(os.pread(descriptor, size - start, start)):
+        os.write(descriptor, b"\n")
+    else:
+        os.ftruncate(descriptor, start)
+
+
+def _last_line_start(descriptor: int, size: int) -> int:
+    end = size
+    while end > 0:
+        begin = max(0, end - _BLOCK_BYTES)
+        at = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if at >= 0:
+            return begin + at + 1
+        end = begin
+    return 0
