@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from llama_index_finetune_structured.errors import CheckpointError
+from llama_index_finetune_structured.files import write_json
 from llama_index_finetune_structured.local.train.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
-    write_json,
 )
 
 
