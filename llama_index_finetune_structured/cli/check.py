@@ -38,7 +38,7 @@ def check(
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million training tokens.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
 ) -> Result:
-    """Look at every line as the target would train on it: problems with line and mend, tokens, cost.
+    """Look at every line as the target would train on it: problems with line and fix, tokens, cost.
 
     The file itself is only read. The exit code is 1 where there are errors
     that --fix did not leave out.
@@ -93,7 +93,7 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
                 "line": problem.line,
                 "code": problem.code,
                 "message": problem.message,
-                "mend": problem.mend,
+                "fix": problem.fix,
                 "is_warning": problem.is_warning,
             }
             for problem in report.problems

@@ -88,7 +88,7 @@ def test_check_lists_every_problem_and_leaves_the_file_alone(data: Path, call: C
     found = call("check", str(data), "--target", "openai", "--price", "25", code=1)
     problems = [(p["line"], p["code"], p["is_warning"]) for p in found["problems"]]
     assert problems == [(12, "duplicate", True), (13, "not_json", False)]
-    assert all(problem["mend"] for problem in found["problems"])
+    assert all(problem["fix"] for problem in found["problems"])
     assert (found["good"], found["lines"]) == (12, 13)
     assert found["cost"] == pytest.approx(found["tokens"] * 25 / 1e6)
     assert data.read_bytes() == before

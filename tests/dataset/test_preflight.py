@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check
-from llama_index_finetune_structured.dataset.checks.targets import Target, target_named
+from llama_index_finetune_structured.dataset.checks.targets import TrainingTarget, target_named
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import Example, Message
 
@@ -70,14 +70,14 @@ def good_lines(count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("code", BAD_LINES)
-def test_each_fault_is_reported_with_file_line_code_and_mend(tmp_path: Path, code: str) -> None:
+def test_each_fault_is_reported_with_file_line_code_and_fix(tmp_path: Path, code: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(b"\n".join([*good_lines(10), b"", BAD_LINES[code]]))
     before = path.read_bytes()
     report = check(path, target="openai")
     assert [(p.code, p.line) for p in report.problems] == [(code, 12)]
     assert str(report.problems[0]).startswith(f"{path}:12: error [{code}] ")
-    assert report.problems[0].mend in str(report)
+    assert report.problems[0].fix in str(report)
     assert (report.ok, report.lines, report.good) == (False, 11, 10)
     assert path.read_bytes() == before
 
@@ -248,7 +248,7 @@ any_line = (
 )
 
 
-def never_raises(folder: Path, lines: list[bytes], target: str | Target) -> None:
+def never_raises(folder: Path, lines: list[bytes], target: str | TrainingTarget) -> None:
     path = folder / "any.jsonl"
     path.write_bytes(b"\n".join(lines))
     report = check(path, target=target)

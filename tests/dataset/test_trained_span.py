@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check, render
 from llama_index_finetune_structured.dataset.checks.report import TrainedSpan
-from llama_index_finetune_structured.dataset.checks.targets import Target, target_named
+from llama_index_finetune_structured.dataset.checks.targets import TrainingTarget, target_named
 from llama_index_finetune_structured.example import Example, Message
 from tests.dataset.test_preflight import any_line, never_raises
 
@@ -139,7 +139,7 @@ def labels(row: dict[str, Any]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def targets(tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
+def targets(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingTarget]:
     templates = {"plain": tiny_base.PLAIN, "able": tiny_base.WITH_TOOLS}
     folders = {n: tiny_base.tiny_base(tmp_path_factory.mktemp(n), t) for n, t in templates.items()}
     named = [("local", "plain"), ("trl", "plain"), ("trl", "able")]
@@ -149,7 +149,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
 @given(lines=st.lists(any_line, max_size=4), which=st.integers(0, 2))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 def test_no_bytes_make_the_check_for_a_model_raise(
-    lines: list[bytes], which: int, targets: list[Target], tmp_path: Path
+    lines: list[bytes], which: int, targets: list[TrainingTarget], tmp_path: Path
 ) -> None:
     never_raises(tmp_path, lines, targets[which])
 

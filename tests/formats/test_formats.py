@@ -168,7 +168,7 @@ def test_gradient_lines_are_one_text_of_prompt_and_answer(tmp_path: Path) -> Non
 def test_gradient_lines_with_their_parts_come_back_with_prompt_and_answer(prompt: str, answer: str) -> None:
     data = FinetuneDataset.from_pairs([(prompt, answer)])
     (line,) = training_lines(data, "gradient-structured")
-    again, faults = LineReader("gradient")(line.encode())
+    again, faults = LineReader("gradient").read(line.encode())
     assert (faults, again is not None) == ([], True)
     assert (again.messages[0].content, again.answer_text()) == (f"user: {prompt}\nassistant: ", answer)
 

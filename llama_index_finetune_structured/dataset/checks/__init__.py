@@ -1,1 +1,1 @@
-"""Training files -> every problem in them, and what will be trained."""
+"""Training files -> a report of every problem in them, and of what will be trained."""

@@ -1,4 +1,4 @@
-"""One line of any training format -> an Example, and what is wrong with it whatever the target."""
+"""Parse one line of any training format into an Example, and find its target-independent faults."""
 
 from __future__ import annotations
 
@@ -12,77 +12,82 @@ from ...formats.preferences import from_openai_preference
 from ...formats.trl import from_trl
 from ...json_schema import first_error
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
+from .problems import Fault
 
-__all__ = ["Fault", "LineReader", "example_faults"]
+__all__ = ["LineReader", "example_faults"]
 
-_SHOWN_CHARACTERS = 200
-Fault = tuple[str, str]
+_SHOWN_CHARACTERS = 200  # chosen: one line of a report, however long the value that a message quotes
+_SHOWN_KEYS = 6  # chosen: as above
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions", "prompt", "completion"}
+_RowReader = Callable[[dict[str, Any]], Example]
 
 
 class LineReader:
-    """Reads lines for one target; the Example and its faults, or no Example and why."""
+    """Parses the lines of a file for the target of the given name."""
 
     def __init__(self, target: str) -> None:
         self._target = target
 
-    def __call__(self, line: bytes) -> tuple[Example | None, list[Fault]]:
+    def read(self, line: bytes) -> tuple[Example | None, list[Fault]]:
+        """The line's Example and the faults of its form; None where it cannot be read. Never raises."""
         try:
             row = parse_line(line)
         except UnicodeDecodeError as error:
-            return None, [("not_utf8", one_line_reason(error))]
+            return None, [Fault("not_utf8", one_line_reason(error))]
         except RecursionError as error:
-            return None, [("too_deep", one_line_reason(error))]
+            return None, [Fault("too_deep", one_line_reason(error))]
         except ValueError as error:
-            return None, [("not_json", one_line_reason(error))]
+            return None, [Fault("not_json", one_line_reason(error))]
         if not isinstance(row, dict):
-            return None, [("not_an_object", f"found {type(row).__name__}")]
+            return None, [Fault("not_an_object", f"found {type(row).__name__}")]
         return self._from_row(row)
 
     def _from_row(self, row: dict[str, Any]) -> tuple[Example | None, list[Fault]]:
-        found = self._reader(row)
-        if isinstance(found, tuple):
-            return None, [found]
+        reader = self._row_reader(row)
+        if isinstance(reader, Fault):
+            return None, [reader]
         try:
-            example = found(row)
+            example = reader(row)
         except RecursionError as error:
-            return None, [("too_deep", one_line_reason(error))]
+            return None, [Fault("too_deep", one_line_reason(error))]
         except READ_ERRORS as error:
-            return None, [("bad_message", one_line_reason(error))]
-        strange = set() if found is _canonical else set(row) - _CHAT_KEYS
-        if strange and self._target == "openai" and "messages" in row:
-            return example, [("unknown_keys", ", ".join(sorted(strange)))]
+            return None, [Fault("bad_message", one_line_reason(error))]
+        unknown = set() if reader is _from_canonical else set(row) - _CHAT_KEYS
+        if unknown and self._target == "openai" and "messages" in row:
+            return example, [Fault("unknown_keys", ", ".join(sorted(unknown)))]
         return example, []
 
-    def _reader(self, row: dict[str, Any]) -> Callable[[dict[str, Any]], Example] | Fault:
-        """The function that reads such a row, or the fault of having none."""
+    def _row_reader(self, row: dict[str, Any]) -> _RowReader | Fault:
+        """The function that reads a row with these keys, or a Fault where the target takes no such row."""
         if "messages" in row and "answer" in row:
-            return _canonical
-        kind = next((k for k in ("input", "inputs", "prompt", "messages") if k in row), None)
-        if kind is None:
-            return "unknown_format", f"found {', '.join(sorted(map(str, row))[:6]) or 'no keys'}"
-        reads: dict[str, tuple[Callable[[dict[str, Any]], Example], tuple[str, ...]]] = {
-            "input": (_preferred, ("openai",)),
+            return _from_canonical
+        key = next((k for k in ("input", "inputs", "prompt", "messages") if k in row), None)
+        if key is None:
+            keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS])
+            return Fault("unknown_format", f"found {keys or 'no keys'}")
+        readers: dict[str, tuple[_RowReader, tuple[str, ...]]] = {
+            "input": (_from_preference, ("openai",)),
             "inputs": (_from_gradient, ("gradient",)),
             "prompt": (from_trl, ("trl", "local")),
             "messages": (from_openai if self._target == "openai" else from_trl, (self._target,)),
         }
-        reader, targets = reads[kind]
+        reader, targets = readers[key]
         if self._target not in targets:
-            return "wrong_format", f"a row with {kind!r} is not for target {self._target!r}"
+            return Fault("wrong_format", f"a row with {key!r} is not for target {self._target!r}")
         return reader
 
 
-def _canonical(row: dict[str, Any]) -> Example:
+def _from_canonical(row: dict[str, Any]) -> Example:
+    # The id is a hash of the rest and is computed anew: a row edited by hand is still readable.
     return Example.model_validate({key: value for key, value in row.items() if key != "id"})
 
 
-def _preferred(row: dict[str, Any]) -> Example:
+def _from_preference(row: dict[str, Any]) -> Example:
     return from_openai_preference(row)[0]
 
 
 def _from_gradient(row: dict[str, Any]) -> Example:
-    """Parts that are not trainable as the prompt, all the rest as the answer."""
+    """Parts that are not trainable become the prompt, all others the answer."""
     inputs = row["inputs"]
     parts = [{"value": inputs, "trainable": True}] if isinstance(inputs, str) else inputs
     if not isinstance(parts, list) or not all(
@@ -99,7 +104,7 @@ def _from_gradient(row: dict[str, Any]) -> Example:
 
 
 def example_faults(example: Example) -> list[Fault]:
-    """What is wrong with an Example for every target."""
+    """The faults that an Example has for every target; the schema is checked where there are no others."""
     faults = [*_answer_faults(example), *_tool_faults(example), *_turn_faults(example)]
     if example.answer_schema is not None and not faults:
         faults = _schema_faults(example, example.answer_schema)
@@ -110,33 +115,33 @@ def _schema_faults(example: Example, schema: dict[str, Any]) -> list[Fault]:
     try:
         value = example.answer_object()
     except ValueError:
-        return [("answer_not_in_schema", "the answer is not one JSON value")]
+        return [Fault("answer_not_in_schema", "the answer is not one JSON value")]
     try:
         error = first_error(schema, value)
     except Exception as broken:  # jsonschema lets errors of broken schemas and references through
-        return [("answer_not_in_schema", f"its schema cannot be used: {type(broken).__name__}")]
-    return [("answer_not_in_schema", error[:_SHOWN_CHARACTERS])] if error else []
+        return [Fault("answer_not_in_schema", f"its schema cannot be used: {type(broken).__name__}")]
+    return [Fault("answer_not_in_schema", error[:_SHOWN_CHARACTERS])] if error else []
 
 
 def _answer_faults(example: Example) -> Iterator[Fault]:
     if example.answer.weight == 0:
-        yield "zero_trained", "the answer has weight 0: no token of the row would be trained"
+        yield Fault("zero_trained", "the answer has weight 0: no token of the row would be trained")
     elif not example.answer.tool_calls and not example.answer_text().strip():
-        yield "empty_answer", "the answer is empty text"
+        yield Fault("empty_answer", "the answer is empty text")
 
 
 def _tool_faults(example: Example) -> Iterator[Fault]:
-    known = {_name(tool) for tool in example.tools or ()}
+    known = {_tool_name(tool) for tool in example.tools or ()}
     for message in (*example.messages, example.answer):
         for call in message.tool_calls or ():
             function: Any = call["function"]
             if not _is_json_text(function.get("arguments")):
-                yield "tool_arguments", f"the arguments of {function['name']!r} are not JSON text"
+                yield Fault("tool_arguments", f"the arguments of {function['name']!r} are not JSON text")
             if function["name"] not in known:
-                yield "unknown_tool", f"{function['name']!r} is not among {len(known)} tools"
+                yield Fault("unknown_tool", f"{function['name']!r} is not among {len(known)} tools")
 
 
-def _name(tool: dict[str, Any]) -> Any:
+def _tool_name(tool: dict[str, Any]) -> Any:
     function = tool.get("function")
     return str(function.get("name")) if isinstance(function, dict) else None
 
@@ -154,6 +159,6 @@ def _turn_faults(example: Example) -> Iterator[Fault]:
     for message in example.messages:
         called |= {str(call.get("id")) for call in message.tool_calls or ()}
         if message.role == "tool" and str(message.tool_call_id) not in called:
-            yield "orphan_tool_message", f"no call before it has the id {message.tool_call_id!r}"
+            yield Fault("orphan_tool_message", f"no call before it has the id {message.tool_call_id!r}")
         if message.content is None and not message.tool_calls:
-            yield "bad_message", f"a {message.role} message without content"
+            yield Fault("bad_message", f"a {message.role} message without content")

@@ -1,17 +1,18 @@
-"""What can be wrong with a training file: codes, what they mean, how to mend them."""
+"""Problems of a training file: their codes, suggested fixes, and which of them are only warnings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["MENDS", "WARNINGS", "Problem"]
+__all__ = ["FIXES", "WARNINGS", "Fault", "Problem"]
 
-MENDS = {
-    "cannot_read": "give a file that exists and may be read",
+FIXES = {
+    "cannot_read": "give the path of a file that exists and can be read",
     "no_examples": "capture or label examples first",
     "not_utf8": "save the file as UTF-8",
-    "not_json": "write one complete JSON object a line; a line cut short by a crash can go",
-    "too_deep": "flatten the value",
+    "not_json": "write one complete JSON object a line; a line cut short by a crash can be deleted",
+    "too_deep": "reduce the nesting of the value",
     "not_an_object": "write one JSON object a line",
     "unknown_format": "write Examples, or chat lines with 'messages', answer last",
     "wrong_format": "save the data set again in this target's format",
@@ -22,23 +23,32 @@ MENDS = {
     "tool_arguments": "write tool arguments as JSON text, e.g. \"arguments\": \"{\\\"a\\\": 1}\"",
     "unknown_tool": "list the called tool under 'tools'",
     "orphan_tool_message": "put the assistant's tool call before its result, with the same id",
-    "answer_not_in_schema": "ask again, or revalidate the data set against the model as it is now",
-    "duplicate": "deduplicate(); equal rows only weigh double",
+    "answer_not_in_schema": "generate the answer again, or revalidate the data set against the current model",
+    "duplicate": "call deduplicate(); a repeated row only gets more weight",
     "cannot_render": "see the reason; leave the row out or change its messages",
-    "tools_not_rendered": "render the data as 'text', or take a base model whose template has tools",
+    "tools_not_rendered": "render the data as 'text', or use a base model whose chat template renders tools",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
     "stop_token_untrained": "use a chat template that ends the answer with the stop token",
-    "prompt_not_prefix": "end the prompt on a token boundary: the template joins it with the answer",
+    "prompt_not_prefix": "end the prompt on a token boundary: the template merges it with the answer",
     "too_few_examples": "capture more examples",
     "file_too_large": "split the file, or train on a sample",
-    "internal": "report this line to the makers of this package",
+    "internal": "report this line as a bug of this package",
 }  # fmt: skip
+"""The suggested fix of each problem code."""
 WARNINGS = frozenset({"unknown_keys", "duplicate", "prompt_not_prefix"})
+"""Codes of problems that do not keep a line out of training."""
+
+
+class Fault(NamedTuple):
+    """A problem before its file and line are added: a key of ``FIXES`` and the reason."""
+
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong; ``line`` counts from 1, in a data set from the first example; 0: the whole file."""
+    """One problem. ``line`` counts from 1, in a data set from the first example; 0 is the whole file."""
 
     code: str
     message: str
@@ -46,16 +56,16 @@ class Problem:
     line: int = 0
 
     @property
-    def mend(self) -> str:
-        """What to do about it."""
-        return MENDS[self.code]
+    def fix(self) -> str:
+        """The suggested fix."""
+        return FIXES[self.code]
 
     @property
     def is_warning(self) -> bool:
-        """Whether the line can be trained on all the same."""
+        """Whether the line can still be trained on."""
         return self.code in WARNINGS
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
         kind = "warning" if self.is_warning else "error"
-        return f"{where}: {kind} [{self.code}] {self.message}; {self.mend}"
+        return f"{where}: {kind} [{self.code}] {self.message}; {self.fix}"

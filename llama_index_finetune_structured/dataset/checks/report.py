@@ -1,6 +1,6 @@
-"""Preflight: every problem of a training file before it costs anything, and what will be trained.
+"""Preflight check of a training file: its problems, token counts, cost, and one example's trained span.
 
-Counts tokens with the target's tokenizer and shows the trained span of an example. The source is only read.
+The source is never written to.
 """
 
 from __future__ import annotations
@@ -8,25 +8,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import ConfigurationError
 from ...example import Example
 from ...jsonl import read_lines, write_lines
 from ...jsonl_store import shards_of
-from .lines import Fault, LineReader, example_faults
-from .problems import Problem
-from .targets import RENDER_ERRORS, Target, Tokens, target_named
+from .lines import LineReader, example_faults
+from .problems import Fault, Problem
+from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget, target_named
 
 __all__ = ["CheckReport", "TrainedSpan", "check"]
 
-_IN_MEMORY = "dataset"
-Line = tuple[str, int, bytes | Example]
-Source = str | Path | tuple[Example, ...]
+_IN_MEMORY = "dataset"  # stands for the file's name where Examples in memory are checked
+CheckSource = str | Path | tuple[Example, ...]
+"""What is checked: a file, with a capture's other shards, or Examples in memory."""
+
+
+class _SourceRow(NamedTuple):
+    """One line of a file, or one Example; ``number`` counts from 1, blank lines included."""
+
+    file: str
+    number: int
+    content: bytes | Example
 
 
 @dataclass(frozen=True)
 class TrainedSpan:
-    """One example as it is trained: its tokens, which of them carry the loss, and both parts as text."""
+    """One example as it is trained: token ids, for each whether the loss is on it, and both parts as text."""
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
@@ -36,13 +45,16 @@ class TrainedSpan:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What :func:`check` found. Token counts are of the good lines, for one epoch before ``epochs``.
+    """The result of :func:`check`.
 
-    ``trained_tokens`` carry the loss; ``tokens`` is what a provider bills. ``cost`` is None without a price.
+    ``lines`` counts the lines that are not blank, ``good`` those without an error. Token counts are of the
+    good lines, for one epoch: ``trained_tokens`` carry the loss, ``tokens`` are what a provider bills;
+    ``estimated`` where the tokenizer is not the target's own. ``cost`` covers all ``epochs``; None without a
+    price. ``span`` is that of the first good line.
     """
 
     target: str
-    source: Source
+    source: CheckSource
     lines: int
     good: int
     problems: tuple[Problem, ...]
@@ -56,165 +68,180 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """No errors; warnings may be there."""
+        """Whether there is no error; warnings are allowed."""
         return all(problem.is_warning for problem in self.problems)
 
     def fix(self, path: str | Path) -> Path:
-        """Write the good lines, as they are, to a new file; ConfigurationError for the source itself."""
+        """Write the good lines, unchanged, to a new file. Raises ConfigurationError for the source itself."""
         target = Path(path)
         if target.exists() and any(target.samefile(file) for file in _files(self.source)):
             raise ConfigurationError(f"{target}: is the file that was checked; give another path")
         bad = {(p.file, p.line) for p in self.problems if not p.is_warning}
-        good = (what for file, number, what in _lines(self.source) if (file, number) not in bad)
-        return write_lines(target, (w.to_json() if isinstance(w, Example) else _text(w) for w in good))
+        good = (row.content for row in _rows(self.source) if (row.file, row.number) not in bad)
+        return write_lines(target, map(_line_text, good))
 
     def __str__(self) -> str:
         about = " (estimated: not the target's tokenizer)" if self.estimated else ""
-        rows = [str(problem) for problem in self.problems]
-        rows += [
+        lines = [str(problem) for problem in self.problems]
+        lines += [
             f"{self.good} of {self.lines} lines are good for target {self.target!r}",
             f"{self.trained_tokens} trained of {self.tokens} tokens x {self.epochs} epochs{about}, "
             f"longest row {self.longest_tokens}",
         ]
         if self.cost is not None:
-            rows.append(f"about {self.cost:.2f} at the given price")
+            lines.append(f"about {self.cost:.2f} at the given price")
         if self.span is not None:
-            rows.append(f"trained span of the first good line: {self.span.trained_text!r}")
-        return "\n".join(rows)
+            lines.append(f"trained span of the first good line: {self.span.trained_text!r}")
+        return "\n".join(lines)
 
 
 def check(
     source: str | Path | Iterable[Example],
     *,
-    target: str | Target = "local",
+    target: str | TrainingTarget = "local",
     base_model: str | Path | None = None,
     max_length: int | None = None,
     epochs: int = 1,
     price_per_million: float | None = None,
 ) -> CheckReport:
-    """Look at every line of a file (of any format) or every Example, as ``target`` would train on it.
+    """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
-    ``target``: "local", "openai", "trl", "gradient", or a Target of your own. ``base_model`` is the
-    tokenizer's for "local" and "trl" (None: the embedded default); ``max_length`` in tokens a row (None: the
-    target's own limit); ``price_per_million`` of tokens, all of them, each epoch.
-    No content of the file makes it raise; ConfigurationError is for wrong settings.
+    ``target``: "local", "openai", "trl", "gradient", or a TrainingTarget of your own. ``base_model`` names the
+    tokenizer for "local" and "trl" (None: the embedded default); ``max_length`` in tokens a row (None: the
+    target's own limit); ``price_per_million``: of one million tokens, trained or not, each epoch.
+    Raises ConfigurationError for wrong settings; content of the file never makes it raise.
     """
-    given = source if isinstance(source, str | Path) else _examples(source)
+    rows = source if isinstance(source, str | Path) else _examples(source)
     if isinstance(target, str):
         target = target_named(target, base_model, max_length)
-    return _Run(target, given).report(epochs, price_per_million)
+    return _CheckRun(target, rows).report(epochs, price_per_million)
 
 
 def _examples(source: Iterable[Example]) -> tuple[Example, ...]:
     examples = tuple(source)
-    strange = next((type(item).__name__ for item in examples if not isinstance(item, Example)), None)
-    if strange is not None:
-        raise ConfigurationError(f"source: holds {strange}, expected Examples, or the path of a file")
+    wrong = next((type(item).__name__ for item in examples if not isinstance(item, Example)), None)
+    if wrong is not None:
+        raise ConfigurationError(f"source: holds {wrong}, expected Examples, or the path of a file")
     return examples
 
 
-def _files(source: Source) -> list[Path]:
+def _files(source: CheckSource) -> list[Path]:
     return [file for file in shards_of(source) if file.exists()] if isinstance(source, str | Path) else []
 
 
-def _lines(source: Source) -> Iterator[Line]:
-    """(file, line number, line or Example); blank lines are left out, numbers count them."""
+def _rows(source: CheckSource) -> Iterator[_SourceRow]:
+    """The lines that are not blank, or the Examples."""
     if isinstance(source, tuple):
-        yield from ((_IN_MEMORY, number, example) for number, example in enumerate(source, start=1))
+        for number, example in enumerate(source, start=1):
+            yield _SourceRow(_IN_MEMORY, number, example)
         return
     for path in shards_of(source):
         for line in read_lines(path, torn_from=None):
-            yield str(path), line.number, line.raw
+            yield _SourceRow(str(path), line.number, line.raw)
 
 
-def _text(line: bytes) -> str:
-    return line.decode("utf-8").rstrip("\r\n")
+def _line_text(content: bytes | Example) -> str:
+    return content.to_json() if isinstance(content, Example) else content.decode("utf-8").rstrip("\r\n")
 
 
-class _Run:
-    """One pass over the source, adding up."""
+class _CheckRun:
+    """One pass over the source that collects problems and counts."""
 
-    def __init__(self, target: Target, source: Source) -> None:
+    def __init__(self, target: TrainingTarget, source: CheckSource) -> None:
         self._target, self._source = target, source
-        self._read = LineReader(target.name)
+        self._reader = LineReader(target.name)
         self._problems: list[Problem] = []
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
         self._lines = self._good = self._tokens = self._trained = self._longest = 0
         self._span: TrainedSpan | None = None
 
     def report(self, epochs: int, price_per_million: float | None) -> CheckReport:
         try:
-            for file, number, what in _lines(self._source):
+            for row in _rows(self._source):
                 self._lines += 1
-                self._line(file, number, what)
-            self._whole_file()
+                self._check_row(row)
+            self._check_whole_source()
         except OSError as error:
-            self._note("cannot_read", f"{error.strerror or error}", str(self._source))
+            self._add_problem("cannot_read", f"{error.strerror or error}", str(self._source))
         cost = None if price_per_million is None else self._tokens * epochs * price_per_million / 1e6
         return CheckReport(
-            self._target.name, self._source, self._lines, self._good, tuple(self._problems), self._tokens,
-            self._trained, self._longest, self._target.estimated, epochs, cost, self._span,
-        )  # fmt: skip
+            target=self._target.name,
+            source=self._source,
+            lines=self._lines,
+            good=self._good,
+            problems=tuple(self._problems),
+            tokens=self._tokens,
+            trained_tokens=self._trained,
+            longest_tokens=self._longest,
+            estimated=self._target.estimated,
+            epochs=epochs,
+            cost=cost,
+            span=self._span,
+        )
 
-    def _note(self, code: str, message: str, file: str, line: int = 0) -> None:
+    def _add_problem(self, code: str, message: str, file: str, line: int = 0) -> None:
         self._problems.append(Problem(code, message, file, line))
 
-    def _line(self, file: str, number: int, what: bytes | Example) -> None:
+    def _check_row(self, row: _SourceRow) -> None:
         try:
-            tokens, faults = self._looked_at(what, (file, number))
+            tokens, faults = self._examine(row)
         except RecursionError:
-            tokens, faults = None, [("too_deep", "nested too deeply to be written again")]
-        except Exception as error:  # a preflight that dies of a line is of no use
-            tokens, faults = None, [("internal", f"{type(error).__name__}: {error}")]
-        problems = [Problem(code, message, file, number) for code, message in faults]
+            tokens, faults = None, [Fault("too_deep", "nested too deeply to be written again")]
+        except Exception as error:  # a check must report every other line too
+            tokens, faults = None, [Fault("internal", f"{type(error).__name__}: {error}")]
+        problems = [Problem(fault.code, fault.message, row.file, row.number) for fault in faults]
         self._problems += problems
         if tokens is not None and all(problem.is_warning for problem in problems):
             self._count(tokens)
 
-    def _looked_at(self, what: bytes | Example, here: tuple[str, int]) -> tuple[Tokens | None, list[Fault]]:
-        example, faults = (what, []) if isinstance(what, Example) else self._read(what)
+    def _examine(self, row: _SourceRow) -> tuple[TokenisedRow | None, list[Fault]]:
+        """The row's tokens, None where it has none, and all its faults."""
+        content = row.content
+        example, faults = (content, []) if isinstance(content, Example) else self._reader.read(content)
         if example is None:
             return None, faults
         wrong = example_faults(example)
-        tokens, more = (None, []) if wrong else self._tokenised(example)
-        return tokens, [*faults, *wrong, *self._repeated(example, here), *more]
+        tokens, token_faults = (None, []) if wrong else self._tokenise(example)
+        return tokens, [*faults, *wrong, *self._duplicate_faults(example, row), *token_faults]
 
-    def _repeated(self, example: Example, here: tuple[str, int]) -> list[Fault]:
-        file, line = first = self._seen.setdefault(example.id, here)
+    def _duplicate_faults(self, example: Example, row: _SourceRow) -> list[Fault]:
+        here = (row.file, row.number)
+        file, line = first = self._first_of.setdefault(example.id, here)
         if first == here:
             return []
-        return [("duplicate", f"the same as line {line}" + ("" if file == here[0] else f" of {file}"))]
+        return [Fault("duplicate", f"the same as line {line}" + ("" if file == row.file else f" of {file}"))]
 
-    def _tokenised(self, example: Example) -> tuple[Tokens | None, list[Fault]]:
+    def _tokenise(self, example: Example) -> tuple[TokenisedRow | None, list[Fault]]:
         try:
             tokens = self._target.tokenise(example)
         except RENDER_ERRORS as error:
-            return None, [("cannot_render", str(error))]
+            return None, [Fault("cannot_render", str(error))]
         limit = self._target.max_length
         faults = list(tokens.faults)
         if not any(tokens.trained):
-            faults.append(("zero_trained", "no token of the row would be trained"))
+            faults.append(Fault("zero_trained", "no token of the row would be trained"))
         elif limit is not None and tokens.total > limit:
-            faults.append(("answer_cut", f"{tokens.total} tokens, the limit is {limit}"))
+            faults.append(Fault("answer_cut", f"{tokens.total} tokens, the limit is {limit}"))
         return tokens, faults
 
-    def _count(self, tokens: Tokens) -> None:
+    def _count(self, tokens: TokenisedRow) -> None:
         self._good += 1
         self._tokens += tokens.total
         self._trained += sum(tokens.trained)
         self._longest = max(self._longest, tokens.total)
         if self._span is None:
-            learned = [i for i, t in zip(tokens.ids, tokens.trained, strict=True) if t]
-            rest = [i for i, t in zip(tokens.ids, tokens.trained, strict=True) if not t]
+            trained = [i for i, t in zip(tokens.ids, tokens.trained, strict=True) if t]
+            prompt = [i for i, t in zip(tokens.ids, tokens.trained, strict=True) if not t]
             decode = self._target.decode
-            self._span = TrainedSpan(tokens.ids, tokens.trained, decode(rest), decode(learned))
+            self._span = TrainedSpan(tokens.ids, tokens.trained, decode(prompt), decode(trained))
 
-    def _whole_file(self) -> None:
+    def _check_whole_source(self) -> None:
         name = _IN_MEMORY if isinstance(self._source, tuple) else str(self._source)
+        target = self._target
         if self._lines == 0:
-            self._note("no_examples", "not one line", name)
-        elif self._good < self._target.min_examples:
-            self._note("too_few_examples", f"{self._good}, expected {self._target.min_examples}", name)
+            self._add_problem("no_examples", "no lines in it", name)
+        elif self._good < target.min_examples:
+            self._add_problem("too_few_examples", f"{self._good}, expected {target.min_examples}", name)
         size = sum(file.stat().st_size for file in _files(self._source))
-        if self._target.max_bytes is not None and size > self._target.max_bytes:
-            self._note("file_too_large", f"{size} bytes, the limit is {self._target.max_bytes}", name)
+        if target.max_bytes is not None and size > target.max_bytes:
+            self._add_problem("file_too_large", f"{size} bytes, the limit is {target.max_bytes}", name)
