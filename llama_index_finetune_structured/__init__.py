@@ -15,7 +15,7 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from .capture.handlers import GradientAIFineTuningHandler, OpenAIFineTuningHandler
     from .dataset.checks.report import CheckReport, check
-    from .dataset.finetune_dataset import FinetuneDataset
+    from .dataset.finetune_dataset import DatasetSummary, FinetuneDataset
     from .dataset.generate.answers import AnswerReport, aanswer_questions, answer_questions
     from .dataset.generate.documents import read_nodes
     from .dataset.generate.llm_calls import CallPolicy
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .dataset.leakage import LeakageReport
     from .dataset.revalidation import Revalidation
     from .dataset.schema.load import load_schema
-    from .dataset.summary import DatasetSummary
     from .engines.base import FinetuneEngine
     from .engines.gradient import GradientFinetuneEngine
     from .engines.hosted.deprecations import SunsetWarning
@@ -69,7 +68,7 @@ else:
             ".capture.handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
             ".dataset.generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
             ".dataset.generate.documents": ["read_nodes"],
-            ".dataset.finetune_dataset": ["FinetuneDataset"],
+            ".dataset.finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".dataset.leakage": ["LeakageReport"],
             ".dataset.generate.llm_calls": ["CallPolicy"],
             ".dataset.checks.report": ["CheckReport", "check"],
@@ -78,7 +77,6 @@ else:
             ".dataset.revalidation": ["Revalidation"],
             ".dataset.schema.load": ["load_schema"],
             ".dataset.generate.recipe": ["ServingRecipe"],
-            ".dataset.summary": ["DatasetSummary"],
             ".engines.base": ["FinetuneEngine"],
             ".engines.gradient": ["GradientFinetuneEngine"],
             ".engines.lora": ["LoraFinetuneEngine", "LoraJob"],

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from ..capture.recorder import rejects_path
 from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions
-from ..dataset.generate.llm_calls import Failure
-from ..dataset.splits import place
+from ..dataset.generate.llm_calls import FailedCall
+from ..dataset.splits import unit_hash
 from ..errors import DatasetError, StructuredAnswerError
 from ..example import Example
 from ..jsonl_store import read_shards
@@ -52,7 +52,7 @@ class Asking:
     folder: Path
     calls: CallPolicy
     retry_failed: bool
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[FailedCall] = field(default_factory=list)
     rejected: int = 0
 
     @property
@@ -60,13 +60,13 @@ class Asking:
         """Where answers are that are no valid example, with the reason."""
         return rejects_path(self.folder / "captured.jsonl")
 
-    def _with_reason(self, failures: Sequence[Failure]) -> list[Failure]:
+    def _with_reason(self, failures: Sequence[FailedCall]) -> list[FailedCall]:
         """A query engine only says that its answer did not fit; why is among the rejects."""
         rows = (json.loads(line.raw) for line in read_shards(self.rejects)) if self.rejects.exists() else ()
         reasons = {row["example"].get("query"): f"{row['reason']}: {row['detail']}" for row in rows}
         return [
-            replace(f, error=UNFIT, message=reasons[f.asked])
-            if f.error in _OF_UNFIT and f.asked in reasons
+            replace(f, error=UNFIT, message=reasons[f.subject])
+            if f.error in _OF_UNFIT and f.subject in reasons
             else f
             for f in failures
         ]
@@ -77,7 +77,7 @@ class Asking:
         """Questions about the chunks; with ``limit`` about a sample of them that ``seed`` draws."""
         chunks = list(nodes)
         if limit is not None:
-            chunks = sorted(chunks, key=lambda node: place(seed, node.node_id))[: -(-limit // per_chunk)]
+            chunks = sorted(chunks, key=lambda node: unit_hash(seed, node.node_id))[: -(-limit // per_chunk)]
         generator = QuestionGenerator(
             self.llm,
             question_gen_query=ask_for or _default_query(self.output_cls, per_chunk),

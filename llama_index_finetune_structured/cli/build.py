@@ -10,7 +10,7 @@ import typer
 
 from ..dataset import CallPolicy, FinetuneDataset
 from ..dataset.generate.documents import read_nodes
-from ..dataset.generate.llm_calls import Failure
+from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError
@@ -104,7 +104,7 @@ def _written(
     output: Path,
     validation: float,
     seed: int,
-    failures: Sequence[Failure] = (),
+    failures: Sequence[FailedCall] = (),
     rejected: int = 0,
     told: Sequence[str] = (),
 ) -> Result:
@@ -128,7 +128,7 @@ def _written(
         "mixed": _mixed(train, held_out or ()),
         "empty": sum(map(_is_empty, [*train, *(held_out or ())])),
         "rejected": rejected,
-        "failures": [{"asked": f.asked, "error": f.error, "message": f.message} for f in failures],
+        "failures": [{"asked": f.subject, "error": f.error, "message": f.message} for f in failures],
     }
     return Result(data, ("\n".join([*_summary(data, validation), *told]),))
 
@@ -195,8 +195,10 @@ def _summary(data: dict[str, Any], wanted: float) -> list[str]:
 
 def _told(asking: Asking, address: str) -> list[str]:
     """What gave no example: answers that do not fit the schema, with the reason, and calls that failed."""
-    unfit = [f"{f.asked[:80]!r}: {f.message[:200]}" for f in asking.failures if f.error == UNFIT]
-    failed = [f"{f.asked[:80]!r}: {f.error}: {f.message[:200]}" for f in asking.failures if f.error != UNFIT]
+    unfit = [f"{f.subject[:80]!r}: {f.message[:200]}" for f in asking.failures if f.error == UNFIT]
+    failed = [
+        f"{f.subject[:80]!r}: {f.error}: {f.message[:200]}" for f in asking.failures if f.error != UNFIT
+    ]
     lines = []
     if unfit or asking.rejected:
         count = counted(len(unfit) + asking.rejected, "answer")

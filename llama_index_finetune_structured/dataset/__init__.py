@@ -1,4 +1,4 @@
-"""Examples -> checked training files: load, split, check, questions, answers, retrieval-augmented rows."""
+"""Examples, pairs, or documents and an LLM -> checked training files; the public names of the data set part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..formats.transports import render
     from .checks.problems import Problem
     from .checks.report import CheckReport, check
-    from .finetune_dataset import FinetuneDataset
+    from .finetune_dataset import DatasetSummary, FinetuneDataset
     from .generate.answers import AnswerReport, aanswer_questions, answer_questions
     from .generate.documents import read_nodes
     from .generate.llm_calls import CallPolicy
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from .leakage import Leak, LeakageReport
     from .revalidation import Revalidation
     from .schema.load import load_schema
-    from .summary import DatasetSummary
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
             ".generate.documents": ["read_nodes"],
-            ".finetune_dataset": ["FinetuneDataset"],
+            ".finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".leakage": ["Leak", "LeakageReport"],
             ".generate.llm_calls": ["CallPolicy"],
             ".checks.report": ["CheckReport", "check"],
@@ -38,7 +37,6 @@ else:
             ".revalidation": ["Revalidation"],
             ".schema.load": ["load_schema"],
             ".generate.recipe": ["ServingRecipe"],
-            ".summary": ["DatasetSummary"],
         },
     )
 

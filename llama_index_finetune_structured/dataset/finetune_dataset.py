@@ -1,10 +1,13 @@
-"""FinetuneDataset: labelled Examples in memory, and what is done to them before training."""
+"""FinetuneDataset: labelled Examples in memory, loaded, split, deduplicated and saved before training."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, overload
 
 from pydantic import BaseModel
@@ -16,22 +19,52 @@ from ..formats.reading import read_examples
 from ..formats.registry import training_lines
 from ..jsonl import write_lines
 from ..jsonl_store import shards_of
-from .labels import Conversation, label
+from .labels import Conversation, labelled_examples
 from .leakage import LeakageReport, find_leaks
 from .revalidation import Revalidation, revalidate
-from .splits import GroupBy, assign
-from .summary import DatasetSummary, summarise
+from .splits import GroupBy, document_of, train_mask
 
-__all__ = ["FinetuneDataset"]
+__all__ = ["DatasetSummary", "FinetuneDataset"]
 
 _log = logging.getLogger(__name__)
 
 
-class FinetuneDataset:
-    """An immutable sequence of Examples: what every engine trains on and the scorecard asks.
+@dataclass(frozen=True)
+class DatasetSummary:
+    """Counts over a data set.
 
-    ``duplicates_removed`` counts what :meth:`deduplicate` left out on the way here; ``leakage`` is what
-    :meth:`split` found of train in this validation side.
+    ``documents`` counts the different documents that are named, ``schemas`` the different schemas,
+    ``transports`` the examples of each. Lengths are (least, median, most) characters.
+    """
+
+    examples: int
+    with_schema: int
+    schemas: int
+    transports: dict[str, int]
+    documents: int
+    duplicates: int
+    duplicates_removed: int
+    prompt_chars: tuple[int, int, int]
+    answer_chars: tuple[int, int, int]
+
+    def __str__(self) -> str:
+        transports = ", ".join(f"{name} {count}" for name, count in sorted(self.transports.items())) or "none"
+        rows = [
+            ("examples", f"{self.examples} ({transports})"),
+            ("with a schema", f"{self.with_schema} ({self.schemas} different)"),
+            ("documents", str(self.documents)),
+            ("duplicates", f"{self.duplicates} in it, {self.duplicates_removed} removed"),
+            ("prompt", "{} / {} / {} characters (least, median, most)".format(*self.prompt_chars)),
+            ("answer", "{} / {} / {} characters".format(*self.answer_chars)),
+        ]
+        return "\n".join(f"{name:<14} {value}" for name, value in rows)
+
+
+class FinetuneDataset:
+    """An immutable sequence of Examples, for every engine to train on and for evaluation.
+
+    ``duplicates_removed`` counts the examples that :meth:`deduplicate` has left out. ``leakage``: of the
+    validation side of a :meth:`split`, its near-duplicates in train; else None.
     """
 
     leakage: LeakageReport | None = None
@@ -42,10 +75,10 @@ class FinetuneDataset:
 
     @classmethod
     def load(cls, path: str | Path) -> FinetuneDataset:
-        """Read canonical Examples or OpenAI chat lines, told apart line by line.
+        """Read canonical Examples and OpenAI chat lines, recognised line by line.
 
         A capture's other shards are merged in. Raises DatasetError with ``file:line`` at the first line
-        that does not fit, or where there is no line at all.
+        that does not fit, or where there are no lines.
         """
         examples = tuple(read_examples(Path(path), torn_from=2))
         if not examples:
@@ -65,35 +98,35 @@ class FinetuneDataset:
         """Take (input, answer) pairs that are already labelled.
 
         An input is the user's text or a list of messages; an answer a Pydantic object, a dict or list, or
-        text. With ``output_cls`` or ``schema`` each answer is validated and kept as compact JSON, keys in
-        the order of the fields; a Pydantic answer brings its own class where neither is given. The schema
-        is kept beside the messages (transport "json_schema"), not written into them: rendering does that.
-        ``document_ids``, one a pair, are what ``split(group_by="document")`` keeps together.
+        text. With ``output_cls`` or ``schema`` each answer is validated and stored as compact JSON, keys in
+        the order of the fields; where neither is given, a Pydantic answer is stored with its own class. The
+        schema is stored beside the messages (transport "json_schema"); rendering writes it into them.
+        ``document_ids``, one per pair, are the groups of ``split(group_by="document")``.
         Raises DatasetError naming the row.
         """
-        examples = label(pairs, output_cls, schema, system_prompt, document_ids)
+        examples = labelled_examples(pairs, output_cls, schema, system_prompt, document_ids)
         if not examples:
             raise DatasetError("from_pairs: no pairs were given; give at least one (input, answer)")
         return cls(examples)
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
-        """Write one JSON line an example, whole or not at all: a failed save leaves an older file as it was.
+        """Write one JSON line per example, atomically: a failed save leaves an older file unchanged.
 
-        ``format`` None keeps everything (canonical Examples). Training files: "openai", "openai-functions"
+        ``format`` None keeps every field (canonical Examples). Training files: "openai", "openai-functions"
         (the legacy form), "gradient", "gradient-structured" (prompts not trained on), "trl-messages",
         "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset. Raises
         ConfigurationError where shards of a capture lie beside ``path``: they would be read with it.
         """
-        if beside := [file.name for file in shards_of(path) if file != Path(path)]:
-            raise ConfigurationError(f"{path}: a capture of several files ({beside[0]}); give another path")
+        if shards := [file.name for file in shards_of(path) if file != Path(path)]:
+            raise ConfigurationError(f"{path}: a capture of several files ({shards[0]}); give another path")
         lines = (e.to_json() for e in self) if format is None else training_lines(self, format)
         return write_lines(Path(path), lines)
 
     def save_preferences(self, path: str | Path, rejects: str | Path | Iterable[Example]) -> Path:
-        """Write OpenAI's preference (DPO) lines: our answers preferred over the rejected ones.
+        """Write OpenAI's preference (DPO) lines: this data set's answers preferred over rejected ones.
 
-        ``rejects``: a capture's ``*.rejects.jsonl``, or Examples whose answers were refused. Raises
-        DatasetError where no rejected answer shares its prompt with one of ours.
+        ``rejects``: a capture's ``*.rejects.jsonl``, or Examples whose answers were rejected. Raises
+        DatasetError where no rejected answer has the same prompt as one of these examples.
         """
         return write_lines(Path(path), preference_lines(self, rejects))
 
@@ -123,18 +156,18 @@ class FinetuneDataset:
         *,
         check_leakage: bool = True,
     ) -> tuple[FinetuneDataset, FinetuneDataset]:
-        """(train, validation), whole groups on one side, decided by a hash of seed and group.
+        """(train, validation): each group as a whole on one side, by a hash of ``seed`` and group.
 
-        A group goes to train when its hash, read as a number from 0 to 1, is below ``fraction``: so the
-        order of rows does not matter and rows added later move none of the older ones. The share is met on
-        average, not exactly; where one side would stay empty, the group nearest to the border is moved
-        there. ``group_by``: None keeps rows of one question together; "document" goes by ``document_id``;
-        a callable names the group of an Example. Raises DatasetError with fewer than two groups.
+        A group goes to train when its hash, as a number from 0 to 1, is below ``fraction``: the order of rows
+        does not matter, and rows added later move none of the older ones. ``fraction`` is met on average, not
+        exactly; where one side would be empty, the group nearest to the border is moved there. ``group_by``:
+        None keeps rows of one question together, "document" those of one ``document_id``; a callable names
+        the group of an Example. Raises DatasetError with fewer than two groups.
 
-        Validation rows that stand almost word for word in train are logged as a warning and kept in
-        ``validation.leakage``, unless ``check_leakage`` is off.
+        Validation rows that are near-duplicates of train rows are logged as a warning and reported in
+        ``validation.leakage``, unless ``check_leakage`` is False.
         """
-        in_train = assign(self._examples, fraction, group_by, seed)
+        in_train = train_mask(self._examples, fraction, group_by, seed)
         sides: dict[bool, list[Example]] = {True: [], False: []}
         for example, train in zip(self._examples, in_train, strict=True):
             name = "train" if train else "validation"
@@ -147,7 +180,7 @@ class FinetuneDataset:
         return train_side, validation
 
     def deduplicate(self) -> FinetuneDataset:
-        """Keep the first of the examples that are equal in all that is learned (same ``id``)."""
+        """Keep the first of the examples with the same ``id``, a hash of all that training uses."""
         unique: dict[str, Example] = {}
         for example in self._examples:
             unique.setdefault(example.id, example)
@@ -157,13 +190,36 @@ class FinetuneDataset:
     def revalidate(
         self, output_cls: type[BaseModel], migrate: Callable[[Any], Any] | None = None
     ) -> Revalidation:
-        """Hold every answer against a changed model: which rows still hold, were migrated, are lost.
+        """Validate every answer against a changed model: rows are still valid, migrated or lost.
 
-        ``migrate`` takes the old answer (parsed JSON) of a row that no longer holds and gives the new one,
-        or None to give it up. Kept rows carry the new schema, in the prompt too where it was spelled out.
+        ``migrate`` takes the old answer (parsed JSON) of a row that is no longer valid and returns the new
+        one, or None to drop the row. Kept rows have the new schema, also where the prompt contains it.
         """
         return revalidate(self._examples, output_cls, migrate)
 
     def summary(self) -> DatasetSummary:
-        """Counts worth a look before paying for training; print it."""
-        return summarise(self._examples, self.duplicates_removed)
+        """Counts of examples, schemas, documents, duplicates and lengths; print it before training."""
+        return _summary(self._examples, self.duplicates_removed)
+
+
+def _summary(examples: Sequence[Example], duplicates_removed: int) -> DatasetSummary:
+    return DatasetSummary(
+        examples=len(examples),
+        with_schema=sum(e.answer_schema is not None for e in examples),
+        schemas=len({e.schema_hash for e in examples if e.answer_schema is not None}),
+        transports=dict(Counter(e.transport for e in examples)),
+        documents=len({document_of(e) for e in examples} - {None}),
+        duplicates=len(examples) - len({e.id for e in examples}),
+        duplicates_removed=duplicates_removed,
+        prompt_chars=_least_median_most([_prompt_chars(e) for e in examples]),
+        answer_chars=_least_median_most([len(e.answer_text()) for e in examples]),
+    )
+
+
+def _least_median_most(lengths: list[int]) -> tuple[int, int, int]:
+    return (min(lengths), round(median(lengths)), max(lengths)) if lengths else (0, 0, 0)
+
+
+def _prompt_chars(example: Example) -> int:
+    contents = [m.content or "" for m in example.messages]
+    return sum(len(content) if isinstance(content, str) else len(str(content)) for content in contents)

@@ -1,4 +1,4 @@
-"""(input, answer) pairs that are already labelled -> Examples, every answer held against its schema."""
+"""Turn labelled (input, answer) pairs into Examples, with every answer validated against its schema."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ..formats.wire import message_to_wire
 from ..json_schema import first_error, schema_title, schema_validator
 from ..jsonl import one_line_reason, require_utf8
 
-__all__ = ["AnswerShape", "Conversation", "conversation", "label", "own_shape"]
+__all__ = ["AnswerShape", "Conversation", "labelled_examples"]
 
 Conversation = str | Sequence[Message | ChatMessage | Mapping[str, Any]]
+"""An input: the user's text, or a list of messages."""
 
 
 class AnswerShape:
-    """The shape that answers must have: a Pydantic class, a JSON schema, or neither (any text).
+    """What answers are validated against: a Pydantic class, a JSON schema, or neither (any text).
 
-    Calling it gives the answer as the text to train on. Raises ValueError where it does not fit.
+    ``schema`` is its JSON schema, ``name`` the schema's name; both None for any text. Raises
+    ConfigurationError where class and schema are given, or the schema is not valid.
     """
 
     def __init__(self, output_cls: type[BaseModel] | None, schema: Mapping[str, Any] | None) -> None:
@@ -38,7 +40,17 @@ class AnswerShape:
             except ValueError as error:
                 raise ConfigurationError(f"schema: {error}") from error
 
-    def __call__(self, answer: Any) -> str:
+    def for_answer(self, answer: Any) -> AnswerShape:
+        """This shape or, where it takes any text and ``answer`` is a Pydantic object, that of its class."""
+        if self.schema is None and isinstance(answer, BaseModel):
+            return AnswerShape(type(answer), None)
+        return self
+
+    def answer_text(self, answer: Any) -> str:
+        """The answer as the text to train on: compact JSON, or the text itself where there is no schema.
+
+        ``answer``: a Pydantic object, a dict or list, or text. Raises ValueError where it does not fit.
+        """
         if self._output_cls is not None:
             return _through_class(answer, self._output_cls)
         if self.schema is None:
@@ -54,44 +66,40 @@ def _plain(answer: Any) -> Any:
 
 
 def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
-    """Fields in the class's order; those an answer in JSON leaves out stay out."""
+    """The answer as its class writes it: fields in the class's order, without those that JSON left out."""
     if isinstance(answer, output_cls):
         text = compact_json(answer_value(answer))
-        output_cls.model_validate_json(text)
+        output_cls.model_validate_json(text)  # model_construct makes objects that are not valid
         return text
     text = answer if isinstance(answer, str) else compact_json(_plain(answer))
     return compact_json(answer_value(output_cls.model_validate_json(text), exclude_unset=True))
 
 
-def label(
+def labelled_examples(
     pairs: Iterable[tuple[Conversation, Any]],
     output_cls: type[BaseModel] | None,
     schema: Mapping[str, Any] | None,
     system_prompt: str | None,
     document_ids: Sequence[str] | None,
 ) -> list[Example]:
-    """Examples of the pairs, in order. Raises DatasetError naming the first row that does not fit."""
+    """Examples of the pairs, in order; parameters as for FinetuneDataset.from_pairs.
+
+    Raises DatasetError naming the first row that does not fit.
+    """
     shape = AnswerShape(output_cls, schema)
     examples = []
     for row, pair in enumerate(pairs):
         try:
-            given, answer = pair
-            messages, query = conversation(given, system_prompt)
-            own = own_shape(shape, answer)
-            examples.append(_labelled(messages, query, own(answer), own))
+            conversation, answer = pair
+            messages, query = _messages_and_query(conversation, system_prompt)
+            answer_shape = shape.for_answer(answer)
+            examples.append(_example(messages, query, answer_shape.answer_text(answer), answer_shape))
         except (ValueError, TypeError) as error:
             raise DatasetError(f"pairs[{row}]: {one_line_reason(error)}") from error
     return examples if document_ids is None else _with_documents(examples, document_ids)
 
 
-def own_shape(shape: AnswerShape, answer: Any) -> AnswerShape:
-    """``shape``, or that of a Pydantic answer's own class where ``shape`` asks for none."""
-    if shape.schema is None and isinstance(answer, BaseModel):
-        return AnswerShape(type(answer), None)
-    return shape
-
-
-def _labelled(messages: tuple[Message, ...], query: str | None, text: str, shape: AnswerShape) -> Example:
+def _example(messages: tuple[Message, ...], query: str | None, text: str, shape: AnswerShape) -> Example:
     for content in (text, *(m.content for m in messages)):
         require_utf8(content if isinstance(content, str) else str(content))
     return Example(
@@ -106,7 +114,7 @@ def _labelled(messages: tuple[Message, ...], query: str | None, text: str, shape
 
 def _with_documents(examples: list[Example], document_ids: Sequence[str]) -> list[Example]:
     if len(document_ids) != len(examples):
-        raise DatasetError(f"document_ids: {len(document_ids)} for {len(examples)} pairs; give one a pair")
+        raise DatasetError(f"document_ids: {len(document_ids)} for {len(examples)} pairs; give one per pair")
     wrong = next((n for n, document in enumerate(document_ids) if not isinstance(document, str)), None)
     if wrong is not None:
         raise DatasetError(f"document_ids[{wrong}]: {document_ids[wrong]!r}, expected text")
@@ -116,20 +124,25 @@ def _with_documents(examples: list[Example], document_ids: Sequence[str]) -> lis
     ]
 
 
-def conversation(given: Conversation, system_prompt: str | None) -> tuple[tuple[Message, ...], str | None]:
-    """(messages, the last user text) of a text or a list of messages, system prompt in front."""
-    turns = [Message(role="user", content=given)] if isinstance(given, str) else [_message(m) for m in given]
+def _messages_and_query(
+    conversation: Conversation, system_prompt: str | None
+) -> tuple[tuple[Message, ...], str | None]:
+    """The messages, with the system prompt first, and the text of the last user message."""
+    if isinstance(conversation, str):
+        turns = [Message(role="user", content=conversation)]
+    else:
+        turns = [_message(item) for item in conversation]
     if not turns:
         raise ValueError("the input is an empty list of messages")
     if system_prompt is not None and turns[0].role == "system":
         raise ValueError("the input has a system message of its own; drop it, or give no system_prompt")
     if system_prompt is not None:
         turns.insert(0, Message(role="system", content=system_prompt))
-    asked = [m.content for m in turns if m.role == "user" and isinstance(m.content, str)]
-    return tuple(turns), asked[-1] if asked else None
+    questions = [m.content for m in turns if m.role == "user" and isinstance(m.content, str)]
+    return tuple(turns), questions[-1] if questions else None
 
 
-def _message(given: Message | ChatMessage | Mapping[str, Any]) -> Message:
-    if isinstance(given, ChatMessage):
-        return Message.model_validate(message_to_wire(given))
-    return given if isinstance(given, Message) else Message.model_validate(given)
+def _message(item: Message | ChatMessage | Mapping[str, Any]) -> Message:
+    if isinstance(item, ChatMessage):
+        return Message.model_validate(message_to_wire(item))
+    return item if isinstance(item, Message) else Message.model_validate(item)

@@ -1,7 +1,7 @@
-"""Near-duplicate text across a split: a validation row that train has almost word for word proves nothing.
+"""Near-duplicates across a split: validation rows that repeat a train row almost word for word.
 
-MinHash (Broder 1997) over runs of words, in bands: an estimate of the Jaccard similarity, found without
-comparing every row with every other. Exact for equal texts.
+Candidates are found by MinHash (Broder 1997) over word shingles with banding (locality-sensitive hashing),
+without comparing every pair of rows; their Jaccard similarity is then exact. Equal texts are always found.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from ..example import Example
 
 __all__ = ["Leak", "LeakageReport", "find_leaks"]
 
-_RUN = 3
-_BANDS, _ROWS = 16, 4
+_SHINGLE_WORDS = 3  # chosen: long enough that shared topic words alone make no two rows alike
+# Rows of Jaccard similarity s share a band with probability 1 - (1 - s**4)**16: 99.98% at s = 0.8, 64% at 0.5.
+_BANDS, _HASHES_PER_BAND = 16, 4
+_SHOWN_CHARACTERS = 100  # of the example that a report quotes
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A validation row and the train row it resembles; ``similarity`` of question and answer, 0 to 1."""
+    """A validation row and the train row most similar to it; both count from 0.
+
+    ``similarity``: Jaccard similarity of question and answer, 0 to 1. ``text``: those of the validation row.
+    """
 
     validation_row: int
     train_row: int
@@ -36,14 +41,14 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """Validation rows whose question and answer stand nearly so in train; ``rows`` were looked at."""
+    """Validation rows that are near-duplicates of train rows; ``rows`` counts the validation rows checked."""
 
     leaks: tuple[Leak, ...]
     rows: int
 
     @property
     def share(self) -> float:
-        """Leaking share of the validation rows."""
+        """Share of the validation rows that leak, 0 to 1."""
         return len(self.leaks) / self.rows if self.rows else 0.0
 
     def __str__(self) -> str:
@@ -51,9 +56,9 @@ class LeakageReport:
             return f"no near-duplicates of train among {self.rows} validation rows"
         worst = max(self.leaks, key=lambda leak: leak.similarity)
         return (
-            f"{len(self.leaks)} of {self.rows} validation rows ({self.share:.0%}) stand nearly so in "
-            f"train, e.g. validation row {worst.validation_row} and train row {worst.train_row} "
-            f"({worst.similarity:.0%} alike): {worst.text[:100]!r}; "
+            f"{len(self.leaks)} of {self.rows} validation rows ({self.share:.0%}) are near-duplicates of "
+            f"train rows, e.g. validation row {worst.validation_row} of train row {worst.train_row} "
+            f"({worst.similarity:.0%} similar): {worst.text[:_SHOWN_CHARACTERS]!r}; "
             "split with group_by='document', or drop them"
         )
 
@@ -61,38 +66,42 @@ class LeakageReport:
 def find_leaks(
     train: Sequence[Example], validation: Sequence[Example], *, threshold: float = 0.8
 ) -> LeakageReport:
-    """The most alike train row of each validation row, where alike by ``threshold`` or more.
+    """For each validation row the most similar train row, where the similarity is ``threshold`` or more.
 
-    Compared are question and answer in lower case, runs of three words; not the retrieved context nor the
-    system prompt, which rows share rightly.
+    Question and answer are compared, as sets of three-word shingles without regard to case; retrieved context
+    and system prompt are not, since rows share them legitimately.
     """
-    signatures = [_Signature(_said(example)) for example in train]
-    shelves: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for row, signature in enumerate(signatures):
-        for key in signature.bands():
-            shelves[key].append(row)
+    train_hashes = [_MinHash(_compared_text(example)) for example in train]
+    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for row, minhash in enumerate(train_hashes):
+        for key in minhash.bands():
+            buckets[key].append(row)
     leaks = []
     for row, example in enumerate(validation):
-        signature = _Signature(_said(example))
-        near = {other for key in signature.bands() for other in shelves.get(key, ())}
-        best = max(((signatures[o].likeness(signature), -o) for o in near), default=(0.0, 0))
-        if best[0] >= threshold:
-            leaks.append(Leak(row, -best[1], best[0], _said(example)))
+        text = _compared_text(example)
+        minhash = _MinHash(text)
+        candidates = sorted({other for key in minhash.bands() for other in buckets.get(key, ())})
+        if not candidates:
+            continue
+        similarities = [train_hashes[other].similarity(minhash) for other in candidates]
+        best = max(similarities)
+        if best >= threshold:
+            leaks.append(Leak(row, candidates[similarities.index(best)], best, text))
     return LeakageReport(tuple(leaks), len(validation))
 
 
-def _said(example: Example) -> str:
+def _compared_text(example: Example) -> str:
     """Question and answer; of a JSON answer its values, since all rows share the keys."""
-    asked = example.query
-    if asked is None:
-        asked = " ".join(
+    question = example.query
+    if question is None:
+        question = " ".join(
             m.content for m in example.messages if m.role == "user" and isinstance(m.content, str)
         )
     try:
         answer = " ".join(_values(example.answer_object()))
     except ValueError:
         answer = example.answer_text()
-    return f"{asked}\n{answer}"
+    return f"{question}\n{answer}"
 
 
 def _values(value: Any) -> Iterator[str]:
@@ -103,22 +112,29 @@ def _values(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-class _Signature:
-    """MinHash of a text: for each of the permutations the least hash of its runs."""
+class _MinHash:
+    """A text's shingles and their MinHash signature: for each hash function the least hash of all shingles.
+
+    The hash functions are one hash XORed with a different mask each.
+    """
 
     def __init__(self, text: str) -> None:
         words = _WORD.findall(text.casefold())
-        runs = {" ".join(words[n : n + _RUN]) for n in range(max(1, len(words) - _RUN + 1))}
-        self.runs = frozenset(_hash(run) for run in runs)
-        hashes = np.fromiter(self.runs, dtype=np.uint64, count=len(self.runs))
-        self.least = (hashes[:, None] ^ _MASKS).min(axis=0)
+        starts = range(max(1, len(words) - _SHINGLE_WORDS + 1))  # a shorter text is one shingle
+        shingles = {" ".join(words[n : n + _SHINGLE_WORDS]) for n in starts}
+        self._shingles = frozenset(map(_hash, shingles))
+        hashes = np.fromiter(self._shingles, dtype=np.uint64, count=len(self._shingles))
+        self._signature = (hashes[:, None] ^ _MASKS).min(axis=0)  # [hash functions]
 
     def bands(self) -> Iterator[tuple[int, bytes]]:
+        """Bucket keys: two texts are compared if they share one."""
         for band in range(_BANDS):
-            yield band, self.least[band * _ROWS : (band + 1) * _ROWS].tobytes()
+            start = band * _HASHES_PER_BAND
+            yield band, self._signature[start : start + _HASHES_PER_BAND].tobytes()
 
-    def likeness(self, other: _Signature) -> float:
-        return len(self.runs & other.runs) / len(self.runs | other.runs)
+    def similarity(self, other: _MinHash) -> float:
+        """The exact Jaccard similarity of the two sets of shingles."""
+        return len(self._shingles & other._shingles) / len(self._shingles | other._shingles)
 
 
 def _hash(text: str) -> int:
@@ -126,4 +142,4 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-_MASKS = np.array([_hash(f"mask {n}") for n in range(_BANDS * _ROWS)], dtype=np.uint64)
+_MASKS = np.array([_hash(f"mask {n}") for n in range(_BANDS * _HASHES_PER_BAND)], dtype=np.uint64)

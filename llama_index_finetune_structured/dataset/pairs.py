@@ -1,4 +1,4 @@
-"""Where (question, answer) pairs come from: tuples, dicts, captured Examples, files of them."""
+"""Read (question, answer) pairs from tuples, mappings, Examples, a QueryResponseDataset or a file of these."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Pair", "PairSource", "read_pairs"]
 
 
 class HasPairs(Protocol):
-    """LlamaIndex's QueryResponseDataset, by its shape: the class itself is deprecated."""
+    """What is used of LlamaIndex's QueryResponseDataset; a Protocol because that class is deprecated."""
 
     @property
     def qr_pairs(self) -> list[tuple[str, str]]: ...
@@ -29,9 +29,9 @@ PairSource = str | Path | HasPairs | Iterable[tuple[str, Any] | Mapping[str, Any
 
 @dataclass(frozen=True)
 class Pair:
-    """A question and its answer, and what is known of where the answer stands.
+    """A question, its answer, and the source of the answer as far as it is known.
 
-    ``answer_schema`` comes with captured Examples; ``node_ids`` are the chunks that support the answer.
+    ``node_ids`` are the chunks that support the answer; ``answer_schema`` comes with captured Examples.
     """
 
     query: str
@@ -43,16 +43,17 @@ class Pair:
 
 
 def read_pairs(source: PairSource) -> Iterator[Pair]:
-    """Pairs one by one. Raises DatasetError naming file and line, or the row."""
+    """The pairs, one by one. Raises DatasetError naming file and line, or the row."""
     if isinstance(source, str | Path):
         yield from _from_file(Path(source))
         return
     rows = source.qr_pairs if hasattr(source, "qr_pairs") else source
     for number, row in enumerate(rows):
-        yield _named(row, f"pairs[{number}]")
+        yield _pair_or_error(row, f"pairs[{number}]")
 
 
-def _named(row: Any, where: str) -> Pair:
+def _pair_or_error(row: Any, where: str) -> Pair:
+    """The row as a Pair; ``where`` is its place in error messages."""
     try:
         return _pair(row)
     except READ_ERRORS as error:
@@ -74,20 +75,24 @@ def _from_file(path: Path) -> Iterator[Pair]:
             row = parse_line(line.raw)
         except READ_ERRORS as error:
             raise DatasetError(f"{line.where}: {one_line_reason(error)}") from error
-        yield _named(row, line.where)
+        yield _pair_or_error(row, line.where)
 
 
 def _first_line(file: BinaryIO) -> bytes:
-    """The first line that is not blank, less a byte-order mark."""
+    """The first line that is not blank, without a byte-order mark."""
     return next((line for raw in file if (line := raw.removeprefix(codecs.BOM_UTF8)).strip()), b"")
 
 
 def _is_query_response_json(first: bytes) -> bool:
-    """Whether a file that begins so is one JSON object over many lines, or a QueryResponseDataset on one."""
+    """Whether a file with this first line is one JSON document (a QueryResponseDataset) rather than JSONL.
+
+    A line of JSONL is a complete JSON object; the first line of an indented document is not, and has no key
+    yet (a damaged row of JSONL does).
+    """
     try:
         row = json.loads(first)
     except (ValueError, RecursionError):
-        return b":" not in first or b'"queries"' in first  # else a row that is damaged
+        return b":" not in first or b'"queries"' in first
     return isinstance(row, dict) and "queries" in row
 
 
@@ -102,8 +107,8 @@ def _from_query_response(path: Path, text: bytes) -> Iterator[Pair]:
         ) from error
     for key, query in queries.items():
         if key not in responses:
-            raise DatasetError(f"{path}: query {key!r} has no response; drop it or answer it")
-        yield _named((query, responses[key]), f"{path}: query {key!r}")
+            raise DatasetError(f"{path}: query {key!r} has no response; add one or remove the query")
+        yield _pair_or_error((query, responses[key]), f"{path}: query {key!r}")
 
 
 def _pair(row: Any) -> Pair:
@@ -128,7 +133,7 @@ def _from_mapping(row: Mapping[str, Any]) -> Pair:
     if "query" not in row or "response" not in row:
         found = ", ".join(sorted(map(str, row))[:6]) or "no keys"
         raise ValueError(f"expected 'query' and 'response', found {found}")
-    node, document = _id(row, "node_id"), _id(row, "document_id")
+    node, document = _optional_text(row, "node_id"), _optional_text(row, "document_id")
     return Pair(
         _question(row["query"]),
         row["response"],
@@ -137,7 +142,7 @@ def _from_mapping(row: Mapping[str, Any]) -> Pair:
     )
 
 
-def _id(row: Mapping[str, Any], name: str) -> str | None:
+def _optional_text(row: Mapping[str, Any], name: str) -> str | None:
     value = row.get(name)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} is {value!r}, expected text")

@@ -1,4 +1,4 @@
-"""Schema evolution: captured answers held against the Pydantic model as it is now."""
+"""Schema evolution: validate the answers of a data set against a changed Pydantic model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LostRow", "Revalidation", "revalidate"]
 
 @dataclass(frozen=True)
 class LostRow:
-    """A row whose answer the new model refuses; ``reason`` names the field."""
+    """A row whose answer the new model rejects; ``row`` counts from 0, ``reason`` names the field."""
 
     row: int
     example: Example
@@ -28,7 +28,10 @@ class LostRow:
 
 @dataclass(frozen=True)
 class Revalidation:
-    """Rows that hold, were migrated and are lost; ``examples`` are those to go on with, in their order."""
+    """The rows that are still valid (``held``), were migrated, or are lost; rows count from 0.
+
+    ``examples``: the valid and migrated ones, in the order of the rows, with the new schema.
+    """
 
     examples: tuple[Example, ...]
     held: tuple[int, ...]
@@ -36,7 +39,7 @@ class Revalidation:
     lost: tuple[LostRow, ...]
 
     def __str__(self) -> str:
-        counts = f"{len(self.held)} rows hold, {len(self.migrated)} migrated, {len(self.lost)} lost"
+        counts = f"{len(self.held)} rows still valid, {len(self.migrated)} migrated, {len(self.lost)} lost"
         return "\n".join([counts, *(f"  row {lost.row}: {lost.reason}" for lost in self.lost)])
 
 
@@ -54,30 +57,31 @@ def revalidate(
         except ValueError as error:
             reason = one_line_reason(error)
         try:
-            changed = None if migrate is None else migrate(example.answer_object())
-            if changed is not None:
-                kept.append(_with_answer(example, shape, shape(changed)))
+            answer = None if migrate is None else migrate(example.answer_object())
+            if answer is not None:
+                kept.append(_with_answer(example, shape, shape.answer_text(answer)))
                 migrated.append(row)
                 continue
-        except Exception as error:  # the user's function may raise anything; the row says so
+        except Exception as error:  # the user's function may raise anything; the row's reason names it
             reason = f"{reason}; after migrate: {one_line_reason(error)}"
         lost.append(LostRow(row, example, reason))
     return Revalidation(tuple(kept), tuple(held), tuple(migrated), tuple(lost))
 
 
 def _with_answer(example: Example, shape: AnswerShape, text: str) -> Example:
-    """The example asked for the new schema over its own transport, the answer as the new class writes it.
+    """The example with the new schema, over its own transport, and ``text`` as the new class writes it.
 
     Raises ValueError where the answer does not fit.
     """
-    answer = shape(text)
-    asked = (
+    answer = shape.answer_text(text)
+    # An example without a schema has none to remove from its prompt, so it may be relabelled as it is.
+    structured = (
         example
         if example.answer_schema is not None
         else example.model_copy(update={"transport": "json_schema"})
     )
-    bare = render(asked, "json_schema")
-    renewed = bare.model_copy(
+    without_schema_text = render(structured, "json_schema")
+    renewed = without_schema_text.model_copy(
         update={
             "answer": Message(role="assistant", content=answer, weight=example.answer.weight),
             "answer_schema": shape.schema,
@@ -89,4 +93,4 @@ def _with_answer(example: Example, shape: AnswerShape, text: str) -> Example:
     try:
         return render(renewed, transport)
     except DatasetError as error:
-        raise ValueError(f"cannot be asked again over {transport!r}: {error}") from error
+        raise ValueError(f"cannot be rendered again for transport {transport!r}: {error}") from error

@@ -189,7 +189,7 @@ def _captured(
     say(f"teacher: {len(report.answers)} answers, {len(report.failures)} failed")
     say(f"{len(kept)} examples with parameters, none shown a held-out sub-package")
     for failure in report.failures[:_SHOWN]:
-        say(f"  {failure.asked}: {failure.error}: {failure.message[:200]}")
+        say(f"  {failure.subject}: {failure.error}: {failure.message[:200]}")
     if not kept:
         raise DatasetError(
             f"the teacher gave no valid answer: mend what failed and run it again; see {rejects_path(path)}"

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..background import run_in_background
 from ..dataset import FinetuneDataset
-from ..dataset.splits import place
+from ..dataset.splits import unit_hash
 from ..errors import ConfigurationError
 from ..example import Example
 from ..files import write_public_text
@@ -113,7 +113,7 @@ def learning_curve(
     A run that was stopped goes on where the engine goes on, and with ``cache_dir`` asks only what is
     missing. Raises ConfigurationError for sizes that cannot be had, before anything is trained.
     """
-    rows = sorted(train, key=lambda example: (place(seed, example.id), example.id))
+    rows = sorted(train, key=lambda example: (unit_hash(seed, example.id), example.id))
     wanted = _sizes(sizes, len(rows))
     folder = None if cache_dir is None else Path(cache_dir)
     questions = Questions(

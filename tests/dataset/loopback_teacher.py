@@ -1,4 +1,4 @@
-"""A server on loopback that speaks OpenAI's chat protocol, for the real LlamaIndex OpenAI class to call."""
+"""A loopback server of OpenAI's chat protocol, for the real LlamaIndex OpenAI class to call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class Teacher:
-    """Answers each request by ``reply(request)``: a message, or an HTTP status. Keeps the requests."""
+    """Answers each request with ``reply(request)``, a message or an HTTP status, and stores the requests."""
 
     def __init__(self, reply: Reply, latency_s: float = 0.0, keep_alive: bool = False) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ class Teacher:
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 sent = self.rfile.read(length)
-                if len(sent) < length:  # the asking process was killed
+                if len(sent) < length:  # the client process was killed
                     return
                 status, body = teacher.answer(json.loads(sent))
                 self.send_response(status)

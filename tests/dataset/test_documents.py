@@ -1,4 +1,4 @@
-"""``read_nodes``: the same chunks in every run, and no document left out in silence."""
+"""``read_nodes``: the same chunks in every run, and no document left out silently."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def test_a_second_reading_gives_the_same_ids_and_texts(tmp_path: Path) -> None:
     assert len(first) > 3
 
 
-def test_every_unreadable_document_is_named_with_its_mend(tmp_path: Path) -> None:
+def test_every_unreadable_document_is_named_with_a_fix(tmp_path: Path) -> None:
     _pdf(tmp_path / "scan.pdf", "")
     _pdf(tmp_path / "locked.pdf", "x", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="secret")
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "good.txt").write_text("Good.")
-    with pytest.raises(DatasetError, match="4 of 5 documents cannot be used") as caught:
+    with pytest.raises(DatasetError, match="4 of 5 documents cannot be read") as caught:
         read_nodes(tmp_path)
-    told = str(caught.value)
-    assert "scan.pdf: no text in it; run OCR" in told
-    assert "locked.pdf: needs a password" in told
-    assert "broken.pdf: " in told
-    assert "latin.txt: not UTF-8 text (byte 1); save it as UTF-8" in told
+    message = str(caught.value)
+    assert "scan.pdf: no text in it; if it is a scan, run OCR" in message
+    assert "locked.pdf: needs a password" in message
+    assert "broken.pdf: " in message
+    assert "latin.txt: not UTF-8 text (byte 1); save it as UTF-8" in message
 
 
 def test_a_folder_that_is_not_there_or_holds_nothing_is_a_clear_error(tmp_path: Path) -> None:

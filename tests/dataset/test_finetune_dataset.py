@@ -258,7 +258,7 @@ def test_deduplication_keeps_the_first_in_order_and_counts() -> None:
 
 
 def test_the_same_tool_answer_asked_again_is_a_duplicate_though_its_call_has_another_id() -> None:
-    def asked(*ids: str) -> Example:
+    def conversation(*ids: str) -> Example:
         turns: list[dict[str, object]] = [{"role": "user", "content": "q"}]
         for id in ids[:-1]:
             turns.append(ANSWER | {"tool_calls": [CALL | {"id": id}]})
@@ -266,7 +266,9 @@ def test_the_same_tool_answer_asked_again_is_a_duplicate_though_its_call_has_ano
         answer = ANSWER | {"tool_calls": [CALL | {"id": ids[-1]}]}
         return Example.model_validate({"messages": turns, "answer": answer, "transport": "tools"})
 
-    data = FinetuneDataset([asked("call_1", "call_2"), asked("call_8", "call_9"), asked("call_1", "call_1")])
+    data = FinetuneDataset(
+        [conversation("call_1", "call_2"), conversation("call_8", "call_9"), conversation("call_1", "call_1")]
+    )
     assert len(data.deduplicate()) == 2
     assert data.summary().duplicates == 1
 

@@ -1,4 +1,4 @@
-"""Near-duplicates across a split are found and told."""
+"""Near-duplicates across a split are found and reported."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_messages_stand_in_for_a_missing_question() -> None:
     assert len(find_leaks(rows, rows).leaks) == 1
 
 
-def test_splitting_tells_of_leaks_unless_it_is_told_not_to(caplog: pytest.LogCaptureFixture) -> None:
+def test_splitting_warns_of_leaks_unless_check_leakage_is_off(caplog: pytest.LogCaptureFixture) -> None:
     pairs = [(f"{sentence(n // 2)} {n}", "a") for n in range(40)]
     _, validation = data(*pairs).split(0.5)
     assert validation.leakage is not None
     assert len(validation.leakage.leaks) > 3
-    assert "stand nearly so in train" in caplog.text
+    assert "are near-duplicates of train rows" in caplog.text
     caplog.clear()
     _, quiet = data(*pairs).split(0.5, check_leakage=False)
     assert quiet.leakage is None

@@ -1,4 +1,4 @@
-"""Preflight: every problem with file, line and code; what is trained, to the token; never an exception."""
+"""Preflight check: every problem with file, line and code; exact trained tokens; never an exception."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def test_the_same_example_in_two_shards_is_a_duplicate_whatever_its_lines(tmp_pa
     data = FinetuneDataset.from_pairs([("q", Song(title="One"))])
     data.save(tmp_path / "c.jsonl")
     data.save(tmp_path / "c.jsonl.shard-1-2")
-    told = {p.code: p.message for p in check(tmp_path / "c.jsonl", target="openai").problems}
-    assert told["duplicate"] == f"the same as line 1 of {tmp_path / 'c.jsonl'}"
+    messages = {p.code: p.message for p in check(tmp_path / "c.jsonl", target="openai").problems}
+    assert messages["duplicate"] == f"the same as line 1 of {tmp_path / 'c.jsonl'}"
 
 
 def test_openai_counts_what_is_trained_and_what_it_costs() -> None:

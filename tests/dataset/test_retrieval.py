@@ -1,4 +1,4 @@
-"""Retrieval-augmented rows: the reference's two modes, RAFT's shares, and serving what was trained."""
+"""Retrieval-augmented rows: joined and separate context, RAFT's shares, and serving the trained prompts."""
 
 from __future__ import annotations
 
@@ -142,13 +142,13 @@ def test_a_support_that_was_not_retrieved_is_counted_not_hidden(caplog: pytest.L
     rows = builder.build([{"query": "q", "response": "r", "node_id": "elsewhere"}], show_progress=False)
     assert rows[0].metadata["context"] == "support_missed"
     assert builder.counts == {"rows support_missed": 1}
-    assert "1 rows hold no chunk that supports their answer" in caplog.text
+    assert "1 rows contain no chunk that supports their answer" in caplog.text
     caplog.clear()
     builder.build([{"query": "q", "response": "r", "node_id": "a1"}], show_progress=False)
     assert caplog.text == ""
 
 
-def test_what_could_not_be_built_is_counted_with_its_mend(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_could_not_be_built_is_counted_with_a_fix(caplog: pytest.LogCaptureFixture) -> None:
     builder = RetrievalAugmentedDatasetBuilder(FixedRetriever(), distractors=1)
     assert len(builder.build(PAIRS[:3], show_progress=False)) == 0
     assert builder.counts["questions skipped: nothing retrieved"] == 3
@@ -156,7 +156,7 @@ def test_what_could_not_be_built_is_counted_with_its_mend(caplog: pytest.LogCapt
     alone = RetrievalAugmentedDatasetBuilder(FixedRetriever(THREE[0]), share_without_support=1.0)
     row = alone.build(PAIRS[:1], show_progress=False)[0]
     assert row.metadata["context"] == "with_support"
-    assert [count for what, count in alone.counts.items() if "could not be taken out" in what] == [1]
+    assert [count for what, count in alone.counts.items() if "could not be removed" in what] == [1]
 
 
 def test_the_same_pairs_give_the_same_rows_in_any_order_and_another_seed_others() -> None:
@@ -291,7 +291,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
 
 
 def reply(request: dict[str, Any], answer: str) -> dict[str, Any]:
-    """The answer over whichever transport was asked."""
+    """The answer over the transport of the request."""
     if "tools" not in request:
         return {"content": answer}
     name = request["tools"][0]["function"]["name"]

@@ -1,4 +1,4 @@
-"""Schema evolution: which rows hold, which are migrated, which are lost."""
+"""Schema evolution: which rows are still valid, which are migrated, which are lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_rows_are_migrated_given_up_or_lost_with_a_reason() -> None:
         (2, "title: Field required"),
     ]
     assert "after migrate: KeyError: 'length'" in found.lost[1].reason
-    assert str(found).startswith("0 rows hold, 1 migrated, 2 lost\n  row 1: title")
+    assert str(found).startswith("0 rows still valid, 1 migrated, 2 lost\n  row 1: title")
 
 
 def test_without_migration_every_row_that_does_not_hold_is_lost() -> None:

@@ -84,18 +84,18 @@ def test_a_retrieved_document_stands_in_for_a_missing_one() -> None:
     assert not {e.sources[0].document_id for e in train} & {e.sources[0].document_id for e in validation}
 
 
-def test_what_cannot_be_split_says_how_to_mend_it() -> None:
+def test_what_cannot_be_split_is_an_error_with_a_fix() -> None:
     with pytest.raises(DatasetError, match="empty"):
         FinetuneDataset([]).split()
     with pytest.raises(DatasetError, match=r"one document.*group_by=None"):
         numbered(10, rows_a_document=10).split(group_by="document")
-    with pytest.raises(DatasetError, match="one and the same question"):
+    with pytest.raises(DatasetError, match="ask the same question"):
         numbered(1).split()
     with pytest.raises(DatasetError, match="in one group"):
         numbered(10).split(group_by=lambda _: "same")
     with pytest.raises(DatasetError, match=r"10 of 10 examples name no document.*row 0"):
         FinetuneDataset.from_pairs([(f"q{n}", "a") for n in range(10)]).split(group_by="document")
-    with pytest.raises(DatasetError, match="gave int for row 0"):
+    with pytest.raises(DatasetError, match="returned int for row 0"):
         numbered(10).split(group_by=lambda _: 1)  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigurationError, match="group_by"):
         numbered(10).split(group_by="documents")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The trained span that preflight shows is the trainer's own label mask, token for token."""
+"""The trained span that the check shows equals the trainer's own label mask, token for token."""
 
 from __future__ import annotations
 

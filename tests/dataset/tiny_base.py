@@ -48,7 +48,7 @@ def tiny_model(tokenizer: Any) -> Any:
 
 
 def tiny_base(folder: Path, template: str = PLAIN) -> Path:
-    """A folder that the local engine takes for a base model."""
+    """A folder that the local engine can load as a base model."""
     tokenizer = tiny_tokenizer(template)
     tokenizer.save_pretrained(folder)
     tiny_model(tokenizer).save_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Documents and an LLM -> questions, answers, retrieval-augmented rows."""
+"""Documents and an LLM -> chunks, questions, answers, retrieval-augmented Examples."""

@@ -1,4 +1,4 @@
-"""Questions run through a query engine under capture: the reference's loop, concurrent and resumable."""
+"""Ask a query engine questions and capture its LLM calls as Examples, concurrently and resumably."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from ...errors import StructuredAnswerError
 from ...example import Example, Source, content_hash
 from ...formats.wire import source_of
 from ..finetune_dataset import FinetuneDataset
-from .llm_calls import CallPolicy, Failure, Job, PaidCalls
+from .llm_calls import CallPolicy, FailedCall, LlmCall, LlmCalls
 from .questions import Question
 
-__all__ = ["Answer", "AnswerReport", "aanswer_questions", "answer_questions", "answers_path"]
+__all__ = ["AnswerReport", "QuestionAnswer", "aanswer_questions", "answer_questions", "answers_path"]
 
-_EMPTY = "Empty Response"
+_EMPTY = "Empty Response"  # LlamaIndex's text where nothing was retrieved or an answer did not parse
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A question's answer as text (JSON of a structured one) and the chunks that it was given."""
+class QuestionAnswer:
+    """A question, its answer as text (JSON of a structured one) and the chunks retrieved for it.
+
+    ``node_id`` and ``document_id``: the chunk that the question was generated from, where it is known.
+    """
 
     query: str
     response: str
@@ -38,20 +41,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerReport:
-    """Answers in the order of the questions, failures, and where the captured Examples are.
+    """Answers in the order of the questions, failures, and ``path`` of the captured Examples.
 
-    ``paid`` counts this run's queries, attempts included, ``reused`` those answered on disk before.
+    ``paid`` counts this run's queries, attempts included, ``reused`` the questions whose answer was stored.
     """
 
-    answers: tuple[Answer, ...]
-    failures: tuple[Failure, ...]
+    answers: tuple[QuestionAnswer, ...]
+    failures: tuple[FailedCall, ...]
     path: Path
     paid: int
     reused: int
 
     def load(self) -> FinetuneDataset:
-        """The captured Examples in the order of the questions, each once, whatever the run went through."""
-        order = {answer.query: place for place, answer in enumerate(self.answers)}
+        """The captured Examples in the order of the questions, each once, also after retries and killed runs."""
+        order = {answer.query: position for position, answer in enumerate(self.answers)}
         captured = FinetuneDataset.load(self.path).deduplicate()
         ordered = sorted(captured, key=lambda e: (order.get(e.query or "", len(order)), e.id))
         return FinetuneDataset(
@@ -67,12 +70,12 @@ class AnswerReport:
 
     def __str__(self) -> str:
         counts = f"{self.paid} paid, {self.reused} reused, {len(self.failures)} failed"
-        failed = [f"  {f.asked!r}: {f.error}: {f.message}" for f in self.failures]
+        failed = [f"  {f.subject!r}: {f.error}: {f.message}" for f in self.failures]
         return "\n".join([f"{len(self.answers)} answers, {counts}", *failed])
 
 
 def answers_path(path: str | os.PathLike[str]) -> Path:
-    """``songs.jsonl`` -> ``songs.answers.jsonl``, beside it: which questions are done."""
+    """The file beside a capture that stores the answers: ``songs.jsonl`` -> ``songs.answers.jsonl``."""
     main = Path(path)
     return main.with_name(f"{main.stem}.answers{main.suffix or '.jsonl'}")
 
@@ -89,28 +92,29 @@ async def aanswer_questions(
 ) -> AnswerReport:
     """Ask ``query_engine`` every question, capturing its LLM calls as Examples into ``path``.
 
-    One file belongs to one engine: the same call again asks only what has no answer yet; questions that
-    failed are asked again with ``retry_failed``. LlamaIndex's silent "Empty Response" counts as a failure.
+    Use one file for one engine: the same call again asks only the questions without an answer, with
+    ``retry_failed`` also those that failed. ``output_cls`` validates the captured answers, see ``capture``;
+    ``calls`` sets concurrency and retries. LlamaIndex's "Empty Response" counts as a failure.
     """
-    jobs: dict[str, Job] = {}
-    for given in questions:
-        question = given if isinstance(given, Question) else Question(given)
-        jobs.setdefault(content_hash(question.text), _job(query_engine, question))
-    paid_calls = PaidCalls(answers_path(path), calls or CallPolicy())
-    reused = paid_calls.results_for(jobs)
+    queries: dict[str, LlmCall] = {}
+    for item in questions:
+        question = item if isinstance(item, Question) else Question(item)
+        queries.setdefault(content_hash(question.text), _query(query_engine, question))
+    llm_calls = LlmCalls(answers_path(path), calls or CallPolicy())
+    reused = llm_calls.count_results(queries)
     with capture(path, output_cls=output_cls):
-        await paid_calls.run(
-            jobs, retry_failed=retry_failed, description="answers", show_progress=show_progress
+        await llm_calls.run(
+            queries, retry_failed=retry_failed, description="answers", show_progress=show_progress
         )
-    answers = tuple(_answer(row) for key in jobs if "result" in (row := paid_calls.rows[key]))
-    return AnswerReport(answers, paid_calls.failures(jobs), Path(path), paid_calls.paid, reused)
+    answers = tuple(_answer(row) for key in queries if "result" in (row := llm_calls.rows[key]))
+    return AnswerReport(answers, llm_calls.failures(queries), Path(path), llm_calls.paid, reused)
 
 
 answer_questions = blocking(aanswer_questions)
 
 
-def _job(query_engine: BaseQueryEngine, question: Question) -> Job:
-    async def call() -> dict[str, Any]:
+def _query(query_engine: BaseQueryEngine, question: Question) -> LlmCall:
+    async def make() -> dict[str, Any]:
         response = await query_engine.aquery(question.text)
         text = str(response)
         if not text.strip() or text == _EMPTY:
@@ -120,17 +124,17 @@ def _job(query_engine: BaseQueryEngine, question: Question) -> Job:
         sources = [source_of(node).model_dump(exclude_none=True) for node in response.source_nodes]
         return {"response": text, "sources": sources}
 
-    about = {"query": question.text, "node_id": question.node_id, "document_id": question.document_id}
-    return Job(question.text, about, call)
+    metadata = {"query": question.text, "node_id": question.node_id, "document_id": question.document_id}
+    return LlmCall(question.text, metadata, make)
 
 
 def _without_event_id(example: Example) -> Example:
-    """Event ids differ from run to run, the data set must not."""
+    """Without the event id, which differs from run to run while the data set must not."""
     metadata = {key: value for key, value in example.metadata.items() if key != "event_id"}
     return example.model_copy(update={"metadata": metadata})
 
 
-def _answer(row: dict[str, Any]) -> Answer:
+def _answer(row: dict[str, Any]) -> QuestionAnswer:
     result = row["result"]
     sources = tuple(Source.model_validate(source) for source in result["sources"])
-    return Answer(row["query"], result["response"], sources, row["node_id"], row["document_id"])
+    return QuestionAnswer(row["query"], result["response"], sources, row["node_id"], row["document_id"])

@@ -1,4 +1,4 @@
-"""A folder of documents -> chunks whose ids are the same in every run."""
+"""Read a folder of documents into chunks whose ids are the same in every run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["read_nodes"]
 
-_TEXTS = (".txt", ".md", ".markdown")
-_SHOWN = 5
+_TEXT_SUFFIXES = (".txt", ".md", ".markdown")
+_MIN_CHUNK_TOKENS = 128  # chosen: below, a chunk is mostly its file's name and overlap
+_SHOWN = 5  # chosen: unreadable files that an error lists
 
 
 def read_nodes(
@@ -24,15 +25,17 @@ def read_nodes(
 ) -> list[BaseNode]:
     """The PDF, text and Markdown files under ``folder``, cut into chunks; hidden files are left out.
 
-    Sizes are in tokens; the overlap is an eighth of the chunk where none is given. A document's id is its path
-    inside the folder, a chunk's that and its number: what was built on them finds them again. Chunks show
-    their file's name to retriever and model. PDFs need the extra ``pdf``.
-    Raises DatasetError naming every file that cannot be read or has no text.
+    ``chunk_size`` and ``chunk_overlap`` are in tokens; None: an eighth of the chunk. A document's id is its
+    path inside the folder, a chunk's id that and its number, so that later runs recognise both. Retriever and
+    model see a chunk with its file's name. PDFs need the extra ``pdf``.
+    Raises ConfigurationError for a wrong folder or size, DatasetError naming the files that cannot be read or
+    have no text.
     """
     overlap = chunk_size // 8 if chunk_overlap is None else chunk_overlap
-    if chunk_size < 128 or not 0 <= overlap < chunk_size:
+    if chunk_size < _MIN_CHUNK_TOKENS or not 0 <= overlap < chunk_size:
         raise ConfigurationError(
-            f"chunk_size {chunk_size}, chunk_overlap {overlap}: expected 128 tokens or more, and less overlap"
+            f"chunk_size {chunk_size}, chunk_overlap {overlap}: expected a chunk_size of at least "
+            f"{_MIN_CHUNK_TOKENS} tokens and a smaller overlap"
         )
     splitter = SentenceSplitter(
         chunk_size=chunk_size,
@@ -46,39 +49,43 @@ def _documents(folder: Path) -> list[Document]:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "no such folder"
         raise ConfigurationError(f"{folder}: {what}; give the folder that holds the documents")
-    readers: dict[str, Callable[[Path], str]] = {".pdf": _pdf_text, **dict.fromkeys(_TEXTS, _plain_text)}
+    readers: dict[str, Callable[[Path], str]] = {
+        ".pdf": _pdf_text,
+        **dict.fromkeys(_TEXT_SUFFIXES, _plain_text),
+    }
     names = {
         path: name
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix.lower() in readers and not _hidden(name := path.relative_to(folder))
+        if path.is_file()
+        and path.suffix.lower() in readers
+        and not _is_hidden(name := path.relative_to(folder))
     }
     if not names:
         raise DatasetError(f"{folder}: no documents in it; expected {', '.join(readers)} files")
-    texts, faults = {}, []
+    texts, unreadable = {}, []
     for path, name in names.items():
         try:
-            texts[name.as_posix()] = _present(readers[path.suffix.lower()](path))
+            texts[name.as_posix()] = _not_empty(readers[path.suffix.lower()](path))
         except MissingDependencyError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            faults.append(f"{path}: {' '.join(str(error).split())}")
-    if faults:
-        more = f"\nand {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+            unreadable.append(f"{path}: {' '.join(str(error).split())}")
+    if unreadable:
+        more = f"\nand {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
         raise DatasetError(
-            f"{len(faults)} of {len(names)} documents cannot be used; mend them or move them away:\n"
-            + "\n".join(faults[:_SHOWN])
-            + more
+            f"{len(unreadable)} of {len(names)} documents cannot be read; fix them or move them out of the "
+            "folder:\n" + "\n".join(unreadable[:_SHOWN]) + more
         )
     return [Document(id_=name, text=text, metadata={"file_name": name}) for name, text in texts.items()]
 
 
-def _hidden(name: Path) -> bool:
+def _is_hidden(name: Path) -> bool:
     return any(part.startswith(".") for part in name.parts)
 
 
-def _present(text: str) -> str:
+def _not_empty(text: str) -> str:
     if not text.strip():
-        raise ValueError("no text in it; run OCR first if it is a scan")
+        raise ValueError("no text in it; if it is a scan, run OCR first")
     return text
 
 
@@ -90,15 +97,18 @@ def _plain_text(path: Path) -> str:
 
 
 def _pdf_text(path: Path) -> str:
-    """The pages' text. LlamaIndex's PyMuPDFReader would make every page a document of its own."""
+    """The text of all pages as one document.
+
+    LlamaIndex's PyMuPDFReader makes a document of every page, and a split by document would separate them.
+    """
     try:
         import pymupdf
     except ImportError as error:
         raise MissingDependencyError("pymupdf", "pdf", f"Reading {path.name}") from error
-    reader: Any = pymupdf  # typed in part only
+    reader: Any = pymupdf  # its type annotations are incomplete
     reader.TOOLS.mupdf_display_errors(False)
     with reader.open(path) as document:
         if document.needs_pass:
-            raise ValueError("needs a password; save it without one")
+            raise ValueError("needs a password; save a copy without one")
         text: str = "\n\n".join(page.get_text() for page in document)
         return text

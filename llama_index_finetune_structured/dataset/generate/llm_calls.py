@@ -1,8 +1,7 @@
-"""Calls that cost money: bounded, retried, and each result on disk before the next is asked for.
+"""Run LLM calls concurrently with retries, and store every result so that a killed run can be resumed.
 
-Results are JSONL rows keyed by a content hash of what was asked, written by the capture's crash-safe store:
-a killed run goes on where it was, and what is on disk is never paid for again. Lost are at most the calls
-that were under way.
+Results are rows of JSONL keyed by a content hash of the call's input, appended by the crash-safe store that
+captures use: calls with a stored result are never made again, and a crash loses at most those in progress.
 """
 
 from __future__ import annotations
@@ -25,16 +24,21 @@ from ...errors import DatasetError
 from ...jsonl import parse_line
 from ...jsonl_store import JsonlStore, read_shards
 
-__all__ = ["CallPolicy", "Failure", "Job", "PaidCalls"]
+__all__ = ["CallPolicy", "FailedCall", "LlmCall", "LlmCalls"]
 
-_PASSING_STATUS = {408, 409, 425, 429}
-_PASSING_KINDS = {"ConnectionError", "TimeoutError", "APIConnectionError", "TransportError"}
+# Request timeout, conflict, too early, too many requests: those that OpenAI's SDK retries, and 425 (RFC 8470).
+_RETRYABLE_STATUS = {408, 409, 425, 429}
+# By name, with those of the base classes: the SDKs (openai, httpx) need not be installed.
+_RETRYABLE_ERRORS = {"ConnectionError", "TimeoutError", "APIConnectionError", "TransportError"}
+_MAX_BACKOFF_S = 60  # chosen: rate limits are by the minute
+_MESSAGE_CHARACTERS = 500  # chosen: of an error's message that is stored; some contain the whole request
 
 
 class CallPolicy(BaseModel):
-    """How many calls are under way at a time, how often one is tried, and the first back-off in seconds.
+    """Limits of the calls: how many are in progress at a time, attempts per call, first backoff in seconds.
 
-    Tried again are dropped connections, time-outs, rate limits and server errors; other errors are final.
+    Lost connections, timeouts, rate limits and server errors are retried with random exponential backoff, a
+    minute at most; other errors are final.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,28 +49,33 @@ class CallPolicy(BaseModel):
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A call that gave no result: what was asked, the error's type and message (secrets removed)."""
+class FailedCall:
+    """A call without a result.
 
-    asked: str
+    ``subject``: what it was about (the question, or the chunk's id). ``error``: the type of the last error,
+    ``message``: its message with secrets removed.
+    """
+
+    subject: str
     error: str
     message: str
     attempts: int
 
 
 @dataclass(frozen=True)
-class Job:
-    """One call: ``about`` is kept with its result; ``asked`` names it in failures."""
+class LlmCall:
+    """One call. ``subject`` names it in failures; ``metadata`` is stored beside its result."""
 
-    asked: str
-    about: Mapping[str, Any]
-    call: Callable[[], Awaitable[dict[str, Any]]]
+    subject: str
+    metadata: Mapping[str, Any]
+    make: Callable[[], Awaitable[dict[str, Any]]]
 
 
-class PaidCalls:
-    """The results of one kind of call in one file (None: kept in memory only).
+class LlmCalls:
+    """Makes calls of one kind and stores their results in one file (``path`` None: in memory only).
 
-    ``paid`` counts the attempts made, ``rows`` holds the newest row of each key.
+    ``paid`` counts the attempts made by this object; ``rows`` maps a call's key to its newest row, which has a
+    "result" or an "error".
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, policy: CallPolicy) -> None:
@@ -75,23 +84,23 @@ class PaidCalls:
         self.rows = {} if path is None or not Path(path).exists() else _read_rows(Path(path))
         self.paid = 0
 
-    def results_for(self, jobs: Mapping[str, Job]) -> int:
-        """How many of ``jobs`` have their result already; a failure is none."""
-        return sum("result" in self.rows.get(key, {}) for key in jobs)
+    def count_results(self, calls: Mapping[str, LlmCall]) -> int:
+        """How many of ``calls`` have a stored result; a failure is none."""
+        return sum("result" in self.rows.get(key, {}) for key in calls)
 
     async def run(
-        self, jobs: Mapping[str, Job], *, retry_failed: bool, description: str, show_progress: bool
+        self, calls: Mapping[str, LlmCall], *, retry_failed: bool, description: str, show_progress: bool
     ) -> None:
-        """Make the calls whose key has no row yet; with ``retry_failed`` also those whose row is an error."""
+        """Make the calls whose key has no row; with ``retry_failed`` also those whose row is an error."""
         missing = {
-            key: job
-            for key, job in jobs.items()
+            key: call
+            for key, call in calls.items()
             if key not in self.rows or (retry_failed and "error" in self.rows[key])
         }
         pending = iter(missing.items())
-        done = len(jobs) - len(missing)
+        done = len(calls) - len(missing)
         store = contextlib.closing(self._store) if self._store else contextlib.nullcontext()
-        with store, tqdm(total=len(jobs), initial=done, desc=description, disable=not show_progress) as bar:
+        with store, tqdm(total=len(calls), initial=done, desc=description, disable=not show_progress) as bar:
             workers = [asyncio.create_task(self._work(pending, bar)) for _ in range(self._policy.concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -100,53 +109,55 @@ class PaidCalls:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _work(self, pending: Iterator[tuple[str, Job]], bar: Any) -> None:
-        for key, job in pending:
-            row = {"key": key, **job.about, **await self._outcome(job)}
+    async def _work(self, pending: Iterator[tuple[str, LlmCall]], bar: Any) -> None:
+        """One of the concurrent workers, which share ``pending``."""
+        for key, call in pending:
+            row = {"key": key, **call.metadata, **await self._outcome(call)}
             if self._store is not None:
                 self._store.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
             self.rows[key] = row
             bar.update()
 
-    async def _outcome(self, job: Job) -> dict[str, Any]:
+    async def _outcome(self, call: LlmCall) -> dict[str, Any]:
+        """A row's "result", or its "error" with type, message and attempts."""
         attempts = 0
         try:
-            async for attempt in self._tries():
+            async for attempt in self._attempts():
                 with attempt:
                     attempts = attempt.retry_state.attempt_number
                     self.paid += 1
-                    return {"result": await job.call()}
-        except Exception as error:  # kept with its question, never swallowed
-            message = redact_secrets(str(error))[:500]
+                    return {"result": await call.make()}
+        except Exception as error:  # stored and reported; one failure must not end the other calls
+            message = redact_secrets(str(error))[:_MESSAGE_CHARACTERS]
             return {"error": {"type": type(error).__name__, "message": message, "attempts": attempts}}
         raise AssertionError("unreachable: tenacity raises when attempts run out")
 
-    def _tries(self) -> AsyncRetrying:
+    def _attempts(self) -> AsyncRetrying:
         return AsyncRetrying(
             stop=stop_after_attempt(self._policy.attempts),
-            wait=wait_random_exponential(multiplier=self._policy.backoff_s, max=60),
-            retry=retry_if_exception(_may_pass),
+            wait=wait_random_exponential(multiplier=self._policy.backoff_s, max=_MAX_BACKOFF_S),
+            retry=retry_if_exception(_is_retryable),
             reraise=True,
         )
 
-    def failures(self, jobs: Mapping[str, Job]) -> tuple[Failure, ...]:
-        """The failed ones of ``jobs``, in their order."""
-        rows = ((job.asked, self.rows[key]) for key, job in jobs.items())
+    def failures(self, calls: Mapping[str, LlmCall]) -> tuple[FailedCall, ...]:
+        """Those of ``calls`` that failed, in their order."""
+        errors = ((call.subject, self.rows[key].get("error")) for key, call in calls.items())
         return tuple(
-            Failure(asked, row["error"]["type"], row["error"]["message"], row["error"]["attempts"])
-            for asked, row in rows
-            if "error" in row
+            FailedCall(subject, error["type"], error["message"], error["attempts"])
+            for subject, error in errors
+            if error is not None
         )
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed a little later."""
+def _is_retryable(error: BaseException) -> bool:
+    """Whether the same call may succeed a little later. OpenAI's spent quota is a 429 that does not pass."""
     if getattr(error, "code", None) == "insufficient_quota":
         return False
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return status in _PASSING_STATUS or status >= 500
-    return any(kind.__name__ in _PASSING_KINDS for kind in type(error).__mro__)
+        return status in _RETRYABLE_STATUS or status >= 500
+    return any(kind.__name__ in _RETRYABLE_ERRORS for kind in type(error).__mro__)
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
@@ -155,11 +166,11 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     for line in read_shards(path):
         try:
             row = parse_line(line.raw)
-            key, known = str(row["key"]), "result" in row or "error" in row
+            key, is_outcome = str(row["key"]), "result" in row or "error" in row
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DatasetError(
                 f"{line.where}: expected a result of an earlier run; give another path"
             ) from error
-        if known and not ("error" in row and "result" in rows.get(key, {})):
+        if is_outcome and not ("error" in row and "result" in rows.get(key, {})):
             rows[key] = row
     return rows

@@ -1,4 +1,4 @@
-"""Questions about chunks, asked for from an LLM: the reference's DatasetGenerator, resumable."""
+"""Generate questions about chunks with an LLM: llama-index's DatasetGenerator, concurrent and resumable."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydantic import BaseModel, Field
 from ...background import blocking
 from ...errors import ConfigurationError
 from ...example import content_hash
-from .llm_calls import CallPolicy, Failure, Job, PaidCalls
+from .llm_calls import CallPolicy, FailedCall, LlmCall, LlmCalls
 
 __all__ = ["GeneratedQuestions", "Question", "QuestionGenerator"]
 
-# The reference's prompts (llama_index.core.evaluation.DatasetGenerator), its indentation included.
+# The prompts of llama_index.core.evaluation.DatasetGenerator, with the indentation that its source has in them.
 DEFAULT_TEMPLATE = """\
 Context information is below.
 ---------------------
@@ -41,7 +41,7 @@ DEFAULT_QUERY = (
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the chunk it was asked about."""
+    """A question, and the ids of the chunk it was generated from and of that chunk's document (None: unknown)."""
 
     text: str
     node_id: str | None = None
@@ -50,13 +50,13 @@ class Question:
 
 @dataclass(frozen=True)
 class GeneratedQuestions(Sequence[Question]):
-    """The questions, in the order of their chunks, and what failed.
+    """The questions, in the order of their chunks, and the failed calls.
 
-    ``paid`` counts this run's calls, ``reused`` the chunks whose questions were on disk.
+    ``paid`` counts this run's calls, attempts included, ``reused`` the chunks whose questions were stored.
     """
 
     questions: tuple[Question, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedCall, ...]
     duplicates_removed: int
     paid: int
     reused: int
@@ -81,11 +81,13 @@ class _QuestionList(BaseModel):
 
 
 class QuestionGenerator:
-    """Asks ``llm`` for ``num_questions_per_chunk`` questions about each chunk.
+    """Has ``llm`` generate ``num_questions_per_chunk`` questions about each chunk.
 
-    ``question_gen_query`` says what to ask for, ``text_question_template`` puts it under the chunk
-    (``context_str``, ``query_str``). An LLM with function calling answers with a list; any other with lines,
-    whose numbering is taken off. More questions than asked for are dropped.
+    ``question_gen_query`` is the instruction (None: DatasetGenerator's); ``text_question_template`` combines it
+    with the chunk (``context_str``, ``query_str``); ``metadata_mode``: which metadata of a chunk the LLM sees;
+    ``calls``: concurrency and retries. An LLM with function calling returns a list; the answer of any other is
+    read line by line, without numbering. Questions beyond the number are dropped.
+    Raises ConfigurationError for a number below 1.
     """
 
     def __init__(
@@ -120,28 +122,39 @@ class QuestionGenerator:
         retry_failed: bool = False,
         show_progress: bool = True,
     ) -> GeneratedQuestions:
-        """Ask about every chunk; with ``num`` at most that many chunks, and questions.
+        """Generate questions about every chunk; with ``num`` at most that many chunks and questions.
 
-        ``path`` (JSONL) keeps each chunk's questions; the same call again reads them from there and goes on.
+        ``path`` (JSONL) stores each chunk's questions; the same call again reads them and makes only the
+        missing LLM calls, with ``retry_failed`` also the failed ones. Chunks without text are skipped;
+        questions equal but for case and spaces are kept once.
         """
         chunks = [node for node in nodes if node.get_content(metadata_mode=self._metadata_mode).strip()]
         chunks = chunks if num is None else chunks[:num]
         keyed = [(self._key(node), node) for node in chunks]
-        jobs: dict[str, Job] = {}
+        calls: dict[str, LlmCall] = {}
         for key, node in keyed:
-            jobs.setdefault(key, self._job(node))
-        calls = PaidCalls(path, self._policy)
-        reused = calls.results_for(jobs)
-        await calls.run(jobs, retry_failed=retry_failed, description="questions", show_progress=show_progress)
-        asked = [q for key, node in keyed for q in _questions(calls.rows[key], node)]
-        unique = {_normal(question.text): question for question in reversed(asked)}
-        kept = [question for question in asked if unique[_normal(question.text)] is question]
-        removed = len(asked) - len(kept)
-        return GeneratedQuestions(tuple(kept[:num]), calls.failures(jobs), removed, calls.paid, reused)
+            calls.setdefault(key, self._call(node))
+        llm_calls = LlmCalls(path, self._policy)
+        reused = llm_calls.count_results(calls)
+        await llm_calls.run(
+            calls, retry_failed=retry_failed, description="questions", show_progress=show_progress
+        )
+        generated = [q for key, node in keyed for q in _questions(llm_calls.rows[key], node)]
+        unique: dict[str, Question] = {}
+        for question in generated:
+            unique.setdefault(_without_case_and_spaces(question.text), question)
+        return GeneratedQuestions(
+            questions=tuple(unique.values())[:num],
+            failures=llm_calls.failures(calls),
+            duplicates_removed=len(generated) - len(unique),
+            paid=llm_calls.paid,
+            reused=reused,
+        )
 
     generate = blocking(agenerate)
 
     def _key(self, node: BaseNode) -> str:
+        """A hash of all that decides the answer, under which it is stored."""
         return content_hash(
             {
                 "context": node.get_content(metadata_mode=self._metadata_mode),
@@ -153,31 +166,31 @@ class QuestionGenerator:
             }
         )
 
-    def _job(self, node: BaseNode) -> Job:
+    def _call(self, node: BaseNode) -> LlmCall:
         context = node.get_content(metadata_mode=self._metadata_mode)
 
-        async def call() -> dict[str, Any]:
-            return {"questions": (await self._ask(context))[: self._number]}
+        async def make() -> dict[str, Any]:
+            return {"questions": (await self._generate(context))[: self._number]}
 
-        return Job(node.node_id, {"node_id": node.node_id}, call)
+        return LlmCall(node.node_id, {"node_id": node.node_id}, make)
 
-    async def _ask(self, context: str) -> list[str]:
-        filled = {"context_str": context, "query_str": self._query}
+    async def _generate(self, context: str) -> list[str]:
+        variables = {"context_str": context, "query_str": self._query}
         if not self._structured:
-            return list(_lines(await self._llm.apredict(self._template, **filled)))
-        answer = await self._llm.astructured_predict(_QuestionList, self._template, **filled)
+            return list(_lines(await self._llm.apredict(self._template, **variables)))
+        answer = await self._llm.astructured_predict(_QuestionList, self._template, **variables)
         return [text for question in answer.questions for text in _lines(question)]
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The questions of an answer in lines, numbering or bullets taken off."""
+    """The questions of an answer, one a line, without numbering or bullets."""
     for line in text.strip().splitlines():
         question = re.sub(r"^\s*(?:\d+[).:\s]|[-*•])\s*", "", line).strip()
         if question:
             yield question
 
 
-def _normal(text: str) -> str:
+def _without_case_and_spaces(text: str) -> str:
     return " ".join(text.casefold().split())
 
 

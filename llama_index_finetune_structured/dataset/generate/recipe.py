@@ -1,4 +1,4 @@
-"""ServingRecipe: the template and system prompt a data set was built with, and how to serve just those."""
+"""ServingRecipe: the prompt template of a data set, and the settings that serve the same prompts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example, Message
 
-__all__ = ["DEFAULT_QA_TEMPLATE", "ServingRecipe", "context_text"]
+__all__ = ["DEFAULT_QA_TEMPLATE", "ServingRecipe", "context_text", "template_text"]
 
+# The text of LlamaIndex's DEFAULT_TEXT_QA_PROMPT, copied so that a data set does not change with its version.
 DEFAULT_QA_TEMPLATE = (
     "Context information is below.\n"
     "---------------------\n"
@@ -26,14 +27,15 @@ DEFAULT_QA_TEMPLATE = (
     "Query: {query_str}\n"
     "Answer: "
 )
-_KEY = "serving"
+_METADATA_KEY = "serving"
 
 
 class ServingRecipe(BaseModel):
-    """How the prompts of a data set were made; every built Example carries it in its metadata.
+    """How the prompts of a data set were made; stored in the metadata of every built Example.
 
-    ``qa_template`` None: the question alone was the prompt. The prompts are those of a LlamaIndex query
-    engine built with :meth:`query_engine_kwargs`, as long as the chunks fit the model's context window.
+    ``qa_template``: text with ``{context_str}`` and ``{query_str}``; None: the prompt is the question alone.
+    ``separate_context``: a prompt contains one chunk. A LlamaIndex query engine built with
+    :meth:`query_engine_kwargs` sends the same prompts, as long as the chunks fit the model's context window.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,43 +46,43 @@ class ServingRecipe(BaseModel):
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> ServingRecipe:
-        """The one recipe that all ``examples`` were built with. Raises DatasetError unless there is one."""
-        found = {_read(example) for example in examples}
-        if len(found) != 1 or None in found:
+        """The recipe that all ``examples`` were built with. Raises DatasetError unless there is exactly one."""
+        recipes = {_recipe_of(example) for example in examples}
+        if len(recipes) != 1 or None in recipes:
+            without = ", and some examples without a recipe" if None in recipes else ""
             raise DatasetError(
-                f"the examples carry {len(found - {None})} recipes and some may carry none; "
+                f"expected examples of one serving recipe, found {len(recipes - {None})}{without}; "
                 "give examples of one RetrievalAugmentedDatasetBuilder"
             )
-        return next(recipe for recipe in found if recipe is not None)
+        return next(recipe for recipe in recipes if recipe is not None)
 
     def prompt(self) -> ChatPromptTemplate:
-        """The messages as a template of ``context_str`` and ``query_str``."""
+        """The messages as a chat template of ``context_str`` and ``query_str``."""
         turns = [ChatMessage(role=MessageRole.USER, content=self.qa_template or "{query_str}")]
         if self.system_prompt is not None:
             turns.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=self.system_prompt))
         return ChatPromptTemplate(message_templates=turns)
 
     def messages(self, query: str, context: str | None) -> tuple[Message, ...]:
-        """The messages of one row; ``context`` None: the question alone."""
+        """The messages of one row; with ``context`` None the question alone."""
         recipe = self if context is not None else self.model_copy(update={"qa_template": None})
-        filled = recipe.prompt().format_messages(query_str=query, context_str=context or "")
-        return tuple(Message(role=m.role.value, content=m.content) for m in filled)
+        messages = recipe.prompt().format_messages(query_str=query, context_str=context or "")
+        return tuple(Message(role=m.role.value, content=m.content) for m in messages)
 
     def query_engine_kwargs(self, output_cls: type[BaseModel] | None = None) -> dict[str, Any]:
-        """Arguments for ``index.as_query_engine`` or ``RetrieverQueryEngine.from_args`` that send the trained
-        prompts. Data built with ``separate_context`` is served with the best chunk alone.
+        """Arguments for ``index.as_query_engine`` or ``RetrieverQueryEngine.from_args`` that send these prompts.
 
-        Raises ConfigurationError for ``output_cls`` without context: ask the LLM itself then,
-        ``llm.structured_predict(output_cls, recipe.prompt(), query_str=...)``.
+        With ``separate_context`` only the best chunk is sent. Raises ConfigurationError for ``output_cls`` where
+        the prompt has no context; use ``llm.structured_predict(output_cls, recipe.prompt(), query_str=...)``.
         """
         if self.qa_template is not None:
-            best = [_BestChunk()] if self.separate_context else []
-            shape = {} if output_cls is None else {"output_cls": output_cls}
+            structured = {} if output_cls is None else {"output_cls": output_cls}
             return {
                 "response_mode": "compact",
                 "text_qa_template": self.prompt(),
-                "node_postprocessors": best,
-            } | shape
+                "node_postprocessors": [_BestChunk()] if self.separate_context else [],
+                **structured,
+            }
         if output_cls is not None:
             raise ConfigurationError(
                 "LlamaIndex's query engines give no structured answer without context; use "
@@ -89,16 +91,16 @@ class ServingRecipe(BaseModel):
         return {"response_mode": "generation", "simple_template": self.prompt()}
 
     def llm_kwargs(self) -> dict[str, Any]:
-        """Arguments for the LLM: no system prompt of its own, since the template already sends it."""
+        """Arguments for the LLM: no system prompt, which the template already contains."""
         return {"system_prompt": None}
 
     def metadata(self) -> dict[str, Any]:
-        """What an Example carries; :meth:`of` reads it back."""
-        return {_KEY: self.model_dump()}
+        """The entry in an Example's metadata, which :meth:`of` reads."""
+        return {_METADATA_KEY: self.model_dump()}
 
 
 class _BestChunk(BaseNodePostprocessor):
-    """Keep the first chunk: a prompt of ``separate_context`` holds one."""
+    """Keeps the first chunk only, as each prompt of ``separate_context`` contains one."""
 
     def _postprocess_nodes(
         self,
@@ -108,9 +110,9 @@ class _BestChunk(BaseNodePostprocessor):
         return nodes[:1]
 
 
-def _read(example: Example) -> ServingRecipe | None:
+def _recipe_of(example: Example) -> ServingRecipe | None:
     try:
-        return ServingRecipe.model_validate(example.metadata.get(_KEY))
+        return ServingRecipe.model_validate(example.metadata.get(_METADATA_KEY))
     except ValidationError:
         return None
 
@@ -120,7 +122,7 @@ def template_text(template: str | PromptTemplate) -> str:
     text = template if isinstance(template, str) else template.template
     missing = [name for name in ("{context_str}", "{query_str}") if name not in text]
     if missing:
-        raise ConfigurationError(f"qa_template: {' and '.join(missing)} missing; it takes both places")
+        raise ConfigurationError(f"qa_template: {' and '.join(missing)} missing, expected both placeholders")
     return text
 
 

@@ -1,8 +1,8 @@
-"""Retrieval-augmented rows: each question with the chunks that the user's own retriever finds for it.
+"""Build retrieval-augmented rows: each question with the chunks that a retriever returns for it.
 
-Two modes of the reference: one row with all chunks joined, or a row a chunk. Beyond it, after RA-DIT
-(arXiv:2310.01352) and RAFT (arXiv:2403.10131): distractors mined from the same retriever, rows without the
-supporting chunk, rows without any context.
+Two modes, as in LlamaIndex's notebooks: one row with all chunks joined, or one row for each chunk. Further,
+after RA-DIT (arXiv:2310.01352) and RAFT (arXiv:2403.10131): distractors from the same retriever, rows without
+the supporting chunk, rows without any context.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts import PromptTemplate
@@ -26,31 +27,50 @@ from ...formats.registry import training_lines
 from ...formats.wire import source_of
 from ...jsonl import one_line_reason, write_lines
 from ..finetune_dataset import FinetuneDataset
-from ..labels import AnswerShape, own_shape
+from ..labels import AnswerShape
 from ..pairs import Pair, PairSource, read_pairs
-from ..splits import place
-from .context import Context, Kind, choose_context
+from ..splits import unit_hash
 from .recipe import DEFAULT_QA_TEMPLATE, ServingRecipe, context_text, template_text
 
 __all__ = ["RetrievalAugmentedDatasetBuilder"]
 
 _log = logging.getLogger(__name__)
+ContextKind = Literal["with_support", "support_missed", "without_support", "without_context"]
+"""What a row's context contains; ``support_missed``: the retriever did not return the supporting chunk."""
+
+# Keys of ``counts``, which are logged.
+_SKIPPED = "questions skipped: nothing retrieved"
+_FEW_DISTRACTORS = "fewer distractors retrieved than requested; raise the retriever's top_k"
+_SUPPORT_KEPT = (
+    "the supporting chunk could not be removed: nothing else was retrieved; raise the retriever's top_k"
+)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """The chunks of a row, in the retriever's order; ``notes`` are keys of ``counts``."""
+
+    nodes: list[NodeWithScore]
+    kind: ContextKind
+    document_id: str | None
+    notes: tuple[str, ...] = ()
 
 
 class RetrievalAugmentedDatasetBuilder:
-    """(question, answer) pairs -> training rows whose prompts hold retrieved chunks.
+    """Turns (question, answer) pairs into training rows whose prompts contain retrieved chunks.
 
-    ``separate_context``: k rows of question + chunk_i -> answer, instead of one row with the chunks joined.
+    ``separate_context``: k rows of question and chunk_i -> answer, instead of one row with the chunks joined.
+    ``qa_template``: text with ``{context_str}`` and ``{query_str}``. ``output_cls`` validates the answers.
     ``distractors``: keep the supporting chunks and this many others of the retriever's list (0: keep the
-    list as it is). ``share_without_support``: share of questions whose supporting chunks are taken out;
-    their answer becomes ``abstention`` where given, and stays (answer from memory) where not.
-    ``share_without_context``: share of questions asked without any chunk; 1.0 bakes knowledge in and needs
+    whole list). ``share_without_support``: share of questions whose supporting chunks are removed; their
+    answer is replaced by ``abstention`` or, where that is None, kept (answering from memory).
+    ``share_without_context``: share of questions without any chunk; 1.0 trains the knowledge itself and needs
     no retriever. The supporting chunks are those a pair names (``node_id``, ``document_id``, a captured
-    example's sources); of a pair that names none, all chunks of the best hit's document.
+    example's sources); of a pair that names none, all chunks of the first result's document.
 
-    Which question gets which treatment is decided by a hash of ``seed`` and question: the same pairs give
-    the same bytes in any order. ``recipe`` says how to serve what was trained; ``counts`` what the newest
-    build made, skipped and missed. Raises DatasetError naming the pair that does not fit.
+    A hash of ``seed`` and question decides which share it belongs to: the same pairs give the same rows in
+    any order. ``recipe`` has the settings for serving; ``counts`` what the last build made, skipped and
+    missed. Raises ConfigurationError for settings, DatasetError naming the pair that does not fit.
     """
 
     def __init__(
@@ -67,12 +87,13 @@ class RetrievalAugmentedDatasetBuilder:
         share_without_context: float = 0.0,
         seed: int = 0,
     ) -> None:
-        _check_shares(share_without_support, share_without_context, distractors, retriever)
+        _check_settings(share_without_support, share_without_context, distractors, retriever)
         self._retriever = retriever
         self._shape = AnswerShape(output_cls, None)
-        self._abstention = None if abstention is None else self._shape(abstention)
+        self._abstention = None if abstention is None else self._shape.answer_text(abstention)
         self._distractors = distractors
-        self._shares = (share_without_context, share_without_support)
+        self._share_without_context = share_without_context
+        self._share_without_support = share_without_support
         self._seed = seed
         self.recipe = ServingRecipe(
             qa_template=None if share_without_context == 1 else template_text(qa_template),
@@ -83,20 +104,20 @@ class RetrievalAugmentedDatasetBuilder:
         self.counts: Counter[str] = Counter()
 
     def build(self, pairs: PairSource, *, show_progress: bool = True) -> FinetuneDataset:
-        """All rows in memory; see :meth:`write` for many."""
+        """All rows in memory; :meth:`write` is for more than fit."""
         return FinetuneDataset(self.stream(pairs, show_progress=show_progress))
 
     async def abuild(
         self, pairs: PairSource, *, concurrency: int = 8, show_progress: bool = True
     ) -> FinetuneDataset:
-        """As :meth:`build`, with ``concurrency`` retrievals under way at a time."""
+        """As :meth:`build`, with ``concurrency`` retrievals in progress at a time."""
         rows = self.astream(pairs, concurrency=concurrency, show_progress=show_progress)
         return FinetuneDataset([row async for row in rows])
 
     def write(
         self, pairs: PairSource, path: str | Path, format: str | None = None, *, show_progress: bool = True
     ) -> Path:
-        """Stream the rows into a file, whole or not at all, in memory that does not grow with them."""
+        """Stream the rows into a file, atomically, in bounded memory; ``format`` as for FinetuneDataset.save."""
         rows = self.stream(pairs, show_progress=show_progress)
         lines = (row.to_json() for row in rows) if format is None else training_lines(rows, format)
         return write_lines(Path(path), lines)
@@ -104,19 +125,19 @@ class RetrievalAugmentedDatasetBuilder:
     def stream(self, pairs: PairSource, *, show_progress: bool = False) -> Iterator[Example]:
         """Rows one by one, in the order of the pairs."""
         self.counts = Counter()
-        for pair in tqdm(_checked(pairs), desc="retrieve", unit="pair", disable=not show_progress):
+        for pair in tqdm(_at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress):
             nodes = [] if self._retriever is None else self._retriever.retrieve(pair.query)
             yield from self._rows(pair, nodes)
-        self._tell()
+        self._log_counts()
 
     async def astream(
         self, pairs: PairSource, *, concurrency: int = 8, show_progress: bool = False
     ) -> AsyncIterator[Example]:
-        """As :meth:`stream`, with ``concurrency`` retrievals under way at a time; the order is the same."""
+        """As :meth:`stream`, with ``concurrency`` retrievals in progress at a time; the order is the same."""
         self.counts = Counter()
         window: deque[tuple[Pair, asyncio.Task[list[NodeWithScore]]]] = deque()
         try:
-            for pair in tqdm(_checked(pairs), desc="retrieve", unit="pair", disable=not show_progress):
+            for pair in tqdm(_at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress):
                 window.append((pair, asyncio.create_task(self._aretrieve(pair.query))))
                 if len(window) >= concurrency:
                     first, task = window.popleft()
@@ -129,37 +150,37 @@ class RetrievalAugmentedDatasetBuilder:
         finally:
             for _, task in window:
                 task.cancel()
-        self._tell()
+        self._log_counts()
 
     async def _aretrieve(self, query: str) -> list[NodeWithScore]:
         return [] if self._retriever is None else await self._retriever.aretrieve(query)
 
-    def _kind(self, query: str) -> Kind:
-        drawn = place(self._seed, query)
-        bare, unsupported = self._shares
-        if drawn < bare:
+    def _kind(self, query: str) -> ContextKind:
+        value = unit_hash(self._seed, query)
+        if value < self._share_without_context:
             return "without_context"
-        return "without_support" if drawn < bare + unsupported else "with_support"
+        border = self._share_without_context + self._share_without_support
+        return "without_support" if value < border else "with_support"
 
     def _rows(self, pair: Pair, nodes: list[NodeWithScore]) -> Iterator[Example]:
-        context = choose_context(pair, nodes, self._kind(pair.query), self._distractors)
+        context = _choose_context(pair, nodes, self._kind(pair.query), self._distractors)
         self.counts.update(context.notes)
         if not context.nodes and context.kind != "without_context":
-            self.counts["questions skipped: nothing retrieved"] += 1
+            self.counts[_SKIPPED] += 1
             return
-        shape = own_shape(self._shape, pair.answer)
-        answer = _answer(pair, shape)
+        shape = self._shape.for_answer(pair.answer)
+        answer = _answer_text(pair, shape)
         if context.kind == "without_support" and self._abstention is not None:
             answer = self._abstention
-        for chunks in self._portions(context.nodes):
+        for chunks in self._per_row(context.nodes):
             self.counts[f"rows {context.kind}"] += 1
             yield self._example(pair, answer, shape, chunks, context)
 
-    def _portions(self, nodes: list[NodeWithScore]) -> Iterable[list[NodeWithScore]]:
+    def _per_row(self, nodes: list[NodeWithScore]) -> Iterable[list[NodeWithScore]]:
         return [[node] for node in nodes] if nodes and self.recipe.separate_context else [nodes]
 
     def _example(
-        self, pair: Pair, answer: str, shape: AnswerShape, chunks: list[NodeWithScore], context: Context
+        self, pair: Pair, answer: str, shape: AnswerShape, chunks: list[NodeWithScore], context: _Context
     ) -> Example:
         schema = shape.schema or pair.answer_schema
         return Example(
@@ -174,40 +195,75 @@ class RetrievalAugmentedDatasetBuilder:
             metadata={**self._metadata, "context": context.kind},
         )
 
-    def _tell(self) -> None:
-        for what, count in sorted(self.counts.items()):
-            _log.log(logging.INFO if what.startswith("rows") else logging.WARNING, "%s: %d", what, count)
+    def _log_counts(self) -> None:
+        for key, count in sorted(self.counts.items()):
+            _log.log(logging.INFO if key.startswith("rows") else logging.WARNING, "%s: %d", key, count)
         if missed := self.counts["rows support_missed"]:
             _log.warning(
-                "%d rows hold no chunk that supports their answer, which teaches to invent: raise the "
+                "%d rows contain no chunk that supports their answer, which trains hallucination: raise the "
                 "retriever's top_k, or leave out those whose metadata['context'] is 'support_missed'",
                 missed,
             )
 
 
-def _answer(pair: Pair, shape: AnswerShape) -> str:
+def _choose_context(
+    pair: Pair, nodes: Sequence[NodeWithScore], kind: ContextKind, distractors: int
+) -> _Context:
+    """The chunks for ``pair`` as ``kind`` asks; the result's own ``kind`` is what was possible with ``nodes``."""
+    support = _support(pair, nodes)
+    first = next((n for n in nodes if n.node_id in support), nodes[0] if nodes else None)
+    document = pair.document_id or (first.node.ref_doc_id if first else None)
+    if kind == "without_context":
+        return _Context([], kind, document)
+    others = [n for n in nodes if n.node_id not in support]
+    chosen = others[:distractors] if distractors else others
+    notes = (_FEW_DISTRACTORS,) if len(chosen) < distractors else ()
+    if kind == "without_support" and others:
+        return _Context(chosen, kind, document, notes)
+    if kind == "without_support":
+        notes = (*notes, _SUPPORT_KEPT)
+    kept = support | {n.node_id for n in chosen}
+    reached: ContextKind = "with_support" if support else "support_missed"
+    return _Context([n for n in nodes if n.node_id in kept], reached, document, notes)
+
+
+def _support(pair: Pair, nodes: Sequence[NodeWithScore]) -> set[str]:
+    """Ids of the retrieved chunks that support the answer."""
+    if pair.node_ids or not nodes:
+        return {n.node_id for n in nodes} & pair.node_ids
+    document = pair.document_id or nodes[0].node.ref_doc_id
+    if document is None:
+        return {nodes[0].node_id}
+    return {n.node_id for n in nodes if n.node.ref_doc_id == document}
+
+
+def _answer_text(pair: Pair, shape: AnswerShape) -> str:
     try:
-        return shape(pair.answer)
+        return shape.answer_text(pair.answer)
     except (ValueError, TypeError) as error:
         raise DatasetError(f"the answer to {pair.query!r}: {one_line_reason(error)}") from error
 
 
-def _checked(pairs: PairSource) -> Iterator[Pair]:
+def _at_least_one(pairs: PairSource) -> Iterator[Pair]:
     empty = True
     for pair in read_pairs(pairs):
         empty = False
         yield pair
     if empty:
-        raise DatasetError("no (question, answer) pairs were given; nothing to build")
+        raise DatasetError("no (question, answer) pairs were given; give at least one")
 
 
-def _check_shares(unsupported: float, bare: float, distractors: int, retriever: BaseRetriever | None) -> None:
-    if not (0 <= unsupported <= 1 and 0 <= bare <= 1 and unsupported + bare <= 1):
+def _check_settings(
+    without_support: float, without_context: float, distractors: int, retriever: BaseRetriever | None
+) -> None:
+    if not (
+        0 <= without_support <= 1 and 0 <= without_context <= 1 and without_support + without_context <= 1
+    ):
         raise ConfigurationError(
-            f"share_without_support {unsupported!r} and share_without_context {bare!r}: expected shares "
-            "from 0 to 1 whose sum is at most 1"
+            f"share_without_support {without_support!r} and share_without_context {without_context!r}: "
+            "expected shares from 0 to 1 whose sum is at most 1"
         )
     if distractors < 0:
         raise ConfigurationError(f"distractors: {distractors!r}, expected 0 or more")
-    if retriever is None and bare < 1:
-        raise ConfigurationError("retriever: None goes with share_without_context=1.0 only; give a retriever")
+    if retriever is None and without_context < 1:
+        raise ConfigurationError("retriever: None needs share_without_context=1.0; else give a retriever")

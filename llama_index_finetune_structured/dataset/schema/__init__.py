@@ -1,1 +1,1 @@
-"""A YAML file or a name -> the Pydantic class of an answer."""
+"""A YAML file, or the name of a class -> the Pydantic class that answers are validated against."""

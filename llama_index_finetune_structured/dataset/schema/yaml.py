@@ -1,4 +1,4 @@
-"""A YAML file that says what an answer looks like -> a Pydantic class."""
+"""Build a Pydantic class from the description of an answer in a YAML file."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pydantic import model_validator as validator
 
 from ...errors import ConfigurationError
 
-__all__ = ["class_of"]
+__all__ = ["yaml_schema_class"]
 
-_SIMPLE: dict[str, Any] = {
+_SCALARS: dict[str, Any] = {
     "string": str, "integer": int, "number": float, "boolean": bool, "date": date, "datetime": datetime,
 }  # fmt: skip
 _LIST = re.compile(r"list +of +(?P<item>.+)")
-_JSON_SCHEMA = {"$schema", "$defs", "properties"}
-Key = tuple[str | int, ...]
-Choices = Annotated[list[StrictStr | StrictInt], Field(min_length=1)]
+_JSON_SCHEMA_KEYS = {"$schema", "$defs", "properties"}
+_KeyPath = tuple[str | int, ...]  # the keys and list positions that lead to a value of the file
+_Choices = Annotated[list[StrictStr | StrictInt], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -40,10 +40,10 @@ class _Strict(BaseModel):
 
 
 class _Field(_Strict):
-    """``year: integer?`` is short for ``year: {type: integer, optional: true}``."""
+    """A field as the file has it; ``year: integer?`` is short for ``year: {type: integer, optional: true}``."""
 
     type: StrictStr | None = None
-    enum: Choices | None = None
+    enum: _Choices | None = None
     description: StrictStr | None = None
     optional: bool = False
     min: StrictInt | StrictFloat | None = None
@@ -51,38 +51,42 @@ class _Field(_Strict):
 
     @validator(mode="before")
     @classmethod
-    def _short_form(cls, given: Any) -> Any:
-        given = {"type": given} if isinstance(given, str) else given
-        if not isinstance(given, dict):
+    def _expand_short_form(cls, value: Any) -> Any:
+        value = {"type": value} if isinstance(value, str) else value
+        if not isinstance(value, dict):
             raise ValueError("expected a type, or a mapping of type, description, optional")
-        if ("type" in given) == ("enum" in given):
+        if ("type" in value) == ("enum" in value):
             raise ValueError("expected either 'type' or 'enum'")
-        kind = given.get("type")
+        kind = value.get("type")
         if isinstance(kind, str) and kind.endswith("?"):
-            return {**given, "type": kind[:-1].strip(), "optional": True}
-        return given
+            return {**value, "type": kind[:-1].strip(), "optional": True}
+        return value
 
 
 class _Type(_Strict):
+    """An entry under ``types``: an object or an enumeration."""
+
     description: StrictStr | None = None
     fields: Annotated[dict[StrictStr, _Field], Field(min_length=1)] | None = None
-    enum: Choices | None = None
+    enum: _Choices | None = None
 
     @validator(mode="after")
-    def _one_kind(self) -> _Type:
+    def _check_one_kind(self) -> _Type:
         if (self.fields is None) == (self.enum is None):
             raise ValueError("expected either 'fields' or 'enum'")
         return self
 
 
 class _File(_Strict):
+    """The whole file."""
+
     name: StrictStr
     description: StrictStr | None = None
     fields: Annotated[dict[StrictStr, _Field], Field(min_length=1)]
     types: dict[StrictStr, _Type] = {}
 
 
-# Words stay words: YAML 1.1 takes ``no`` for false and ``2024-01-01`` for a date.
+# Enum values stay text: YAML 1.1 reads ``no`` as false and ``2024-01-01`` as a date.
 _RESOLVERS = {
     first: [(tag, form) for tag, form in forms if not tag.endswith((":timestamp", ":bool"))]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -91,52 +95,56 @@ _Loader: Any = type("_Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": _
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), list("tf"))
 
 
-def class_of(path: Path) -> type[BaseModel]:
-    """The class that the file describes. Raises ConfigurationError: ``file:line`` and field of all that is wrong."""
-    lines: dict[Key, int] = {}
-    value = _parsed(path, lines)
-    if isinstance(value, dict) and _JSON_SCHEMA & set(value):
+def yaml_schema_class(path: Path) -> type[BaseModel]:
+    """The class that the file describes.
+
+    Raises ConfigurationError with ``file:line`` and field of every error found.
+    """
+    lines: dict[_KeyPath, int] = {}
+    value = _parse(path, lines)
+    if isinstance(value, dict) and _JSON_SCHEMA_KEYS & set(value):
         raise ConfigurationError(
-            f"{path}: is a JSON Schema; turn it into a class (datamodel-codegen does) and give file.py:Class, "
-            "or write name and fields"
+            f"{path}: is a JSON Schema; convert it to a class (for example with datamodel-codegen) and give "
+            "file.py:Class, or write name and fields"
         )
     try:
         file = _File.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        raise _all(_problem(path, lines, one["loc"], _reason(one)) for one in found) from error
-    return _Builder(path, file, lines).whole()
+        details: list[Any] = error.errors(include_url=False)
+        raise _joined(_error(path, lines, detail["loc"], _reason(detail)) for detail in details) from error
+    return _ClassBuilder(path, file, lines).build()
 
 
-def _reason(found: Any) -> str:
-    if found["type"] == "extra_forbidden":
+def _reason(detail: Any) -> str:
+    if detail["type"] == "extra_forbidden":
         return (
-            "is not known here; name, description, fields, types, or of a field: type, enum, optional, min, max "
-            "(a text with a comma or a colon in it needs quotes)"
+            "unknown key; expected name, description, fields, types, or of a field: type, enum, optional, min, "
+            "max (a text with a comma or a colon in it needs quotes)"
         )
-    return str(found["msg"]).removeprefix("Value error, ")
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
-def _problem(path: Path, lines: dict[Key, int], place: Key, reason: str) -> ConfigurationError:
-    known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
+def _error(path: Path, lines: dict[_KeyPath, int], keys: _KeyPath, reason: str) -> ConfigurationError:
+    """An error at the innermost of ``keys`` that is in the file: Pydantic's go on into union branches."""
+    known = next(keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in lines)
     where = ".".join(map(str, known)) or "the file"
-    named = f"{where}.{place[-1]}" if reason.startswith("Field required") else where
-    return ConfigurationError(f"{path}:{lines[known]}: {named}: {reason}")
+    name = f"{where}.{keys[-1]}" if reason.startswith("Field required") else where
+    return ConfigurationError(f"{path}:{lines[known]}: {name}: {reason}")
 
 
-def _all(problems: Iterable[ConfigurationError]) -> ConfigurationError:
-    return ConfigurationError("\n".join(dict.fromkeys(map(str, problems))))
+def _joined(errors: Iterable[ConfigurationError]) -> ConfigurationError:
+    return ConfigurationError("\n".join(dict.fromkeys(map(str, errors))))
 
 
-def _parsed(path: Path, lines: dict[Key, int]) -> Any:
-    """The file as plain values; ``lines`` gets the line of each key, counted from 1."""
+def _parse(path: Path, lines: dict[_KeyPath, int]) -> Any:
+    """The file as plain values; ``lines`` is filled with the line of each key, counted from 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-            raise ConfigurationError(f"{path}: YAML aliases (*name) are not taken; write it out")
+            raise ConfigurationError(f"{path}: YAML aliases (*name) are not supported; write the value out")
         loader = _Loader(text)
         node = loader.get_single_node()
-        _note_lines(path, node, (), 1, lines)
+        _record_lines(path, node, (), 1, lines)
         return None if node is None else loader.construct_document(node)
     except OSError as error:
         raise ConfigurationError(f"schema {path}: cannot be read ({error.strerror})") from error
@@ -151,112 +159,119 @@ def _parsed(path: Path, lines: dict[Key, int]) -> Any:
         raise ConfigurationError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
-def _note_lines(path: Path, node: Any, place: Key, line: int, lines: dict[Key, int]) -> None:
-    lines[place] = line
+def _record_lines(path: Path, node: Any, keys: _KeyPath, line: int, lines: dict[_KeyPath, int]) -> None:
+    """Fill ``lines``. Raises ConfigurationError for a duplicate key, which PyYAML would silently accept."""
+    lines[keys] = line
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here, at = (*place, str(key.value)), key.start_mark.line + 1
-            if here in lines:
-                raise ConfigurationError(f"{path}:{at}: {'.'.join(map(str, here))}: stands here twice")
-            _note_lines(path, value, here, at, lines)
+            inner, key_line = (*keys, str(key.value)), key.start_mark.line + 1
+            if inner in lines:
+                raise ConfigurationError(f"{path}:{key_line}: {'.'.join(map(str, inner))}: duplicate key")
+            _record_lines(path, value, inner, key_line, lines)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            _note_lines(path, value, (*place, number), value.start_mark.line + 1, lines)
+            _record_lines(path, value, (*keys, number), value.start_mark.line + 1, lines)
 
 
-class _Builder:
-    """Classes from their descriptions, each built once."""
+class _ClassBuilder:
+    """Builds the classes that a file describes, each once.
 
-    def __init__(self, path: Path, file: _File, lines: dict[Key, int]) -> None:
+    In its methods ``keys`` lead to the described value, for error messages; ``enclosing`` are the names of the
+    types being built around it, to find a type that contains itself.
+    """
+
+    def __init__(self, path: Path, file: _File, lines: dict[_KeyPath, int]) -> None:
         self._path, self._file, self._lines = path, file, lines
         self._built: dict[str, Any] = {}
-        self._problems: list[ConfigurationError] = []
+        self._errors: list[ConfigurationError] = []
 
-    def whole(self) -> type[BaseModel]:
+    def build(self) -> type[BaseModel]:
         for name in self._file.types:
-            self._named(name, ("types", name), ())
+            self._named_type(name, ("types", name), ())
         file = self._file
-        whole = self._class(file.name, file.description, file.fields, (), ())
-        if self._problems:
-            raise _all(self._problems)
-        return whole
+        built = self._class(file.name, file.description, file.fields, (), ())
+        if self._errors:
+            raise _joined(self._errors)
+        return built
 
-    def _error(self, place: Key, reason: str) -> ConfigurationError:
-        return _problem(self._path, self._lines, place, reason)
+    def _error(self, keys: _KeyPath, reason: str) -> ConfigurationError:
+        return _error(self._path, self._lines, keys, reason)
 
     def _class(
         self,
         name: str,
         description: str | None,
         fields: dict[str, _Field],
-        place: Key,
-        inside: tuple[str, ...],
+        keys: _KeyPath,
+        enclosing: tuple[str, ...],
     ) -> type[BaseModel]:
         if not name.isidentifier():
-            raise self._error((*place, "name"), f"{name!r} cannot name a class; use letters, digits and _")
-        made: dict[str, Any] = {}
+            raise self._error(
+                (*keys, "name"), f"{name!r} cannot be the name of a class; use letters, digits and _"
+            )
+        definitions: dict[str, Any] = {}
         for key, field in fields.items():
-            here = (*place, "fields", key)
+            field_keys = (*keys, "fields", key)
             try:
-                made[key] = self._field(key, field, here, inside)
+                definitions[key] = self._field(key, field, field_keys, enclosing)
             except ConfigurationError as error:
-                self._problems.append(error)
+                self._errors.append(error)
         config = ConfigDict(protected_namespaces=())
-        return create_model(name, __config__=config, __doc__=description, **made)
+        return create_model(name, __config__=config, __doc__=description, **definitions)
 
-    def _field(self, key: str, field: _Field, place: Key, inside: tuple[str, ...]) -> tuple[Any, Any]:
+    def _field(self, key: str, field: _Field, keys: _KeyPath, enclosing: tuple[str, ...]) -> tuple[Any, Any]:
         if not key.isidentifier() or keyword.iskeyword(key) or key.startswith("_") or hasattr(BaseModel, key):
-            raise self._error(place, f"{key!r} cannot name a field; choose another name")
+            raise self._error(keys, f"{key!r} cannot be the name of a field; choose another name")
         kind: Any = (
             Literal[tuple(field.enum)]
             if field.enum
-            else self._type(field.type or "", (*place, "type"), inside)
+            else self._type(field.type or "", (*keys, "type"), enclosing)
         )
-        kind = self._limited(kind, field, place)
+        kind = self._limited(kind, field, keys)
         if field.optional:
             return kind | None, Field(default=None, description=field.description)
         return kind, Field(description=field.description)
 
-    def _limited(self, kind: Any, field: _Field, place: Key) -> Any:
-        """``min`` and ``max`` are of a number's value, a string's characters or a list's items."""
+    def _limited(self, kind: Any, field: _Field, keys: _KeyPath) -> Any:
+        """``kind`` with ``min`` and ``max`` applied to a number's value, a string's or a list's length."""
         if field.min is None and field.max is None:
             return kind
         if field.min is not None and field.max is not None and field.min > field.max:
-            raise self._error((*place, "min"), f"{field.min} is above max, {field.max}")
+            raise self._error((*keys, "min"), f"{field.min} is greater than max, {field.max}")
         if field.type in ("integer", "number"):
             return Annotated[kind, Field(ge=field.min, le=field.max)]
         if field.type != "string" and not _LIST.fullmatch(field.type or ""):
             raise self._error(
-                place, "min and max limit integer, number, string (characters) and lists (items)"
+                keys, "min and max apply only to integer, number, string (characters) and lists (items)"
             )
         lengths: dict[str, Any] = {"min": field.min, "max": field.max}
         for end, length in lengths.items():
             if length is not None and (isinstance(length, float) or length < 0):
-                raise self._error((*place, end), f"expected a whole number from 0, not {length}")
+                raise self._error((*keys, end), f"expected an integer of at least 0, found {length}")
         return Annotated[kind, Field(min_length=lengths["min"], max_length=lengths["max"])]
 
-    def _type(self, text: str, place: Key, inside: tuple[str, ...]) -> Any:
+    def _type(self, text: str, keys: _KeyPath, enclosing: tuple[str, ...]) -> Any:
         item = _LIST.fullmatch(text)
         if item:
-            inner: Any = self._type(item["item"], place, inside)
+            inner: Any = self._type(item["item"], keys, enclosing)
             return list[inner]
-        if text in _SIMPLE:
-            return _SIMPLE[text]
+        if text in _SCALARS:
+            return _SCALARS[text]
         if text in self._file.types:
-            return self._named(text, place, inside)
-        known = ", ".join([*_SIMPLE, "list of ...", *self._file.types])
-        raise self._error(place, f"no type {text!r}; there are: {known}")
+            return self._named_type(text, keys, enclosing)
+        known = ", ".join([*_SCALARS, "list of ...", *self._file.types])
+        raise self._error(keys, f"unknown type {text!r}, expected one of: {known}")
 
-    def _named(self, name: str, place: Key, inside: tuple[str, ...]) -> Any:
-        if name in inside:
-            raise self._error(place, f"{name!r} would hold itself; write this one as a class, file.py:Class")
+    def _named_type(self, name: str, keys: _KeyPath, enclosing: tuple[str, ...]) -> Any:
+        if name in enclosing:
+            raise self._error(keys, f"{name!r} contains itself; write this one as a class, file.py:Class")
         if name not in self._built:
-            given = self._file.types[name]
+            described = self._file.types[name]
             self._built[name] = (
-                Literal[tuple(given.enum)]
-                if given.enum
+                Literal[tuple(described.enum)]
+                if described.enum
                 else self._class(
-                    name, given.description, given.fields or {}, ("types", name), (*inside, name)
+                    name, described.description, described.fields or {}, ("types", name), (*enclosing, name)
                 )
             )
         return self._built[name]

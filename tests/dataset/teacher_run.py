@@ -1,4 +1,4 @@
-"""One whole run of questions and answers, to be killed and begun again; importable by a child process."""
+"""One complete run of questions and answers, importable by a child process that is killed and restarted."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class WordRetriever(BaseRetriever):
 
 
 def reply(request: dict[str, Any]) -> dict[str, Any]:
-    """Ten questions about the chunk, or the answer to one, by content alone."""
-    asked = request["messages"][-1]["content"]
-    if "Teacher/Professor" in asked:
-        number = asked.split("chunk number ")[1].split("\n")[0]
+    """Ten questions about the chunk, or the answer to one; depends on the content of the request alone."""
+    prompt = request["messages"][-1]["content"]
+    if "Teacher/Professor" in prompt:
+        number = prompt.split("chunk number ")[1].split("\n")[0]
         questions = [f"What is part {n} of {number}" for n in range(10)]
         return {"content": json.dumps({"questions": questions})}
-    return {"content": json.dumps({"word": content_hash(asked)[:8]})}
+    return {"content": json.dumps({"word": content_hash(prompt)[:8]})}
 
 
 def run(api_base: str, folder: str, chunk_count: int) -> tuple[GeneratedQuestions, AnswerReport]:

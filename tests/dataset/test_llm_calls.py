@@ -1,4 +1,4 @@
-"""Questions and answers that cost money: bounded, retried, resumable, honest about failures."""
+"""Generated questions and their answers: concurrency, retries, resuming, reported failures."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from llama_index_finetune_structured.dataset import (
     answer_questions,
 )
 from llama_index_finetune_structured.dataset.generate.answers import answers_path
-from llama_index_finetune_structured.dataset.generate.llm_calls import PaidCalls
+from llama_index_finetune_structured.dataset.generate.llm_calls import LlmCalls
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from tests.dataset import paid_run
+from tests.dataset import teacher_run
 from tests.dataset.loopback_teacher import Teacher
 
 QUICK = CallPolicy(concurrency=4, backoff_s=0)
@@ -41,7 +41,7 @@ QUICK = CallPolicy(concurrency=4, backoff_s=0)
 
 @pytest.fixture(autouse=True)
 def _connections_of_the_openai_client_are_not_ours() -> Iterator[None]:
-    """LlamaIndex's OpenAI never closes its asynchronous client: let its sockets go here, without a warning."""
+    """LlamaIndex's OpenAI never closes its asynchronous client: collect its sockets here, without a warning."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -72,7 +72,7 @@ def texts(questions: Any) -> list[str]:
 
 def test_lines_are_cleaned_deduplicated_and_counted() -> None:
     llm = LineLLM()
-    made = QuestionGenerator(llm, calls=QUICK).generate(paid_run.chunks(2), show_progress=False)
+    made = QuestionGenerator(llm, calls=QUICK).generate(teacher_run.chunks(2), show_progress=False)
     assert texts(made) == ["What?", "Who ?", "where?"]
     assert (made.duplicates_removed, made.paid, made.reused, made.failures) == (5, 2, 0, ())
     assert made[0] == Question("What?", "node 0", None)
@@ -101,7 +101,7 @@ def test_own_prompts_number_and_limits_are_used() -> None:
         text_question_template="{query_str} {context_str}",
         num_questions_per_chunk=1,
     )
-    made = generator.generate([*paid_run.chunks(3), TextNode(text="  ")], num=2, show_progress=False)
+    made = generator.generate([*teacher_run.chunks(3), TextNode(text="  ")], num=2, show_progress=False)
     assert llm.prompts == ["Ask! chunk number 0", "Ask! chunk number 1"]
     assert texts(made) == ["What?"]
     with pytest.raises(ConfigurationError, match="num_questions_per_chunk"):
@@ -109,11 +109,13 @@ def test_own_prompts_number_and_limits_are_used() -> None:
 
 
 def test_connections_stay_usable_from_one_call_to_the_next(tmp_path: Path) -> None:
-    with Teacher(paid_run.reply, keep_alive=True).running() as teacher:
+    with Teacher(teacher_run.reply, keep_alive=True).running() as teacher:
         llm = teacher.llm()
         generator = QuestionGenerator(llm, calls=QUICK)
         for number in range(3):
-            made = generator.generate(paid_run.chunks(3), tmp_path / f"{number}.jsonl", show_progress=False)
+            made = generator.generate(
+                teacher_run.chunks(3), tmp_path / f"{number}.jsonl", show_progress=False
+            )
             assert made.failures == ()
         assert len(teacher.requests) == 9
         run_in_background(llm._aclient.close())
@@ -129,15 +131,15 @@ def test_errors_of_the_work_come_out_as_they_are() -> None:
 
 async def test_questions_inside_a_running_loop_are_the_same() -> None:
     generator = QuestionGenerator(LineLLM())
-    made = await generator.agenerate(paid_run.chunks(2), show_progress=False)
-    assert made == generator.generate(paid_run.chunks(2), show_progress=False)
+    made = await generator.agenerate(teacher_run.chunks(2), show_progress=False)
+    assert made == generator.generate(teacher_run.chunks(2), show_progress=False)
 
 
 def test_a_second_run_pays_for_nothing_and_gives_the_same(tmp_path: Path) -> None:
-    with Teacher(paid_run.reply).running() as teacher:
-        questions, answers = paid_run.run(teacher.api_base, str(tmp_path), 2)
+    with Teacher(teacher_run.reply).running() as teacher:
+        questions, answers = teacher_run.run(teacher.api_base, str(tmp_path), 2)
         paid = len(teacher.requests)
-        again, answers_again = paid_run.run(teacher.api_base, str(tmp_path), 2)
+        again, answers_again = teacher_run.run(teacher.api_base, str(tmp_path), 2)
         assert len(teacher.requests) == paid == 22
     assert texts(again) == texts(questions)
     assert answers_again.answers == answers.answers
@@ -147,22 +149,22 @@ def test_a_second_run_pays_for_nothing_and_gives_the_same(tmp_path: Path) -> Non
 
 def test_half_a_surrogate_pair_in_an_answer_is_kept_as_a_question_mark(tmp_path: Path) -> None:
     llm, file = LineLLM(reply="What is \ud83d?"), tmp_path / "questions.jsonl"
-    assert len(QuestionGenerator(llm).generate(paid_run.chunks(1), file, show_progress=False)) == 1
-    again = QuestionGenerator(llm).generate(paid_run.chunks(1), file, show_progress=False)
+    assert len(QuestionGenerator(llm).generate(teacher_run.chunks(1), file, show_progress=False)) == 1
+    again = QuestionGenerator(llm).generate(teacher_run.chunks(1), file, show_progress=False)
     assert (texts(again), again.paid, again.reused) == (["What is ??"], 0, 1)
 
 
 def test_a_structured_llm_is_asked_for_a_list_of_questions() -> None:
-    with Teacher(paid_run.reply).running() as teacher:
-        made = QuestionGenerator(teacher.llm()).generate(paid_run.chunks(1), show_progress=False)
+    with Teacher(teacher_run.reply).running() as teacher:
+        made = QuestionGenerator(teacher.llm()).generate(teacher_run.chunks(1), show_progress=False)
     assert texts(made) == [f"What is part {n} of 0" for n in range(10)]
     assert "response_format" in teacher.requests[0]
 
 
 def test_concurrency_is_bounded_and_used(tmp_path: Path) -> None:
-    with Teacher(paid_run.reply, latency_s=0.02).running() as teacher:
-        paid_run.run(teacher.api_base, str(tmp_path), 4)
-    assert teacher.most_at_once == paid_run.CONCURRENCY
+    with Teacher(teacher_run.reply, latency_s=0.02).running() as teacher:
+        teacher_run.run(teacher.api_base, str(tmp_path), 4)
+    assert teacher.most_at_once == teacher_run.CONCURRENCY
 
 
 @pytest.mark.parametrize(("status", "calls"), [(500, 3), (429, 3), (400, 1), (401, 1)])
@@ -170,14 +172,14 @@ def test_errors_that_may_pass_are_retried_and_final_ones_are_not(
     tmp_path: Path, status: int, calls: int
 ) -> None:
     with Teacher(lambda _: status).running() as teacher:
-        engine = RetrieverQueryEngine.from_args(paid_run.WordRetriever(), llm=teacher.llm())
+        engine = RetrieverQueryEngine.from_args(teacher_run.WordRetriever(), llm=teacher.llm())
         policy = CallPolicy(attempts=3, backoff_s=0)
         report = answer_questions(
             engine, ["Part of 1"], tmp_path / "a.jsonl", calls=policy, show_progress=False
         )
         assert len(teacher.requests) == report.paid == calls
     assert report.answers == ()
-    assert (report.failures[0].asked, report.failures[0].attempts) == ("Part of 1", calls)
+    assert (report.failures[0].subject, report.failures[0].attempts) == ("Part of 1", calls)
     assert "Part of 1" in str(report)
 
 
@@ -189,9 +191,9 @@ def test_a_failure_is_kept_and_asked_again_only_on_request(tmp_path: Path) -> No
 
     questions, path = ["Part of 1", "Part of 2"], tmp_path / "a.jsonl"
     with Teacher(reply).running() as teacher:
-        engine = RetrieverQueryEngine.from_args(paid_run.WordRetriever(), llm=teacher.llm())
+        engine = RetrieverQueryEngine.from_args(teacher_run.WordRetriever(), llm=teacher.llm())
         first = answer_questions(engine, questions, path, calls=QUICK, show_progress=False)
-        assert [f.asked for f in first.failures] == ["Part of 1"]
+        assert [f.subject for f in first.failures] == ["Part of 1"]
         broken = False
         second = answer_questions(engine, questions, path, calls=QUICK, show_progress=False)
         assert (len(second.failures), second.paid, second.reused) == (1, 0, 1)
@@ -206,13 +208,13 @@ def test_a_failure_is_kept_and_asked_again_only_on_request(tmp_path: Path) -> No
 def test_the_silent_empty_response_is_a_failure_and_an_answer_that_does_not_parse_too(tmp_path: Path) -> None:
     with Teacher(lambda _: {"content": "no json at all"}).running() as teacher:
         engine = RetrieverQueryEngine.from_args(
-            paid_run.WordRetriever(), llm=teacher.llm(), output_cls=paid_run.Card
+            teacher_run.WordRetriever(), llm=teacher.llm(), output_cls=teacher_run.Card
         )
         report = answer_questions(
             engine,
             ["Part of 1"],
             tmp_path / "a.jsonl",
-            output_cls=paid_run.Card,
+            output_cls=teacher_run.Card,
             calls=QUICK,
             show_progress=False,
         )
@@ -233,19 +235,19 @@ def test_secrets_in_errors_stay_out_of_the_file(tmp_path: Path) -> None:
 
 
 def test_answers_become_retrieval_augmented_rows(tmp_path: Path) -> None:
-    with Teacher(paid_run.reply).running() as teacher:
-        _, report = paid_run.run(teacher.api_base, str(tmp_path), 1)
-    builder = RetrievalAugmentedDatasetBuilder(paid_run.WordRetriever(), output_cls=paid_run.Card)
+    with Teacher(teacher_run.reply).running() as teacher:
+        _, report = teacher_run.run(teacher.api_base, str(tmp_path), 1)
+    builder = RetrievalAugmentedDatasetBuilder(teacher_run.WordRetriever(), output_cls=teacher_run.Card)
     rows = builder.build(report.pairs(), show_progress=False)
     assert len(rows) == 10
-    assert rows[0].answer_schema == paid_run.Card.model_json_schema()
+    assert rows[0].answer_schema == teacher_run.Card.model_json_schema()
     assert rows[0].metadata["context"] == "with_support"
 
 
 async def test_a_cancelled_run_keeps_what_was_answered(tmp_path: Path) -> None:
-    with Teacher(paid_run.reply, latency_s=0.01).running() as teacher:
+    with Teacher(teacher_run.reply, latency_s=0.01).running() as teacher:
         llm = teacher.llm()
-        engine = RetrieverQueryEngine.from_args(paid_run.WordRetriever(), llm=llm)
+        engine = RetrieverQueryEngine.from_args(teacher_run.WordRetriever(), llm=llm)
         questions = [f"Part of {n}" for n in range(200)]
         path = tmp_path / "a.jsonl"
         running = asyncio.create_task(
@@ -256,7 +258,7 @@ async def test_a_cancelled_run_keeps_what_was_answered(tmp_path: Path) -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        rows = PaidCalls(answers_path(path), QUICK).rows
+        rows = LlmCalls(answers_path(path), QUICK).rows
         assert 0 < len(rows) < 200
         report = await aanswer_questions(engine, questions, path, calls=QUICK, show_progress=False)
         await llm._aclient.close()
@@ -268,7 +270,7 @@ def test_a_file_of_something_else_is_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "a.answers.jsonl"
     path.write_text('{"key": "k", "result": {}}\n{"messages": []}\n')
     with pytest.raises(DatasetError, match=r"a\.answers\.jsonl:2: expected a result"):
-        PaidCalls(path, QUICK)
+        LlmCalls(path, QUICK)
 
 
 def ordered(path: Path) -> list[str]:
@@ -277,22 +279,22 @@ def ordered(path: Path) -> list[str]:
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Processes that begin with everything imported, so that a kill hits the run and not the imports."""
+    """A context whose processes start with everything imported, so that a kill hits the run, not the imports."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["paid_run"])
+    context.set_forkserver_preload(["tests.dataset.teacher_run"])
     return context
 
 
-def kill_and_go_on(context: Any, tmp_path: Path, chunk_count: int, kills: int, seed: int) -> None:
-    """Kill at random points; nothing acknowledged is paid twice; the end is that of an undisturbed run."""
+def kill_and_resume(context: Any, tmp_path: Path, chunk_count: int, kills: int, seed: int) -> None:
+    """Kill at random points: no stored result is paid for again, and the final files are those of a run without kills."""
     draw = random.Random(seed)
     folder, calm = tmp_path / "killed", tmp_path / "calm"
-    with Teacher(paid_run.reply, latency_s=0.002).running() as teacher:
+    with Teacher(teacher_run.reply, latency_s=0.002).running() as teacher:
         for _ in range(kills):
             done = acknowledged(folder)
             before, stop_after = len(teacher.requests), draw.randint(1, chunk_count)
-            child = context.Process(target=paid_run.run, args=(teacher.api_base, str(folder), chunk_count))
+            child = context.Process(target=teacher_run.run, args=(teacher.api_base, str(folder), chunk_count))
             child.start()
             while child.is_alive() and len(teacher.requests) - before < stop_after:
                 time.sleep(draw.random() * 0.003)
@@ -300,21 +302,21 @@ def kill_and_go_on(context: Any, tmp_path: Path, chunk_count: int, kills: int, s
             child.join()
             child.close()
             time.sleep(0.02)
-            repeated = done & {asked(request) for request in teacher.requests[before:]}
+            repeated = done & {subject_of(request) for request in teacher.requests[before:]}
             assert not repeated
-        _, ended = paid_run.run(teacher.api_base, str(folder), chunk_count)
+        _, ended = teacher_run.run(teacher.api_base, str(folder), chunk_count)
         calls = chunk_count * 11
-        assert len(teacher.requests) <= calls + kills * paid_run.CONCURRENCY
-        assert max(Counter(map(asked, teacher.requests)).values()) <= kills + 1
-        _, undisturbed = paid_run.run(teacher.api_base, str(calm), chunk_count)
+        assert len(teacher.requests) <= calls + kills * teacher_run.CONCURRENCY
+        assert max(Counter(map(subject_of, teacher.requests)).values()) <= kills + 1
+        _, uninterrupted = teacher_run.run(teacher.api_base, str(calm), chunk_count)
     for name in ("questions.jsonl", "captured.answers.jsonl"):
         assert ordered(folder / name) == ordered(calm / name)
-    assert [e.to_json() for e in ended.load()] == [e.to_json() for e in undisturbed.load()]
+    assert [e.to_json() for e in ended.load()] == [e.to_json() for e in uninterrupted.load()]
     assert len(ended.load()) == len(ended.answers) == chunk_count * 10
 
 
-def asked(request: dict[str, Any]) -> str:
-    """The question, or the chunk that questions are asked about."""
+def subject_of(request: dict[str, Any]) -> str:
+    """The question, or the number of the chunk that questions are generated about."""
     content: str = request["messages"][-1]["content"]
     return (
         content.split("chunk number ")[1].split("\n")[0] if "Professor" in content else question_in(content)
@@ -326,6 +328,7 @@ def question_in(content: str) -> str:
 
 
 def acknowledged(folder: Path) -> set[str]:
+    """Subjects of the calls whose result is stored."""
     found: set[str] = set()
     for name, key in (("questions.jsonl", "node_id"), ("captured.answers.jsonl", "query")):
         if (folder / name).exists():
@@ -334,12 +337,12 @@ def acknowledged(folder: Path) -> set[str]:
     return found
 
 
-def test_killed_runs_go_on_and_never_pay_twice(children: Any, tmp_path: Path) -> None:
-    kill_and_go_on(children, tmp_path, chunk_count=4, kills=4, seed=1)
+def test_killed_runs_resume_and_never_pay_twice(children: Any, tmp_path: Path) -> None:
+    kill_and_resume(children, tmp_path, chunk_count=4, kills=4, seed=1)
 
 
 @pytest.mark.slow
 def test_killed_twenty_times_two_hundred_questions_and_answers_end_complete(
     children: Any, tmp_path: Path
 ) -> None:
-    kill_and_go_on(children, tmp_path, chunk_count=20, kills=20, seed=2)
+    kill_and_resume(children, tmp_path, chunk_count=20, kills=20, seed=2)
