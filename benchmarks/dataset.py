@@ -1,11 +1,11 @@
-"""Side by side: answers from a slow teacher, preflight of a broken file, retrieval rows in bounded memory.
+"""Data set benchmarks: answers from a slow teacher, preflight of a broken file, memory of retrieval rows.
 
-    python benchmarks/dataset.py [answers] [preflight] [memory] [--quick] [--json FILE]   (no part: all three)
+    python benchmarks/dataset.py [answers] [preflight] [memory] [--quick] [--json FILE]   (default: all three parts)
 
-``answers``: 200 questions to a loopback teacher of 200 ms at concurrency 16, ours and a bare
-``asyncio.gather`` over the same query engine in turns, beside the ideal and the reference's loop.
-``preflight``: 1,000 malformed among 10,000 lines. ``memory``: 100,000 pairs over a BM25 retriever.
-``--quick`` is a tenth of each.
+``answers``: 200 questions to a loopback teacher of 200 ms at concurrency 16; ``answer_questions`` alternates
+with a bare ``asyncio.gather`` over the same query engine; also the ideal time, and the sequential loop of
+LlamaIndex's notebooks. ``preflight``: 1,000 malformed among 10,000 lines. ``memory``: 100,000 pairs over a BM25
+retriever. ``--quick`` runs a tenth of the lines and pairs, a quarter of the questions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")
 
 
 def teacher(port: Any) -> None:
-    """Answers every chat request after LATENCY_S; one asyncio process, so that it is never what is slow."""
+    """Answer every chat request after LATENCY_S, in an asyncio process of its own, so that it is no bottleneck."""
     body = json.dumps(
         {
             "id": "c", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini",
@@ -49,7 +49,7 @@ def teacher(port: Any) -> None:
         while True:
             try:
                 request = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError:  # the client hung up
+            except asyncio.IncompleteReadError:  # the client closed the connection
                 break
             length = int(request.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
@@ -104,7 +104,7 @@ async def ours(engine: Any, questions: list[str], folder: Path) -> float:
 
 
 def raft_pack(llm: Any, questions: list[str], count: int) -> float | None:
-    """Seconds of the RAFT pack's own answering, one at a time, reckoned up to ``count`` questions."""
+    """Seconds of the RAFT pack's sequential answering, extrapolated to ``count`` questions; None: not installed."""
     try:
         from llama_index.packs.raft_dataset import RAFTDatasetPack
     except ImportError:
@@ -150,9 +150,9 @@ async def answers(quick: bool) -> dict[str, Any]:
     for name, seconds in times.items():
         spread = " ".join(f"{s:.2f}" for s in seconds)
         print(f"  {name:<34} {statistics.median(seconds):7.2f} s   (of {spread})")
-    print(f"  the reference's loop, one at a time {loop_s:6.2f} s   (from 20 questions)")
+    print(f"  the notebooks' sequential loop {loop_s:11.2f} s   (from 20 questions)")
     print(f"  ours / bare: {own / bare:.3f}")
-    print("  RAFT pack: not installed" if raft_s is None else f"  RAFT pack, one at a time {raft_s:17.2f} s")
+    print("  RAFT pack: not installed" if raft_s is None else f"  RAFT pack, sequential {raft_s:20.2f} s")
     figures = {"questions": count, "ideal_s": ideal_s, "ours_to_bare": own / bare, "loop_s": loop_s}
     return figures | {"seconds": times, "raft_pack_s": raft_s}
 
@@ -180,7 +180,7 @@ def preflight(quick: bool) -> dict[str, Any]:
 
 
 def memory(quick: bool) -> dict[str, Any]:
-    """In a process of its own, so that the peak is that of the rows and nothing else."""
+    """Measure in a process of its own, so that the peak is that of the rows alone."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_memory, args=(there, quick))
     process.start()
@@ -234,8 +234,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
         parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(parts)}")

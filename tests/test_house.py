@@ -62,6 +62,35 @@ def test_a_part_imports_only_from_those_left_of_it(part: str) -> None:
     assert {file: names for file, names in wrong.items() if names} == {}
 
 
+def _modules_imported(path: Path) -> set[str]:
+    """The package's modules that a file imports from, anywhere, as paths such as ``dataset.splits``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = ".".join([*parts[: len(parts) - node.level], *filter(None, [node.module])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("files", "barred"),
+    [
+        ("*.py", ("dataset.checks", "dataset.generate", "dataset.schema")),
+        ("schema/*.py", ("dataset.checks", "dataset.generate")),
+        ("checks/*.py", ("dataset.generate", "dataset.schema")),
+        ("generate/*.py", ("dataset.checks", "dataset.schema")),
+    ],
+)
+def test_dataset_sub_folders_import_the_files_beside_them_and_never_the_other_way(
+    files: str, barred: tuple[str, ...]
+) -> None:
+    paths = [path for path in (ROOT / "dataset").glob(files) if path.name != "__init__.py"]
+    assert paths
+    wrong = {path.name: {m for m in _modules_imported(path) if m.startswith(barred)} for path in paths}
+    assert not any(wrong.values()), wrong
+
+
 def test_no_lazy_name_is_the_name_of_a_sub_module() -> None:
     doors = [path for path in ROOT.rglob("__init__.py") if "lazy_names(" in path.read_text(encoding="utf-8")]
     assert len(doors) >= 4

@@ -25,7 +25,7 @@ class AnswerShape:
     """What answers are validated against: a Pydantic class, a JSON schema, or neither (any text).
 
     ``schema`` is its JSON schema, ``name`` the schema's name; both None for any text. Raises
-    ConfigurationError where class and schema are given, or the schema is not valid.
+    ConfigurationError where both class and schema are given, or the schema is not valid.
     """
 
     def __init__(self, output_cls: type[BaseModel] | None, schema: Mapping[str, Any] | None) -> None:

@@ -16,6 +16,8 @@ from ..jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
 
 __all__ = ["Pair", "PairSource", "read_pairs"]
 
+_SHOWN_KEYS = 6  # chosen: keys of an unknown row that an error names
+
 
 class HasPairs(Protocol):
     """What is used of LlamaIndex's QueryResponseDataset; a Protocol because that class is deprecated."""
@@ -25,6 +27,7 @@ class HasPairs(Protocol):
 
 
 PairSource = str | Path | HasPairs | Iterable[tuple[str, Any] | Mapping[str, Any] | Example]
+"""A file (JSONL, or a QueryResponseDataset's JSON), a QueryResponseDataset, or rows in memory."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ def _from_mapping(row: Mapping[str, Any]) -> Pair:
     if "messages" in row:
         return _from_example(example_from_row(dict(row)))
     if "query" not in row or "response" not in row:
-        found = ", ".join(sorted(map(str, row))[:6]) or "no keys"
-        raise ValueError(f"expected 'query' and 'response', found {found}")
+        keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS]) or "no keys"
+        raise ValueError(f"expected 'query' and 'response', found {keys}")
     node, document = _optional_text(row, "node_id"), _optional_text(row, "document_id")
     return Pair(
         _question(row["query"]),

@@ -287,9 +287,9 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def kill_and_resume(context: Any, tmp_path: Path, chunk_count: int, kills: int, seed: int) -> None:
-    """Kill at random points: no stored result is paid for again, and the final files are those of a run without kills."""
+    """Kill at random points: no stored result is paid for again; the files equal those of a run without kills."""
     draw = random.Random(seed)
-    folder, calm = tmp_path / "killed", tmp_path / "calm"
+    folder, control = tmp_path / "killed", tmp_path / "control"
     with Teacher(teacher_run.reply, latency_s=0.002).running() as teacher:
         for _ in range(kills):
             done = acknowledged(folder)
@@ -308,9 +308,9 @@ def kill_and_resume(context: Any, tmp_path: Path, chunk_count: int, kills: int, 
         calls = chunk_count * 11
         assert len(teacher.requests) <= calls + kills * teacher_run.CONCURRENCY
         assert max(Counter(map(subject_of, teacher.requests)).values()) <= kills + 1
-        _, uninterrupted = teacher_run.run(teacher.api_base, str(calm), chunk_count)
+        _, uninterrupted = teacher_run.run(teacher.api_base, str(control), chunk_count)
     for name in ("questions.jsonl", "captured.answers.jsonl"):
-        assert ordered(folder / name) == ordered(calm / name)
+        assert ordered(folder / name) == ordered(control / name)
     assert [e.to_json() for e in ended.load()] == [e.to_json() for e in uninterrupted.load()]
     assert len(ended.load()) == len(ended.answers) == chunk_count * 10
 

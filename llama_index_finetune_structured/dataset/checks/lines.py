@@ -16,8 +16,8 @@ from .problems import Fault
 
 __all__ = ["LineReader", "example_faults"]
 
-_SHOWN_CHARACTERS = 200  # chosen: one line of a report, however long the value that a message quotes
-_SHOWN_KEYS = 6  # chosen: as above
+_SHOWN_CHARACTERS = 200  # chosen: a message may quote a value of any length
+_SHOWN_KEYS = 6  # chosen: keys of an unknown row that a problem names
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions", "prompt", "completion"}
 _RowReader = Callable[[dict[str, Any]], Example]
 

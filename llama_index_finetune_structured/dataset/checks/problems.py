@@ -48,7 +48,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. ``line`` counts from 1, in a data set from the first example; 0 is the whole file."""
+    """One problem. ``line`` counts from 1 (in a data set: the examples); 0 is the whole file."""
 
     code: str
     message: str

@@ -18,7 +18,7 @@ from .lines import LineReader, example_faults
 from .problems import Fault, Problem
 from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget, target_named
 
-__all__ = ["CheckReport", "TrainedSpan", "check"]
+__all__ = ["CheckReport", "CheckSource", "TrainedSpan", "check"]
 
 _IN_MEMORY = "dataset"  # stands for the file's name where Examples in memory are checked
 CheckSource = str | Path | tuple[Example, ...]

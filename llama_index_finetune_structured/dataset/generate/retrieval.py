@@ -32,11 +32,11 @@ from ..pairs import Pair, PairSource, read_pairs
 from ..splits import unit_hash
 from .recipe import DEFAULT_QA_TEMPLATE, ServingRecipe, context_text, template_text
 
-__all__ = ["RetrievalAugmentedDatasetBuilder"]
+__all__ = ["ContextKind", "RetrievalAugmentedDatasetBuilder"]
 
 _log = logging.getLogger(__name__)
 ContextKind = Literal["with_support", "support_missed", "without_support", "without_context"]
-"""What a row's context contains; ``support_missed``: the retriever did not return the supporting chunk."""
+"""What a row's context contains; "support_missed": the retriever did not return the supporting chunk."""
 
 # Keys of ``counts``, which are logged.
 _SKIPPED = "questions skipped: nothing retrieved"
@@ -104,7 +104,7 @@ class RetrievalAugmentedDatasetBuilder:
         self.counts: Counter[str] = Counter()
 
     def build(self, pairs: PairSource, *, show_progress: bool = True) -> FinetuneDataset:
-        """All rows in memory; :meth:`write` is for more than fit."""
+        """All rows, in memory; :meth:`write` is for more rows than fit."""
         return FinetuneDataset(self.stream(pairs, show_progress=show_progress))
 
     async def abuild(
@@ -156,6 +156,7 @@ class RetrievalAugmentedDatasetBuilder:
         return [] if self._retriever is None else await self._retriever.aretrieve(query)
 
     def _kind(self, query: str) -> ContextKind:
+        """The kind of context that the question is to get, by its hash and the shares."""
         value = unit_hash(self._seed, query)
         if value < self._share_without_context:
             return "without_context"
@@ -177,6 +178,7 @@ class RetrievalAugmentedDatasetBuilder:
             yield self._example(pair, answer, shape, chunks, context)
 
     def _per_row(self, nodes: list[NodeWithScore]) -> Iterable[list[NodeWithScore]]:
+        """The chunks of each row: all in one, or one each."""
         return [[node] for node in nodes] if nodes and self.recipe.separate_context else [nodes]
 
     def _example(
@@ -209,7 +211,7 @@ class RetrievalAugmentedDatasetBuilder:
 def _choose_context(
     pair: Pair, nodes: Sequence[NodeWithScore], kind: ContextKind, distractors: int
 ) -> _Context:
-    """The chunks for ``pair`` as ``kind`` asks; the result's own ``kind`` is what was possible with ``nodes``."""
+    """The chunks for ``pair``; the result's ``kind`` differs from the requested one where ``nodes`` allow no better."""
     support = _support(pair, nodes)
     first = next((n for n in nodes if n.node_id in support), nodes[0] if nodes else None)
     document = pair.document_id or (first.node.ref_doc_id if first else None)
