@@ -20,7 +20,8 @@ from ..example import Example
 __all__ = ["Leak", "LeakageReport", "find_leaks"]
 
 _SHINGLE_WORDS = 3  # chosen: long enough that shared topic words alone make no two rows alike
-# Rows of Jaccard similarity s share a band with probability 1 - (1 - s**4)**16: 99.98% at s = 0.8, 64% at 0.5.
+# Rows of Jaccard similarity s share a band, and are compared, with a probability of about 1 - (1 - s**4)**16:
+# 99.98% at s = 0.8, 64% at 0.5.
 _BANDS, _HASHES_PER_BAND = 16, 4
 _SHOWN_CHARACTERS = 100  # of the example that a report quotes
 _WORD = re.compile(r"\w+")

@@ -22,8 +22,8 @@ __all__ = ["RENDER_ERRORS", "TokenisedRow", "TrainingTarget", "target_named"]
 RENDER_ERRORS = (FinetuneStructuredError, ValueError, TypeError, KeyError)
 """What rendering and tokenising an Example may raise."""
 
-# OpenAI's fine-tuning guide: tokens of a training example of the GPT-4o and GPT-4.1 families, examples and
-# bytes of a file.
+# OpenAI's fine-tuning guide (tokens of a training example of the GPT-4o and GPT-4.1 families, examples of a
+# file) and its files API (bytes of a file).
 _OPENAI_MAX_LENGTH = 65_536
 _OPENAI_MIN_EXAMPLES = 10
 _OPENAI_MAX_BYTES = 512 * 1024**2
