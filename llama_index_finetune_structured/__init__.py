@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .engines.hosted.deprecations import SunsetWarning
     from .engines.hosted.engine import OpenAIFinetuneEngine
     from .engines.lora import LoraFinetuneEngine, LoraJob
-    from .engines.timeouts import Waits
+    from .engines.timeouts import Timeouts
     from .errors import (
         CaptureError,
         CheckpointError,
@@ -82,7 +82,7 @@ else:
             ".engines.lora": ["LoraFinetuneEngine", "LoraJob"],
             ".engines.hosted.engine": ["OpenAIFinetuneEngine"],
             ".engines.hosted.deprecations": ["SunsetWarning"],
-            ".engines.timeouts": ["Waits"],
+            ".engines.timeouts": ["Timeouts"],
             ".errors": [
                 "CaptureError",
                 "CheckpointError",
@@ -166,8 +166,8 @@ __all__ = [
     "StructuredAnswerError",
     "SunsetWarning",
     "TextScorecard",
+    "Timeouts",
     "Usage",
-    "Waits",
     "aanswer_questions",
     "acompare",
     "answer_questions",

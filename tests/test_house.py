@@ -27,7 +27,7 @@ PUBLIC = [
     "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
-    "TextScorecard", "Usage", "Waits", "aanswer_questions", "acompare", "answer_questions", "capture",
+    "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "capture",
     "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm",
     "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
     "text_mode",

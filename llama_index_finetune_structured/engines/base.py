@@ -1,4 +1,4 @@
-"""What every fine-tuning engine is: training data in, a LlamaIndex LLM out."""
+"""Base class of the fine-tuning engines: training data in, a LlamaIndex LLM out."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
     from typing_extensions import Self
 
-__all__ = ["Data", "EventSaver", "FinetuneEngine", "SavesData", "given_data", "training_path"]
+__all__ = ["Data", "EventSaver", "FinetuneEngine", "SavesData", "given_data", "one_of_data", "training_path"]
 
 
 @runtime_checkable
 class SavesData(Protocol):
-    """A data set that can write itself as a training file; ``FinetuneDataset`` is one."""
+    """Protocol of datasets that can be written as a training file, such as ``FinetuneDataset``."""
 
     def save(self, path: str | Path, *, format: str) -> object: ...
 
 
 class EventSaver(Protocol):
-    """A fine-tuning handler: it writes the calls it captured as a training file."""
+    """Protocol of fine-tuning handlers: they write the calls they captured as a training file."""
 
     def save_finetuning_events(self, path: str) -> None: ...
 
@@ -35,22 +35,32 @@ Data = str | os.PathLike[str] | SavesData
 
 
 class FinetuneEngine(ABC):
-    """Base of all engines, with the reference's names.
+    """Base class of all engines, with the method names of llama-index-finetuning.
 
     ``finetune()`` trains, or submits the training; ``get_finetuned_model()`` returns the tuned model
     as a LlamaIndex LLM and raises EngineError when there is none.
+
+    The constructors agree in two keywords: ``data`` is the training data, ``output_dir`` the folder of the
+    run. Where llama-index-finetuning names the data ``data_path``, that is accepted in place of ``data``
+    (:func:`one_of_data`). All other parameters are the engine's own; therefore each engine implements
+    :meth:`_from_file`.
     """
 
     @classmethod
     def from_finetuning_handler(
         cls, finetuning_handler: EventSaver, base_model: str, data_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Save what the handler captured to ``data_path`` and build the engine over that file.
+        """Save the calls that the handler captured to ``data_path`` and build the engine over that file.
 
-        The engine's own ``__init__`` takes ``base_model`` and ``data_path``.
+        ``kwargs`` go to the engine's constructor.
         """
         finetuning_handler.save_finetuning_events(os.fspath(data_path))
-        return cls(base_model=base_model, data_path=data_path, **kwargs)  # type: ignore[call-arg]
+        return cls._from_file(base_model, Path(data_path), **kwargs)
+
+    @classmethod
+    @abstractmethod
+    def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
+        """Call the constructor with the base model and the training file, under its own parameter names."""
 
     @abstractmethod
     def finetune(self) -> None:
@@ -58,14 +68,14 @@ class FinetuneEngine(ABC):
 
     @abstractmethod
     def get_current_job(self) -> Any:
-        """The state of the run, as the engine knows it."""
+        """The state of the run."""
 
     @abstractmethod
     def get_finetuned_model(self, **llm_kwargs: Any) -> LLM:
         """The tuned model as a LlamaIndex LLM; raises EngineError when training did not succeed."""
 
     async def afinetune(self) -> None:
-        """:meth:`finetune` for asyncio, on a thread; cancelling the task does not stop what has begun."""
+        """:meth:`finetune` for asyncio, on a thread; cancelling the task does not stop the thread."""
         await asyncio.to_thread(self.finetune)
 
     async def aget_finetuned_model(self, **llm_kwargs: Any) -> LLM:
@@ -73,8 +83,21 @@ class FinetuneEngine(ABC):
         return await asyncio.to_thread(self.get_finetuned_model, **llm_kwargs)
 
 
+def one_of_data(data: Data | None, data_path: Data | None) -> Data:
+    """The training data of a constructor that accepts ``data`` or ``data_path``.
+
+    Raises ConfigurationError unless exactly one of them is passed.
+    """
+    if data is not None and data_path is not None:
+        raise ConfigurationError("both data and data_path are set: pass one of them (they mean the same)")
+    chosen = data_path if data is None else data
+    if chosen is None:
+        raise ConfigurationError("no training data: pass data=, a path or a FinetuneDataset")
+    return chosen
+
+
 def given_data(data: Data) -> Path | SavesData:
-    """A training file as a path; a data set, or a file of canonical Examples, as a data set.
+    """Return a training file as a path, and a dataset or a file of canonical Examples as a dataset.
 
     Raises ConfigurationError when the file does not exist or the data is neither.
     """
@@ -89,7 +112,7 @@ def given_data(data: Data) -> Path | SavesData:
 
 
 def _is_canonical(path: Path) -> bool:
-    """Whether the file holds Examples, as captures and FinetuneDataset.save() write them."""
+    """Whether the first line of the file is an Example, as captures and FinetuneDataset.save() write them."""
     with path.open("rb") as file:
         try:
             row = json.loads(file.readline())
@@ -106,7 +129,7 @@ def _loaded(path: Path) -> SavesData:
 
 
 def training_path(data: Path | SavesData, directory: Path, *, name: str, format: str) -> Path:
-    """The training file behind ``data``: a path as it is, a data set saved to ``directory/name.jsonl``."""
+    """The training file of ``data``: a path unchanged, a dataset saved to ``directory/name.jsonl`` first."""
     if isinstance(data, Path):
         return data
     directory.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,14 @@ from tqdm import tqdm
 from ..errors import ConfigurationError, EngineError, ServiceError
 from ..example import content_hash
 from ..llms.gradient_api import connect_gradient
-from .base import Data, EventSaver, FinetuneEngine, given_data, training_path
+from .base import Data, FinetuneEngine, given_data, training_path
 from .gradient_samples import read_samples
 from .hosted.journal import Journal, Run, list_runs, run_folder, runs_root
-from .timeouts import Waits
+from .timeouts import Timeouts
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..llms.gradient import GradientModelAdapterLLM
 
 __all__ = ["GradientFinetuneEngine"]
@@ -53,14 +55,14 @@ class GradientFinetuneEngine(FinetuneEngine):
         host: str | None = None,
         access_token: str | None = None,
         workspace_id: str | None = None,
-        waits: Waits | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         if (model_adapter_id is None) == (base_model_slug is None or name is None):
             raise ConfigurationError("give either base_model_slug and name, or model_adapter_id")
         if batch_size < 1 or (max_steps is not None and max_steps < 1):
             raise ConfigurationError(f"batch_size {batch_size}, max_steps {max_steps}: expected 1 or more")
-        self._waits = waits or Waits()
-        self._api = connect_gradient(host, access_token, workspace_id, self._waits.request_s)
+        self._timeouts = timeouts or Timeouts()
+        self._api = connect_gradient(host, access_token, workspace_id, self._timeouts.request_s)
         self._data = data_path
         self._verbose = verbose
         self._max_steps = max_steps
@@ -71,16 +73,8 @@ class GradientFinetuneEngine(FinetuneEngine):
             self._journal = self._create(str(base_model_slug), str(name))
 
     @classmethod
-    def from_finetuning_handler(
-        cls,
-        finetuning_handler: EventSaver,
-        base_model: str,
-        data_path: str | os.PathLike[str],
-        **kwargs: Any,
-    ) -> GradientFinetuneEngine:
-        """Save what the handler captured to ``data_path`` and train on it; needs ``name``."""
-        finetuning_handler.save_finetuning_events(os.fspath(data_path))
-        return cls(base_model_slug=base_model, data_path=data_path, **kwargs)
+    def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
+        return cls(base_model_slug=base_model, data_path=data, **options)
 
     @property
     def model_adapter_id(self) -> str:
@@ -240,7 +234,7 @@ class GradientFinetuneEngine(FinetuneEngine):
 
     def _retried(self, request: Callable[[], T]) -> T:
         return Retrying(
-            sleep=self._waits.clock.sleep,
+            sleep=self._timeouts.clock.sleep,
             stop=stop_after_attempt(_TRIES),
             wait=wait_exponential(multiplier=1, max=60),
             retry=retry_if_exception(lambda e: isinstance(e, ServiceError) and not e.refused),

@@ -91,7 +91,11 @@ class LoraFinetuneEngine(FinetuneEngine):
                 "expected one of this package's handlers: theirs lose the answers' schema"
             )
         FinetuneDataset.load(captured).save(Path(data_path))
-        return cls(Path(data_path), base_model=base_model, **kwargs)
+        return cls._from_file(base_model, Path(data_path), **kwargs)
+
+    @classmethod
+    def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
+        return cls(data, base_model=base_model, **options)
 
     @property
     def adapter(self) -> Path:

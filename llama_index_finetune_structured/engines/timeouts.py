@@ -1,4 +1,4 @@
-"""How long hosted engines wait, and on which clock: every wait has an end."""
+"""Timeouts and polling intervals of the hosted engines, and the clock they are measured by."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 
-__all__ = ["Clock", "Waits", "backoff_s"]
+__all__ = ["Clock", "Timeouts", "backoff_s"]
 
 
 class Clock:
-    """The system's clock; tests put their own in its place."""
+    """The system clock; tests pass their own."""
 
     def now_s(self) -> float:
         """Monotonic seconds."""
@@ -23,9 +23,11 @@ class Clock:
         return datetime.now(timezone.utc).date()
 
     def sleep(self, seconds: float) -> None:
+        """Block this thread."""
         time.sleep(seconds)
 
     async def asleep(self, seconds: float) -> None:
+        """Suspend this task."""
         await asyncio.sleep(seconds)
 
 
@@ -33,14 +35,17 @@ SYSTEM_CLOCK = Clock()
 
 
 @dataclass(frozen=True)
-class Waits:
-    """Bounds and pauses, in seconds.
+class Timeouts:
+    """Timeouts and polling intervals of the hosted engines, in seconds.
 
-    ``job_s``: a whole job, as get_finetuned_model() waits for it. ``file_s``: an uploaded file's processing,
-    before the job is asked for anyway (the provider's answer to that is what counts).
-    ``submit_s``: one submission with all its retries. ``request_s``: one HTTP request. ``poll_s``: the
-    longest pause between two looks at a job. ``settle_s``: after a submission whose outcome is unknown,
-    the longest time the job may take to show up in the provider's list before it is sent again.
+    - ``job_s``: how long get_finetuned_model() and wait() follow a job.
+    - ``file_s``: processing of an uploaded file. After it the job is submitted all the same, and the
+      provider's reply decides.
+    - ``submit_s``: one submission, its retries included.
+    - ``request_s``: one HTTP request.
+    - ``poll_s``: longest pause between two requests for a job's state.
+    - ``settle_s``: after a submission whose outcome is unknown, the longest time the job may take to appear
+      in the provider's list before it is submitted again.
     """
 
     job_s: float = 48 * 3600
@@ -53,7 +58,7 @@ class Waits:
 
 
 def backoff_s(first_s: float, longest_s: float) -> Iterator[float]:
-    """Pauses that double from ``first_s`` up to ``longest_s``, without end."""
+    """Yield pauses in seconds that double from ``first_s`` up to ``longest_s``; never ends."""
     pause_s = min(first_s, longest_s)
     while True:
         yield pause_s

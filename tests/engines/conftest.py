@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from tests.fakes.clock import FakeClock
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import write_rows
@@ -33,8 +33,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def waits(clock: FakeClock) -> Waits:
-    return Waits(clock=clock, request_s=20)
+def timeouts(clock: FakeClock) -> Timeouts:
+    return Timeouts(clock=clock, request_s=20)
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(server: OpenAIServer, data: Path, waits: Waits) -> Any:
+def make(server: OpenAIServer, data: Path, timeouts: Timeouts) -> Any:
     def build(at: OpenAIServer = server, **options: Any) -> OpenAIFinetuneEngine:
-        given = {"api_base": at.base, "api_key": at.key, "waits": waits, "data_path": data} | options
+        given = {"api_base": at.base, "api_key": at.key, "timeouts": timeouts, "data_path": data} | options
         return OpenAIFinetuneEngine("gpt-4o-mini", **given)
 
     return build

@@ -7,13 +7,19 @@ from pathlib import Path
 
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 
 
 def engine_at(base: str, key: str, data: Path, run_dir: Path, request_s: float = 20) -> OpenAIFinetuneEngine:
-    waits = Waits(request_s=request_s, settle_s=0.5, poll_s=0.05)
+    timeouts = Timeouts(request_s=request_s, settle_s=0.5, poll_s=0.05)
     return OpenAIFinetuneEngine(
-        "gpt-4o-mini", data, api_base=base, api_key=key, run_dir=run_dir, waits=waits, validate_json=False
+        "gpt-4o-mini",
+        data,
+        api_base=base,
+        api_key=key,
+        run_dir=run_dir,
+        timeouts=timeouts,
+        validate_json=False,
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.journal import Journal
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import EngineError
 from tests.engines.submitting import engine_at, submit, submit_and_wait
 from tests.fakes.clock import FakeClock
@@ -41,9 +41,9 @@ def processes() -> ForkServerContext:
 
 
 def engine(server: OpenAIServer, data: Path, run_dir: Path) -> OpenAIFinetuneEngine:
-    waits = Waits(clock=FakeClock(), request_s=20)
+    timeouts = Timeouts(clock=FakeClock(), request_s=20)
     return OpenAIFinetuneEngine(
-        "gpt-4o-mini", data, api_base=server.base, api_key=server.key, run_dir=run_dir, waits=waits
+        "gpt-4o-mini", data, api_base=server.base, api_key=server.key, run_dir=run_dir, timeouts=timeouts
     )
 
 
@@ -129,9 +129,14 @@ def test_a_job_that_shows_up_late_is_still_found(data: Path, tmp_path: Path) -> 
 def test_a_reply_that_takes_too_long_makes_one_job(accepted: bool, data: Path, tmp_path: Path) -> None:
     with OpenAIServer() as server:
         server.fault("POST", JOBS, "hang", accepted=accepted)
-        waits = Waits(clock=FakeClock(), request_s=0.5)
+        timeouts = Timeouts(clock=FakeClock(), request_s=0.5)
         OpenAIFinetuneEngine(
-            "gpt-4o-mini", data, api_base=server.base, api_key=server.key, run_dir=tmp_path / "r", waits=waits
+            "gpt-4o-mini",
+            data,
+            api_base=server.base,
+            api_key=server.key,
+            run_dir=tmp_path / "r",
+            timeouts=timeouts,
         ).finetune()
         assert len(server.jobs) == 1
 
@@ -211,7 +216,7 @@ def test_a_rate_limit_waits_as_long_as_it_says(data: Path) -> None:
         server.fault("POST", JOBS, "reply", reply=limited, times=2)
         clock = FakeClock()
         OpenAIFinetuneEngine(
-            "gpt-4o-mini", data, api_base=server.base, api_key=server.key, waits=Waits(clock=clock)
+            "gpt-4o-mini", data, api_base=server.base, api_key=server.key, timeouts=Timeouts(clock=clock)
         ).finetune()
         assert clock.sleeps == [17, 17]
 

@@ -9,7 +9,7 @@ import pytest
 from llama_index_finetune_structured.engines.hosted.follow import follow
 from llama_index_finetune_structured.engines.hosted.journal import Journal
 from llama_index_finetune_structured.engines.hosted.progress import Progress
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import (
     EngineError,
 )
@@ -149,7 +149,7 @@ def test_waiting_ends_when_its_time_is_up(make: Any, server: OpenAIServer, clock
 
 def test_the_default_wait_is_bounded_too(make: Any, server: OpenAIServer, clock: FakeClock) -> None:
     server.script = ("queued",)
-    engine = make(waits=Waits(clock=clock, job_s=500))
+    engine = make(timeouts=Timeouts(clock=clock, job_s=500))
     engine.finetune()
     with pytest.raises(EngineError, match="500 s"):
         engine.get_finetuned_model()

@@ -20,7 +20,7 @@ from llama_index_finetune_structured.demo.corpus import ApiCard, parse_card
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE, DocstringTeacher
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import (
     ConfigurationError,
     DatasetError,
@@ -62,7 +62,7 @@ def make(gradient: GradientServer, data: Path) -> Any:
             "host": gradient.host,
             "access_token": gradient.token,
             "workspace_id": gradient.workspace,
-            "waits": Waits(clock=FakeClock(), request_s=20),
+            "timeouts": Timeouts(clock=FakeClock(), request_s=20),
         }
         return GradientFinetuneEngine(**given | options)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 from llama_index_finetune_structured import FinetuneDataset, OpenAIFinetuneEngine, learning_curve
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from tests.evaluation.systems import Card, card, example
 from tests.fakes.openai_server import OpenAIServer
 
 
-def test_a_curve_submits_one_job_per_size_and_asks_each_tuned_model(waits: Waits) -> None:
+def test_a_curve_submits_one_job_per_size_and_asks_each_tuned_model(timeouts: Timeouts) -> None:
     def knows_more(body: dict[str, object]) -> str:
         return json.dumps(card("held" if body["model"] in models[1:] else "other"))
 
@@ -22,7 +22,9 @@ def test_a_curve_submits_one_job_per_size_and_asks_each_tuned_model(waits: Waits
 
         class Engine(OpenAIFinetuneEngine):
             def __init__(self, rows: FinetuneDataset) -> None:
-                super().__init__("gpt-4.1-mini", rows, api_base=server.base, api_key=server.key, waits=waits)
+                super().__init__(
+                    "gpt-4.1-mini", rows, api_base=server.base, api_key=server.key, timeouts=timeouts
+                )
 
             def finetune(self) -> None:
                 super().finetune()

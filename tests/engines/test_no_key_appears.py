@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.llms.compat import OpenAIPydanticProgram
 from llama_index_finetune_structured.llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
@@ -56,7 +56,7 @@ def engine(openai_server: OpenAIServer, tmp_path: Path) -> OpenAIFinetuneEngine:
         write_rows(tmp_path / "train.jsonl"),
         api_base=openai_server.base,
         api_key=SENTINEL,
-        waits=Waits(clock=FakeClock()),
+        timeouts=Timeouts(clock=FakeClock()),
     )
 
 
@@ -222,7 +222,7 @@ def test_a_provider_that_echoes_the_key_is_not_passed_on(
 def test_a_gradient_server_that_echoes_the_token_is_not_passed_on(
     status: int, gradient_engine: GradientFinetuneEngine, gradient: GradientServer
 ) -> None:
-    gradient_engine._waits = Waits(clock=FakeClock())
+    gradient_engine._timeouts = Timeouts(clock=FakeClock())
     echo = Reply(status, {"type": "failed", "message": SENTINEL}, headers={"x-echo": SENTINEL})
     gradient.fault("POST", "/api/.*", "reply", reply=echo, times=100)
     assert SENTINEL not in shown_failure(gradient_engine.finetune)

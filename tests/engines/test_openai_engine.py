@@ -14,7 +14,7 @@ import pytest
 from llama_index.llms.openai import OpenAI
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import (
     ConfigurationError,
     DatasetError,
@@ -97,10 +97,12 @@ def test_start_job_id_attaches_without_submitting(server: OpenAIServer, make: An
     assert len(server.jobs) == 1
 
 
-def test_from_run_needs_only_the_folder_and_a_key(server: OpenAIServer, make: Any, waits: Waits) -> None:
+def test_from_run_needs_only_the_folder_and_a_key(
+    server: OpenAIServer, make: Any, timeouts: Timeouts
+) -> None:
     first = make(hyperparameters={"n_epochs": 2})
     first.finetune()
-    engine = OpenAIFinetuneEngine.from_run(first.run_dir, api_key=server.key, waits=waits)
+    engine = OpenAIFinetuneEngine.from_run(first.run_dir, api_key=server.key, timeouts=timeouts)
     assert engine.wait().status == "succeeded"
     engine.finetune()
     assert len(server.jobs) == 1
@@ -144,10 +146,10 @@ def test_the_model_serves_with_the_transport_it_was_trained_in(
 
 
 def test_an_unknown_models_llm_learns_its_window_from_the_server(
-    server: OpenAIServer, data: Path, waits: Waits
+    server: OpenAIServer, data: Path, timeouts: Timeouts
 ) -> None:
     engine = OpenAIFinetuneEngine(
-        "Qwen/Qwen3-4B", data, api_base=server.base, api_key=server.key, waits=waits
+        "Qwen/Qwen3-4B", data, api_base=server.base, api_key=server.key, timeouts=timeouts
     )
     engine.finetune()
     engine.wait()
@@ -185,7 +187,9 @@ def test_the_data_may_be_anything_that_saves_itself(make: Any, server: OpenAISer
     assert (len(server.jobs), len(server.files)) == (1, 1)
 
 
-def test_from_finetuning_handler_saves_and_trains(server: OpenAIServer, waits: Waits, tmp_path: Path) -> None:
+def test_from_finetuning_handler_saves_and_trains(
+    server: OpenAIServer, timeouts: Timeouts, tmp_path: Path
+) -> None:
     class Handler:
         def save_finetuning_events(self, path: str) -> None:
             write_rows(Path(path))
@@ -196,20 +200,20 @@ def test_from_finetuning_handler_saves_and_trains(server: OpenAIServer, waits: W
         tmp_path / "out.jsonl",
         api_base=server.base,
         api_key=server.key,
-        waits=waits,
+        timeouts=timeouts,
     )
     engine.finetune()
     assert len(server.jobs) == 1
 
 
 def test_the_environment_gives_key_and_address(
-    server: OpenAIServer, data: Path, waits: Waits, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, data: Path, timeouts: Timeouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigurationError, match="set OPENAI_API_KEY"):
         OpenAIFinetuneEngine("gpt-4o-mini", data)
     monkeypatch.setenv("OPENAI_API_KEY", server.key)
     monkeypatch.setenv("OPENAI_API_BASE", server.base)
-    OpenAIFinetuneEngine("gpt-4o-mini", data, waits=waits).finetune()
+    OpenAIFinetuneEngine("gpt-4o-mini", data, timeouts=timeouts).finetune()
     assert len(server.jobs) == 1
 
 
@@ -223,7 +227,7 @@ def test_importing_the_engines_loads_no_sdk_and_no_llamaindex() -> None:
     heavy = "openai", "gradientai", "llama_index.core", "torch", "transformers"
     code = (
         "import sys; from llama_index_finetune_structured import "
-        "OpenAIFinetuneEngine, GradientFinetuneEngine, SunsetWarning, Waits; "
+        "OpenAIFinetuneEngine, GradientFinetuneEngine, SunsetWarning, Timeouts; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

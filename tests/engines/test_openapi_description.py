@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import EngineError
 from tests.fakes.clock import FakeClock
 from tests.fakes.loopback import Request
@@ -113,7 +113,7 @@ def test_a_run_of_everything_fits_the_description(description: Description, tmp_
                 seed=3,
                 api_base=server.base,
                 api_key=server.key,
-                waits=Waits(clock=FakeClock()),
+                timeouts=Timeouts(clock=FakeClock()),
             )
             engine.finetune()
             engine.get_current_job()
@@ -125,7 +125,7 @@ def test_a_run_of_everything_fits_the_description(description: Description, tmp_
             write_rows(tmp_path / "x.jsonl", count=14),
             api_base=server.base,
             api_key=server.key,
-            waits=Waits(clock=FakeClock()),
+            timeouts=Timeouts(clock=FakeClock()),
         )
         broken.finetune()
         with pytest.raises(EngineError):

@@ -14,7 +14,7 @@ from llama_index_finetune_structured.dataset import FinetuneDataset
 from llama_index_finetune_structured.engines.hosted.deprecations import SunsetWarning, closing, warn_of_sunset
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.providers import PROVIDERS, normal_status, provider_named
-from llama_index_finetune_structured.engines.timeouts import Waits
+from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError, EngineError
 from tests.fakes.clock import FakeClock
 from tests.fakes.openai_server import OpenAIServer
@@ -25,7 +25,11 @@ NEBIUS = ("lora", "lora_r", "lora_alpha", "packing", "context_length", "learning
 
 
 def engine(server: OpenAIServer, data: Any, **options: Any) -> OpenAIFinetuneEngine:
-    given = {"api_base": server.base, "api_key": server.key, "waits": Waits(clock=FakeClock())} | options
+    given = {
+        "api_base": server.base,
+        "api_key": server.key,
+        "timeouts": Timeouts(clock=FakeClock()),
+    } | options
     return OpenAIFinetuneEngine(given.pop("base_model", "gpt-4o-mini"), data, **given)
 
 
@@ -234,7 +238,7 @@ def test_a_far_date_and_another_provider_warn_of_nothing() -> None:
 
 def test_the_engine_warns_before_it_submits(server: OpenAIServer, data: Path) -> None:
     server.models["gpt-4o-mini"] = {"shutdown_date": "2026-07-01"}
-    waits = Waits(clock=FakeClock(today=date(2026, 6, 1)))
+    timeouts = Timeouts(clock=FakeClock(today=date(2026, 6, 1)))
     with pytest.warns(SunsetWarning, match="gpt-4o-mini shuts down on 2026-07-01"):
-        engine(server, data, waits=waits).finetune()
+        engine(server, data, timeouts=timeouts).finetune()
     assert len(server.jobs) == 1

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from ...errors import ConfigurationError, EngineError, MissingDependencyError
-from ..timeouts import Waits
+from ..timeouts import Timeouts
 from .failures import Failure, read_failure
 from .providers import Provider
 
@@ -31,7 +31,7 @@ class Service:
 
     provider: Provider
     api_base: str
-    waits: Waits
+    timeouts: Timeouts
     key: SecretStr
     client: openai.OpenAI = field(repr=False)
 
@@ -39,7 +39,7 @@ class Service:
         """Run a request that may safely run twice; raises EngineError when refused or never answered."""
         try:
             return Retrying(
-                sleep=self.waits.clock.sleep,
+                sleep=self.timeouts.clock.sleep,
                 stop=stop_after_attempt(_ATTEMPTS),
                 wait=_pause_s,
                 retry=retry_if_exception(_worth_repeating),
@@ -66,7 +66,7 @@ class Service:
         return None if self.key.get_secret_value() in shown else error
 
 
-def connect(provider: Provider, *, api_base: str | None, api_key: str | None, waits: Waits) -> Service:
+def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
     """Open the SDK's client. It retries nothing itself: this package decides what may run twice."""
     try:
         import openai
@@ -77,9 +77,9 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, wa
     if "@" in urlsplit(base).netloc or urlsplit(base).query:
         raise ConfigurationError("api_base holds credentials or a query; give the key as api_key instead")
     client = openai.OpenAI(
-        api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=waits.request_s
+        api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=timeouts.request_s
     )
-    return Service(provider, base, waits, key, client)
+    return Service(provider, base, timeouts, key, client)
 
 
 def reply_errors() -> tuple[type[Exception], ...]:

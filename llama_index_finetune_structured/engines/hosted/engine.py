@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigurationError, EngineError
 from ...example import Transport
 from ..base import Data, FinetuneEngine
-from ..timeouts import Waits
+from ..timeouts import Timeouts
 from .client import connect, with_id, with_rows
 from .deprecations import warn_of_sunset
 from .follow import current_job, follow, raise_unless_succeeded, recorded
@@ -70,7 +70,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
         run_dir: str | os.PathLike[str] | None = None,
-        waits: Waits | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         settings = {
             "hyperparameters": dict(hyperparameters or {}),
@@ -81,11 +81,15 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         self._plan = Plan(base_model, data_path, validation_path, settings, transport, validate_json)
         self._verbose = verbose
         self._service = connect(
-            provider_named(provider), api_base=api_base, api_key=api_key, waits=waits or Waits()
+            provider_named(provider), api_base=api_base, api_key=api_key, timeouts=timeouts or Timeouts()
         )
         self._journal: Journal | None = Journal(run_dir) if run_dir is not None else None
         if start_job_id is not None:
             self._journal = attached(self._plan, self._service, self._journal, start_job_id)
+
+    @classmethod
+    def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
+        return cls(base_model, data, **options)
 
     @classmethod
     def from_run(cls, run_dir: str | os.PathLike[str], *, api_key: str | None = None, **options: Any) -> Self:
@@ -138,7 +142,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def _warn_of_sunset(self) -> None:
         model = self._plan.base_model
         announced = getattr(described(self._service, model), "shutdown_date", None)
-        warn_of_sunset(model, self._service.api_base, self._service.waits.clock.today(), announced)
+        warn_of_sunset(model, self._service.api_base, self._service.timeouts.clock.today(), announced)
 
     # -- finding the run again --
 
@@ -169,7 +173,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         """Wait for the job's end, with a progress bar, and return the job that succeeded.
 
         Raises EngineError when it failed, was cancelled, or is not done in ``timeout_s`` (the default is
-        ``waits.job_s``); it then goes on at the provider, and wait() may be called again.
+        ``timeouts.job_s``); it then goes on at the provider, and wait() may be called again.
         """
         self._follow(timeout_s, needs_name=True)
         return self._succeeded_job()
@@ -177,7 +181,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def _follow(self, timeout_s: float | None, *, needs_name: bool) -> None:
         with self._following(timeout_s, needs_name) as steps:
             for pause_s in steps:
-                self._service.waits.clock.sleep(pause_s)
+                self._service.timeouts.clock.sleep(pause_s)
 
     async def await_job(self, timeout_s: float | None = None) -> FineTuningJob:
         """:meth:`wait` for asyncio; cancelling the task ends the waiting, not the job."""
@@ -187,7 +191,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     async def _afollow(self, timeout_s: float | None, *, needs_name: bool) -> None:
         with self._following(timeout_s, needs_name) as steps:
             while (pause_s := await asyncio.to_thread(next, steps, None)) is not None:
-                await self._service.waits.clock.asleep(pause_s)
+                await self._service.timeouts.clock.asleep(pause_s)
 
     @contextmanager
     def _following(
@@ -195,7 +199,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     ) -> Generator[Generator[float, None, None], None, None]:
         journal, run = self._submitted()
         progress = Progress(str(run.job_id), verbose=self._verbose)
-        bound_s = self._service.waits.job_s if timeout_s is None else timeout_s
+        bound_s = self._service.timeouts.job_s if timeout_s is None else timeout_s
         try:
             yield follow(self._service, journal, bound_s, progress, needs_name=needs_name)
         finally:

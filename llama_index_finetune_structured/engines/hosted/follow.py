@@ -33,10 +33,10 @@ def follow(
     when the provider refuses to tell (a wrong key, an unknown job), or when ``timeout_s`` have passed.
     ``needs_name``: a job that succeeded is given some minutes to name its model.
     """
-    clock = service.waits.clock
+    clock = service.timeouts.clock
     deadline_s = clock.now_s() + timeout_s
     run, trouble, named_by_s = journal.require(), "", None
-    for pause_s in backoff_s(1, service.waits.poll_s):
+    for pause_s in backoff_s(1, service.timeouts.poll_s):
         try:
             job = with_id(service.client.fine_tuning.jobs.retrieve(str(run.job_id)), "job")
             run, trouble = recorded(journal, run, job), ""

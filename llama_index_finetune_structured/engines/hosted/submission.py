@@ -61,9 +61,9 @@ def _find_or_upload(service: Service, file: TrainingFile, known_id: str | None) 
 
 def _wait_until_ready(service: Service, uploaded: Any, file: TrainingFile) -> None:
     """Return when the file is processed, or file_s have passed: the job request then has the last word."""
-    clock, file_id = service.waits.clock, uploaded.id
-    deadline_s = clock.now_s() + service.waits.file_s
-    for pause_s in backoff_s(1, service.waits.poll_s):
+    clock, file_id = service.timeouts.clock, uploaded.id
+    deadline_s = clock.now_s() + service.timeouts.file_s
+    for pause_s in backoff_s(1, service.timeouts.poll_s):
         status = str(getattr(uploaded, "status", None) or "processed").lower()
         if status in _FILE_BAD:
             details = getattr(uploaded, "status_details", None) or "no details given"
@@ -95,8 +95,8 @@ def submit(service: Service, journal: Journal, request: JobRequest) -> Run:
     if job is not None:
         logger.info("job %s was asked for before: going on with it", job.id)
     body = service.provider.body(request)
-    clock = service.waits.clock
-    deadline_s = clock.now_s() + service.waits.submit_s
+    clock = service.timeouts.clock
+    deadline_s = clock.now_s() + service.timeouts.submit_s
     pauses_s = backoff_s(2, 60)
     while job is None:
         try:
@@ -140,8 +140,8 @@ def _intend(service: Service, journal: Journal, request: JobRequest) -> tuple[Ru
 
 def _look(service: Service, run: Run, request: JobRequest, *, patiently: bool) -> FineTuningJob | None:
     """This run's job at the provider, if there is one; ``patiently`` keeps looking for settle_s."""
-    clock = service.waits.clock
-    deadline_s = clock.now_s() + (service.waits.settle_s if patiently else 0)
+    clock = service.timeouts.clock
+    deadline_s = clock.now_s() + (service.timeouts.settle_s if patiently else 0)
     for pause_s in backoff_s(1, 15):
         job = _first_of(_jobs(service, run), run, request)
         if job is not None or clock.now_s() >= deadline_s:
