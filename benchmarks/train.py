@@ -80,12 +80,12 @@ def examples(kind: str, count: int) -> list[Any]:
 def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
     """The batches of every system, in order."""
     from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-    from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row
+    from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
     from llama_index_finetune_structured.local.train.batches import batches
 
     tokenizer = load_tokenizer(resolve(base_model))
     stop = stop_token_id(tokenizer)
-    rows = [to_row(tokenizer, example, stop_id=stop) for example in examples(kind, steps * BATCH[kind])]
+    rows = [token_row(tokenizer, example, stop_id=stop) for example in examples(kind, steps * BATCH[kind])]
     return batches(rows, BATCH[kind], seed="0:0")
 
 
@@ -110,7 +110,7 @@ def report(**figures: Any) -> None:
 
 
 def run_ours(kind: str, steps: int, base_model: str) -> None:
-    from llama_index_finetune_structured.local.train.loss import precision
+    from llama_index_finetune_structured.local.model.devices import precision
     from llama_index_finetune_structured.local.train.packing import pack
     from llama_index_finetune_structured.local.train.settings import LoraSettings
     from llama_index_finetune_structured.local.train.trainer import Trainer
@@ -142,7 +142,7 @@ def run_trl(kind: str, steps: int, base_model: str, *, tuned: bool) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-    from llama_index_finetune_structured.local.train.loss import precision
+    from llama_index_finetune_structured.local.model.devices import precision
 
     rows = [row for batch in ordered_batches(kind, steps, base_model) for row in batch]
     data = Dataset.from_list(
@@ -328,7 +328,7 @@ def ceiling(base_model: str, tokens: int) -> tuple[float, float]:
     import torch
 
     from llama_index_finetune_structured.local.model.base_models import load_model, resolve
-    from llama_index_finetune_structured.local.train.loss import precision
+    from llama_index_finetune_structured.local.model.devices import precision
 
     model = load_model(resolve(base_model), dtype=precision())
     layers = [

@@ -32,6 +32,7 @@ PUBLIC = [
     "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
     "text_mode",
 ]  # fmt: skip
+LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 
 
@@ -89,6 +90,19 @@ def test_dataset_sub_folders_import_the_files_beside_them_and_never_the_other_wa
     assert paths
     wrong = {path.name: {m for m in _modules_imported(path) if m.startswith(barred)} for path in paths}
     assert not any(wrong.values()), wrong
+
+
+@pytest.mark.parametrize("part", LOCAL_ROW)
+def test_a_part_of_the_local_engine_imports_only_from_those_left_of_it(part: str) -> None:
+    paths = sorted((ROOT / "local" / part).rglob("*.py"))
+    assert paths
+    barred = tuple(f"local.{other}" for other in LOCAL_ROW[LOCAL_ROW.index(part) + 1 :])
+    wrong = {path.name: {m for m in _modules_imported(path) if m.startswith(barred)} for path in paths}
+    assert not any(wrong.values()), wrong
+
+
+def test_every_part_of_the_local_engine_stands_in_its_row() -> None:
+    assert {path.parent.name for path in ROOT.glob("local/*/__init__.py")} == set(LOCAL_ROW)
 
 
 def test_no_lazy_name_is_the_name_of_a_sub_module() -> None:

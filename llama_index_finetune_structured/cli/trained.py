@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json
-from ..local.model.adapter import AdapterCard, adapter_in, read_card
+from ..local.model.adapter import AdapterCard, adapter_or_none, read_card
 
 __all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
 
@@ -26,7 +26,7 @@ class Trained:
 
 def find_trained(model: str) -> Trained | None:
     """The adapter behind ``model``; None: a base model. Raises ConfigurationError for an unfinished run."""
-    adapter = adapter_in(Path(model))
+    adapter = adapter_or_none(Path(model))
     if adapter is None:
         return None
     run = adapter.parent if (adapter.parent / _LOG).is_file() else None

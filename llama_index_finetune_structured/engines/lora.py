@@ -1,4 +1,4 @@
-"""LoraFinetuneEngine: fine-tune on this machine, without anybody's service."""
+"""LoraFinetuneEngine: LoRA fine-tuning on this machine, without a hosted service."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, read_card, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.schema.bounds import learn_bounds
-from ..local.train.distributed import Ranks
+from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..local.train.packing import Row
+    from ..local.model.prompts import TokenRow
     from ..local.train.trainer import Trainer, TrainingLog
 
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
@@ -35,7 +35,12 @@ _RUN = "run.json"
 
 
 class LoraJob(BaseModel):
-    """Where a local run stands: ``status`` is ``new``, ``resumable`` or ``succeeded``."""
+    """State of a local run.
+
+    ``status``: ``new``, ``resumable`` (there is a checkpoint) or ``succeeded``. ``adapter``: its folder, once
+    finished. ``loss`` and ``validation_loss``: the last of training and of held-out rows. ``seconds``: of all
+    training steps together.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,12 +54,15 @@ class LoraJob(BaseModel):
 
 
 class LoraFinetuneEngine(FinetuneEngine):
-    """LoRA on the answers of ``data``; the adapter is in PEFT's own format.
+    """Trains LoRA on the answers of ``data``; the adapter is in PEFT's own format.
 
-    ``data`` and ``validation``: a FinetuneDataset, a path, or Examples. ``base_model``: the embedded
-    ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id. ``output_dir`` defaults to a folder of
-    ``lora-output`` named by data, base and settings, so that running the same again goes on, or returns at once.
-    ``fingerprint`` is the content hash of the three. Needs the extra ``local``.
+    - ``data``, ``validation``: a FinetuneDataset, a path, or Examples; validation rows are held out.
+    - ``base_model``: the embedded ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id.
+    - ``output_dir``: by default a folder of ``lora-output`` that is named by the content hash of data, base and
+      settings (``fingerprint``), so that the same run resumes, or returns at once where it is finished.
+    - ``config``: the training settings.
+
+    Raises DatasetError for empty data and ConfigurationError for an unknown base model. Needs the extra ``local``.
     """
 
     def __init__(
@@ -72,23 +80,26 @@ class LoraFinetuneEngine(FinetuneEngine):
         if not self.examples:
             raise DatasetError("the training data is empty: capture or build examples first")
         self.base = resolve(base_model)
-        self._made_of = {
+        self._identity = {
             "data": content_hash([example.id for example in self.examples]),
             "base model": self.base.sha256,
             **self.config.model_dump(exclude={"checkpoint_steps"}),
         }
-        self.fingerprint = content_hash(self._made_of)
+        self.fingerprint = content_hash(self._identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
 
     @classmethod
     def from_finetuning_handler(
         cls, finetuning_handler: EventSaver, base_model: str, data_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Keep what one of our handlers captured at ``data_path``, schemas included, and train on it."""
+        """Save what one of this package's handlers captured to ``data_path``, schemas included, and train on it.
+
+        Raises ConfigurationError for handlers of llama-index-finetuning, which lose the answers' schema.
+        """
         captured = getattr(finetuning_handler, "path", None)
         if captured is None:
             raise ConfigurationError(
-                "expected one of this package's handlers: theirs lose the answers' schema"
+                "expected a handler of this package: those of llama-index-finetuning lose the answers' schema"
             )
         FinetuneDataset.load(captured).save(Path(data_path))
         return cls._from_file(base_model, Path(data_path), **kwargs)
@@ -105,12 +116,13 @@ class LoraFinetuneEngine(FinetuneEngine):
     def finetune(self) -> None:
         """Train, with a progress bar, from the newest complete checkpoint if there is one.
 
-        Ctrl-C finishes the step at hand, saves and raises KeyboardInterrupt; calling again goes on.
-        Raises CheckpointError when the disk is full, DatasetError for rows that cannot be trained on.
-        Under ``accelerate launch`` or torchrun each process takes its part of every batch; the first writes.
+        Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes.
+        Raises CheckpointError when the disk is full, DatasetError for rows that cannot be trained on,
+        ConfigurationError where ``output_dir`` belongs to another run.
+        Under ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
         """
-        ranks = Ranks()
-        if ranks.any(self._finished()):
+        processes = DistributedRun()
+        if processes.any(self._finished()):
             return
         rows, validation, trainer = self._prepare()
         with tqdm(
@@ -118,24 +130,24 @@ class LoraFinetuneEngine(FinetuneEngine):
             initial=trainer.step,
             desc="LoRA",
             unit="step",
-            disable=not ranks.is_first,
+            disable=not processes.is_first,
         ) as bar:
 
             def show(entry: dict[str, float]) -> None:
                 ends_epoch = entry["step"] % trainer.steps_per_epoch == 0
-                then = ", measuring held-out rows" if validation and ends_epoch else ""
-                bar.set_postfix_str(f"loss={entry['loss']:.3f}{then}", refresh=bool(then))
+                measuring = ", measuring held-out rows" if validation and ends_epoch else ""
+                bar.set_postfix_str(f"loss={entry['loss']:.3f}{measuring}", refresh=bool(measuring))
                 bar.update()
 
             log = trainer.run(validation, show)
             bar.set_postfix_str(f"loss={log.steps[-1]['loss']:.3f}")
-        if ranks.is_first:
+        if processes.is_first:
             self._write_log(log, trainer.epochs)
             save_adapter(trainer.model, self.adapter, self._card(rows))
-        ranks.any(False)  # all wait for the adapter to be there
+        processes.barrier()  # no process returns before the first has written the adapter
 
     def get_current_job(self) -> LoraJob:
-        """How far the run is, read from its folder."""
+        """The state of the run, read from its folder."""
         if self._finished():
             log = read_json(self.output_dir / "training_log.json")
             return LoraJob(
@@ -149,7 +161,10 @@ class LoraFinetuneEngine(FinetuneEngine):
         return LoraJob(status="resumable", output_dir=self.output_dir, **_figures(found[1]["log"]))
 
     def get_finetuned_model(self, **llm_kwargs: Any) -> LoraLLM:
-        """The tuned model as a LlamaIndex LLM that asks exactly as it was trained. Raises EngineError before."""
+        """The tuned model as a LlamaIndex LLM that prompts exactly as in training.
+
+        Raises EngineError before training has finished.
+        """
         if not self._finished():
             raise EngineError(f"{self.output_dir}: no finished adapter; call finetune() first")
         return LoraLLM.from_adapter(self.adapter, **{"base_model": self.base.name, **llm_kwargs})
@@ -159,10 +174,11 @@ class LoraFinetuneEngine(FinetuneEngine):
         return self.output_dir / "checkpoints"
 
     def _finished(self) -> bool:
+        """Whether this run's adapter is there. Raises ConfigurationError for an adapter of another run."""
         if not (self.adapter / "adapter_config.json").is_file():
             if self.adapter.exists() and (not self.adapter.is_dir() or any(self.adapter.iterdir())):
                 raise ConfigurationError(
-                    f"{self.adapter}: is there and holds no adapter; choose another output folder"
+                    f"{self.adapter}: exists and holds no adapter; choose another output folder"
                 )
             return False
         if read_card(self.adapter).fingerprint != self.fingerprint:
@@ -170,18 +186,19 @@ class LoraFinetuneEngine(FinetuneEngine):
         return True
 
     def _another_run(self, what: str) -> ConfigurationError:
-        told = _differences(self.output_dir / _RUN, self._made_of)
+        differences = _differences(self.output_dir / _RUN, self._identity)
         return ConfigurationError(
-            f"{what} of another run ({told}): choose another output folder, or remove that one"
+            f"{what} of another run ({differences}): choose another output folder, or remove that one"
         )
 
-    def _prepare(self) -> tuple[list[Row], list[Row], Trainer]:
+    def _prepare(self) -> tuple[list[TokenRow], list[TokenRow], Trainer]:
+        """Training rows, held-out rows, and a trainer at the newest checkpoint."""
         try:
             import torch
 
             from ..local.model.adapter import add_lora
             from ..local.model.base_models import load_model, load_tokenizer
-            from ..local.train.loss import precision
+            from ..local.model.devices import precision
             from ..local.train.trainer import Trainer
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
@@ -199,27 +216,28 @@ class LoraFinetuneEngine(FinetuneEngine):
             trainer = Trainer(model, rows, self.config, self._checkpoints, fingerprint=self.fingerprint)
         except CheckpointError as error:
             raise self._another_run(f"{self._checkpoints}: holds checkpoints") from error
-        if trainer.ranks.is_first:
-            self._note_run()
+        if trainer.distributed.is_first:
+            self._write_identity()
         return rows, validation, trainer
 
-    def _note_run(self) -> None:
-        """Keep what the folder is made of, for the error that another run's settings get."""
+    def _write_identity(self) -> None:
+        """Write down data, base and settings, so that the error for another run can name what differs."""
         path = self.output_dir / _RUN
         try:
-            write_json(path, self._made_of)
+            write_json(path, self._identity)
         except OSError as error:
             raise CheckpointError(
-                f"{path}: could not be written ({error.strerror}): free disk space or mend the folder's "
+                f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's "
                 "permissions and run finetune() again"
             ) from error
 
-    def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[Row]:
-        from ..local.model.prompts import stop_token_id, to_row
+    def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[TokenRow]:
+        """The examples as token rows. Raises DatasetError for one that is longer than the limit."""
+        from ..local.model.prompts import stop_token_id, token_row
 
         stop_id, context = stop_token_id(tokenizer), context_window(self.base)
         limit = min(context, self.config.max_length or context)
-        rows = [to_row(tokenizer, example, stop_id=stop_id) for example in examples]
+        rows = [token_row(tokenizer, example, stop_id=stop_id) for example in examples]
         for example, row in zip(examples, rows, strict=True):
             if len(row) > limit:
                 raise DatasetError(
@@ -228,7 +246,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                 )
         return rows
 
-    def _card(self, rows: Sequence[Row]) -> AdapterCard:
+    def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
@@ -255,17 +273,17 @@ def _examples(data: FinetuneDataset | str | Path | Iterable[Example]) -> list[Ex
 
 
 def _differences(run: Path, here: dict[str, Any]) -> str:
-    """What a run's folder was made of that is not so here; hashes are named, settings shown."""
+    """What differs between a folder's run and this one: data and base by name, settings with both values."""
     try:
         there: dict[str, Any] = read_json(run)
-        told = [
+        differing = [
             name if name in ("data", "base model") else f"{name} ({there[name]} there, {value} here)"
             for name, value in here.items()
             if there[name] != value
         ]
     except (OSError, ValueError, KeyError, TypeError):
-        told = []
-    return f"differs in {', '.join(told)}" if told else "data, base model or settings differ"
+        differing = []
+    return f"differs in {', '.join(differing)}" if differing else "data, base model or settings differ"
 
 
 def _leads_with_system(example: Example) -> bool:
@@ -273,6 +291,7 @@ def _leads_with_system(example: Example) -> bool:
 
 
 def _figures(log: dict[str, Any]) -> dict[str, Any]:
+    """A log's figures, as fields of LoraJob."""
     steps, validation = log["steps"], log["validation"]
     return {
         "steps": len(steps),

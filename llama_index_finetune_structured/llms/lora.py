@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Message
-from ..local.model.adapter import AdapterCard, card_in, card_of, find_adapter, read_card
+from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.prompts import render_prompt, serving_messages
 from ..local.schema.bounds import AnswerBounds, schema_key
@@ -84,7 +84,7 @@ class LoraLLM(LLM):
         super().__init__(**kwargs)
         base = resolve(self.base_model)
         if self.adapter is not None:
-            card_of(self.adapter, base)
+            read_matching_card(self.adapter, base)
         self._context_window = context_window(base)
 
     @classmethod
@@ -96,7 +96,7 @@ class LoraLLM(LLM):
     @classmethod
     def from_merged(cls, folder: str | Path, **kwargs: Any) -> LoraLLM:
         """The LLM of a merged folder that ``export_adapter`` wrote, set up as it was trained."""
-        return cls(**{**_settings_of(card_in(Path(folder))), "base_model": str(folder), **kwargs})
+        return cls(**{**_settings_of(read_folder_card(Path(folder))), "base_model": str(folder), **kwargs})
 
     @classmethod
     def class_name(cls) -> str:

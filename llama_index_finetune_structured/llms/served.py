@@ -14,7 +14,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..example import Message
-from ..local.model.adapter import card_in
+from ..local.model.adapter import read_folder_card
 from ..local.model.prompts import serving_messages
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
@@ -136,7 +136,7 @@ def served_llm(
     ``adapter`` is read for its card alone: bounds, prompts and token limits as in training. Without ``api_key``
     the key is $OPENAI_API_KEY; servers that ask for none take any. Options go to ``OpenAILike``.
     """
-    card = card_in(Path(adapter))
+    card = read_folder_card(Path(adapter))
     as_trained: dict[str, Any] = {
         "bounds": card.bounds,
         "chat_prompts": card.chat_prompts,

@@ -1,1 +1,1 @@
-"""The local trainer: base models, prompts, prefix-tree packing, training, checkpoints, adapters."""
+"""The local engine, without LlamaIndex. In: Examples. Out: trained adapters, exports, generated answers."""

@@ -19,7 +19,7 @@ from pydantic import Field
 from llama_index_finetune_structured import FinetuneDataset, LoraLLM, load_schema, read_nodes
 from llama_index_finetune_structured.cli.building import bm25_retriever
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row
+from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
 from tests.cli import papers
 from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
@@ -124,7 +124,7 @@ def test_the_query_engine_serves_the_prompts_that_were_trained_token_for_token(w
     for example in examples:
         engine.query(example.query or "")
     stop = stop_token_id(tokenizer)
-    trained = [list(to_row(tokenizer, example, stop_id=stop).prompt) for example in examples]
+    trained = [list(token_row(tokenizer, example, stop_id=stop).prompt) for example in examples]
     assert [llm.prompt_token_ids(messages, finding) for messages in llm.heard] == trained
 
 

@@ -21,7 +21,7 @@ tiny_base = pytest.importorskip("tests.dataset.tiny_base", reason="needs the ext
 pytest.importorskip("transformers")
 
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve  # noqa: E402
-from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row  # noqa: E402
+from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row  # noqa: E402
 from llama_index_finetune_structured.local.train.packing import pack  # noqa: E402
 
 
@@ -50,14 +50,14 @@ def learned(span: TrainedSpan | None) -> list[int]:
 def test_the_local_span_is_the_packed_batchs_labels(base: Path) -> None:
     report = check(DATA, target="local", base_model=base)
     tokenizer = load_tokenizer(resolve(base))
-    row = to_row(tokenizer, DATA[0], stop_id=stop_token_id(tokenizer))
+    row = token_row(tokenizer, DATA[0], stop_id=stop_token_id(tokenizer))
     assert report.span is not None
     assert learned(report.span) == pack([row]).labels
     assert report.span.ids == row.prompt + row.answer
     assert report.span.trained_text == '{"title":"One"}<|im_end|>'
     assert report.ok
     assert report.trained_tokens == sum(
-        len(pack([to_row(tokenizer, e, stop_id=row.answer[-1])]).labels) for e in DATA
+        len(pack([token_row(tokenizer, e, stop_id=row.answer[-1])]).labels) for e in DATA
     )
 
 

@@ -20,7 +20,7 @@ from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.demo.corpus import ApiCard
 from llama_index_finetune_structured.demo.run import DemoSettings, _engine, _retriever, functions
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-from llama_index_finetune_structured.local.model.prompts import stop_token_id, to_row
+from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
 from tests.fakes.openai_server import OpenAIServer
 
 SYSTEMS = {"base", "base + grammar", "tuned", "tuned + grammar", "teacher"}
@@ -112,7 +112,7 @@ def test_the_prompt_served_is_the_prompt_trained_on_token_for_token(tiny_llama: 
 
 
 def _row(tokenizer: object, example: Example) -> tuple[int, ...]:
-    return to_row(tokenizer, example, stop_id=stop_token_id(tokenizer)).prompt
+    return token_row(tokenizer, example, stop_id=stop_token_id(tokenizer)).prompt
 
 
 def test_a_folder_of_another_run_is_refused(tiny_llama: Path, finished: Path) -> None:

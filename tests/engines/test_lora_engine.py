@@ -1,4 +1,4 @@
-"""The local engine: it trains, resumes, stops cleanly, and refuses what cannot work, with a mend."""
+"""The local engine: it trains, resumes, stops cleanly, and rejects what cannot work, with a fix."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_an_unknown_base_model_is_refused_with_the_default_named() -> None:
 
 
 def test_a_hub_model_without_a_hub_is_a_clear_error() -> None:
-    with pytest.raises(ConfigurationError, match="could not be had from the hub"):
+    with pytest.raises(ConfigurationError, match="could not be downloaded from the hub"):
         LoraFinetuneEngine(_data(), base_model="nobody/no-such-model")
 
 

@@ -13,14 +13,14 @@ from trl import SFTConfig, SFTTrainer
 
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.batches import batches
-from llama_index_finetune_structured.local.train.packing import Row
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
 SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=4, epochs=1, learning_rate=1e-2)
 ROWS = [
-    Row((*range(2, 40), *([60 + chunk] * 20), 100 + question), (120 + chunk, 140 + question, 1))
+    TokenRow((*range(2, 40), *([60 + chunk] * 20), 100 + question), (120 + chunk, 140 + question, 1))
     for chunk in range(3)
     for question in range(8)
 ]
@@ -41,7 +41,7 @@ class _Losses(TrainerCallback):  # type: ignore[misc]
             self.seen.append(logs["loss"])
 
 
-def _losses_of_trl(made: list[list[Row]], folder: Path) -> list[float]:
+def _losses_of_trl(made: list[list[TokenRow]], folder: Path) -> list[float]:
     rows = [row for batch in made for row in batch]
     data = Dataset.from_list(
         [

@@ -8,18 +8,19 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.batches import batches
-from llama_index_finetune_structured.local.train.packing import Row, pack
+from llama_index_finetune_structured.local.train.packing import pack
 
 _tokens = st.lists(st.integers(2, 4), min_size=1, max_size=12).map(tuple)
-_rows = st.lists(st.builds(Row, _tokens, _tokens), min_size=1, max_size=40)
+_rows = st.lists(st.builds(TokenRow, _tokens, _tokens), min_size=1, max_size=40)
 SYSTEM = tuple(range(100, 150))
 
 
-def _questions(chunks: int, each: int) -> list[Row]:
+def _questions(chunks: int, each: int) -> list[TokenRow]:
     """Rows of one system prompt, ``chunks`` chunks of 80 tokens, and ``each`` questions about every chunk."""
     return [
-        Row((*SYSTEM, *([1000 + chunk] * 80), 2000 + question, 5), (7, 8))
+        TokenRow((*SYSTEM, *([1000 + chunk] * 80), 2000 + question, 5), (7, 8))
         for question in range(each)
         for chunk in range(chunks)
     ]
@@ -27,7 +28,7 @@ def _questions(chunks: int, each: int) -> list[Row]:
 
 @given(rows=_rows, size=st.integers(1, 9), seed=st.text(max_size=3))
 def test_every_row_stands_in_one_batch_and_only_the_last_is_short(
-    rows: list[Row], size: int, seed: str
+    rows: list[TokenRow], size: int, seed: str
 ) -> None:
     made = batches(rows, size, seed=seed)
     assert Counter(row for batch in made for row in batch) == Counter(rows)
@@ -47,7 +48,7 @@ def test_chunks_with_fewer_questions_than_a_batch_are_kept_whole() -> None:
 
 
 def test_rows_that_share_only_the_system_prompt_are_shuffled() -> None:
-    rows = [Row((*SYSTEM, *([n] * 30)), (7,)) for n in range(200)]
+    rows = [TokenRow((*SYSTEM, *([n] * 30)), (7,)) for n in range(200)]
     first, second = batches(rows, 4, seed="0"), batches(rows, 4, seed="1")
     assert first != second
     neighbours = sum(abs(a.prompt[-1] - b.prompt[-1]) == 1 for batch in first for a, b in pairwise(batch))

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.fused_linear import fuse_lora
 from llama_index_finetune_structured.local.train.loss import AnswerLoss
-from llama_index_finetune_structured.local.train.packing import Row
 from tests import tiny
 
-ROWS = [Row((5, 6, 7, 8), (20, 21)), Row((5, 6, 9), (23,))]
+ROWS = [TokenRow((5, 6, 7, 8), (20, 21)), TokenRow((5, 6, 9), (23,))]
 
 
 def _gradients(model: object) -> tuple[float, list[torch.Tensor]]:

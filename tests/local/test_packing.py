@@ -8,20 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, load_model, resolve
-from llama_index_finetune_structured.local.train.loss import AnswerLoss, precision
-from llama_index_finetune_structured.local.train.packing import PackedBatch, Row, pack
+from llama_index_finetune_structured.local.model.devices import precision
+from llama_index_finetune_structured.local.model.prompts import TokenRow
+from llama_index_finetune_structured.local.train.loss import AnswerLoss
+from llama_index_finetune_structured.local.train.packing import PackedBatch, pack
 from tests import tiny
 
 _tokens = st.lists(st.integers(2, 4), min_size=1, max_size=8).map(tuple)
-_rows = st.lists(st.builds(Row, _tokens, _tokens), min_size=1, max_size=7)
+_rows = st.lists(st.builds(TokenRow, _tokens, _tokens), min_size=1, max_size=7)
 
 NESTED = [
-    Row((5, 6, 7, 8, 9, 10), (20, 21, 22)),
-    Row((5, 6, 7, 8, 9, 11), (23, 24)),
-    Row((5, 6, 7), (25, 26, 27)),  # a prompt that is a prefix of the others
-    Row((5, 6, 7, 8, 9, 10), (20, 21, 22)),  # a duplicate
-    Row((5, 6, 7, 8, 9, 10), (28,)),  # the same prompt, another answer
-    Row((40, 41), (42, 43)),  # nothing shared
+    TokenRow((5, 6, 7, 8, 9, 10), (20, 21, 22)),
+    TokenRow((5, 6, 7, 8, 9, 11), (23, 24)),
+    TokenRow((5, 6, 7), (25, 26, 27)),  # a prompt that is a prefix of the others
+    TokenRow((5, 6, 7, 8, 9, 10), (20, 21, 22)),  # a duplicate
+    TokenRow((5, 6, 7, 8, 9, 10), (28,)),  # the same prompt, another answer
+    TokenRow((40, 41), (42, 43)),  # nothing shared
 ]
 
 
@@ -34,7 +36,9 @@ def _seen(batch: PackedBatch, at: int) -> list[int]:
 
 
 @given(rows=_rows, min_shared=st.integers(1, 4))
-def test_every_answer_token_is_predicted_from_exactly_its_own_row(rows: list[Row], min_shared: int) -> None:
+def test_every_answer_token_is_predicted_from_exactly_its_own_row(
+    rows: list[TokenRow], min_shared: int
+) -> None:
     batch = pack(rows, min_shared=min_shared)
     wanted = [
         (list(row.prompt + row.answer[:n]), label) for row in rows for n, label in enumerate(row.answer)
@@ -45,23 +49,23 @@ def test_every_answer_token_is_predicted_from_exactly_its_own_row(rows: list[Row
 
 
 @given(rows=_rows)
-def test_segments_cover_the_flat_row_once(rows: list[Row]) -> None:
+def test_segments_cover_the_flat_row_once(rows: list[TokenRow]) -> None:
     batch = pack(rows, min_shared=1)
     assert [p for s in batch.segments for p in range(s.start, s.stop)] == list(range(len(batch.ids)))
 
 
 def test_a_shared_prefix_stands_once() -> None:
-    rows = [Row((*range(100), n), (n, n)) for n in range(8)]
+    rows = [TokenRow((*range(100), n), (n, n)) for n in range(8)]
     assert len(pack(rows).ids) == 100 + 8 * 2
     assert pack(rows).plain_tokens == 8 * 102
 
 
 def test_many_rows_and_long_rows_do_not_exhaust_the_stack() -> None:
-    rows = [Row((*range(n), 9999), (1, 1)) for n in range(20, 1200, 20)]
+    rows = [TokenRow((*range(n), 9999), (1, 1)) for n in range(20, 1200, 20)]
     assert len(pack(rows).labels) == 2 * len(rows)
 
 
-def _gradients(kind: str, rows: list[Row], *, packed: bool) -> tuple[float, torch.Tensor]:
+def _gradients(kind: str, rows: list[TokenRow], *, packed: bool) -> tuple[float, torch.Tensor]:
     model = tiny.in_fp64(tiny.model(kind).eval())
     model.set_attn_implementation("prefix_tree" if packed else "sdpa")
     loss = AnswerLoss(model, packed).backward(rows)
@@ -70,7 +74,7 @@ def _gradients(kind: str, rows: list[Row], *, packed: bool) -> tuple[float, torc
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt2"])
 def test_packed_gradients_equal_those_of_the_plain_batch(kind: str) -> None:
-    rows = [Row(tuple(n % 250 + 2 for n in range(40)) + r.prompt, r.answer) for r in NESTED]
+    rows = [TokenRow(tuple(n % 250 + 2 for n in range(40)) + r.prompt, r.answer) for r in NESTED]
     plain_loss, plain = _gradients(kind, rows, packed=False)
     packed_loss, packed = _gradients(kind, rows, packed=True)
     assert packed_loss == pytest.approx(plain_loss, rel=1e-12)
@@ -79,24 +83,24 @@ def test_packed_gradients_equal_those_of_the_plain_batch(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt2"])
 def test_full_attention_models_are_packed(kind: str) -> None:
-    assert AnswerLoss.of(tiny.model(kind)).packed
+    assert AnswerLoss.for_model(tiny.model(kind)).packed
 
 
 def test_logits_computed_in_pieces_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     whole_loss, whole = _gradients("llama", NESTED, packed=True)
-    monkeypatch.setattr("llama_index_finetune_structured.local.train.loss._LOGITS", 3 * 258)
+    monkeypatch.setattr("llama_index_finetune_structured.local.train.loss._LOGITS_AT_ONCE", 3 * 258)
     pieces_loss, pieces = _gradients("llama", NESTED, packed=True)
     assert pieces_loss == pytest.approx(whole_loss, rel=1e-12)
     assert float((pieces - whole).norm() / whole.norm()) < 1e-12
 
 
 def test_a_model_that_caps_its_logits_is_trained_on_its_own_ones() -> None:
-    assert AnswerLoss.of(tiny.model("llama")).chunked
-    assert not AnswerLoss.of(tiny.model("gemma2")).chunked
+    assert AnswerLoss.for_model(tiny.model("llama")).chunked
+    assert not AnswerLoss.for_model(tiny.model("gemma2")).chunked
 
 
 def test_the_embedded_default_is_packed_in_the_precision_it_is_trained_in() -> None:
-    assert AnswerLoss.of(load_model(resolve(DEFAULT_BASE_MODEL), dtype=precision())).packed
+    assert AnswerLoss.for_model(load_model(resolve(DEFAULT_BASE_MODEL), dtype=precision())).packed
 
 
 @pytest.mark.parametrize(("matrix_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -114,7 +118,7 @@ def test_a_sliding_window_is_trained_row_by_row_and_the_log_says_why(
     caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     model = tiny.model(kind)
-    loss = AnswerLoss.of(model)
+    loss = AnswerLoss.for_model(model)
     assert not loss.packed
     assert "sliding window" in caplog.text
     assert loss.backward(NESTED) > 0
@@ -122,7 +126,7 @@ def test_a_sliding_window_is_trained_row_by_row_and_the_log_says_why(
 
 @settings(max_examples=10, deadline=None)
 @given(rows=_rows)
-def test_loss_of_a_batch_is_the_mean_over_all_its_answer_tokens(rows: list[Row]) -> None:
+def test_loss_of_a_batch_is_the_mean_over_all_its_answer_tokens(rows: list[TokenRow]) -> None:
     loss = AnswerLoss(tiny.model("llama"), packed=False)
     total = sum(len(row.answer) for row in rows)
     apart = sum(loss.mean([row]) * len(row.answer) for row in rows) / total

@@ -9,8 +9,12 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured import Example, Message
 from llama_index_finetune_structured.errors import DatasetError
-from llama_index_finetune_structured.local.model.answers import answer_text
-from llama_index_finetune_structured.local.model.prompts import serving_messages, stop_token_id, to_row
+from llama_index_finetune_structured.local.model.prompts import (
+    answer_text,
+    serving_messages,
+    stop_token_id,
+    token_row,
+)
 from tests import tiny
 
 SCHEMA = {
@@ -51,7 +55,7 @@ def test_without_a_system_message_the_schema_brings_its_own() -> None:
 def test_the_row_is_prompt_then_compact_answer_in_schema_order_then_stop() -> None:
     tokenizer = tiny.tokenizer()
     stop = stop_token_id(tokenizer)
-    row = to_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop)
+    row = token_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop)
     assert tokenizer.decode(row.answer[:-1]) == '{"title":"é","year":1}'
     assert row.answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert tokenizer.decode(row.prompt).endswith("<|im_start|>assistant\n")
@@ -62,7 +66,7 @@ def test_a_schema_text_of_another_transport_is_not_trained_on() -> None:
     captured = _example(Message(role="user", content="Q" + text), schema_text=text)
     tokenizer = tiny.tokenizer()
     stop = stop_token_id(tokenizer)
-    assert to_row(tokenizer, captured, stop_id=stop) == to_row(
+    assert token_row(tokenizer, captured, stop_id=stop) == token_row(
         tokenizer, _example(Message(role="user", content="Q")), stop_id=stop
     )
 
@@ -73,7 +77,7 @@ def test_a_template_that_refuses_system_messages_gets_them_in_the_first_user_mes
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         + tiny.TEMPLATE
     )
-    row = to_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
+    row = token_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
     text = tokenizer.decode(row.prompt)
     assert "system" not in text
     assert text.index("JSON schema") < text.index("\n\nQ")
@@ -82,7 +86,7 @@ def test_a_template_that_refuses_system_messages_gets_them_in_the_first_user_mes
 def test_a_tokenizer_without_template_gets_a_plain_one() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = None
-    row = to_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
+    row = token_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
     assert tokenizer.decode(row.prompt).endswith("user: Q\nassistant: ")
 
 
@@ -97,13 +101,13 @@ def test_the_stop_token_is_the_one_the_template_ends_a_turn_with() -> None:
     [
         (_example(Message(role="user", content=[{"type": "image_url", "image_url": {}}])), "not text"),
         (_example(Message(role="user", content="Q"), answer="", answer_schema=None), "empty"),
-        (_example(Message(role="user", content="Q"), answer="not JSON"), "no JSON"),
+        (_example(Message(role="user", content="Q"), answer="not JSON"), "not JSON"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_with_a_reason(example: Example, words: str) -> None:
     tokenizer = tiny.tokenizer()
     with pytest.raises(DatasetError, match=words):
-        to_row(tokenizer, example, stop_id=1)
+        token_row(tokenizer, example, stop_id=1)
 
 
 def test_a_tool_call_without_a_schema_is_refused_with_a_reason() -> None:
@@ -112,7 +116,7 @@ def test_a_tool_call_without_a_schema_is_refused_with_a_reason() -> None:
         messages=(Message(role="user", content="Q"),), answer=Message(role="assistant", tool_calls=[call])
     )
     with pytest.raises(DatasetError, match="tool call"):
-        to_row(tiny.tokenizer(), example, stop_id=1)
+        token_row(tiny.tokenizer(), example, stop_id=1)
 
 
 def test_answers_in_optional_lists_tuples_and_dicts_are_in_schema_order_too() -> None:
@@ -135,5 +139,5 @@ def test_answers_in_optional_lists_tuples_and_dicts_are_in_schema_order_too() ->
 
 
 def test_an_answer_that_json_cannot_hold_is_refused_by_its_example() -> None:
-    with pytest.raises(DatasetError, match=r"example [0-9a-f]{12}: .* no JSON"):
+    with pytest.raises(DatasetError, match=r"example [0-9a-f]{12}: .* not JSON"):
         answer_text(_example(Message(role="user", content="Q"), answer='{"title": "a", "year": NaN}'))

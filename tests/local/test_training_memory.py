@@ -10,7 +10,7 @@ import pytest
 
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.local.model.adapter import add_lora
-from llama_index_finetune_structured.local.train.packing import Row
+from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
@@ -25,7 +25,7 @@ def _resident_mb() -> float:
 def test_a_thousand_steps_keep_the_memory_of_the_first_two_hundred(tmp_path: Path) -> None:
     draw = random.Random(0)
     rows = [
-        Row(tuple(draw.choices(range(2, 250), k=draw.randint(20, 400))), (5,) * draw.randint(1, 80))
+        TokenRow(tuple(draw.choices(range(2, 250), k=draw.randint(20, 400))), (5,) * draw.randint(1, 80))
         for _ in range(400)
     ]
     settings = LoraSettings(rank=4, alpha=8, batch_size=2, epochs=5, checkpoint_steps=100)

@@ -10,17 +10,17 @@ from transformers import AutoConfig
 
 from ...files import read_json
 from ..model.adapter import WEIGHTS
-from ..model.base_models import BaseModel
+from ..model.base_models import BaseModelFiles
 from .gguf_layout import GgufLayout
 from .gguf_model import write_tensors
-from .placing import placed
+from .output import atomic_output
 
 __all__ = ["save_adapter_gguf"]
 
 _PREFIX = "base_model.model."
 
 
-def save_adapter_gguf(adapter: Path, base: BaseModel, target: Path, dtype: str) -> None:
+def save_adapter_gguf(adapter: Path, base: BaseModelFiles, target: Path, dtype: str) -> None:
     """Write ``NAME.lora_a`` [rank, in] and ``NAME.lora_b`` [out, rank] of every adapted layer."""
     layout = GgufLayout(AutoConfig.from_pretrained(base.path, trust_remote_code=False))
     tensors = {}
@@ -29,7 +29,7 @@ def save_adapter_gguf(adapter: Path, base: BaseModel, target: Path, dtype: str) 
         tensor = f"{module}.weight"
         ordered = layout.rows(tensor, weight) if part == "B" else weight
         tensors[f"{layout.name(tensor)}.lora_{part.lower()}"] = ordered
-    with placed(target) as path:
+    with atomic_output(target) as path:
         writer = gguf.GGUFWriter(path, layout.arch_name)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(target.stem)

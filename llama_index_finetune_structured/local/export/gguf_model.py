@@ -11,10 +11,10 @@ import numpy
 import torch
 
 from ...errors import ConfigurationError
-from ..model.base_models import BaseModel, gguf_source, load_tokenizer
+from ..model.base_models import BaseModelFiles, gguf_source, load_tokenizer
 from .gguf_layout import GgufLayout
 from .gguf_tokenizer import pre_tokenizer, write_tokenizer
-from .placing import placed
+from .output import atomic_output
 
 __all__ = ["TYPES", "save_gguf", "write_tensors"]
 
@@ -27,12 +27,12 @@ TYPES = {
 _REWRITTEN = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
 
 
-def save_gguf(model: Any, base: BaseModel, target: Path, dtype: str) -> None:
+def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str) -> None:
     """Write the model with its tokenizer and chat template. A base that came as GGUF keeps its metadata."""
     layout = GgufLayout(model.config)
     tensors, tokenizer = dict(layout.tensors(model)), load_tokenizer(base)
     source = gguf_source(base)
-    with placed(target) as path:
+    with atomic_output(target) as path:
         writer = gguf.GGUFWriter(path, layout.arch_name)
         if source is None:
             writer.add_type(gguf.GGUFType.MODEL)

@@ -10,28 +10,28 @@ import torch
 from ...errors import ConfigurationError
 from ...files import write_json
 from ..model.adapter import CARD, AdapterCard, merge_adapter
-from ..model.base_models import BaseModel, load_model, load_tokenizer
+from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
 from ..model.prompts import chat_template
-from .placing import placed
+from .output import atomic_output
 
 __all__ = ["merged_model", "save_merged"]
 
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
-def merged_model(base: BaseModel, adapter: Path | None) -> Any:
+def merged_model(base: BaseModelFiles, adapter: Path | None) -> Any:
     """The base in fp32 on the CPU, with the adapter's weights added into its own."""
     model = load_model(base, dtype=torch.float32).cpu()
     return model if adapter is None else merge_adapter(model, adapter)
 
 
-def save_merged(model: Any, base: BaseModel, card: AdapterCard, target: Path, dtype: str) -> None:
+def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Path, dtype: str) -> None:
     """Weights, config, tokenizer and chat template; and the card, from which answers get their bounds."""
     model = model.to(_DTYPES[dtype])
     for name, weight in model.state_dict().items():
         if not bool(torch.isfinite(weight).all()):
             raise ConfigurationError(f"{name} does not fit into {dtype}: export as bf16 or f32")
-    with placed(target) as folder:
+    with atomic_output(target) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer = load_tokenizer(base)
         tokenizer.chat_template = chat_template(tokenizer)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import ConfigurationError
 from ...files import read_json
 from ..model.adapter import WEIGHTS, read_card
-from ..model.base_models import BaseModel, context_window, gguf_source, resolve
+from ..model.base_models import BaseModelFiles, context_window, gguf_source, resolve
 
 __all__ = ["SERVERS", "ServingCommand", "serving_commands"]
 
@@ -46,7 +46,7 @@ def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, Ser
     if (path / WEIGHTS).is_file():
         return _of_adapter(path, name)
     if (path / "config.json").is_file():
-        window = context_window(BaseModel(str(path), path, ""))
+        window = context_window(BaseModelFiles(str(path), path, ""))
         return {
             "vllm": _command("vllm", name, *_vllm(path, name, window)),
             "sglang": _command("sglang", name, *_sglang(path, name, window)),

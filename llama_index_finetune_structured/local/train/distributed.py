@@ -1,6 +1,7 @@
-"""The processes of one training run: started by ``accelerate launch`` or torchrun, or this one alone.
+"""Data-parallel training: each process computes its part of every batch, and all take the same step.
 
-Data-parallel: each process takes its part of every batch, only LoRA's gradients travel, and all take the same step.
+Started by ``accelerate launch`` or torchrun; without either, the run has one process. Only LoRA's gradients are
+exchanged.
 """
 
 from __future__ import annotations
@@ -10,52 +11,56 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError
+from ..model.devices import best_device
 
 if TYPE_CHECKING:
     import torch
 
+    from ..model.prompts import TokenRow
     from .loss import AnswerLoss
-    from .packing import Row
 
-__all__ = ["Ranks"]
+__all__ = ["DistributedRun"]
 
-_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Set by the launchers that accelerate supports: torchrun, Intel MPI, Open MPI, MVAPICH2.
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
 
-class Ranks:
-    """This process among those that train together. The first writes the files and shows progress.
+class DistributedRun:
+    """The processes of one training run: ``world_size`` of them, this one is number ``rank``.
 
-    Raises ConfigurationError under FSDP or DeepSpeed: every process holds the whole frozen base.
+    The first one writes the files and shows progress. Raises ConfigurationError under FSDP or DeepSpeed: every
+    process holds the whole frozen base.
     """
 
     def __init__(self) -> None:
-        self.count, self.index = 1, 0
+        self.world_size, self.rank = 1, 0
         for variable, name in _SHARDED.items():
             if os.environ.get(variable, "").lower() == "true":
                 raise ConfigurationError(
-                    f"accelerate is configured for {name}, which shards the model; this engine gives every process the "
-                    "whole frozen base and shares out the rows: choose plain multi-GPU (accelerate launch --multi_gpu)"
+                    f"accelerate is configured for {name}, which shards the model; this engine loads the whole frozen "
+                    "base in every process and divides the rows: use plain multi-GPU (accelerate launch --multi_gpu)"
                 )
-        if any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS):
+        if any(int(os.environ.get(name) or 1) > 1 for name in _WORLD_SIZES):
             self._join()
 
     def _join(self) -> None:
         import torch
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available())  # also picks this process's GPU
-        self.count, self.index = state.num_processes, state.process_index
+        state = PartialState(cpu=not torch.cuda.is_available())  # also selects this process's GPU
+        self.world_size, self.rank = state.num_processes, state.process_index
 
     @property
     def is_first(self) -> bool:
-        return self.index == 0
+        """Whether this is the process that writes."""
+        return self.rank == 0
 
     def backward(
-        self, loss: AnswerLoss, batch: Sequence[Row], weights: Sequence[torch.nn.Parameter]
+        self, loss: AnswerLoss, batch: Sequence[TokenRow], weights: Sequence[torch.nn.Parameter]
     ) -> float:
         """Accumulate the gradient of the whole batch's mean loss in every process; returns that loss."""
-        if self.count == 1:
+        if self.world_size == 1:
             return loss.backward(batch)
         part = self._part(batch)
         share = _trained_tokens(part) / _trained_tokens(batch)
@@ -63,30 +68,39 @@ class Ranks:
         self._add_gradients(weights, share)
         return self._sum(own * share)
 
-    def mean(self, loss: AnswerLoss, rows: Sequence[Row]) -> float:
+    def mean_loss(self, loss: AnswerLoss, rows: Sequence[TokenRow]) -> float:
         """The mean loss of all rows, each process computing its part."""
-        if self.count == 1:
+        if self.world_size == 1:
             return loss.mean(rows)
         part = self._part(rows)
         return self._sum(loss.mean(part) * _trained_tokens(part) if part else 0.0) / _trained_tokens(rows)
 
-    def any(self, said: bool) -> bool:
-        """Whether any process says so; all get the same answer, and none goes on before all have come here."""
-        return said if self.count == 1 else self._sum(float(said)) > 0
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in any process; the same result in all. Waits for all processes."""
+        return flag if self.world_size == 1 else self._sum(float(flag)) > 0
 
-    def _part(self, rows: Sequence[Row]) -> Sequence[Row]:
-        return rows[self.index :: self.count]
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
+        if self.world_size > 1:
+            self._sum(0.0)
+
+    def _part(self, rows: Sequence[TokenRow]) -> Sequence[TokenRow]:
+        """This process's rows; none where there are fewer rows than processes."""
+        return rows[self.rank :: self.world_size]
 
     def _sum(self, value: float) -> float:
+        """The sum of all processes' values; every process must call it."""
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        total = torch.tensor(value, dtype=torch.float64, device=device)
+        total = torch.tensor(value, dtype=torch.float64, device=best_device())
         torch.distributed.all_reduce(total)
         return float(total)
 
     def _add_gradients(self, weights: Sequence[torch.nn.Parameter], share: float) -> None:
-        """Gradients of each part's mean loss, weighted by its share of the trained tokens, added up."""
+        """Sum the gradients of each part's mean loss, weighted by the part's share of the trained tokens.
+
+        All gradients travel as one flat tensor: one all-reduce a step instead of one a weight.
+        """
         import torch
 
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad * share for w in weights]
@@ -97,5 +111,5 @@ class Ranks:
             weight.grad = gradient.view_as(weight).clone()
 
 
-def _trained_tokens(rows: Sequence[Row]) -> int:
+def _trained_tokens(rows: Sequence[TokenRow]) -> int:
     return sum(len(row.answer) for row in rows)

@@ -1,7 +1,7 @@
-"""LoRA's two small products added straight into the frozen layer's output, and into its input's gradient.
+"""A fused LoRA layer for training: the low-rank products are added in place to the frozen layer's result.
 
-peft's own layer scales, casts and adds in passes of their own over every activation; on a CPU these cost about a
-fifth of a step.
+peft's own layer scales, casts and adds in separate passes over every activation; on a CPU these cost about a fifth
+of a step.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["fuse_lora"]
 
 
 def fuse_lora(model: Any) -> int:
-    """Let plain LoRA layers of a PEFT model compute as one function, for training; returns how many.
+    """Replace the forward of a PEFT model's plain LoRA layers by one autograd function; returns how many.
 
-    Same mathematics and same weights; layers with dropout, variants (DoRA), biases or transposed weights keep
+    Same mathematics and same weights. Layers with dropout, variants (DoRA), biases or transposed weights keep
     peft's own forward.
     """
     plain: list[Any] = [
@@ -56,9 +56,10 @@ def _forward(
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x [..., in] -> x Wᵀ + bias + scaling (x Aᵀ) Bᵀ [..., out]; W frozen, A and B fp32 masters.
+    """x [..., in] -> x Wᵀ + bias + scaling (x Aᵀ) Bᵀ [..., out].
 
-    Everything is multiplied in W's precision, as autocast would.
+    W [out, in] is frozen; A [rank, in] and B [out, rank] are trained, their master weights are fp32. All products
+    are computed in W's precision, as under autocast.
     """
 
     @staticmethod
@@ -84,12 +85,12 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         flat, low, weight, down, up = ctx.saved_tensors
         with torch.autocast(flat.device.type, enabled=False):
-            of_outputs = gradients[0].reshape(-1, weight.shape[0]).to(weight.dtype)
-            of_low = of_outputs @ (up * ctx.scaling)
-            of_inputs = None
+            grad_outputs = gradients[0].reshape(-1, weight.shape[0]).to(weight.dtype)
+            grad_low = grad_outputs @ (up * ctx.scaling)
+            grad_inputs = None
             if ctx.needs_input_grad[0]:
-                of_inputs = (of_outputs @ weight).addmm_(of_low, down).to(ctx.dtype)
-                of_inputs = of_inputs.view(*gradients[0].shape[:-1], -1)
-            of_down = (of_low.T @ flat).to(ctx.master)
-            of_up = (of_outputs.T @ low * ctx.scaling).to(ctx.master)
-        return of_inputs, None, None, of_down, of_up, None
+                grad_inputs = (grad_outputs @ weight).addmm_(grad_low, down).to(ctx.dtype)
+                grad_inputs = grad_inputs.view(*gradients[0].shape[:-1], -1)
+            grad_down = (grad_low.T @ flat).to(ctx.master)
+            grad_up = (grad_outputs.T @ low * ctx.scaling).to(ctx.master)
+        return grad_inputs, None, None, grad_down, grad_up, None

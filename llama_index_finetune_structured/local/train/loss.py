@@ -1,4 +1,4 @@
-"""The answer-only loss of a batch, packed where the model's attention can be, row by row where it cannot."""
+"""Cross-entropy of answer tokens: packed where the model's attention allows it, else row by row."""
 
 from __future__ import annotations
 
@@ -13,32 +13,26 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from .attention import IMPLEMENTATION
-from .packing import PackedBatch, Row, pack
+from ..model.prompts import TokenRow
+from .attention import PREFIX_TREE
+from .packing import PackedBatch, pack
 
-__all__ = ["AnswerLoss", "precision"]
+__all__ = ["AnswerLoss"]
 
 _logger = logging.getLogger(__name__)
-_PIECE_TOKENS = 8192
-_LOGITS = 2**25
-_PROBE = [Row((5, 6, 7, 8, 9), (10, 11)), Row((5, 6, 7, 8, 12), (13, 10)), Row((5, 6), (7,))]
-
-
-def precision() -> torch.dtype:
-    """bf16 for frozen weights where the hardware has matrix units for it, else fp32."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # Without AMX's matrix units, AVX-512's bf16 instructions multiply at half the pace of fp32 (measured).
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if features.get("amx_bf16") else torch.float32
+_PACKED_TOKENS = 8192  # of the rows, before packing, in one forward pass (chosen: bounds the activations)
+_LOGITS_AT_ONCE = 2**25  # chosen: 128 MiB in fp32
+# Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
+_PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
 
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Sums the cross-entropy of answer tokens; ``packed`` says how the model is run.
+    """The answer-token loss of ``model``.
 
-    Logits are computed only where an answer is predicted, and where the model's output layer stands alone
-    (``chunked``), a bounded number at a time.
+    ``packed``: rows run as one flat row with prefix-tree attention; else one forward pass a row. Logits are computed
+    only where an answer token is predicted; with ``chunked``, a bounded number at a time, which the model allows
+    where its logits are no more than the output layer of its last hidden states.
     """
 
     model: Any
@@ -46,10 +40,10 @@ class AnswerLoss:
     chunked: bool = True
 
     @classmethod
-    def of(cls, model: Any) -> AnswerLoss:
-        """Pack if the model computes the same packed as plain; otherwise go row by row and log why.
+    def for_model(cls, model: Any) -> AnswerLoss:
+        """Pack where the model's packed logits equal the plain ones; else go row by row and log the reason.
 
-        Turns the model's dropout off: rows that share a prefix would share its mask.
+        Turns the model's dropout off: rows that share a prefix would share its dropout mask.
         """
         model.eval()
         own = _causal_lm(model).config._attn_implementation
@@ -60,57 +54,67 @@ class AnswerLoss:
             _use_attention(model, own)
         return cls(model, reason is None, chunked)
 
-    def backward(self, rows: Sequence[Row]) -> float:
+    def backward(self, rows: Sequence[TokenRow]) -> float:
         """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss."""
         total = sum(len(row.answer) for row in rows)
         loss = 0.0
         for piece in self._pieces(rows):
-            part = self._sum(piece) / total
+            part = self._loss_sum(piece) / total
             part.backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
         return loss
 
     @torch.no_grad()
-    def mean(self, rows: Sequence[Row]) -> float:
+    def mean(self, rows: Sequence[TokenRow]) -> float:
         """The mean answer-token loss, without gradients."""
         total = sum(len(row.answer) for row in rows)
-        return sum(float(self._sum(piece)) for piece in self._pieces(rows)) / total
+        return sum(float(self._loss_sum(piece)) for piece in self._pieces(rows)) / total
 
-    def _pieces(self, rows: Sequence[Row]) -> Iterator[PackedBatch]:
+    def _pieces(self, rows: Sequence[TokenRow]) -> Iterator[PackedBatch]:
+        """The rows as flat rows, each for one forward pass."""
         if not self.packed:
             yield from (pack([row]) for row in rows)
             return
-        piece: list[Row] = []
+        piece: list[TokenRow] = []
         for row in rows:
-            if piece and sum(map(len, piece)) + len(row) > _PIECE_TOKENS:
+            if piece and sum(map(len, piece)) + len(row) > _PACKED_TOKENS:
                 yield pack(piece)
                 piece = []
             piece.append(row)
         yield pack(piece)
 
-    def _sum(self, batch: PackedBatch) -> torch.Tensor:
+    def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
+        """Summed cross-entropy [] of the batch's answer tokens.
+
+        Of more logits than fit at once, each part is checkpointed: the backward pass computes its logits again
+        instead of keeping them all.
+        """
         device = next(self.model.parameters()).device
         labels = torch.tensor(batch.labels, device=device)
         if not self.chunked:
             return _cross_entropy(_own_logits(self.model, batch, packed=self.packed), labels)
         states = _answer_states(self.model, batch, packed=self.packed)
-        size = max(1, _LOGITS // _output_layer(self.model).weight.shape[0])
+        size = max(1, _LOGITS_AT_ONCE // _output_layer(self.model).weight.shape[0])
         if len(states) <= size:
-            return self._of_states(states, labels)
+            return self._states_loss(states, labels)
         parts = zip(torch.split(states, size), torch.split(labels, size), strict=True)
-        return torch.stack([checkpoint(self._of_states, *part, use_reentrant=False) for part in parts]).sum()
+        return torch.stack(
+            [checkpoint(self._states_loss, *part, use_reentrant=False) for part in parts]
+        ).sum()
 
-    def _of_states(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _states_loss(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed loss [] of hidden states [tokens, width] and labels [tokens]."""
         with _autocast(self.model, states.device.type):
             return _cross_entropy(_output_layer(self.model)(states), labels)
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Summed loss [] of logits [tokens, vocabulary] in fp32, or fp64 where they are; labels [tokens]."""
     return cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum")
 
 
 def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
-    """Last hidden states [answer tokens, width] from which answers are predicted."""
+    """Last hidden states [answer tokens, width] where answer tokens are predicted."""
     inputs, at = _inputs(model, batch, packed=packed)
     with _autocast(model, at.device.type):
         states: torch.Tensor = _causal_lm(model).base_model(**inputs).last_hidden_state[0]
@@ -118,7 +122,7 @@ def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Ten
 
 
 def _own_logits(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
-    """Logits [answer tokens, vocabulary] from the model's own forward, which may scale or cap them."""
+    """Logits [answer tokens, vocabulary] from the model's own forward call, which may scale or cap them."""
     inputs, at = _inputs(model, batch, packed=packed)
     keep = "logits_to_keep" in inspect.signature(_causal_lm(model).forward).parameters
     with _autocast(model, at.device.type):
@@ -127,6 +131,7 @@ def _own_logits(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor
 
 
 def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool, chunked: bool) -> torch.Tensor:
+    """Logits [answer tokens, vocabulary], computed as the loss computes them."""
     if not chunked:
         return _own_logits(model, batch, packed=packed)
     with _autocast(model, next(model.parameters()).device.type):
@@ -135,6 +140,7 @@ def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool, chunked: boo
 
 
 def _inputs(model: Any, batch: PackedBatch, *, packed: bool) -> tuple[dict[str, Any], torch.Tensor]:
+    """Keywords of the forward call, and the positions [answer tokens] in the flat row to predict from."""
     device = next(model.parameters()).device
     inputs: dict[str, Any] = {"input_ids": torch.tensor([batch.ids], device=device), "use_cache": False}
     if packed:
@@ -144,13 +150,14 @@ def _inputs(model: Any, batch: PackedBatch, *, packed: bool) -> tuple[dict[str, 
 
 
 def _autocast(model: Any, device: str) -> contextlib.AbstractContextManager[Any]:
-    """LoRA weights are fp32 masters; autocast multiplies in bf16 where the frozen weights are bf16."""
+    """bf16 autocast where the frozen weights are bf16: LoRA's master weights are fp32 all the same."""
     if any(weight.dtype == torch.bfloat16 for weight in model.parameters()):
         return torch.autocast(device, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def _causal_lm(model: Any) -> Any:
+    """The transformers model inside a PEFT model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -164,25 +171,25 @@ def _output_layer(model: Any) -> Any:
 
 @torch.no_grad()
 def _has_plain_head(model: Any) -> bool:
-    """Whether logits are just the output layer of the last hidden states: not capped, scaled or shifted.
+    """Whether logits are exactly the output layer of the last hidden states: not capped, scaled or shifted.
 
-    A cap is read off the config, for an untrained model's small logits would not show it.
+    A cap is read from the config, for it does not show in the small logits of an untrained model.
     """
     if any("softcap" in name and value for name, value in model.config.get_text_config().to_dict().items()):
         return False
     probe = pack(_PROBE[:1])
     own = _own_logits(model, probe, packed=False).float()
     try:
-        return _worst(own, _answer_logits(model, probe, packed=False, chunked=True).float()) <= _tolerance(
-            model
-        )
-    except Exception:  # no separate decoder or output layer, each model in its own way
+        return _difference(
+            own, _answer_logits(model, probe, packed=False, chunked=True).float()
+        ) <= _tolerance(model)
+    except Exception:  # models without a separate decoder or output layer raise errors of any kind
         return False
 
 
 @torch.no_grad()
 def _why_not_packed(model: Any, own: str, chunked: bool) -> str | None:
-    """None when a small packed batch has the plain batch's logits; else the reason, for the log."""
+    """None where a small packed batch has the logits of the plain batch; else the reason, for the log."""
     config = model.config.get_text_config()
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "the model's attention has a sliding window"
@@ -191,17 +198,21 @@ def _why_not_packed(model: Any, own: str, chunked: bool) -> str | None:
         plain = torch.cat(
             [_answer_logits(model, pack([row]), packed=False, chunked=chunked) for row in _PROBE]
         )
-        _use_attention(model, IMPLEMENTATION)
+        _use_attention(model, PREFIX_TREE)
         packed = _answer_logits(model, pack(_PROBE, min_shared=1), packed=True, chunked=chunked)
-    except Exception as error:  # models refuse unknown keywords or attention functions each in their own way
+    except (
+        Exception
+    ) as error:  # models reject unknown keywords or attention functions with errors of any kind
         return f"{type(error).__name__}: {error}"
-    worst = _worst(plain.float(), packed.float())
-    return None if worst <= _tolerance(model) else f"its packed logits are off by {worst:.1e}"
+    difference = _difference(plain.float(), packed.float())
+    return None if difference <= _tolerance(model) else f"its packed logits are off by {difference:.1e}"
 
 
-def _worst(plain: torch.Tensor, other: torch.Tensor) -> float:
+def _difference(plain: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest absolute difference of two sets of logits, relative to the largest logit."""
     return float((plain - other).abs().max() / plain.abs().max().clamp_min(1e-6))
 
 
 def _tolerance(model: Any) -> float:
+    """Allowed difference of logits (chosen: above rounding in that precision, far below a wrong mask's effect)."""
     return 0.05 if any(weight.dtype == torch.bfloat16 for weight in model.parameters()) else 1e-3

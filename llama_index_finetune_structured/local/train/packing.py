@@ -1,4 +1,4 @@
-"""Prefix-tree packing: rows that begin alike become one flat row of tokens in which the shared part stands once.
+"""Prefix-tree packing: rows with a common prefix become one flat row of tokens that contains the prefix once.
 
 A batch of (prompt, answer) rows is laid out as the depth-first walk of its token trie. Every token keeps the
 position it has in its own row, and attends to its ancestors in the trie and itself, so hidden states, loss and
@@ -11,38 +11,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-__all__ = ["PackedBatch", "Row", "Segment", "common_length", "pack"]
+from ..model.prompts import TokenRow
 
-Span = tuple[int, int]
+__all__ = ["PackedBatch", "Segment", "common_length", "pack"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """Token ids of one training row; the loss is on every token of ``answer``, the stop token included."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        return self.prompt + self.answer[:-1]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
+TokenSpan = tuple[int, int]
+"""Start and stop of a run of tokens in the flat row."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run ``start:stop`` of the flat row that sees itself causally and all of ``ancestors``."""
+    """A run ``start:stop`` of the flat row: attends causally to itself and fully to all of ``ancestors``."""
 
     start: int
     stop: int
-    ancestors: tuple[Span, ...]
+    ancestors: tuple[TokenSpan, ...]
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One flat row: token ids and positions, where answers are predicted and their labels, the trie's segments."""
+    """A batch as one flat row.
+
+    ``ids`` and ``positions`` [flat tokens]: token ids and their positions in their own rows. ``answer_at`` and
+    ``labels`` [answer tokens]: where in the flat row an answer token is predicted, and that token's id.
+    ``segments``: the edges of the trie. ``plain_tokens``: input tokens of the batch without packing.
+    """
 
     ids: list[int]
     positions: list[int]
@@ -52,8 +45,12 @@ class PackedBatch:
     plain_tokens: int
 
 
-def pack(rows: Sequence[Row], *, min_shared: int = 16) -> PackedBatch:
-    """Lay rows out as one flat row. Prefixes shorter than ``min_shared`` tokens are repeated, not shared."""
+def pack(rows: Sequence[TokenRow], *, min_shared: int = 16) -> PackedBatch:
+    """Lay rows out as one flat row.
+
+    Common prefixes shorter than ``min_shared`` tokens are repeated, not shared, for every segment costs an
+    attention call of its own.
+    """
     order = sorted(range(len(rows)), key=lambda i: rows[i].inputs)
     layout = _Layout([row.inputs for row in rows], min_shared)
     layout.grow(order, depth=0, path=())
@@ -69,15 +66,28 @@ def pack(rows: Sequence[Row], *, min_shared: int = 16) -> PackedBatch:
 
 
 class _Layout:
+    """The flat row while it is built; ``paths``: for each sequence, the spans it is made of, in order."""
+
     def __init__(self, sequences: list[tuple[int, ...]], min_shared: int) -> None:
         self.sequences, self.min_shared = sequences, min_shared
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.segments: list[Segment] = []
-        self.paths: list[tuple[Span, ...]] = [()] * len(sequences)
+        self.paths: list[tuple[TokenSpan, ...]] = [()] * len(sequences)
 
-    def grow(self, group: list[int], depth: int, path: tuple[Span, ...]) -> None:
-        """Lay out the sorted sequences of ``group``, which agree on their first ``depth`` tokens."""
+    def grow(self, group: list[int], depth: int, path: tuple[TokenSpan, ...]) -> None:
+        """Lay out the sorted sequences of ``group``, which agree on their first ``depth`` tokens, at ``path``.
+
+        The group is sorted, so its first and last sequence share what all of it shares. Three cases:
+
+        - The group shares fewer than ``min_shared`` tokens more: no segment for them. Without any token in
+          common (only at the root), the group divides by its next token. With a few, each sequence is laid out
+          alone, for dividing by the next token would give the same group again; longer prefixes that a part of
+          the group shares beyond them are then repeated.
+        - A group of one, or one in which all sequences are equal: the rest is one segment.
+        - Otherwise the common tokens become one segment. The sequences that end there (prompts that are a
+          prefix of others, duplicates) sort first and are done; the rest divides by its next token.
+        """
         shared = self._common_length(group)
         if len(group) > 1 and shared < len(self.sequences[group[-1]]) and shared - depth < self.min_shared:
             self._branch(group, depth, path, apart=shared - depth > 0)
@@ -89,7 +99,8 @@ class _Layout:
         if len(ended) < len(group):
             self._branch(group[len(ended) :], shared, path, apart=False)
 
-    def _branch(self, group: list[int], depth: int, path: tuple[Span, ...], *, apart: bool) -> None:
+    def _branch(self, group: list[int], depth: int, path: tuple[TokenSpan, ...], *, apart: bool) -> None:
+        """Lay out the group's children: each sequence alone (``apart``), or divided by the token at ``depth``."""
         children: Iterable[list[int]] = (
             ([i] for i in group)
             if apart
@@ -101,7 +112,10 @@ class _Layout:
     def _common_length(self, group: list[int]) -> int:
         return common_length(self.sequences[group[0]], self.sequences[group[-1]])
 
-    def _append(self, tokens: tuple[int, ...], depth: int, path: tuple[Span, ...]) -> tuple[Span, ...]:
+    def _append(
+        self, tokens: tuple[int, ...], depth: int, path: tuple[TokenSpan, ...]
+    ) -> tuple[TokenSpan, ...]:
+        """Add tokens to the flat row as a segment below ``path``; returns the path that includes it."""
         if not tokens:
             return path
         start = len(self.ids)
@@ -113,14 +127,14 @@ class _Layout:
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+    """Length of the longest common prefix of two sequences."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def _merged(path: tuple[Span, ...]) -> tuple[Span, ...]:
-    """Neighbouring spans joined, so that attention concatenates as few pieces as it can."""
-    merged: list[Span] = []
+def _merged(path: tuple[TokenSpan, ...]) -> tuple[TokenSpan, ...]:
+    """The path with adjacent spans joined, so that attention concatenates as few slices as possible."""
+    merged: list[TokenSpan] = []
     for span in path:
         if merged and merged[-1][1] == span[0]:
             merged[-1] = (merged[-1][0], span[1])

@@ -1,4 +1,4 @@
-"""The training loop: seeded batches, AdamW, checkpoints, exact resume, a clean stop at Ctrl-C."""
+"""The training loop: seeded batches, AdamW, checkpoints, exact resume, and a clean stop at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,42 +17,47 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...errors import CheckpointError
 from ..model.devices import release_idle_threads
+from ..model.prompts import TokenRow
 from .batches import batches
 from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
-from .distributed import Ranks
+from .distributed import DistributedRun
 from .fused_linear import fuse_lora
 from .loss import AnswerLoss
-from .packing import Row
 from .settings import LoraSettings
 
 __all__ = ["Trainer", "TrainingLog"]
 
-_WARMUP_SHARE = 0.05
-_GRADIENT_NORM = 1.0
+_WARMUP_SHARE = 0.05  # of all steps; chosen: a common value
+_GRADIENT_NORM = 1.0  # gradients are clipped to this norm; the default of transformers and TRL
+_CHECKPOINTS = 10  # about so many a run, where checkpoint_steps is not set
 
 
 @dataclass
 class TrainingLog:
-    """One entry a step: loss, learning rate, seconds; and validation losses by step."""
+    """``steps``: step, loss, learning rate and seconds of each step. ``validation``: step and held-out loss."""
 
     steps: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
 
 
 class Trainer:
-    """Trains the LoRA weights of a PEFT model on rows, in a folder that holds its checkpoints."""
+    """Trains the LoRA weights of a PEFT model on rows, from the newest checkpoint in ``folder``, if any.
+
+    ``fingerprint`` identifies the run. Raises CheckpointError where the checkpoints are of another run.
+    """
 
     def __init__(
-        self, model: Any, rows: Sequence[Row], settings: LoraSettings, folder: Path, *, fingerprint: str
+        self, model: Any, rows: Sequence[TokenRow], settings: LoraSettings, folder: Path, *, fingerprint: str
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
-        self.fingerprint, self.ranks = fingerprint, Ranks()
+        self.fingerprint, self.distributed = fingerprint, DistributedRun()
         fuse_lora(model)
-        self.loss = AnswerLoss.of(model)
+        self.loss = AnswerLoss.for_model(model)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
         self.epochs = settings.epochs_for(len(rows))
-        self.total_steps = len(list(self._batches()))
+        self._batches = list(self._ordered_batches())
+        self.total_steps = len(self._batches)
         self.steps_per_epoch = self.total_steps // self.epochs
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(_WARMUP_SHARE * self.total_steps)), self.total_steps
@@ -61,17 +66,23 @@ class Trainer:
         self._resume()
 
     def run(
-        self, validation: Sequence[Row] = (), on_step: Callable[[dict[str, float]], None] = lambda _: None
+        self,
+        validation: Sequence[TokenRow] = (),
+        on_step: Callable[[dict[str, float]], None] = lambda _: None,
     ) -> TrainingLog:
-        """Train the steps that are left. Ctrl-C finishes the step, saves and raises KeyboardInterrupt."""
-        every = self.settings.checkpoint_steps or max(1, self.total_steps // 10)
+        """Train the remaining steps. Ctrl-C finishes the step, saves and raises KeyboardInterrupt.
+
+        ``validation``: held-out rows, whose loss is computed after each epoch. ``on_step`` is called with the
+        log entry of each step. Raises CheckpointError.
+        """
+        every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
         with _stop_requests() as stop:
-            for batch in list(self._batches())[self.step :]:
+            for batch in self._batches[self.step :]:
                 on_step(self._train_step(batch))
                 if self.step % self.steps_per_epoch == 0 and validation:
-                    loss = self.ranks.mean(self.loss, validation)
+                    loss = self.distributed.mean_loss(self.loss, validation)
                     self.log.validation.append({"step": self.step, "loss": loss})
-                stopped = self.ranks.any(stop.is_set())
+                stopped = self.distributed.any(stop.is_set())
                 if stopped or self.step % every == 0 or self.step == self.total_steps:
                     self._save()
                 if stopped and self.step < self.total_steps:
@@ -81,15 +92,16 @@ class Trainer:
         release_idle_threads()
         return self.log
 
-    def _batches(self) -> Iterator[list[Row]]:
-        """Every row once an epoch, in an order that seed and epoch alone decide."""
+    def _ordered_batches(self) -> Iterator[list[TokenRow]]:
+        """The batches of all epochs, in an order that depends on rows, seed and epoch only."""
         for epoch in range(self.epochs):
             yield from batches(self.rows, self.settings.batch_size, seed=f"{self.settings.seed}:{epoch}")
 
-    def _train_step(self, batch: list[Row]) -> dict[str, float]:
+    def _train_step(self, batch: list[TokenRow]) -> dict[str, float]:
+        """Take one optimizer step; returns its log entry."""
         started = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
-        loss = self.ranks.backward(self.loss, batch, self.weights)
+        loss = self.distributed.backward(self.loss, batch, self.weights)
         torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
         self.optimizer.step()
         self.schedule.step()
@@ -105,7 +117,8 @@ class Trainer:
         return entry
 
     def _save(self) -> None:
-        if not self.ranks.is_first:
+        """Write a checkpoint with everything that the next step depends on."""
+        if not self.distributed.is_first:
             return
         tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
         for n, weight in enumerate(self.weights):
@@ -120,7 +133,8 @@ class Trainer:
         save_checkpoint(self.folder, self.step, tensors, state)
 
     def _resume(self) -> None:
-        if self.ranks.is_first:
+        """Restore weights, optimizer, schedule, step and log from the newest checkpoint, if there is one."""
+        if self.distributed.is_first:
             for folder in (self.folder, self.folder.parent):
                 remove_unfinished(folder)
         found = newest_checkpoint(self.folder)
@@ -128,7 +142,7 @@ class Trainer:
             return
         tensors, state = found
         if state["fingerprint"] != self.fingerprint:
-            raise CheckpointError(f"{self.folder}: its checkpoints are of another run")
+            raise CheckpointError(f"{self.folder}: its checkpoints are of another run: choose another folder")
         adapter = {
             key.removeprefix("adapter."): t for key, t in tensors.items() if key.startswith("adapter.")
         }
@@ -155,7 +169,7 @@ def _adapter(model: Any) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second interrupts at once, as Ctrl-C always did."""
+    """An event that the first Ctrl-C sets; a second one interrupts at once. Outside the main thread: never set."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import ConfigurationError, MissingDependencyError
-from ..model.adapter import AdapterCard, card_of, read_card
-from ..model.base_models import BaseModel, resolve
+from ..model.adapter import AdapterCard, read_card, read_matching_card
+from ..model.base_models import BaseModelFiles, resolve
 
 __all__ = ["FORMATS", "export_adapter"]
 
@@ -46,7 +46,7 @@ def export_adapter(
         raise ConfigurationError(f"{target}: exists already; choose another output, or remove it first")
     card = read_card(folder)
     base = resolve(base_model if base_model is not None else card.base_model)
-    card_of(folder, base)
+    read_matching_card(folder, base)
     try:
         _write(folder, card, base, target, format, dtype)
     except ImportError as error:
@@ -54,7 +54,9 @@ def export_adapter(
     return target
 
 
-def _write(adapter: Path, card: AdapterCard, base: BaseModel, target: Path, format: str, dtype: str) -> None:
+def _write(
+    adapter: Path, card: AdapterCard, base: BaseModelFiles, target: Path, format: str, dtype: str
+) -> None:
     from .merged import merged_model, save_merged
 
     if format == "merged":

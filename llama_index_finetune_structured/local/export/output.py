@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from ...errors import ConfigurationError, EngineError
 from ...files import UNFINISHED, sync_folder
 
-__all__ = ["placed"]
+__all__ = ["atomic_output"]
 
 
 @contextmanager
-def placed(target: Path) -> Iterator[Path]:
+def atomic_output(target: Path) -> Iterator[Path]:
     """A path to write a file or folder at, which becomes ``target`` when the block ends well.
 
     Raises ConfigurationError where ``target`` exists, EngineError where the disk refuses.
