@@ -1,14 +1,14 @@
-"""LoRA training: ours beside TRL's SFTTrainer, on retrieval-augmented rows, step by step in turns.
+"""LoRA training: this package against TRL's SFTTrainer on retrieval-augmented rows, in alternating steps.
 
     python benchmarks/train.py [--quick] [--json FILE] [--base-model NAME]
 
-Two data sets from the documentation of networkx, in LlamaIndex's own question-answering prompt: shared_schema (a
-question a document; rows share system prompt and schema) and rag (8 questions a chunk of two documents). Same model,
-rows, batches, LoRA weights, optimizer and schedule. TRL runs as people run it (default: bf16 autocast, gradient
-checkpointing) and tuned (no checkpointing, the precision that suits the hardware). Each runs in a process pair with
-ours: they step in turns, and wait without spinning. A ratio is TRL's median seconds a step over ours. A run of TRL's
-that does not end its first step in 3 minutes (--quick: 75 seconds) is stopped there; then the ratio is a lower bound,
-of the first steps alone, which are slower than later ones.
+Two datasets from the documentation of networkx, in LlamaIndex's own question-answering prompt: shared_schema (one
+question a document; rows share system prompt and schema) and rag (8 questions a chunk of two documents). Model, rows,
+batches, LoRA weights, optimizer and schedule are the same. TRL runs with its defaults (bf16 autocast, gradient
+checkpointing) and tuned (no checkpointing, the precision that suits the hardware). Each of the two is paired with this
+package's trainer: two processes step in turns, and wait without spinning. A ratio is TRL's median seconds a step
+divided by ours. A TRL run whose first step takes more than 3 minutes (--quick: 75 seconds) is stopped; the ratio is
+then a lower bound, from first steps alone, which are slower than later ones.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ PHRASES = (
     "Show me how {} is used.",
 )
 BATCH = {"shared_schema": 4, "rag": 8}
-LONGEST = 600  # characters of a document, so that twelve steps of TRL's defaults end on two cores
-RATE = 1e-3
+LONGEST = 600  # characters of a document: keeps twelve steps of TRL's defaults short enough on two cores
+RATE = 1e-3  # learning rate
 
 
 def examples(kind: str, count: int) -> list[Any]:
@@ -58,27 +58,27 @@ def examples(kind: str, count: int) -> list[Any]:
     cards = [(f, parse_card(f.name, f.docstring)) for f in short]
     cards = [(f, card) for f, card in cards if answerable(card)]
     schema = ApiCard.model_json_schema()
-    made = []
+    rows = []
     for n, (function, card) in enumerate(cards):
         near = [f.reference for f, _ in cards[n : n + 2]] if kind == "rag" else [function.reference]
         for phrase in PHRASES if kind == "rag" else PHRASES[:1]:
-            asked = CHAT_TEXT_QA_PROMPT.format_messages(
+            messages = CHAT_TEXT_QA_PROMPT.format_messages(
                 context_str="\n\n".join(near), query_str=phrase.format(function.asked_as)
             )
-            made.append(
+            rows.append(
                 Example(
-                    messages=tuple(Message(role=m.role.value, content=m.content) for m in asked),
+                    messages=tuple(Message(role=m.role.value, content=m.content) for m in messages),
                     answer=Message(role="assistant", content=card.model_dump_json()),
                     answer_schema=schema,
                 )
             )
-        if len(made) >= count:
-            return made[:count]
-    return made
+        if len(rows) >= count:
+            return rows[:count]
+    return rows
 
 
 def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
-    """The batches of every system, in order."""
+    """The batches that every system trains on, in order."""
     from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
     from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
     from llama_index_finetune_structured.local.train.batches import batches
@@ -90,6 +90,7 @@ def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
 
 
 def lora_model(base_model: str, dtype: Any) -> Any:
+    """The base with untrained LoRA weights, the same for every system."""
     import torch
 
     from llama_index_finetune_structured.local.model.adapter import add_lora
@@ -100,23 +101,26 @@ def lora_model(base_model: str, dtype: Any) -> Any:
 
 
 def wait_for_turn() -> None:
+    """Block until the parent process asks for the next step; exit when it closes the pipe."""
     if not sys.stdin.readline():
         sys.exit(0)
 
 
 def report(**figures: Any) -> None:
+    """Print figures and the peak memory as one JSON line, for the parent process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({**figures, "peak_mb": round(peak)}), flush=True)
 
 
 def run_ours(kind: str, steps: int, base_model: str) -> None:
+    """Train with this package's trainer, a step on each request; runs in its own process."""
     from llama_index_finetune_structured.local.model.devices import precision
     from llama_index_finetune_structured.local.train.packing import pack
     from llama_index_finetune_structured.local.train.settings import LoraSettings
     from llama_index_finetune_structured.local.train.trainer import Trainer
 
-    made = ordered_batches(kind, steps, base_model)
-    rows = [row for batch in made for row in batch]
+    ordered = ordered_batches(kind, steps, base_model)
+    rows = [row for batch in ordered for row in batch]
     settings = LoraSettings(batch_size=BATCH[kind], epochs=1, learning_rate=RATE, checkpoint_steps=10**6)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -124,7 +128,7 @@ def run_ours(kind: str, steps: int, base_model: str) -> None:
         )
         if not trainer.loss.packed:
             sys.exit("packing fell back to plain batches: see the log above")
-        packed = [pack(batch) for batch in made]
+        packed = [pack(batch) for batch in ordered]
         report(flat=[len(p.ids) for p in packed], plain=[p.plain_tokens for p in packed])
         wait_for_turn()
 
@@ -136,6 +140,7 @@ def run_ours(kind: str, steps: int, base_model: str) -> None:
 
 
 def run_trl(kind: str, steps: int, base_model: str, *, tuned: bool) -> None:
+    """Train with TRL, a step on each request; runs in its own process."""
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -197,7 +202,7 @@ def run_trl(kind: str, steps: int, base_model: str, *, tuned: bool) -> None:
 
 
 class Limits(NamedTuple):
-    """Steps of each system, and seconds: of its first step, and after which it rests."""
+    """Warm-up and timed steps of each system; the longest first step, and the total after which it stops stepping."""
 
     warm: int
     timed: int
@@ -209,7 +214,7 @@ FULL, QUICK = Limits(2, 12, 180.0, 1320.0), Limits(1, 2, 75.0, 100.0)
 
 
 class Worker:
-    """A system in a process of its own, that steps when it is told to."""
+    """A system in its own process, which takes a step on request."""
 
     def __init__(self, system: str, kind: str, steps: int, base_model: str) -> None:
         command = [sys.executable, __file__, "--worker", system, "--kind", kind, "--steps", str(steps)]
@@ -225,18 +230,18 @@ class Worker:
         self.first_s, self.spent_s, self.stopped = 0.0, 0.0, False
 
     def step(self, limits: Limits) -> None:
-        """One step; the process is stopped where its first takes too long, and rests after its budget."""
+        """Take one step, unless the time budget is used up; kill the process if its first step takes too long."""
         if self.stopped or self.spent_s >= limits.budget_s:
             return
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         started = time.perf_counter()
-        patience = threading.Timer(limits.first_s, self._stop)
+        timer = threading.Timer(limits.first_s, self._stop)
         if not self.steps:
-            patience.start()
+            timer.start()
         entry = self._read()
-        patience.cancel()
+        timer.cancel()
         self.spent_s += time.perf_counter() - started
         self.first_s = self.first_s or self.spent_s
         if entry:
@@ -260,7 +265,7 @@ class Worker:
         )
 
     def seconds(self, warm: int) -> list[float]:
-        """Of the steps after the warm ones; else the last; of a system that was stopped, what it had used."""
+        """Seconds of the steps after warm-up, else of the last step; of a stopped system, those until the stop."""
         return [step["seconds"] for step in self.steps[warm:] or self.steps[-1:]] or [self.first_s]
 
     def close(self) -> None:
@@ -269,7 +274,7 @@ class Worker:
 
 
 def measure(kind: str, peer: str, limits: Limits, base_model: str) -> dict[str, Any]:
-    """Step ours and the peer in turns; where the peer was stopped ours ends soon."""
+    """Step ours and the peer in turns; soon after the peer is stopped, ours ends too."""
     steps = limits.warm + limits.timed
     workers = {name: Worker(name, kind, steps, base_model) for name in ("ours", peer)}
     try:
@@ -310,8 +315,8 @@ def show(kind: str, peer: str, figures: dict[str, Any]) -> None:
     print(f"\n{kind}, TRL {peer}: {tokens['plain']} tokens, packed {tokens['packed']}")
     for name, seconds in figures["seconds_a_step"].items():
         if name in figures["peak_mb"]:
-            told = f"peak {figures['peak_mb'][name]:6} MB   {figures['timed_steps'][name]} timed steps"
-            print(f"  {name:8} {seconds:8.2f} s a step   {told}")
+            detail = f"peak {figures['peak_mb'][name]:6} MB   {figures['timed_steps'][name]} timed steps"
+            print(f"  {name:8} {seconds:8.2f} s a step   {detail}")
         else:
             print(f"  {name:8} more than {seconds:.0f} s a step: stopped within its first")
     of = ", first steps" if figures["ratio_is_of_first_steps"] else ""
@@ -324,7 +329,7 @@ def show(kind: str, peer: str, figures: dict[str, Any]) -> None:
 
 
 def ceiling(base_model: str, tokens: int) -> tuple[float, float]:
-    """TFLOP/s of the model's own matrix multiplication, and TFLOP that a packed step needs at least."""
+    """TFLOP/s of the model's largest matrix multiplication, and the least TFLOP that a packed step needs."""
     import torch
 
     from llama_index_finetune_structured.local.model.base_models import load_model, resolve
@@ -357,10 +362,10 @@ def main() -> None:
         choices=SYSTEMS[1:],
         nargs="+",
         default=SYSTEMS[1:],
-        help="TRL tuned, as people run it, or both; its default bf16 takes many minutes a step on a CPU without it",
+        help="TRL tuned, with its defaults, or both; the default bf16 is very slow on CPUs without bf16 units",
     )
     parser.add_argument(
-        "--data", choices=tuple(BATCH), nargs="+", default=tuple(BATCH), help="one data set, or both"
+        "--data", choices=tuple(BATCH), nargs="+", default=tuple(BATCH), help="one dataset, or both"
     )
     parser.add_argument("--worker", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--kind", choices=tuple(BATCH), help=argparse.SUPPRESS)
@@ -371,21 +376,21 @@ def main() -> None:
     if options.worker:
         return run_trl(options.kind, options.steps, options.base_model, tuned=options.worker == "tuned")
     limits = QUICK if options.quick else FULL
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in options.data}
+    results: dict[str, dict[str, Any]] = {kind: {} for kind in options.data}
     for kind, peer in itertools.product(options.data, options.against):
         figures = measure(kind, peer, limits, options.base_model)
         rate, needed = ceiling(options.base_model, figures["ours_tokens_a_step"])
         share = needed / figures["seconds_a_step"]["ours"] / rate
         figures |= {"share_of_matrix_multiply_ceiling": round(share, 2), "ceiling_tflops": round(rate, 3)}
-        found[kind][peer] = figures
+        results[kind][peer] = figures
         show(kind, peer, figures)
     if options.json:
         about = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
         ratios = {
-            kind: {peer: pair["ratio"] for peer, pair in pairs.items()} for kind, pairs in found.items()
+            kind: {peer: pair["ratio"] for peer, pair in pairs.items()} for kind, pairs in results.items()
         }
         options.json.write_text(
-            json.dumps({"benchmark": "train", **about, "ratios": ratios, "data": found}, indent=2)
+            json.dumps({"benchmark": "train", **about, "ratios": ratios, "data": results}, indent=2)
         )
     return None
 

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
     from typing_extensions import Self
 
-__all__ = ["Data", "EventSaver", "FinetuneEngine", "SavesData", "given_data", "one_of_data", "training_path"]
+__all__ = [
+    "Data",
+    "EventSaver",
+    "FinetuneEngine",
+    "SavesData",
+    "path_or_dataset",
+    "one_of_data",
+    "training_path",
+]
 
 
 @runtime_checkable
@@ -96,7 +104,7 @@ def one_of_data(data: Data | None, data_path: Data | None) -> Data:
     return chosen
 
 
-def given_data(data: Data) -> Path | SavesData:
+def path_or_dataset(data: Data) -> Path | SavesData:
     """Return a training file as a path, and a dataset or a file of canonical Examples as a dataset.
 
     Raises ConfigurationError when the file does not exist or the data is neither.

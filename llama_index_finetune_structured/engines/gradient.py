@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..errors import ConfigurationError, EngineError, ServiceError
 from ..example import content_hash
 from ..llms.gradient_api import connect_gradient
-from .base import Data, FinetuneEngine, given_data, training_path
+from .base import Data, FinetuneEngine, path_or_dataset, training_path
 from .gradient_samples import read_samples
 from .hosted.journal import Journal, Run, list_runs, run_folder, runs_root
 from .timeouts import Timeouts
@@ -155,7 +155,9 @@ class GradientFinetuneEngine(FinetuneEngine):
     def finetune(self) -> None:
         """Train one epoch, or the rest of one that was cut off. Raises EngineError naming the lines that
         were refused, DatasetError with ``file:line`` for lines that are no samples."""
-        path = training_path(given_data(self._data), self._journal.folder, name="train", format="gradient")
+        path = training_path(
+            path_or_dataset(self._data), self._journal.folder, name="train", format="gradient"
+        )
         samples = read_samples(path, self._max_steps)
         size = self._batch_size
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]

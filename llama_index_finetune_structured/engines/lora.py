@@ -155,10 +155,10 @@ class LoraFinetuneEngine(FinetuneEngine):
             )
         from ..local.train.checkpoints import newest_checkpoint
 
-        found = newest_checkpoint(self._checkpoints)
-        if found is None:
+        newest = newest_checkpoint(self._checkpoints)
+        if newest is None:
             return LoraJob(status="new", output_dir=self.output_dir)
-        return LoraJob(status="resumable", output_dir=self.output_dir, **_figures(found[1]["log"]))
+        return LoraJob(status="resumable", output_dir=self.output_dir, **_figures(newest[1]["log"]))
 
     def get_finetuned_model(self, **llm_kwargs: Any) -> LoraLLM:
         """The tuned model as a LlamaIndex LLM that prompts exactly as in training.

@@ -1,4 +1,4 @@
-"""The same rows in the same order give TRL's loss curve, though ours computes each shared prefix once."""
+"""The same rows in the same order give TRL's loss curve, with each common prefix computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches: every row once, kin together, the same order for the same seed."""
+"""Batches: every row once, rows with a common prefix together, the same order for the same seed."""
 
 from __future__ import annotations
 

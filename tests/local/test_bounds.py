@@ -1,4 +1,4 @@
-"""Bounds are never tighter than training was, stand at the right place, and hits are counted."""
+"""Bounds are never tighter than the training answers, apply at the right place, and hits are counted."""
 
 from __future__ import annotations
 

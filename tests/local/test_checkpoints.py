@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there."""
+"""Checkpoints are written atomically, and incomplete ones are skipped."""
 
 from __future__ import annotations
 

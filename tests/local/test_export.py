@@ -1,4 +1,4 @@
-"""Exports: what transformers and llama.cpp make of them is what the adapter made of its base."""
+"""Exports have, in transformers and in llama.cpp, the logits of the base with its adapter."""
 
 from __future__ import annotations
 
@@ -162,7 +162,10 @@ def test_a_tokenizer_that_gguf_export_does_not_know_is_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"format": "onnx"}, "expected one of merged, gguf"), ({"dtype": "q4_k"}, "can be bf16, f16, f32")],
+    [
+        ({"format": "onnx"}, "expected one of merged, gguf"),
+        ({"dtype": "q4_k"}, "expected one of bf16, f16, f32 for merged"),
+    ],
 )
 def test_unknown_formats_and_types_name_the_known_ones(
     llama: Trained, tmp_path: Path, options: dict[str, Any], message: str

@@ -1,4 +1,4 @@
-"""Killed at 20 points, saves included, a run ends in the adapter of an undisturbed one and repeats no saved step."""
+"""A run killed at any of 20 points, saves included, ends in the undisturbed adapter and repeats no saved step."""
 
 from __future__ import annotations
 

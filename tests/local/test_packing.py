@@ -1,4 +1,4 @@
-"""Prefix-tree packing lays every row out whole, and changes nothing about what is learned."""
+"""Prefix-tree packing keeps every row's tokens and context, and with them loss and gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NESTED = [
 ]
 
 
-def _seen(batch: PackedBatch, at: int) -> list[int]:
+def _context(batch: PackedBatch, at: int) -> list[int]:
     """The token ids that the flat position ``at`` attends to, in order."""
     segment = next(s for s in batch.segments if s.start <= at < s.stop)
     positions = [p for a, b in segment.ancestors for p in range(a, b)] + list(range(segment.start, at + 1))
@@ -40,12 +40,12 @@ def test_every_answer_token_is_predicted_from_exactly_its_own_row(
     rows: list[TokenRow], min_shared: int
 ) -> None:
     batch = pack(rows, min_shared=min_shared)
-    wanted = [
+    expected = [
         (list(row.prompt + row.answer[:n]), label) for row in rows for n, label in enumerate(row.answer)
     ]
     assert [
-        (_seen(batch, at), label) for at, label in zip(batch.answer_at, batch.labels, strict=True)
-    ] == wanted
+        (_context(batch, at), label) for at, label in zip(batch.answer_at, batch.labels, strict=True)
+    ] == expected
 
 
 @given(rows=_rows)

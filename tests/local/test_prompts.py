@@ -1,4 +1,4 @@
-"""The prompt: the schema in the leading system message, the answer's end learned, nothing else trained."""
+"""Prompts and answers: the schema ends the leading system message; answers are compact and end with a stop token."""
 
 from __future__ import annotations
 

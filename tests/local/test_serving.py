@@ -1,4 +1,4 @@
-"""Commands for vLLM, SGLang and llama.cpp hold only what those servers document, and fit the adapter.
+"""Commands for vLLM, SGLang and llama.cpp use documented options only, with the adapter's values.
 
 The documented options, as they stood in 2026-11: vLLM v0.26 (vllm/config/lora.py, vllm/entrypoints/openai/cli_args.py,
 ``vllm serve --help``), SGLang's docs/advanced_features/server_arguments.md, llama.cpp's tools/server/README.md.
@@ -54,7 +54,7 @@ LAUNCH = {
 
 
 def _checked(server: str, command: object) -> argparse.Namespace:
-    """The command, as the server's own parser reads the line a user pastes into a shell."""
+    """The shell line of a command, as the server's own parser reads it."""
     words = shlex.split(str(command))
     assert words[: len(LAUNCH[server])] == LAUNCH[server]
     return _parser(server).parse_args(words[len(LAUNCH[server]) :])

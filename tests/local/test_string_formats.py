@@ -1,4 +1,4 @@
-"""The patterns that stand for string formats let through what people write and what pydantic writes back."""
+"""The patterns of string formats match what people write and what pydantic serialises."""
 
 from __future__ import annotations
 

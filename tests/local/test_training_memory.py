@@ -1,4 +1,4 @@
-"""A long run does not grow: a thousand steps over rows of many lengths."""
+"""Memory does not grow in a long run: a thousand steps over rows of many lengths."""
 
 from __future__ import annotations
 

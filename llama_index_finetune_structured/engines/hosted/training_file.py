@@ -18,7 +18,7 @@ from typing import IO, Any
 from ...errors import DatasetError
 from ...example import Example, Transport
 from ...jsonl import READ_ERRORS, parse_line, read_lines
-from ..base import Data, given_data, training_path
+from ..base import Data, path_or_dataset, training_path
 
 __all__ = ["TrainingFile", "preflight", "prepare", "transport_of"]
 
@@ -53,7 +53,7 @@ class TrainingFile:
 def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "train") -> TrainingFile:
     """The training file behind ``data``: an OpenAI chat file as it is; a data set, or a file of canonical
     Examples, is saved as one under ``directory``, named by its content."""
-    given = given_data(data)
+    given = path_or_dataset(data)
     path = training_path(given, directory, name=f"{name}.{uuid.uuid4().hex}", format="openai")
     if path is not given:
         final = directory / f"{name}-{_sha256(path, mark=False)[0][:16]}.jsonl"

@@ -1,4 +1,4 @@
-"""Adapters in the formats that other programs read: merged safetensors and GGUF."""
+"""In: an adapter folder. Out: merged safetensors, GGUF files, and commands that serve them."""
 
 from .formats import FORMATS, export_adapter
 

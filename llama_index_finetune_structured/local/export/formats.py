@@ -1,4 +1,4 @@
-"""``export_adapter``: one adapter, four formats."""
+"""The export formats, and ``export_adapter``, which writes an adapter in any of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "gguf-adapter": ("f32", "f16"),
     "gguf-base": ("q8_0", "f16", "bf16", "f32"),
 }
-"""Format -> the types its weights can have, the default first."""
+"""Export format -> the types its weights can have, the default first."""
 
 
 def export_adapter(
@@ -27,20 +27,25 @@ def export_adapter(
     dtype: str | None = None,
     base_model: str | Path | None = None,
 ) -> Path:
-    """Write an adapter that ``LoraFinetuneEngine`` made for other programs to read; returns ``output``.
+    """Write an adapter of ``LoraFinetuneEngine`` in a format of other programs; returns ``output``.
 
-    ``format``: ``merged``, a transformers folder with tokenizer and chat template (vLLM, SGLang, transformers);
-    ``gguf``, the merged model as one file (llama.cpp, Ollama); ``gguf-adapter``, the LoRA weights alone, for
-    llama.cpp's ``--lora`` on top of ``gguf-base``, the base model alone. Weights are merged in fp32, then cast to
-    ``dtype`` (see FORMATS). ``base_model``: where the base is now, if not where it was trained from.
-    Raises ConfigurationError for a wrong base or format, an architecture that GGUF export does not know, or an
-    ``output`` that exists; EngineError for a full disk. Holds the model in fp32 in memory.
+    - ``adapter``: the adapter's folder.
+    - ``format``: ``merged``, a transformers folder with tokenizer and chat template (vLLM, SGLang, transformers);
+      ``gguf``, the merged model as one file (llama.cpp, Ollama); ``gguf-adapter``, the LoRA weights alone, for
+      llama.cpp's ``--lora`` on top of ``gguf-base``, the base model alone.
+    - ``dtype``: of the weights, one of ``FORMATS[format]``; they are merged in fp32 and then cast.
+    - ``base_model``: the base, if it is no longer where it was in training.
+
+    Raises ConfigurationError for a wrong base or format, an architecture that GGUF export does not support, or an
+    ``output`` that exists; EngineError for a full disk. Holds the whole model in memory in fp32.
     """
     if format not in FORMATS:
         raise ConfigurationError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
     dtype = dtype or FORMATS[format][0]
     if dtype not in FORMATS[format]:
-        raise ConfigurationError(f"dtype {dtype!r}: {format} can be {', '.join(FORMATS[format])}")
+        raise ConfigurationError(
+            f"dtype {dtype!r}: expected one of {', '.join(FORMATS[format])} for {format}"
+        )
     folder, target = Path(adapter), Path(output)
     if target.exists():
         raise ConfigurationError(f"{target}: exists already; choose another output, or remove it first")

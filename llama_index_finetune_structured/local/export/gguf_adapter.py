@@ -1,4 +1,4 @@
-"""The LoRA weights alone as GGUF, for llama.cpp's ``--lora``."""
+"""Write the LoRA weights alone as a GGUF file, for llama.cpp's ``--lora``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .output import atomic_output
 
 __all__ = ["save_adapter_gguf"]
 
-_PREFIX = "base_model.model."
+_PREFIX = "base_model.model."  # of tensor names in PEFT's files
 
 
 def save_adapter_gguf(adapter: Path, base: BaseModelFiles, target: Path, dtype: str) -> None:

@@ -1,6 +1,6 @@
-"""How transformers' models lie in a GGUF file: tensor names, the order of q/k rows, hyperparameters.
+"""GGUF layout of transformers models: tensor names, the order of q/k rows, hyperparameters.
 
-As llama.cpp's own converter lays them out (https://github.com/ggml-org/llama.cpp, conversion/).
+The same as that of llama.cpp's own converter (https://github.com/ggml-org/llama.cpp, conversion/).
 """
 
 from __future__ import annotations
@@ -27,36 +27,41 @@ _ROPE_FREQS = "rope_freqs.weight"
 
 
 class GgufLayout:
-    """The layout of one model config. Raises ConfigurationError for what GGUF export does not know."""
+    """The layout for one model config. Raises ConfigurationError for what GGUF export does not support."""
 
     def __init__(self, config: Any) -> None:
         name = next(iter(config.architectures or ()), type(config).__name__)
         if name not in _ARCHITECTURES:
             raise ConfigurationError(
-                f"GGUF export does not know the architecture {name}; it knows {', '.join(_ARCHITECTURES)}. "
+                f"GGUF export does not support the architecture {name}, only {', '.join(_ARCHITECTURES)}. "
                 "Export as 'merged' and convert that folder with llama.cpp's convert_hf_to_gguf.py"
             )
         self.config = config
         self.arch = _ARCHITECTURES[name]
         self._names = gguf.get_tensor_name_map(self.arch, config.num_hidden_layers)
         self._rope = dict(getattr(config, "rope_parameters", None) or {})
-        self._refuse_what_is_not_written()
+        self._check_supported()
 
     @property
     def arch_name(self) -> str:
+        """llama.cpp's name of the architecture."""
         return str(gguf.MODEL_ARCH_NAMES[self.arch])
 
     def name(self, tensor: str) -> str:
-        """The GGUF name of a transformers tensor."""
-        found = self._names.get_name(tensor, try_suffixes=(".weight", ".bias"))
-        if found is None:
+        """The GGUF name of a transformers tensor. Raises ConfigurationError for an unknown one."""
+        name = self._names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+        if name is None:
             raise ConfigurationError(
-                f"GGUF export does not know the tensor {tensor} of {self.arch_name} models"
+                f"GGUF export does not support the tensor {tensor} of {self.arch_name} models"
             )
-        return str(found)
+        return str(name)
 
     def rows(self, tensor: str, weight: torch.Tensor) -> torch.Tensor:
-        """A weight, bias or LoRA B with its rows in GGUF's order: Llama's rotary pairs stand side by side."""
+        """A weight [rows, ...], bias [rows] or LoRA B [rows, rank] with its rows in GGUF's order.
+
+        Only q and k of Llama models change: transformers has the halves of a head's rotary pairs one after the
+        other, GGUF has each pair side by side.
+        """
         if self.arch is not gguf.MODEL_ARCH.LLAMA:
             return weight
         heads = {"q_proj": self.config.num_attention_heads, "k_proj": self.config.num_key_value_heads}
@@ -67,7 +72,7 @@ class GgufLayout:
         return split.swapaxes(1, 2).reshape(weight.shape)
 
     def tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor of the model by its GGUF name. A tied output head is not repeated."""
+        """Yield GGUF name and weight of every tensor. A tied output layer is left out."""
         for name, weight in model.state_dict().items():
             if not (name == "lm_head.weight" and self.config.tie_word_embeddings):
                 yield self.name(name), self.rows(name, weight)
@@ -75,7 +80,7 @@ class GgufLayout:
             yield _ROPE_FREQS, torch.from_numpy(self._llama3_factors())
 
     def write_parameters(self, writer: Any) -> None:
-        """The hyperparameters llama.cpp builds the model from."""
+        """Write the hyperparameters from which llama.cpp builds the model."""
         config = self.config
         writer.add_vocab_size(config.vocab_size)
         writer.add_block_count(config.num_hidden_layers)
@@ -95,26 +100,27 @@ class GgufLayout:
 
     @property
     def _head_size(self) -> int:
-        given = getattr(self.config, "head_dim", None)
-        return int(given or self.config.hidden_size // self.config.num_attention_heads)
+        stated = getattr(self.config, "head_dim", None)
+        return int(stated or self.config.hidden_size // self.config.num_attention_heads)
 
-    def _refuse_what_is_not_written(self) -> None:
+    def _check_supported(self) -> None:
+        """Raise ConfigurationError for what the file would not hold: the exported model would answer differently."""
         config = self.config
         sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-        refused = {
+        unsupported = {
             f"activation {config.hidden_act}": config.hidden_act != "silu",
             "sliding-window attention": bool(sliding),
             f"rope type {self._rope.get('rope_type')}": self._rope.get("rope_type", "default")
             not in ("default", "llama3", "linear"),
         }
-        if reasons := [name for name, found in refused.items() if found]:
+        if reasons := [name for name, present in unsupported.items() if present]:
             raise ConfigurationError(
-                f"GGUF export of {self.arch_name} models does not know {', '.join(reasons)}. Export as 'merged' and "
+                f"GGUF export of {self.arch_name} models does not support {', '.join(reasons)}. Export as 'merged' and "
                 "convert that folder with llama.cpp's convert_hf_to_gguf.py"
             )
 
     def _llama3_factors(self) -> numpy.ndarray[Any, Any]:
-        """By what each rotary frequency is divided, as Llama 3.1 stretches its context."""
+        """Divisors [head size / 2] of the rotary frequencies, by Llama 3.1's rule for long contexts."""
         rope, size = self._rope, self._head_size
         frequencies = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
         wavelengths = 2 * math.pi / frequencies

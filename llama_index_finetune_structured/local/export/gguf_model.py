@@ -1,4 +1,4 @@
-"""A whole model as one GGUF file, written one tensor at a time."""
+"""Write a whole model as one GGUF file, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ TYPES = {
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
+"""``dtype`` of an export -> type of its matrices, type of the file."""
+# Metadata of the base's file that is not copied, for the writer adds its own.
 _REWRITTEN = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
 
 
 def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str) -> None:
-    """Write the model with its tokenizer and chat template. A base that came as GGUF keeps its metadata."""
+    """Write the model with its tokenizer and chat template. A base from a GGUF file keeps that file's metadata.
+
+    Raises ConfigurationError for a model or tokenizer that GGUF export does not support, EngineError for a full
+    disk.
+    """
     layout = GgufLayout(model.config)
     tensors, tokenizer = dict(layout.tensors(model)), load_tokenizer(base)
     source = gguf_source(base)
@@ -65,19 +71,22 @@ def write_tensors(writer: Any, tensors: Mapping[str, torch.Tensor], dtype: str) 
 
 
 def _type(weight: torch.Tensor, dtype: str) -> Any:
+    """The GGUF type of a weight: fp32 for vectors, f16 where rows do not divide into quantisation blocks."""
     if weight.dim() < 2:
         return gguf.GGMLQuantizationType.F32
-    wanted = TYPES[dtype][0]
-    fits = weight.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
-    return wanted if fits else gguf.GGMLQuantizationType.F16
+    chosen = TYPES[dtype][0]
+    fits = weight.shape[-1] % gguf.GGML_QUANT_SIZES[chosen][0] == 0
+    return chosen if fits else gguf.GGMLQuantizationType.F16
 
 
 def _size(weight: torch.Tensor, kind: Any) -> tuple[int, list[int]]:
+    """Bytes of a weight in a GGUF type, and its shape."""
     block, bytes_ = gguf.GGML_QUANT_SIZES[kind]
     return weight.numel() // block * bytes_, list(weight.shape)
 
 
 def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]:
+    """The weight's values in a GGUF type. Raises ConfigurationError where f16 would overflow."""
     values = numpy.ascontiguousarray(weight.detach().float().numpy())
     if kind == gguf.GGMLQuantizationType.F16 and numpy.abs(values).max() > numpy.finfo(numpy.float16).max:
         raise ConfigurationError(f"{name} does not fit into f16: export as bf16, f32 or q8_0")
@@ -86,10 +95,13 @@ def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]
 
 
 def _copy_metadata(writer: Any, source: Any, layout: GgufLayout, pre: str | None) -> None:
-    """Copy what the base's own file says, but tokens as training had them: transformers' way to cut text, no BOS."""
-    if (found := source.fields["general.architecture"].contents()) != layout.arch_name:
+    """Copy the metadata of the base's own file, but tokenization as in training.
+
+    That is transformers' pre-tokenizer, and no BOS token at the start.
+    """
+    if (architecture := source.fields["general.architecture"].contents()) != layout.arch_name:
         raise ConfigurationError(
-            f"the base's GGUF file is a {found} model, and it was loaded as {layout.arch_name}"
+            f"the base's GGUF file is a {architecture} model, and it was loaded as {layout.arch_name}"
         )
     changed = {gguf.Keys.Tokenizer.ADD_BOS: False} | ({gguf.Keys.Tokenizer.PRE: pre} if pre else {})
     for key, field in source.fields.items():
@@ -99,9 +111,9 @@ def _copy_metadata(writer: Any, source: Any, layout: GgufLayout, pre: str | None
 
 
 def _other_tensors(source: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the base's file holds beside the model's own tensors, such as rope factors.
+    """Tensors of the base's file that the transformers model does not have, such as rope factors.
 
-    Raises ConfigurationError where the model and the file it came from differ in shape.
+    Raises ConfigurationError where a tensor of both differs in shape.
     """
     rest = {}
     for tensor in source.tensors:

@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary, merges, special tokens and chat template as GGUF metadata."""
+"""Write a tokenizer's vocabulary, merges, special tokens and chat template as GGUF metadata."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..model.prompts import chat_template, stop_token_id
 
 __all__ = ["pre_tokenizer", "write_tokenizer"]
 
+# GPT-4's split pattern, as Llama 3 and Qwen have it; they differ in how digits are grouped (%s).
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# How a tokenizer cuts text before it merges bytes -> llama.cpp's name for that way.
+# Steps of a pre-tokenizer, as _step names them -> llama.cpp's name for it.
 _PRE_TOKENIZERS: dict[tuple[str, ...], str] = {
     ("bytes",): "gpt-2",
     ("digits", "bytes"): "smollm",
@@ -24,13 +25,17 @@ _PRE_TOKENIZERS: dict[tuple[str, ...], str] = {
 
 
 def write_tokenizer(writer: Any, folder: Path, tokenizer: Any, vocabulary: int) -> None:
-    """Write a byte-level BPE tokenizer. Raises ConfigurationError for other kinds."""
+    """Write a byte-level BPE tokenizer. Raises ConfigurationError for other kinds.
+
+    ``vocabulary``: rows of the model's embedding, which can be more than the tokenizer has tokens.
+    """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     pre = pre_tokenizer(tokenizer)
     if backend["model"]["type"] != "BPE" or backend["model"].get("byte_fallback") or pre is None:
         raise ConfigurationError(
-            f"{folder}: GGUF export knows the byte-level BPE tokenizers of GPT-2, SmolLM2, Llama 3 and Qwen2/3, and "
-            "this is another. Export as 'merged' and convert that folder with llama.cpp's convert_hf_to_gguf.py"
+            f"{folder}: GGUF export supports the byte-level BPE tokenizers of GPT-2, SmolLM2, Llama 3 "
+            "and Qwen2/3, and this is another. Export as 'merged' and convert that folder with llama.cpp's "
+            "convert_hf_to_gguf.py"
         )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -42,12 +47,13 @@ def write_tokenizer(writer: Any, folder: Path, tokenizer: Any, vocabulary: int) 
 
 
 def pre_tokenizer(tokenizer: Any) -> str | None:
-    """llama.cpp's name for how the tokenizer cuts text before it merges bytes; None where it has none we know."""
-    whole = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
-    return _PRE_TOKENIZERS.get(tuple(map(_cut, whole.get("pretokenizers", [whole]))))
+    """llama.cpp's name of the tokenizer's pre-tokenizer, which splits text before BPE; None for an unknown one."""
+    config = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
+    return _PRE_TOKENIZERS.get(tuple(map(_step, config.get("pretokenizers", [config]))))
 
 
-def _cut(step: dict[str, Any]) -> str:
+def _step(step: dict[str, Any]) -> str:
+    """One step of a pre-tokenizer by a short name, or by its regular expression."""
     kind = step.get("type")
     if kind == "ByteLevel" and not step.get("add_prefix_space"):
         return "bytes" if step.get("use_regex", True) else "raw bytes"
@@ -59,6 +65,7 @@ def _cut(step: dict[str, Any]) -> str:
 
 
 def _tokens(tokenizer: Any, vocabulary: int) -> tuple[list[str], list[int]]:
+    """Text and GGUF token type of every id, with placeholders for ids that the tokenizer does not use."""
     by_id = {number: text for text, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
     tokens: list[str] = []
@@ -87,7 +94,7 @@ def _write_special_tokens(writer: Any, tokenizer: Any) -> None:
         if number is not None:
             getattr(writer, f"add_{name}_token_id")(number)
     writer.add_add_space_prefix(False)
-    # Prompts are trained with the tokens of the chat template and no other.
+    # Prompts are trained with the tokens of the chat template and no others.
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_chat_template(chat_template(tokenizer))

@@ -1,4 +1,4 @@
-"""A merged model as a plain transformers folder."""
+"""Merge an adapter into its base, and write the merged model as a plain transformers folder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def merged_model(base: BaseModelFiles, adapter: Path | None) -> Any:
-    """The base in fp32 on the CPU, with the adapter's weights added into its own."""
+    """The base in fp32 on the CPU, with the adapter's weights merged into its own, if there is an adapter."""
     model = load_model(base, dtype=torch.float32).cpu()
     return model if adapter is None else merge_adapter(model, adapter)
 
 
 def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Path, dtype: str) -> None:
-    """Weights, config, tokenizer and chat template; and the card, from which answers get their bounds."""
+    """Write weights, config, tokenizer and chat template, and the card with the bounds of answers.
+
+    Raises ConfigurationError for weights that are not finite in ``dtype``, or a ``target`` that exists.
+    """
     model = model.to(_DTYPES[dtype])
     for name, weight in model.state_dict().items():
         if not bool(torch.isfinite(weight).all()):

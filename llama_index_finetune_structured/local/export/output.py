@@ -1,4 +1,4 @@
-"""Exports are whole or not there, and never take the place of something else."""
+"""Atomic output of exports: complete or absent, and never in place of something else."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["atomic_output"]
 
 @contextmanager
 def atomic_output(target: Path) -> Iterator[Path]:
-    """A path to write a file or folder at, which becomes ``target`` when the block ends well.
+    """Yield a path to write a file or folder at; it is renamed to ``target`` when the block succeeds.
 
-    Raises ConfigurationError where ``target`` exists, EngineError where the disk refuses.
+    Raises ConfigurationError where ``target`` exists, EngineError where writing fails.
     """
     if target.exists():
         raise ConfigurationError(f"{target}: exists already; choose another output, or remove it first")

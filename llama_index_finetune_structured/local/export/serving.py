@@ -1,4 +1,4 @@
-"""Commands that serve an adapter or an export over OpenAI's protocol: rendered here, run by the user."""
+"""Shell commands that serve an adapter or an export over OpenAI's protocol; nothing is run here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ __all__ = ["SERVERS", "ServingCommand", "serving_commands"]
 
 _HOST = "127.0.0.1"
 SERVERS = {"vllm": 8000, "sglang": 30000, "llama.cpp": 8080}
-"""Servers that a command can be rendered for, and the port each listens on."""
-# Ranks that --max-lora-rank takes: https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/config/lora.py
+"""Supported server -> its default port."""
+# Values of --max-lora-rank: https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/config/lora.py
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True)
 class ServingCommand:
-    """The arguments to run, and what ``served_llm`` then needs: the model's name and the ``api_base``."""
+    """A command line, and what ``served_llm`` needs to connect: the served model's name and the ``api_base``.
+
+    ``str()`` gives the line for a shell.
+    """
 
     arguments: tuple[str, ...]
     model: str
@@ -33,13 +36,15 @@ class ServingCommand:
 
 
 def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, ServingCommand]:
-    """How to serve an adapter folder, a merged folder or a GGUF file as ``name``; by server.
+    """Commands that serve an adapter folder, a merged folder or a GGUF file as ``name``; by server.
 
-    vLLM and SGLang take folders, llama.cpp takes GGUF files (also an adapter's own base, where that is one).
-    Raises ConfigurationError for anything else. Bound to loopback: put a proxy with a key before it.
+    vLLM and SGLang serve folders. llama.cpp serves GGUF files, and an adapter where its base is one: the command
+    expects the adapter exported as ``gguf-adapter`` to ``<name>.gguf``. All commands bind to loopback: put a proxy
+    with authentication in front. Raises ConfigurationError for other paths, a rank that vLLM does not serve, or a
+    name with ``:`` or ``=``.
     """
     if ":" in name or "=" in name:
-        raise ConfigurationError(f"name {name!r}: servers use ':' and '=' to part names; leave them out")
+        raise ConfigurationError(f"name {name!r}: servers use ':' and '=' as separators; leave them out")
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
         return {"llama.cpp": _command("llama.cpp", name, "llama-server", "--model", str(path))}
@@ -91,7 +96,7 @@ def _sglang(folder: Path, name: str, window: int) -> tuple[str, ...]:
 
 
 def _vllm_rank(rank: int) -> int:
-    """vLLM reserves room for one of a few ranks: the next one up."""
+    """The smallest rank that vLLM accepts and that is at least ``rank``."""
     fitting = [allowed for allowed in _VLLM_RANKS if allowed >= rank]
     if not fitting:
         raise ConfigurationError(

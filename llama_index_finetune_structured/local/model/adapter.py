@@ -99,8 +99,8 @@ def _linear_names(model: Any) -> list[str]:
     """The layer names that peft's "all-linear" stands for: peft rejects a choice of layers beside that word."""
     head = model.get_output_embeddings()
     kinds = ("Linear", "Conv1D")
-    found = {name for name, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
-    return sorted({name.rpartition(".")[2] for name in found})
+    names = {name for name, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
+    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def _upper(count: int, upper: int | None) -> list[int] | None:
@@ -163,12 +163,12 @@ def adapter_or_none(folder: Path) -> Path | None:
 
 def find_adapter(folder: Path) -> Path:
     """As :func:`adapter_or_none`, but raises ConfigurationError where there is no adapter."""
-    found = adapter_or_none(folder)
-    if found is None:
+    adapter = adapter_or_none(folder)
+    if adapter is None:
         raise ConfigurationError(
             f"{folder}: no adapter there; expected a finished run's folder or its adapter"
         )
-    return found
+    return adapter
 
 
 def read_card(folder: Path) -> AdapterCard:

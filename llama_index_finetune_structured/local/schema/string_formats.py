@@ -1,4 +1,8 @@
-"""String formats that a grammar can say: JSON schema's own, and others as patterns that Python's types accept."""
+"""String formats in grammars: those of JSON schema that llguidance supports, and patterns for others.
+
+The patterns match text that Python's types accept. Except in URLs, repetitions are bounded, so that the text ends;
+where a format allows more (host names, durations), the bound is chosen.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from collections.abc import Sequence
 __all__ = ["KNOWN_FORMATS", "PATTERNS", "SHORT_FORMATS", "url_pattern"]
 
 SHORT_FORMATS = {"ipv4", "ipv6", "uuid"}
-"""Those that end by themselves."""
+"""Formats whose values have a longest: they need no bound."""
 
 KNOWN_FORMATS = {"hostname", "uri", *SHORT_FORMATS}
+"""Formats that are left to the grammar's own definition."""
 
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LEAP_YEAR = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
@@ -50,6 +55,7 @@ PATTERNS = {
         for version in range(1, 9)
     },
 }
+"""Format -> anchored pattern."""
 
 _GROUP = f"{_HEX}{{1,4}}"
 _IPV6 = rf"\[(?:{_GROUP}(?::{_GROUP}){{7}}|(?:{_GROUP}(?::{_GROUP}){{0,4}})?::(?:{_GROUP}(?::{_GROUP})?)?)\]"
@@ -63,7 +69,10 @@ _REST_OF_SEVERAL = _REST.replace("[^", "[^,")
 
 
 def url_pattern(schemes: Sequence[str], *, hosts: bool = False) -> str:
-    """URLs of these schemes as pydantic takes them, with user and port; ``hosts``: several, after commas."""
+    """The pattern of URLs of these schemes that pydantic accepts and does not change, with user and port.
+
+    ``hosts``: several hosts, separated by commas, are allowed. ``file`` URLs need no host.
+    """
     scheme = f"(?:{'|'.join(map(re.escape, schemes))})"
     if tuple(schemes) == ("file",):
         return f"^{scheme}://(?:{_HOST})?/{_TEXT}*$"

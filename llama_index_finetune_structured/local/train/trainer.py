@@ -137,10 +137,10 @@ class Trainer:
         if self.distributed.is_first:
             for folder in (self.folder, self.folder.parent):
                 remove_unfinished(folder)
-        found = newest_checkpoint(self.folder)
-        if found is None:
+        newest = newest_checkpoint(self.folder)
+        if newest is None:
             return
-        tensors, state = found
+        tensors, state = newest
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(f"{self.folder}: its checkpoints are of another run: choose another folder")
         adapter = {

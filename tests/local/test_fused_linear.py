@@ -1,4 +1,4 @@
-"""The fused LoRA layers compute what peft's own do."""
+"""The fused LoRA layers compute the same as peft's own."""
 
 from __future__ import annotations
 
