@@ -100,9 +100,9 @@ def test_the_capture_itself_is_not_replaced_by_its_export(path: Path) -> None:
     handler = OpenAIFineTuningHandler(path)
     EchoLLM(callback_manager=CallbackManager([handler])).complete("x")
     (path.parent / "link.jsonl").symlink_to(path)
-    with pytest.raises(ConfigurationError, match="this is the capture that is being saved"):
+    with pytest.raises(ConfigurationError, match="this is the capture that is being exported"):
         handler.save_finetuning_events(path.parent / "link.jsonl")
-    with pytest.raises(ConfigurationError, match="this is the capture that is being saved"):
+    with pytest.raises(ConfigurationError, match="this is the capture that is being exported"):
         handler.save_finetuning_events(path)
     assert len(list(read_examples(path))) == 1
 

@@ -31,9 +31,9 @@ PLACES: list[tuple[Any, str]] = [
     (BlockScope, "covers"),
     (tracker_module, "start_call"),
     (calls_module, "prompt_messages"),
-    (recorder_module, "read_asked"),
+    (recorder_module, "read_request"),
     (recorder_module, "check_answer"),
-    (recorder_module, "to_row"),
+    (recorder_module, "example_row"),
     (JsonlStore, "append"),
 ]
 FAULTS: list[Callable[[], Exception]] = [
