@@ -112,5 +112,5 @@ def test_what_cannot_be_rendered_says_why() -> None:
     parts = example().model_copy(
         update={"messages": (Message(role="user", content=[{"type": "text", "text": "q"}]),)}
     )
-    with pytest.raises(DatasetError, match="holds parts"):
+    with pytest.raises(DatasetError, match="holds content parts"):
         render(parts, "text")
