@@ -22,6 +22,7 @@ __all__ = [
     "one_line_reason",
     "parse_line",
     "read_lines",
+    "refuse_constant",
     "repair_tail",
     "require_utf8",
     "write_lines",
@@ -82,7 +83,7 @@ def parse_line(raw: bytes) -> Any:
     NaN, infinities and lone surrogates are refused, since they cannot be written to a valid file again. Raises
     ValueError or RecursionError (``READ_ERRORS``); :func:`one_line_reason` describes the error.
     """
-    value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite_float)
+    value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
     return value
@@ -90,10 +91,11 @@ def parse_line(raw: bytes) -> Any:
 
 def _finite_float(digits: str) -> float:
     number = float(digits)
-    return number if math.isfinite(number) else _refuse_constant(digits)
+    return number if math.isfinite(number) else refuse_constant(digits)
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and infinities, which Python's parser accepts: the ``parse_constant`` of json.loads."""
     raise ValueError(f"{name} is not a JSON value")
 
 

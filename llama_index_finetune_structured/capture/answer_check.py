@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..example import json_span
 from ..json_schema import schema_validator
+from ..jsonl import refuse_constant
 from .request import AnswerRequest
 
 __all__ = ["Rejected", "check_answer"]
@@ -87,17 +88,13 @@ def _json_in(text: str) -> str:
 
 def _check_object(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> None:
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=refuse_constant)
     except ValueError as error:
         raise Rejected("not_json", f"{type(error).__name__} in the answer") from None
     if output_cls is not None:
         _check_model(text, output_cls)
     elif schema is not None:
         _check_schema(value, schema)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _check_model(text: str, output_cls: type[BaseModel]) -> None:

@@ -107,16 +107,9 @@ class Recorder:
             )
 
     def _record(self, call: Call, response: Any) -> None:
+        """Check the answer against its request and store it, or store it as a reject."""
         answer = response_to_wire(response)
-        output_cls = call.output_cls
-        request = read_request(call.messages, call.kwargs, output_cls)
-        if (
-            output_cls is None
-            and self._output_cls is not None
-            and _may_answer_with(self._output_cls, request)
-        ):
-            output_cls = self._output_cls
-            request = read_request(call.messages, call.kwargs, output_cls)
+        request, output_cls = self._read_request(call)
         if output_cls is None and not request.forced and not answer.get("tool_calls"):
             request = without_tool_schema(request)
         try:
@@ -134,6 +127,14 @@ class Recorder:
         if line is not None:
             self.store.append(line)
             self._count("captured")
+
+    def _read_request(self, call: Call) -> tuple[AnswerRequest, type[BaseModel] | None]:
+        """The call's request, and the class that its answer is checked by: its own, or else the capture's."""
+        request = read_request(call.messages, call.kwargs, call.output_cls)
+        default = self._output_cls
+        if call.output_cls is not None or default is None or not _may_answer_with(default, request):
+            return request, call.output_cls
+        return read_request(call.messages, call.kwargs, default), default
 
     def _reject(self, row: dict[str, Any], rejected: Rejected) -> None:
         head = json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()

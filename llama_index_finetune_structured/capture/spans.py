@@ -276,6 +276,7 @@ def _method_name(span_id: str) -> str:
 
 
 def _output_cls(span: Span, arguments: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The class named by the method's arguments or by the program itself."""
     cls = arguments.get("output_cls")
     if cls is None and span.kind.is_program:
         cls = span.instance.output_cls

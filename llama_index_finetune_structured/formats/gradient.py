@@ -7,7 +7,7 @@ from typing import Any
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 
 from ..example import Example, Message
-from .transports import schema_prompt
+from .transports import schema_message_index, schema_prompt
 from .wire import message_from_wire
 
 __all__ = ["gradient_prompt", "to_gradient"]
@@ -39,10 +39,11 @@ def gradient_prompt(example: Example) -> str:
 
 
 def _with_schema_text(example: Example) -> list[Message]:
+    """The messages with the schema's text; unchanged where it is in them already or they hold content parts."""
     messages = list(example.messages)
     if example.transport == "text" or example.answer_schema is None:
         return messages
-    index = 0 if messages[0].role == "system" else -1
+    index = schema_message_index(messages)
     content = messages[index].content
     if isinstance(content, str):
         text = content + schema_prompt(example.answer_schema)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
@@ -15,7 +16,7 @@ from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
 from ..errors import DatasetError
 from ..example import Example, Message, Transport
 
-__all__ = ["render", "schema_prompt"]
+__all__ = ["render", "schema_message_index", "schema_prompt"]
 
 _TOOL_SCHEMA_KEYS = ("type", "properties", "required", "definitions", "$defs")
 # LlamaIndex describes the tool of a class without docstring by the signature of its own inner function.
@@ -47,6 +48,11 @@ def schema_prompt(schema: dict[str, Any]) -> str:
     """The exact text that LlamaIndex's PydanticOutputParser appends to the prompt for ``schema``."""
     text = PYDANTIC_FORMAT_TMPL.format(schema=json.dumps(schema, ensure_ascii=False))
     return "\n\n" + text.replace("{", "{{").replace("}", "}}")
+
+
+def schema_message_index(messages: Sequence[Message]) -> int:
+    """The index of the message to which LlamaIndex appends the schema: a leading system message, else the last."""
+    return 0 if messages[0].role == "system" else len(messages) - 1
 
 
 def _bare(example: Example, schema: dict[str, Any]) -> Example:
@@ -94,7 +100,7 @@ def _without_schema(example: Example, schema: dict[str, Any]) -> tuple[Message, 
 
 
 def _as_text(bare: Example, schema: dict[str, Any]) -> Example:
-    index = 0 if bare.messages[0].role == "system" else len(bare.messages) - 1
+    index = schema_message_index(bare.messages)
     message, text = bare.messages[index], schema_prompt(schema)
     if not isinstance(message.content, str):
         raise DatasetError(
@@ -106,6 +112,7 @@ def _as_text(bare: Example, schema: dict[str, Any]) -> Example:
 
 
 def _as_tools(bare: Example, schema: dict[str, Any]) -> Example:
+    """The tools form: the one tool that LlamaIndex makes of a class, which has to be called."""
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(schema.get("title") or bare.schema_name or "answer"))
     parameters = {key: value for key, value in schema.items() if key in _TOOL_SCHEMA_KEYS}
     parameters["additionalProperties"] = False
