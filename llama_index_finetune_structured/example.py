@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Transport = Literal["json_schema", "tools", "text"]
+"""How a schema is sent to a model: as a response format, as a tool, or as text in the prompt."""
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 

@@ -48,8 +48,8 @@ def replacing(path: Path) -> Iterator[TextIO]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Create an empty temporary folder that replaces ``folder`` when the block ends.
 
-    Where the block or the disk fails, ``folder`` is unchanged and the temporary one is removed. Folders cannot be
-    exchanged in one step: a crash between the removal of the old and the rename of the new leaves neither.
+    Where the block or a flush fails, ``folder`` is unchanged and the temporary one is removed. Folders cannot be
+    exchanged in one step: a failure between the removal of the old and the rename of the new leaves neither.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))

@@ -65,7 +65,8 @@ def test_no_file_imports_itself_through_others() -> None:
     try:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
-        circle = " imports ".join(reversed(error.args[1]))
+        names = [name.removeprefix(f"{package.__name__}.") for name in reversed(error.args[1])]
+        circle = " imports ".join(names)
         pytest.fail(f"a circle of imports: {circle}; move what they share into a module of its own")
 
 
@@ -172,6 +173,20 @@ def test_no_lazy_name_is_the_name_of_a_sub_module() -> None:
         assert modules & set(import_module(name).__all__) <= (
             {"capture"} if door.parent == ROOT else set()
         ), name
+
+
+def test_every_name_of_a_lazy_front_door_loads() -> None:
+    """A lazy ``__init__`` loads every name of its ``__all__`` and declares the same names for type checkers."""
+    for name, tree in MODULES.items():
+        doors = [
+            node for node in tree.body if isinstance(node, ast.If) and "lazy_names(" in ast.unparse(node)
+        ]
+        for door in doors:
+            declared = {alias.name for node in door.body for alias in getattr(node, "names", ())}
+            module = import_module(name)
+            eager = {"capture"} if module is package else set()
+            assert declared | eager == set(module.__all__), name
+            assert [key for key in module.__all__ if not hasattr(module, key)] == []
 
 
 def test_every_part_stands_in_the_row() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = ["Redactor", "redact_row", "redact_secrets"]
 
 Redactor = Callable[[str], str]
+"""A function that returns a text without its secrets."""
 
 
 def _redact_card(match: re.Match[str]) -> str:

@@ -28,7 +28,7 @@ class Attachments:
     def add(self, component: Any) -> None:
         """Attach an LLM, index, query engine, program or agent."""
         key = id(component)
-        self._refs[key] = weakref.ref(component, lambda _: self._refs.pop(key, None) and None)
+        self._refs[key] = weakref.ref(component, lambda _: self._refs.pop(key, None))
 
     def cover(self, instance: Any) -> bool:
         """Whether ``instance``, or the retriever or index that it uses, was attached."""
@@ -84,7 +84,7 @@ def _handlers_of(instance: Any) -> list[BaseCallbackHandler]:
     for part in _components(instance):
         attributes = _attributes(part)
         for manager in (attributes.get("callback_manager"), attributes.get("_callback_manager")):
-            # CallbackManager is an abstract class: isinstance is slow, and slowest for None
+            # isinstance is slow for an abstract class, and slowest for None: this runs for every span
             if manager is not None and isinstance(manager, CallbackManager):
                 handlers += manager.handlers
     return handlers

@@ -28,6 +28,7 @@ from .spans import Span, SpanOwner, SpanTree
 
 __all__ = ["Tracker", "tracker"]
 
+_INTERRUPT_AGAIN_S = 0.001  # chosen: after the dispatcher has returned, before a user notices
 _CALLS = frozenset({"chat", "achat", "complete", "acomplete"})
 _NO_OWNERS: frozenset[SpanOwner] = frozenset()
 _STRUCTURED = frozenset({"structured_predict", "astructured_predict"})
@@ -90,8 +91,9 @@ class Tracker:
             for ref in self._recorders:
                 if (recorder := ref()) is not None:
                     recorder.count_fault(error)
-        except KeyboardInterrupt:  # LlamaIndex's dispatcher swallows it: raise it again in the main thread
-            threading.Timer(0.001, _thread.interrupt_main).start()
+        except KeyboardInterrupt:
+            # LlamaIndex's dispatcher swallows it, so the main thread is interrupted again a moment later.
+            threading.Timer(_INTERRUPT_AGAIN_S, _thread.interrupt_main).start()
 
     def event(self, event: Any) -> None:
         """Handle an event of LlamaIndex."""
