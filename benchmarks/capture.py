@@ -1,11 +1,11 @@
-"""What capture adds to an LLM call: against no handler, LlamaDebugHandler and the predecessor's handler.
+"""Measure what capture adds to an LLM call, beside no handler, LlamaDebugHandler and the predecessor's handler.
 
     python benchmarks/capture.py [--quick] [--json FILE]
 
-A mock LLM answers a chat with a 4 KB prompt at once, so that all time is LlamaIndex's and the handlers'.
-The systems take turns, call by call in short rounds, in one run. The predecessor is timed where it can be
-found: pip install --no-deps llama-index-finetuning==0.4.2 (its package does not import today; the one file
-of its handlers is loaded).
+A mock LLM answers a chat with a 4 KB prompt immediately, so that only LlamaIndex and the handlers take time.
+The systems alternate in short rounds within one run. The predecessor is timed where it is installed:
+pip install --no-deps llama-index-finetuning==0.4.2 (the package does not import with today's LlamaIndex; the one
+file of its handlers is loaded).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ANSWER = json.dumps({"citations": [{"author": "Lin", "year": 2021, "desc": "Trut
 
 
 class InstantLLM(CustomLLM):
-    """Answers at once."""
+    """Answers immediately."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -111,7 +111,7 @@ def time_calls(llm: InstantLLM, calls: int, prompt: str) -> list[float]:
 
 
 def measure(systems: dict[str, Callable[[Path], Any]], rounds: int, calls: int) -> dict[str, Any]:
-    """What a call adds is taken round by round, against the round's own base: machines change their pace."""
+    """Time every system in every round; added times are relative to the same round, as machines change their speed."""
     prompt = ("The quick brown fox jumps over the lazy dog. " * 100)[:4096]
     times: dict[str, list[list[float]]] = {name: [] for name in systems}
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def measure(systems: dict[str, Callable[[Path], Any]], rounds: int, calls: int) 
 
 
 def figures(values: list[list[float]], base: list[list[float]]) -> dict[str, Any]:
-    """Of the rounds of one system, beside the base's rounds."""
+    """The figures of one system: ``values`` and ``base`` are microseconds of each call, by round."""
     every = [value for of_round in values for value in of_round]
     added = [
         statistics.median(mine) - statistics.median(bare) for mine, bare in zip(values, base, strict=True)
@@ -143,7 +143,7 @@ def figures(values: list[list[float]], base: list[list[float]]) -> dict[str, Any
 def measure_threads(records: int, threads: int = 64) -> dict[str, Any]:
     """Microseconds of one ``JsonlStore.append`` of a 4 KB record while 64 threads write to one file.
 
-    Between two records each thread waits 10 ms, as for the quickest of models: 6,400 records a second at most.
+    Between two records each thread waits 10 ms, like a very fast model: 6,400 records a second at most.
     """
     line = json.dumps({"text": "x" * 4096}).encode()
     times: list[float] = []

@@ -1,8 +1,8 @@
-"""One event loop in a thread of its own, for the synchronous faces of asynchronous work.
+"""One event loop in a background thread that runs asynchronous functions for synchronous callers.
 
 Async LLM clients keep connections that belong to the loop they were opened on: a new loop for every call
-(``asyncio.run``) breaks the second call with the same LLM. It also works under a running loop
-(notebooks), and Ctrl-C reaches the waiting thread even while a local model computes.
+(``asyncio.run``) breaks the second call with the same LLM. A shared loop also works where the caller's thread
+already runs a loop (notebooks), and Ctrl-C interrupts the waiting thread even while a local model computes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["blocking", "run_in_background"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-STOP_WITHIN_S = 5.0
+STOP_WITHIN_S = 5.0  # chosen: a cancelled request ends at once, a local model within a few tokens
 
 
 class _Loop:
-    """The loop and its thread."""
+    """An event loop and the daemon thread that runs it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -44,7 +44,7 @@ _current: _Loop | None = None
 
 
 def blocking(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """``work`` as a plain function, also callable inside a running loop."""
+    """``work`` as a synchronous function, named without the leading ``a``; it also works inside a running loop."""
 
     @functools.wraps(work)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,15 +56,16 @@ def blocking(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 
 def run_in_background(job: Coroutine[Any, Any, T]) -> T:
-    """Wait for ``job``, which sees the caller's context variables.
+    """Run ``job`` on the background loop, with the caller's context variables, and return its result.
 
-    An interrupt of the waiting thread cancels it, waits up to 5 s, and passes.
+    KeyboardInterrupt in the waiting thread cancels ``job``, waits up to 5 s for it to end, and is raised again.
+    Raises ConfigurationError when called on the background loop itself, where waiting would deadlock.
     """
-    found = _running()
-    if threading.current_thread() is found.thread:
+    background = _running_loop()
+    if threading.current_thread() is background.thread:
         job.close()
         raise ConfigurationError(
-            "a synchronous call was made inside of another's asynchronous work, which it would block for ever: "
+            "a synchronous function was called inside asynchronous work of this package, which would deadlock: "
             "await its asynchronous form (acompare, aanswer_questions, agenerate)"
         )
     outcome: list[T] = []
@@ -72,7 +73,7 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
     ended = threading.Event()
 
     async def watched() -> None:
-        # nothing may escape: an interrupt raised in a task would end the loop itself
+        # Catch everything: a KeyboardInterrupt that leaves a task would stop the loop itself.
         try:
             outcome.append(await job)
         except BaseException as error:
@@ -80,7 +81,7 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
         finally:
             ended.set()
 
-    future = asyncio.run_coroutine_threadsafe(watched(), found.loop)
+    future = asyncio.run_coroutine_threadsafe(watched(), background.loop)
     try:
         ended.wait()
     except BaseException:
@@ -92,8 +93,8 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
     return outcome[0]
 
 
-def _running() -> _Loop:
-    """The loop; a new one in a forked process, where the thread is gone."""
+def _running_loop() -> _Loop:
+    """The process's loop; a new one in a forked child, where the thread does not exist."""
     global _current
     with _lock:
         if _current is None or not _current.thread.is_alive():

@@ -1,15 +1,15 @@
 """Every error this package raises, in one tree.
 
 FinetuneStructuredError
-├── DatasetError (also ValueError)         a training file or row is wrong: file, line, what was expected
+├── DatasetError (also ValueError)         a training file or row is invalid: file, line, what was expected
 ├── CaptureError (also RuntimeError)       a capture could not be opened or read
-├── ConfigurationError (also ValueError)   a setting, path or model name does not fit
+├── ConfigurationError (also ValueError)   a setting, path or model name is invalid
 │   └── MissingDependencyError (also ImportError)   an extra is not installed
 ├── EngineError (also RuntimeError)        a fine-tuning run failed, was cancelled or ran out of time
 │   └── CheckpointError (also OSError)     a checkpoint could not be written or read
-├── ServiceError (also RuntimeError)       a hosted service refused a request, or gave no answer
-├── StructuredAnswerError (also ValueError)  a model's answer does not fit the asked schema
-└── ParityError (also ValueError)          an exported model answers otherwise than its adapter
+├── ServiceError (also RuntimeError)       a hosted service refused a request or did not answer
+├── StructuredAnswerError (also ValueError)  a model's answer does not match the requested schema
+└── ParityError (also ValueError)          an exported model's answers differ from its adapter's
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FinetuneStructuredError(Exception):
 
 
 class DatasetError(FinetuneStructuredError, ValueError):
-    """A training file or row is wrong; the message starts with ``file:line`` where there is one."""
+    """A training file or row is invalid; the message starts with ``file:line`` where there is one."""
 
 
 class CaptureError(FinetuneStructuredError, RuntimeError):
@@ -41,11 +41,14 @@ class CaptureError(FinetuneStructuredError, RuntimeError):
 
 
 class ConfigurationError(FinetuneStructuredError, ValueError):
-    """A setting, path or model name does not fit."""
+    """A setting, path or model name is invalid."""
 
 
 class MissingDependencyError(ConfigurationError, ImportError):
-    """An optional dependency is missing; the message names the extra that brings it."""
+    """An optional dependency is missing; the message names the extra that installs it.
+
+    ``package``: the missing package. ``extra``: the extra of this package that has it. ``purpose``: what needs it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -63,7 +66,10 @@ class CheckpointError(EngineError, OSError):
 
 
 class ServiceError(FinetuneStructuredError, RuntimeError):
-    """A hosted service refused a request (``refused``: trying again cannot help), or gave no answer."""
+    """A hosted service refused a request or did not answer.
+
+    ``refused``: True where the service rejected the request, so that a retry cannot help.
+    """
 
     def __init__(self, message: str, *, refused: bool) -> None:
         super().__init__(message)
@@ -71,8 +77,8 @@ class ServiceError(FinetuneStructuredError, RuntimeError):
 
 
 class StructuredAnswerError(FinetuneStructuredError, ValueError):
-    """A model's answer does not fit the schema it was asked for."""
+    """A model's answer does not match the requested schema."""
 
 
 class ParityError(FinetuneStructuredError, ValueError):
-    """An exported or served model answers otherwise than the adapter it was made from."""
+    """An exported or served model's answers differ from those of the adapter it was made from."""

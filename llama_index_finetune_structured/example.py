@@ -1,6 +1,6 @@
-"""The canonical Example: one answered call, as it is captured, stored, trained on and scored.
+"""The canonical Example: one answered LLM call, the unit of capture, storage, training and scoring.
 
-An OpenAI-chat superset. Every training-file format is a pure function of it.
+A superset of an OpenAI chat line. Every training-file format is a pure function of it.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ __all__ = [
 ]
 
 Transport = Literal["json_schema", "tools", "text"]
+"""How a schema is sent to a model: as a response format, as a tool, or as text in the prompt."""
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces and no escapes beyond the needed: equal values, equal text."""
+    """JSON with sorted keys, no spaces and only the necessary escapes: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def compact_json(value: Any) -> str:
-    """JSON without spaces, keys in the order given: what a model is taught to write."""
+    """JSON without spaces, keys in the given order: the form of the answers that a model is trained on."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -53,9 +54,9 @@ def content_hash(value: Any) -> str:
 
 
 def json_span(text: str) -> str:
-    """The text itself where it is a JSON object or list, else the span from its first ``{`` to its last ``}``.
+    """The JSON in a model's text: the whole text if it parses, else from the first ``{`` to the last ``}``.
 
-    The span is what LlamaIndex's own output parser reads. Raises ValueError where there is none.
+    LlamaIndex's own output parser reads the same span. Raises ValueError where there is none.
     """
     stripped = text.strip()
     if stripped.startswith(("{", "[")):
@@ -71,43 +72,46 @@ def json_span(text: str) -> str:
 
 
 def _number_calls(messages: list[dict[str, Any]]) -> None:
-    """Each call's id becomes its place among the ids."""
-    places: dict[str, int] = {}
+    """Replace the id of each tool call by its index in order of first use."""
+    numbers: dict[str, int] = {}
     for message in messages:
         for call in message.get("tool_calls", ()):
             if "id" in call:
-                call["id"] = places.setdefault(call["id"], len(places))
+                call["id"] = numbers.setdefault(call["id"], len(numbers))
         if "tool_call_id" in message:
-            message["tool_call_id"] = places.setdefault(message["tool_call_id"], len(places))
+            message["tool_call_id"] = numbers.setdefault(message["tool_call_id"], len(numbers))
 
 
 def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:
-    """The JSON value of a Pydantic answer as its class reads it: the names and fields of its JSON schema.
+    """The JSON value of a Pydantic answer, with the field names of its class's JSON schema.
 
-    Not what ``model_dump`` gives: that leaves aliases out or takes those for writing, and adds computed fields.
+    ``model_dump`` does not give this: it ignores aliases or uses the serialization aliases, and adds computed
+    fields. ``exclude_unset``: leave out the fields that were not given.
     """
     dumped = answer.model_dump(mode="json", by_alias=False, round_trip=True, exclude_unset=exclude_unset)
-    return _under_read_names(answer, dumped)
+    return _with_validation_names(answer, dumped)
 
 
-def _under_read_names(value: Any, dumped: Any) -> Any:
+def _with_validation_names(value: Any, dumped: Any) -> Any:
+    """``dumped``, the dump of ``value``, with every field under the name by which its class validates it."""
     if isinstance(value, RootModel):
-        return _under_read_names(value.root, dumped)
+        return _with_validation_names(value.root, dumped)
     if isinstance(value, BaseModel) and isinstance(dumped, dict):
         return {
-            _read_name(type(value), key): _under_read_names(value.__dict__.get(key), part)
+            _validation_name(type(value), key): _with_validation_names(value.__dict__.get(key), part)
             for key, part in dumped.items()
         }
     if isinstance(value, dict) and isinstance(dumped, dict) and len(value) == len(dumped):
         parts = zip(value.values(), dumped.items(), strict=True)
-        return {key: _under_read_names(inner, part) for inner, (key, part) in parts}
+        return {key: _with_validation_names(inner, part) for inner, (key, part) in parts}
     if isinstance(value, list | tuple) and isinstance(dumped, list) and len(value) == len(dumped):
-        return [_under_read_names(inner, part) for inner, part in zip(value, dumped, strict=True)]
+        return [_with_validation_names(inner, part) for inner, part in zip(value, dumped, strict=True)]
     return dumped
 
 
-def _read_name(kind: type[BaseModel], key: str) -> str:
-    field = kind.model_fields.get(key)
+def _validation_name(cls: type[BaseModel], key: str) -> str:
+    """The first plain alias by which ``cls`` validates the field ``key``, or ``key`` itself."""
+    field = cls.model_fields.get(key)
     alias = None if field is None else field.validation_alias
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
     return next((choice for choice in choices if isinstance(choice, str)), key)
@@ -118,7 +122,7 @@ class _Frozen(BaseModel):
 
 
 class Message(_Frozen):
-    """One chat message in OpenAI's wire form. ``weight`` 0 keeps an assistant turn out of the loss."""
+    """One chat message in OpenAI's wire format. ``weight`` 0 excludes an assistant turn from the loss."""
 
     role: Role
     content: str | list[dict[str, JsonValue]] | None = None
@@ -140,14 +144,14 @@ class Message(_Frozen):
         return calls
 
     def wire(self) -> dict[str, Any]:
-        """The message as OpenAI's API takes it: absent fields left out, ``content`` always there."""
+        """The message as OpenAI's API takes it: absent fields are left out, ``content`` is always present."""
         return {"role": self.role, "content": self.content} | self.model_dump(
             exclude={"role", "content"}, exclude_none=True
         )
 
 
 class Source(_Frozen):
-    """A retrieved node that stood in the prompt."""
+    """A retrieved node whose text the prompt contains. ``document_id``: the document it was cut from."""
 
     node_id: str
     score: float | None = None
@@ -162,12 +166,12 @@ class Usage(_Frozen):
 
 
 class Example(_Frozen):
-    """Messages -> answer, with the schema it was asked for and where it came from.
+    """The messages of a call and its answer, with the requested schema and the origin.
 
-    ``messages`` are those sent, without the answer. ``schema_text`` is the part of them that spells the
-    schema out (text transport only), so that the example can be rendered for another transport.
-    ``query`` is the user's question before retrieval: what a query engine is asked when scored.
-    ``document_id`` is the group that a split keeps together.
+    ``messages`` are the messages sent, without the answer. ``schema_text`` is the part of them that contains the
+    schema (text transport only); rendering for another transport removes it. ``query`` is the user's question
+    before retrieval, which evaluation sends to a query engine. ``document_id`` is the group that a split keeps
+    together.
     """
 
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -199,9 +203,9 @@ class Example(_Frozen):
 
     @property
     def id(self) -> str:
-        """Content hash of what is learned: messages, tools, schema and answer, not where they came from.
+        """Content hash of what a model learns from: messages, tools, schema and answer, not the origin.
 
-        Of the ids of tool calls, which a provider draws anew each time, only which are the same counts.
+        Ids of tool calls are random for each call, so they are replaced by their order before hashing.
         """
         learned = self.model_dump(
             mode="json",
@@ -220,7 +224,7 @@ class Example(_Frozen):
         return None if self.answer_schema is None else content_hash(self.answer_schema)
 
     def answer_text(self) -> str:
-        """The answer as one text: its content or, of a tool call, its JSON arguments."""
+        """The answer as one text: its content or, for a tool call, the JSON arguments of the first call."""
         if self.answer.tool_calls:
             function = self.answer.tool_calls[0].get("function")
             arguments = function.get("arguments") if isinstance(function, dict) else None
@@ -231,11 +235,11 @@ class Example(_Frozen):
         return content or ""
 
     def answer_object(self) -> Any:
-        """The answer parsed as JSON; raises ValueError where it is plain text."""
+        """The answer parsed as JSON. Raises ValueError where it is plain text."""
         return json.loads(self.answer_text())
 
     def to_json(self) -> str:
-        """One JSONL line, without newline: the id first, absent fields left out."""
+        """One JSON line without line ending: the id first, absent fields left out."""
         return json.dumps(
             {"id": self.id} | self.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
             ensure_ascii=False,
@@ -244,7 +248,7 @@ class Example(_Frozen):
 
     @classmethod
     def from_json(cls, line: str) -> Example:
-        """Read a line of :meth:`to_json`; the id is recomputed, never believed. Raises ValueError."""
+        """Read a line of :meth:`to_json`; the stored id is ignored and recomputed. Raises ValueError."""
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError(f"expected a JSON object, found {type(row).__name__}")

@@ -1,4 +1,4 @@
-"""Atomic files and folders: written beside their place, flushed to the disk, renamed into it."""
+"""Atomic writes: a temporary file or folder beside the target is flushed to disk and renamed into place."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
 ]
 
 UNFINISHED = ".unfinished-"
-"""Prefix of the name of a folder that is being written; a killed process may leave one behind."""
+"""Name prefix of a temporary folder; a killed process may leave one behind."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file (UTF-8, mode 0600) that takes ``path``'s place when the block ends.
+    """Open a temporary text file (UTF-8, mode 0600) that replaces ``path`` when the block ends.
 
-    Where the block or the disk fails, ``path`` stays as it was and nothing is left beside it.
+    Where the block or the disk fails, ``path`` is unchanged and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -46,7 +46,11 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes ``folder``'s place when the block ends, as :func:`replacing`."""
+    """Create an empty temporary folder that replaces ``folder`` when the block ends.
+
+    Where the block or a flush fails, ``folder`` is unchanged and the temporary one is removed. Folders cannot be
+    exchanged in one step: a failure between the removal of the old and the rename of the new leaves neither.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
@@ -59,13 +63,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's files, then the folder, to the disk."""
+    """Flush the files of a folder and then the folder itself to disk."""
     for path in (*folder.iterdir(), folder):
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Flush one file or folder to the disk; a folder's entries are what a rename changes in it."""
+    """Flush one file or folder to disk; flushing a folder makes renames inside it durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,23 +78,23 @@ def sync(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises OSError, or ValueError where the file holds anything else."""
+    """Read a JSON object from a file. Raises OSError, or ValueError where the file contains anything else."""
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object")
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON to ``path`` atomically, readable by its owner only."""
+    """Write ``value`` as JSON to ``path`` atomically, readable by the owner only."""
     with replacing(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
 
 
 def write_public_text(path: Path, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, readable by everybody; returns ``path``.
+    """Write ``text`` to ``path`` atomically with mode 0644; returns ``path``.
 
-    Half surrogate pairs, which UTF-8 cannot hold, are written as escapes.
+    Lone surrogates, which UTF-8 cannot encode, are written as escapes.
     """
     with replacing(path) as file:
         file.write(text.encode("utf-8", "backslashreplace").decode())

@@ -1,4 +1,4 @@
-"""What must be made anew in a forked child: locks that another thread held, files that are the parent's."""
+"""Reset objects in a forked child process: locks another thread held, files that belong to the parent."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import os
 import weakref
 from typing import Protocol
 
-__all__ = ["tell_after_fork"]
+__all__ = ["ForkAware", "reset_after_fork"]
 
 
-class Forked(Protocol):
-    """Wants to know when it finds itself in a child."""
+class ForkAware(Protocol):
+    """An object that resets itself in a forked child."""
 
-    def forked(self) -> None:
-        """Called in the child, before anything else runs there."""
-
-
-_told: weakref.WeakSet[Forked] = weakref.WeakSet()
+    def after_fork(self) -> None:
+        """Called in the child, before any other code runs there."""
 
 
-def tell_after_fork(item: Forked) -> None:
-    """Call ``item.forked()`` in every child that is forked while it lives."""
-    _told.add(item)
+_registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-def _tell_all() -> None:
-    for item in list(_told):
-        item.forked()
+def reset_after_fork(item: ForkAware) -> None:
+    """Call ``item.after_fork()`` in every child that is forked while ``item`` is alive."""
+    _registered.add(item)
+
+
+def _reset_all() -> None:
+    for item in list(_registered):
+        item.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_tell_all)
+    os.register_at_fork(after_in_child=_reset_all)

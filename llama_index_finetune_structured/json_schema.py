@@ -1,4 +1,4 @@
-"""JSON Schema: references, validators, titles and key order, for every part that reads a schema."""
+"""JSON Schema: resolve references, compile validators, remove titles, order keys as the schema does."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 
 __all__ = [
+    "UNIONS",
     "first_error",
     "follow_references",
     "in_schema_order",
     "pointer_part",
     "resolve_pointer",
-    "schema_branches",
     "schema_title",
     "schema_validator",
     "without_titles",
 ]
 
 UNIONS = ("anyOf", "oneOf", "allOf")
-"""The keywords whose value is a list of schemas for one and the same value."""
+"""The keywords whose value is a list of schemas for the same value."""
+_MAX_UNION_DEPTH = 12  # chosen: deeper than unions are nested in practice; ends the walk of a recursive union
 
 
 def schema_validator(schema: Mapping[str, Any]) -> Validator:
-    """The schema's validator, compiled once; draft 2020-12 where the schema names none.
+    """The schema's validator, compiled once and cached; draft 2020-12 unless ``$schema`` names another.
 
-    Raises ValueError where the schema itself is not valid.
+    Raises ValueError where the schema itself is invalid.
     """
     return _compiled(json.dumps(schema))
 
@@ -39,24 +40,30 @@ def schema_validator(schema: Mapping[str, Any]) -> Validator:
 @lru_cache(maxsize=256)
 def _compiled(schema_json: str) -> Validator:
     schema = json.loads(schema_json)
-    kind = validator_for(schema, default=Draft202012Validator)
+    draft = validator_for(schema, default=Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        draft.check_schema(schema)
     except SchemaError as error:
         raise ValueError(f"not a valid JSON schema: {error.message}") from error
-    return kind(schema)
+    return draft(schema)
 
 
 def first_error(schema: Mapping[str, Any], value: Any) -> str | None:
-    """The most telling violation as ``path: message``, or None where ``value`` fits. Raises as schema_validator."""
+    """The most specific violation of ``schema`` as ``path: message``, or None where ``value`` is valid.
+
+    Raises ValueError where the schema itself is invalid.
+    """
     error = best_match(schema_validator(schema).iter_errors(value))
     return None if error is None else f"{error.json_path}: {error.message}"
 
 
 def resolve_pointer(root: Any, pointer: str) -> Any:
-    """What a JSON pointer (RFC 6901, ``#/properties/name``) points at in ``root``; ``{}`` where there is nothing."""
+    """The value in ``root`` at a JSON pointer (RFC 6901, ``#/properties/name``), or ``{}`` where there is none."""
+    path = pointer.removeprefix("#")
+    if path and not path.startswith("/"):
+        return {}  # another document or an anchor, which is no pointer
     node = root
-    for part in pointer.removeprefix("#").split("/")[1:]:
+    for part in path.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(node, list):
             node = node[int(name)] if name.isdecimal() and int(name) < len(node) else {}
@@ -66,12 +73,12 @@ def resolve_pointer(root: Any, pointer: str) -> Any:
 
 
 def pointer_part(name: str) -> str:
-    """A property's name as one part of a JSON pointer."""
+    """Escape a property name for use in a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
 
 
 def follow_references(root: Any, node: Any) -> Mapping[str, Any]:
-    """The schema that a chain of ``$ref`` ends at; ``{}`` for a chain that goes in a circle or ends nowhere."""
+    """Follow a chain of ``$ref`` to its schema; ``{}`` for a circular chain or a missing target."""
     seen: set[str] = set()
     while isinstance(node, Mapping) and isinstance(reference := node.get("$ref"), str):
         if reference in seen:
@@ -81,32 +88,32 @@ def follow_references(root: Any, node: Any) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
-def schema_branches(root: Any, node: Any, *, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """A schema with its references followed and, of a union, its branches too, down to 12 unions in each other."""
+def _branches(root: Any, node: Any, *, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Yield a schema with its references followed, then the branches of its unions, recursively."""
     node = follow_references(root, node)
     yield node
-    if depth < 12:
+    if depth < _MAX_UNION_DEPTH:
         for key in UNIONS:
             for branch in node.get(key, ()):
-                yield from schema_branches(root, branch, depth=depth + 1)
+                yield from _branches(root, branch, depth=depth + 1)
 
 
 def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` with the keys of every object in the order of the schema's properties, unknown keys last."""
+    """``value`` with the keys of every object in the order of the schema's properties, other keys last."""
     return _in_order(schema, schema, value)
 
 
 def _in_order(root: Mapping[str, Any], node: Any, value: Any) -> Any:
-    branches = list(schema_branches(root, node))
+    branches = list(_branches(root, node))
     if isinstance(value, list):
-        first, rest = _first(branches, "prefixItems", ()), _first(branches, "items", None)
-        nodes = [*first[: len(value)], *[rest] * (len(value) - len(first))]
+        prefix, rest = _first(branches, "prefixItems", ()), _first(branches, "items", None)
+        nodes = [*prefix[: len(value)], *[rest] * (len(value) - len(prefix))]
         return [_in_order(root, node, item) for node, item in zip(nodes, value, strict=True)]
     if not isinstance(value, dict):
         return value
-    # Of a union, the branch whose properties have most of the value's keys.
-    known = [branch.get("properties", {}) for branch in branches]
-    properties = max(known, key=lambda properties: len(value.keys() & properties.keys()))
+    # In a union, order by the branch whose properties cover most of the value's keys.
+    candidates = [branch.get("properties", {}) for branch in branches]
+    properties = max(candidates, key=lambda properties: len(value.keys() & properties.keys()))
     names = [name for name in properties if name in value]
     names += [name for name in value if name not in properties]
     rest = _first(branches, "additionalProperties", None)
@@ -114,13 +121,13 @@ def _in_order(root: Mapping[str, Any], node: Any, value: Any) -> Any:
 
 
 def _first(branches: list[Mapping[str, Any]], keyword: str, default: Any) -> Any:
-    """The first value of ``keyword`` that is not a boolean."""
-    found = (branch[keyword] for branch in branches if keyword in branch)
-    return next((value for value in found if not isinstance(value, bool)), default)
+    """The first value of ``keyword`` in ``branches`` that is not a boolean, else ``default``."""
+    values = (branch[keyword] for branch in branches if keyword in branch)
+    return next((value for value in values if not isinstance(value, bool)), default)
 
 
 def schema_title(schema: Mapping[str, Any] | None) -> str | None:
-    """The schema's title, where it is a text."""
+    """The schema's title, or None where it has none that is a string."""
     title = schema.get("title") if schema else None
     return title if isinstance(title, str) else None
 

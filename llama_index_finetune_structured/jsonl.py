@@ -1,4 +1,4 @@
-"""JSON Lines: the one reader, the check that a line is valid JSON, and the repair of a line a crash cut short."""
+"""JSON Lines: read files line by line, parse lines strictly, write atomically and repair a torn last line."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ __all__ = [
     "one_line_reason",
     "parse_line",
     "read_lines",
+    "refuse_constant",
     "repair_tail",
     "require_utf8",
     "write_lines",
 ]
 
 _logger = logging.getLogger(__name__)
-_BLOCK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 16  # chosen: one read finds the start of nearly every last line
 READ_ERRORS = (ValueError, RecursionError)
-"""What reading a row of any shape may raise."""
+"""The exceptions that :func:`parse_line` may raise."""
 
 
 class Line(NamedTuple):
-    """One line of a file without its line ending. ``number`` counts from 1, blank lines included."""
+    """One line of a file without its line ending. ``number`` counts from 1 and includes blank lines."""
 
     path: Path
     number: int
@@ -47,11 +48,12 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
-    """The lines of one file that are not blank.
+    """Yield the lines of one file that are not blank; a byte order mark at the start is dropped.
 
-    A last line that has no line ending and is not JSON was cut short by a crash: it is left out with a logged
-    warning, if its number is at least ``torn_from`` (2: a file that holds only such a line is rather no JSON Lines
-    file; None: never). Safe while another process appends. Raises OSError where the file cannot be opened.
+    A last line that has no line ending and is not JSON was torn by a crash: it is skipped with a logged warning if
+    its number is at least ``torn_from``. With 2, a file that contains nothing else is read as it is, since it is
+    probably no JSON Lines file; with None, no line is skipped. Safe while another process appends. Raises OSError
+    where the file cannot be opened.
     """
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -61,13 +63,13 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
                 continue
             is_torn = not raw.endswith(b"\n") and torn_from is not None and number >= torn_from
             if is_torn and not is_json(line.raw):
-                _logger.warning("%s: the last line was cut short and is left out", line.where)
+                _logger.warning("%s: the last line is incomplete and is skipped", line.where)
                 return
             yield line
 
 
 def is_json(raw: bytes) -> bool:
-    """Whether the bytes are one JSON value that Python can read."""
+    """Whether the bytes are one JSON value that Python can parse."""
     try:
         json.loads(raw)
     except READ_ERRORS:
@@ -76,47 +78,48 @@ def is_json(raw: bytes) -> bool:
 
 
 def parse_line(raw: bytes) -> Any:
-    """The JSON value of a line of UTF-8.
+    """Parse a line of UTF-8 as JSON.
 
-    NaN, infinities and half surrogate pairs are refused: they could not be written to a valid file again. Raises
-    ValueError or RecursionError (``READ_ERRORS``); :func:`one_line_reason` says what was wrong.
+    NaN, infinities and lone surrogates are refused, since they cannot be written to a valid file again. Raises
+    ValueError or RecursionError (``READ_ERRORS``); :func:`one_line_reason` describes the error.
     """
-    value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+    value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
     return value
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
-    return number if math.isfinite(number) else _refuse_constant(digits)
+    return number if math.isfinite(number) else refuse_constant(digits)
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and infinities, which Python's parser accepts: the ``parse_constant`` of json.loads."""
     raise ValueError(f"{name} is not a JSON value")
 
 
 def require_utf8(text: str) -> None:
-    """Raise ValueError for text that UTF-8 cannot hold (half a surrogate pair)."""
+    """Raise ValueError for text that UTF-8 cannot encode (a lone surrogate)."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"half a surrogate pair ({text[error.start]!a}), which UTF-8 cannot hold") from None
+        raise ValueError(f"a lone surrogate ({text[error.start]!a}), which UTF-8 cannot encode") from None
 
 
 def one_line_reason(error: BaseException) -> str:
-    """An error of reading a row in one line: Pydantic's first complaint with its place, JSON's with its column."""
+    """Describe an error of reading a row in one line, with the field (Pydantic) or the column (JSON)."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         reason = str(first["msg"]).removeprefix("Value error, ")
-        return f"{place}: {reason}" if place else reason
+        return f"{field}: {reason}" if field else reason
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON ({error.msg} at column {error.colno})"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text (byte {error.start + 1} of the line)"
     if isinstance(error, RecursionError):
-        return "JSON nested too deeply"
+        return "JSON is nested too deeply"
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
@@ -129,9 +132,9 @@ def write_lines(path: Path, lines: Iterable[str]) -> Path:
 
 
 def repair_tail(descriptor: int) -> None:
-    """Remove a last line that a crash cut short; end a complete one that lacks its line ending.
+    """Remove a torn last line; add the line ending to a complete last line that lacks it.
 
-    ``descriptor``: the file, open for reading and appending, with no other writer.
+    ``descriptor``: a file open for reading and appending that no other process writes.
     """
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
@@ -144,11 +147,12 @@ def repair_tail(descriptor: int) -> None:
 
 
 def _last_line_start(descriptor: int, size: int) -> int:
+    """The offset of the byte after the last line ending, found by reading blocks backwards."""
     end = size
     while end > 0:
         begin = max(0, end - _BLOCK_BYTES)
-        at = os.pread(descriptor, end - begin, begin).rfind(b"\n")
-        if at >= 0:
-            return begin + at + 1
+        newline = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
         end = begin
     return 0

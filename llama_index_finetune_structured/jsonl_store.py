@@ -1,8 +1,9 @@
-"""The crash-safe store: one synchronous append a record, one file a process, torn tails repaired.
+"""Crash-safe append-only store of JSON lines: one synchronous append a record, one file a process.
 
-A capture at ``path`` is ``path`` itself, written by the process that holds its lock, and one shard
+A store at ``path`` is ``path`` itself, written by the process that holds its lock, and one shard
 ``path.shard-<ns>-<pid>`` for each further process (a forked worker, a second script). A record is
-acknowledged when :meth:`JsonlStore.append` returns; a crash can cut at most the line that was being written.
+acknowledged when :meth:`JsonlStore.append` returns; a crash can tear at most the line that was being written,
+and the next process that opens the file removes a torn line.
 """
 
 from __future__ import annotations
@@ -18,25 +19,27 @@ from pathlib import Path
 
 from .errors import CaptureError
 from .files import sync
-from .forks import tell_after_fork
+from .forks import reset_after_fork
 from .jsonl import Line, read_lines, repair_tail
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - Windows: every process writes a shard of its own
+except ImportError:  # pragma: no cover - Windows: every process writes its own shard
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["JsonlStore", "read_shards", "shards_of"]
 
 _MODE = 0o600
-_FIRST = (b'{"messages"', b'{"reason"', b'{"key"')  # how the lines of captures, rejects and paid calls begin
+# The first bytes of a line of a capture, of its rejects and of the LLM calls kept by dataset.generate. Only a
+# file that begins so may be emptied as a torn first line; any other file without JSON lines is not a store.
+_LINE_STARTS = (b'{"messages"', b'{"reason"', b'{"key"')
 
 
 class JsonlStore:
-    """Appends lines to ``path`` or, where another process holds it, to a shard beside it.
+    """Append lines to ``path`` or, where another process holds its lock, to a shard beside it.
 
-    ``fsync`` makes an acknowledged record survive power loss (about 1 ms a record). Thread- and fork-safe.
-    Raises CaptureError where the path cannot be opened or holds something else than JSON lines.
+    ``fsync``: acknowledged records survive power loss (about 1 ms a record). Safe with threads and forks.
+    Raises CaptureError where the path cannot be opened or contains anything but JSON lines.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
@@ -45,15 +48,18 @@ class JsonlStore:
         self._fsync = fsync
         self._lock = threading.RLock()
         self._torn_bytes = 0
-        tell_after_fork(self)
+        reset_after_fork(self)
 
     def open(self) -> None:
-        """Open (and repair) the file now instead of at the first record."""
+        """Open and repair the file now instead of at the first record. Raises CaptureError."""
         with self._lock:
             self._ensure_open()
 
     def append(self, line: bytes) -> None:
-        """Write one line; when this returns the record is kept. Raises OSError, leaving no part of it."""
+        """Write one line; the record is on disk when this returns.
+
+        Raises OSError where it cannot be written; then no part of it stays in the file.
+        """
         data = line + b"\n"
         with self._lock:
             fd = self._ensure_open()
@@ -62,7 +68,9 @@ class JsonlStore:
             try:
                 written = os.write(fd, data)
                 if written != len(data):
-                    raise OSError(f"{self.path}: only {written} of {len(data)} bytes fitted on the disk")
+                    raise OSError(
+                        f"{self.path}: wrote only {written} of {len(data)} bytes; free space on the disk"
+                    )
                 if self._fsync:
                     os.fsync(fd)
             except OSError:
@@ -72,20 +80,20 @@ class JsonlStore:
                 raise
 
     def close(self) -> None:
-        """Close the file and give its lock back; a later append opens it again."""
+        """Close the file and release its lock; a later append opens it again."""
         with self._lock:
             if self._fd is not None:
                 os.close(self._fd)
             self._fd = None
 
     def _remove_torn(self, fd: int) -> None:
-        if self._torn_bytes:  # ours is the only writer of this file, so they are its last
+        if self._torn_bytes:  # this store is the only writer of the file, so the torn bytes are its last
             os.ftruncate(fd, os.fstat(fd).st_size - self._torn_bytes)
             self._torn_bytes = 0
 
     def _ensure_open(self) -> int:
         if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
-            self.close()  # another file has taken its place: what came now would be in none
+            self.close()  # the file was deleted or replaced: a write to the old one would be lost
         if self._fd is None:
             self._fd = self._open_own_file()
             self._torn_bytes = 0
@@ -97,7 +105,7 @@ class JsonlStore:
         try:
             if _lock_exclusively(fd):
                 if os.fstat(fd).st_size:
-                    _refuse_foreign_file(self.path)
+                    _require_json_lines(self.path)
                 repair_tail(fd)
             else:
                 os.close(fd)
@@ -113,8 +121,8 @@ class JsonlStore:
             raise
         return fd
 
-    def forked(self) -> None:
-        """In a forked child: close the parent's file, and replace the lock, which another thread may have held."""
+    def after_fork(self) -> None:
+        """Close the parent's file and replace the lock, which another thread of the parent may have held."""
         self._lock = threading.RLock()
         self._close_quietly()
 
@@ -148,10 +156,13 @@ def _lock_exclusively(fd: int) -> bool:
     return True
 
 
-def _refuse_foreign_file(path: Path) -> None:
+def _require_json_lines(path: Path) -> None:
+    """Raise CaptureError where the first line is neither a JSON object nor the torn start of one of our lines."""
     with open(path, "rb") as file:
         first = file.readline()
-    if not first.endswith(b"\n") and any(first.startswith(own) or own.startswith(first) for own in _FIRST):
+    if not first.endswith(b"\n") and any(
+        first.startswith(start) or start.startswith(first) for start in _LINE_STARTS
+    ):
         return
     try:
         row = json.loads(first)
@@ -162,19 +173,19 @@ def _refuse_foreign_file(path: Path) -> None:
 
 
 def shards_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The files of a capture: ``path`` first, then its shards in the order in which they were begun."""
+    """The files of a store: ``path`` first, then its shards in the order of their creation."""
     main = Path(path)
     shards = sorted(Path(name) for name in glob.glob(f"{glob.escape(str(main))}.shard-*"))
     return [main, *shards] if main.exists() or not shards else shards
 
 
 def read_shards(path: str | os.PathLike[str]) -> Iterator[Line]:
-    """The lines of a capture, file after file, as :func:`jsonl.read_lines` reads each.
+    """Yield the lines of a store, file by file, as :func:`jsonl.read_lines` reads each.
 
-    Raises CaptureError where there is no such file.
+    Raises CaptureError where a file cannot be opened.
     """
     for file in shards_of(path):
         try:
             yield from read_lines(file)
         except OSError as error:
-            raise CaptureError(f"{file}: no capture can be read here ({error.strerror})") from error
+            raise CaptureError(f"{file}: cannot be read ({error.strerror}); expected a capture") from error

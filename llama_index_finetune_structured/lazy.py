@@ -13,10 +13,10 @@ __all__ = ["lazy_names"]
 def lazy_names(
     package: str, homes: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` for a package that re-exports names without importing their modules.
+    """Make ``__getattr__`` and ``__dir__`` for a package that re-exports names without importing their modules.
 
-    ``package``: its ``__name__``. ``homes``: a module, relative as in ``from .module import``, -> the names taken from
-    it; none may be the name of a sub-module, which would take its place once imported.
+    ``package``: its ``__name__``. ``homes``: module, relative as in ``from .module import`` -> the names exported from
+    it. No name may be that of a sub-module, since importing the sub-module would replace the attribute.
     Type checkers do not follow this: the package repeats the imports under ``TYPE_CHECKING``.
     """
     home_of = {name: module for module, names in homes.items() for name in names}

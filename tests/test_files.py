@@ -1,4 +1,4 @@
-"""Whatever step of writing fails, there is the old file or folder, or the new one, and nothing beside it."""
+"""Whichever step of a write fails, the old or the new file or folder is there and no temporary one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def failing_steps(write: Any, step: str) -> int:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("manager", [replacing, replacing_folder])
-def test_a_block_that_fails_leaves_the_old(manager: Any, error: type[BaseException], tmp_path: Path) -> None:
+def test_a_block_that_fails_keeps_the_old(manager: Any, error: type[BaseException], tmp_path: Path) -> None:
     target = tmp_path / "target"
     (write_file if manager is replacing else write_folder)(target, "old")
     with pytest.raises(error), manager(target):
@@ -88,12 +88,12 @@ def test_a_block_that_fails_leaves_the_old(manager: Any, error: type[BaseExcepti
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_what_is_written_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_written_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     write_file(tmp_path / "target", "x")
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_target_that_is_a_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_target_that_is_a_folder_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     with pytest.raises(OSError, match="target"):
         write_file(tmp_path / "target", "x")

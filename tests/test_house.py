@@ -1,10 +1,12 @@
-"""The house: what may import what, what importing loads, what installing brings."""
+"""Rules of the package: its imports, names and docstrings, what importing loads, what installing brings."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -36,30 +38,101 @@ LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 
 
+def _module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {_module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+
+
 def _imported(path: Path) -> set[str]:
-    """The parts of this package that a file imports anywhere, lazily or not."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    """The modules of this package that a file imports anywhere: also in functions and under TYPE_CHECKING."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(MODULES[_module_name(path)]):
         if isinstance(node, ast.ImportFrom):
-            base = list(parts[: len(parts) - node.level]) if node.level else []
-            module = [*base, *(node.module or "").split(".")]
-            if node.level == 0 and module[0] != package.__name__:
-                continue
-            inside = [part for part in (module if node.level else module[1:]) if part]
-            found |= {inside[0]} if inside else {alias.name for alias in node.names}
+            base = parts[: len(parts) - node.level] if node.level else ()
+            module = ".".join([*base, *filter(None, [node.module])])
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else module for name in names}
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-            found |= {name[1] for name in names if name[0] == package.__name__ and len(name) > 1}
-    return found & set(ROW)
+            found |= {alias.name for alias in node.names}
+    return found & set(MODULES)
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """No file may import itself through others; imports in functions and under TYPE_CHECKING count."""
+    imports = {_module_name(path): _imported(path) for path in ROOT.rglob("*.py")}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        names = [name.removeprefix(f"{package.__name__}.") for name in reversed(error.args[1])]
+        circle = " imports ".join(names)
+        pytest.fail(f"a circle of imports: {circle}; move what they share into a module of its own")
+
+
+def test_imports_inside_the_package_are_relative() -> None:
+    """Inside the package, its modules are imported by relative imports only."""
+    absolute = [
+        f"{name}:{node.lineno}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.level == 0
+            and str(node.module).split(".")[0] == package.__name__
+        )
+        or (
+            isinstance(node, ast.Import)
+            and any(alias.name.split(".")[0] == package.__name__ for alias in node.names)
+        )
+    ]
+    assert not absolute, f"absolute imports of the package inside it: {absolute}"
+
+
+def _public_names(tree: ast.Module) -> set[str]:
+    """The classes of a module without a leading underscore, and its functions in ``__all__``, if it has one."""
+    exported = None
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            exported = set(ast.literal_eval(node.value))
+    return {
+        node.name
+        for node in tree.body
+        if (isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
+        or (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (node.name in exported if exported is not None else not node.name.startswith("_"))
+        )
+    }
+
+
+def test_no_two_public_classes_or_functions_share_a_name() -> None:
+    """A public class or function has a name of its own; only ``register`` of the command line's modules repeats."""
+    homes = defaultdict(set)
+    for module, tree in MODULES.items():
+        for name in _public_names(tree):
+            homes[name].add(module.removeprefix(f"{package.__name__}."))
+    shared = {name: sorted(modules) for name, modules in homes.items() if len(modules) > 1}
+    assert {module.partition(".")[0] for module in shared.pop("register")} == {"cli"}
+    assert not shared, f"names with two meanings: {shared}"
+
+
+def test_every_module_says_in_one_sentence_what_it_is() -> None:
+    """Every module has a docstring whose first line ends with a full stop."""
+    first_lines = {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in MODULES.items()}
+    without = [name for name, line in first_lines.items() if not line.endswith(".")]
+    assert not without, f"no docstring whose first line ends with a full stop: {without}"
 
 
 @pytest.mark.parametrize("part", ROW)
 def test_a_part_imports_only_from_those_left_of_it(part: str) -> None:
+    """A part (folder or file at the top) imports only from the parts left of it in ROW."""
     files = sorted((ROOT / part).rglob("*.py")) if (ROOT / part).is_dir() else [ROOT / f"{part}.py"]
     assert files
     allowed = set(ROW[: ROW.index(part) + 1])
-    wrong = {str(file.relative_to(ROOT)): sorted(_imported(file) - allowed) for file in files}
+    imported = {file: {name.split(".")[1] for name in _imported(file) if "." in name} for file in files}
+    wrong = {str(file.relative_to(ROOT)): sorted(parts - allowed) for file, parts in imported.items()}
     assert {file: names for file, names in wrong.items() if names} == {}
 
 
@@ -114,6 +187,20 @@ def test_no_lazy_name_is_the_name_of_a_sub_module() -> None:
         assert modules & set(import_module(name).__all__) <= (
             {"capture"} if door.parent == ROOT else set()
         ), name
+
+
+def test_every_name_of_a_lazy_front_door_loads() -> None:
+    """A lazy ``__init__`` loads every name of its ``__all__`` and declares the same names for type checkers."""
+    for name, tree in MODULES.items():
+        doors = [
+            node for node in tree.body if isinstance(node, ast.If) and "lazy_names(" in ast.unparse(node)
+        ]
+        for door in doors:
+            declared = {alias.name for node in door.body for alias in getattr(node, "names", ())}
+            module = import_module(name)
+            eager = {"capture"} if module is package else set()
+            assert declared | eager == set(module.__all__), name
+            assert [key for key in module.__all__ if not hasattr(module, key)] == []
 
 
 def test_every_part_stands_in_the_row() -> None:

@@ -1,20 +1,19 @@
-"""One LLM call: what is copied when it starts, and the Example's row that it becomes when it has ended."""
+"""Copy an LLM call when it starts, and build its Example row when it has ended."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from ..formats.wire import json_safe, message_to_wire, source_of, tools_to_wire
-from .request import Asked
-from .spans import Span
+from .request import AnswerRequest
+from .spans import Call, Span, SpanOwner
 
-__all__ = ["Call", "finish_reason", "prompt_messages", "start_call", "to_row"]
+__all__ = ["example_row", "finish_reason", "prompt_messages", "start_call"]
 
-_KEPT = (
+_KEPT_ARGUMENTS = (  # those that say which answer was requested
     "tools",
     "tool_choice",
     "parallel_tool_calls",
@@ -23,37 +22,17 @@ _KEPT = (
     "guided_json",
     "format",
 )
-_EDGE = 64  # characters by which a node is recognised in a prompt
-
-
-@dataclass(slots=True)
-class Call:
-    """A started call; everything in it is a copy, so that the host may change its own objects.
-
-    ``stopped``: why the provider stopped, as a stream said before its last chunk.
-    """
-
-    event_id: str
-    kind: str
-    owners: frozenset[Any]
-    messages: list[dict[str, Any]]
-    kwargs: dict[str, Any]
-    model: str | None
-    output_cls: type[BaseModel] | None
-    query: str | None
-    user_query: str | None
-    sources: list[dict[str, Any]]
-    stopped: str | None = None
+_EDGE = 64  # characters; chosen: long enough to identify a node by its start or end in a prompt
 
 
 def prompt_messages(prompt: str) -> list[dict[str, Any]]:
-    """A completion's prompt as the one user message that it is."""
+    """A completion's prompt as one user message."""
     return [{"role": "user", "content": prompt}]
 
 
 def start_call(
     span: Span,
-    owners: frozenset[Any],
+    owners: frozenset[SpanOwner],
     *,
     event_id: str,
     kind: str,
@@ -61,7 +40,10 @@ def start_call(
     kwargs: Mapping[str, Any],
     model: Any,
 ) -> Call:
-    """Copy a call that begins in ``span``, with the query and the nodes it is made for."""
+    """Copy a call that starts in ``span``, with the query and the retrieved nodes that it is made for.
+
+    ``messages``: chat messages, or the prompt of a completion. ``kwargs``: those of the LLM method.
+    """
     if isinstance(messages, str):
         wire = prompt_messages(messages)
     else:
@@ -73,7 +55,9 @@ def start_call(
         kind=kind,
         owners=owners,
         messages=wire,
-        kwargs={key: _copied(kwargs[key]) for key in _KEPT if kwargs.get(key) is not None} if kwargs else {},
+        kwargs={key: _copied(kwargs[key]) for key in _KEPT_ARGUMENTS if kwargs.get(key) is not None}
+        if kwargs
+        else {},
         model=model if isinstance(model, str) else None,
         output_cls=_output_cls(lineage, kwargs),
         query=queries[0] if queries else None,
@@ -83,7 +67,7 @@ def start_call(
 
 
 def _output_cls(lineage: list[Span], kwargs: Mapping[str, Any]) -> type[BaseModel] | None:
-    """What the answer will be parsed to. Beyond an engine or another tool's call it is somebody else's."""
+    """The class the answer will be parsed to: the nearest one within the engine or tool call around the LLM call."""
     for item in lineage:
         if item.is_engine:
             return None
@@ -97,46 +81,45 @@ def _output_cls(lineage: list[Span], kwargs: Mapping[str, Any]) -> type[BaseMode
 
 
 def _copied(value: Any) -> Any:
+    """A deep copy; a class, such as a ``response_format``, is kept for its schema."""
     return value if isinstance(value, type) else json_safe(value)
 
 
 def _sources(lineage: list[Span], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The nodes retrieved for the call: those whose text stands in the prompt or, if none is found, all."""
+    """The nodes retrieved for the call: those whose text the prompt contains or, if none does, all."""
     nodes = next((item.nodes for item in lineage if item.nodes is not None), None)
     if not nodes:
         return []
     prompt = "\n".join(text for item in messages if isinstance(text := item["content"], str))
-    present = [node for node in nodes if _stands_in(node, prompt)]
+    present = [node for node in nodes if _in_prompt(node, prompt)]
     return [source_of(node).model_dump(exclude_none=True) for node in present or nodes]
 
 
-def _present(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _stands_in(item: Any, prompt: str) -> bool:
+def _in_prompt(item: Any, prompt: str) -> bool:
+    """Whether the prompt contains the node's start or end; its middle may have been cut to fit."""
     text = item.node.get_content().strip()
     return bool(text) and (text[:_EDGE] in prompt or text[-_EDGE:] in prompt)
 
 
-def to_row(call: Call, answer: dict[str, Any], asked: Asked, response: Any) -> dict[str, Any]:
-    """The call and its checked answer as the fields of an Example, absent ones left out."""
+def example_row(call: Call, answer: dict[str, Any], request: AnswerRequest, response: Any) -> dict[str, Any]:
+    """The fields of the Example for a call and its checked ``answer``; absent fields are left out."""
     row: dict[str, Any] = {
         "messages": call.messages,
         "answer": answer,
-        "transport": "tools" if answer.get("tool_calls") else asked.transport,
+        "transport": "tools" if answer.get("tool_calls") else request.transport,
         "metadata": {"event_id": call.event_id, "call": call.kind},
     }
-    if asked.schema is not None or asked.tools is not None or asked.response_format is not None:
-        row |= _present(
-            answer_schema=asked.schema,
-            schema_name=asked.schema_name,
-            schema_text=asked.schema_text,
-            tools=asked.tools,
-            tool_choice=asked.tool_choice,
-            parallel_tool_calls=asked.parallel_tool_calls,
-            response_format=asked.response_format,
-        )
+    if request.schema is not None or request.tools is not None or request.response_format is not None:
+        fields = {
+            "answer_schema": request.schema,
+            "schema_name": request.schema_name,
+            "schema_text": request.schema_text,
+            "tools": request.tools,
+            "tool_choice": request.tool_choice,
+            "parallel_tool_calls": request.parallel_tool_calls,
+            "response_format": request.response_format,
+        }
+        row |= {name: value for name, value in fields.items() if value is not None}
     if call.query is not None:
         row["query"] = call.query
         if call.user_query != call.query:
@@ -154,17 +137,18 @@ def to_row(call: Call, answer: dict[str, Any], asked: Asked, response: Any) -> d
 
 
 def _usage(response: Any) -> dict[str, int] | None:
-    told = getattr(response, "additional_kwargs", None) or {}
+    """The token counts, from LlamaIndex's ``additional_kwargs`` or else from the provider's raw response."""
+    extra = getattr(response, "additional_kwargs", None) or {}
     raw = getattr(response, "raw", None)
-    if raw is None and not told:
+    if raw is None and not extra:
         return None
-    reported = _field(raw, "usage")
-    counts = {name: told.get(name, _field(reported, name)) for name in ("prompt_tokens", "completion_tokens")}
+    usage = _field(raw, "usage")
+    counts = {name: extra.get(name, _field(usage, name)) for name in ("prompt_tokens", "completion_tokens")}
     return {name: count for name, count in counts.items() if isinstance(count, int)} or None
 
 
 def finish_reason(response: Any) -> str | None:
-    """Why the provider stopped, where it says so."""
+    """Why the provider stopped generating, or None where the raw response does not say."""
     raw = getattr(response, "raw", None)
     if raw is None:
         return None

@@ -1,4 +1,4 @@
-"""The handlers with the reference's face; what they record comes from the instrumentation (``tracker``)."""
+"""Drop-in llama-index-finetuning handlers; they record through LlamaIndex's instrumentation (``tracker``)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
 
 
 class _FineTuningHandler(FineTuningHandlerBase):
-    """Records the calls of what it is attached to; without ``path`` into a private temporary file.
+    """Record the LLM calls of the components that the handler is attached to.
 
     Attach it through a CallbackManager on an LLM, an index or ``Settings``, before or after building an
-    engine, or with :meth:`attach`: the only way that holds for an LLM that is handed to a query engine,
-    since LlamaIndex replaces such an LLM's manager.
+    engine, or with :meth:`attach`. Use :meth:`attach` for an LLM that is passed to a query engine, since LlamaIndex
+    replaces the callback manager of such an LLM.
+
+    ``path``: the file of the Examples, else a private temporary file that is deleted with the handler.
+    ``output_cls``, ``redact``, ``fsync``: as for :class:`capture`. Raises CaptureError where ``path`` cannot be
+    written or is not a capture.
     """
 
     def __init__(
@@ -48,12 +52,13 @@ class _FineTuningHandler(FineTuningHandlerBase):
         fsync: bool = False,
     ) -> None:
         super().__init__(list(CBEventType), list(CBEventType))
-        self._spool = None if path is not None else tempfile.mkdtemp(prefix="finetune-events-")
-        if self._spool is not None:
-            weakref.finalize(self, _remove_spool, self._spool, os.getpid())
+        if path is None:
+            folder = tempfile.mkdtemp(prefix="finetune-events-")
+            weakref.finalize(self, _remove_temporary, folder, os.getpid())
+            path = Path(folder) / "events.jsonl"
         self._scope = AttachedScope(self)
         self._recorder = Recorder(
-            path if path is not None else Path(self._spool or "") / "events.jsonl",
+            path,
             self._scope,
             output_cls=output_cls,
             redact=redact_secrets if redact is True else redact or None,
@@ -64,11 +69,11 @@ class _FineTuningHandler(FineTuningHandlerBase):
 
     @property
     def path(self) -> Path:
-        """Where the Examples are."""
+        """The file of the Examples."""
         return self._recorder.path
 
     def attach(self, component: Any) -> None:
-        """Record this LLM (or index, query engine, program, agent) wherever it is used from now on."""
+        """Record this LLM, index, query engine, program or agent wherever it is used from now on."""
         self._scope.attached.add(component)
 
     def summary(self) -> dict[str, Any]:
@@ -76,7 +81,7 @@ class _FineTuningHandler(FineTuningHandlerBase):
         return self._recorder.summary()
 
     def get_finetuning_events(self) -> dict[str, dict[str, Any]]:
-        """Event id -> ``{"messages": [ChatMessage, ...], "response": ChatMessage}``, all read into memory."""
+        """Map event id -> ``{"messages": [ChatMessage, ...], "response": ChatMessage}``, all in memory."""
         return {
             str(example.metadata.get("event_id", example.id)): {
                 "messages": [message_from_wire(message.wire()) for message in example.messages],
@@ -86,13 +91,13 @@ class _FineTuningHandler(FineTuningHandlerBase):
         }
 
     def save_finetuning_events(self, path: str | os.PathLike[str]) -> None:
-        """Write the events as a training file, whole or not at all, and print how many.
+        """Write the events as a training file, atomically, and print how many.
 
-        Raises ConfigurationError where this would replace the capture itself.
+        Raises ConfigurationError where ``path`` is the capture itself.
         """
         target = Path(path)
         if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
-            raise ConfigurationError(f"{path}: this is the capture that is being saved; pass another path")
+            raise ConfigurationError(f"{path}: this is the capture that is being exported; pass another path")
         count = 0
         with replacing(Path(path)) as file:
             for example in self._examples():
@@ -108,37 +113,38 @@ class _FineTuningHandler(FineTuningHandlerBase):
         """The example as one line of the training file."""
 
     def __deepcopy__(self, _: dict[int, Any]) -> _FineTuningHandler:
-        """A copied LLM reports to the same handler."""
+        """The handler itself, so that a copied LLM reports to the same one."""
         return self
 
     def on_event_start(self, *_: Any, event_id: str = "", **__: Any) -> str:
-        """Nothing: events come through the instrumentation."""
+        """Do nothing; events arrive through the instrumentation."""
         return event_id
 
     def on_event_end(self, *_: Any, **__: Any) -> None:
-        """Nothing: events come through the instrumentation."""
+        """Do nothing; events arrive through the instrumentation."""
 
     def start_trace(self, *_: Any, **__: Any) -> None:
-        """Nothing: traces come through the instrumentation."""
+        """Do nothing; traces arrive through the instrumentation."""
 
     def end_trace(self, *_: Any, **__: Any) -> None:
-        """Nothing: traces come through the instrumentation."""
+        """Do nothing; traces arrive through the instrumentation."""
 
 
 class OpenAIFineTuningHandler(_FineTuningHandler):
-    """Saves events as OpenAI chat lines: ``messages``, with ``tools`` where tools were sent."""
+    """Save events as OpenAI chat lines: ``messages``, with ``tools`` where tools were sent."""
 
     def _line(self, example: Example) -> dict[str, Any]:
         return to_openai(example)
 
 
 class GradientAIFineTuningHandler(_FineTuningHandler):
-    """Saves events as Gradient lines: ``inputs`` is the prompt as it will be served, then the answer."""
+    """Save events as Gradient lines: ``inputs`` is the prompt as it will be served, then the answer."""
 
     def _line(self, example: Example) -> dict[str, Any]:
         return to_gradient(example)
 
 
-def _remove_spool(folder: str, pid: int) -> None:
+def _remove_temporary(folder: str, pid: int) -> None:
+    """Remove the folder, but not from a forked child: it is the parent's."""
     if os.getpid() == pid:
         shutil.rmtree(folder, ignore_errors=True)

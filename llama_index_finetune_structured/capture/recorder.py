@@ -1,4 +1,4 @@
-"""A recorder takes ended calls in its scope, checks, redacts, stores and counts them."""
+"""Check, redact, store and count the completed calls of one capture."""
 
 from __future__ import annotations
 
@@ -9,41 +9,38 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..example import Example
-from ..forks import tell_after_fork
+from ..forks import reset_after_fork
 from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
 from .answer_check import Rejected, check_answer
-from .calls import Call, finish_reason, to_row
+from .calls import example_row, finish_reason
 from .redaction import Redactor, redact_row
-from .request import Asked, read_asked, without_tool_schema
-from .spans import Span
+from .request import AnswerRequest, read_request, without_tool_schema
+from .spans import Call, Scope
 
-__all__ = ["Recorder", "Scope", "rejects_path"]
+__all__ = ["Recorder", "rejects_path"]
 
 _logger = logging.getLogger(__name__)
 
 
-class Scope(Protocol):
-    """Which spans, with everything below them, are a recorder's."""
-
-    def covers(self, span: Span) -> bool:
-        """Called once for every span that is entered outside the scope."""
-
-
 def rejects_path(path: str | os.PathLike[str]) -> Path:
-    """``songs.jsonl`` -> ``songs.rejects.jsonl``, beside it."""
+    """The file of rejected answers beside a capture: ``songs.jsonl`` -> ``songs.rejects.jsonl``."""
     main = Path(path)
     return main.with_name(f"{main.stem}.rejects{main.suffix or '.jsonl'}")
 
 
 class Recorder:
-    """Writes Examples to ``path`` and what failed its check, with the reason, to :func:`rejects_path`."""
+    """Write Examples to ``path`` and rejected answers, with the reason, to :func:`rejects_path`.
+
+    ``scope``: which spans it owns. ``output_cls``: the class of answers whose call names none. ``redact``: applied to
+    every string before it is written. ``fsync``: records survive power loss.
+    """
 
     def __init__(
         self,
@@ -64,15 +61,15 @@ class Recorder:
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
-        tell_after_fork(self)
+        reset_after_fork(self)
 
     @property
     def rejects_path(self) -> Path:
-        """Where rejected answers go; the file is absent while there are none."""
+        """The file of rejected answers; absent while there are none."""
         return rejects_path(self.path)
 
-    def forked(self) -> None:
-        """In a child: count from nought, with a lock that nobody holds."""
+    def after_fork(self) -> None:
+        """Reset the counters and recreate the lock."""
         self._lock = threading.RLock()
         self._counts.clear()
         self._rejected.clear()
@@ -88,60 +85,67 @@ class Recorder:
             }
 
     def close(self) -> None:
-        """Close the files; a call that ends later opens them again."""
+        """Close the files; a call that completes later opens them again."""
         self.store.close()
         self._rejects.close()
 
     def record(self, call: Call, response: Any) -> None:
-        """Keep an ended call. Whatever fails is counted and goes no further."""
+        """Store a completed call. Errors are counted, never raised."""
         try:
             self._record(call, response)
         except Exception as error:
             self.count_fault(error)
 
     def count_fault(self, error: Exception) -> None:
-        """Count a fault inside capture; the first is logged, without its message, which may hold secrets."""
+        """Count an error inside capture; the first is logged without its message, which may contain secrets."""
         with self._lock:
             self._counts["internal_errors"] += 1
             first = self._counts["internal_errors"] == 1
         if first:
             _logger.warning(
-                "capture to %s failed (%s); later failures are only counted", self.path, _where(error)
+                "capture to %s failed (%s); later failures are only counted", self.path, _location(error)
             )
 
     def _record(self, call: Call, response: Any) -> None:
+        """Check the answer against its request and store it, or store it as a reject."""
         answer = response_to_wire(response)
-        output_cls = call.output_cls
-        asked = read_asked(call.messages, call.kwargs, output_cls)
-        if output_cls is None and self._output_cls is not None and _may_be(self._output_cls, asked):
-            output_cls = self._output_cls
-            asked = read_asked(call.messages, call.kwargs, output_cls)
-        if output_cls is None and not asked.forced and not answer.get("tool_calls"):
-            asked = without_tool_schema(asked)
+        request, output_cls = self._read_request(call)
+        if output_cls is None and not request.forced and not answer.get("tool_calls"):
+            request = without_tool_schema(request)
         try:
-            checked = check_answer(answer, asked, output_cls, finish_reason(response) or call.stopped)
+            checked = check_answer(answer, request, output_cls, finish_reason(response) or call.finish_reason)
         except Rejected as rejected:
-            answered = {**answer, "content": answer["content"] or ""}
-            self._reject(to_row(call, answered, asked, response), rejected)
+            nonempty = {**answer, "content": answer["content"] or ""}  # an Example needs content or calls
+            self._reject(example_row(call, nonempty, request, response), rejected)
             return
-        row = to_row(call, checked, asked, response)
+        row = example_row(call, checked, request, response)
         if checked["content"] != answer["content"]:
             row["metadata"]["answer_as_sent"] = answer["content"]
-        line = self._redacted(_dumped(row), lambda redacted: check_answer(redacted, asked, output_cls, None))
+        line = self._redacted(
+            _dumped(row), lambda redacted: check_answer(redacted, request, output_cls, None)
+        )
         if line is not None:
             self.store.append(line)
             self._count("captured")
 
+    def _read_request(self, call: Call) -> tuple[AnswerRequest, type[BaseModel] | None]:
+        """The call's request, and the class that its answer is checked by: its own, or else the capture's."""
+        request = read_request(call.messages, call.kwargs, call.output_cls)
+        default = self._output_cls
+        if call.output_cls is not None or default is None or not _may_answer_with(default, request):
+            return request, call.output_cls
+        return read_request(call.messages, call.kwargs, default), default
+
     def _reject(self, row: dict[str, Any], rejected: Rejected) -> None:
-        about = json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()
-        line = self._redacted(about[:-1] + b', "example": ' + _dumped(row) + b"}")
+        head = json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()
+        line = self._redacted(head[:-1] + b', "example": ' + _dumped(row) + b"}")
         if line is not None:
             self._rejects.append(line)
             with self._lock:
                 self._rejected[rejected.reason] += 1
 
     def _redacted(self, line: bytes, check: Callable[[dict[str, Any]], Any] | None = None) -> bytes | None:
-        """The line without secrets; None, and counted, where that fails or spoils the answer."""
+        """The redacted line; None, and counted, where redaction fails or the answer no longer passes ``check``."""
         if self._redact is None:
             return line
         try:
@@ -153,32 +157,33 @@ class Recorder:
             self._count("dropped_by_redaction")
             return None
 
-    def _count(self, what: str) -> None:
+    def _count(self, outcome: str) -> None:
         with self._lock:
-            self._counts[what] += 1
+            self._counts[outcome] += 1
 
 
-def _may_be(output_cls: type[BaseModel], asked: Asked) -> bool:
-    """Does a call that names no class answer with this one? Not if it has tools or another schema."""
-    if asked.schema is None:
-        return asked.transport != "tools"
-    return asked.schema_name in (output_cls.__name__, output_cls.model_config.get("title"))
+def _may_answer_with(output_cls: type[BaseModel], request: AnswerRequest) -> bool:
+    """Whether a call without a class of its own may be checked against ``output_cls``: no tools, no other schema."""
+    if request.schema is None:
+        return request.transport != "tools"
+    return request.schema_name in (output_cls.__name__, output_cls.model_config.get("title"))
 
 
 def _dumped(row: dict[str, Any]) -> bytes:
-    """The line, if it is an Example's, without its id: hashing would double the cost of a record."""
+    """The row as a JSON line, validated as an Example; without the id, as hashing doubles the cost of a record."""
     if not _is_plain(row):
         Example.model_validate(row)
     try:
         return to_json(row)
-    except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold
+    except PydanticSerializationError:  # a lone surrogate, which UTF-8 cannot encode
         return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _is_plain(row: dict[str, Any]) -> bool:
-    """An Example by the way it was made: only tools, formats and content parts hold what the host chose freely.
+    """Whether the row is a valid Example by construction, so that Pydantic's check can be skipped.
 
-    Most calls are plain, and pydantic's check takes a fifth of what capture adds to them.
+    Only tools, response formats and content parts contain values that the host chose freely. Most calls have none of
+    these, and the check takes a fifth of the time that capture adds to a call.
     """
     messages = (*row["messages"], row["answer"])
     for message in messages:
@@ -187,9 +192,10 @@ def _is_plain(row: dict[str, Any]) -> bool:
     return len(messages) > 1 and "tools" not in row and "response_format" not in row
 
 
-def _where(error: Exception) -> str:
+def _location(error: Exception) -> str:
+    """The error's type and the function and line that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f" in {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else ""
-    return f"{type(error).__name__}{place}"
+    location = f" in {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}{location}"

@@ -1,7 +1,7 @@
-"""Redaction at capture: secrets and personal data never reach the disk.
+"""Redact secrets and personal data from captured rows before they are written to disk.
 
-Off unless asked for: an e-mail address may be exactly what a model is to learn. ``redact=True`` takes
-:func:`redact_secrets`; any function from text to text can take its place.
+Off by default, since an e-mail address may be exactly what a model has to learn. ``redact=True`` uses
+:func:`redact_secrets`; any function from text to text can replace it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from typing import Any
 __all__ = ["Redactor", "redact_row", "redact_secrets"]
 
 Redactor = Callable[[str], str]
+"""A function that returns a text without its secrets."""
 
 
-def _card(match: re.Match[str]) -> str:
+def _redact_card(match: re.Match[str]) -> str:
+    """``[CARD]`` for a number that passes Luhn's check, else the number itself."""
     digits = [int(char) for char in reversed(match[0]) if char.isdigit()]
     doubled = [digit * 2 - 9 if digit > 4 else digit * 2 for digit in digits[1::2]]
-    return match[0] if (sum(digits[0::2]) + sum(doubled)) % 10 else "[CARD]"  # Luhn's check
+    return match[0] if (sum(digits[0::2]) + sum(doubled)) % 10 else "[CARD]"
 
 
 _KEY_STARTS = (
     "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
     "akia", "asia", "aiza", "hf_", "xox", "npm_", "pypi-",
 )  # fmt: skip
-# (what must stand in the lower-cased text for the pattern to be tried, pattern, replacement)
+# (substrings, pattern, replacement). To save time a pattern is only tried on text that contains one of its
+# substrings in lower case; those without substrings are tried on text that contains a long number.
 _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (
         ("private key",),
@@ -66,7 +69,7 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[s
             r"(?<![\w.-])(?:\d{4}[ -]\d{4}[ -]\d{4}[ -]\d{1,4}(?:[ -]\d{1,3})?"
             r"|\d{4}[ -]\d{6}[ -]\d{4,5}|\d{13,19})(?![\w-])"
         ),
-        _card,
+        _redact_card,
     ),
     (
         (),
@@ -77,30 +80,35 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[s
         "[PHONE]",
     ),
 )
-_SHORTEST = 7  # characters of the shortest thing that is looked for, a@bc.de
-_LONGEST_NAMED = 512  # characters of a secret that only its name gives away
+_SHORTEST = 7  # characters of the shortest text that any rule matches, such as a@bc.de
+_LONGEST_NAMED = (
+    512  # characters; chosen: longer values are text, not a secret under a key such as "password"
+)
 _DIGITS = re.compile(r"\d[\d ().-]{7,}\d")
 
 
 def redact_secrets(text: str) -> str:
-    """Keys, tokens, passwords, e-mail addresses, card (Luhn) and phone numbers -> ``[KEY]`` and so on."""
+    """Replace keys, tokens, passwords, e-mail addresses, card (Luhn) and phone numbers by ``[KEY]`` and so on."""
     if len(text) < _SHORTEST:
         return text
     lower = text.lower()
-    numbers = None
-    for needles, pattern, replacement in _RULES:
-        if needles:
-            tried = any(needle in lower for needle in needles)
+    has_number = None  # searched for once, and only where a rule needs it
+    for substrings, pattern, replacement in _RULES:
+        if substrings:
+            may_match = any(substring in lower for substring in substrings)
         else:
-            numbers = numbers if numbers is not None else _DIGITS.search(text) is not None
-            tried = numbers
-        if tried:
+            has_number = has_number if has_number is not None else _DIGITS.search(text) is not None
+            may_match = has_number
+        if may_match:
             text = pattern.sub(replacement, text)
     return text
 
 
 def redact_row(row: Any, redact: Redactor) -> Any:
-    """Every string of a JSON value, keys and JSON inside of strings included, at any depth."""
+    """Apply ``redact`` to every string of a JSON value, including keys and JSON inside strings, at any depth.
+
+    A number whose digits ``redact`` changes becomes 0.
+    """
     if isinstance(row, str):
         return _redact_text(row, redact)
     if isinstance(row, dict):
@@ -113,7 +121,7 @@ def redact_row(row: Any, redact: Redactor) -> Any:
 
 
 def _redact_value(key: str, value: Any, redact: Redactor) -> Any:
-    """A value may be a secret by the name that it stands under."""
+    """Redact a value, also where only its key gives it away, as in ``{"password": "tiger7"}``."""
     redacted = redact_row(value, redact)
     if not isinstance(value, str) or redacted != value or len(value) > _LONGEST_NAMED:
         return redacted
@@ -124,7 +132,7 @@ def _redact_value(key: str, value: Any, redact: Redactor) -> Any:
 
 
 def _redact_text(text: str, redact: Redactor) -> str:
-    """A JSON text stays JSON: its values are redacted, and it is left as it is where nothing was found."""
+    """Redact a string; one that contains JSON stays valid JSON, unchanged where nothing was redacted."""
     if text[:1] in "{[" and text:
         try:
             value = json.loads(text)

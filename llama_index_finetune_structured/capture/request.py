@@ -1,4 +1,4 @@
-"""What a call asked for: the transport, the schema of its answer, and where the prompt spells it out."""
+"""Read from a call which answer was requested: transport, schema, tools, and the schema's text in the prompt."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from pydantic import BaseModel
 
 from ..example import Transport
 from ..formats.wire import json_safe, tools_to_wire
+from ..json_schema import schema_title
 
-__all__ = ["Asked", "read_asked", "schema_of", "without_tool_schema"]
+__all__ = ["AnswerRequest", "class_schema", "read_request", "without_tool_schema"]
 
-# LlamaIndex's PydanticOutputParser writes this after the prompt, with the braces doubled.
+_SCHEMA_HEADER = "Here's a JSON schema to follow:"
+# LlamaIndex's PydanticOutputParser appends this to the prompt, with the braces doubled.
 _SCHEMA_TEXT = re.compile(
-    r"(?:\n\n)?\nHere's a JSON schema to follow:\n(?P<schema>.+)\n\n"
+    rf"(?:\n\n)?\n{_SCHEMA_HEADER}\n(?P<schema>.+)\n\n"
     r"Output a valid JSON object but do not repeat the schema\.\n?"
 )
-_ANY, _FREE = ("required", "any"), ("auto", "none", "allowed_tools")
-_MARK = "Here's a JSON schema to follow:"
+# Tool choices in the words of OpenAI and Anthropic: some tool must be called, or none has to be.
+_ANY_TOOL, _FREE_CHOICE = ("required", "any"), ("auto", "none", "allowed_tools")
 
 
 @dataclass(slots=True)
-class Asked:
-    """The request beside its messages. ``forced``: an answer without a tool call is a failure."""
+class AnswerRequest:
+    """The answer that a call requests, as in the fields of an Example.
+
+    ``tools`` and ``response_format`` are as sent, in OpenAI's form. ``forced``: a tool call was required, so an answer
+    without one is invalid.
+    """
 
     transport: Transport
     schema: dict[str, Any] | None = None
@@ -41,40 +47,44 @@ class Asked:
 
 
 @lru_cache(maxsize=256)
-def schema_of(output_cls: type[BaseModel]) -> dict[str, Any]:
-    """The class's JSON schema, computed once; not to be changed."""
+def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a class, cached; callers must not change it."""
     return output_cls.model_json_schema()
 
 
-def read_asked(
+def read_request(
     messages: list[dict[str, Any]], kwargs: Mapping[str, Any], output_cls: type[BaseModel] | None
-) -> Asked:
-    """Read the schema from the call's tools, response format or prompt; ``output_cls``: what it parses to."""
+) -> AnswerRequest:
+    """Read the request from the call's tools, response format or prompt.
+
+    ``messages``: in OpenAI's wire format. ``kwargs``: those of the LLM method. ``output_cls``: the class that the
+    answer will be parsed to; its schema takes precedence over the one that was sent.
+    """
     if not kwargs:
-        return _asked_by_text(messages, output_cls, None)
+        return _text_request(messages, output_cls, None)
     tools = tools_to_wire(kwargs.get("tools"))
-    if tools and _kind(json_safe(kwargs.get("tool_choice"))) != "none":
-        return _asked_by_tools(tools, kwargs, output_cls)
+    if tools and _choice_type(json_safe(kwargs.get("tool_choice"))) != "none":
+        return _tools_request(tools, kwargs, output_cls)
     sent = _sent_schema(kwargs)
     response_format = _response_format(kwargs)
     if sent is not None:
         name, schema = sent
-        schema = schema_of(output_cls) if output_cls is not None else schema
-        return Asked("json_schema", schema, name, response_format=response_format)
-    return _asked_by_text(messages, output_cls, response_format)
+        schema = class_schema(output_cls) if output_cls is not None else schema
+        return AnswerRequest("json_schema", schema, name, response_format=response_format)
+    return _text_request(messages, output_cls, response_format)
 
 
-def _asked_by_tools(
+def _tools_request(
     tools: list[dict[str, Any]], kwargs: Mapping[str, Any], output_cls: type[BaseModel] | None
-) -> Asked:
+) -> AnswerRequest:
     choice = json_safe(kwargs.get("tool_choice"))
     parallel = kwargs.get("parallel_tool_calls")
     tool = _forced_tool(tools, choice)
     if len(tools) == 1 and (output_cls is not None or parallel is False):
-        tool = tools[0]  # a program's: streamed ones leave the choice to the model
+        tool = tools[0]  # the tool of a structured program; LlamaIndex does not force it when streaming
     function = (tool or {}).get("function") or {}
-    schema = schema_of(output_cls) if tool and output_cls is not None else function.get("parameters")
-    return Asked(
+    schema = class_schema(output_cls) if tool and output_cls is not None else function.get("parameters")
+    return AnswerRequest(
         "tools",
         schema if isinstance(schema, dict) else None,
         function.get("name"),
@@ -82,22 +92,24 @@ def _asked_by_tools(
         tool_choice=choice,
         parallel_tool_calls=parallel if isinstance(parallel, bool) else None,
         response_format=_response_format(kwargs),
-        forced=_kind(choice) in _ANY or (isinstance(choice, dict) and _kind(choice) not in _FREE),
+        forced=_choice_type(choice) in _ANY_TOOL
+        or (isinstance(choice, dict) and _choice_type(choice) not in _FREE_CHOICE),
     )
 
 
-def _kind(choice: Any) -> Any:
-    """A tool choice in a word; OpenAI says it plainly, Anthropic as ``{"type": word}``."""
+def _choice_type(choice: Any) -> Any:
+    """The type of a tool choice: a plain string with OpenAI, ``{"type": ...}`` with Anthropic."""
     return choice.get("type") if isinstance(choice, dict) else choice
 
 
-def without_tool_schema(asked: Asked) -> Asked:
-    """What was asked, for an answer in prose where a tool might have been called: no schema is its own."""
-    return replace(asked, schema=None, schema_name=None) if asked.transport == "tools" else asked
+def without_tool_schema(request: AnswerRequest) -> AnswerRequest:
+    """The request for a text answer where tools were optional: the tool's schema does not apply to it."""
+    return replace(request, schema=None, schema_name=None) if request.transport == "tools" else request
 
 
 def _forced_tool(tools: list[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
-    if _kind(choice) in _ANY:
+    """The tool that the model must call, or None where it may choose."""
+    if _choice_type(choice) in _ANY_TOOL:
         return tools[0] if len(tools) == 1 else None
     if isinstance(choice, dict):
         function = choice.get("function")
@@ -109,13 +121,13 @@ def _forced_tool(tools: list[dict[str, Any]], choice: Any) -> dict[str, Any] | N
 def _response_format(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     value = kwargs.get("response_format")
     if isinstance(value, type) and issubclass(value, BaseModel):
-        schema = {"name": value.__name__, "schema": schema_of(value)}
+        schema = {"name": value.__name__, "schema": class_schema(value)}
         return {"type": "json_schema", "json_schema": schema}
     return json_safe(value) if isinstance(value, Mapping) else None
 
 
 def _sent_schema(kwargs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]] | None:
-    """(name, schema) from ``response_format``, or from the keywords by which local servers take a schema."""
+    """(name, schema) from ``response_format``, or from the keyword arguments of local servers."""
     wrapped = (_response_format(kwargs) or {}).get("json_schema")
     if isinstance(wrapped, dict) and isinstance(wrapped.get("schema"), dict):
         return wrapped.get("name"), wrapped["schema"]
@@ -127,22 +139,23 @@ def _sent_schema(kwargs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]
     return None
 
 
-def _asked_by_text(
+def _text_request(
     messages: list[dict[str, Any]], output_cls: type[BaseModel] | None, response_format: dict[str, Any] | None
-) -> Asked:
-    text, schema = _spelled_out(messages)
+) -> AnswerRequest:
+    text, schema = _schema_in_prompt(messages)
     if output_cls is not None:
-        schema = schema_of(output_cls)
+        schema = class_schema(output_cls)
         text = text or _find_schema(messages, schema)
-    title = schema.get("title") if schema else None
-    name = title if isinstance(title, str) else None
-    return Asked("text", schema, name, schema_text=text, response_format=response_format)
+    return AnswerRequest(
+        "text", schema, schema_title(schema), schema_text=text, response_format=response_format
+    )
 
 
-def _spelled_out(messages: list[dict[str, Any]]) -> tuple[str | None, dict[str, Any] | None]:
+def _schema_in_prompt(messages: list[dict[str, Any]]) -> tuple[str | None, dict[str, Any] | None]:
+    """(text, schema) that LlamaIndex's output parser appended to the prompt."""
     for message in messages:
         text = message["content"]
-        if isinstance(text, str) and _MARK in text and (match := _SCHEMA_TEXT.search(text)):
+        if isinstance(text, str) and _SCHEMA_HEADER in text and (match := _SCHEMA_TEXT.search(text)):
             schema = _parse_schema(match["schema"])
             if schema is not None:
                 return match[0], schema
@@ -160,14 +173,16 @@ def _parse_schema(text: str) -> dict[str, Any] | None:
 
 
 def _find_schema(messages: list[dict[str, Any]], schema: dict[str, Any]) -> str | None:
-    for plain in _spellings(json.dumps(schema)):
-        if any(plain in text for message in messages if isinstance(text := message["content"], str)):
-            return plain
+    """The schema as a message contains it, in whatever layout the host wrote it."""
+    for form in _serializations(json.dumps(schema)):
+        if any(form in text for message in messages if isinstance(text := message["content"], str)):
+            return form
     return None
 
 
 @lru_cache(maxsize=256)
-def _spellings(dumped: str) -> tuple[str, ...]:
+def _serializations(dumped: str) -> tuple[str, ...]:
+    """The usual layouts of a schema, each also with the braces doubled for a format string."""
     schema = json.loads(dumped)
     plain = [
         json.dumps(schema, indent=indent, ensure_ascii=ascii)

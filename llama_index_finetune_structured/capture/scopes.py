@@ -1,4 +1,4 @@
-"""Whose call is it? Two kinds of scope: what a handler is attached to, and the inside of a ``with`` block."""
+"""Decide which recorder owns a span: the scope of a handler, and the scope of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from llama_index.core.settings import Settings
 
 from .spans import Span
 
-__all__ = ["AttachedScope", "BlockScope"]
+__all__ = ["AttachedScope", "BlockScope", "FineTuningHandlerBase"]
 
 
 class Attachments:
-    """Objects that were attached by hand, by identity and without keeping them alive."""
+    """Components passed to ``attach``, compared by identity and referenced weakly."""
 
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[Any]] = {}
 
     def add(self, component: Any) -> None:
+        """Attach an LLM, index, query engine, program or agent."""
         key = id(component)
-        self._refs[key] = weakref.ref(component, lambda _: self._refs.pop(key, None) and None)
+        self._refs[key] = weakref.ref(component, lambda _: self._refs.pop(key, None))
 
-    def reach(self, instance: Any) -> bool:
-        """Was this, or the retriever or index that it stands on, attached?"""
+    def cover(self, instance: Any) -> bool:
+        """Whether ``instance``, or the retriever or index that it uses, was attached."""
         if not self._refs:
             return False
-        return any(ref() is holder for holder in _holders(instance) if (ref := self._refs.get(id(holder))))
+        return any(ref() is part for part in _components(instance) if (ref := self._refs.get(id(part))))
 
 
 class AttachedScope:
-    """Spans of whatever carries the handler: an LLM, an index, an engine, Settings, or was attached by hand.
+    """Spans of the components that have the handler in their callback manager or were passed to ``attach``.
 
-    Settings and ``global_handler`` reach every LLM but those that carry another handler of this kind.
+    A handler in ``Settings`` or ``global_handler`` owns the spans of every LLM without another fine-tuning handler of
+    its own.
     """
 
     def __init__(self, handler: BaseCallbackHandler) -> None:
@@ -47,78 +49,87 @@ class AttachedScope:
         self.attached = Attachments()
 
     def covers(self, span: Span) -> bool:
+        """Whether the span's component belongs to the handler."""
         instance, handler = span.instance, self._handler()
         if instance is None or handler is None:
             return False
-        if self.attached.reach(instance):
+        if self.attached.cover(instance):
             return True
-        carried = _handlers_of(instance)
-        for item in carried:
+        own_handlers = _handlers_of(instance)
+        for item in own_handlers:
             if item is handler:
                 return True
         if not isinstance(instance, BaseLLM) or not any(item is handler for item in _global_handlers()):
             return False
-        return not any(isinstance(item, FineTuningHandlerBase) for item in carried)
+        return not any(isinstance(item, FineTuningHandlerBase) for item in own_handlers)
 
 
 class FineTuningHandlerBase(BaseCallbackHandler):
-    """The common type of this package's handlers, by which their scopes know each other."""
+    """Base of this package's handlers, by which a scope recognises the other handlers of the kind."""
 
 
-def _holders(instance: Any) -> list[Any]:
-    """The object itself, and the index and the retriever that it stands on."""
-    own = _own(instance)
-    if "_retriever" not in own and "_index" not in own:
+def _components(instance: Any) -> list[Any]:
+    """The instance itself, and the retriever and the index that it uses."""
+    attributes = _attributes(instance)
+    if "_retriever" not in attributes and "_index" not in attributes:
         return [instance]
-    retriever = own.get("_retriever")
-    found = (instance, own.get("_index"), retriever, _own(retriever).get("_index"))
-    return [holder for holder in found if holder is not None]
+    retriever = attributes.get("_retriever")
+    parts = (instance, attributes.get("_index"), retriever, _attributes(retriever).get("_index"))
+    return [part for part in parts if part is not None]
 
 
 def _handlers_of(instance: Any) -> list[BaseCallbackHandler]:
+    """The callback handlers of the instance and of the retriever and index that it uses."""
     handlers: list[BaseCallbackHandler] = []
-    for holder in _holders(instance):
-        own = _own(holder)
-        for manager in (own.get("callback_manager"), own.get("_callback_manager")):
-            if manager is not None and isinstance(manager, CallbackManager):  # asking of None takes longest
+    for part in _components(instance):
+        attributes = _attributes(part)
+        for manager in (attributes.get("callback_manager"), attributes.get("_callback_manager")):
+            # isinstance is slow for an abstract class, and slowest for None: this runs for every span
+            if manager is not None and isinstance(manager, CallbackManager):
                 handlers += manager.handlers
     return handlers
 
 
-def _own(instance: Any) -> Mapping[str, Any]:
-    """The instance's own attributes: a property of the host's could have effects."""
+def _attributes(instance: Any) -> Mapping[str, Any]:
+    """The instance's own attributes, read without calling a property of the host, which could have side effects."""
     return getattr(instance, "__dict__", {})
 
 
 def _global_handlers() -> list[BaseCallbackHandler]:
+    """The handlers of ``Settings``, if it has a manager already, and LlamaIndex's global handler."""
     manager = Settings._callback_manager
     handlers = manager.handlers if manager is not None else []
-    everywhere = llama_index.core.global_handler
-    return [*handlers, everywhere] if everywhere is not None else handlers
+    global_handler = llama_index.core.global_handler
+    return [*handlers, global_handler] if global_handler is not None else handlers
 
 
+# The ``with`` blocks around the running code. A context variable, so that asyncio tasks inherit it; threads do not.
 _blocks: ContextVar[tuple[BlockScope, ...]] = ContextVar("finetune_structured_blocks", default=())
 
 
 class BlockScope:
-    """Calls made inside a ``with`` block: by its own code, its tasks, and threads started while it is open.
+    """Spans inside a ``with`` block: of its own code, its asyncio tasks and the threads started while it is open.
 
-    A thread that ran before is another's; ``attach`` brings its LLM in.
+    Threads that were running before the block are outside, except for the calls of components passed to ``attach``.
     """
 
     def __init__(self) -> None:
         self.attached = Attachments()
-        self._older_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._threads_before: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def enter(self) -> None:
-        self._older_threads = weakref.WeakSet(threading.enumerate())
+        """Start the block in the current context."""
+        self._threads_before = weakref.WeakSet(threading.enumerate())
         _blocks.set((*_blocks.get(), self))
 
     def leave(self) -> None:
+        """End the block in the current context."""
         _blocks.set(tuple(scope for scope in _blocks.get() if scope is not self))
 
     def covers(self, span: Span) -> bool:
+        """Whether the running code is inside the block, or the span's component was attached."""
         blocks = _blocks.get()
-        if self in blocks or self.attached.reach(span.instance):
+        if self in blocks or self.attached.cover(span.instance):
             return True
-        return not blocks and threading.current_thread() not in self._older_threads
+        # A thread started inside the block has an empty context; one with blocks of its own belongs to those.
+        return not blocks and threading.current_thread() not in self._threads_before

@@ -1,4 +1,4 @@
-"""``with capture("answers.jsonl"): ...`` — every completed, valid answer inside the block, on disk."""
+"""The context manager ``capture``: write every valid LLM answer given inside a ``with`` block to a file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ __all__ = ["capture"]
 
 
 class capture:
-    """Capture every LLM answer given inside a ``with`` block to ``path``, as one Example a line.
+    """Capture every LLM answer given inside a ``with`` block, as one Example a line.
 
-    In scope are the block's own calls, its asyncio tasks and the threads started while it is open;
-    ``attach(llm)`` adds the calls of an LLM wherever they are made. Answers are checked against the schema
-    they were asked with or else against ``output_cls``; what fails goes to :attr:`rejects_path` with the
-    reason. ``redact=True`` removes keys, tokens, e-mail addresses, phone and card numbers, a function from
-    text to text removes what it likes. ``fsync=True`` survives power loss. An existing capture is continued.
+    The block covers its own calls, those of its asyncio tasks and of the threads started while it is open.
+    Only completed calls are stored. Answers are validated against the schema that their call requested, or else
+    against ``output_cls``; invalid ones go to :attr:`rejects_path` with the reason. Capture never breaks the host:
+    an error inside it is counted in :meth:`summary`, and the first one is logged.
 
-    Raises CaptureError where ``path`` cannot be written or is no capture.
+    ``path``: a JSON Lines file; an existing capture is continued. ``output_cls``: the class of the answers of calls
+    that carry no schema. ``redact``: True removes keys, tokens, e-mail addresses, phone and card numbers before
+    anything is written; a function from text to text replaces that. ``fsync``: records survive power loss (about
+    1 ms a record).
+
+    Raises CaptureError, on entering the block, where ``path`` cannot be written or is not a capture.
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class capture:
         redact: bool | Redactor = False,
         fsync: bool = False,
     ) -> None:
-        # LlamaIndex takes a second to import; the package binds this class without it.
+        # Imported here since LlamaIndex takes a second to import, and the package binds this class when imported.
         from .recorder import Recorder
         from .redaction import redact_secrets
         from .scopes import BlockScope
@@ -46,16 +50,16 @@ class capture:
 
     @property
     def path(self) -> Path:
-        """Where the Examples are."""
+        """The file of the Examples."""
         return self._recorder.path
 
     @property
     def rejects_path(self) -> Path:
-        """Where rejected answers are; absent while there are none."""
+        """The file of rejected answers; absent while there are none."""
         return self._recorder.rejects_path
 
     def attach(self, component: Any) -> None:
-        """Capture the calls of this LLM (index, query engine) from any thread while the block is open."""
+        """Capture the calls of an LLM, index, query engine, program or agent from any thread during the block."""
         self._scope.attached.add(component)
 
     def summary(self) -> dict[str, Any]:

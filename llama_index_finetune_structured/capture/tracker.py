@@ -1,7 +1,7 @@
-"""The process-wide listener: follows LlamaIndex's spans and events and hands ended calls to recorders.
+"""The process-wide listener: follow LlamaIndex's spans and events and pass completed calls to recorders.
 
-One event and one span handler sit on the root dispatcher while anybody records. Spans tell the nesting,
-events tell messages and answers. Nothing that fails in here reaches the host: it is counted.
+One event handler and one span handler are on the root dispatcher while any recorder is registered. Spans give the
+nesting, events give messages and answers. No error in here reaches the host: errors are counted.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel
 
 from ..example import answer_value
-from ..forks import tell_after_fork
+from ..forks import reset_after_fork
 from .calls import finish_reason, start_call
-from .recorder import Recorder
-from .spans import Span, SpanTree
+from .spans import Span, SpanOwner, SpanTree
 
 __all__ = ["Tracker", "tracker"]
 
+_INTERRUPT_AGAIN_S = 0.001  # chosen: after the dispatcher has returned, before a user notices
 _CALLS = frozenset({"chat", "achat", "complete", "acomplete"})
-_NOBODY: frozenset[Recorder] = frozenset()
+_NO_OWNERS: frozenset[SpanOwner] = frozenset()
 _STRUCTURED = frozenset({"structured_predict", "astructured_predict"})
 
 
 class Tracker:
-    """Spans and events -> ended calls, each once, to every recorder in whose scope it lies."""
+    """Turn spans and events into completed calls and pass each once to every recorder that owns it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._recorders: tuple[weakref.ref[Recorder], ...] = ()
+        self._recorders: tuple[weakref.ref[SpanOwner], ...] = ()
         self.tree = SpanTree()
         self._on_event: dict[str, Callable[[Any], None]] = {
-            "LLMChatStartEvent": lambda event: self._started(event, "chat", event.messages),
-            "LLMCompletionStartEvent": lambda event: self._started(event, "complete", event.prompt),
-            "LLMChatInProgressEvent": self._call_goes_on,
-            "LLMCompletionInProgressEvent": self._call_goes_on,
+            "LLMChatStartEvent": lambda event: self._call_started(event, "chat", event.messages),
+            "LLMCompletionStartEvent": lambda event: self._call_started(event, "complete", event.prompt),
+            "LLMChatInProgressEvent": self._call_in_progress,
+            "LLMCompletionInProgressEvent": self._call_in_progress,
             "LLMChatEndEvent": self._call_ended,
             "LLMCompletionEndEvent": self._call_ended,
             "ExceptionEvent": self._call_failed,
             "RetrievalEndEvent": self._retrieved,
         }
         self._handlers = (_Events(), _Spans())
-        tell_after_fork(self)
+        reset_after_fork(self)
 
-    def forked(self) -> None:
-        """In a child: go on listening, with a lock that nobody holds."""
+    def after_fork(self) -> None:
+        """Recreate the lock; the recorders stay registered."""
         self._lock = threading.RLock()
 
-    def add(self, recorder: Recorder) -> None:
-        """Listen for a recorder until it is removed or collected."""
+    def add(self, recorder: SpanOwner) -> None:
+        """Register a recorder until it is removed or garbage-collected; installs the handlers if needed."""
         with self._lock:
             self._recorders = (*self._alive(), weakref.ref(recorder, lambda _: self.remove(None)))
             root, (events, spans) = get_dispatcher(), self._handlers
@@ -68,70 +68,71 @@ class Tracker:
             if not any(handler is spans for handler in root.span_handlers):
                 root.span_handlers = [*root.span_handlers, spans]
 
-    def remove(self, recorder: Recorder | None) -> None:
-        """Stop listening for it; the last one takes the handlers off the dispatcher."""
+    def remove(self, recorder: SpanOwner | None) -> None:
+        """Unregister a recorder (None: only those collected); without any left, remove the handlers."""
         with self._lock:
             if recorder is not None:
                 recorder.listening = False
             self._recorders = tuple(ref for ref in self._alive() if ref() is not recorder)
-            if not self._recorders and not self.tree.has_calls:  # an open stream is heard to its end
+            if not self._recorders and not self.tree.has_calls:  # open streams are followed to their end
                 root, (events, spans) = get_dispatcher(), self._handlers
                 root.event_handlers = [item for item in root.event_handlers if item is not events]
                 root.span_handlers = [item for item in root.span_handlers if item is not spans]
                 self.tree.forget_open()
 
-    def _alive(self) -> tuple[weakref.ref[Recorder], ...]:
+    def _alive(self) -> tuple[weakref.ref[SpanOwner], ...]:
         return tuple(ref for ref in self._recorders if ref() is not None)
 
     def guarded(self, step: Callable[..., None], *args: Any) -> None:
-        """Run one step; whatever it raises is counted by the recorders and goes no further."""
+        """Run one step; an exception in it is counted by every recorder and not raised."""
         try:
             step(*args)
         except Exception as error:
             for ref in self._recorders:
                 if (recorder := ref()) is not None:
                     recorder.count_fault(error)
-        except KeyboardInterrupt:  # LlamaIndex's dispatcher would swallow it
-            threading.Timer(0.001, _thread.interrupt_main).start()
+        except KeyboardInterrupt:
+            # LlamaIndex's dispatcher swallows it, so the main thread is interrupted again a moment later.
+            threading.Timer(_INTERRUPT_AGAIN_S, _thread.interrupt_main).start()
 
     def event(self, event: Any) -> None:
-        """An event of LlamaIndex has fired."""
+        """Handle an event of LlamaIndex."""
         step = self._on_event.get(type(event).__name__)
         if step is not None:
             self.guarded(step, event)
 
     def entered(self, span_id: str, instance: Any, parent_id: str | None, bound: Any) -> None:
-        """A span has begun: whose is it?"""
+        """Register a new span and the recorders that own it: its parent's, and those whose scope covers it."""
         span = self.tree.enter(span_id, instance, parent_id, bound)
-        inherited = span.owners = span.parent.owners if span.parent is not None else _NOBODY
+        inherited = span.owners = span.parent.owners if span.parent is not None else _NO_OWNERS
         for ref in self._recorders:
             recorder = ref()
             if recorder is not None and recorder not in inherited and recorder.scope.covers(span):
                 span.owners |= {recorder}
         if span.owners is not inherited and span.kind.is_retriever:
-            _widen_to_engine(span, span.owners)
+            _add_owners_to_engine(span)
 
     def left(self, span_id: str, result: Any) -> None:
-        """A span has ended with a result; an LLM without callbacks is recorded from its span alone."""
+        """Close a span that returned ``result``; an LLM that fires no events is recorded from its span alone."""
         span = self.tree.leave(span_id, result)
         if span is None or span.has_call or not span.kind.is_llm:
             return
         if span.method in _CALLS and isinstance(result, (ChatResponse, CompletionResponse)):
-            self._record_silent_call(span, result)
+            self._record_without_events(span, result)
         elif span.method in _STRUCTURED and isinstance(result, BaseModel):
             text = json.dumps(answer_value(result), ensure_ascii=False)
             message = ChatMessage(role="assistant", content=text)
-            self._record_silent_call(span, ChatResponse(message=message))
+            self._record_without_events(span, ChatResponse(message=message))
 
     def dropped(self, span_id: str) -> None:
-        """A span has failed."""
+        """Close a span that failed."""
         self.tree.leave(span_id, None)
 
-    def _started(self, event: Any, kind: str, messages: Any) -> None:
+    def _call_started(self, event: Any, kind: str, messages: Any) -> None:
         span = self.tree.get(event.span_id)
         if span is None or isinstance(span.instance, StructuredLLM):
-            return  # of a structured LLM the inner call is kept: it has the messages that were sent
-        owners = _claimed(span)
+            return  # its inner call is recorded instead, which has the messages that were sent
+        owners = _claim_call(span)
         if owners:
             call = start_call(
                 span,
@@ -144,39 +145,41 @@ class Tracker:
             )
             self.tree.start_call(span, call)
 
-    def _call_goes_on(self, event: Any) -> None:
+    def _call_in_progress(self, event: Any) -> None:
         call = self.tree.running_call(event.span_id)
         if call is not None:
-            call.stopped = finish_reason(event.response) or call.stopped
+            call.finish_reason = finish_reason(event.response) or call.finish_reason
 
     def _call_ended(self, event: Any) -> None:
         call = self.tree.end_call(event.span_id)
         if call is not None and event.response is not None:
             for recorder in call.owners:
                 recorder.record(call, event.response)
-        self._rest()
+        self._remove_if_idle()
 
     def _call_failed(self, event: Any) -> None:
         self.tree.end_call(event.span_id)
-        self._rest()
+        self._remove_if_idle()
 
-    def _rest(self) -> None:
+    def _remove_if_idle(self) -> None:
+        """Remove the handlers after the last stream that outlived its recorder."""
         if not self._recorders:
             self.remove(None)
 
     def _retrieved(self, event: Any) -> None:
+        """Attach the retrieved nodes to the nearest span that has a query."""
         span = self.tree.get(event.span_id)
         for item in span.lineage() if span is not None else ():
             if item.query is not None:
                 item.nodes = event.nodes
                 return
 
-    def _record_silent_call(self, span: Span, response: Any) -> None:
-        """``complete`` without LlamaIndex's decorator, or an LLM's own ``structured_predict``: no events."""
-        owners = _claimed(span)
+    def _record_without_events(self, span: Span, response: Any) -> None:
+        """Record a ``complete`` without LlamaIndex's decorator, or an LLM's own ``structured_predict``."""
+        owners = _claim_call(span)
         if owners:
             kind = "complete" if "complete" in span.method else "chat"
-            messages, kwargs = span.request()
+            messages, kwargs = span.call_arguments()
             model = span.instance.metadata.model_name
             call = start_call(
                 span, owners, event_id=span.id, kind=kind, messages=messages, kwargs=kwargs, model=model
@@ -185,8 +188,12 @@ class Tracker:
                 recorder.record(call, response)
 
 
-def _claimed(span: Span) -> frozenset[Recorder]:
-    """Mark a call in the span and all around it; whose it is: LLMs call themselves, the outermost call counts."""
+def _claim_call(span: Span) -> frozenset[SpanOwner]:
+    """Mark the span and its ancestors as having a call, and return the recorders that have to record it.
+
+    An LLM may call itself or another LLM (``chat`` by ``complete``). A recorder takes the outermost call only, so
+    those that record a call around this one are left out.
+    """
     owners = span.owners
     for owner in owners:
         if not owner.listening:
@@ -198,14 +205,17 @@ def _claimed(span: Span) -> frozenset[Recorder]:
     return owners
 
 
-def _widen_to_engine(span: Span, owners: frozenset[Recorder]) -> None:
-    """A handler on an index reaches its retriever; the query engine around it is meant."""
+def _add_owners_to_engine(span: Span) -> None:
+    """Make the owners of a retriever's span own the query engine around it too.
+
+    LlamaIndex passes the handler of an index to its retriever only; the answer is made in the query engine.
+    """
     path = []
     for item in span.lineage():
         path.append(item)
         if item.is_engine and (item.parent is None or item.parent.instance is not item.instance):
             for inner in path:
-                inner.owners = inner.owners | owners
+                inner.owners = inner.owners | span.owners
             return
 
 

@@ -1,4 +1,4 @@
-"""Gradient's training lines: Example -> one ``{"inputs": ...}``."""
+"""Convert Examples to Gradient training lines, ``{"inputs": ...}``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 
 from ..example import Example, Message
-from .transports import schema_prompt
+from .transports import schema_message_index, schema_prompt
 from .wire import message_from_wire
 
 __all__ = ["gradient_prompt", "to_gradient"]
 
 
 def to_gradient(example: Example, *, structured: bool = False) -> dict[str, Any]:
-    """A Gradient line: ``inputs`` is the prompt that GradientModelAdapterLLM sends, followed by the answer.
+    """Convert an Example to a Gradient line: the prompt that GradientModelAdapterLLM sends, then the answer.
 
-    ``structured=True`` marks the prompt as not trainable, so that only the answer is learned.
+    ``structured``: split ``inputs`` into two parts and mark the prompt as not trainable, so that only the answer
+    contributes to the loss.
     """
     prompt, answer = gradient_prompt(example), example.answer_text()
     if not structured:
@@ -25,10 +26,10 @@ def to_gradient(example: Example, *, structured: bool = False) -> dict[str, Any]
 
 
 def gradient_prompt(example: Example) -> str:
-    """The text that a completion model is sent: a captured completion as it was, else the messages in one.
+    """The prompt of a completion model: that of a captured completion, else the messages joined by LlamaIndex.
 
-    A schema that travelled beside the messages, as a tool or response format, is written into them where
-    LlamaIndex's text programs write it. That is what a GradientModelAdapterLLM with ``is_chat_model=True`` sends.
+    A schema that was sent beside the messages, as a tool or response format, is inserted into them where
+    LlamaIndex's text programs insert it, as a GradientModelAdapterLLM with ``is_chat_model=True`` does.
     """
     messages = _with_schema_text(example)
     only = messages[0].content
@@ -38,10 +39,11 @@ def gradient_prompt(example: Example) -> str:
 
 
 def _with_schema_text(example: Example) -> list[Message]:
+    """The messages with the schema's text; unchanged where it is in them already or they hold content parts."""
     messages = list(example.messages)
     if example.transport == "text" or example.answer_schema is None:
         return messages
-    index = 0 if messages[0].role == "system" else -1
+    index = schema_message_index(messages)
     content = messages[index].content
     if isinstance(content, str):
         text = content + schema_prompt(example.answer_schema)

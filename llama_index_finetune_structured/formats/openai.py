@@ -1,4 +1,4 @@
-"""OpenAI's chat lines: Example -> line, and back; the legacy form with functions too."""
+"""Convert Examples to OpenAI chat lines and back, including the legacy form with functions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ __all__ = ["from_openai", "to_openai"]
 
 
 def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
-    """An OpenAI chat line: ``messages`` with the answer last, ``tools`` and ``parallel_tool_calls`` if sent.
+    """Convert an Example to an OpenAI chat line.
 
-    ``functions=True`` writes the legacy form: ``functions`` and ``function_call``; ValueError for more than
-    one tool call in a turn, which that form cannot hold.
+    The line has ``messages`` with the answer last, and ``tools`` and ``parallel_tool_calls`` where they were sent.
+    ``functions=True`` writes the legacy form with ``functions`` and ``function_call``; it raises ValueError for more
+    than one tool call in a turn, which that form cannot express.
     """
     messages = [message.wire() for message in (*example.messages, example.answer)]
     if functions:
@@ -57,7 +58,7 @@ def _legacy_message(message: dict[str, Any], names: dict[str, str]) -> dict[str,
 
 
 def from_openai(line: dict[str, Any]) -> Example:
-    """Read an OpenAI chat line, in today's form or with legacy functions. Raises ValueError."""
+    """Convert an OpenAI chat line, in the current or the legacy form, to an Example. Raises ValueError."""
     messages = line.get("messages")
     if not isinstance(messages, list) or len(messages) < 2:
         raise ValueError("messages: expected a list of at least one message and the answer")
@@ -79,12 +80,12 @@ def from_openai(line: dict[str, Any]) -> Example:
 
 
 def _tools(line: dict[str, Any]) -> list[dict[str, Any]]:
-    """The line's tools, from legacy ``functions`` where it has none. Raises ValueError naming the place."""
+    """The line's tools, or else its legacy ``functions`` as tools. Raises ValueError naming the field."""
     name = "tools" if line.get("tools") else "functions"
-    given = line.get(name) or []
-    if not isinstance(given, list):
-        raise ValueError(f"{name}: expected a list, found {type(given).__name__}")
-    tools = given if name == "tools" else [{"type": "function", "function": item} for item in given]
+    items = line.get(name) or []
+    if not isinstance(items, list):
+        raise ValueError(f"{name}: expected a list, found {type(items).__name__}")
+    tools = items if name == "tools" else [{"type": "function", "function": item} for item in items]
     for index, tool in enumerate(tools):
         function = tool.get("function", {}) if isinstance(tool, dict) else tool
         if not isinstance(function, dict):
@@ -95,6 +96,7 @@ def _tools(line: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _modern_message(message: Any, index: int) -> Any:
+    """A message in the current form; legacy calls, which have no ids, are numbered by their message."""
     if not isinstance(message, dict):
         raise ValueError(f"messages.{index}: expected an object, found {type(message).__name__}")
     kept = dict(message)

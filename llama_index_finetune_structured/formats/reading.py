@@ -1,4 +1,4 @@
-"""A line of any training file -> an Example; which format it is, is told line by line."""
+"""Read Examples from canonical and OpenAI chat files; the format is detected line by line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["example_from_row", "read_examples"]
 
 
 def read_examples(path: Path, *, torn_from: int = 1) -> Iterator[Example]:
-    """Examples of a JSON Lines file and of a capture's shards beside it, one by one.
+    """Yield the Examples of a JSON Lines file and of the capture shards beside it.
 
     Each line is a canonical Example or an OpenAI chat line. Blank lines are skipped, a byte order mark is allowed,
-    and a last line that a crash cut short is left out with a logged warning (``torn_from``: see read_lines; it is for
-    ``path`` itself). Raises DatasetError: ``file:line`` at the first line that does not fit, or the file that cannot
-    be opened.
+    and a torn last line is skipped with a logged warning. ``torn_from``: see :func:`jsonl.read_lines`; applies to
+    ``path`` itself, not to shards. Raises DatasetError with ``file:line`` at the first invalid line, or with the file
+    that cannot be opened.
     """
     for file in shards_of(path):
         try:
@@ -44,7 +44,7 @@ def _example_from_line(line: Line) -> Example:
 
 
 def example_from_row(row: Any) -> Example:
-    """A parsed line, canonical or OpenAI chat, as an Example. Raises ValueError."""
+    """Convert a parsed line, canonical or OpenAI chat, to an Example. Raises ValueError."""
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if "messages" not in row:

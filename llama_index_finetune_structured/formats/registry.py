@@ -1,4 +1,4 @@
-"""The training files of others by name; each line is a pure function of an Example."""
+"""Training-file formats by name; each line is a pure function of an Example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .trl import to_trl_messages, to_trl_prompt_completion
 __all__ = ["to_query_response", "training_lines"]
 
 
-_LINE: dict[str, Callable[[Example], dict[str, Any]]] = {
+_CONVERTERS: dict[str, Callable[[Example], dict[str, Any]]] = {
     "openai": to_openai,
     "openai-functions": partial(to_openai, functions=True),
     "gradient": to_gradient,
@@ -27,16 +27,18 @@ _LINE: dict[str, Callable[[Example], dict[str, Any]]] = {
 
 
 def training_lines(examples: Iterable[Example], format: str) -> Iterator[str]:
-    """One JSON line an example; "query-response" is one line in all.
+    """Convert examples to the lines of a training file, without line endings.
 
-    Raises ConfigurationError for a format that there is not, DatasetError for an example that does not fit.
+    ``format``: "openai", "openai-functions", "gradient", "gradient-structured", "trl-messages",
+    "trl-prompt-completion" (one JSON line an example) or "query-response" (one JSON object in all).
+    Raises ConfigurationError for an unknown format, DatasetError for an example that the format cannot express.
     """
     if format == "query-response":
         return iter([_dumped(to_query_response(examples))])
-    if format not in _LINE:
-        known = ", ".join(sorted([*_LINE, "query-response"]))
+    if format not in _CONVERTERS:
+        known = ", ".join(sorted([*_CONVERTERS, "query-response"]))
         raise ConfigurationError(f"format: {format!r}, expected None (canonical Examples) or one of {known}")
-    return _lines(examples, _LINE[format], format)
+    return _lines(examples, _CONVERTERS[format], format)
 
 
 def _lines(
@@ -54,9 +56,9 @@ def _dumped(value: dict[str, Any]) -> str:
 
 
 def to_query_response(examples: Iterable[Example]) -> dict[str, Any]:
-    """LlamaIndex's QueryResponseDataset: questions before retrieval and their answers, ids "0", "1", ...
+    """Convert examples to LlamaIndex's QueryResponseDataset: the questions before retrieval and their answers.
 
-    Raises DatasetError for an example without ``query``.
+    The ids are "0", "1", and so on. Raises DatasetError for an example without ``query``.
     """
     queries, responses = {}, {}
     for row, example in enumerate(examples):

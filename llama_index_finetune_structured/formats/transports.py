@@ -1,13 +1,14 @@
-"""An Example rendered for the transport that will serve it: json_schema, tools or text.
+"""Render an Example for the transport that will serve it: json_schema, tools or text.
 
-Each way spells the schema out where LlamaIndex does at serving time: as ``response_format`` beside the
-messages, as a tool definition, or as text in the prompt.
+The transport is where LlamaIndex sends the schema: as ``response_format`` beside the messages, as a tool
+definition, or as text in the prompt.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
@@ -15,19 +16,20 @@ from llama_index.core.output_parsers.pydantic import PYDANTIC_FORMAT_TMPL
 from ..errors import DatasetError
 from ..example import Example, Message, Transport
 
-__all__ = ["render", "schema_prompt"]
+__all__ = ["render", "schema_message_index", "schema_prompt"]
 
 _TOOL_SCHEMA_KEYS = ("type", "properties", "required", "definitions", "$defs")
-# LlamaIndex describes the tool of a class without docstring by its own inner function.
+# LlamaIndex describes the tool of a class without docstring by the signature of its own inner function.
 _UNDESCRIBED = "(*args: Any, **kwargs: Any) -> ~Model\nModel function."
 
 
 def render(example: Example, transport: Transport) -> Example:
-    """``example`` as it would have been asked and answered over ``transport``; the answer's JSON is kept.
+    """Convert ``example`` to the messages and the answer of ``transport``; the answer's JSON is unchanged.
 
-    "text" writes the schema into the prompt as LlamaIndex's PydanticOutputParser sends it (its doubled
-    braces included); "tools" makes one tool of it, and of the answer a call; "json_schema" leaves the
-    messages bare. Raises DatasetError without a schema, or where the answer is not one JSON value.
+    "text" inserts the schema into the prompt as LlamaIndex's PydanticOutputParser does, with doubled braces;
+    "tools" makes the schema a tool and the answer a call of it; "json_schema" leaves both out of the messages.
+    Raises DatasetError without a schema, where the answer is not one JSON value, or where the schema's text cannot
+    be found in the prompt or inserted into it.
     """
     if example.transport == transport:
         return example
@@ -43,13 +45,18 @@ def render(example: Example, transport: Transport) -> Example:
 
 
 def schema_prompt(schema: dict[str, Any]) -> str:
-    """The text that PydanticOutputParser appends for ``schema``, character for character."""
+    """The exact text that LlamaIndex's PydanticOutputParser appends to the prompt for ``schema``."""
     text = PYDANTIC_FORMAT_TMPL.format(schema=json.dumps(schema, ensure_ascii=False))
     return "\n\n" + text.replace("{", "{{").replace("}", "}}")
 
 
+def schema_message_index(messages: Sequence[Message]) -> int:
+    """The index of the message to which LlamaIndex appends the schema: a leading system message, else the last."""
+    return 0 if messages[0].role == "system" else len(messages) - 1
+
+
 def _bare(example: Example, schema: dict[str, Any]) -> Example:
-    """The json_schema form: neither schema text nor tools, the answer as JSON text."""
+    """The json_schema form: no schema text and no tools; the answer is JSON text."""
     _require_json(example)
     return example.model_copy(
         update={
@@ -80,28 +87,32 @@ def _require_json(example: Example) -> None:
 def _without_schema(example: Example, schema: dict[str, Any]) -> tuple[Message, ...]:
     if example.transport != "text":
         return example.messages
-    spelled = [text for text in (example.schema_text, schema_prompt(schema)) if text]
+    """The messages without the schema's text."""
+    schema_texts = [text for text in (example.schema_text, schema_prompt(schema)) if text]
     for index, message in enumerate(example.messages):
-        for text in spelled:
+        for text in schema_texts:
             if isinstance(message.content, str) and text in message.content:
                 cut = message.model_copy(update={"content": message.content.replace(text, "", 1)})
                 return (*example.messages[:index], cut, *example.messages[index + 1 :])
     raise DatasetError(
-        "the schema's text was not found in the prompt, so it cannot be taken out; set schema_text to it"
+        "the schema's text was not found in the prompt, so it cannot be removed; set schema_text to it"
     )
 
 
 def _as_text(bare: Example, schema: dict[str, Any]) -> Example:
-    index = 0 if bare.messages[0].role == "system" else len(bare.messages) - 1
+    index = schema_message_index(bare.messages)
     message, text = bare.messages[index], schema_prompt(schema)
     if not isinstance(message.content, str):
-        raise DatasetError(f"messages[{index}] holds parts, not text; the schema cannot be written into it")
+        raise DatasetError(
+            f"messages[{index}] holds content parts; expected text, into which the schema can be inserted"
+        )
     written = message.model_copy(update={"content": message.content + text})
     messages = (*bare.messages[:index], written, *bare.messages[index + 1 :])
     return bare.model_copy(update={"messages": messages, "transport": "text", "schema_text": text})
 
 
 def _as_tools(bare: Example, schema: dict[str, Any]) -> Example:
+    """The tools form: the one tool that LlamaIndex makes of a class, which has to be called."""
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(schema.get("title") or bare.schema_name or "answer"))
     parameters = {key: value for key, value in schema.items() if key in _TOOL_SCHEMA_KEYS}
     parameters["additionalProperties"] = False

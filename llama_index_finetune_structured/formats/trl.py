@@ -1,11 +1,12 @@
-"""Examples <-> TRL's conversational formats: ``messages``/``tools`` and ``prompt``/``completion``.
+"""Convert Examples to TRL's conversational formats and back: ``messages``, and ``prompt`` with ``completion``.
 
-TRL's chat templates want tool arguments as objects; OpenAI's wire form has them as JSON text.
+Tool arguments are objects here, as chat templates require; OpenAI's wire format has them as JSON text.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from ..example import Example, Message, compact_json
@@ -15,21 +16,26 @@ __all__ = ["from_trl", "to_trl_messages", "to_trl_prompt_completion"]
 
 
 def to_trl_messages(example: Example) -> dict[str, Any]:
-    """``{"messages": [..., answer], "tools"?: JSON text}``; without templates that mark answers, TRL trains
-    on the prompt too: prefer :func:`to_trl_prompt_completion`. Raises ValueError for a broken tool call.
+    """Convert an Example to ``{"messages": [..., answer], "tools"?: JSON text}``.
+
+    With a chat template that does not mark answers, TRL trains on the prompt too; prefer
+    :func:`to_trl_prompt_completion`. Raises ValueError for a malformed tool call.
     """
     turns = [_to_trl_message(m) for m in (*example.messages, example.answer)]
     return {"messages": turns} | _tools(example)
 
 
 def to_trl_prompt_completion(example: Example) -> dict[str, Any]:
-    """``{"prompt": [...], "completion": [answer], "tools"?: JSON text}``: the loss is on the answer alone."""
+    """Convert an Example to ``{"prompt": [...], "completion": [answer], "tools"?: JSON text}``.
+
+    TRL computes the loss on the completion only. Raises ValueError for a malformed tool call.
+    """
     prompt = [_to_trl_message(m) for m in example.messages]
     return {"prompt": prompt, "completion": [_to_trl_message(example.answer)]} | _tools(example)
 
 
 def from_trl(row: dict[str, Any]) -> Example:
-    """A row of either format, its ``tools`` as a list or as JSON text. Raises ValueError."""
+    """Convert a row of either format, with ``tools`` as a list or as JSON text, to an Example. Raises ValueError."""
     turns = row.get(
         "messages", _turns(row.get("prompt"), "user") + _turns(row.get("completion"), "assistant")
     )
@@ -40,19 +46,19 @@ def from_trl(row: dict[str, Any]) -> Example:
     return from_openai(chat | {"tools": json.loads(tools) if isinstance(tools, str) else tools})
 
 
-def _turns(given: Any, role: str) -> list[Any]:
-    if isinstance(given, str):
-        return [{"role": role, "content": given}]
-    return list(given) if isinstance(given, list) else []
+def _turns(column: Any, role: str) -> list[Any]:
+    if isinstance(column, str):
+        return [{"role": role, "content": column}]
+    return list(column) if isinstance(column, list) else []
 
 
 def _tools(example: Example) -> dict[str, str]:
-    """As JSON text, which TRL takes: no column type has to fit the schemas of all tools."""
+    """The tools as JSON text: as objects, one column type would have to fit the schemas of all rows."""
     return {"tools": compact_json(example.tools)} if example.tools else {}
 
 
 def _to_trl_message(message: Message) -> dict[str, Any]:
-    """A message whose absent content is empty text, which templates join without asking."""
+    """A message with arguments as objects; absent content is "", as chat templates concatenate it unchecked."""
     wire = message.wire()
     wire.pop("weight", None)
     wire["content"] = wire["content"] or ""
@@ -64,14 +70,15 @@ def _to_trl_message(message: Message) -> dict[str, Any]:
 def _from_trl_message(message: Any) -> Any:
     if not isinstance(message, dict) or not message.get("tool_calls"):
         return message
-    given = message["tool_calls"]
-    if not isinstance(given, list):
-        raise ValueError(f"tool_calls: expected a list, found {type(given).__name__}")
-    calls = [{"id": f"call_{index}"} | _with_arguments(call, _dumped) for index, call in enumerate(given)]
+    items = message["tool_calls"]
+    if not isinstance(items, list):
+        raise ValueError(f"tool_calls: expected a list, found {type(items).__name__}")
+    calls = [{"id": f"call_{index}"} | _with_arguments(call, _dumped) for index, call in enumerate(items)]
     return message | {"content": message.get("content") or None, "tool_calls": calls}
 
 
-def _with_arguments(call: Any, convert: Any) -> dict[str, Any]:
+def _with_arguments(call: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """The call with its arguments converted by ``convert``. Raises ValueError where it is malformed."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise ValueError("tool_calls: expected {'function': {'name', 'arguments'}}")

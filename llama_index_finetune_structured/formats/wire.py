@@ -1,4 +1,4 @@
-"""LlamaIndex's messages, answers, tools and nodes <-> OpenAI's wire form; everything is copied."""
+"""Convert LlamaIndex messages, responses, tools and nodes to OpenAI's wire format and back; all is copied."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ROLES = {role: role.value for role in MessageRole} | dict.fromkeys(
 
 
 def json_safe(value: Any) -> Any:
-    """A deep copy that JSON can hold: models are dumped, classes named, unknown objects left to ``str``."""
+    """A deep copy that JSON can represent: models are dumped, classes become their names, other objects ``str``."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -50,7 +50,7 @@ def json_safe(value: Any) -> Any:
 
 
 def message_to_wire(message: ChatMessage) -> dict[str, Any]:
-    """One chat message; text stays a string, other blocks become content parts, thinking is left out."""
+    """Convert a chat message: text stays a string, other blocks become content parts, thinking is dropped."""
     blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
     if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:
         return {"role": role, "content": blocks[0].text}
@@ -80,6 +80,7 @@ def _part(block: Any) -> dict[str, Any]:
 
 
 def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
+    """The tool calls, from blocks or, with older integrations, from ``additional_kwargs``."""
     calls = [
         _call(block.tool_call_id, block.tool_name, block.tool_kwargs)
         for block in message.blocks
@@ -105,7 +106,7 @@ def _call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
 
 
 def response_to_wire(response: Any) -> dict[str, Any]:
-    """A ChatResponse or CompletionResponse -> the assistant's message."""
+    """Convert a ChatResponse or CompletionResponse to the assistant's message."""
     message = getattr(response, "message", None)
     if message is None:
         return {"role": "assistant", "content": str(getattr(response, "text", None) or "")}
@@ -113,7 +114,10 @@ def response_to_wire(response: Any) -> dict[str, Any]:
 
 
 def tools_to_wire(tools: Any) -> list[dict[str, Any]]:
-    """Tools as sent -> OpenAI's chat form; Anthropic's and OpenAI's flat Responses form are converted."""
+    """Convert tools as sent to OpenAI's chat form, from Anthropic's form and OpenAI's flat Responses form too.
+
+    Tools in another provider's form are returned as they are.
+    """
     if not isinstance(tools, Iterable) or isinstance(tools, (str, Mapping)):
         return []
     return [_tool(tool) for tool in json_safe(tools) if isinstance(tool, dict)]
@@ -129,7 +133,7 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
-    """A wire message as LlamaIndex's ChatMessage; tool calls become blocks."""
+    """Convert a wire message to LlamaIndex's ChatMessage; tool calls become blocks."""
     content = wire.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     blocks: list[Any] = [block for part in parts if (block := _block(part)) is not None]
@@ -147,7 +151,7 @@ def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
 
 
 def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
-    """Text and images; other kinds of parts have no way back."""
+    """Convert a text or image part; None for parts of other types, which are dropped."""
     image = part.get("image_url")
     if isinstance(image, dict):
         url = str(image.get("url"))
@@ -160,7 +164,7 @@ def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
 
 
 def source_of(node: NodeWithScore) -> Source:
-    """A retrieved node as an Example's source. ``document_id``: the document it was cut from, where it is known."""
+    """Convert a retrieved node to an Example's source. ``document_id``: the document it was cut from, if known."""
     score = None if node.score is None else float(node.score)
     return Source(
         node_id=node.node_id,

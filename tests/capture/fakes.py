@@ -1,4 +1,4 @@
-"""Small LLMs and a loopback server that speaks OpenAI's protocol, for the tests of capture."""
+"""Small LLMs and a loopback server with OpenAI's protocol, for the tests of capture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Song(BaseModel):
 
 
 class EchoLLM(CustomLLM):
-    """Answers every prompt with ``reply``; fails when it is told to."""
+    """Answers every prompt with ``reply``, or raises where ``fails`` is set."""
 
     reply: str = SONG
     is_chat: bool = True
@@ -75,7 +75,7 @@ class SilentLLM(CustomLLM):
 
 
 class SilentStructuredLLM(SilentLLM):
-    """Asks its provider for the object itself, as some integrations do: no chat, no events."""
+    """Predicts objects without ``chat``, as some integrations do through their provider: it fires no events."""
 
     def structured_predict(self, output_cls: Any, prompt: Any, **_: Any) -> Any:
         return output_cls.model_validate_json(SONG)
@@ -88,7 +88,7 @@ Reply = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def song_reply(request: dict[str, Any]) -> dict[str, Any]:
-    """The message of a model that does what it is asked: calls the tool, or writes the JSON."""
+    """A correct message: a call of the first tool or, without tools or after one was called, JSON text."""
     tools = request.get("tools")
     called = any(message["role"] == "tool" for message in request["messages"])
     if not tools or called:
@@ -105,7 +105,7 @@ def tool_message(name: str, *arguments: str) -> dict[str, Any]:
 
 
 class OpenAIServer:
-    """Chat completions on loopback, streamed if asked; ``requests`` are the bodies that came."""
+    """Chat completions on loopback, streamed where requested; ``requests`` holds the bodies received."""
 
     def __init__(self, url: str) -> None:
         self.url = url

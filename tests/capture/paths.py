@@ -1,4 +1,4 @@
-"""Every way in which LlamaIndex calls an LLM, as a table: how it is built, what it should leave."""
+"""Every way in which LlamaIndex calls an LLM, as a table: how to run it and which examples it gives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELLO = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user
 
 @dataclass(frozen=True)
 class Path:
-    """``llm`` names the model that is used, ``leaves`` the transports of the examples that it leaves."""
+    """``llm``: the kind of model for ``make_llm``. ``leaves``: the transports of the captured examples."""
 
     name: str
     llm: str
@@ -35,7 +35,7 @@ class Path:
 
     @property
     def names_class(self) -> bool:
-        """Does LlamaIndex say which class is asked for? A streamed FunctionCallingProgram has no span."""
+        """Whether a span names the output class; a streamed FunctionCallingProgram has no span."""
         return not ("function_program" in self.name and "stream" in self.name)
 
 
@@ -66,7 +66,7 @@ async def drain(stream: Any) -> None:
 
 
 def sync(call: Callable[[Any, VectorStoreIndex], Any]) -> Build:
-    """A path that is one plain call."""
+    """A path of one synchronous call."""
 
     def build(llm: Any, index: VectorStoreIndex) -> Run:
         async def run() -> None:
@@ -78,7 +78,7 @@ def sync(call: Callable[[Any, VectorStoreIndex], Any]) -> Build:
 
 
 def asynchronous(call: Callable[[Any, VectorStoreIndex], Awaitable[Any]]) -> Build:
-    """A path that is awaited."""
+    """A path of one awaited call."""
 
     def build(llm: Any, index: VectorStoreIndex) -> Run:
         return lambda: call(llm, index)
@@ -99,14 +99,14 @@ def streamed(call: Callable[[Any, VectorStoreIndex], Any]) -> Build:
     return build
 
 
-def engine(*, asked_async: bool = False, streaming: bool = False, **options: Any) -> Build:
-    """A query engine, built before it is asked."""
+def engine(*, asynchronous: bool = False, streaming: bool = False, **options: Any) -> Build:
+    """A query engine, built before the query."""
 
     def build(llm: Any, index: VectorStoreIndex) -> Run:
         made = index.as_query_engine(llm=llm, similarity_top_k=2, streaming=streaming, **options)
 
         async def run() -> None:
-            response = await made.aquery("Which song?") if asked_async else made.query("Which song?")
+            response = await made.aquery("Which song?") if asynchronous else made.query("Which song?")
             if streaming:
                 stream = response.response_gen
                 await drain(stream() if callable(stream) else stream)
@@ -219,7 +219,7 @@ def _engines(llm: str, transport: str) -> list[Path]:
     modes = {mode: engine(output_cls=Song, response_mode=mode) for mode in ("compact", "tree_summarize")}
     builds = {
         **modes,
-        "acompact": engine(output_cls=Song, asked_async=True),
+        "acompact": engine(output_cls=Song, asynchronous=True),
         "structured_filter": engine(output_cls=Song, response_mode="compact_accumulate"),
     }
     rows = _rows(llm, {f"engine.{name}": build for name, build in builds.items()}, transport)
@@ -232,9 +232,9 @@ def _engines(llm: str, transport: str) -> list[Path]:
 def _plain_engines(llm: str) -> list[Path]:
     builds = {
         "engine.plain": engine(),
-        "engine.aplain": engine(asked_async=True),
+        "engine.aplain": engine(asynchronous=True),
         "engine.streaming": engine(streaming=True),
-        "engine.astreaming": engine(streaming=True, asked_async=True),
+        "engine.astreaming": engine(streaming=True, asynchronous=True),
         "engine.simple_summarize": engine(response_mode="simple_summarize", output_cls=Song),
         "chat_engine": chat_engine,
     }

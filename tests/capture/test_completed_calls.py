@@ -1,4 +1,4 @@
-"""Only completed calls leave something, each exactly once, and the host's objects stay as they were."""
+"""Only completed calls are stored, each exactly once, and the host's objects are unchanged."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_stream_that_breaks_off_is_never_saved(path: Path) -> None:
     assert answers(path) == []
 
 
-def test_abandoned_and_never_started_streams_leave_nothing(path: Path) -> None:
+def test_abandoned_and_unread_streams_are_not_saved(path: Path) -> None:
     llm = EchoLLM()
     with capture(path):
         open_calls = len(tracker.tree)
@@ -79,7 +79,7 @@ def test_abandoned_and_never_started_streams_leave_nothing(path: Path) -> None:
     assert answers(path) == []
 
 
-async def test_abandoned_async_stream_leaves_nothing(path: Path) -> None:
+async def test_abandoned_async_stream_is_not_saved(path: Path) -> None:
     llm = EchoLLM()
     with capture(path):
         open_calls = len(tracker.tree)
@@ -93,7 +93,7 @@ async def test_abandoned_async_stream_leaves_nothing(path: Path) -> None:
     assert answers(path) == []
 
 
-def test_a_stream_read_after_the_block_was_begun_inside_and_counts(path: Path) -> None:
+def test_a_stream_started_in_the_block_and_read_after_it_is_saved(path: Path) -> None:
     with capture(path):
         stream = EchoLLM().stream_complete("x")
     list(stream)
@@ -130,7 +130,7 @@ async def test_the_same_messages_sampled_at_once_are_all_kept(path: Path) -> Non
 
 
 class RoutingLLM(CustomLLM):
-    """Hands every call on to another LLM, streams from inside of a generator."""
+    """Passes every call on to another LLM; streams from inside a generator."""
 
     inner: EchoLLM
 
@@ -181,7 +181,7 @@ def test_the_hosts_messages_may_change_while_it_waits(path: Path) -> None:
 
 
 class EchoChatLLM(EchoLLM):
-    """Hands its messages on as they are, of every role."""
+    """Takes messages of every role."""
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
@@ -193,7 +193,7 @@ TURNS = st.lists(st.tuples(st.sampled_from(MessageRole), st.text()), min_size=1,
 
 @given(TURNS, st.text(min_size=1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_role_and_text_is_read_back_as_it_was_sent(
+def test_messages_of_every_role_are_read_back_as_sent(
     path: Path, turns: list[tuple[MessageRole, str]], reply: str
 ) -> None:
     path.unlink(missing_ok=True)
@@ -205,7 +205,7 @@ def test_every_role_and_text_is_read_back_as_it_was_sent(
     assert (example.answer_text(), example.model) == (reply, "echo")
 
 
-def test_a_model_without_a_name_in_words_is_captured_without_one(path: Path) -> None:
+def test_a_model_name_that_is_no_string_is_left_out(path: Path) -> None:
     class OddLLM(EchoChatLLM):
         def to_payload(self) -> dict[str, Any]:
             return {"model_name": 7}
@@ -216,7 +216,7 @@ def test_a_model_without_a_name_in_words_is_captured_without_one(path: Path) -> 
     assert (example.answer_text(), example.model) == (SONG, None)
 
 
-def test_the_hosts_objects_are_not_touched(path: Path, server: OpenAIServer) -> None:
+def test_the_hosts_objects_are_unchanged(path: Path, server: OpenAIServer) -> None:
     server.reply = lambda _: tool_message("song_of_year", '{"title": "Echoes", "year": 1971}')
     tool = FunctionTool.from_defaults(fn=lambda title, year: f"{title} {year}", name="song_of_year")
     messages = [ChatMessage(role="user", content="A song?")]
@@ -227,9 +227,9 @@ def test_the_hosts_objects_are_not_touched(path: Path, server: OpenAIServer) -> 
     assert response.message == plain.message
 
 
-def test_calls_that_a_fork_of_the_tracker_never_saw_are_ignored(path: Path) -> None:
+def test_a_stream_started_before_the_block_is_not_saved(path: Path) -> None:
     llm = EchoLLM()
-    stream = llm.stream_complete("begun before anybody listened")
+    stream = llm.stream_complete("started before the block")
     with capture(path) as captured:
         list(stream)
     assert captured.summary() == {

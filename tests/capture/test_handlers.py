@@ -1,4 +1,4 @@
-"""The handlers' face, and that each sees its own calls and nobody else's."""
+"""The handlers' public methods, and that each handler records its own calls only."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_events_are_messages_and_response_by_id() -> None:
     assert [item.content for item in second["messages"]] == ["Another?"]
 
 
-def test_tool_calls_come_back_in_events(server: OpenAIServer) -> None:
+def test_tool_calls_are_read_back_in_events(server: OpenAIServer) -> None:
     handler = OpenAIFineTuningHandler()
     llm = server.llm("gpt-4", callback_manager=CallbackManager([handler]))
     llm.as_structured_llm(Song).chat([ChatMessage(content="A song?")])
@@ -100,9 +100,9 @@ def test_the_capture_itself_is_not_replaced_by_its_export(path: Path) -> None:
     handler = OpenAIFineTuningHandler(path)
     EchoLLM(callback_manager=CallbackManager([handler])).complete("x")
     (path.parent / "link.jsonl").symlink_to(path)
-    with pytest.raises(ConfigurationError, match="this is the capture that is being saved"):
+    with pytest.raises(ConfigurationError, match="this is the capture that is being exported"):
         handler.save_finetuning_events(path.parent / "link.jsonl")
-    with pytest.raises(ConfigurationError, match="this is the capture that is being saved"):
+    with pytest.raises(ConfigurationError, match="this is the capture that is being exported"):
         handler.save_finetuning_events(path)
     assert len(list(read_examples(path))) == 1
 
@@ -121,7 +121,7 @@ def test_the_global_handler_reaches_every_llm(monkeypatch: pytest.MonkeyPatch) -
     assert handler.summary()["captured"] == 1
 
 
-def test_pictures_come_back_in_events(tmp_path: Path) -> None:
+def test_images_are_read_back_in_events(tmp_path: Path) -> None:
     handler = OpenAIFineTuningHandler()
     llm = EchoLLM(reply="a cat", callback_manager=CallbackManager([handler]))
     picture = base64.b64decode(
@@ -165,7 +165,7 @@ def test_settings_leave_an_llm_with_its_own_handler_alone() -> None:
     assert (general.summary()["captured"], special.summary()["captured"]) == (2, 1)
 
 
-def test_an_unattached_llm_that_runs_at_the_same_time_adds_nothing() -> None:
+def test_an_unattached_llm_that_runs_at_the_same_time_is_not_recorded() -> None:
     handler = OpenAIFineTuningHandler()
     mine, other = EchoLLM(callback_manager=CallbackManager([handler])), EchoLLM(reply="not mine")
     stop = threading.Event()
@@ -232,7 +232,7 @@ def test_a_handler_on_one_index_does_not_see_another_engine_of_the_same_llm(serv
     assert [example.query for example in read_examples(handler.path)] == ["mine"]
 
 
-def test_handler_and_scope_record_the_same_call_each_for_itself(path: Path) -> None:
+def test_a_handler_and_a_block_both_record_the_same_call(path: Path) -> None:
     handler = OpenAIFineTuningHandler()
     llm = EchoLLM(callback_manager=CallbackManager([handler]))
     with capture(path) as captured:
@@ -240,7 +240,7 @@ def test_handler_and_scope_record_the_same_call_each_for_itself(path: Path) -> N
     assert (captured.summary()["captured"], handler.summary()["captured"]) == (1, 1)
 
 
-def test_the_temporary_store_is_private_and_goes_with_its_handler() -> None:
+def test_the_temporary_store_is_private_and_deleted_with_its_handler() -> None:
     handler = OpenAIFineTuningHandler()
     EchoLLM(callback_manager=CallbackManager([handler])).complete("x")
     file = handler.path
@@ -251,7 +251,7 @@ def test_the_temporary_store_is_private_and_goes_with_its_handler() -> None:
     assert not file.parent.exists()
 
 
-def test_a_handler_with_a_path_leaves_its_file(path: Path) -> None:
+def test_a_handler_with_a_path_keeps_its_file(path: Path) -> None:
     handler = OpenAIFineTuningHandler(path)
     EchoLLM(callback_manager=CallbackManager([handler])).complete("x")
     del handler

@@ -1,4 +1,4 @@
-"""Each path on which LlamaIndex calls an LLM x each way of attaching -> exactly the expected examples."""
+"""Each path on which LlamaIndex calls an LLM, with each way of attaching, gives exactly the expected examples."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("way", "path"), TABLE)
-async def test_each_path_each_way_leaves_exactly_its_examples(
+async def test_each_path_with_each_way_of_attaching_gives_exactly_its_examples(
     way: Callable[..., Any], path: Path, server: OpenAIServer, tmp_path: FilePath
 ) -> None:
     def make(llm_options: dict[str, Any], index_options: dict[str, Any]) -> tuple[Any, Any]:
@@ -107,7 +107,7 @@ async def test_each_path_each_way_leaves_exactly_its_examples(
     if (way is on_the_llm and path.is_engine) or (
         way is on_the_llm_after_building and "chat_engine" in path.name
     ):
-        assert examples == []  # LlamaIndex replaces the LLM's manager: attach() holds
+        assert examples == []  # LlamaIndex replaces the LLM's manager; attach() works
         return
     assert tuple(example.transport for example in examples) == path.leaves
     if server.requests:

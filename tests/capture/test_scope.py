@@ -1,4 +1,4 @@
-"""``with capture(path)``: what is inside the block is on disk, what is not leaves nothing."""
+"""``with capture(path)``: calls inside the block are stored, others are not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_capture_is_callable_in_whatever_order_it_was_imported(line: str, path: 
     assert path.exists()
 
 
-def test_query_engine_with_output_cls_is_recorded_completely(path: Path, server: OpenAIServer) -> None:
+def test_a_query_engine_with_output_cls_is_recorded_with_all_fields(path: Path, server: OpenAIServer) -> None:
     engine = index_of_songs().as_query_engine(
         llm=server.llm("gpt-4"), output_cls=Song, similarity_top_k=2, response_mode="compact"
     )
@@ -55,7 +55,7 @@ def test_query_engine_with_output_cls_is_recorded_completely(path: Path, server:
     assert (example.usage.prompt_tokens, example.usage.completion_tokens) == (11, 7)
 
 
-def test_calls_before_and_after_the_block_leave_nothing(path: Path) -> None:
+def test_calls_before_and_after_the_block_are_not_saved(path: Path) -> None:
     llm = EchoLLM()
     llm.complete("before")
     with capture(path):

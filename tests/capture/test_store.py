@@ -37,7 +37,7 @@ def test_files_are_for_their_owner_only(path: Path) -> None:
     assert [stat.S_IMODE(file.stat().st_mode) for file in shards_of(path)] == [0o600, 0o600]
 
 
-def test_the_path_is_there_before_the_first_record(path: Path) -> None:
+def test_the_file_exists_before_the_first_record(path: Path) -> None:
     JsonlStore(path).open()
     assert path.read_bytes() == b""
     assert list(read_examples(path)) == []
@@ -74,7 +74,7 @@ def test_the_main_file_is_free_again_when_its_writer_has_closed(path: Path) -> N
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_workers_write_shards_of_their_own(path: Path) -> None:
+def test_forked_workers_write_their_own_shards(path: Path) -> None:
     store = JsonlStore(path)
     store.append(line("parent before"))
 
@@ -123,7 +123,9 @@ def test_a_fork_while_another_thread_writes_does_not_hang(path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(min_value=1, max_value=len(line("the last, ünïcode and all"))))
-def test_a_tail_torn_anywhere_costs_only_itself(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_tail_torn_anywhere_loses_only_its_own_record(
+    cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("torn") / "songs.jsonl"
     whole = line("kept") + b"\n"
     last = line("the last, ünïcode and all")
@@ -147,7 +149,7 @@ def test_a_torn_first_record_is_dropped(path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"Dear diary,\nno newline", b"[1, 2]\n", b"title,year\nEchoes,1971\n", b"prose"]
 )
-def test_somebody_elses_file_is_refused_and_left_alone(content: bytes, path: Path) -> None:
+def test_a_file_that_is_no_store_is_refused_and_unchanged(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CaptureError, match=r"songs.jsonl:1: expected a JSON object of an earlier capture"):
         JsonlStore(path).open()
@@ -200,12 +202,12 @@ def test_shards_of_another_path_are_not_merged(tmp_path: Path) -> None:
     assert prompts(tmp_path / "[a].jsonl") == ["[a].jsonl"]
 
 
-def test_lines_are_told_with_their_place(path: Path) -> None:
+def test_lines_have_their_file_and_number(path: Path) -> None:
     path.write_bytes(line("a") + b"\n\n" + line("b") + b"\n")
     assert [(file, number) for file, number, _ in read_shards(path)] == [(path, 1), (path, 3)]
 
 
-def test_what_comes_after_the_file_was_replaced_goes_into_its_replacement(path: Path) -> None:
+def test_records_after_the_file_was_replaced_go_into_its_replacement(path: Path) -> None:
     store = JsonlStore(path)
     store.append(b'{"n":1}')
     (path.parent / "new").write_text('{"n":0}\n')

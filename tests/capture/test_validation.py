@@ -1,4 +1,4 @@
-"""Only answers that were asked for become examples; the others are kept apart with their reason."""
+"""Only answers that match their request become examples; the others are stored as rejects with the reason."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rejects(path: Path) -> list[dict[str, Any]]:
 def test_text_that_does_not_parse_is_rejected(reply: str, reason: str, path: Path) -> None:
     engine = index_of_songs().as_query_engine(llm=EchoLLM(reply=reply), output_cls=Song)
     with capture(path) as captured:
-        assert str(engine.query("Which song?")) == "Empty Response"  # LlamaIndex says no more than this
+        assert str(engine.query("Which song?")) == "Empty Response"  # all that LlamaIndex reports
     assert captured.summary()["captured"] == 0
     assert captured.summary()["rejected"] == {reason: 1}
     assert list(read_examples(path)) == []
@@ -122,7 +122,7 @@ class StrictSong(BaseModel):
 
 
 @pytest.mark.parametrize("model", ["gpt-4", "gpt-4o-mini"])
-def test_the_validators_of_the_class_count(model: str, path: Path, server: OpenAIServer) -> None:
+def test_the_validators_of_the_class_are_applied(model: str, path: Path, server: OpenAIServer) -> None:
     with capture(path) as captured, pytest.raises(ValueError, match="old"):
         server.llm(model).as_structured_llm(StrictSong).chat(HELLO)
     assert captured.summary()["rejected"] == {"schema_mismatch": 1}
@@ -130,7 +130,9 @@ def test_the_validators_of_the_class_count(model: str, path: Path, server: OpenA
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 @pytest.mark.parametrize("model", ["gpt-4", "gpt-4o-mini"])
-def test_the_validators_of_the_class_count_in_streams(model: str, path: Path, server: OpenAIServer) -> None:
+def test_the_validators_of_the_class_are_applied_in_streams(
+    model: str, path: Path, server: OpenAIServer
+) -> None:
     with capture(path) as captured:
         list(server.llm(model).as_structured_llm(StrictSong).stream_chat(HELLO))
     assert captured.summary()["rejected"] == {"schema_mismatch": 1}
@@ -157,7 +159,7 @@ def test_output_cls_leaves_calls_with_another_schema_to_that_schema(path: Path, 
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity"])
-def test_numbers_that_json_does_not_know_are_rejected(number: str, path: Path) -> None:
+def test_numbers_that_are_not_json_are_rejected(number: str, path: Path) -> None:
     class Weight(BaseModel):
         kilograms: float
 
@@ -168,7 +170,7 @@ def test_numbers_that_json_does_not_know_are_rejected(number: str, path: Path) -
 
 
 @pytest.mark.parametrize("wrapped", ["```json\n{}\n```", "Here it is:\n{}\nEnjoy!", "  {}\n"])
-def test_what_stands_around_a_json_answer_is_not_learned(wrapped: str, path: Path) -> None:
+def test_text_around_a_json_answer_is_removed(wrapped: str, path: Path) -> None:
     reply = wrapped.replace("{}", SONG)
     engine = index_of_songs().as_query_engine(llm=EchoLLM(reply=reply), output_cls=Song)
     with capture(path):
@@ -189,7 +191,7 @@ def test_a_tool_answered_with_text_is_fine_when_the_choice_was_free(path: Path, 
     assert example.tools is not None
 
 
-def test_prose_is_no_answer_where_the_tool_was_the_answer_itself(path: Path, server: OpenAIServer) -> None:
+def test_a_text_answer_to_a_structured_request_is_rejected(path: Path, server: OpenAIServer) -> None:
     server.reply = lambda _: {"role": "assistant", "content": "I do not know."}
     with capture(path) as captured:
         list(server.llm("gpt-4").stream_structured_predict(Song, PromptTemplate("A song?")))
@@ -197,9 +199,7 @@ def test_prose_is_no_answer_where_the_tool_was_the_answer_itself(path: Path, ser
 
 
 @pytest.mark.parametrize(("choice", "captured_calls"), [("auto", 1), ("any", 0), ("tool", 0)])
-def test_anthropics_way_of_leaving_the_choice_free_is_understood(
-    path: Path, choice: str, captured_calls: int
-) -> None:
+def test_anthropics_form_of_a_tool_choice_is_understood(path: Path, choice: str, captured_calls: int) -> None:
     tool = {"name": "play", "description": "", "input_schema": {"type": "object"}}
     with capture(path) as captured:
         EchoLLM(reply="I need no tool.").chat(HELLO, tools=[tool], tool_choice={"type": choice})
@@ -215,9 +215,7 @@ def test_calls_of_tools_in_a_providers_own_form_are_kept(path: Path) -> None:
     assert captured.summary()["captured"] == 1
 
 
-def test_of_forbidden_parallel_calls_the_first_is_kept_as_by_llamaindex(
-    path: Path, server: OpenAIServer
-) -> None:
+def test_without_parallel_calls_the_first_is_kept_as_by_llamaindex(path: Path, server: OpenAIServer) -> None:
     server.reply = lambda _: tool_message("Song", SONG, '{"title": "Money", "year": 1973}')
     with capture(path):
         server.llm("gpt-4").as_structured_llm(Song).chat(HELLO)
@@ -249,7 +247,7 @@ class Album(BaseModel):
 
 
 @pytest.mark.parametrize("is_chat", [True, False])
-def test_schema_text_is_the_part_of_the_prompt_that_spells_the_schema(is_chat: bool, path: Path) -> None:
+def test_schema_text_is_the_part_of_the_prompt_that_contains_the_schema(is_chat: bool, path: Path) -> None:
     reply = '{"title": "Meddle", "tracks": [{"name": "Echoes"}]}'
     engine = index_of_songs().as_query_engine(llm=EchoLLM(reply=reply, is_chat=is_chat), output_cls=Album)
     with capture(path):
@@ -263,7 +261,7 @@ def test_schema_text_is_the_part_of_the_prompt_that_spells_the_schema(is_chat: b
     assert example.answer_schema == Album.model_json_schema()
 
 
-def test_a_schema_that_the_prompt_spells_in_another_way_is_found(path: Path) -> None:
+def test_a_schema_in_another_layout_is_found_in_the_prompt(path: Path) -> None:
     schema = json.dumps(Song.model_json_schema(), indent=2)
     with capture(path, output_cls=Song):
         EchoLLM().chat([ChatMessage(role="user", content=f"Answer by this schema:\n{schema}\nA song?")])

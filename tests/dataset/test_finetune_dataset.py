@@ -86,7 +86,7 @@ def test_pairs_take_messages_of_every_kind_and_a_system_prompt() -> None:
         (([{"role": "user", "colour": 1}], {"title": "x"}), r"pairs\[1\]: colour"),
         (([{"role": "system", "content": "s"}], {"title": "x"}), r"pairs\[1\]: .*system message of its own"),
         (("q",), r"pairs\[1\]: not enough values"),
-        (("\ud800", {"title": "x"}), r"pairs\[1\]: half a surrogate pair"),
+        (("\ud800", {"title": "x"}), r"pairs\[1\]: a lone surrogate"),
         ((None, {"title": "x"}), r"pairs\[1\]: .*not iterable"),
     ],
 )
@@ -199,7 +199,7 @@ def test_openai_training_file_holds_messages_and_tools_only(tmp_path: Path) -> N
         (b"[" * 100_000, "nested too deeply"),
         (
             rb'{"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant"}]}',
-            "half a surrogate pair",
+            "a lone surrogate",
         ),
     ],
 )
@@ -220,7 +220,7 @@ def test_shards_of_a_capture_are_merged_and_a_line_cut_by_a_crash_is_left_out(
     with shard.open("ab") as file:
         file.write(data[0].to_json().encode()[:40])
     assert list(FinetuneDataset.load(path)) == list(data)
-    assert "c.jsonl.shard-1-2:3: the last line was cut short" in caplog.text
+    assert "c.jsonl.shard-1-2:3: the last line is incomplete" in caplog.text
 
 
 def test_missing_and_empty_files_are_clear_errors(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training files of others: both ways where the format allows, and read by the real libraries."""
+"""Training-file formats: conversion both ways where the format allows, and reading by the real libraries."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_openai_lines_come_back_as_the_same_example(example: Example) -> None:
 
 
 @given(examples())
-def test_trl_rows_come_back_with_all_that_is_learned(example: Example) -> None:
+def test_trl_rows_come_back_with_all_that_a_model_learns_from(example: Example) -> None:
     for form in (to_trl_messages, to_trl_prompt_completion):
         assert learned(from_trl(json.loads(json.dumps(form(example))))) == learned(example)
 
@@ -209,7 +209,7 @@ def test_an_example_without_such_a_form_is_named(tmp_path: Path) -> None:
         FinetuneDataset([broken]).save(tmp_path / "t.jsonl", "trl-messages")
 
 
-def test_rejects_become_the_side_that_is_not_preferred(tmp_path: Path) -> None:
+def test_rejects_become_the_answers_that_are_not_preferred(tmp_path: Path) -> None:
     data = FinetuneDataset.from_pairs([("q0", "good"), ("q1", "good")])
     rejects = FinetuneDataset.from_pairs([("q1", "bad"), ("q1", "good"), ("elsewhere", "bad")])
     lines = [

@@ -1,4 +1,4 @@
-"""One Example rendered for json_schema, tools and text."""
+"""An Example rendered for json_schema, tools and text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEEN: list[Any] = []
 
 
 class RecordingLLM(CustomLLM):
-    """A chat model without tools: LlamaIndex asks it for JSON by text."""
+    """A chat model without tools, to which LlamaIndex sends the schema as text."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -70,7 +70,7 @@ WAYS: list[Transport] = ["json_schema", "tools", "text"]
 
 
 @given(st.lists(st.sampled_from(WAYS), max_size=6), st.sampled_from([None, "", "S"]))
-def test_any_tour_through_the_transports_comes_home_unchanged(
+def test_rendering_through_any_transports_and_back_changes_nothing(
     tour: list[Transport], system: str | None
 ) -> None:
     given = example(system)
@@ -93,7 +93,7 @@ def test_tools_rendering_makes_one_tool_and_one_call() -> None:
     assert rendered.answer.tool_calls[0]["function"]["arguments"] == example().answer_text()
 
 
-def test_what_cannot_be_rendered_says_why() -> None:
+def test_an_example_that_cannot_be_rendered_is_an_error_with_the_reason() -> None:
     plain = FinetuneDataset.from_pairs([("q", "just text")])[0]
     with pytest.raises(DatasetError, match="without a schema"):
         render(plain, "tools")
@@ -112,5 +112,5 @@ def test_what_cannot_be_rendered_says_why() -> None:
     parts = example().model_copy(
         update={"messages": (Message(role="user", content=[{"type": "text", "text": "q"}]),)}
     )
-    with pytest.raises(DatasetError, match="holds parts"):
+    with pytest.raises(DatasetError, match="holds content parts"):
         render(parts, "text")

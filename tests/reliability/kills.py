@@ -1,4 +1,4 @@
-"""Kills a capturing process again and again, at any moment, and counts what was lost. Run as a script.
+"""Kill a capturing process repeatedly at random moments and count the lost records; run as a script.
 
     python -m tests.reliability.kills ROUNDS ACKS_A_ROUND FOLDER
 

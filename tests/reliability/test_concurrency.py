@@ -79,8 +79,8 @@ def test_ten_thousand_concurrent_calls_are_ten_thousand_records(way: Any, tmp_pa
     examples = list(read_examples(path))
     assert summary() == {"captured": 10_000, "rejected": {}, "dropped_by_redaction": 0, "internal_errors": 0}
     assert len(examples) == 10_000
-    said = {str(example.messages[0].content): example.answer_text() for example in examples}
-    assert said == {f"say {number}": str(number) for number in range(10_000)}
+    answers = {str(example.messages[0].content): example.answer_text() for example in examples}
+    assert answers == {f"say {number}": str(number) for number in range(10_000)}
 
 
 def test_a_thread_that_ran_before_the_block_is_not_in_scope_unless_attached(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever breaks inside capture, the host gets its answer; the fault is counted, and logged once."""
+"""Whatever fails inside capture, the host gets its answer; the error is counted, and logged once."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ PLACES: list[tuple[Any, str]] = [
     (BlockScope, "covers"),
     (tracker_module, "start_call"),
     (calls_module, "prompt_messages"),
-    (recorder_module, "read_asked"),
+    (recorder_module, "read_request"),
     (recorder_module, "check_answer"),
-    (recorder_module, "to_row"),
+    (recorder_module, "example_row"),
     (JsonlStore, "append"),
 ]
 FAULTS: list[Callable[[], Exception]] = [
@@ -45,10 +45,10 @@ FAULTS: list[Callable[[], Exception]] = [
 ]
 
 
-def test_a_hundred_faults_reach_nobody_and_are_counted(
+def test_a_hundred_errors_do_not_reach_the_host_and_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gc.collect()  # streams that earlier tests abandoned end outside of any call of ours
+    gc.collect()  # streams that earlier tests abandoned end outside the calls below
     llm = EchoLLM()
     raised = 0
     with caplog.at_level(logging.WARNING), capture(tmp_path / "calls.jsonl") as captured:
@@ -76,7 +76,7 @@ def test_a_hundred_faults_reach_nobody_and_are_counted(
     assert "sk-secret" not in caplog.text
 
 
-def test_a_full_disk_costs_records_and_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_records_but_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = JsonlStore.append
     full = False
 
@@ -110,14 +110,14 @@ def test_a_full_disk_costs_records_and_no_answers(tmp_path: Path, monkeypatch: p
         {"tools": float("nan")},
     ],
 )
-def test_odd_arguments_do_no_harm(odd: dict[str, Any], tmp_path: Path) -> None:
+def test_unusual_arguments_do_not_fail_the_call(odd: dict[str, Any], tmp_path: Path) -> None:
     with capture(tmp_path / "calls.jsonl") as captured:
         assert EchoLLM().chat([ChatMessage(role="user", content="x")], **odd).message.content == SONG
     summary = captured.summary()
     assert summary["captured"] + sum(summary["rejected"].values()) + summary["internal_errors"] == 1
 
 
-def test_half_a_surrogate_pair_is_written_as_a_question_mark(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_written_as_a_question_mark(tmp_path: Path) -> None:
     with capture(tmp_path / "calls.jsonl") as captured:
         EchoLLM(reply="half \ud83d of a face").complete("x")
     assert [example.answer_text() for example in read_examples(captured.path)] == ["half ? of a face"]
@@ -128,9 +128,7 @@ def call_and_wait() -> None:
     time.sleep(5)
 
 
-def test_control_c_inside_of_capture_reaches_the_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_c_inside_capture_reaches_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""A process may die at any moment: what it had acknowledged is on disk, once."""
+"""A process may be killed at any moment: every acknowledged record is on disk exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capture holds nothing of a call that is over, however many there are."""
+"""Capture keeps nothing in memory of completed or abandoned calls."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from llama_index_finetune_structured.capture.tracker import tracker
 
 
 class ScriptedLLM(CustomLLM):
-    """Fails if its prompt says so, else repeats it; passes calls on to ``inner`` where there is one."""
+    """Raises for a prompt that starts with "fail", else repeats it; passes calls on to ``inner`` if set."""
 
     inner: Any = None
 
@@ -143,7 +143,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def prompt_of(example: Any) -> str:
-    """What was asked; a CustomLLM's stream hands it on as ``user: ... assistant:``."""
+    """The prompt, which a CustomLLM's stream passes on as ``user: ... assistant:``."""
     return re.findall(r"(?:say|fail) \d+", str(example.messages[-1].content))[-1]
 
 

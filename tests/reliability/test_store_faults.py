@@ -1,4 +1,4 @@
-"""The disk may fail at any step: an acknowledged record stays, a refused one leaves nothing behind."""
+"""The disk may fail at any step: acknowledged records stay, and of refused ones nothing is in the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_index_finetune_structured.jsonl_store import JsonlStore, read_shards
 
 
 class FailingOs:
-    """The os module whose k-th call of one function fails, in the way that is asked for."""
+    """The os module whose k-th call of one function fails: with an error code, or a short write."""
 
     def __init__(self, step: str, fails_at: int, how: str) -> None:
         self.step, self.left, self.how = step, fails_at, how
@@ -81,7 +81,7 @@ def test_a_short_write_whose_repair_fails_too_is_repaired_before_the_next(
     broken_truncate = FailingOs("ftruncate", 1, "EIO")
     monkeypatch.setattr(broken, "ftruncate", broken_truncate.ftruncate, raising=False)
     monkeypatch.setattr(store_module, "os", broken)
-    with pytest.raises(OSError, match="fitted on the disk"):
+    with pytest.raises(OSError, match="wrote only"):
         store.append(b'{"number": 1}')
     assert broken_truncate.failed
     assert numbers(path) == [0]

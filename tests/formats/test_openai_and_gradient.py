@@ -1,22 +1,18 @@
-"""Training-file formats: pure functions of an Example, and back where the format allows."""
+"""OpenAI and Gradient lines: conversion of Examples, and back where the format allows."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_index.core.base.llms.types import ChatMessage, CompletionResponse
-from llama_index.core.llms.callbacks import llm_completion_callback
 
-from llama_index_finetune_structured.capture import capture, read_examples
 from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.formats.gradient import gradient_prompt, to_gradient
 from llama_index_finetune_structured.formats.openai import from_openai, to_openai
-from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song
+from tests.capture.fakes import SONG, Song
 
 TOOL = {
     "type": "function",
@@ -141,39 +137,6 @@ def test_two_calls_in_a_turn_have_no_legacy_form() -> None:
 def test_lines_that_are_none_are_refused(line: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_openai(line)
-
-
-class RecordingLLM(EchoLLM):
-    """A completion model with messages: what GradientModelAdapterLLM does with them."""
-
-    sent: list[str] = []  # noqa: RUF012 - a field of a pydantic model
-
-    @llm_completion_callback()
-    def complete(self, prompt: str, **_: Any) -> CompletionResponse:
-        self.sent.append(prompt)
-        return CompletionResponse(text=self.reply)
-
-
-@pytest.mark.parametrize("model", ["gpt-4", "gpt-4o-mini"])
-@pytest.mark.parametrize("with_system", [True, False])
-def test_gradient_text_is_what_a_completion_model_is_sent_for_the_same_question(
-    model: str, with_system: bool, path: Path, server: OpenAIServer
-) -> None:
-    messages = [ChatMessage(role="system", content="Be brief.")] if with_system else []
-    messages.append(ChatMessage(role="user", content="A song {of} 1971?"))
-    with capture(path):
-        server.llm(model).as_structured_llm(Song).chat(messages)
-    (example,) = read_examples(path)
-    student = RecordingLLM()
-    student.as_structured_llm(Song).chat(messages)
-    assert to_gradient(example) == {"inputs": student.sent[0] + SONG}
-
-
-def test_gradient_text_of_a_completion_is_its_prompt(path: Path) -> None:
-    with capture(path):
-        EchoLLM(reply=" Echoes").complete("My favourite song is")
-    (example,) = read_examples(path)
-    assert to_gradient(example) == {"inputs": "My favourite song is Echoes"}
 
 
 def test_gradient_prompts_can_be_kept_out_of_the_loss() -> None:

@@ -1,0 +1,228 @@
+"""JSON Schema: references, validators, titles and key order."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from llama_index_finetune_structured.json_schema import (
+    first_error,
+    follow_references,
+    in_schema_order,
+    pointer_part,
+    resolve_pointer,
+    schema_title,
+    schema_validator,
+    without_titles,
+)
+
+names = st.text(st.sampled_from("ab/~01é %"), max_size=4)
+scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x"])
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def parts_of(value: Any, pointer: str = "#") -> list[tuple[str, Any]]:
+    """Every value inside a JSON value, with its pointer."""
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        items = [(pointer_part(name), inner) for name, inner in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), inner) for index, inner in enumerate(value)]
+    found = [(pointer, value)]
+    for part, inner in items:
+        found += parts_of(inner, f"{pointer}/{part}")
+    return found
+
+
+@given(values)
+def test_the_pointer_of_every_part_of_a_value_resolves_to_that_part(value: Any) -> None:
+    for pointer, part in parts_of(value):
+        assert resolve_pointer(value, pointer) is part
+        assert resolve_pointer(value, pointer.removeprefix("#")) is part
+
+
+@pytest.mark.parametrize(
+    ("pointer", "expected"),
+    [
+        ("#/a~1b", 1),
+        ("#/m~0n", 2),
+        ("#/~01", 3),  # ~0 is decoded last, so this is the name "~1" and not "/"
+        ("#/list/1", 5),
+        ("#/list/01/x", {}),
+        ("#/list/2", {}),
+        ("#/list/-1", {}),
+        ("#/list/-", {}),
+        ("#/list/x", {}),
+        ("#/nowhere/deep", {}),
+        ("#/list/0/deeper", {}),
+        ("#anchor", {}),
+        ("other.json", {}),
+        ("https://example.com/schema.json", {}),
+        ("#/", {}),
+    ],
+)
+def test_pointers_are_unescaped_and_what_they_miss_is_empty(pointer: str, expected: Any) -> None:
+    root = {"a/b": 1, "m~n": 2, "~1": 3, "list": [4, 5]}
+    assert resolve_pointer(root, pointer) == expected
+
+
+@given(st.lists(names, min_size=1, max_size=6, unique=True))
+def test_a_chain_of_references_ends_at_its_schema(chain: list[str]) -> None:
+    schema = {"type": "integer"}
+    links = [{"$ref": f"#/$defs/{pointer_part(name)}"} for name in chain]
+    root = {"$defs": dict(zip(chain, [*links[1:], schema], strict=True))}
+    assert follow_references(root, links[0]) is schema
+    assert follow_references(root, schema) is schema
+
+
+@given(st.lists(names, min_size=1, max_size=6, unique=True), st.integers(0, 5))
+def test_a_chain_of_references_that_comes_back_to_itself_is_empty(chain: list[str], back: int) -> None:
+    links = [{"$ref": f"#/$defs/{pointer_part(name)}"} for name in chain]
+    root = {"$defs": dict(zip(chain, [*links[1:], links[back % len(links)]], strict=True))}
+    assert follow_references(root, links[0]) == {}
+
+
+@pytest.mark.parametrize(
+    "node", [{"$ref": "#/$defs/none"}, {"$ref": "#anchor"}, {"$ref": "#/flag"}, True, None, [], "x"]
+)
+def test_a_reference_to_no_schema_is_empty(node: Any) -> None:
+    assert follow_references({"flag": True, "type": "object"}, node) == {}
+
+
+def test_a_property_named_ref_is_no_reference() -> None:
+    node = {"$ref": {"type": "string"}}
+    assert follow_references({}, node) is node
+
+
+@st.composite
+def object_schemas(draw: st.DrawFn, depth: int = 3) -> dict[str, Any]:
+    """Schemas of objects, lists, tuples, unions and references to themselves."""
+    kinds = ["leaf"] if depth == 0 else ["leaf", "object", "list", "tuple", "union", "root"]
+    kind = draw(st.sampled_from(kinds))
+    inner = object_schemas(depth - 1) if depth else st.nothing()
+    if kind == "object":
+        schema: dict[str, Any] = {"properties": draw(st.dictionaries(names, inner, max_size=4))}
+        extra = draw(st.none() | st.booleans() | inner)
+        return schema if extra is None else schema | {"additionalProperties": extra}
+    if kind == "list":
+        return {"items": draw(st.booleans() | inner)}
+    if kind == "tuple":
+        return {"prefixItems": draw(st.lists(inner, max_size=2)), "items": draw(inner)}
+    if kind == "union":
+        branches = draw(st.lists(inner, min_size=1, max_size=2))
+        return {draw(st.sampled_from(["anyOf", "oneOf", "allOf"])): branches}
+    return {"$ref": "#"} if kind == "root" else {}
+
+
+@given(object_schemas(), values)
+def test_ordering_keys_changes_no_value_and_is_done_after_one_pass(
+    schema: dict[str, Any], value: Any
+) -> None:
+    ordered = in_schema_order(schema, value)
+    assert ordered == value
+    assert json.dumps(in_schema_order(schema, ordered)) == json.dumps(ordered)
+
+
+@given(st.lists(names, unique=True, max_size=5), st.permutations(list("abcde")))
+def test_known_keys_follow_the_schema_and_the_others_keep_their_order(
+    known: list[str], keys: list[str]
+) -> None:
+    schema = {"properties": {name: {} for name in known}}
+    value = dict.fromkeys([*keys, *reversed(known)], 1)
+    expected = [*known, *[key for key in keys if key not in known]]
+    assert list(in_schema_order(schema, value)) == expected
+
+
+class Leaf(BaseModel):
+    b: int
+    a: int
+
+
+class Branch(BaseModel):
+    z: int
+
+
+class Tree(BaseModel):
+    name: str
+    leaves: list[Leaf] = []
+    by_name: dict[str, Leaf] = {}
+    either: Leaf | Branch | None = None
+    pair: tuple[Leaf, Branch] | None = None
+    trees: list[Tree] = []
+
+
+def test_keys_are_ordered_in_references_lists_maps_unions_tuples_and_recursion() -> None:
+    leaf = {"a": 1, "b": 2}
+    value = {
+        "trees": [{"leaves": [leaf], "name": "inner"}],
+        "pair": [leaf, {"z": 3}],
+        "either": leaf,
+        "by_name": {"y": leaf, "x": leaf},
+        "name": "outer",
+    }
+    ordered = in_schema_order(Tree.model_json_schema(), value)
+    assert json.dumps(ordered) == json.dumps(
+        {
+            "name": "outer",
+            "by_name": {"y": {"b": 2, "a": 1}, "x": {"b": 2, "a": 1}},
+            "either": {"b": 2, "a": 1},
+            "pair": [{"b": 2, "a": 1}, {"z": 3}],
+            "trees": [{"name": "inner", "leaves": [{"b": 2, "a": 1}]}],
+        }
+    )
+
+
+@given(values)
+def test_a_value_that_fits_has_no_error_and_one_that_does_not_has_its_path(value: Any) -> None:
+    assert first_error({"type": "object", "properties": {"v": {"const": value}}}, {"v": value}) is None
+    error = first_error({"type": "object", "properties": {"v": {"const": value}}}, {"v": [value, value]})
+    assert error is not None
+    assert error.startswith("$.v: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ({"name": "x", "leaves": [{"b": 1, "a": "one"}]}, "$.leaves[0].a: 'one' is not of type 'integer'"),
+        ({"leaves": []}, "$: 'name' is a required property"),
+        ({"name": 5}, "$.name: 5 is not of type 'string'"),
+        ({"name": "x"}, None),
+    ],
+)
+def test_the_first_error_is_the_most_specific(value: Any, error: str | None) -> None:
+    assert first_error(Tree.model_json_schema(), value) == error
+
+
+def test_an_invalid_schema_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="not a valid JSON schema: 'no such type'"):
+        first_error({"type": "no such type"}, {})
+
+
+def test_equal_schemas_share_a_validator_and_the_draft_that_a_schema_names_is_used() -> None:
+    schema = {"items": [{"type": "integer"}], "$schema": "http://json-schema.org/draft-07/schema#"}
+    assert schema_validator(schema) is schema_validator(json.loads(json.dumps(schema)))
+    assert first_error(schema, ["x"]) is not None  # a list of items is draft 7's form of prefixItems
+    with pytest.raises(ValueError, match="not a valid JSON schema"):
+        schema_validator({"items": [{"type": "integer"}]})
+
+
+@given(values)
+def test_titles_go_and_all_else_stays(value: Any) -> None:
+    titled = {"title": "Thing", "properties": {"title": {"title": "Title", "const": value}}}
+    bare = {"properties": {"title": {"const": value}}}
+    assert without_titles(titled) == bare
+    assert without_titles(bare) == bare
+
+
+def test_a_title_that_is_no_string_is_none() -> None:
+    assert schema_title({"title": "Song"}) == "Song"
+    assert [schema_title(schema) for schema in ({"title": {}}, {}, None)] == [None, None, None]
