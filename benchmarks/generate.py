@@ -32,7 +32,7 @@ from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.demo import run as demo
 from llama_index_finetune_structured.demo.corpus import REFERENCE_KEY, ApiCard, functions
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
-from llama_index_finetune_structured.local.generate import loading as local_model
+from llama_index_finetune_structured.local.generate import loaded_models
 from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.local.schema.bounds import bounded_schema, schema_key
 
@@ -85,7 +85,7 @@ def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
         slots = asyncio.Semaphore(CONCURRENCY)
         return await asyncio.gather(*(one(question, slots) for question in asked))
 
-    with counting(llm._loaded.generator.model) as forwards:
+    with counting(llm._loaded.engine.model) as forwards:
         started = time.perf_counter()
         texts = asyncio.run(run())
         return Turn(texts, time.perf_counter() - started, len(forwards))
@@ -131,7 +131,7 @@ def xgrammar_processors(llm: LoraLLM) -> Callable[[], list[Any]] | None:
         return None
     schema = ApiCard.model_json_schema()
     bounded = bounded_schema(schema, schema_key(schema), llm.bounds)
-    vocabulary = llm._loaded.generator.model.config.vocab_size
+    vocabulary = llm._loaded.engine.model.config.vocab_size
     info = xgrammar.TokenizerInfo.from_huggingface(
         llm._loaded.tokenizer, vocab_size=vocabulary, stop_token_ids=[llm._loaded.stop_id]
     )
@@ -157,7 +157,7 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
 
     asked, llm = questions(count), load()
     prompts = [llm.prompt_token_ids(QA_TEMPLATE.format_messages(llm=llm, **q), ApiCard) for q in asked]
-    model = local_model._weights(resolve(llm.base_model), adapter).eval()
+    model = loaded_models._weights(resolve(llm.base_model), adapter).eval()
     systems: dict[str, Callable[[], Turn]] = {
         "transformers generate": lambda: generated(model, llm, prompts, list),
     }
@@ -175,7 +175,7 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
 
 def fresh(llm: LoraLLM) -> LoraLLM:
     """The LLM with nothing kept from earlier answers: no prefixes, no grammars, no memory of what was said."""
-    local_model._loaded.clear()
+    loaded_models._loaded.clear()
     return llm
 
 

@@ -34,7 +34,7 @@ from llama_index_finetune_structured import (
     check,
 )
 from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.llms.service_context import ServiceContext
+from llama_index_finetune_structured.llms import ServiceContext
 
 TEACHER = os.environ.get("TEACHER_MODEL", "gpt-4.1")
 BASE = os.environ.get("BASE_MODEL", "gpt-4.1-mini")

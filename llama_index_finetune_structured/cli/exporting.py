@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError
 from ..evaluation.export_parity import Parity, parity
-from ..llms.exported import opened_export
+from ..llms.exported import open_export
 from ..llms.lora import LoraLLM
 from ..local.export import export_adapter
 from ..local.export.serving import serving_commands
@@ -65,5 +65,5 @@ def export_and_check(
 
 def _gate(adapter: Path, output: Path, format: str, base_model: str | None, examples: list[Any]) -> Parity:
     moved = {} if base_model is None else {"base_model": base_model}
-    with opened_export(output, adapter, format=format, base_model=base_model) as llm:
+    with open_export(output, adapter, format=format, base_model=base_model) as llm:
         return parity(LoraLLM.from_adapter(adapter, **moved), examples, {format: llm})

@@ -1,22 +1,24 @@
-"""The reference's OpenAIPydanticProgram, over today's FunctionCallingProgram."""
+"""Names of the older notebooks: OpenAIPydanticProgram works as before, ServiceContext names its replacements."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from llama_index.core.llms import LLM
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import BasePromptTemplate
 from pydantic import BaseModel
 
-__all__ = ["OpenAIPydanticProgram"]
+from ..errors import ConfigurationError
+
+__all__ = ["OpenAIPydanticProgram", "ServiceContext"]
 
 
 class OpenAIPydanticProgram(FunctionCallingProgram):  # type: ignore[type-arg]
     """Prompt -> object of ``output_cls``, by a function call.
 
-    The ``from_defaults`` arguments are the reference's. ``allow_multiple`` returns a list of objects.
-    Raises ValueError when the LLM calls no function, or with arguments that do not fit ``output_cls``.
+    The ``from_defaults`` arguments are those of llama-index-program-openai. ``allow_multiple`` returns a list of
+    objects. Raises ValueError when the LLM calls no function, or with arguments that do not fit ``output_cls``.
     """
 
     @classmethod
@@ -30,7 +32,7 @@ class OpenAIPydanticProgram(FunctionCallingProgram):  # type: ignore[type-arg]
         allow_multiple: bool = False,
         tool_choice: str | dict[str, Any] | None = None,
     ) -> OpenAIPydanticProgram:
-        """Build the program; ``llm`` defaults to ``Settings.llm``. Exactly one prompt is given."""
+        """Build the program; ``llm`` defaults to ``Settings.llm``. Pass ``prompt_template_str`` or ``prompt``."""
         program = super().from_defaults(
             output_cls=output_cls,
             prompt_template_str=prompt_template_str,
@@ -42,3 +44,25 @@ class OpenAIPydanticProgram(FunctionCallingProgram):  # type: ignore[type-arg]
         )
         assert isinstance(program, cls)
         return program
+
+
+class ServiceContext:
+    """Removed from LlamaIndex: every use raises ConfigurationError with its replacements."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        _raise_removed()
+
+    @classmethod
+    def from_defaults(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Raise ConfigurationError with the replacements."""
+        _raise_removed()
+
+
+def _raise_removed() -> NoReturn:
+    raise ConfigurationError(
+        "ServiceContext is gone from LlamaIndex, and service_context= is silently ignored. Write instead:\n"
+        "  llm=             index.as_query_engine(llm=llm, output_cls=...), DatasetGenerator(llm=llm, ...)\n"
+        "  callback_manager VectorStoreIndex(nodes, callback_manager=callback_manager)\n"
+        "  chunk_size       SentenceSplitter(chunk_size=...)\n"
+        '  pydantic_program_mode="llm"  text_mode(llm)'
+    )

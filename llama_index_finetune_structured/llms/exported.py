@@ -1,4 +1,4 @@
-"""An export opened again as a LlamaIndex LLM, whatever its format."""
+"""Open an exported model as a LlamaIndex LLM."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from ..local.model.base_models import gguf_source, resolve
 from .llama_cpp import LlamaCppServer
 from .lora import LoraLLM
 
-__all__ = ["opened_export"]
+__all__ = ["open_export"]
 
 
 @contextmanager
-def opened_export(
+def open_export(
     export: str | Path, adapter: str | Path, *, format: str, base_model: str | None = None
 ) -> Iterator[LLM]:
-    """The LLM of what ``export_adapter`` wrote, asked as ``adapter`` was trained; closed with the block.
+    """The LLM of what ``export_adapter`` wrote, with prompts and bounds as ``adapter`` was trained.
 
-    ``gguf`` and ``gguf-adapter`` are run by llama.cpp and need the extras ``llamacpp`` and ``openai``;
-    ``gguf-adapter`` also a base that came as a GGUF file, ``base_model`` where it moved after training.
+    ``format``: ``merged``, ``gguf`` or ``gguf-adapter``. The GGUF formats are run by llama.cpp, which stops with the
+    ``with`` block, and need the extras ``llamacpp`` and ``openai``. ``gguf-adapter`` needs a base that came as a GGUF
+    file; ``base_model`` says where it is if it moved after training. Raises ConfigurationError for other formats.
     """
     if format == "merged":
         yield LoraLLM.from_merged(export)
@@ -42,7 +43,7 @@ def opened_export(
         model, lora = source, Path(export)
     elif format != "gguf":
         raise ConfigurationError(
-            f"format {format!r}: only merged, gguf and gguf-adapter hold what was trained"
+            f"format {format!r}: expected merged, gguf or gguf-adapter, the formats that hold the trained weights"
         )
     with LlamaCppServer(model, lora=lora) as server:
         yield served_llm(adapter, **server.connection)

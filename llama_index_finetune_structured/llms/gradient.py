@@ -27,40 +27,41 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from typing_extensions import Self
 
 from ..errors import ConfigurationError, ServiceError
-from .gradient_api import GradientApi, connect_gradient, live_host
-from .keys import Key, wrapped
+from .gradient_api import GradientApi, connect_gradient, resolve_host
+from .keys import ApiKey, secret_key
 
 __all__ = ["GradientBaseModelLLM", "GradientModelAdapterLLM"]
 
 _PER_CALL = {"temperature", "top_k", "top_p", "auto_template", "guidance", "rag"}
-_DEFAULT_OUTPUT_TOKENS = 256
+_DEFAULT_OUTPUT_TOKENS = 256  # reported to LlamaIndex where max_tokens is None
 
 
 class _GradientLLM(CustomLLM):
-    """What both classes share. The token is kept out of repr, dumps and pickles; it connects on first use.
+    """Base of both Gradient LLMs. Connects on first use; the token is in no repr, dump or pickle.
 
-    A call takes ``stop``, ``max_tokens``, temperature, top_k, top_p, auto_template, guidance and rag.
-    Streams give the whole answer as one chunk: the protocol has no streaming. Calls raise ServiceError.
+    A call accepts ``stop``, ``max_tokens``, temperature, top_k, top_p, auto_template, guidance and rag, and raises
+    ConfigurationError for others and ServiceError when the request fails. The protocol has no streaming: streams give
+    the whole answer as one chunk.
     """
 
-    max_tokens: int | None = Field(default=None, gt=0, lt=512, description="Tokens to generate at most.")
+    max_tokens: int | None = Field(default=None, gt=0, lt=512, description="Token limit of an answer.")
     context_window: int = Field(default=4096, gt=0, description="Tokens of prompt and answer together.")
     temperature: float | None = Field(default=None, ge=0)
     top_k: int | None = Field(default=None, gt=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    is_chat_model: bool = Field(default=False, description="Whether LlamaIndex sends it messages.")
-    max_retries: int = Field(default=3, ge=0, description="Further tries when a call gets no answer.")
-    timeout: float = Field(default=120, gt=0, description="Seconds a call may take.")
-    host: str = Field(description="Where the server is.")
+    is_chat_model: bool = Field(default=False, description="Whether LlamaIndex sends messages, not text.")
+    max_retries: int = Field(default=3, ge=0, description="Retries of a call that gets no answer.")
+    timeout: float = Field(default=120, gt=0, description="Timeout of a request, in seconds.")
+    host: str = Field(description="Address of the server.")
     workspace_id: str | None = Field(default=None)
 
     _token: SecretStr = PrivateAttr(default=SecretStr(""))
     _api: GradientApi | None = PrivateAttr(default=None)
     _model_id: str | None = PrivateAttr(default=None)
 
-    def __init__(self, *, host: str | None = None, access_token: Key = None, **fields: Any) -> None:
-        access_token = wrapped(access_token)
-        super().__init__(host=live_host(host), **fields)
+    def __init__(self, *, host: str | None = None, access_token: ApiKey = None, **fields: Any) -> None:
+        access_token = secret_key(access_token)
+        super().__init__(host=resolve_host(host), **fields)
         self._token = access_token
 
     @property
@@ -79,10 +80,10 @@ class _GradientLLM(CustomLLM):
 
     @abstractmethod
     def _name(self) -> str:
-        """The slug or id that the user gave."""
+        """The slug or id that the user passed."""
 
     def _find_model(self, _api: GradientApi, /) -> str:
-        """The id that the protocol takes."""
+        """The model's id in the protocol."""
         return self._name()
 
     def _connected(self) -> tuple[GradientApi, str]:
@@ -97,7 +98,7 @@ class _GradientLLM(CustomLLM):
         self._api = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: no token, no connection. The copy takes its token from the environment."""
+        """Pickle without token and connection. The copy takes its token from the environment."""
         bare = self.model_copy()
         bare._token, bare._api = SecretStr(""), None
         return dict(super(_GradientLLM, bare).__getstate__())
@@ -113,9 +114,10 @@ class _GradientLLM(CustomLLM):
 
     # -- one answer --
 
-    def _answer(self, prompt: str, **asked: Any) -> CompletionResponse:
-        stop = asked.pop("stop", None)
-        parameters = self._parameters(asked)
+    def _answer(self, prompt: str, **options: Any) -> CompletionResponse:
+        """One answer; a request without a reply is retried, a refused one is not."""
+        stop = options.pop("stop", None)
+        parameters = self._parameters(options)
         reply = Retrying(
             stop=stop_after_attempt(self.max_retries + 1),
             wait=wait_exponential(multiplier=0.25, max=8),
@@ -129,15 +131,16 @@ class _GradientLLM(CustomLLM):
         api, model_id = self._connected()
         return api.complete(model_id, prompt, **parameters)
 
-    def _parameters(self, asked: dict[str, Any]) -> dict[str, Any]:
-        max_tokens = asked.pop("max_tokens", self.max_tokens)
-        if unknown := set(asked) - _PER_CALL:
-            takes = ", ".join(sorted(_PER_CALL | {"stop", "max_tokens"}))
+    def _parameters(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The protocol's parameters of a call with these options."""
+        max_tokens = options.pop("max_tokens", self.max_tokens)
+        if unknown := set(options) - _PER_CALL:
+            accepted = ", ".join(sorted(_PER_CALL | {"stop", "max_tokens"}))
             raise ConfigurationError(
-                f"Gradient's protocol has no {', '.join(sorted(unknown))}; it takes {takes}"
+                f"Gradient's protocol has no {', '.join(sorted(unknown))}; it accepts {accepted}"
             )
         own = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        return {**own, **asked, "max_generated_token_count": max_tokens}
+        return {**own, **options, "max_generated_token_count": max_tokens}
 
     def _prompt(self, messages: Sequence[ChatMessage]) -> str:
         assert self.messages_to_prompt is not None
@@ -147,7 +150,7 @@ class _GradientLLM(CustomLLM):
         assert self.completion_to_prompt is not None
         return prompt if formatted else self.completion_to_prompt(prompt)
 
-    # -- LlamaIndex's methods: each reports one event, so none calls another --
+    # -- LlamaIndex's methods: the callbacks emit one event a method, so none calls another --
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -199,7 +202,7 @@ class _GradientLLM(CustomLLM):
 
 
 def _cut(text: str, stop: str | Sequence[str] | None) -> str:
-    """The text up to the first stop word; the protocol has none, so the answer is cut here."""
+    """The text up to the first stop word. The protocol has no stop words, so they are applied here."""
     words = [stop] if isinstance(stop, str) else list(stop or ())
     ends = [text.find(word) for word in words if word and word in text]
     return text[: min(ends)] if ends else text
@@ -215,8 +218,10 @@ def _as_chat(answer: CompletionResponse) -> ChatResponse:
 
 
 class GradientBaseModelLLM(_GradientLLM):
-    """A base model, by its slug. Host, token and workspace also come from GRADIENT_API_URL,
-    GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID."""
+    """LLM of a base model, by its slug.
+
+    Host, token and workspace default to $GRADIENT_API_URL, $GRADIENT_ACCESS_TOKEN and $GRADIENT_WORKSPACE_ID.
+    """
 
     base_model_slug: str = Field(description="The base model's slug.")
 
@@ -228,8 +233,10 @@ class GradientBaseModelLLM(_GradientLLM):
 
 
 class GradientModelAdapterLLM(_GradientLLM):
-    """A fine-tuned model, by its adapter's id. Host, token and workspace also come from GRADIENT_API_URL,
-    GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID."""
+    """LLM of a fine-tuned model, by its adapter's id.
+
+    Host, token and workspace default to $GRADIENT_API_URL, $GRADIENT_ACCESS_TOKEN and $GRADIENT_WORKSPACE_ID.
+    """
 
     model_adapter_id: str = Field(description="The adapter's id.")
 

@@ -1,6 +1,6 @@
-"""Gradient's protocol through its SDK's generated client, which alone lets a request have a time limit.
+"""Client of Gradient's protocol, over the SDK's generated client: its public classes accept no request timeout.
 
-The hosted service is retired; the protocol lives on at servers of one's own (``host=``).
+Gradient's hosted service is retired; ``host=`` names a server of your own that implements the protocol.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ..errors import ConfigurationError, MissingDependencyError, ServiceError
-from .keys import Key, wrapped
+from .keys import ApiKey, secret_key
 
-__all__ = ["GradientApi", "connect_gradient", "live_host"]
+__all__ = ["GradientApi", "connect_gradient", "resolve_host"]
 
 T = TypeVar("T")
 
 _RETIRED = "api.gradient.ai"
 
 
-def live_host(host: str | None) -> str:
-    """The server's address, from the argument or $GRADIENT_API_URL; raises where it is the retired one."""
-    found = host or os.environ.get("GRADIENT_API_URL") or f"https://{_RETIRED}/api"
-    if urlsplit(found).hostname == _RETIRED:
+def resolve_host(host: str | None) -> str:
+    """The server's address from the argument or $GRADIENT_API_URL. Raises ConfigurationError for the retired one."""
+    address = host or os.environ.get("GRADIENT_API_URL") or f"https://{_RETIRED}/api"
+    if urlsplit(address).hostname == _RETIRED:
         raise ConfigurationError(
-            f"{found}: Gradient's hosted service is retired and answers no more. Train the same data with "
-            "LoraFinetuneEngine on your own machine, or name a server that speaks Gradient's protocol with "
+            f"{address}: Gradient's hosted service is retired. Train the same data with "
+            "LoraFinetuneEngine on your own machine, or set a server of Gradient's protocol with "
             "host= or GRADIENT_API_URL"
         )
-    return found
+    return address
 
 
-def _from_environment(given: str | None, variable: str, name: str) -> str:
-    value = given or os.environ.get(variable)
+def _from_environment(argument: str | None, variable: str, name: str) -> str:
+    value = argument or os.environ.get(variable)
     if not value:
         raise ConfigurationError(f"no {name}: pass {name}= or set {variable}")
     return value
@@ -45,7 +45,10 @@ def _from_environment(given: str | None, variable: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class GradientApi:
-    """One workspace at one host. Each call is one request; it raises ServiceError, without the token."""
+    """One workspace at one host. Each method sends one request and raises ServiceError, never with the token.
+
+    ``request_s``: timeout of a request, in seconds. ``client``: the SDK's generated ModelsApi.
+    """
 
     host: str
     workspace_id: str
@@ -57,7 +60,7 @@ class GradientApi:
         raise TypeError("a connection holds a token and is not pickled")
 
     def base_model_id(self, slug: str) -> str:
-        """The id behind a base model's slug; the error lists the slugs there are."""
+        """The id of a base model. Raises ConfigurationError, with the known slugs, for an unknown one."""
         models = self._models(only_base=True)
         for model in models:
             if model.slug == slug:
@@ -99,7 +102,7 @@ class GradientApi:
         return str(reply.id)
 
     def fine_tune(self, adapter_id: str, samples: Sequence[Mapping[str, Any]]) -> Any:
-        """Train on the samples once: sum_loss, number_of_trainable_tokens."""
+        """Train one pass over the samples; returns sum_loss and number_of_trainable_tokens."""
         return self._call(
             "fine-tuning",
             lambda: self.client.fine_tune_model(
@@ -111,7 +114,7 @@ class GradientApi:
         )
 
     def complete(self, model_id: str, query: str, **parameters: Any) -> Any:
-        """One completion: generated_output, finish_reason."""
+        """One completion; returns generated_output and finish_reason."""
         return self._call(
             "completing",
             lambda: self.client.complete_model(
@@ -129,7 +132,9 @@ class GradientApi:
         try:
             return request()
         except ApiException as error:
-            raise self._error(doing, *_of_reply(error)) from None  # it holds the reply's headers
+            raise self._error(
+                doing, *_of_reply(error)
+            ) from None  # the SDK's error has the reply's headers in it
         except HTTPError as error:
             raise self._error(doing, f"{type(error).__name__}: {error}", refused=False) from None
         except (ValueError, AttributeError, TypeError) as error:
@@ -142,39 +147,44 @@ class GradientApi:
 
 
 _HINTS = {
-    "nanLoss": "The loss is not a number: mend or leave out these samples.",
+    "nanLoss": "The loss is not a number: fix or remove these samples.",
     "modelIncapableOfFineTuning": "Choose a base model with the capability fineTune.",
 }
 
 
 def _of_reply(error: Any) -> tuple[str, bool]:
+    """Message and "refused" of an error reply; refused means that a retry would not help."""
     try:
         body = json.loads(error.body)
     except (TypeError, ValueError):
         body = {}
     body = body if isinstance(body, dict) else {}
-    kind = str(body.get("type") or "")
+    error_type = str(body.get("type") or "")
     words = [
         f"HTTP {error.status}",
-        kind,
+        error_type,
         str(body.get("message") or error.reason or ""),
-        _HINTS.get(kind, ""),
+        _HINTS.get(error_type, ""),
     ]
     status = int(error.status or 0)
     return " ".join(filter(None, words)), 400 <= status < 500 and status not in (408, 429)
 
 
 def connect_gradient(
-    host: str | None, access_token: Key, workspace_id: str | None, request_s: float = 600
+    host: str | None, access_token: ApiKey, workspace_id: str | None, request_s: float = 600
 ) -> GradientApi:
-    """Open a workspace; host, token and workspace come from the arguments or the environment."""
-    address = live_host(host)
-    given = wrapped(access_token).get_secret_value()
-    token = SecretStr(_from_environment(given, "GRADIENT_ACCESS_TOKEN", "access_token"))
+    """Open a workspace. ``request_s``: timeout of a request, in seconds.
+
+    Host, token and workspace default to $GRADIENT_API_URL, $GRADIENT_ACCESS_TOKEN and $GRADIENT_WORKSPACE_ID.
+    Raises ConfigurationError where one is missing.
+    """
+    address = resolve_host(host)
+    token_argument = secret_key(access_token).get_secret_value()
+    token = SecretStr(_from_environment(token_argument, "GRADIENT_ACCESS_TOKEN", "access_token"))
     workspace = _from_environment(workspace_id, "GRADIENT_WORKSPACE_ID", "workspace_id")
     sdk = _sdk()
     settings = sdk.Configuration(access_token=token.get_secret_value(), host=address)
-    settings.retries = False  # what may be sent twice is decided here, not in urllib3
+    settings.retries = False  # retries are decided by this package, which knows what may be sent twice
     client = sdk.ModelsApi(sdk.ApiClient(settings))
     return GradientApi(address, workspace, token, request_s, client)
 

@@ -1,7 +1,7 @@
 """LLMs behind OpenAI's protocol: OpenAI's own, and adapters on vLLM, SGLang and other servers.
 
-LlamaIndex's classes show their key in repr, dumps and pickles; these keep it out of all of them. They ask
-for structured answers over the transport the model was trained with, whatever the model's name suggests.
+LlamaIndex's classes show their key in repr, dumps and pickles; these store it privately. They request structured
+answers over the transport the model was trained with; LlamaIndex's choose one by the model's name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from ..errors import MissingDependencyError
 from ..example import Transport
-from .keys import Key, wrapped
+from .keys import ApiKey, secret_key
 
 try:
     from llama_index.llms.openai import OpenAI
@@ -37,21 +37,21 @@ _MODES = {
 
 
 class _Hosted(OpenAI):
-    """What both classes below add to theirs: the key in hiding, and the transport."""
+    """What both classes below add to LlamaIndex's: a key stored privately, and the transport."""
 
     transport: Transport | None = Field(
-        default=None, description="How structured answers are asked for; None: as the model's name suggests."
+        default=None, description="How structured answers are requested; None: chosen by the model's name."
     )
-    api_key: str | None = Field(default=None, description="Always None: the key is kept in hiding.")
+    api_key: str | None = Field(default=None, description="Always None: the key is stored privately.")
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     _key: SecretStr = PrivateAttr(default=SecretStr(""))
 
     def __init__(
-        self, model: str, transport: Transport | None = None, api_key: Key = None, **options: Any
+        self, model: str, transport: Transport | None = None, api_key: ApiKey = None, **options: Any
     ) -> None:
-        api_key = wrapped(api_key)
+        api_key = secret_key(api_key)
         options.setdefault("pydantic_program_mode", _MODES[transport])
-        super().__init__(model=model, transport=transport, api_key="kept elsewhere", **options)
+        super().__init__(model=model, transport=transport, api_key="stored privately", **options)
         self._key, self.api_key = api_key, None
 
     def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class _Hosted(OpenAI):
         return self.transport == "json_schema"
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: no key, no headers, no connection. The copy takes its key from the environment."""
+        """Pickle without key, headers and connection. The copy takes its key from the environment."""
         bare = self.model_copy(update={"default_headers": None})
         bare._key = SecretStr("")
         bare._client = bare._aclient = bare._http_client = bare._async_http_client = None
@@ -89,17 +89,18 @@ def hosted_llm(
     model: str,
     *,
     api_base: str,
-    api_key: Key = None,
+    api_key: ApiKey = None,
     transport: Transport | None = None,
     context_window: int | None = None,
     **options: Any,
 ) -> HostedOpenAI | HostedOpenAILike:
-    """The LLM called ``model`` at ``api_base``, asked over ``transport``; options go to the LLM's class.
+    """The LLM called ``model`` at ``api_base``.
 
-    Without ``api_key`` the key is $OPENAI_API_KEY; servers that ask for none take any. ``context_window``,
-    in tokens, is needed for names that LlamaIndex does not know, else it assumes 3900.
+    ``api_key``: default $OPENAI_API_KEY; a server without keys accepts any. ``transport``: how structured answers are
+    requested. ``context_window``: in tokens; LlamaIndex assumes 3900 for models whose name it does not know.
+    ``options`` go to the LLM's class.
     """
-    api_key = wrapped(api_key)
+    api_key = secret_key(api_key)
     common = {"api_base": api_base, "api_key": api_key, "transport": transport, **options}
     if context_window is None and _is_known(model):
         return HostedOpenAI(model=model, **common)
@@ -122,27 +123,27 @@ def _is_known(model: str) -> bool:
 
 
 def text_mode(llm: LLM) -> LLM:
-    """A copy of ``llm`` that puts the schema into the prompt and parses the text it gets back.
+    """A copy of any ``llm`` that puts the schema into the prompt and parses the text of the answer.
 
     LlamaIndex's ``OpenAI`` sends ``tool_choice: "required"`` in this mode although it sends no tools, which
-    OpenAI's API refuses with 400; the copy leaves that out. The original is not changed. Any LLM is taken.
+    OpenAI's API refuses with 400; the copy omits it. The original is not changed.
     """
-    kind = {OpenAI: HostedOpenAI, OpenAILike: HostedOpenAILike}.get(type(llm))
-    if kind is not None and isinstance(llm, OpenAI):
-        return kind(**_fields(llm), transport="text")
+    hosted_class = {OpenAI: HostedOpenAI, OpenAILike: HostedOpenAILike}.get(type(llm))
+    if hosted_class is not None and isinstance(llm, OpenAI):
+        return hosted_class(**_fields(llm), transport="text")
     changes: dict[str, Any] = {"pydantic_program_mode": PydanticProgramMode.LLM}
     if isinstance(llm, _Hosted):
         changes["transport"] = "text"
-    elif isinstance(llm, OpenAI):  # a subclass of someone else's
+    elif isinstance(llm, OpenAI):  # another package's subclass, which is kept
         changes["additional_kwargs"] = {**llm.additional_kwargs, "tool_choice": omit}
     return llm.model_copy(update=changes)
 
 
 def _fields(llm: OpenAI) -> dict[str, Any]:
-    """Everything the LLM was built with, its clients included."""
+    """Constructor arguments of an LLM like this one, its clients included."""
     fields = {name: getattr(llm, name) for name in type(llm).model_fields if name != "pydantic_program_mode"}
     return fields | {
-        "api_key": wrapped(llm.api_key),
+        "api_key": secret_key(llm.api_key),
         "openai_client": llm._client,
         "async_openai_client": llm._aclient,
         "http_client": llm._http_client,

@@ -1,14 +1,14 @@
-"""Keys on their way to a client: wrapped at once, so that no frame of a traceback holds them in the open."""
+"""API keys as SecretStr, wrapped as early as possible so that no traceback's local variables hold a plain one."""
 
 from __future__ import annotations
 
 from pydantic import SecretStr
 
-__all__ = ["Key", "wrapped"]
+__all__ = ["ApiKey", "secret_key"]
 
-Key = str | SecretStr | None
+ApiKey = str | SecretStr | None
 
 
-def wrapped(key: Key) -> SecretStr:
-    """The key out of sight; empty where there is none."""
+def secret_key(key: ApiKey) -> SecretStr:
+    """The key as SecretStr; an empty one for None."""
     return key if isinstance(key, SecretStr) else SecretStr(key or "")

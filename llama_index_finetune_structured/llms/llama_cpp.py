@@ -1,4 +1,4 @@
-"""GGUF files served by llama.cpp inside this process, over OpenAI's protocol on loopback."""
+"""llama.cpp server for GGUF files, inside this process: OpenAI's protocol on loopback."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LlamaCppServer"]
 
-_SILENT = -1
+_SILENT = -1  # llama.cpp's verbosity below its errors
 
 
 class LlamaCppServer:
     """``with LlamaCppServer("model.gguf") as server: served_llm(adapter, **server.connection)``.
 
-    ``lora``: an adapter GGUF on top. ``context``: tokens a call, prompt and answer; None: the model's own.
-    ``slots`` calls are answered together. Needs the extra ``llamacpp`` (llama.cpp in a ready-built wheel).
+    ``lora``: a GGUF adapter on top of ``model``. ``context``: tokens of prompt and answer together, for one call;
+    None: the model's own. ``slots``: calls answered together. ``threads``: CPU threads; None: llama.cpp's default.
+    Needs the extra ``llamacpp`` (a prebuilt wheel of llama.cpp). Raises ConfigurationError for files it cannot load.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class LlamaCppServer:
 
     @property
     def connection(self) -> dict[str, Any]:
-        """``model``, ``api_base`` and ``api_key`` of the running server."""
+        """``model``, ``api_base`` and ``api_key`` of the running server, the keywords of ``served_llm``."""
         if self._server is None:
             raise ConfigurationError("the llama.cpp server is not running: use it in a with block")
         return {

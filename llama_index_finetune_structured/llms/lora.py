@@ -36,45 +36,47 @@ from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_fol
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.prompts import render_prompt, serving_messages
 from ..local.schema.bounds import AnswerBounds, schema_key
-from .structured import StructuredCall, schema_of
+from .structured import StructuredCall, request_schema
 
 if TYPE_CHECKING:
-    from ..local.generate.loading import LocalModel
-    from ..local.generate.request import Answer, Request
+    from ..local.generate.loaded_models import LocalModel
+    from ..local.generate.request import GenerationRequest, GenerationResult
 
 __all__ = ["LoraLLM"]
 
 dispatcher = get_dispatcher(__name__)
-_ANSWER_TOKENS = 512
+_ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
 
 
 class LoraLLM(LLM):
-    """A base model on this machine, with or without an adapter that ``LoraFinetuneEngine`` made.
+    """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
-    ``output_cls``, ``as_structured_llm``) spell the schema out exactly as in training and are held to it by a
-    grammar, unless ``constrained`` is False. An answer that the grammar lets through and a validator refuses is
-    asked for once more; answers that do not fit raise StructuredAnswerError, which names field and reason.
-    Weights are loaded on first use and shared by all objects that ask for the same. Needs the extra ``local``.
+    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a grammar holds
+    the answer to it unless ``constrained`` is False. An answer that the grammar allows and a validator refuses gets
+    one more attempt; answers that do not fit raise StructuredAnswerError, which names field and reason.
+    Weights are loaded on first use and shared by all objects with the same weights and ``batch_size``. Needs the
+    extra ``local``. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``, ``top_p``,
+    ``seed`` and ``response_format``.
     """
 
-    adapter: Path | None = Field(
-        default=None, description="Folder of the adapter; None: the base model alone."
-    )
+    adapter: Path | None = Field(default=None, description="Folder of the adapter; None: base model only.")
     base_model: str = Field(
         default=DEFAULT_BASE_MODEL, description="Base model: name, folder, .gguf or hub id."
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
-    temperature: float = Field(default=0.0, ge=0, description="0: always the likeliest token.")
-    top_k: int = Field(default=0, ge=0, description="Draw among so many likeliest tokens; 0: among all.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw among tokens that make up so much.")
+    temperature: float = Field(default=0.0, ge=0, description="0: always the likeliest token (greedy).")
+    top_k: int = Field(default=0, ge=0, description="Draw among the k likeliest tokens; 0: among all.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Draw among the likeliest tokens of this probability."
+    )
     constrained: bool = Field(
         default=True, description="Hold structured answers to their schema by a grammar."
     )
-    batch_size: int = Field(default=8, gt=0, description="Most calls generated together.")
+    batch_size: int = Field(default=8, gt=0, description="Most calls generated together in one batch.")
     bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
     chat_prompts: bool = Field(
-        default=True, description="Ask with LlamaIndex's chat prompts, as in training."
+        default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
     )
 
     _context_window: int = PrivateAttr()
@@ -89,13 +91,13 @@ class LoraLLM(LLM):
 
     @classmethod
     def from_adapter(cls, adapter: str | Path, **kwargs: Any) -> LoraLLM:
-        """The LLM of an adapter, or of a finished run's folder, set up as it was trained; keywords override."""
+        """The LLM of an adapter's or a finished run's folder, with the settings of training; ``kwargs`` override."""
         folder = find_adapter(Path(adapter))
         return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
 
     @classmethod
     def from_merged(cls, folder: str | Path, **kwargs: Any) -> LoraLLM:
-        """The LLM of a merged folder that ``export_adapter`` wrote, set up as it was trained."""
+        """The LLM of a merged folder that ``export_adapter`` wrote. Settings as :meth:`from_adapter`."""
         return cls(**{**_settings_of(read_folder_card(Path(folder))), "base_model": str(folder), **kwargs})
 
     @classmethod
@@ -122,12 +124,12 @@ class LoraLLM(LLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return self._chat_response(*self._answer(self._request(messages, kwargs)))
+        return self._chat_response(*self._generate(self._request(messages, kwargs)))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = await asyncio.to_thread(self._request, messages, kwargs)
-        return self._chat_response(*await self._aanswer(request))
+        return self._chat_response(*await self._agenerate(request))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -141,12 +143,12 @@ class LoraLLM(LLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return self._completion(*self._answer(self._completion_request(prompt, formatted, kwargs)))
+        return self._completion(*self._generate(self._completion_request(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
-        return self._completion(*await self._aanswer(request))
+        return self._completion(*await self._agenerate(request))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -170,11 +172,11 @@ class LoraLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """The answer as ``output_cls``. Raises StructuredAnswerError where it does not fit, asked twice."""
-        _tell_start(output_cls, prompt, prompt_args)
+        """The answer as ``output_cls``. Raises StructuredAnswerError where two attempts do not fit it."""
+        _emit_start(output_cls, prompt, prompt_args)
         call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for asked in call.tries():
-            call.judge(self.chat(messages, **asked))
+        for keywords in call.attempts():
+            call.record(self.chat(messages, **keywords))
         result = call.result()
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
@@ -188,10 +190,10 @@ class LoraLLM(LLM):
         **prompt_args: Any,
     ) -> BaseModel:
         """As :meth:`structured_predict`; concurrent calls share batches."""
-        _tell_start(output_cls, prompt, prompt_args)
+        _emit_start(output_cls, prompt, prompt_args)
         call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for asked in call.tries():
-            call.judge(await self.achat(messages, **asked))
+        for keywords in call.attempts():
+            call.record(await self.achat(messages, **keywords))
         result = call.result()
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
@@ -204,13 +206,13 @@ class LoraLLM(LLM):
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
         call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for asked in call.tries():
+        for keywords in call.attempts():
             partial: Any = None
             response: ChatResponse | None = None
-            for response in self.stream_chat(messages, **asked):
+            for response in self.stream_chat(messages, **keywords):
                 partial = _partial(response, output_cls, partial)
                 yield partial
-            call.judge(response)
+            call.record(response)
         yield call.result()
 
     async def _structured_astream_call(
@@ -223,13 +225,13 @@ class LoraLLM(LLM):
         call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
 
         async def partials() -> AsyncGenerator[Any, None]:
-            for asked in call.tries():
+            for keywords in call.attempts():
                 partial: Any = None
                 response: ChatResponse | None = None
-                async for response in await self.astream_chat(messages, **asked):
+                async for response in await self.astream_chat(messages, **keywords):
                     partial = _partial(response, output_cls, partial)
                     yield partial
-                call.judge(response)
+                call.record(response)
             yield call.result()
 
         return partials()
@@ -250,33 +252,35 @@ class LoraLLM(LLM):
     def _loaded(self) -> LocalModel:
         if self._model is None:
             try:
-                from ..local.generate.loading import load
+                from ..local.generate.loaded_models import load_local_model
             except ImportError as error:
                 raise MissingDependencyError(error.name or "torch", "local", "LoraLLM") from error
-            self._model = load(self.base_model, self.adapter, self.batch_size)
+            self._model = load_local_model(self.base_model, self.adapter, self.batch_size)
         return self._model
 
-    def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Request:
-        schema = schema_of(kwargs.get("response_format"))
-        return self._bounded_request(self._prompt(messages, schema), schema, kwargs)
+    def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> GenerationRequest:
+        schema = request_schema(kwargs.get("response_format"))
+        return self._request_of_tokens(self._prompt(messages, schema), schema, kwargs)
 
-    def _completion_request(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Request:
-        """A bare prompt is a user's message; a ``formatted`` one goes to the model as it is."""
+    def _completion_request(
+        self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
+    ) -> GenerationRequest:
+        """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged."""
         if not formatted:
             return self._request([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         ids = self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return self._bounded_request(ids, schema_of(kwargs.get("response_format")), kwargs)
+        return self._request_of_tokens(ids, request_schema(kwargs.get("response_format")), kwargs)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
+        """Token ids of the prompt, as in training: by the chat template, the schema in the system message."""
         return render_prompt(
             self._loaded.tokenizer, serving_messages([_message(m) for m in messages], schema)
         )
 
-    def _bounded_request(
+    def _request_of_tokens(
         self, prompt: Sequence[int], schema: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
-    ) -> Request:
-        from ..local.generate.request import Request
-        from ..local.generate.sampling import Sampling
+    ) -> GenerationRequest:
+        from ..local.generate.request import GenerationRequest, Sampling
         from ..local.model.devices import release_idle_threads
 
         room = self._context_window - len(prompt)
@@ -286,7 +290,7 @@ class LoraLLM(LLM):
                 "retrieve fewer or smaller chunks"
             )
         limit = int(kwargs.get("max_new_tokens") or kwargs.get("max_tokens") or self.max_new_tokens)
-        request = Request(
+        request = GenerationRequest(
             prompt=tuple(prompt),
             max_new_tokens=min(limit, room),
             sampling=Sampling(
@@ -301,40 +305,40 @@ class LoraLLM(LLM):
                 else None
             ),
         )
-        release_idle_threads()  # this thread's, which may have loaded the model and compiled the grammar
+        release_idle_threads()  # those of this thread, which may have loaded the model
         return request
 
-    def _answer(self, request: Request) -> tuple[Request, Answer]:
+    def _generate(self, request: GenerationRequest) -> tuple[GenerationRequest, GenerationResult]:
         try:
-            return request, self._loaded.generator.submit(request).result()
+            return request, self._loaded.engine.submit(request).result()
         finally:
             request.cancelled = True
 
-    async def _aanswer(self, request: Request) -> tuple[Request, Answer]:
+    async def _agenerate(self, request: GenerationRequest) -> tuple[GenerationRequest, GenerationResult]:
         try:
-            return request, await asyncio.wrap_future(self._loaded.generator.submit(request))
+            return request, await asyncio.wrap_future(self._loaded.engine.submit(request))
         finally:
             request.cancelled = True
 
-    def _stream(self, request: Request) -> Any:
+    def _stream(self, request: GenerationRequest) -> Any:
         from ..local.generate.streaming import stream
 
-        return stream(self._loaded.generator, self._loaded.tokenizer, request)
+        return stream(self._loaded.engine, self._loaded.tokenizer, request)
 
-    def _astream(self, request: Request) -> Any:
+    def _astream(self, request: GenerationRequest) -> Any:
         from ..local.generate.streaming import astream
 
-        return astream(self._loaded.generator, self._loaded.tokenizer, request)
+        return astream(self._loaded.engine, self._loaded.tokenizer, request)
 
-    def _chat_response(self, request: Request, answer: Answer) -> ChatResponse:
-        completion = self._completion(request, answer)
+    def _chat_response(self, request: GenerationRequest, result: GenerationResult) -> ChatResponse:
+        completion = self._completion(request, result)
         message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
         return ChatResponse(message=message, raw=completion.raw)
 
-    def _completion(self, request: Request, answer: Answer) -> CompletionResponse:
-        text = self._loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
-        usage = {"prompt_tokens": len(request.prompt), "completion_tokens": len(answer.tokens)}
-        return CompletionResponse(text=text, raw={"usage": usage, "finish_reason": answer.finish_reason})
+    def _completion(self, request: GenerationRequest, result: GenerationResult) -> CompletionResponse:
+        text = self._loaded.tokenizer.decode(result.tokens, skip_special_tokens=True)
+        usage = {"prompt_tokens": len(request.prompt), "completion_tokens": len(result.tokens)}
+        return CompletionResponse(text=text, raw={"usage": usage, "finish_reason": result.finish_reason})
 
 
 def _settings_of(card: AdapterCard) -> dict[str, Any]:
@@ -346,14 +350,17 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
     }
 
 
-def _tell_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:
+def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:
     dispatcher.event(
         LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
     )
 
 
-def _partial(response: ChatResponse, output_cls: type[BaseModel], seen: Any) -> Any:
-    return process_streaming_objects(response, output_cls, cur_objects=None if seen is None else [seen])
+def _partial(response: ChatResponse, output_cls: type[BaseModel], previous: Any) -> Any:
+    """The object as far as its JSON goes; ``previous``, the one before, where that cannot be parsed yet."""
+    return process_streaming_objects(
+        response, output_cls, cur_objects=None if previous is None else [previous]
+    )
 
 
 def _message(message: ChatMessage) -> Message:

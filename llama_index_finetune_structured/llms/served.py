@@ -1,4 +1,4 @@
-"""A locally trained model behind a server (vLLM, SGLang, llama.cpp), asked exactly as it was trained."""
+"""LLM of a trained model behind a server (vLLM, SGLang, llama.cpp), with the prompts and bounds of its training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..local.model.adapter import read_folder_card
 from ..local.model.prompts import serving_messages
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
-from .keys import Key
-from .structured import parse_answer, schema_of, with_schema
+from .keys import ApiKey
+from .structured import parse_answer, request_schema, with_schema
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -27,14 +27,15 @@ dispatcher = get_dispatcher(__name__)
 
 
 class ServedLora(HostedOpenAILike):
-    """LlamaIndex's ``OpenAILike`` that spells the schema out as in training and sends it with training's bounds.
+    """LlamaIndex's ``OpenAILike`` with the prompts of training and a bounded schema for the server's grammar.
 
-    The server holds answers to ``response_format``; what does not fit all the same raises StructuredAnswerError.
+    The schema stands in the system message as in training; ``response_format`` holds it with the bounds of training.
+    Answers that do not fit all the same raise StructuredAnswerError.
     """
 
     bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
     chat_prompts: bool = Field(
-        default=True, description="Ask with LlamaIndex's chat prompts, as in training."
+        default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
     )
 
     @classmethod
@@ -83,8 +84,9 @@ class ServedLora(HostedOpenAILike):
         return stream
 
     def _as_trained(self, prompt: BasePromptTemplate) -> Any:
-        chosen = isinstance(prompt, SelectorPromptTemplate) and self.chat_prompts
-        return prompt.select(self) if chosen else prompt  # type: ignore[attr-defined]
+        """The chat prompt of a selector, if the training data had chat prompts."""
+        selects = isinstance(prompt, SelectorPromptTemplate) and self.chat_prompts
+        return prompt.select(self) if selects else prompt  # type: ignore[attr-defined]
 
     def _prepare_schema(
         self, llm_kwargs: dict[str, Any] | None, output_cls: type[BaseModel]
@@ -92,32 +94,40 @@ class ServedLora(HostedOpenAILike):
         return with_schema(output_cls, llm_kwargs)
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        response: ChatResponse = super()._chat(self._asked(messages, kwargs), **self._sent(kwargs))
+        response: ChatResponse = super()._chat(
+            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
+        )
         return response
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        response: ChatResponse = await super()._achat(self._asked(messages, kwargs), **self._sent(kwargs))
+        response: ChatResponse = await super()._achat(
+            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
+        )
         return response
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        stream: ChatResponseGen = super()._stream_chat(self._asked(messages, kwargs), **self._sent(kwargs))
+        stream: ChatResponseGen = super()._stream_chat(
+            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
+        )
         return stream
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         stream: ChatResponseAsyncGen = await super()._astream_chat(
-            self._asked(messages, kwargs), **self._sent(kwargs)
+            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
         )
         return stream
 
-    def _asked(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> list[ChatMessage]:
-        """The messages as in training: the schema, without bounds, ends the leading system message."""
+    def _trained_messages(
+        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
+    ) -> list[ChatMessage]:
+        """The messages as in training: the schema, without bounds, at the end of the leading system message."""
         plain = [Message(role=message.role.value, content=message.content or "") for message in messages]
-        schema = schema_of(kwargs.get("response_format"))
+        schema = request_schema(kwargs.get("response_format"))
         return [ChatMessage(**message) for message in serving_messages(plain, schema)]
 
-    def _sent(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords with the schema bounded, so that the server's grammar ends inside the token limit."""
-        schema = schema_of(kwargs.get("response_format"))
+    def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords with a bounded schema, so that the server's grammar ends inside the token limit."""
+        schema = request_schema(kwargs.get("response_format"))
         if schema is None:
             return dict(kwargs)
         name = re.sub(r"[^a-zA-Z0-9_-]", "_", kwargs["response_format"]["json_schema"].get("name", "answer"))
@@ -129,12 +139,12 @@ class ServedLora(HostedOpenAILike):
 
 
 def served_llm(
-    adapter: str | Path, *, model: str, api_base: str, api_key: Key = None, **options: Any
+    adapter: str | Path, *, model: str, api_base: str, api_key: ApiKey = None, **options: Any
 ) -> ServedLora:
     """The LLM of an adapter, or of a merged folder, that a server at ``api_base`` offers as ``model``.
 
-    ``adapter`` is read for its card alone: bounds, prompts and token limits as in training. Without ``api_key``
-    the key is $OPENAI_API_KEY; servers that ask for none take any. Options go to ``OpenAILike``.
+    ``adapter``: only its card is read, for the bounds, prompts and token limits of training. ``api_key``: default
+    $OPENAI_API_KEY; a server without keys accepts any. ``options`` go to ``OpenAILike`` and override the card.
     """
     card = read_folder_card(Path(adapter))
     as_trained: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Structured calls of a local model: how the schema travels, and what counts as an answer."""
+"""Structured calls: schemas in ``response_format``, parsing of answers, and the second attempt."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ from ..example import json_span
 from ..local.schema.bounds import AnswerBounds, bounded_schema, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 
-__all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "schema_of", "with_schema"]
+__all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "request_schema", "with_schema"]
 
 dispatcher = get_dispatcher(__name__)
-_SHOWN_PROBLEMS = 5
-_SECOND_TRY = {"temperature": 0.7, "seed": 0}
+_SHOWN_CHARACTERS = 200
+_SHOWN_PROBLEMS = 5  # chosen: an error message that can be read
+_SECOND_ATTEMPT = {
+    "temperature": 0.7,
+    "seed": 0,
+}  # chosen: another answer than the greedy one, and repeatable
 
 
 class StructuredAnswerEvent(BaseEvent):
-    """A structured call has ended, well or not.
+    """Event at the end of a structured call, successful or not.
 
-    ``bound_hits`` are the schema places at which its answer may have been cut, ``retries`` how often it was asked
-    again because the answer did not fit.
+    ``bound_hits``: JSON pointers into the schema at which a bound may have cut the answer. ``retries``: further
+    attempts because the answer did not fit, 0 or 1.
     """
 
     bound_hits: list[str]
@@ -41,17 +45,17 @@ class StructuredAnswerEvent(BaseEvent):
 
 
 class StructuredCall:
-    """One call for an object of ``output_cls``: how it is asked, and asked again, and what came of it.
+    """One structured call for an object of ``output_cls``: its attempts and its outcome.
 
-    A grammar cannot say what validators check. An answer that they refuse is asked for once more with the same
-    prompt, which is the one that was trained on, drawn at random from a fixed seed instead of greedily.
-    A list that the grammar ended at an object that it held already is without the second one.
+    A grammar cannot express what validators check. An answer that they refuse gets one more attempt, with the same
+    prompt, since that is the one trained on, but sampled with a fixed seed instead of greedily.
+    A list that the grammar ended at a repeated object is returned without the repetition.
     """
 
     def __init__(
         self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None, bounds: AnswerBounds | None
     ) -> None:
-        """``bounds``: those of the grammar; None where the model answers without one, and is asked once."""
+        """``bounds``: those of the grammar; None: no grammar, and one attempt only."""
         self._output_cls, self._bounds = output_cls, bounds
         self._kwargs = {
             **with_schema(output_cls, llm_kwargs),
@@ -60,18 +64,18 @@ class StructuredCall:
         self._distinct = bounds is not None and (
             schema_key(output_cls.model_json_schema()) in bounds.distinct
         )
-        self._text, self._asked = "", 0
+        self._text, self._attempts = "", 0
         self._outcome: BaseModel | StructuredAnswerError | None = None
 
-    def tries(self) -> Iterator[dict[str, Any]]:
-        """The keywords of each chat call; its response goes to :meth:`judge` before the next is asked for."""
+    def attempts(self) -> Iterator[dict[str, Any]]:
+        """Keyword arguments of each chat call. Pass its response to :meth:`record` before the next iteration."""
         yield self._kwargs
         if self._bounds is not None and not isinstance(self._outcome, self._output_cls):
-            yield {**self._kwargs, **_SECOND_TRY}
+            yield {**self._kwargs, **_SECOND_ATTEMPT}
 
-    def judge(self, response: ChatResponse | None) -> None:
-        """Take a response as the answer, if it is one."""
-        self._asked += 1
+    def record(self, response: ChatResponse | None) -> None:
+        """Parse the response of an attempt; None, a stream without a chunk, is an empty answer."""
+        self._attempts += 1
         self._text = "" if response is None else response.message.content or ""
         try:
             self._outcome = self._parsed()
@@ -82,22 +86,22 @@ class StructuredCall:
         answer = parse_answer(self._output_cls, self._text)
         value = json.loads(json_span(self._text)) if self._distinct else None
         if (distinct := _without_last_repetition(value)) != value:
-            with contextlib.suppress(StructuredAnswerError):  # a list that must be this long keeps it
+            with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
                 return parse_answer(self._output_cls, json.dumps(distinct))
         return answer
 
     def result(self) -> BaseModel:
-        """The object; tells listeners how it was had. Raises StructuredAnswerError where no answer fitted."""
+        """The object, after a :class:`StructuredAnswerEvent`. Raises StructuredAnswerError where no answer fits."""
         hits = [] if self._bounds is None else _bound_hits(self._output_cls, self._text, self._bounds)
-        dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=max(0, self._asked - 1)))
+        dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=max(0, self._attempts - 1)))
         if isinstance(self._outcome, BaseModel):
             return self._outcome
-        again = " (asked twice)" if self._asked > 1 else ""
-        raise StructuredAnswerError(f"{self._outcome}{again}") from self._outcome
+        attempts = " (asked twice)" if self._attempts > 1 else ""
+        raise StructuredAnswerError(f"{self._outcome}{attempts}") from self._outcome
 
 
 def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The keywords of a chat call that asks for ``output_cls``, in OpenAI's form."""
+    """Keyword arguments of a chat call that requests ``output_cls``, by OpenAI's ``response_format``."""
     schema = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
     return {
         **(llm_kwargs or {}),
@@ -105,8 +109,8 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
     }
 
 
-def schema_of(response_format: Any) -> dict[str, Any] | None:
-    """The JSON schema in a ``response_format``; None without one. Raises ConfigurationError for other forms."""
+def request_schema(response_format: Any) -> dict[str, Any] | None:
+    """The JSON schema in a ``response_format``; None for None. Raises ConfigurationError for other forms."""
     if response_format is None:
         return None
     try:
@@ -120,7 +124,7 @@ def schema_of(response_format: Any) -> dict[str, Any] | None:
 
 
 def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
-    """The JSON in a text as ``output_cls``. Raises StructuredAnswerError where there is none that fits."""
+    """Parse the JSON in ``text`` as ``output_cls``. Raises StructuredAnswerError where it is missing or invalid."""
     try:
         return output_cls.model_validate_json(json_span(text))
     except ValidationError as error:
@@ -128,11 +132,13 @@ def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
             f"the answer does not fit {output_cls.__name__}: {_problems(error)}"
         ) from error
     except ValueError as error:
-        raise StructuredAnswerError(f"the answer holds no JSON object: {text[:200]!r}") from error
+        raise StructuredAnswerError(
+            f"the answer holds no JSON object: {text[:_SHOWN_CHARACTERS]!r}"
+        ) from error
 
 
 def _without_last_repetition(value: Any) -> Any:
-    """The value with every list less its last object where that stands in it before."""
+    """The value, each list without its last object if an equal one stands before it."""
     if isinstance(value, dict):
         return {name: _without_last_repetition(item) for name, item in value.items()}
     if not isinstance(value, list):
@@ -142,7 +148,7 @@ def _without_last_repetition(value: Any) -> Any:
 
 
 def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) -> list[str]:
-    """Places at which an answer is as long as the grammar let it be; none where it is not even JSON."""
+    """JSON pointers into the schema at which the answer reaches a bound of the grammar; none if it is no JSON."""
     schema = output_cls.model_json_schema()
     bounded = bounded_schema(schema, schema_key(schema), bounds)
     try:
@@ -153,12 +159,12 @@ def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) ->
 
 
 def _problems(error: ValidationError) -> str:
-    """Field, reason and what was found, for the first few problems."""
+    """Field, reason and value of the first few validation errors."""
     problems = error.errors(include_url=False, include_context=False)
-    told = [
+    shown = [
         f"{'.'.join(map(str, problem['loc'])) or 'the object'}: {problem['msg']}, "
         f"found {reprlib.repr(problem['input'])}"
         for problem in problems[:_SHOWN_PROBLEMS]
     ]
-    more = len(problems) - len(told)
-    return "; ".join(told) + (f"; and {more} more" if more else "")
+    more = len(problems) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")

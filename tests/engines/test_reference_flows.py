@@ -32,7 +32,7 @@ from llama_index_finetune_structured import (
     text_mode,
 )
 from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.llms.service_context import ServiceContext
+from llama_index_finetune_structured.llms import ServiceContext
 from tests.fakes.gradient_server import GradientServer
 from tests.fakes.openai_server import OpenAIServer
 

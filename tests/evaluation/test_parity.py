@@ -10,7 +10,7 @@ import pytest
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, parity, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, ParityError
-from llama_index_finetune_structured.local.generate.request import Request
+from llama_index_finetune_structured.local.generate.request import GenerationRequest
 from llama_index_finetune_structured.local.model.prompts import render_prompt
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from tests import exporting
@@ -33,12 +33,12 @@ class Serving:
 
     def __call__(self, body: dict[str, Any]) -> str:
         schema = body["response_format"]["json_schema"]["schema"]
-        request = Request(
+        request = GenerationRequest(
             prompt=tuple(render_prompt(self.model.tokenizer, body["messages"])),
             max_new_tokens=body["max_tokens"],
             grammar=self.model.grammar(schema, schema_key(schema), AnswerBounds()),
         )
-        tokens = self.model.generator.submit(request).result().tokens
+        tokens = self.model.engine.submit(request).result().tokens
         return str(self.model.tokenizer.decode(tokens, skip_special_tokens=True))
 
 

@@ -135,7 +135,7 @@ class _Batches:
     def __init__(self, llm: LoraLLM) -> None:
         self.sizes: list[int] = []
         self.tokens = 0
-        self._hook = llm._loaded.generator.model.register_forward_pre_hook(self._see, with_kwargs=True)
+        self._hook = llm._loaded.engine.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.sizes.append(kwargs["layout"].rows)
@@ -181,7 +181,7 @@ def test_a_prefix_that_calls_share_is_computed_once(llm: LoraLLM, batches: _Batc
 
 def test_rows_that_have_ended_leave_the_batch(llm: LoraLLM, batches: _Batches) -> None:
     requests = [llm._completion_request("go on", False, {"max_new_tokens": n}) for n in (2, 2, 2, 20)]
-    for answer in [llm._loaded.generator.submit(request) for request in requests]:
+    for answer in [llm._loaded.engine.submit(request) for request in requests]:
         answer.result()
     assert batches.sizes[-1] == 1
     assert 1 <= batches.sizes.count(4) <= 3
@@ -199,7 +199,7 @@ def test_a_failing_model_raises_in_every_caller_and_the_next_call_works(llm: Lor
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    hook = llm._loaded.generator.model.register_forward_pre_hook(fail)
+    hook = llm._loaded.engine.model.register_forward_pre_hook(fail)
 
     async def ask() -> list[Any]:
         calls = (llm.acomplete(text, max_new_tokens=2) for text in "ab")
@@ -277,7 +277,7 @@ def interrupt(*_):
     while time.monotonic() < busy:
         large @ large
 
-hook = llm._loaded.generator.model.register_forward_pre_hook(interrupt)
+hook = llm._loaded.engine.model.register_forward_pre_hook(interrupt)
 compare({{"llm": llm}}, [row], show_progress=False)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -120,9 +120,9 @@ def test_a_rule_of_the_whole_object_is_told_as_one(tiny_llama: Path) -> None:
 
 def test_the_second_try_sends_the_same_prompt(llm: LoraLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts: list[Any] = []
-    submit = llm._loaded.generator.submit
+    submit = llm._loaded.engine.submit
     monkeypatch.setattr(
-        llm._loaded.generator, "submit", lambda request: prompts.append(request.prompt) or submit(request)
+        llm._loaded.engine, "submit", lambda request: prompts.append(request.prompt) or submit(request)
     )
     with pytest.raises(StructuredAnswerError):
         llm.structured_predict(_refusing(set()), PROMPT, thing="a span")
@@ -159,7 +159,7 @@ def test_a_chat_with_an_error_of_the_model_is_not_asked_again(llm: LoraLLM) -> N
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    hook = llm._loaded.generator.model.register_forward_pre_hook(fail)
+    hook = llm._loaded.engine.model.register_forward_pre_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="out of memory"):
             llm.structured_predict(Ordered, PROMPT, thing="x")

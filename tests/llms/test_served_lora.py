@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
-from llama_index_finetune_structured.llms.exported import opened_export
+from llama_index_finetune_structured.llms.exported import open_export
 from llama_index_finetune_structured.llms.served import ServedLora
 from tests import exporting
 from tests.exporting import Colour
@@ -134,7 +134,7 @@ def test_an_export_is_opened_as_an_llm_again(adapter: Path, tmp_path: Path, form
     output = export_adapter(
         adapter, tmp_path / ("tuned" if format == "merged" else "tuned.gguf"), format=format
     )
-    with opened_export(output, adapter, format=format) as llm:
+    with open_export(output, adapter, format=format) as llm:
         assert isinstance(llm.structured_predict(Colour, PROMPT), Colour)
 
 
@@ -142,7 +142,7 @@ def test_an_adapter_gguf_without_a_gguf_base_says_what_to_do(adapter: Path, tmp_
     output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
     with (
         pytest.raises(ConfigurationError, match="export 'gguf-base' too"),
-        opened_export(output, adapter, format="gguf-adapter"),
+        open_export(output, adapter, format="gguf-adapter"),
     ):
         pass
 
@@ -153,6 +153,6 @@ def test_a_base_that_moved_after_training_is_found_where_it_is_said_to_be(
     output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
     with (
         pytest.raises(ConfigurationError, match="'/moved/away': no such"),
-        opened_export(output, adapter, format="gguf-adapter", base_model="/moved/away"),
+        open_export(output, adapter, format="gguf-adapter", base_model="/moved/away"),
     ):
         pass

@@ -12,13 +12,12 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from llama_index_finetune_structured.local.generate.decoders import SlotDecoder
-from llama_index_finetune_structured.local.generate.engine import Generator
-from llama_index_finetune_structured.local.generate.flat_attention import Layout
+from llama_index_finetune_structured.local.generate.decoders import BatchDecoder
+from llama_index_finetune_structured.local.generate.engine import GenerationEngine
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
-from llama_index_finetune_structured.local.generate.kv_cache import SlotModel
-from llama_index_finetune_structured.local.generate.request import Request
-from llama_index_finetune_structured.local.generate.sampling import Sampling
+from llama_index_finetune_structured.local.generate.kv_cache import KVCacheModel
+from llama_index_finetune_structured.local.generate.ragged_attention import RaggedBatch
+from llama_index_finetune_structured.local.generate.request import GenerationRequest, Sampling
 from tests import tiny
 
 STOP, PAD = 1, 1
@@ -58,12 +57,12 @@ class _Plain(LogitsProcessor):
     """The textbook way: the whole mask of every token, by a matcher of its own."""
 
     def __init__(self, grammar: AnswerGrammar, prompt: int, limit: int) -> None:
-        self._run, self._prompt = grammar.start(limit), prompt
+        self._state, self._prompt = grammar.start(limit), prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self._prompt:
-            self._run.take(int(input_ids[0, -1]))
-        return scores.masked_fill(~self._run.mask(), float("-inf"))
+            self._state.append(int(input_ids[0, -1]))
+        return scores.masked_fill(~self._state.mask(), float("-inf"))
 
 
 def _plainly(model: Any, prompt: tuple[int, ...], limit: int, grammar: AnswerGrammar | None) -> list[int]:
@@ -83,8 +82,8 @@ def _plainly(model: Any, prompt: tuple[int, ...], limit: int, grammar: AnswerGra
     return said[: said.index(STOP)] if STOP in said else said
 
 
-def _generator(model: Any, batch_size: int = 4) -> Generator:
-    return Generator(model, stop_ids=[STOP], pad_id=PAD, batch_size=batch_size)
+def _engine(model: Any, batch_size: int = 4) -> GenerationEngine:
+    return GenerationEngine(model, stop_ids=[STOP], pad_id=PAD, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,10 +94,10 @@ def test_answers_are_those_of_plain_greedy_decoding(
     model = tiny.model(kind).eval()
     held = grammar if constrained else None
     expected = {prompt: _plainly(model, prompt, 200, held) for prompt in _prompts(7)}
-    generator = _generator(model)
-    assert isinstance(generator._decoder, SlotDecoder)
+    engine = _engine(model)
+    assert isinstance(engine._decoder, BatchDecoder)
     for _ in range(2):  # the second time with every prefix known and every answer remembered
-        asked = [generator.submit(Request(prompt, 200, grammar=held)) for prompt in expected]
+        asked = [engine.submit(GenerationRequest(prompt, 200, grammar=held)) for prompt in expected]
         assert [list(answer.result().tokens) for answer in asked] == list(expected.values())
 
 
@@ -132,41 +131,41 @@ def forwards(model: Any) -> Iterator[_Forwards]:
 def test_an_answer_that_was_given_before_takes_far_fewer_forwards(
     model: Any, forwards: _Forwards, grammar: AnswerGrammar
 ) -> None:
-    generator, prompt = _generator(model), _prompts(2)[1]
+    engine, prompt = _engine(model), _prompts(2)[1]
     forwards.shapes.clear()
-    first = generator.submit(Request(prompt, 200, grammar=grammar)).result()
+    first = engine.submit(GenerationRequest(prompt, 200, grammar=grammar)).result()
     before = len(forwards.shapes)
     assert first.finish_reason == "stop"
-    assert generator.submit(Request(prompt, 200, grammar=grammar)).result() == first
+    assert engine.submit(GenerationRequest(prompt, 200, grammar=grammar)).result() == first
     assert len(forwards.shapes) - before < len(first.tokens) / 3
 
 
 def test_a_known_prompt_is_not_read_again(model: Any, forwards: _Forwards) -> None:
-    generator, prompt = _generator(model), _prompts(2)[1]
+    engine, prompt = _engine(model), _prompts(2)[1]
     for _ in range(2):
         forwards.shapes.clear()
-        generator.submit(Request(prompt, 1)).result()
+        engine.submit(GenerationRequest(prompt, 1)).result()
     assert forwards.shapes == [(1, 1)]
 
 
 def test_what_unlike_prompts_share_is_read_once(model: Any, forwards: _Forwards) -> None:
-    generator = _generator(model)
+    engine = _engine(model)
     shared = tuple(range(2, 102))
     forwards.shapes.clear()
-    asked = [generator.submit(Request((*shared, 200 + n, 7), 1)) for n in range(4)]
+    asked = [engine.submit(GenerationRequest((*shared, 200 + n, 7), 1)) for n in range(4)]
     for answer in asked:
         answer.result()
     assert forwards.tokens == 102 + 3 * 2
 
 
 def test_logits_after_a_kept_prefix_are_those_without_it(model: Any) -> None:
-    slots, prompt = SlotModel(model), _prompts(2)[1]
+    slots, prompt = KVCacheModel(model), _prompts(2)[1]
     with torch.inference_mode():
-        whole = slots.read(0, prompt, 0)
+        whole = slots.prefill(0, prompt, 0)
         pieces = [slots.save(0, 0, 30), slots.save(0, 30, 61)]
         slots.release()
         assert slots.load(2, pieces) == 61
-        rest = slots.read(2, prompt, 61)
+        rest = slots.prefill(2, prompt, 61)
         plain = model(input_ids=torch.tensor([prompt]), position_ids=None, **_layout(prompt)).logits[0, -1]
     assert torch.allclose(whole, rest, atol=1e-5)
     assert torch.allclose(whole, plain, atol=1e-5)
@@ -174,19 +173,19 @@ def test_logits_after_a_kept_prefix_are_those_without_it(model: Any) -> None:
 
 def _layout(prompt: tuple[int, ...]) -> dict[str, Any]:
     """A forward without any cache: the keys are those of this forward alone."""
-    return {"layout": Layout(0, [0], [len(prompt)], torch.device("cpu")), "use_cache": False}
+    return {"layout": RaggedBatch(0, [0], [len(prompt)], torch.device("cpu")), "use_cache": False}
 
 
 def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) -> None:
     prompts = _prompts(24, seed=9)
     expected = [_plainly(model, prompt, 25, None) for prompt in prompts]
-    generator = _generator(model, batch_size=3)
+    engine = _engine(model, batch_size=3)
 
     def ask(n: int) -> list[int] | None:
-        request = Request(prompts[n], 25)
+        request = GenerationRequest(prompts[n], 25)
         if n % 5 == 0:
             request.on_token = lambda _: setattr(request, "cancelled", True)
-        answer = [*generator.submit(request).result().tokens]
+        answer = [*engine.submit(request).result().tokens]
         return None if request.cancelled else answer
 
     with ThreadPoolExecutor(8) as pool:
@@ -204,10 +203,10 @@ def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.
 
 
 def test_drawn_answers_go_beside_greedy_ones_and_a_seed_repeats_them(model: Any) -> None:
-    generator, prompt = _generator(model), _prompts(2)[1]
+    engine, prompt = _engine(model), _prompts(2)[1]
 
     def ask(sampling: Sampling) -> Any:
-        return generator.submit(Request(prompt, 30, sampling))
+        return engine.submit(GenerationRequest(prompt, 30, sampling))
 
     hot = Sampling(temperature=1.5, seed=3)
     greedy, first, second, other = (
@@ -224,13 +223,13 @@ def test_drawn_answers_go_beside_greedy_ones_and_a_seed_repeats_them(model: Any)
 def test_a_lazy_check_of_one_token_agrees_with_the_whole_mask(grammar: AnswerGrammar) -> None:
     draw = random.Random(5)
     for _ in range(20):
-        run = grammar.start(10_000)
+        state = grammar.start(10_000)
         for _ in range(60):
-            allowed = run.mask()
+            allowed = state.mask()
             tried = [*draw.sample(range(258), 20), STOP]
-            assert [run.allows(token) for token in tried] == allowed[tried].tolist()
+            assert [state.allows(token) for token in tried] == allowed[tried].tolist()
             token = draw.choice(allowed.nonzero()[:, 0].tolist())
-            run.take(token)
+            state.append(token)
             if token == STOP:
                 break
 
@@ -247,8 +246,8 @@ def test_a_model_with_more_state_than_keys_and_values_answers_all_the_same(gramm
     model = AutoModelForCausalLM.from_config(config).float().eval()
     prompts = _prompts(5)
     expected = [_plainly(model, prompt, 60, grammar) for prompt in prompts]
-    generator = _generator(model)
-    asked = [generator.submit(Request(prompt, 60, grammar=grammar)) for prompt in prompts]
+    engine = _engine(model)
+    asked = [engine.submit(GenerationRequest(prompt, 60, grammar=grammar)) for prompt in prompts]
     assert [list(answer.result().tokens) for answer in asked] == expected
 
 

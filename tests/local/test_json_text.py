@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from llama_index_finetune_structured.local.generate.json_text import JsonText
 
 
-def _takes(text: str, piece: int = 1, *, distinct: bool = False) -> bool:
+def _allows(text: str, piece: int = 1, *, distinct: bool = False) -> bool:
     seen = JsonText(distinct=distinct)
     for n in range(0, len(text), piece):
-        if not seen.takes(text[n : n + piece]):
+        if not seen.allows(text[n : n + piece]):
             return False
-        seen.add(text[n : n + piece])
+        seen.append(text[n : n + piece])
     return True
 
 
@@ -35,12 +35,12 @@ _values = st.recursive(
 def test_every_finite_value_may_be_said_however_it_is_cut_into_tokens(
     value: object, piece: int, ascii_only: bool
 ) -> None:
-    assert _takes(json.dumps(value, ensure_ascii=ascii_only), piece)
+    assert _allows(json.dumps(value, ensure_ascii=ascii_only), piece)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e309", "[1e400]", "1" * 41, '{"a":12e308', "0." + "3" * 50])
 def test_infinite_and_endless_numbers_may_not(number: str) -> None:
-    assert not _takes(number)
+    assert not _allows(number)
 
 
 @given(text=st.text(alphabet="0123456789.eE+-", max_size=60).map(lambda digits: "1" + digits))
@@ -49,13 +49,13 @@ def test_what_is_taken_is_finite_and_can_always_end(text: str) -> None:
         value = float(text)
     except ValueError:
         return
-    if _takes(text):
+    if _allows(text):
         assert math.isfinite(value)
         assert len(text) <= 60
 
 
 def test_digits_inside_a_string_are_no_number() -> None:
-    assert _takes('"' + "9" * 500 + 'e999\\"' + "9" * 500 + '"')
+    assert _allows('"' + "9" * 500 + 'e999\\"' + "9" * 500 + '"')
 
 
 _objects = st.dictionaries(
@@ -84,5 +84,5 @@ def _goes_on_after_repetition(value: object) -> bool:
 @given(value=_lists, piece=st.integers(1, 7))
 def test_a_list_goes_on_only_while_its_objects_differ(value: object, piece: int) -> None:
     text = json.dumps(value, separators=(",", ":"))
-    assert _takes(text, piece, distinct=True) is not _goes_on_after_repetition(value)
-    assert _takes(text, piece)
+    assert _allows(text, piece, distinct=True) is not _goes_on_after_repetition(value)
+    assert _allows(text, piece)

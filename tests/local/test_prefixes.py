@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.local.generate.kv_cache import Piece
+from llama_index_finetune_structured.local.generate.kv_cache import KeyValues
 from llama_index_finetune_structured.local.generate.prefix_cache import PrefixCache
 
 _TOKEN_BYTES = 2 * 4 * 2  # keys and values of one layer, two numbers each
 _prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), max_size=25)
 
 
-def _of(prompt: tuple[int, ...], start: int, stop: int) -> Piece:
+def _of(prompt: tuple[int, ...], start: int, stop: int) -> KeyValues:
     """Keys and values that tell all tokens up to theirs, as a causal model's do."""
     told = [float(hash(prompt[: n + 1]) % 10_007) for n in range(start, stop)]
     keys = torch.tensor(told)[:, None, None].expand(-1, 1, 2).clone()

@@ -1,1 +1,1 @@
-"""Prompts -> answers, many at once, held to their schema."""
+"""Prompts in, generated answers out: batched, streamed, and held to a schema by a grammar."""

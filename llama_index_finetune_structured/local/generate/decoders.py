@@ -1,4 +1,4 @@
-"""Answering rows together: rows join while others go on, and several tokens of a row are checked in one forward."""
+"""Batch decoders: continuous batching with speculative decoding, and padded batches through ``generate``."""
 
 from __future__ import annotations
 
@@ -6,64 +6,127 @@ from collections.abc import Set
 from typing import Any
 
 import torch
+from transformers import LogitsProcessorList
 
-from .kv_cache import SlotModel
+from .kv_cache import KVCacheModel
 from .prefix_cache import PrefixCache
-from .request import Request
-from .sequence import Row
+from .request import GenerationRequest
+from .sequence import GeneratedSequence
 
-__all__ = ["SlotDecoder"]
+__all__ = ["BatchDecoder", "PaddedDecoder"]
 
 
-class SlotDecoder:
-    """Greedy answers are those of plain decoding, token by token; guesses only spare forwards."""
+class BatchDecoder:
+    """Continuous batching: sequences join and leave between forwards, and each forward verifies draft tokens.
+
+    Greedy answers equal those of plain greedy decoding, token by token. ``sequences``: those that have not ended;
+    the index of a sequence is its KV cache slot.
+    """
 
     def __init__(self, model: Any, stop_ids: Set[int]) -> None:
-        self._model, self._stop_ids = SlotModel(model), stop_ids
+        self._model, self._stop_ids = KVCacheModel(model), stop_ids
         self._prefixes = PrefixCache()
-        self.rows: list[Row] = []
+        self.sequences: list[GeneratedSequence] = []
 
-    def join(self, request: Request) -> None:
-        """Read a prompt, of which what is known is not computed again, and say the first token of its answer."""
-        row, slot = Row(request, self._stop_ids), len(self.rows)
-        known = self._model.load(slot, self._prefixes.find(request.prompt))
-        logits = self._model.read(slot, request.prompt, known)
+    def join(self, request: GenerationRequest) -> None:
+        """Prefill the prompt, reusing cached prefixes, and choose the first token of the answer."""
+        sequence, slot = GeneratedSequence(request, self._stop_ids), len(self.sequences)
+        cached = self._model.load(slot, self._prefixes.find(request.prompt))
+        logits = self._model.prefill(slot, request.prompt, cached)
         self._prefixes.add(request.prompt, lambda start, stop: self._model.save(slot, start, stop))
-        row.length = len(request.prompt)
-        row.take(row.choose(logits, int(logits.argmax())))
-        if not row.ended:
-            self.rows.append(row)
+        sequence.length = len(request.prompt)
+        sequence.append(sequence.choose(logits, int(logits.argmax())))
+        if not sequence.ended:
+            self.sequences.append(sequence)
 
     def step(self) -> None:
-        """One forward for all rows: at least one more token for each."""
-        drafts = [row.draft() for row in self.rows]
-        asked = [[row.tokens[-1], *draft] for row, draft in zip(self.rows, drafts, strict=True)]
-        logits = self._model.extend(asked, [row.length for row in self.rows])
-        for row, draft, scores in zip(self.rows, drafts, logits, strict=True):
-            _follow(row, draft, scores)
-        self._close_ranks()
+        """Run one forward for all sequences; each gets at least one more token."""
+        drafts = [sequence.draft() for sequence in self.sequences]
+        inputs = [
+            [sequence.tokens[-1], *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)
+        ]
+        logits = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
+        for sequence, draft, scores in zip(self.sequences, drafts, logits, strict=True):
+            _verify(sequence, draft, scores)
+        self._remove_ended()
 
     def clear(self) -> None:
-        """Give the rows' memory back; what prompts left for later ones is kept."""
-        self.rows = []
+        """Drop all sequences and free their KV cache; the prefix cache stays."""
+        self.sequences = []
         self._model.release()
 
-    def _close_ranks(self) -> None:
-        """Rows that have ended leave; the last ones move into their slots, so that the rest goes on faster."""
-        for slot in reversed(range(len(self.rows))):
-            if self.rows[slot].ended:
-                last = self.rows.pop()
-                if slot < len(self.rows):
-                    self._model.move(len(self.rows), slot, last.length)
-                    self.rows[slot] = last
+    def _remove_ended(self) -> None:
+        """Remove ended sequences, and fill their slots from the end, because ``extend`` uses slots 0, 1, 2, ..."""
+        for slot in reversed(range(len(self.sequences))):
+            if self.sequences[slot].ended:
+                last = self.sequences.pop()
+                if slot < len(self.sequences):
+                    self._model.move(len(self.sequences), slot, last.length)
+                    self.sequences[slot] = last
 
 
-def _follow(row: Row, draft: list[int], logits: torch.Tensor) -> None:
-    """Take the tokens that the model itself says, for as long as the draft had them right, and one more."""
+def _verify(sequence: GeneratedSequence, draft: list[int], logits: torch.Tensor) -> None:
+    """Append the model's own tokens for as long as they equal the draft, and one more.
+
+    ``logits``: [1 + draft tokens, vocabulary], after the last token of the answer and after each draft token.
+    """
     likeliest = logits.argmax(-1).tolist()
-    for at, guess in enumerate([*draft, None]):
-        row.length += 1
-        token = row.choose(logits[at], likeliest[at])
-        row.take(token)
-        if row.ended or token != guess:
+    for position, drafted in enumerate([*draft, None]):
+        sequence.length += 1
+        token = sequence.choose(logits[position], likeliest[position])
+        sequence.append(token)
+        if sequence.ended or token != drafted:
             return
+
+
+class PaddedDecoder:
+    """Left-padded batches through transformers' ``generate``, each finished before the next begins.
+
+    For models with more state than keys and values. Same interface as :class:`BatchDecoder`.
+    """
+
+    def __init__(self, model: Any, stop_ids: Set[int], pad_id: int) -> None:
+        self._model, self._stop_ids, self._pad_id = model, stop_ids, pad_id
+        self.sequences: list[GeneratedSequence] = []
+
+    def join(self, request: GenerationRequest) -> None:
+        """Add a request to the next batch."""
+        self.sequences.append(GeneratedSequence(request, self._stop_ids))
+
+    def step(self) -> None:
+        """Generate the answers of all sequences to their end."""
+        requests = [sequence.request for sequence in self.sequences]
+        width = max(len(request.prompt) for request in requests)
+        padding = [width - len(request.prompt) for request in requests]
+        ids = [[self._pad_id] * n + [*request.prompt] for n, request in zip(padding, requests, strict=True)]
+        mask = [[0] * n + [1] * (width - n) for n in padding]
+        self._model.generate(
+            input_ids=torch.tensor(ids, device=self._model.device),
+            attention_mask=torch.tensor(mask, device=self._model.device),
+            logits_processor=LogitsProcessorList([self._choose]),
+            max_new_tokens=max(request.max_new_tokens for request in requests),
+            do_sample=False,
+            eos_token_id=sorted(self._stop_ids),
+            pad_token_id=self._pad_id,
+        )
+        self.sequences = []
+
+    def clear(self) -> None:
+        """Drop all sequences."""
+        self.sequences = []
+
+    def _choose(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Logits processor that lets each sequence choose its token: all others get minus infinity.
+
+        ``scores``: [sequences, tokens of the vocabulary], as the result. Ended sequences get a stop token.
+        """
+        chosen = [
+            min(self._stop_ids) if sequence.ended else sequence.choose(scores[n], int(scores[n].argmax()))
+            for n, sequence in enumerate(self.sequences)
+        ]
+        for sequence, token in zip(self.sequences, chosen, strict=True):
+            if not sequence.ended:
+                sequence.append(token)
+        only_chosen = torch.full_like(scores, float("-inf"))
+        only_chosen[torch.arange(len(chosen)), chosen] = 0
+        return only_chosen

@@ -1,4 +1,4 @@
-"""Schema-constrained decoding through llguidance, with an end inside the token limit.
+"""Grammar-constrained decoding with llguidance; answers end as valid JSON inside the token limit.
 
 Grammars: https://github.com/guidance-ai/llguidance (JSON schema, compact spelling, keys in schema order).
 """
@@ -22,20 +22,28 @@ from ...example import canonical_json
 from ...json_schema import UNIONS, follow_references
 from ..schema.grammar_schema import with_named_keys
 from .json_text import JsonText
-from .speculation import AnswerMemory
+from .speculation import AnswerIndex
 
-__all__ = ["AnswerGrammar", "GrammarCache", "GrammarRun"]
+__all__ = ["AnswerGrammar", "GrammarCache", "GrammarState"]
 
 _logger = logging.getLogger(__name__)
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
-# What leads to the end fastest, best first; in a string the quote, or what a URL or address still needs.
+# Tokens tried in this order to end an answer near its token limit; inside a string, the quote, or what a URL or an
+# e-mail address needs before it can end.
 _CLOSERS = ("}", "]", ",", "null", '"', "[", "{", "0", "true", "false")
 _STRING_CLOSERS = ('"', "@", ":", "/", ".", "a", "0")
-_CLOSING_SLACK = 32
+_CLOSING_SLACK = (
+    32  # tokens; chosen: what the smallest answer does not cover, an open string or number among it
+)
+_ESTIMATE_DEPTH = 12  # levels of a recursive schema; chosen: deeper than schemas written by hand
 
 
 class GrammarCache:
-    """Compiled grammars of one tokenizer, by bounded schema. Any thread may ask; a schema is compiled once."""
+    """Compiled grammars of one tokenizer, by bounded schema. Thread-safe; a schema is compiled once.
+
+    ``vocabulary``: size of the model's logits, which may exceed the tokenizer's.
+    ``stop_id``: token that ends an answer. ``closers``: ids of the closing texts that are one token.
+    """
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, stop_id: int) -> None:
         self._tokenizer, self.vocabulary, self.stop_id = tokenizer, vocabulary, stop_id
@@ -49,9 +57,9 @@ class GrammarCache:
         }
 
     def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar | None:
-        """The grammar of a bounded schema; None, logged once, where the schema has none.
+        """The grammar of a bounded schema; None, logged once, where llguidance cannot compile it.
 
-        ``distinct``: a list ends after an object that it held already, where it may.
+        ``distinct``: a list ends after an object that it held already, unless the schema requires more items.
         """
         key = f"{distinct} {canonical_json(schema)}"
         with self._compiling:
@@ -60,8 +68,8 @@ class GrammarCache:
             return self._grammars[key]
 
     def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar | None:
-        sayable = json.dumps(with_named_keys(schema))
-        text = llguidance.LLMatcher.grammar_from_json_schema(sayable, overrides=_OPTIONS)
+        named = json.dumps(with_named_keys(schema))
+        text = llguidance.LLMatcher.grammar_from_json_schema(named, overrides=_OPTIONS)
         error = llguidance.LLMatcher(self._engine, text, log_level=0).get_error()
         if error:
             _logger.warning("Answers are not constrained: the schema cannot be made a grammar: %s", error)
@@ -71,103 +79,110 @@ class GrammarCache:
         return AnswerGrammar(self, text, closing_tokens=2 * tokens + _CLOSING_SLACK, distinct=distinct)
 
     @functools.cached_property
-    def going_on(self) -> list[int]:
-        """The tokens by which a list may go on after an object: those with a comma first or after a brace."""
+    def list_continuations(self) -> list[int]:
+        """Tokens that may continue a list after an object: those with a comma at their start or after a brace."""
         texts = ((token, self.text(token)) for token in range(self.vocabulary))
         return [token for token, text in texts if text.startswith(",") or "}," in text]
 
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
+        """A new matcher of an llguidance grammar."""
         return llguidance.LLMatcher(self._engine, grammar, log_level=0)
 
     def text(self, token: int) -> str:
+        """A token's text; bytes that are no UTF-8 by themselves become replacement characters."""
         return str(self._engine.decode_bytes([token]).decode("utf-8", "replace"))
 
 
 class AnswerGrammar:
-    """A compiled schema; ``closing_tokens`` is what finishing an open answer may cost.
+    """A compiled schema.
 
-    ``memory``: what was answered to this schema before, as a source of guesses.
+    ``closing_tokens``: tokens that ending an unfinished answer may take. ``answers``: index of earlier answers to
+    the schema, for draft tokens.
     """
 
     def __init__(self, cache: GrammarCache, text: str, *, closing_tokens: int, distinct: bool) -> None:
         self._cache, self._closing_tokens, self._distinct = cache, closing_tokens, distinct
-        self._fresh = cache.matcher(text)
-        _mask_of(self._fresh, cache.vocabulary)  # warms what the matcher's copies share
-        self.memory = AnswerMemory()
+        self._matcher = cache.matcher(text)
+        _mask_of(self._matcher, cache.vocabulary)  # fills caches that copies of the matcher share
+        self.answers = AnswerIndex()
 
-    def start(self, max_new_tokens: int) -> GrammarRun:
-        """Begin one answer of at most ``max_new_tokens`` tokens."""
+    def start(self, max_new_tokens: int) -> GrammarState:
+        """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens."""
         free_tokens = max_new_tokens - self._closing_tokens
-        return GrammarRun(self._cache, self._fresh.deep_copy(), free_tokens, distinct=self._distinct)
+        return GrammarState(self._cache, self._matcher.deep_copy(), free_tokens, distinct=self._distinct)
 
 
-class GrammarRun:
-    """The grammar's state along one answer. Past ``free_tokens`` it lets only the way to the end through."""
+class GrammarState:
+    """Grammar state of one answer. After ``free_tokens`` tokens it allows only what leads to the answer's end."""
 
     def __init__(
         self, cache: GrammarCache, matcher: llguidance.LLMatcher, free_tokens: int, *, distinct: bool
     ) -> None:
         self._cache, self._matcher, self._free_tokens = cache, matcher, free_tokens
-        self._taken, self._text, self._distinct = 0, JsonText(distinct=distinct), distinct
+        self._length, self._text, self._distinct = 0, JsonText(distinct=distinct), distinct
 
-    def take(self, token: int) -> None:
-        """Move on by a token that is allowed."""
-        self._taken += 1
+    def append(self, token: int) -> None:
+        """Advance by a token, which must be allowed."""
+        self._length += 1
         if token != self._cache.stop_id:
             self._matcher.consume_token(token)
-            self._text.add(self._cache.text(token))
+            self._text.append(self._cache.text(token))
 
     def allows(self, token: int) -> bool:
-        """Whether a token may come next, told without the mask of all tokens; False where only the mask can tell."""
+        """Whether a token may come next, decided without the mask of all tokens; False where that needs the mask."""
         if self._closing:
             return False
         if token == self._cache.stop_id:
             return bool(self._matcher.is_accepting())
-        return self._matcher.validate_tokens([token]) == 1 and self._text.takes(self._cache.text(token))
+        return self._matcher.validate_tokens([token]) == 1 and self._text.allows(self._cache.text(token))
 
     def allowed_start(self, tokens: Sequence[int]) -> list[int]:
-        """These tokens, up to the first that the grammar does not let follow."""
+        """The longest start of ``tokens`` that the grammar allows."""
         return list(tokens[: self._matcher.validate_tokens(list(tokens))])
 
     def forced(self) -> list[int]:
-        """The tokens of the text that must come next, as the tokenizer would cut it; a model may cut otherwise."""
+        """Tokens of the text that must come next, as the tokenizer splits it; the model may split it otherwise."""
         return list(self._matcher.compute_ff_tokens())
 
     def mask(self) -> torch.Tensor:
-        """Which tokens may come next, as booleans [vocabulary]."""
+        """Which tokens may come next: booleans [vocabulary]."""
         allowed = _mask_of(self._matcher, self._cache.vocabulary)
         if self._text.in_number:
-            allowed = self._taken_of(allowed, allowed.nonzero()[:, 0].tolist())
+            allowed = self._without_refused(allowed, allowed.nonzero()[:, 0].tolist())
         elif self._distinct:
-            allowed = self._taken_of(allowed, [t for t in self._cache.going_on if allowed[t]])
+            candidates = [token for token in self._cache.list_continuations if allowed[token]]
+            allowed = self._without_refused(allowed, candidates)
         if self._closing and (token := self._closer(allowed)) is not None:
             allowed = torch.zeros_like(allowed)
             allowed[token] = True
         return allowed
 
-    def _taken_of(self, allowed: torch.Tensor, doubted: list[int]) -> torch.Tensor:
-        """Without those of the doubted tokens that the text does not take, where anything else is left."""
+    def _without_refused(self, allowed: torch.Tensor, candidates: list[int]) -> torch.Tensor:
+        """Mask out the candidates that JsonText refuses, unless no token would be left. [vocabulary] -> [vocabulary]"""
         refused = [
-            t for t in doubted if t != self._cache.stop_id and not self._text.takes(self._cache.text(t))
+            token
+            for token in candidates
+            if token != self._cache.stop_id and not self._text.allows(self._cache.text(token))
         ]
-        taken = allowed.clone()
-        taken[refused] = False
-        return taken if bool(taken.any()) else allowed
+        kept = allowed.clone()
+        kept[refused] = False
+        return kept if bool(kept.any()) else allowed
 
     @property
     def _closing(self) -> bool:
-        return self._taken >= self._free_tokens
+        return self._length >= self._free_tokens
 
     def _closer(self, allowed: torch.Tensor) -> int | None:
+        """The allowed token, of a mask [vocabulary], that ends the answer soonest; None if no closing token is."""
         if allowed[self._cache.stop_id]:
             return self._cache.stop_id
-        wanted = _STRING_CLOSERS if self._text.in_string else _CLOSERS
-        ids = (self._cache.closers[text] for text in wanted if text in self._cache.closers)
+        texts = _STRING_CLOSERS if self._text.in_string else _CLOSERS
+        ids = (self._cache.closers[text] for text in texts if text in self._cache.closers)
         return next((token for token in ids if allowed[token]), None)
 
 
 def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:
-    """The matcher's mask as booleans; llguidance's own kernel for torch would set off torch.compile."""
+    """The matcher's mask as booleans [vocabulary]. llguidance's own torch kernel would start torch.compile."""
     bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
     llguidance.numpy.fill_next_token_bitmask(matcher, bits)
     return torch.from_numpy(
@@ -176,8 +191,8 @@ def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:
 
 
 def _smallest(root: Mapping[str, Any], node: Any, depth: int) -> Any:
-    """About the smallest answer that fits a schema: an estimate of what closing costs, not a valid answer."""
-    if not isinstance(node, Mapping) or depth > 12:
+    """About the smallest answer that fits a schema: to estimate ``closing_tokens``, not always a valid answer."""
+    if not isinstance(node, Mapping) or depth > _ESTIMATE_DEPTH:
         return None
     if "$ref" in node:
         return _smallest(root, follow_references(root, node), depth + 1)

@@ -1,86 +1,95 @@
-"""How far the JSON text of an answer is: in a string, in a number that must stay finite, past a list's item."""
+"""Rules on the JSON text of an answer that a grammar cannot express: finite numbers, no repeated list items."""
 
 from __future__ import annotations
 
 import copy
 import math
-
-from .list_items import ListItems
+from dataclasses import dataclass, field
 
 __all__ = ["JsonText"]
 
-_BEGINS_NUMBER = frozenset("-0123456789")
-_IN_NUMBER = _BEGINS_NUMBER | frozenset("+.eE")
-_LONGEST_NUMBER = 40
+_NUMBER_START = frozenset("-0123456789")
+_NUMBER_CHARACTERS = _NUMBER_START | frozenset("+.eE")
+_LONGEST_NUMBER = (
+    40  # characters; chosen: more than a float's 17 digits with exponent, and than a 128-bit integer
+)
 
 
 class JsonText:
-    """A growing JSON text. What it adds to a grammar: no number overflows (``1e999``) or goes on for ever.
+    """A growing compact JSON text.
 
-    ``distinct``: and no list goes on after an object that it held already.
+    It adds to a grammar that no number overflows (``1e999``) or has more than 40 characters, and, where ``distinct``,
+    that no list continues after an object that it held already: small models tend to repeat one until the token limit.
     """
 
     def __init__(self, *, distinct: bool = False) -> None:
-        self._items = ListItems() if distinct else None
+        self._items = _ListItems() if distinct else None
         self.in_string = False
         self._escaped = False
         self._number = ""
 
     @property
     def in_number(self) -> bool:
+        """Whether the text ends inside a number, which the next character may continue."""
         return bool(self._number)
 
     @property
     def repeats(self) -> bool:
-        """Whether it ends with an object that its list held already."""
+        """Whether the text ends with an object that its list held already."""
         return self._items is not None and self._items.repeated
 
-    def takes(self, text: str) -> bool:
-        """Whether by this text no number becomes infinite or overlong, and no list goes on after a repetition."""
-        return self._takes_number(text) and self._takes_items(text)
+    def allows(self, text: str) -> bool:
+        """Whether ``text`` may come next, by the rules above."""
+        return self._allows_number(text) and self._allows_items(text)
 
-    def _takes_items(self, text: str) -> bool:
-        may_go_on = "," in text and (self.repeats or "}" in text) and (not self.in_string or '"' in text)
-        if self._items is None or not may_go_on:
+    def _allows_items(self, text: str) -> bool:
+        # Called for every candidate token of a mask, so what cannot continue a list after an object is allowed without
+        # walking through it. To continue one, a token needs a comma; an object that ends before this comma, either
+        # here ("}") or already at the end of the text (repeats); and, inside a string, the quote that ends it.
+        continues_list = "," in text and (self.repeats or "}" in text) and (not self.in_string or '"' in text)
+        if self._items is None or not continues_list:
             return True
         ahead = copy.copy(self)
         ahead._items = self._items.copy()
         for character in text:
+            # Directly after an object that repeats one of its list, a comma can only continue that list.
             if character == "," and ahead.repeats:
                 return False
-            ahead._see(character)
+            ahead._append(character)
         return True
 
-    def _takes_number(self, text: str) -> bool:
+    def _allows_number(self, text: str) -> bool:
         number = "" if self.in_string else self._number
         for character in text if number else "":
-            longer = _longer(number, character)
+            longer = _continued(number, character)
             if not longer:
-                return True  # a number that begins after this one is too short to be wrong
+                return True  # a number that begins later in the same token is too short to be wrong
+            # The limit holds after a digit only: after "e", "." or a sign a number cannot end yet.
             if _is_infinite(longer) or (len(longer) > _LONGEST_NUMBER and number[-1].isdigit()):
                 return False
             number = longer
         return True
 
-    def add(self, text: str) -> None:
+    def append(self, text: str) -> None:
+        """Append to the text."""
         for character in text:
-            self._see(character)
+            self._append(character)
 
-    def _see(self, character: str) -> None:
+    def _append(self, character: str) -> None:
         if self._items is not None:
-            self._items.see(character, in_string=self.in_string)
+            self._items.append(character, in_string=self.in_string)
         if self._escaped:
             self._escaped = False
         elif self.in_string and character == "\\":
             self._escaped = True
         elif character == '"':
             self.in_string = not self.in_string
-        self._number = "" if self.in_string else _longer(self._number, character)
+        self._number = "" if self.in_string else _continued(self._number, character)
 
 
-def _longer(number: str, character: str) -> str:
+def _continued(number: str, character: str) -> str:
     """A number's text with one more character; empty where that character is no part of a number."""
-    return number + character if character in (_IN_NUMBER if number else _BEGINS_NUMBER) else ""
+    return number + character if character in (_NUMBER_CHARACTERS if number else _NUMBER_START) else ""
 
 
 def _is_infinite(number: str) -> bool:
@@ -88,3 +97,51 @@ def _is_infinite(number: str) -> bool:
         return math.isinf(float(number))
     except ValueError:  # not yet a number: "-", "1e", "1e+"
         return False
+
+
+@dataclass
+class _Open:
+    """A list that has not ended, with the text of its objects, or such an object; ``start``: where it begins."""
+
+    start: int = 0
+    is_list: bool = False
+    items: set[str] = field(default_factory=set)
+
+    def copy(self) -> _Open:
+        return _Open(self.start, self.is_list, set(self.items))
+
+
+class _ListItems:
+    """Objects in the lists of a growing compact JSON text, compared as text.
+
+    ``repeated``: the text ends with an object that its list held already.
+    """
+
+    def __init__(self) -> None:
+        self.repeated = False
+        self._text: list[str] = []
+        self._open: list[_Open] = []
+
+    def copy(self) -> _ListItems:
+        other = _ListItems()
+        other.repeated, other._text = self.repeated, [*self._text]
+        other._open = [level.copy() for level in self._open]
+        return other
+
+    def append(self, character: str, *, in_string: bool) -> None:
+        """Append the next character; ``in_string``: it stands in a string."""
+        self.repeated = False
+        self._text.append(character)
+        if in_string or character not in "[]{}":
+            return
+        if character in "[{":
+            self._open.append(_Open(len(self._text) - 1, character == "["))
+        elif self._open:
+            self._close(self._open.pop())
+
+    def _close(self, ended: _Open) -> None:
+        if ended.is_list or not self._open or not self._open[-1].is_list:
+            return
+        item, held = "".join(self._text[ended.start :]), self._open[-1].items
+        self.repeated = item in held
+        held.add(item)

@@ -1,7 +1,7 @@
-"""Keys and values of the rows that are being answered, each row in a slot of one buffer a layer.
+"""KV cache with one slot for each sequence of a batch.
 
-A row's tokens stand at their own positions from 0, so a row can join, leave, or take back its last tokens while
-the others go on, and no padding is kept.
+A sequence's tokens stand at their own positions from 0 in its slot, so a sequence can join, leave, or take back its
+last tokens while the others go on, and no padding is stored.
 """
 
 from __future__ import annotations
@@ -14,37 +14,44 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from .flat_attention import IMPLEMENTATION, Layout
+from .ragged_attention import ATTENTION, RaggedBatch
 
-__all__ = ["Piece", "SlotModel", "can_use_slots"]
+__all__ = ["KVCacheModel", "KeyValues", "supports_kv_cache_slots"]
 
-_PREFILL_TOKENS = 512
-_SPARE_TOKENS = 128
-_PROBE = [7, 3, 5, 11, 2, 13, 4, 6, 9, 8]
+_PREFILL_TOKENS = (
+    512  # tokens of a prompt a forward; chosen: bounds the memory of a long prompt's activations
+)
+_SPARE_TOKENS = (
+    128  # room beyond what is needed when the buffers grow; chosen: few reallocations of short answers
+)
+_PROBE = [7, 3, 5, 11, 2, 13, 4, 6, 9, 8]  # token ids of the check; arbitrary, different from each other
+_PROBE_TOLERANCE = (
+    0.05  # of the largest logit; chosen: rounding of bf16 passes, a wrong mask or position does not
+)
 
-# Keys and values [tokens, kv_heads, head_dim] of a run of tokens, for every layer.
-Piece = list[tuple[torch.Tensor, torch.Tensor]]
+# Keys and values, each [tokens, kv_heads, head_dim], of consecutive tokens: one pair for each layer.
+KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 
-
-_Layer: Any = DynamicLayer  # whose own types say that it may have no keys yet
+_Layer: Any = DynamicLayer  # its annotations allow no keys before the first forward, which mypy rejects below
 
 
 class _SlotLayer(_Layer):  # type: ignore[misc]
     """One layer's buffers, [slots, capacity, kv_heads, head_dim]; ``layout`` is set before each forward."""
 
-    layout: Layout
+    layout: RaggedBatch
     is_initialized: bool
     keys: torch.Tensor
     values: torch.Tensor
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Make empty buffers for keys and values like these, [1, kv_heads, tokens, head_dim]."""
         super().lazy_initialization(key_states, value_states)
         self.keys, self.values = (
             new.new_zeros(0, 0, new.shape[1], new.shape[3]) for new in (key_states, value_states)
         )
 
     def reserve(self, slots: int, tokens: int) -> None:
-        """Have room for so many slots and tokens; what is there is kept."""
+        """Grow the buffers to at least so many slots and tokens a slot; the content stays."""
         had_slots, had_tokens = self.keys.shape[:2]
         if slots > had_slots or tokens > had_tokens:
             slots = had_slots if slots <= had_slots else max(slots, 2 * had_slots)
@@ -52,33 +59,40 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
             self.keys, self.values = _grown(self.keys, slots, tokens), _grown(self.values, slots, tokens)
 
     def release(self) -> None:
+        """Free the buffers."""
         if self.is_initialized:
             self.keys, self.values = self.keys[:0, :0].clone(), self.values[:0, :0].clone()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write [1, kv_heads, tokens, d] where the layout says; all of the rows' keys and values."""
-        at = self.layout
+        """Write new keys and values, each [1, kv_heads, tokens, head_dim], to the slots of ``layout``.
+
+        Returns all keys and values of its rows, cached and new, each [rows, kv_heads, width, head_dim].
+        """
+        batch = self.layout
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.reserve(at.first + at.rows, at.width)
-        slots, rows = at.first + at.row_of, slice(at.first, at.first + at.rows)
-        self.keys[slots, at.positions] = key_states[0].transpose(0, 1)
-        self.values[slots, at.positions] = value_states[0].transpose(0, 1)
-        return self.keys[rows, : at.width].transpose(1, 2), self.values[rows, : at.width].transpose(1, 2)
+        self.reserve(batch.first_slot + batch.rows, batch.width)
+        slots = batch.first_slot + batch.row_of
+        self.keys[slots, batch.positions] = key_states[0].transpose(0, 1)
+        self.values[slots, batch.positions] = value_states[0].transpose(0, 1)
+        rows = slice(batch.first_slot, batch.first_slot + batch.rows)
+        keys, values = self.keys[rows, : batch.width], self.values[rows, : batch.width]
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
     def get_seq_length(self) -> int:
-        return 0  # nothing is asked of it: positions are given
+        """Always 0: every forward is given its positions, so transformers need not derive them from this."""
+        return 0
 
 
-class SlotModel:
-    """A causal LM whose rows live in slots."""
+class KVCacheModel:
+    """A causal LM with a KV cache of slots. Sets the model's attention to :func:`ragged_attention`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.windows: set[int | None] = set()
-        model.set_attn_implementation(IMPLEMENTATION)
+        self.windows: set[int | None] = set()  # of the last forward, see RaggedBatch.windows
+        model.set_attn_implementation(ATTENTION)
         parameters = inspect.signature(model.forward).parameters
         self._takes_logits_to_keep = "logits_to_keep" in parameters
         # transformers renamed the argument in 5.24; the old name warns there and is gone in 5.40.
@@ -87,31 +101,36 @@ class SlotModel:
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
 
     def release(self) -> None:
-        """Forget all rows and give their memory back."""
+        """Drop all sequences and free their memory."""
         for layer in self._layers:
             layer.release()
 
     @property
     def _layers(self) -> list[_SlotLayer]:
-        """The layers that have keys of their own: some models share them between layers."""
+        """The layers with keys of their own: in some models, layers share them."""
         return [layer for layer in self._cache.layers if layer.is_initialized]
 
-    def read(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
-        """Read ``prompt[start:]`` into a slot that holds what comes before; logits [vocabulary] of what comes next."""
-        for at in range(start, len(prompt), _PREFILL_TOKENS):
-            logits = self._forward(slot, [prompt[at : at + _PREFILL_TOKENS]], [at], keep=1)
+    def prefill(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
+        """Compute ``prompt[start:]`` in a slot that holds ``prompt[:start]``; logits [vocabulary] of the next token."""
+        for position in range(start, len(prompt), _PREFILL_TOKENS):
+            chunk = prompt[position : position + _PREFILL_TOKENS]
+            logits = self._forward(slot, [chunk], [position], last_only=True)
         return logits[-1]
 
     def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
-        """Add tokens to the first slots, which hold ``lengths``; logits [tokens, vocabulary] after each, by row."""
-        return list(torch.split(self._forward(0, rows, lengths, keep=0), [len(row) for row in rows]))
+        """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens.
+
+        Returns for each row the logits after each of its new tokens, [new tokens, vocabulary].
+        """
+        logits = self._forward(0, rows, lengths, last_only=False)
+        return list(torch.split(logits, [len(row) for row in rows]))
 
     def _forward(
-        self, first: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], *, keep: int
+        self, first_slot: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], *, last_only: bool
     ) -> torch.Tensor:
-        """Logits [tokens, vocabulary] of the last ``keep`` tokens; 0: of all."""
+        """Logits [new tokens of all rows, vocabulary]; with ``last_only``, of the last token, [1, vocabulary]."""
         device = self._model.device
-        layout = Layout(first, lengths, [len(row) for row in rows], device)
+        layout = RaggedBatch(first_slot, lengths, [len(row) for row in rows], device)
         for layer in self._cache.layers:
             layer.layout = layout
         output = self._model(
@@ -120,73 +139,78 @@ class SlotModel:
             **{self._cache_argument: self._cache},
             use_cache=True,
             layout=layout,
-            **({"logits_to_keep": keep} if self._takes_logits_to_keep else {}),
+            # transformers keeps the logits of so many last tokens; 0 means all
+            **({"logits_to_keep": 1 if last_only else 0} if self._takes_logits_to_keep else {}),
         )
         self.windows = layout.windows
-        logits: torch.Tensor = output.logits[0, -keep:]
-        return logits
+        logits: torch.Tensor = output.logits[0]
+        return logits[-1:] if last_only else logits
 
-    def load(self, slot: int, pieces: Sequence[Piece]) -> int:
-        """Put pieces that follow each other into a slot; returns how many tokens that were."""
-        at, total = 0, sum(piece[0][0].shape[0] for piece in pieces)
-        for piece in pieces:
-            stop = at + piece[0][0].shape[0]
-            for layer, (keys, values) in zip(self._layers, piece, strict=True):
+    def load(self, slot: int, parts: Sequence[KeyValues]) -> int:
+        """Copy consecutive keys and values to the beginning of a slot; returns their number of tokens."""
+        start, total = 0, sum(part[0][0].shape[0] for part in parts)
+        for part in parts:
+            stop = start + part[0][0].shape[0]
+            for layer, (keys, values) in zip(self._layers, part, strict=True):
                 layer.reserve(slot + 1, total)
-                layer.keys[slot, at:stop] = keys
-                layer.values[slot, at:stop] = values
-            at = stop
-        return at
+                layer.keys[slot, start:stop] = keys
+                layer.values[slot, start:stop] = values
+            start = stop
+        return start
 
-    def save(self, slot: int, start: int, stop: int) -> Piece:
-        """A copy of the tokens ``start:stop`` of a slot."""
+    def save(self, slot: int, start: int, stop: int) -> KeyValues:
+        """A copy of the keys and values of the tokens ``start:stop`` of a slot."""
         return [
             (layer.keys[slot, start:stop].clone(), layer.values[slot, start:stop].clone())
             for layer in self._layers
         ]
 
     def move(self, slot: int, to: int, length: int) -> None:
-        """Move the first ``length`` tokens of a slot to another."""
+        """Copy the first ``length`` tokens of a slot to another."""
         for layer in self._layers:
             layer.keys[to, :length] = layer.keys[slot, :length]
             layer.values[to, :length] = layer.values[slot, :length]
 
 
-def can_use_slots(model: Any) -> bool:
-    """Whether a model keeps nothing but keys and values, and answers from slots as it does without any cache.
+def supports_kv_cache_slots(model: Any) -> bool:
+    """Whether a model has no state but keys and values, and computes the same from slots as without a cache.
 
-    It is tried out. The model's own attention is set again where the answer is no.
+    Decided by running a short prompt both ways. If not, the model's own attention is set again.
     """
     config, implementation = model.config.get_text_config(), model.config._attn_implementation
-    expected = _windows(config)
-    if expected is None:
+    expected_windows = _windows(config)
+    if expected_windows is None:
         return False
     ids = [token % config.vocab_size for token in _PROBE]
     plain = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, 4:]
     try:
-        slots = SlotModel(model)
-        slots.read(1, ids[:9], 0)
-        slots.read(0, ids[:4], 0)
-        found, last = slots.extend([ids[4:], ids[9:]], [4, 9])
+        slots = KVCacheModel(model)
+        slots.prefill(1, ids[:9], 0)
+        slots.prefill(0, ids[:4], 0)
+        first, second = slots.extend([ids[4:], ids[9:]], [4, 9])
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         same = False
     else:
-        off = max((found - plain).abs().max(), (last - plain[-1:]).abs().max())
-        same = bool(off <= 0.05 * plain.abs().max()) and slots.windows == expected
+        difference = max((first - plain).abs().max(), (second - plain[-1:]).abs().max())
+        close = bool(difference <= _PROBE_TOLERANCE * plain.abs().max())
+        # The probe is shorter than most sliding windows, so whether the layers pass theirs on is checked apart.
+        same = close and slots.windows == expected_windows
     if not same:
         model.set_attn_implementation(implementation)
     return same
 
 
 def _windows(config: Any) -> set[int | None] | None:
-    """How far back the attention layers look (None: to the beginning); None where there are other layers."""
+    """Sliding windows of a model's attention layers (None: full attention); None if it has layers of another type."""
     window = getattr(config, "sliding_window", None) or None
     known = {"full_attention": None, "sliding_attention": window}
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-    return {known[kind] for kind in kinds} if kinds <= known.keys() else None
+    layer_types = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    return {known[name] for name in layer_types} if layer_types <= known.keys() else None
 
 
 def _grown(tensor: torch.Tensor, slots: int, tokens: int) -> torch.Tensor:
-    new = tensor.new_zeros(slots, tokens, *tensor.shape[2:])  # zeros, for what is masked is still read
+    """[slots, tokens, kv_heads, head_dim] with room for more slots and tokens."""
+    # Zeros, not uninitialised memory: masked values are still multiplied, and 0 * NaN is NaN.
+    new = tensor.new_zeros(slots, tokens, *tensor.shape[2:])
     new[: tensor.shape[0], : tensor.shape[1]] = tensor
     return new

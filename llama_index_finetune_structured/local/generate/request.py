@@ -1,4 +1,4 @@
-"""What a caller asks of a loaded model, and what comes back."""
+"""Generation requests, their sampling settings and their results."""
 
 from __future__ import annotations
 
@@ -7,25 +7,60 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .sampling import Sampling
+import torch
 
 if TYPE_CHECKING:
     from .grammar import AnswerGrammar
 
-__all__ = ["Answer", "Request"]
+__all__ = ["GenerationRequest", "GenerationResult", "Sampling", "sample_token"]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Generated token ids, without the stop token, and why they ended: ``stop`` or ``length``."""
+class Sampling:
+    """How the next token is chosen from its logits.
+
+    ``temperature``: 0 takes the likeliest token (greedy). ``top_k``: draw among the k likeliest tokens; 0: among all.
+    ``top_p``: draw among the likeliest tokens that together have this probability; 1: among all.
+    ``seed``: equal logits give equal draws; None: PyTorch's global random state.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
+    """Draw a token from logits [vocabulary] by temperature, ``top_k`` and ``top_p``. Not for greedy sampling."""
+    scores = logits.float().cpu() / sampling.temperature
+    likeliest, tokens = scores.topk(min(sampling.top_k or len(scores), len(scores)))
+    weights = torch.softmax(likeliest, dim=-1)
+    before = weights.cumsum(-1) - weights
+    weights = weights.masked_fill(before >= sampling.top_p, 0)
+    return int(tokens[torch.multinomial(weights, 1, generator=generator)])
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """Generated token ids without the stop token. ``finish_reason``: ``stop`` or ``length``."""
 
     tokens: tuple[int, ...]
     finish_reason: str
 
 
 @dataclass
-class Request:
-    """One prompt to answer. ``on_token`` is called from the model's thread for each token."""
+class GenerationRequest:
+    """One prompt to answer.
+
+    ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
+    ``on_token``: called for each token of the answer, in the thread that runs the model.
+    ``cancelled``: may be set by any thread; generation then ends at the next token.
+    ``future``: ends with the result or with the error.
+    """
 
     prompt: tuple[int, ...]
     max_new_tokens: int
@@ -33,4 +68,4 @@ class Request:
     grammar: AnswerGrammar | None = None
     on_token: Callable[[int], None] | None = None
     cancelled: bool = False
-    answer: Future[Answer] = field(default_factory=Future)
+    future: Future[GenerationResult] = field(default_factory=Future)

@@ -1,4 +1,4 @@
-"""One answer that is being written: what it has said, what may come next, what is guessed to come."""
+"""One answer during generation: its tokens, its grammar state and its draft tokens."""
 
 from __future__ import annotations
 
@@ -6,58 +6,63 @@ from collections.abc import Set
 
 import torch
 
-from .request import Answer, Request
-from .sampling import draw
-from .speculation import LONGEST, Continuations
+from .request import GenerationRequest, GenerationResult, sample_token
+from .speculation import LONGEST_NGRAM, NGramIndex
 
-__all__ = ["Row"]
+__all__ = ["GeneratedSequence"]
 
 
-class Row:
-    """The state of one request. ``length``: tokens of it that the model has read."""
+class GeneratedSequence:
+    """State of one request during generation.
 
-    def __init__(self, request: Request, stop_ids: Set[int]) -> None:
+    ``tokens``: the answer so far, without the stop token. ``length``: tokens of prompt and answer in the KV cache.
+    """
+
+    def __init__(self, request: GenerationRequest, stop_ids: Set[int]) -> None:
         self.request, self._stop_ids = request, stop_ids
         self.tokens: list[int] = []
         self.length = 0
         self.ended = False
         self._stop: int | None = None
-        self._run = None if request.grammar is None else request.grammar.start(request.max_new_tokens)
-        self._said = Continuations(request.prompt) if request.sampling.is_greedy else None
+        self._grammar = None if request.grammar is None else request.grammar.start(request.max_new_tokens)
+        self._ngrams = NGramIndex(request.prompt) if request.sampling.is_greedy else None
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 
     def draft(self) -> list[int]:
-        """Tokens that may well come after the last; none where tokens are drawn at random."""
-        if self._said is None:
+        """Draft tokens that may follow the last token; empty where tokens are sampled at random."""
+        if self._ngrams is None:
             return []
-        last = [*self.request.prompt[-LONGEST:], *self.tokens[-LONGEST:]][-LONGEST:]
-        length, tokens = self._said.guess(last)
+        last = [*self.request.prompt[-LONGEST_NGRAM:], *self.tokens[-LONGEST_NGRAM:]][-LONGEST_NGRAM:]
+        matched, tokens = self._ngrams.draft(last)
         if self.request.grammar is not None:
-            seen, remembered = self.request.grammar.memory.guess(last)
-            tokens = remembered if seen > length else tokens
-        if self._run is not None:
-            tokens = max(self._run.allowed_start(tokens), self._run.forced(), key=len)
+            matched_answers, answer_tokens = self.request.grammar.answers.draft(last)
+            tokens = answer_tokens if matched_answers > matched else tokens
+        if self._grammar is not None:
+            tokens = max(self._grammar.allowed_start(tokens), self._grammar.forced(), key=len)
         return tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
 
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:
-        """The next token, by logits [vocabulary]: the likeliest that the grammar allows, or one drawn."""
+        """The next token by logits [vocabulary]: the likeliest that the grammar allows, or a random draw.
+
+        ``likeliest`` is the index of the largest logit; while the grammar allows it, no mask is computed.
+        """
         if not self.request.sampling.is_greedy:
-            return draw(self._masked(logits), self.request.sampling, self._random)
-        if self._run is None or self._run.allows(likeliest):
+            return sample_token(self._masked(logits), self.request.sampling, self._random)
+        if self._grammar is None or self._grammar.allows(likeliest):
             return likeliest
         return int(self._masked(logits).argmax())
 
-    def take(self, token: int) -> None:
-        """Add a token to the answer, which may end by it."""
-        if self._run is not None:
-            self._run.take(token)
+    def append(self, token: int) -> None:
+        """Append a token to the answer; a stop token, the token limit or a cancelled request ends it."""
+        if self._grammar is not None:
+            self._grammar.append(token)
         if token in self._stop_ids:
             self._stop = token
         else:
             self.tokens.append(token)
-            if self._said is not None:
-                self._said.add(token)
+            if self._ngrams is not None:
+                self._ngrams.add(token)
             if self.request.on_token is not None:
                 self.request.on_token(token)
         if (
@@ -70,18 +75,20 @@ class Row:
     def fail(self, error: BaseException) -> None:
         """End with an error."""
         self.ended = True
-        if not self.request.answer.done():
-            self.request.answer.set_exception(error)
+        if not self.request.future.done():
+            self.request.future.set_exception(error)
 
     def _finish(self) -> None:
         self.ended = True
         if self.request.grammar is not None and self._stop is not None:
-            self.request.grammar.memory.add([*self.request.prompt[-LONGEST:], *self.tokens, self._stop])
-        if not self.request.answer.done():
+            context = self.request.prompt[-LONGEST_NGRAM:]
+            self.request.grammar.answers.add([*context, *self.tokens, self._stop])
+        if not self.request.future.done():
             reason = "length" if self._stop is None else "stop"
-            self.request.answer.set_result(Answer(tuple(self.tokens), reason))
+            self.request.future.set_result(GenerationResult(tuple(self.tokens), reason))
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._run is None:
+        """Logits [vocabulary], minus infinity where the grammar does not allow the token."""
+        if self._grammar is None:
             return logits
-        return logits.masked_fill(~self._run.mask().to(logits.device), float("-inf"))
+        return logits.masked_fill(~self._grammar.mask().to(logits.device), float("-inf"))

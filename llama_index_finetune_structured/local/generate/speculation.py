@@ -1,26 +1,27 @@
-"""Guesses at an answer's next tokens: what followed the same words before, in the prompt or in earlier answers.
+"""Draft tokens for speculative decoding, copied from the prompt and from earlier answers.
 
-Prompt lookup (https://github.com/apoorvumang/prompt-lookup-decoding): answers of extraction copy their context,
-and answers to one schema repeat its keys. A guess makes a forward wider and never changes an answer. The longer the
-words that were found again, the more is guessed: on a CPU a wrong token costs about a seventh of a forward.
+Prompt lookup (https://github.com/apoorvumang/prompt-lookup-decoding): extracted answers copy their context, and
+answers to one schema repeat its keys. Drafts are verified by the model, so they never change an answer; they only
+make a forward wider. The longer the match, the longer the draft: on a CPU a wrong draft token costs about a seventh
+of a forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["LONGEST", "AnswerMemory", "Continuations"]
+__all__ = ["LONGEST_NGRAM", "AnswerIndex", "NGramIndex"]
 
-LONGEST = 4
-_REMEMBERED_TOKENS = 8192
+LONGEST_NGRAM = 4  # chosen: each length costs one index entry and one lookup a token
+_INDEXED_ANSWER_TOKENS = 8192  # chosen: bounds the memory of a schema
 
 
-class Continuations:
-    """Tokens, and after which one to four of them each came last."""
+class NGramIndex:
+    """A token sequence, with an index from its n-grams of 1 to 4 tokens to their latest continuation."""
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
         self._tokens: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
+        self._next_of: dict[tuple[int, ...], int] = {}
         for token in tokens:
             self.add(token)
 
@@ -28,33 +29,35 @@ class Continuations:
         return len(self._tokens)
 
     def add(self, token: int) -> None:
-        at = len(self._tokens)
-        for length in range(1, min(LONGEST, at) + 1):
-            self._after[tuple(self._tokens[at - length :])] = at
+        """Append a token to the sequence."""
+        position = len(self._tokens)
+        for length in range(1, min(LONGEST_NGRAM, position) + 1):
+            self._next_of[tuple(self._tokens[position - length :])] = position
         self._tokens.append(token)
 
-    def guess(self, last: Sequence[int]) -> tuple[int, list[int]]:
-        """What came after the longest known end of ``last``: that end's length, and half again as many tokens."""
-        for length in range(min(LONGEST, len(last)), 0, -1):
-            at = self._after.get(tuple(last[-length:]))
-            if at is not None:
-                return length, self._tokens[at : at + (3 * length + 1) // 2]
+    def draft(self, last: Sequence[int]) -> tuple[int, list[int]]:
+        """Draft what follows ``last``: the length of its longest indexed ending, and 1.5 times as many tokens."""
+        for length in range(min(LONGEST_NGRAM, len(last)), 0, -1):
+            position = self._next_of.get(tuple(last[-length:]))
+            if position is not None:
+                return length, self._tokens[position : position + (3 * length + 1) // 2]
         return 0, []
 
 
-class AnswerMemory:
-    """The latest answers to one schema, forgotten in halves."""
+class AnswerIndex:
+    """N-gram index over the latest answers to one schema, about 8192 tokens; the older half is dropped at once."""
 
     def __init__(self) -> None:
-        self._newer, self._older = Continuations(), Continuations()
+        self._newer, self._older = NGramIndex(), NGramIndex()
 
     def add(self, answer: Iterable[int]) -> None:
+        """Index an answer's tokens."""
         for token in answer:
             self._newer.add(token)
-        if len(self._newer) > _REMEMBERED_TOKENS // 2:
-            self._newer, self._older = Continuations(), self._newer
+        if len(self._newer) > _INDEXED_ANSWER_TOKENS // 2:
+            self._newer, self._older = NGramIndex(), self._newer
 
-    def guess(self, last: Sequence[int]) -> tuple[int, list[int]]:
-        """As :meth:`Continuations.guess`."""
-        newer, older = self._newer.guess(last), self._older.guess(last)
+    def draft(self, last: Sequence[int]) -> tuple[int, list[int]]:
+        """As :meth:`NGramIndex.draft`."""
+        newer, older = self._newer.draft(last), self._older.draft(last)
         return newer if newer[0] >= older[0] else older

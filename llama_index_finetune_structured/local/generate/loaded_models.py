@@ -1,4 +1,4 @@
-"""Loaded local models, shared by every LLM object of this process that asks for the same weights."""
+"""Loaded local models: one for each set of weights in a process, shared by the LLM objects that use it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, reso
 from ..model.devices import precision
 from ..model.prompts import stop_token_id
 from ..schema.bounds import AnswerBounds, bounded_schema
-from .engine import Generator
+from .engine import GenerationEngine
 from .grammar import AnswerGrammar, GrammarCache
 
-__all__ = ["LocalModel", "load"]
+__all__ = ["LocalModel", "load_local_model"]
 
 _loaded: WeakValueDictionary[tuple[str, str, int], LocalModel] = WeakValueDictionary()
 _loading = threading.Lock()
 
 
 class LocalModel:
-    """Tokenizer, generator and grammars of one set of weights; copies of it are itself."""
+    """Tokenizer, generation engine and compiled grammars of one set of weights. A deep copy is the same object."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
         self.tokenizer = tokenizer
@@ -36,16 +36,19 @@ class LocalModel:
             *_as_list(model.generation_config.eos_token_id),
         }
         pad = tokenizer.pad_token_id
-        self.generator = Generator(
+        self.engine = GenerationEngine(
             model, stop_ids=sorted(stops), pad_id=self.stop_id if pad is None else pad, batch_size=batch_size
         )
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self._grammars: GrammarCache | None = None
-        self._making = threading.Lock()
+        self._creating_cache = threading.Lock()
 
     def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar | None:
-        """A schema's compiled grammar with the bounds of ``key``, kept for the next call; None where it has none."""
-        with self._making:
+        """The compiled grammar of a schema, cached; None where the schema cannot be made a grammar.
+
+        ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded.
+        """
+        with self._creating_cache:
             if self._grammars is None:
                 self._grammars = GrammarCache(
                     self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
@@ -57,15 +60,19 @@ class LocalModel:
         return self
 
 
-def load(base_model: str, adapter: Path | None, batch_size: int) -> LocalModel:
-    """Load a base model, and merge an adapter into it. Raises ConfigurationError for an adapter of another base."""
+def load_local_model(base_model: str, adapter: Path | None, batch_size: int) -> LocalModel:
+    """Load a base model and merge an adapter into it, or return the loaded one.
+
+    ``base_model``: name, folder, .gguf file or hub id. ``batch_size``: most requests generated together; models
+    loaded with another one are not shared. Raises ConfigurationError for an adapter of another base.
+    """
     base = resolve(base_model)
-    key = (base.sha256, _mark(adapter), batch_size)
+    key = (base.sha256, _adapter_version(adapter), batch_size)
     with _loading:
-        found = _loaded.get(key)
-        if found is None:
-            found = _loaded[key] = LocalModel(_weights(base, adapter), load_tokenizer(base), batch_size)
-    return found
+        model = _loaded.get(key)
+        if model is None:
+            model = _loaded[key] = LocalModel(_weights(base, adapter), load_tokenizer(base), batch_size)
+    return model
 
 
 def _weights(base: BaseModelFiles, adapter: Path | None) -> Any:
@@ -77,12 +84,11 @@ def _weights(base: BaseModelFiles, adapter: Path | None) -> Any:
     return merge_adapter(model, adapter).to(precision())
 
 
-def _mark(adapter: Path | None) -> str:
-    return (
-        ""
-        if adapter is None
-        else f"{adapter.resolve()}:{(adapter / 'adapter_model.safetensors').stat().st_mtime_ns}"
-    )
+def _adapter_version(adapter: Path | None) -> str:
+    """Path and modification time of an adapter, so that one that was trained again is loaded again."""
+    if adapter is None:
+        return ""
+    return f"{adapter.resolve()}:{(adapter / 'adapter_model.safetensors').stat().st_mtime_ns}"
 
 
 def _as_list(value: Any) -> list[int]:
