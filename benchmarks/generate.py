@@ -4,9 +4,9 @@
 
 The demo's test questions with their retrieved documentation, eight at a time, greedy, at most 256 tokens; the same
 weights, number format and prompt tokens for all. ``generate`` gets left-padded batches of eight and, in its second
-row, the same bounded schema through XGrammar (`make bench` installs it; left out without it).
-The systems take turns, all questions a turn. LoraLLM starts every turn cold: nothing is kept from the turn before.
-Without ``--adapter`` the base model is asked, whose answers are long; use the adapter folder of a demo run.
+row, the same bounded schema through XGrammar (`make bench` installs it; skipped without it).
+The systems take turns, all questions a turn. LoraLLM starts every turn with empty caches.
+Without ``--adapter`` the base model answers, at length; use the adapter folder of a demo run.
 """
 
 from __future__ import annotations
@@ -53,23 +53,25 @@ def questions(count: int) -> list[dict[str, str]]:
     documents = functions()
     retriever = demo._retriever(documents)
     _, test = demo._questions(documents, demo.DemoSettings(test_size=count))
-    asked = []
+    asked: list[dict[str, str]] = []
     for example in test:
-        found = retriever.retrieve(example.query or "")[0].node.metadata
-        context = f"function: {found['function']}\n\n{found[REFERENCE_KEY]}"
+        metadata = retriever.retrieve(example.query or "")[0].node.metadata
+        context = f"function: {metadata['function']}\n\n{metadata[REFERENCE_KEY]}"
         asked.append({"context_str": context, "query_str": example.query or ""})
     return asked
 
 
 @contextmanager
 def counting(model: Any) -> Iterator[list[int]]:
-    seen: list[int] = []
-    hook = model.register_forward_pre_hook(lambda *_: seen.append(1))
-    yield seen
+    """Counts the forwards of a model: one item each."""
+    forwards: list[int] = []
+    hook = model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    yield forwards
     hook.remove()
 
 
 def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
+    """LoraLLM, with concurrent structured calls."""
     llm = load()
     llm._loaded  # noqa: B018  loading is not timed
 
@@ -111,7 +113,7 @@ def generated_batch(
     ids = [[stop] * (width - len(prompt)) + prompt for prompt in batch]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
     with torch.inference_mode():
-        said = model.generate(
+        output = model.generate(
             torch.tensor(ids, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=ANSWER_TOKENS,
@@ -120,7 +122,7 @@ def generated_batch(
             pad_token_id=stop,
             logits_processor=transformers.LogitsProcessorList(processors),
         )
-    return list(tokenizer.batch_decode(said[:, width:], skip_special_tokens=True))
+    return list(tokenizer.batch_decode(output[:, width:], skip_special_tokens=True))
 
 
 def xgrammar_processors(llm: LoraLLM) -> Callable[[], list[Any]] | None:
@@ -163,7 +165,7 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
     }
     if (processors := xgrammar_processors(llm)) is not None:
         systems["transformers + XGrammar"] = lambda: generated(model, llm, prompts, processors)
-    # A generator of its own for each turn: batch_size is part of what loaded models are shared by.
+    # Every turn loads the model again: loaded models are shared between LLM objects.
     systems["LoraLLM"] = lambda: ours(lambda: fresh(load()), asked)
     turns: dict[str, list[Turn]] = {name: [] for name in systems}
     for number in range(rounds):
@@ -174,12 +176,13 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
 
 
 def fresh(llm: LoraLLM) -> LoraLLM:
-    """The LLM with nothing kept from earlier answers: no prefixes, no grammars, no memory of what was said."""
+    """The LLM with a newly loaded model: empty prefix cache, no compiled grammars, no index of answers."""
     loaded_models._loaded.clear()
     return llm
 
 
 def figures(turns: list[Turn], plain: list[Turn]) -> dict[str, Any]:
+    """Medians over the turns; ``same_as_plain`` compares with plain ``generate`` where that is valid."""
     cards = [card(text) for turn in turns for text in turn.texts]
     others = [card(text) for turn in plain for text in turn.texts]
     seconds = statistics.median(turn.seconds for turn in turns)
@@ -187,7 +190,7 @@ def figures(turns: list[Turn], plain: list[Turn]) -> dict[str, Any]:
     return {
         "answers_per_minute": round(60 * len(turns[0].texts) / seconds, 1),
         "seconds": [round(turn.seconds, 2) for turn in turns],
-        "valid": sum(found is not None for found in cards) / len(cards),
+        "valid": sum(answer is not None for answer in cards) / len(cards),
         "same_as_plain": round(sum(a == b for a, b in pairs) / len(pairs), 3) if pairs else None,
         "forwards": round(statistics.median(turn.forwards for turn in turns)),
     }
@@ -199,7 +202,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="16 questions and 2 rounds, not 40 and 3")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a tuned adapter's folder")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     count, rounds = (16, 2) if options.quick else (40, 3)
     systems = measure(options.adapter, count, rounds)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from llama_index_instrumentation import get_dispatcher
 
-from tests.llms.heard import Heard
+from tests.llms.structured_events import StructuredEvents
 
 
 @pytest.fixture
-def heard() -> Iterator[Heard]:
-    handler = Heard()
+def structured_events() -> Iterator[StructuredEvents]:
+    handler = StructuredEvents()
     get_dispatcher().add_event_handler(handler)
     yield handler
     get_dispatcher().event_handlers.remove(handler)

@@ -37,7 +37,7 @@ def gradient() -> Iterator[GradientServer]:
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(gradient: GradientServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(gradient: GradientServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIENT_API_URL", gradient.host)
     monkeypatch.setenv("GRADIENT_ACCESS_TOKEN", gradient.token)
     monkeypatch.setenv("GRADIENT_WORKSPACE_ID", gradient.workspace)
@@ -113,7 +113,7 @@ def test_stop_words_cut_the_answer(stop: Any, llm: GradientBaseModelLLM) -> None
     assert llm.complete("hello", stop=stop).text == "Sure, here is an album! "
 
 
-def test_what_the_protocol_does_not_have_is_refused(llm: GradientBaseModelLLM) -> None:
+def test_options_that_the_protocol_does_not_have_are_refused(llm: GradientBaseModelLLM) -> None:
     with pytest.raises(ConfigurationError, match="no logit_bias"):
         llm.complete("hello", logit_bias={})
 
@@ -124,7 +124,7 @@ def test_the_protocols_token_limit_holds(tokens: int) -> None:
         GradientBaseModelLLM(base_model_slug=SLUG, max_tokens=tokens)
 
 
-def test_an_unknown_slug_lists_those_there_are() -> None:
+def test_an_unknown_slug_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match=f"there are: {SLUG}"):
         GradientBaseModelLLM(base_model_slug="llama9").complete("hello")
 
@@ -151,14 +151,12 @@ def test_a_copy_answers_like_the_original(copied: Any, llm: GradientBaseModelLLM
 
 
 @pytest.mark.parametrize("kind", ["reset", "truncate", "garbage", "reply"])
-def test_a_lost_answer_is_asked_for_again(
-    kind: str, llm: GradientBaseModelLLM, gradient: GradientServer
-) -> None:
+def test_a_lost_answer_is_retried(kind: str, llm: GradientBaseModelLLM, gradient: GradientServer) -> None:
     gradient.fault("POST", COMPLETE, kind)
     assert llm.complete("hello").text == TEXT
 
 
-def test_a_refusal_is_asked_for_once(
+def test_a_refusal_is_not_retried(
     llm: GradientBaseModelLLM, gradient: GradientServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIENT_ACCESS_TOKEN", "wrong")
@@ -180,7 +178,7 @@ def test_the_tuned_model_fills_a_schema_and_the_base_model_does_not(
         program(llm)(film="Goodfellas")
 
 
-def test_structured_predict_works_in_both_ways(tuned: GradientModelAdapterLLM) -> None:
+def test_structured_predict_works_sync_and_async(tuned: GradientModelAdapterLLM) -> None:
     prompt = PromptTemplate("An album")
     expected = Album(name="text", artist="text")
     assert tuned.structured_predict(Album, prompt) == expected

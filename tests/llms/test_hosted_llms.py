@@ -1,4 +1,4 @@
-"""LLMs behind OpenAI's protocol: the transport they are asked over, text mode, programs."""
+"""LLMs behind OpenAI's protocol: transports, text mode, programs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_way_of_asking_uses_the_transport(transport: Any, model: str, serv
     assert server.refusals == []
 
 
-def test_known_names_keep_llamaindexs_knowledge_and_others_are_openai_like() -> None:
+def test_known_names_keep_llamaindexs_settings_and_others_are_openai_like() -> None:
     known = hosted_llm("ft:gpt-4o-mini:org::x", api_base="http://x/v1", api_key="k")
     other = hosted_llm("my-adapter", api_base="http://x/v1", api_key="k", context_window=8192)
     assert isinstance(known, HostedOpenAI)

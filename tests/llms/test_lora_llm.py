@@ -1,4 +1,4 @@
-"""LoraLLM is a whole LlamaIndex LLM, and under the grammar even an untrained model answers validly."""
+"""LoraLLM implements every LlamaIndex LLM method; with the grammar even an untrained model answers validly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
-from tests.llms.heard import Heard
+from tests.llms.structured_events import StructuredEvents
 
 
 class Song(BaseModel):
@@ -52,7 +52,7 @@ def llm(tiny_llama: Path) -> LoraLLM:
     return LoraLLM(base_model=str(tiny_llama), max_new_tokens=400)
 
 
-def test_a_pattern_that_no_grammar_can_say_leaves_the_rest_constrained(llm: LoraLLM) -> None:
+def test_a_pattern_that_no_grammar_can_express_leaves_the_rest_constrained(llm: LoraLLM) -> None:
     price = {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^(?!x)[a-z]+$"}]}
     schema = {"type": "object", "properties": {"price": price}, "required": ["price"]}
     asked = {"type": "json_schema", "json_schema": {"name": "Priced", "schema": schema}}
@@ -70,7 +70,7 @@ def test_a_bare_json_schema_in_response_format_constrains_a_chat(llm: LoraLLM) -
     assert response.raw["finish_reason"] == "stop"
 
 
-def test_without_the_grammar_an_untrained_models_babble_raises_a_clear_error(tiny_llama: Path) -> None:
+def test_without_the_grammar_an_untrained_models_answer_raises_a_clear_error(tiny_llama: Path) -> None:
     free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=30, constrained=False)
     with pytest.raises(StructuredAnswerError, match=r"no JSON object|does not fit"):
         free.structured_predict(Song, PROMPT, thing="a song")
@@ -103,7 +103,7 @@ def test_all_ways_of_asking_agree(llm: LoraLLM) -> None:
     assert set(texts) == {texts[0]}
 
 
-def test_a_formatted_prompt_goes_to_the_model_as_it_is(llm: LoraLLM) -> None:
+def test_a_formatted_prompt_is_sent_unchanged(llm: LoraLLM) -> None:
     text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert llm.complete(text, formatted=True).text == llm.complete("Hello").text
 
@@ -130,7 +130,7 @@ def test_as_structured_llm_and_query_engines_give_objects(llm: LoraLLM) -> None:
 
 
 class _Batches:
-    """Counts how many rows each forward of the model had."""
+    """Rows of each forward of the model, and tokens of all."""
 
     def __init__(self, llm: LoraLLM) -> None:
         self.sizes: list[int] = []
@@ -226,15 +226,17 @@ def test_the_free_and_the_constrained_model_get_the_same_prompt(llm: LoraLLM, ti
     assert free.prompt_token_ids(messages, Song) == llm.prompt_token_ids(messages, Song)
 
 
-def test_an_answer_that_ran_into_a_bound_is_told(tiny_llama: Path, heard: Heard) -> None:
+def test_an_answer_that_reached_a_bound_is_reported(
+    tiny_llama: Path, structured_events: StructuredEvents
+) -> None:
     llm = LoraLLM(base_model=str(tiny_llama), bounds=AnswerBounds(default_characters=3), temperature=1.5)
     for n in range(20):
         llm.structured_predict(Song, PROMPT, thing=str(n))
-    assert len(heard.events) == 20
-    assert ["#/properties/title"] in [hits for _, hits in heard.events]
+    assert len(structured_events.events) == 20
+    assert ["#/properties/title"] in [hits for _, hits in structured_events.events]
 
 
-def test_a_prompt_beyond_the_context_window_is_refused_with_the_mend(llm: LoraLLM) -> None:
+def test_a_prompt_beyond_the_context_window_is_refused_with_the_fix(llm: LoraLLM) -> None:
     with pytest.raises(ConfigurationError, match="retrieve fewer"):
         llm.complete("x" * 9000)
 
@@ -251,7 +253,7 @@ def test_a_picture_is_refused(llm: LoraLLM) -> None:
         llm.chat([picture])
 
 
-def test_metadata_is_told_without_loading_weights(tiny_llama: Path) -> None:
+def test_metadata_needs_no_weights(tiny_llama: Path) -> None:
     llm = LoraLLM(base_model=str(tiny_llama))
     assert llm.metadata.context_window == 8192
     assert llm.metadata.is_chat_model
@@ -259,29 +261,40 @@ def test_metadata_is_told_without_loading_weights(tiny_llama: Path) -> None:
 
 
 def test_interrupting_a_comparison_ends_the_process_in_order(tiny_llama: Path) -> None:
-    """A thread that still computes while Python ends would abort the process."""
+    """A daemon thread that still computes while Python shuts down would abort the process.
+
+    The generating thread computes until the main thread has ended, and a little longer, however slow the machine is;
+    the printed line shows that it did.
+    """
     script = f"""
-import os, signal, time, torch
+import os, signal, threading, time, torch
 from llama_index_finetune_structured import Example, LoraLLM, Message, compare
 from llama_index_finetune_structured import background
 background.STOP_WITHIN_S = 0.1
 llm = LoraLLM(base_model={str(tiny_llama)!r}, max_new_tokens=100_000, constrained=False)
-said = Message(role="user", content="x")
-row = Example(messages=(said,), answer=Message(role="assistant", content="{{}}"), answer_schema={{"type": "object"}})
+question = Message(role="user", content="x")
+answer = Message(role="assistant", content="{{}}")
+row = Example(messages=(question,), answer=answer, answer_schema={{"type": "object"}})
 large = torch.randn(1000, 1000)
 
 def interrupt(*_):
     os.kill(os.getpid(), signal.SIGINT)
     hook.remove()
-    busy = time.monotonic() + 3
-    while time.monotonic() < busy:
+    deadline = time.monotonic() + 90
+    while threading.main_thread().is_alive() and time.monotonic() < deadline:
         large @ large
+    if not threading.main_thread().is_alive():
+        shutdown = time.monotonic()
+        while time.monotonic() < shutdown + 1:
+            large @ large
+        print("computed during shutdown", flush=True)
 
 hook = llm._loaded.engine.model.register_forward_pre_hook(interrupt)
 compare({{"llm": llm}}, [row], show_progress=False)
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
     assert "KeyboardInterrupt" in ended.stderr
+    assert "computed during shutdown" in ended.stdout
     assert "terminate called" not in ended.stderr
     assert ended.returncode in (1, 130, -signal.SIGINT)
 
@@ -303,7 +316,7 @@ def _thrown(llm: LoraLLM, shape: type[Throws | Five]) -> list[list[str]]:
         calls = (llm.astructured_predict(shape, PromptTemplate("Throw {n}"), n=n) for n in range(120))
         return await asyncio.gather(*calls)
 
-    return [[coin.side for coin in found.coins] for found in asyncio.run(ask())]
+    return [[coin.side for coin in throws.coins] for throws in asyncio.run(ask())]
 
 
 def test_a_list_ends_where_it_would_repeat_an_object_if_training_never_repeated_one(tiny_llama: Path) -> None:
@@ -316,4 +329,4 @@ def test_a_list_ends_where_it_would_repeat_an_object_if_training_never_repeated_
         distinct=tuple(schema_key(shape.model_json_schema()) for shape in (Throws, Five))
     )
     assert not any(map(repeats, _thrown(llm, Throws)))
-    assert {len(sides) for sides in _thrown(llm, Five)} == {5}  # as many as are demanded, and no more
+    assert {len(sides) for sides in _thrown(llm, Five)} == {5}  # as many as the schema requires, and no more

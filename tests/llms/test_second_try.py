@@ -1,4 +1,4 @@
-"""What the grammar cannot say is checked, asked for once more, and then told clearly: field and reason."""
+"""What the grammar cannot express is validated, attempted once more, and then an error with field and reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import StructuredAnswerError
 from llama_index_finetune_structured.llms.structured import parse_answer
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds
-from tests.llms.heard import Heard
+from tests.llms.structured_events import StructuredEvents
 
 PROMPT = PromptTemplate("Describe {thing}.")
 ASK: list[Callable[[LoraLLM, type[BaseModel]], Awaitable[Any]]] = []
@@ -51,7 +51,7 @@ async def astream(llm: LoraLLM, shape: type[BaseModel]) -> Any:
 
 
 def _refusing(texts: set[str]) -> type[BaseModel]:
-    """A shape that refuses some answers by a rule that no schema tells."""
+    """A shape whose validator refuses answers by a rule that its schema cannot express."""
 
     class Span(BaseModel):
         letters: str = Field(pattern="^[a-f]{4,8}$")
@@ -73,25 +73,25 @@ def llm(tiny_llama: Path) -> LoraLLM:
 
 
 @pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
-def test_an_answer_that_a_validator_refuses_is_asked_for_once_more(
-    llm: LoraLLM, heard: Heard, ask: Any
+def test_an_answer_that_a_validator_refuses_gets_one_more_attempt(
+    llm: LoraLLM, structured_events: StructuredEvents, ask: Any
 ) -> None:
     first = asyncio.run(ask(llm, _refusing({"none"})))
     again = asyncio.run(ask(llm, _refusing({first.letters})))
     assert again.letters != first.letters
-    assert [retries for retries, _ in heard.events] == [0, 1]
+    assert [retries for retries, _ in structured_events.events] == [0, 1]
     assert asyncio.run(ask(llm, _refusing({first.letters}))).letters == again.letters
 
 
 @pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
 def test_a_second_answer_that_does_not_fit_is_an_error_that_names_field_and_reason(
-    llm: LoraLLM, heard: Heard, ask: Any
+    llm: LoraLLM, structured_events: StructuredEvents, ask: Any
 ) -> None:
     with pytest.raises(
         StructuredAnswerError, match=r"Span: letters: .*letters are taken, found '[a-f]+'.*twice"
     ):
         asyncio.run(ask(llm, _refusing(set())))
-    assert [retries for retries, _ in heard.events] == [1]
+    assert [retries for retries, _ in structured_events.events] == [1]
 
 
 class Ordered(BaseModel):
@@ -105,7 +105,7 @@ class Ordered(BaseModel):
         return self
 
 
-def test_a_rule_of_the_whole_object_is_told_as_one(tiny_llama: Path) -> None:
+def test_an_error_of_the_whole_object_is_reported_as_such(tiny_llama: Path) -> None:
     llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=100, temperature=1.5)
     answers, errors = [], []
     for n in range(20):
@@ -130,16 +130,18 @@ def test_the_second_try_sends_the_same_prompt(llm: LoraLLM, monkeypatch: pytest.
     assert prompts[0] == prompts[1]
 
 
-def test_a_free_model_is_asked_once(tiny_llama: Path, heard: Heard) -> None:
+def test_without_the_grammar_there_is_one_attempt(
+    tiny_llama: Path, structured_events: StructuredEvents
+) -> None:
     free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=20, constrained=False)
     with pytest.raises(StructuredAnswerError) as refused:
         free.structured_predict(Ordered, PROMPT, thing="x")
     assert "twice" not in str(refused.value)
-    assert heard.events == [(0, [])]
+    assert structured_events.events == [(0, [])]
 
 
-def test_an_answer_that_ran_into_a_bound_is_told_even_where_it_is_refused(
-    tiny_llama: Path, heard: Heard
+def test_an_answer_that_reached_a_bound_is_reported_even_where_it_is_refused(
+    tiny_llama: Path, structured_events: StructuredEvents
 ) -> None:
     class Never(BaseModel):
         title: str
@@ -152,10 +154,10 @@ def test_an_answer_that_ran_into_a_bound_is_told_even_where_it_is_refused(
     for n in range(5):
         with pytest.raises(StructuredAnswerError, match="never"):
             llm.structured_predict(Never, PROMPT, thing=str(n))
-    assert (1, ["#/properties/title"]) in heard.events
+    assert (1, ["#/properties/title"]) in structured_events.events
 
 
-def test_a_chat_with_an_error_of_the_model_is_not_asked_again(llm: LoraLLM) -> None:
+def test_an_error_of_the_model_is_not_retried(llm: LoraLLM) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 

@@ -1,4 +1,4 @@
-"""A served adapter is asked exactly as it was trained; GGUF files answer over the same protocol."""
+"""A served adapter gets exactly the prompts of its training; GGUF files answer over the same protocol."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _untitled(output_cls: type[BaseModel]) -> Any:
     return without_titles(output_cls.model_json_schema())
 
 
-def test_a_query_engine_asks_a_served_model_as_it_asks_the_local_one(
+def test_a_query_engine_sends_a_served_model_the_prompt_of_the_local_one(
     adapter: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
@@ -104,7 +104,7 @@ def test_an_answer_that_does_not_fit_raises(adapter: Path) -> None:
         _llm(adapter, running).structured_predict(Colour, PROMPT)
 
 
-def test_plain_chat_sends_the_messages_as_they_are(adapter: Path, server: OpenAIServer) -> None:
+def test_plain_chat_sends_the_messages_unchanged(adapter: Path, server: OpenAIServer) -> None:
     _llm(adapter, server).chat([ChatMessage("Hello")])
     body = server.calls("POST", CHAT)[-1].json()
     assert body["messages"] == [{"role": "user", "content": "Hello"}]
@@ -116,7 +116,7 @@ def test_the_key_is_in_no_repr_or_dump(adapter: Path, server: OpenAIServer) -> N
     assert server.key not in f"{llm!r} {llm.model_dump()}"
 
 
-def test_a_merged_folder_is_enough_to_be_asked_as_trained(
+def test_a_merged_folder_is_enough_for_the_prompts_of_training(
     adapter: Path, server: OpenAIServer, tmp_path: Path
 ) -> None:
     merged = export_adapter(adapter, tmp_path / "merged")
@@ -138,7 +138,7 @@ def test_an_export_is_opened_as_an_llm_again(adapter: Path, tmp_path: Path, form
         assert isinstance(llm.structured_predict(Colour, PROMPT), Colour)
 
 
-def test_an_adapter_gguf_without_a_gguf_base_says_what_to_do(adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_gguf_without_a_gguf_base_is_refused_with_the_fix(adapter: Path, tmp_path: Path) -> None:
     output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
     with (
         pytest.raises(ConfigurationError, match="export 'gguf-base' too"),
@@ -147,9 +147,7 @@ def test_an_adapter_gguf_without_a_gguf_base_says_what_to_do(adapter: Path, tmp_
         pass
 
 
-def test_a_base_that_moved_after_training_is_found_where_it_is_said_to_be(
-    adapter: Path, tmp_path: Path
-) -> None:
+def test_a_base_that_moved_after_training_is_looked_for_at_base_model(adapter: Path, tmp_path: Path) -> None:
     output = export_adapter(adapter, tmp_path / "lora.gguf", format="gguf-adapter")
     with (
         pytest.raises(ConfigurationError, match="'/moved/away': no such"),

@@ -1,4 +1,4 @@
-"""Under the grammar an untrained model's answer fits at once, whatever shape is asked for."""
+"""With the grammar an untrained model's answer fits at the first attempt, for every shape of schema."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from llama_index_finetune_structured import LoraLLM
-from tests.llms.heard import Heard
+from tests.llms.structured_events import StructuredEvents
 
 T = TypeVar("T")
 
@@ -173,7 +173,9 @@ ANNOTATIONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
-def test_every_shape_is_answered_validly_at_the_first_try(tiny_llama: Path, name: str, heard: Heard) -> None:
+def test_every_shape_is_answered_validly_at_the_first_attempt(
+    tiny_llama: Path, name: str, structured_events: StructuredEvents
+) -> None:
     shape = create_model("Holder", value=(ANNOTATIONS[name], ...), note=(str | None, None))
     llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=300, temperature=1.5)
     prompt = PromptTemplate("Describe {thing}.")
@@ -185,4 +187,4 @@ def test_every_shape_is_answered_validly_at_the_first_try(tiny_llama: Path, name
     answers = asyncio.run(ask())
     assert all(isinstance(answer, shape) for answer in answers)
     assert not any(isinstance(a.value, float) and math.isinf(a.value) for a in answers)
-    assert sum(retries for retries, _ in heard.events) == 0
+    assert sum(retries for retries, _ in structured_events.events) == 0

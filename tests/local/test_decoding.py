@@ -1,4 +1,4 @@
-"""Fast decoding is invisible in its answers: rows that join and leave, kept prefixes and guesses change no token."""
+"""Continuous batching, the prefix cache and speculative decoding change no token of an answer."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SCHEMA: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def grammar() -> AnswerGrammar:
-    found = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP).get(SCHEMA)
-    assert found is not None
-    return found
+    compiled = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP).get(SCHEMA)
+    assert compiled is not None
+    return compiled
 
 
 def _prompts(count: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """Prompts of unlike lengths; most begin alike, some say the same thing again and again."""
+    """Prompts of different lengths; most share a prefix, some repeat a phrase."""
     draw = random.Random(seed)
     shared = tuple(draw.randrange(2, 258) for _ in range(70))
     word = tuple(draw.randrange(2, 258) for _ in range(5))
@@ -53,8 +53,8 @@ def _prompts(count: int, seed: int = 0) -> list[tuple[int, ...]]:
     return prompts
 
 
-class _Plain(LogitsProcessor):
-    """The textbook way: the whole mask of every token, by a matcher of its own."""
+class _FullMask(LogitsProcessor):
+    """Plain constrained decoding: the full mask for every token, from its own matcher."""
 
     def __init__(self, grammar: AnswerGrammar, prompt: int, limit: int) -> None:
         self._state, self._prompt = grammar.start(limit), prompt
@@ -66,11 +66,11 @@ class _Plain(LogitsProcessor):
 
 
 def _plainly(model: Any, prompt: tuple[int, ...], limit: int, grammar: AnswerGrammar | None) -> list[int]:
-    """One row, no guesses, no cache of prefixes: transformers' own greedy decoding."""
+    """transformers' own greedy decoding of one row: no drafts, no prefix cache."""
     ids = torch.tensor([prompt])
-    held = LogitsProcessorList([] if grammar is None else [_Plain(grammar, len(prompt), limit)])
+    held = LogitsProcessorList([] if grammar is None else [_FullMask(grammar, len(prompt), limit)])
     with torch.inference_mode():
-        said = model.generate(
+        answer = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=limit,
@@ -79,7 +79,7 @@ def _plainly(model: Any, prompt: tuple[int, ...], limit: int, grammar: AnswerGra
             pad_token_id=PAD,
             logits_processor=held,
         )[0, len(prompt) :].tolist()
-    return said[: said.index(STOP)] if STOP in said else said
+    return answer[: answer.index(STOP)] if STOP in answer else answer
 
 
 def _engine(model: Any, batch_size: int = 4) -> GenerationEngine:
@@ -96,7 +96,7 @@ def test_answers_are_those_of_plain_greedy_decoding(
     expected = {prompt: _plainly(model, prompt, 200, held) for prompt in _prompts(7)}
     engine = _engine(model)
     assert isinstance(engine._decoder, BatchDecoder)
-    for _ in range(2):  # the second time with every prefix known and every answer remembered
+    for _ in range(2):  # the second time with every prompt in the prefix cache and every answer in the index
         asked = [engine.submit(GenerationRequest(prompt, 200, grammar=held)) for prompt in expected]
         assert [list(answer.result().tokens) for answer in asked] == list(expected.values())
 
@@ -128,7 +128,7 @@ def forwards(model: Any) -> Iterator[_Forwards]:
     seen._hook.remove()
 
 
-def test_an_answer_that_was_given_before_takes_far_fewer_forwards(
+def test_a_repeated_answer_takes_far_fewer_forwards(
     model: Any, forwards: _Forwards, grammar: AnswerGrammar
 ) -> None:
     engine, prompt = _engine(model), _prompts(2)[1]
@@ -140,7 +140,7 @@ def test_an_answer_that_was_given_before_takes_far_fewer_forwards(
     assert len(forwards.shapes) - before < len(first.tokens) / 3
 
 
-def test_a_known_prompt_is_not_read_again(model: Any, forwards: _Forwards) -> None:
+def test_a_cached_prompt_is_not_computed_again(model: Any, forwards: _Forwards) -> None:
     engine, prompt = _engine(model), _prompts(2)[1]
     for _ in range(2):
         forwards.shapes.clear()
@@ -148,7 +148,7 @@ def test_a_known_prompt_is_not_read_again(model: Any, forwards: _Forwards) -> No
     assert forwards.shapes == [(1, 1)]
 
 
-def test_what_unlike_prompts_share_is_read_once(model: Any, forwards: _Forwards) -> None:
+def test_a_prefix_that_different_prompts_share_is_computed_once(model: Any, forwards: _Forwards) -> None:
     engine = _engine(model)
     shared = tuple(range(2, 102))
     forwards.shapes.clear()
@@ -158,7 +158,7 @@ def test_what_unlike_prompts_share_is_read_once(model: Any, forwards: _Forwards)
     assert forwards.tokens == 102 + 3 * 2
 
 
-def test_logits_after_a_kept_prefix_are_those_without_it(model: Any) -> None:
+def test_logits_after_a_cached_prefix_equal_those_without_the_cache(model: Any) -> None:
     slots, prompt = KVCacheModel(model), _prompts(2)[1]
     with torch.inference_mode():
         whole = slots.prefill(0, prompt, 0)
@@ -172,7 +172,7 @@ def test_logits_after_a_kept_prefix_are_those_without_it(model: Any) -> None:
 
 
 def _layout(prompt: tuple[int, ...]) -> dict[str, Any]:
-    """A forward without any cache: the keys are those of this forward alone."""
+    """Keyword arguments of a forward without any cache: its keys are those of its own tokens."""
     return {"layout": RaggedBatch(0, [0], [len(prompt)], torch.device("cpu")), "use_cache": False}
 
 
@@ -202,7 +202,7 @@ def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.
     assert len(found) == len(compiled) == 1
 
 
-def test_drawn_answers_go_beside_greedy_ones_and_a_seed_repeats_them(model: Any) -> None:
+def test_sampled_answers_share_batches_with_greedy_ones_and_a_seed_repeats_them(model: Any) -> None:
     engine, prompt = _engine(model), _prompts(2)[1]
 
     def ask(sampling: Sampling) -> Any:
@@ -220,7 +220,7 @@ def test_drawn_answers_go_beside_greedy_ones_and_a_seed_repeats_them(model: Any)
     assert ask(Sampling(temperature=1.5, top_p=1e-6)).result().tokens == greedy
 
 
-def test_a_lazy_check_of_one_token_agrees_with_the_whole_mask(grammar: AnswerGrammar) -> None:
+def test_the_check_of_one_token_agrees_with_the_full_mask(grammar: AnswerGrammar) -> None:
     draw = random.Random(5)
     for _ in range(20):
         state = grammar.start(10_000)
@@ -234,7 +234,9 @@ def test_a_lazy_check_of_one_token_agrees_with_the_whole_mask(grammar: AnswerGra
                 break
 
 
-def test_a_model_with_more_state_than_keys_and_values_answers_all_the_same(grammar: AnswerGrammar) -> None:
+def test_a_model_with_more_state_than_keys_and_values_answers_in_padded_batches(
+    grammar: AnswerGrammar,
+) -> None:
     from transformers import AutoModelForCausalLM, Lfm2Config
 
     torch.manual_seed(0)

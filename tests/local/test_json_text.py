@@ -1,4 +1,4 @@
-"""Under a grammar no number overflows or goes on for ever, and every number that training shows may be said."""
+"""Numbers stay finite, list items are not repeated, and every other JSON text is allowed."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _values = st.recursive(
 
 
 @given(value=_values, piece=st.integers(1, 5), ascii_only=st.booleans())
-def test_every_finite_value_may_be_said_however_it_is_cut_into_tokens(
+def test_every_finite_value_is_allowed_however_it_is_split_into_tokens(
     value: object, piece: int, ascii_only: bool
 ) -> None:
     assert _allows(json.dumps(value, ensure_ascii=ascii_only), piece)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e309", "[1e400]", "1" * 41, '{"a":12e308', "0." + "3" * 50])
-def test_infinite_and_endless_numbers_may_not(number: str) -> None:
+def test_infinite_and_endless_numbers_are_refused(number: str) -> None:
     assert not _allows(number)
 
 
 @given(text=st.text(alphabet="0123456789.eE+-", max_size=60).map(lambda digits: "1" + digits))
-def test_what_is_taken_is_finite_and_can_always_end(text: str) -> None:
+def test_an_allowed_number_is_finite_and_can_end(text: str) -> None:
     try:
         value = float(text)
     except ValueError:
@@ -71,18 +71,18 @@ _lists = st.recursive(
 )
 
 
-def _goes_on_after_repetition(value: object) -> bool:
+def _continues_after_repetition(value: object) -> bool:
     if isinstance(value, dict):
-        return any(map(_goes_on_after_repetition, value.values()))
+        return any(map(_continues_after_repetition, value.values()))
     if not isinstance(value, list):
         return False
-    said = [json.dumps(item) if isinstance(item, dict) else None for item in value]
-    again = [item is not None and item in said[:n] for n, item in enumerate(said)]
-    return any(again[:-1]) or any(map(_goes_on_after_repetition, value))
+    items = [json.dumps(item) if isinstance(item, dict) else None for item in value]
+    repeated = [item is not None and item in items[:n] for n, item in enumerate(items)]
+    return any(repeated[:-1]) or any(map(_continues_after_repetition, value))
 
 
 @given(value=_lists, piece=st.integers(1, 7))
-def test_a_list_goes_on_only_while_its_objects_differ(value: object, piece: int) -> None:
+def test_a_list_continues_only_while_its_objects_differ(value: object, piece: int) -> None:
     text = json.dumps(value, separators=(",", ":"))
-    assert _allows(text, piece, distinct=True) is not _goes_on_after_repetition(value)
+    assert _allows(text, piece, distinct=True) is not _continues_after_repetition(value)
     assert _allows(text, piece)

@@ -1,4 +1,4 @@
-"""The tree of known prefixes gives back what was put in, shares what is shared, and stays within its bytes."""
+"""The prefix cache returns what was added, stores shared prefixes once, and stays within its limit."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ _prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tup
 
 
 def _of(prompt: tuple[int, ...], start: int, stop: int) -> KeyValues:
-    """Keys and values that tell all tokens up to theirs, as a causal model's do."""
-    told = [float(hash(prompt[: n + 1]) % 10_007) for n in range(start, stop)]
-    keys = torch.tensor(told)[:, None, None].expand(-1, 1, 2).clone()
+    """Keys and values that depend on all tokens up to theirs, as a causal model's do."""
+    numbers = [float(hash(prompt[: n + 1]) % 10_007) for n in range(start, stop)]
+    keys = torch.tensor(numbers)[:, None, None].expand(-1, 1, 2).clone()
     return [(keys, -keys)]
 
 
-def _known(cache: PrefixCache, prompt: tuple[int, ...]) -> int:
+def _check_and_measure(cache: PrefixCache, prompt: tuple[int, ...]) -> int:
+    """Length of the cached prefix, after checking its keys and values."""
     pieces = cache.find(prompt)
     length = sum(piece[0][0].shape[0] for piece in pieces)
     for n, part in enumerate(_of(prompt, 0, length)[0]):
-        found = torch.cat([piece[0][n] for piece in pieces]) if pieces else part[:0]
-        assert torch.equal(found, part)
+        cached = torch.cat([piece[0][n] for piece in pieces]) if pieces else part[:0]
+        assert torch.equal(cached, part)
     return length
 
 
 @given(prompts=_prompts)
-def test_the_longest_known_prefix_is_found_and_is_right(prompts: list[tuple[int, ...]]) -> None:
+def test_the_longest_cached_prefix_is_found_with_its_keys_and_values(prompts: list[tuple[int, ...]]) -> None:
     cache = PrefixCache()
     for n, prompt in enumerate(prompts):
         starts = {other[:k] for other in prompts[:n] for k in range(len(other) + 1)}
         longest = max((k for k in range(len(prompt)) if prompt[:k] in starts), default=0)
-        assert _known(cache, prompt) == longest
+        assert _check_and_measure(cache, prompt) == longest
         cache.add(prompt, lambda start, stop, prompt=prompt: _of(prompt, start, stop))
-    told_apart = {other[:k] for other in prompts for k in range(1, len(other) + 1)}
-    assert cache.bytes == _TOKEN_BYTES * len(told_apart)
+    distinct_prefixes = {other[:k] for other in prompts for k in range(1, len(other) + 1)}
+    assert cache.bytes == _TOKEN_BYTES * len(distinct_prefixes)
 
 
 @given(prompts=_prompts, limit=st.integers(0, 40))
-def test_the_bytes_are_bounded_and_what_is_left_is_right(prompts: list[tuple[int, ...]], limit: int) -> None:
+def test_the_limit_holds_and_what_is_left_is_right(prompts: list[tuple[int, ...]], limit: int) -> None:
     cache = PrefixCache(limit * _TOKEN_BYTES)
     for prompt in prompts:
-        _known(cache, prompt)
+        _check_and_measure(cache, prompt)
         cache.add(prompt, lambda start, stop, prompt=prompt: _of(prompt, start, stop))
         assert cache.bytes <= limit * _TOKEN_BYTES
 
 
-def test_the_least_used_prefix_is_forgotten_first() -> None:
+def test_the_least_recently_used_prefix_is_evicted_first() -> None:
     cache = PrefixCache(10 * _TOKEN_BYTES)
     for first in (1, 2):
         prompt = (first,) * 4
         cache.add(prompt, lambda start, stop, prompt=prompt: _of(prompt, start, stop))
-    assert _known(cache, (1,) * 5) == 4
+    assert _check_and_measure(cache, (1,) * 5) == 4
     cache.add((3,) * 4, lambda start, stop: _of((3,) * 4, start, stop))
-    assert [_known(cache, (first,) * 5) for first in (1, 2, 3)] == [4, 0, 4]
+    assert [_check_and_measure(cache, (first,) * 5) for first in (1, 2, 3)] == [4, 0, 4]

@@ -1,4 +1,4 @@
-"""Hears what the local models tell of their structured answers."""
+"""Recorder of the events that structured calls emit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import Field
 
 
-class Heard(BaseEventHandler):
-    """(second tries, places that ran into a bound) of each structured answer."""
+class StructuredEvents(BaseEventHandler):
+    """(retries, bound hits) of each structured call."""
 
     events: list[tuple[int, list[str]]] = Field(default_factory=list)
 
     @classmethod
     def class_name(cls) -> str:
-        return "Heard"
+        return "StructuredEvents"
 
     def handle(self, event: Any, **_: Any) -> None:
         if event.class_name() == "StructuredAnswerEvent":
