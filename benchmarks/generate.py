@@ -49,16 +49,16 @@ class Turn:
 
 
 def questions(count: int) -> list[dict[str, str]]:
-    """The demo's test questions, each with the documentation that retrieval finds for it."""
+    """Prompt arguments: the demo's test questions, each with the documentation that retrieval finds for it."""
     documents = functions()
     retriever = demo._retriever(documents)
     _, test = demo._questions(documents, demo.DemoSettings(test_size=count))
-    asked: list[dict[str, str]] = []
+    arguments: list[dict[str, str]] = []
     for example in test:
         metadata = retriever.retrieve(example.query or "")[0].node.metadata
         context = f"function: {metadata['function']}\n\n{metadata[REFERENCE_KEY]}"
-        asked.append({"context_str": context, "query_str": example.query or ""})
-    return asked
+        arguments.append({"context_str": context, "query_str": example.query or ""})
+    return arguments
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def counting(model: Any) -> Iterator[list[int]]:
     hook.remove()
 
 
-def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
+def ours(load: Callable[[], LoraLLM], arguments: list[dict[str, str]]) -> Turn:
     """LoraLLM, with concurrent structured calls."""
     llm = load()
     llm._loaded  # noqa: B018  loading is not timed
@@ -85,7 +85,7 @@ def ours(load: Callable[[], LoraLLM], asked: list[dict[str, str]]) -> Turn:
 
     async def run() -> list[str]:
         slots = asyncio.Semaphore(CONCURRENCY)
-        return await asyncio.gather(*(one(question, slots) for question in asked))
+        return await asyncio.gather(*(one(question, slots) for question in arguments))
 
     with counting(llm._loaded.engine.model) as forwards:
         started = time.perf_counter()
@@ -157,8 +157,8 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
         gc.collect()
         return LoraLLM.from_adapter(adapter, **options) if adapter else LoraLLM(**options)
 
-    asked, llm = questions(count), load()
-    prompts = [llm.prompt_token_ids(QA_TEMPLATE.format_messages(llm=llm, **q), ApiCard) for q in asked]
+    arguments, llm = questions(count), load()
+    prompts = [llm.prompt_token_ids(QA_TEMPLATE.format_messages(llm=llm, **q), ApiCard) for q in arguments]
     model = loaded_models._weights(resolve(llm.base_model), adapter).eval()
     systems: dict[str, Callable[[], Turn]] = {
         "transformers generate": lambda: generated(model, llm, prompts, list),
@@ -166,7 +166,7 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
     if (processors := xgrammar_processors(llm)) is not None:
         systems["transformers + XGrammar"] = lambda: generated(model, llm, prompts, processors)
     # Every turn loads the model again: loaded models are shared between LLM objects.
-    systems["LoraLLM"] = lambda: ours(lambda: fresh(load()), asked)
+    systems["LoraLLM"] = lambda: ours(lambda: fresh(load()), arguments)
     turns: dict[str, list[Turn]] = {name: [] for name in systems}
     for number in range(rounds):
         for name in systems if number % 2 == 0 else reversed(systems):

@@ -53,13 +53,13 @@ def test_every_way_of_asking_uses_the_transport(transport: Any, model: str, serv
     llm = hosted_llm(model, api_base=server.base, api_key=server.key, transport=transport)
     index = VectorStoreIndex.from_documents([Document(text="Some text")], embed_model=MockEmbedding(8))
     engine = index.as_query_engine(llm=llm, output_cls=Album)
-    asked = {
+    ways = {
         "predict": lambda: llm.structured_predict(Album, PROMPT),
         "apredict": lambda: asyncio.run(llm.astructured_predict(Album, PROMPT)),
         "structured llm": lambda: llm.as_structured_llm(Album).chat([ChatMessage("An album")]).raw,
         "query engine": lambda: engine.query("Which album?").response,
     }
-    for way, ask in asked.items():
+    for way, ask in ways.items():
         assert ask() == ALBUM, way
         assert sent(server) == SENT[transport], way
     assert server.refusals == []

@@ -55,8 +55,8 @@ def llm(tiny_llama: Path) -> LoraLLM:
 def test_a_pattern_that_no_grammar_can_express_leaves_the_rest_constrained(llm: LoraLLM) -> None:
     price = {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^(?!x)[a-z]+$"}]}
     schema = {"type": "object", "properties": {"price": price}, "required": ["price"]}
-    asked = {"type": "json_schema", "json_schema": {"name": "Priced", "schema": schema}}
-    answer = json.loads(llm.complete("a price", response_format=asked).text)
+    response_format = {"type": "json_schema", "json_schema": {"name": "Priced", "schema": schema}}
+    answer = json.loads(llm.complete("a price", response_format=response_format).text)
     assert isinstance(answer["price"], bool)
 
 

@@ -81,11 +81,11 @@ def _untitled(output_cls: type[BaseModel]) -> Any:
 def test_a_query_engine_sends_a_served_model_the_prompt_of_the_local_one(
     adapter: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    prompts: list[Any] = []
     local = LoraLLM.from_adapter(adapter, max_new_tokens=64)
     prompt = LoraLLM._prompt
     monkeypatch.setattr(
-        LoraLLM, "_prompt", lambda llm, *given: asked.append(prompt(llm, *given)) or asked[-1]
+        LoraLLM, "_prompt", lambda llm, *args: prompts.append(prompt(llm, *args)) or prompts[-1]
     )
     for llm in (local, _llm(adapter, server)):
         SummaryIndex([TextNode(text="Red is warm.")]).as_query_engine(llm=llm, output_cls=Colour).query(
@@ -93,7 +93,7 @@ def test_a_query_engine_sends_a_served_model_the_prompt_of_the_local_one(
         )
     messages = server.calls("POST", CHAT)[-1].json()["messages"]
     tokenizer = local._loaded.tokenizer
-    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == asked[-1]
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == prompts[-1]
 
 
 def test_an_answer_that_does_not_fit_raises(adapter: Path) -> None:

@@ -97,8 +97,8 @@ def test_answers_are_those_of_plain_greedy_decoding(
     engine = _engine(model)
     assert isinstance(engine._decoder, BatchDecoder)
     for _ in range(2):  # the second time with every prompt in the prefix cache and every answer in the index
-        asked = [engine.submit(GenerationRequest(prompt, 200, grammar=held)) for prompt in expected]
-        assert [list(answer.result().tokens) for answer in asked] == list(expected.values())
+        futures = [engine.submit(GenerationRequest(prompt, 200, grammar=held)) for prompt in expected]
+        assert [list(future.result().tokens) for future in futures] == list(expected.values())
 
 
 class _Forwards:
@@ -152,9 +152,9 @@ def test_a_prefix_that_different_prompts_share_is_computed_once(model: Any, forw
     engine = _engine(model)
     shared = tuple(range(2, 102))
     forwards.shapes.clear()
-    asked = [engine.submit(GenerationRequest((*shared, 200 + n, 7), 1)) for n in range(4)]
-    for answer in asked:
-        answer.result()
+    futures = [engine.submit(GenerationRequest((*shared, 200 + n, 7), 1)) for n in range(4)]
+    for future in futures:
+        future.result()
     assert forwards.tokens == 102 + 3 * 2
 
 
@@ -196,10 +196,10 @@ def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) 
 def test_a_schema_is_compiled_once_however_many_threads_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, compiled = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP), []
     compile_one = cache._compile
-    monkeypatch.setattr(cache, "_compile", lambda *given: compiled.append(1) or compile_one(*given))
+    monkeypatch.setattr(cache, "_compile", lambda *args: compiled.append(1) or compile_one(*args))
     with ThreadPoolExecutor(8) as pool:
-        found = {id(grammar) for grammar in pool.map(cache.get, [SCHEMA] * 16)}
-    assert len(found) == len(compiled) == 1
+        grammars = {id(grammar) for grammar in pool.map(cache.get, [SCHEMA] * 16)}
+    assert len(grammars) == len(compiled) == 1
 
 
 def test_sampled_answers_share_batches_with_greedy_ones_and_a_seed_repeats_them(model: Any) -> None:
@@ -249,8 +249,8 @@ def test_a_model_with_more_state_than_keys_and_values_answers_in_padded_batches(
     prompts = _prompts(5)
     expected = [_plainly(model, prompt, 60, grammar) for prompt in prompts]
     engine = _engine(model)
-    asked = [engine.submit(GenerationRequest(prompt, 60, grammar=grammar)) for prompt in prompts]
-    assert [list(answer.result().tokens) for answer in asked] == expected
+    futures = [engine.submit(GenerationRequest(prompt, 60, grammar=grammar)) for prompt in prompts]
+    assert [list(future.result().tokens) for future in futures] == expected
 
 
 def test_the_version_of_llguidance_has_what_is_used() -> None:
