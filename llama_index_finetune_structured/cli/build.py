@@ -233,7 +233,9 @@ def _failure_lines(calls: TeacherCalls, address: str) -> list[str]:
     """Lines on answers that do not fit the schema, with the reason, and on calls that failed."""
     invalid = [f"{f.subject[:80]!r}: {f.message[:200]}" for f in calls.failures if f.error == INVALID_ANSWER]
     failed = [
-        f"{f.subject[:80]!r}: {f.error}: {f.message[:200]}" for f in calls.failures if f.error != INVALID_ANSWER
+        f"{f.subject[:80]!r}: {f.error}: {f.message[:200]}"
+        for f in calls.failures
+        if f.error != INVALID_ANSWER
     ]
     lines = []
     if invalid or calls.rejected:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..dataset.checks.report import CheckReport
-from ..dataset.checks.report import check as check_data
+from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
@@ -18,7 +17,7 @@ from .command import Result, command, counted
 __all__ = ["register"]
 
 
-def check(
+def check_file(
     data: Annotated[Path, typer.Argument(help="Training file of any format, or a capture.")],
     target: Annotated[
         str, typer.Option(help="Trainer that the file is for: local, openai, trl or gradient.")
@@ -44,7 +43,7 @@ def check(
     The file itself is not changed. The exit code is 1 if there are errors,
     unless --fix left those lines out.
     """
-    report = check_data(
+    report = check(
         data,
         target=target,
         base_model=base_model,
@@ -112,6 +111,8 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, example="finetune-structured check data.jsonl --target openai --price 25 --fix good.jsonl")(
-        check
-    )
+    command(
+        app,
+        name="check",
+        example="finetune-structured check data.jsonl --target openai --price 25 --fix good.jsonl",
+    )(check_file)

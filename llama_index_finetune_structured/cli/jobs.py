@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engines.hosted.engine import OpenAIFinetuneEngine
-from ..engines.hosted.journal import RUNS_VARIABLE, Journal, Run, find_run, list_runs
+from ..engines.hosted.journal import RUNS_VARIABLE, Run, RunJournal, find_run, list_runs
 from ..engines.hosted.providers import normal_status
 from ..engines.timeouts import SYSTEM_CLOCK
 from ..errors import FinetuneStructuredError
@@ -42,14 +42,14 @@ def list_all(
     """List the runs with their last known status, or poll them with --live."""
     if live:
         _poll_until_all_ended(runs, every_s)
-    found = list_runs(runs)
-    rows = [{"folder": str(folder)} | run.model_dump(mode="json") for folder, run in found]
-    return Result(rows, (_table(found),))
+    all_runs = list_runs(runs)
+    rows = [{"folder": str(folder)} | run.model_dump(mode="json") for folder, run in all_runs]
+    return Result(rows, (_table(all_runs),))
 
 
 def show(name: RunName, runs: RunsFolder = None) -> Result:
     """Show everything that the journal holds on one run."""
-    run = Journal(find_run(name, runs)).require()
+    run = RunJournal(find_run(name, runs)).require()
     fields = Table.grid(padding=(0, 2))
     for field, value in run.model_dump(mode="json").items():
         if value not in (None, "", [], {}):

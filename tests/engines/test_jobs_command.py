@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.hosted.journal import Journal
+from llama_index_finetune_structured.engines.hosted.journal import RunJournal
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import write_rows
 
@@ -24,7 +24,7 @@ def run(server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "gpt-4o-mini", write_rows(tmp_path / "train.jsonl"), api_base=server.base, validate_json=False
     )
     engine.finetune()
-    return engine.run_dir
+    return engine.output_dir
 
 
 def call(*arguments: str, fails: bool = False) -> str:
@@ -42,7 +42,7 @@ def test_list_shows_what_was_last_seen(run: Path, server: OpenAIServer) -> None:
 
 
 def test_words_in_brackets_are_no_markup(run: Path) -> None:
-    journal = Journal(run)
+    journal = RunJournal(run)
     journal.write(journal.require().but(status="failed", error="row [red] has [/] no answer\nsecond line"))
     shown = " ".join(call("list").split())
     assert "[red] has [/]" in shown
@@ -63,10 +63,10 @@ def test_a_live_list_follows_the_others_where_one_job_is_unknown(
         "gpt-4o-mini", write_rows(tmp_path / "b.jsonl", count=11), api_base=server.base, validate_json=False
     )
     engine.finetune()
-    del server.jobs[Journal(run).require().job_id or ""]
+    del server.jobs[RunJournal(run).require().job_id or ""]
     result = CliRunner().invoke(app, ["jobs", "list", "--live", "--every", "0.05"], catch_exceptions=False)
     assert f"{run.name}: " in result.stderr
-    assert Journal(engine.run_dir).require().status == "succeeded"
+    assert RunJournal(engine.output_dir).require().status == "succeeded"
 
 
 def test_list_and_show_print_nothing_but_json_with_json(run: Path) -> None:
