@@ -63,7 +63,7 @@ def examples(kind: str, count: int) -> list[Any]:
         near = [f.reference for f, _ in cards[n : n + 2]] if kind == "rag" else [function.reference]
         for phrase in PHRASES if kind == "rag" else PHRASES[:1]:
             messages = CHAT_TEXT_QA_PROMPT.format_messages(
-                context_str="\n\n".join(near), query_str=phrase.format(function.asked_as)
+                context_str="\n\n".join(near), query_str=phrase.format(function.short_name)
             )
             rows.append(
                 Example(

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Distil text prompts with `GradientFinetuneEngine`
 #
-# The same two tasks as in `openai_functions.py` for a student that has no function calls: the schema stands
-# in the prompt and the answer is JSON text. The teacher is asked the same way, so that the student is
-# trained on the very prompts it will be served.
+# The same two tasks as in `openai_functions.py` for a student without function calls: the schema is in the
+# prompt and the answer is JSON text. The teacher gets the same prompts, so that the student is trained on
+# exactly the prompts it will be served.
 #
 # **With real providers** set `OPENAI_API_BASE` and `OPENAI_API_KEY` for the teacher, and `GRADIENT_API_URL`,
-# `GRADIENT_ACCESS_TOKEN` and `GRADIENT_WORKSPACE_ID` for a server that speaks Gradient's protocol (Gradient's
-# own service is retired). Without them stand-ins on loopback answer (`loopback.py`), no model among them:
-# the tuned one repeats the regular expressions of the teacher, the base one answers with prose.
+# `GRADIENT_ACCESS_TOKEN` and `GRADIENT_WORKSPACE_ID` for a server with Gradient's protocol (Gradient's own
+# service is retired). Without them stand-ins on loopback answer (`loopback.py`), with regular expressions in
+# place of models: the tuned one gives the teacher's answers, the base one answers with prose.
 
 # %%
 import logging
@@ -85,7 +85,7 @@ program = album_program(OpenAI(model=TEACHER, temperature=0, callback_manager=Ca
 for movie in MOVIES:
     print(program(movie_name=movie).model_dump_json())
 albums = OUTPUT / "albums.jsonl"
-handler.save_finetuning_events(albums)  # {"inputs": prompt as it will be served + answer}
+handler.save_finetuning_events(albums)  # {"inputs": the prompt that will be served + the answer}
 
 # %%
 engine = GradientFinetuneEngine(base_model_slug=BASE, name="movies_structured", data_path=albums)
@@ -127,10 +127,10 @@ for _epoch in range(2):
     engine.finetune()
 
 # %% [markdown]
-# ## 3. In the RAG pipeline
+# ## 3. Use it in the RAG pipeline
 #
-# LlamaIndex swallows the base model's parse failure and says "Empty Response"; the scorecard counts that as
-# what it is: invalid. The traceback that LlamaIndex logs with it is left out here.
+# LlamaIndex turns the base model's parse failure into "Empty Response"; the scorecard counts that as invalid.
+# The traceback that LlamaIndex logs with it is not shown here.
 
 # %%
 logging.getLogger("llama_index").setLevel(logging.ERROR)

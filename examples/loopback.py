@@ -1,7 +1,7 @@
-"""Loopback servers for the examples, used only where no endpoint is given in the environment.
+"""Loopback servers for the examples, started only where the environment names no endpoint.
 
-They speak OpenAI's and Gradient's protocols over HTTP to the real SDKs, but no model is behind them:
-``stand_in.py`` answers. A fine-tuned stand-in answers as the teacher does, whatever it was trained on.
+They implement OpenAI's and Gradient's protocols over HTTP for the real SDKs, without a model: ``stand_in.py``
+answers. A "fine-tuned" stand-in gives the teacher's answers, whatever it was trained on.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from stand_in import answer, untrained
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the servers live among the tests
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the servers are in tests/fakes
 
 WEAK_MODELS = ("gpt-4.1-mini",)
 
 
 def use_openai() -> None:
-    """Start a stand-in for OpenAI, unless $OPENAI_API_BASE names a server; that one is used then."""
+    """Start a stand-in for OpenAI, unless $OPENAI_API_BASE names a server."""
     if os.environ.get("OPENAI_API_BASE"):
         return
     from tests.fakes.openai_server import OpenAIServer
@@ -32,7 +32,7 @@ def use_openai() -> None:
 
 
 def use_gradient() -> None:
-    """Start a stand-in for Gradient, unless $GRADIENT_API_URL names a server; that one is used then."""
+    """Start a stand-in for Gradient, unless $GRADIENT_API_URL names a server."""
     if os.environ.get("GRADIENT_API_URL"):
         return
     from tests.fakes.gradient_server import GradientServer
@@ -43,15 +43,18 @@ def use_gradient() -> None:
 
 
 def _start(server: Any) -> Any:
-    """Run it until the example ends; its jobs are forgotten then, so the run journals go as well."""
-    if "FINETUNE_STRUCTURED_RUNS" not in os.environ:
+    """Run the server until the example ends.
+
+    Its jobs are lost then, so the run journals are written to a temporary folder.
+    """
+    if "LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS" not in os.environ:
         runs = tempfile.TemporaryDirectory(prefix="stand-in-runs-")
-        os.environ["FINETUNE_STRUCTURED_RUNS"] = runs.name
+        os.environ["LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS"] = runs.name
         atexit.register(runs.cleanup)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # bm25s lets every logger speak
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # bm25s sets every logger to INFO
     server.__enter__()
     atexit.register(server.__exit__)
-    print(f"No provider is given: a stand-in answers at {server.origin}, no model is behind it.")
+    print(f"No provider is set: a stand-in at {server.origin} answers with regular expressions, not a model.")
     return server
 
 

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Migrating from `llama-index-finetuning`
 #
-# The old package no longer imports (nor does `llama-index-llms-gradient` install beside today's core), so the
-# old lines stand here as comments, above what replaces them. The names are the same; the imports are not.
+# The old package can no longer be imported (and `llama-index-llms-gradient` not be installed beside today's
+# core), so the old lines are comments here, above their replacements. Names are the same, imports are not.
 #
 # **With a real provider** set `OPENAI_API_BASE` and `OPENAI_API_KEY`; without them a stand-in on loopback
-# answers (`loopback.py`), no model behind it.
+# answers with regular expressions (`loopback.py`).
 #
 # ## Imports
 
@@ -48,7 +48,7 @@ retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=1)
 # %% [markdown]
 # ## `ServiceContext`
 #
-# LlamaIndex takes `service_context=` without a word and uses another LLM. Ours says what to write instead.
+# LlamaIndex accepts `service_context=` silently and uses another LLM. Ours raises an error with the replacement.
 
 # %%
 # old: context = ServiceContext.from_defaults(llm=OpenAI("gpt-4"), callback_manager=manager)
@@ -78,8 +78,8 @@ print(questions)
 # ## Capturing a query engine
 #
 # Query engines replace the callback manager of their LLM, so the old handler recorded nothing there.
-# `attach` holds, and so does the scope `capture`; failed calls and answers that do not fit their schema are
-# not saved as examples.
+# `attach` and the context manager `capture` do record; failed calls and answers that do not fit their schema
+# are not saved as examples.
 
 # %%
 # old: handler = OpenAIFineTuningHandler()
@@ -96,13 +96,13 @@ with capture(captured, output_cls=Response):
         query_engine.query(question.text)
 
 # old: handler.save_finetuning_events("events.jsonl")
-handler.save_finetuning_events(OUTPUT / "events.jsonl")  # the same line in the same form
+handler.save_finetuning_events(OUTPUT / "events.jsonl")  # the same line, the same file format
 print(len(FinetuneDataset.load(captured)), "examples in the capture, which keeps schema, question, sources")
 
 # %% [markdown]
 # ## Checking a file
 #
-# `validate_json(path)` raised TypeError on function calls; the check names file, line and mend.
+# `validate_json(path)` raised TypeError on function calls; `check` names file, line and fix.
 
 # %%
 # old: validate_json("events.jsonl")
@@ -111,8 +111,8 @@ print(check(OUTPUT / "events.jsonl", target="openai", base_model=BASE))
 # %% [markdown]
 # ## The engine
 #
-# The old one sent a refused job again every 60 seconds, for ever. This one is submitted once, waits within
-# bounds, and finds its job again when the script is run anew.
+# The old engine submitted a refused job again every 60 seconds without end. This one submits once, has
+# timeouts, and finds its job again when the script is run again.
 
 # %%
 # old: engine = OpenAIFinetuneEngine("gpt-3.5-turbo", "events.jsonl", validate_json=False)
@@ -125,7 +125,7 @@ print(tuned.chat([ChatMessage(role="user", content="Which citations are there?")
 print(RetrieverQueryEngine.from_args(retriever, llm=tuned, output_cls=Response).query(questions[0].text))
 
 # %% [markdown]
-# ## Away from the provider
+# ## Without the provider
 #
-# OpenAI takes no new jobs after 2027-01-06. The same capture trains a model of your own:
-# `LoraFinetuneEngine(captured)` in the place of `OpenAIFinetuneEngine(BASE, ...)`; `local_lora.py` does it.
+# OpenAI takes no new jobs after 2027-01-06. The same capture trains a model on your machine:
+# `LoraFinetuneEngine(captured)` in place of `OpenAIFinetuneEngine(BASE, ...)`, as in `local_lora.py`.

@@ -4,10 +4,11 @@
 # A strong model's function calls are captured and a cheaper model is fine-tuned on them: first alone,
 # through a Pydantic program, then through a RAG pipeline over a PDF.
 #
-# **With a real provider** set `OPENAI_API_BASE` (`https://api.openai.com/v1`, or any server that speaks
-# OpenAI's protocol) and `OPENAI_API_KEY`; nothing else changes, and it costs money. Without them a stand-in
-# on loopback answers (`loopback.py`): regular expressions instead of a teacher, and "fine-tuned" models
-# that repeat it. It shows the plumbing, not a gain; for a real gain without a key see `local_lora.py`.
+# **With a real provider** set `OPENAI_API_BASE` (`https://api.openai.com/v1`, or any server with OpenAI's
+# protocol) and `OPENAI_API_KEY`; nothing else changes, and it costs money. Without them a stand-in on
+# loopback answers (`loopback.py`): regular expressions in place of a teacher, and "fine-tuned" models that
+# give the same answers. It shows how the parts work together, not a gain; `local_lora.py` shows a real gain
+# without a key.
 
 # %%
 import os
@@ -76,13 +77,13 @@ albums = OUTPUT / "albums.jsonl"
 handler.save_finetuning_events(albums)  # prints "Wrote 12 examples to ..."
 
 # %% [markdown]
-# Look before you pay: every problem of the file, and how many tokens will be trained.
+# Check the file before paying: all its problems, and how many tokens will be trained.
 
 # %%
 print(check(albums, target="openai", base_model=BASE))
 
 engine = OpenAIFinetuneEngine(BASE, albums)
-engine.finetune()  # submits once; the same script run again finds its job
+engine.finetune()  # submits once; run again, the script finds its job
 album_llm = engine.get_finetuned_model(temperature=0)  # waits for the job, with a progress bar
 print(engine.get_current_job().fine_tuned_model)
 
@@ -94,15 +95,15 @@ print(tuned_program(movie_name="Goodfellas"))
 # %% [markdown]
 # ## 2. Function calls through a RAG pipeline
 #
-# Questions are written for each chunk of a paper, the teacher answers them through retrieval, and what it
-# was sent (question and chunk) and called (the function) is captured. `pydantic_program_mode="function"` asks
-# for function calls where LlamaIndex would now send a JSON schema as `response_format`.
+# Questions are generated for each chunk of a paper, the teacher answers them through retrieval, and its prompt
+# (question and chunk) and its function call are captured. `pydantic_program_mode="function"` requests
+# function calls; by default LlamaIndex would send a JSON schema as `response_format`.
 
 # %%
 
 
 def function_caller(model):
-    """The model, asked for structured answers by function calls."""
+    """The model, with structured answers as function calls."""
     return OpenAI(model=model, temperature=0, pydantic_program_mode="function")
 
 
@@ -125,20 +126,20 @@ report = answer_questions(
 print(report)
 
 # %% [markdown]
-# The paper is one document, so its chunks are the groups that the split keeps together: a question about a
-# chunk that was trained on would be too easy.
+# The paper is one document, so the split keeps its chunks together instead: a held-out question about a chunk
+# seen in training would be too easy.
 
 # %%
 data = by_chunk(report.load())
 print(data.summary())
 train, val = data.split(0.7, group_by="document", seed=0)
 
-engine = OpenAIFinetuneEngine(BASE, train, validation_path=val)
+engine = OpenAIFinetuneEngine(BASE, train, validation=val)
 engine.finetune()
 tuned = engine.get_finetuned_model(temperature=0)
 
 # %% [markdown]
-# ## 3. In the RAG pipeline, and was it worth it?
+# ## 3. Use it in the RAG pipeline and compare
 
 # %%
 tuned_engine = RetrieverQueryEngine.from_args(retriever, llm=tuned, output_cls=Response)

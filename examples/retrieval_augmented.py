@@ -2,14 +2,14 @@
 # # Retrieval-augmented fine-tuning
 #
 # After RA-DIT (arXiv:2310.01352): for each question and answer, chunks are retrieved and (question + chunk,
-# answer) becomes a training row, so that the model learns to answer from what a retriever finds, and to say
-# so when it found nothing of use. Split, fine-tune, use in RAG, evaluate with LlamaIndex's own evaluators.
+# answer) becomes a training row, so that the model learns to answer from retrieved chunks, and to abstain
+# where they do not support an answer. Split, fine-tune, use in RAG, evaluate with LlamaIndex's own evaluators.
 #
 # **With a real provider** set `OPENAI_API_BASE` and `OPENAI_API_KEY`, and give `compare_texts` a real
-# embedding model. Without them a stand-in on loopback answers (`loopback.py`), no model among them: its
-# teacher quotes the best sentence, its base model quotes the whole chunk, its "fine-tuned" models repeat the
-# teacher, and its judge counts common words. To train for real without a provider, put
-# `LoraFinetuneEngine(train, validation=val)` in the place of `OpenAIFinetuneEngine(...)`.
+# embedding model. Without them a stand-in on loopback answers (`loopback.py`), without any model: its teacher
+# quotes the best sentence, its base model the whole chunk, its "fine-tuned" models give the teacher's answers,
+# and its judge counts common words. To train a model without a provider, use
+# `LoraFinetuneEngine(train, validation=val)` in place of `OpenAIFinetuneEngine(...)`.
 
 # %%
 import hashlib
@@ -61,9 +61,9 @@ print(report.pairs()[0])
 # %% [markdown]
 # ## Rows with retrieved chunks
 #
-# One row a chunk (`separate_context`), as in the paper. For a fifth of the questions the supporting chunk is
-# taken out and the right answer becomes "The context does not say." Every row carries how it was built: its
-# recipe serves the tuned model with the same prompts.
+# One row for each chunk (`separate_context`), as in the paper. For a fifth of the questions the supporting
+# chunk is removed and the right answer is "The context does not say." The recipe of the rows serves the tuned
+# model with the same prompts.
 
 # %%
 builder = RetrievalAugmentedDatasetBuilder(
@@ -86,14 +86,14 @@ chunk_of = {question.text: question.node_id for question in questions}
 train, val = rows.split(0.7, group_by=lambda row: chunk_of[row.query], seed=0)
 print(f"{len(train)} rows to train on, {len(val)} to validate")
 
-engine = OpenAIFinetuneEngine(BASE, train, validation_path=val)
+engine = OpenAIFinetuneEngine(BASE, train, validation=val)
 engine.finetune()
 tuned = engine.get_finetuned_model(temperature=0, **builder.recipe.llm_kwargs())
 
 # %% [markdown]
 # ## Use it in RAG
 #
-# The query engine is asked the plain question: it retrieves by itself.
+# The query engine gets the plain question and retrieves by itself.
 
 # %%
 as_trained = builder.recipe.query_engine_kwargs()
@@ -107,9 +107,8 @@ print("base: ", base_engine.query(val[0].query))
 # %% [markdown]
 # ## Evaluate
 #
-# Correctness (1 to 5, by a judge) and semantic similarity, on questions that were held out and, as a sanity
-# check, on some that were trained on. The embedding below counts words and stands in for a real one, such as
-# `OpenAIEmbedding()`.
+# Correctness (1 to 5, by a judge) and semantic similarity, on held-out questions and, as a sanity check, on some
+# training questions. The embedding below counts words in place of a real one, such as `OpenAIEmbedding()`.
 
 # %%
 
@@ -133,8 +132,8 @@ class WordCounts(BaseEmbedding):
 answers = {answer.query: answer.response for answer in report.answers}
 
 
-def asked_once(side, limit):
-    """The first row of each question, where the teacher's own answer is the right one."""
+def one_row_each(side, limit):
+    """The first row of each question whose right answer is the teacher's own."""
     first = {row.query: row for row in side if row.answer_text() == answers[row.query]}
     return list(first.values())[:limit]
 
@@ -143,7 +142,7 @@ for name, side in (("validation", val), ("training", train)):
     print(name)
     scores = compare_texts(
         {"RAG Fine-tuned LLM": tuned_engine, "Base LLM": base_engine},
-        asked_once(side, 20),
+        one_row_each(side, 20),
         judge=teacher,
         embed_model=WordCounts(),
     )

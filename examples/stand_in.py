@@ -1,7 +1,7 @@
 """The stand-in for a model: regular expressions that find citations, and a few templates.
 
-No model is behind the loopback servers of ``loopback.py``. What these functions answer is as good as a
-regular expression makes it, and always the same; it shows that the plumbing holds, not that training helps.
+The loopback servers of ``loopback.py`` have no model. These answers are deterministic and as good as a regular
+expression can be; they show that the parts work together, not that training helps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STOP = frozenset(
 
 
 def citations(text: str) -> list[dict[str, Any]]:
-    """Author, year and description of every citation in the text, in its order."""
+    """Author, year and description of every citation in the text, in order."""
     found = []
     for sentence in sentences(text):
         marks = list(_NARRATIVE.finditer(sentence))
@@ -38,7 +38,7 @@ def citations(text: str) -> list[dict[str, Any]]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text whose lines a PDF broke; "et al." ends none."""
+    """The sentences of a text with a PDF's line breaks; "et al." does not end one."""
     joined = " ".join(re.sub(r"(?<=\w)-\n(?=\w)", "-", text).split())
     return _SENTENCE_END.split(joined)
 
@@ -56,25 +56,25 @@ def best_sentence(context: str, query: str) -> str:
 
 
 def citation_questions(context: str) -> list[str]:
-    """One question a citation: which one goes with these words?"""
+    """One question for each citation, which asks for the citation of some words."""
     return [f'Which citations go with "{_opening(one["desc"])}"?' for one in citations(context)]
 
 
 def work_questions(context: str) -> list[str]:
-    """One question a citation: what is it cited for?"""
+    """One question for each citation, which asks what it is cited for."""
     return [f"What is the work of {one['author']} ({one['year']}) cited for?" for one in citations(context)]
 
 
 def album(prompt: str) -> dict[str, Any]:
-    """An invented album, songs named by the film's words and as long as the words are."""
-    asked = re.search(r"movie (.+?) as inspiration", prompt)
-    film = asked[1] if asked else "Untitled"
+    """An invented album: one song for each word of the film's name, its length from the word's."""
+    match = re.search(r"movie (.+?) as inspiration", prompt)
+    film = match[1] if match else "Untitled"
     songs = [{"title": f"{word} Theme", "length_seconds": 30 * len(word)} for word in film.split()]
     return {"name": f"{film}: Songs", "artist": "The Stand-Ins", "songs": songs}
 
 
 def judgement(prompt: str) -> str:
-    """A score from 1 to 5 by the word overlap of "Reference Answer" and "Generated Answer"."""
+    """A score from 1 to 5: the word overlap of "Reference Answer" and "Generated Answer"."""
     parts = re.search(r"## Reference Answer\n(.*?)\n## Generated Answer\n(.*)", prompt, re.DOTALL)
     gold, answer = (_words(parts[1]), _words(parts[2])) if parts else (set(), set())
     f1 = 2 * len(gold & answer) / max(1, len(gold) + len(answer))
@@ -82,7 +82,7 @@ def judgement(prompt: str) -> str:
 
 
 def answer(prompt: str, schema_name: str | None) -> str:
-    """What the stand-in teacher says: JSON where a schema is asked for, else text."""
+    """The answer of the stand-in teacher: JSON where the request has a schema, else text."""
     context = (_CONTEXT.search(prompt) or [None, prompt])[1]
     query = (_QUERY.search(prompt) or [None, prompt])[1]
     if schema_name == "Album":
@@ -98,10 +98,10 @@ def answer(prompt: str, schema_name: str | None) -> str:
 
 
 def untrained(prompt: str, schema_name: str | None) -> str:
-    """What the stand-in for a weak model says: terse objects, rambling text."""
+    """The answer of the stand-in for a weak model: shortened objects, or the whole context as text."""
     if schema_name == "Response":
-        given = json.loads(answer(prompt, schema_name))["citations"]
-        return json.dumps({"citations": [{**one, "desc": one["desc"].split(" ")[0]} for one in given]})
+        full = json.loads(answer(prompt, schema_name))["citations"]
+        return json.dumps({"citations": [{**one, "desc": one["desc"].split(" ")[0]} for one in full]})
     if schema_name is None:
         return " ".join((_CONTEXT.search(prompt) or [None, prompt])[1].split())
     return answer(prompt, schema_name)

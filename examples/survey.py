@@ -1,4 +1,4 @@
-"""The paper that the examples read: ``survey.md`` laid out as a PDF, and what is to be found in it."""
+"""The paper that the examples read: ``survey.md`` as a PDF, its chunks, and the schema of its citations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import FinetuneDataset
 
-warnings.filterwarnings("ignore", "The `fitz` API", FutureWarning)  # PyMuPDFReader still imports that name
+warnings.filterwarnings("ignore", "The `fitz` API", FutureWarning)  # PyMuPDFReader still imports ``fitz``
 
 SOURCE = Path(__file__).with_name("survey.md")
 
@@ -38,7 +38,7 @@ class Response(BaseModel):
 
 
 def build_pdf(path: Path) -> Path:
-    """Lay the survey out on A4 pages."""
+    """Write the survey as a PDF of A4 pages to ``path``, and return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     story = pymupdf.Story(html=_html(SOURCE.read_text(encoding="utf-8")))
     page = pymupdf.paper_rect("a4")
@@ -66,26 +66,26 @@ def _html(markdown: str) -> str:
 
 
 def read_chunks(pdf: Path, chunk_size: int) -> list[BaseNode]:
-    """The PDF's pages as one document, in chunks of whole sentences of at most ``chunk_size`` tokens."""
+    """The PDF's text in chunks of whole sentences with at most ``chunk_size`` tokens each."""
     pages = PyMuPDFReader().load(file_path=pdf)
     text = "\n\n".join(page.get_content() for page in pages)
-    document = Document(text=unicodedata.normalize("NFKC", text), id_=pdf.stem)  # NFKC: no "fi" ligatures
+    document = Document(text=unicodedata.normalize("NFKC", text), id_=pdf.stem)  # NFKC splits "fi" ligatures
     splitter = SentenceSplitter(
         chunk_size=chunk_size,
         chunk_overlap=0,
         chunking_tokenizer_fn=_sentences_with_spaces,
-        id_func=lambda number, paper: f"{paper.id_}-{number}",  # the same ids, so the same split, every time
+        id_func=lambda number, paper: f"{paper.id_}-{number}",  # fixed ids, so that every run splits alike
     )
     return splitter.get_nodes_from_documents([document])
 
 
 def _sentences_with_spaces(text: str) -> list[str]:
-    """Sentences that join to the same text; LlamaIndex's own splitter ends one at each "et al."."""
+    """The sentences of a text, spaces included; LlamaIndex's own splitter ends one at each "et al."."""
     return re.split(r"(?<=\.\s)(?<!al\.\s)(?=[A-Z])", text)
 
 
 def by_chunk(data: FinetuneDataset) -> FinetuneDataset:
-    """The same examples, with the first chunk they were shown as their document: there is but one paper."""
+    """The examples with their first retrieved chunk as document, since all are about one paper."""
     return FinetuneDataset(
         example.model_copy(update={"document_id": example.sources[0].node_id}) for example in data
     )

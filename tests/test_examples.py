@@ -1,4 +1,4 @@
-"""The examples, each run as its reader would run it: a process, without keys, without any net but loopback."""
+"""Each example runs as a process of its own, without keys and with no network but loopback."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path.read_text().startswith("# %% [markdown]"))
-PROVIDERS = ("OPENAI_", "GRADIENT_", "AZURE_", "NEBIUS_", "FINETUNE_STRUCTURED_")
+PROVIDERS = ("OPENAI_", "GRADIENT_", "AZURE_", "NEBIUS_", "LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS")
 
 
 def run(name: str, folder: Path, **settings: str) -> str:
-    """What the example prints; ``settings`` are environment variables."""
+    """The output of the example; ``settings`` are environment variables."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(PROVIDERS)}
     done = subprocess.run(
         [sys.executable, str(FOLDER / f"{name}.py")],
@@ -33,7 +33,7 @@ def run(name: str, folder: Path, **settings: str) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_says_first_what_changes_with_a_real_provider(example: Path) -> None:
+def test_the_first_cell_says_what_changes_with_a_real_provider(example: Path) -> None:
     first_cell = example.read_text(encoding="utf-8").split("# %%\n")[0]
     assert re.search(r"\*\*With (a )?real (provider|teacher)", first_cell)
     assert "loopback" in first_cell

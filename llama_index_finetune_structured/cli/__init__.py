@@ -1,4 +1,4 @@
-"""finetune-structured: the loop from the shell. A module a command; ``main`` brings them together."""
+"""The ``finetune-structured`` command line, one module a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``finetune-structured build``: documents, a schema and a teacher (or labels) -> training files."""
+"""The ``build`` command: documents, a schema and a teacher (or labels) -> training files."""
 
 from __future__ import annotations
 
@@ -7,64 +7,76 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.prompts.chat_prompts import TEXT_QA_PROMPT_TMPL_MSGS
+from llama_index.core.schema import BaseNode
+from pydantic import BaseModel
 
-from ..dataset import CallPolicy, FinetuneDataset
+from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder
 from ..dataset.generate.documents import read_nodes
 from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
-from ..errors import ConfigurationError, DatasetError
+from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
-from .asking import UNFIT, Asking, listed_questions
-from .building import OPENAI, BuildSettings, bm25_retriever, claim, held_out_path, hosted_teacher, labelled
+from .build_folder import BuildSettings, held_out_path, open_build_folder
 from .command import FEW_ROWS, Result, command, counted, say
+from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
 
-__all__ = ["register"]
+__all__ = ["bm25_retriever", "register"]
 
-_SHOWN = 5
-_FAR_OFF = 0.1
+_SHOWN = 5  # failures listed in full; the rest are counted
+_FAR_OFF = 0.1  # chosen: difference from --validation above which the summary names the real share
 
 
 def build(
-    folder: Annotated[Path, typer.Argument(help="The documents: .pdf, .txt, .md.")],
-    schema: Annotated[str, typer.Option(help="Of an answer: schema.yaml, schema.py:Class or module:Class.")],
-    output: Annotated[Path, typer.Option(help="The training file; held-out rows go beside it.")] = Path(
-        "data.jsonl"
-    ),
+    folder: Annotated[Path, typer.Argument(help="Folder of the documents: .pdf, .txt, .md.")],
+    schema: Annotated[
+        str, typer.Option(help="Schema of an answer: schema.yaml, schema.py:Class or module:Class.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Training file; held-out rows go into a second file beside it.")
+    ] = Path("data.jsonl"),
     teacher: Annotated[
-        str | None, typer.Option(help="The model to learn from, by OpenAI's protocol ($OPENAI_API_KEY).")
+        str | None,
+        typer.Option(help="Model that answers the questions, over OpenAI's protocol ($OPENAI_API_KEY)."),
     ] = None,
-    api_base: Annotated[str | None, typer.Option(help="Where the teacher is served (else OpenAI).")] = None,
+    api_base: Annotated[
+        str | None, typer.Option(help="Address of the teacher's server (default: OpenAI).")
+    ] = None,
     questions: Annotated[
-        Path | None, typer.Option(help="Your questions, one a line, instead of generated ones.")
+        Path | None, typer.Option(help="File of questions, one a line, instead of generated ones.")
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="JSONL of query and response: your own labels, no teacher.")
+        Path | None,
+        typer.Option(help="JSONL file of labels with query and response, instead of a teacher."),
     ] = None,
     ask_for: Annotated[
         str | None,
-        typer.Option(help="What to generate questions for, in words (else what the schema holds)."),
+        typer.Option(help="Instruction for generating questions (default: ask for the schema's fields)."),
     ] = None,
-    questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions made about each chunk.")] = 2,
-    limit: Annotated[int | None, typer.Option(min=1, help="Generated questions at most (else all).")] = None,
+    questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions generated for each chunk.")] = 2,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of generated questions (default: no limit).")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Chunks retrieved for a question, by BM25.")] = 2,
-    chunk_size: Annotated[int, typer.Option(min=128, help="Tokens of a chunk.")] = 512,
+    chunk_size: Annotated[int, typer.Option(min=128, help="Tokens in a chunk.")] = 512,
     validation: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share held out, by document; 0: none.")
+        float, typer.Option(min=0, max=0.9, help="Share of rows held out, by document; 0: none.")
     ] = 0.2,
-    seed: Annotated[int, typer.Option(help="Decides what is held out, and the sample of --limit.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at a time.")] = 8,
+    seed: Annotated[int, typer.Option(help="Random seed of the split and of the sample of --limit.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls at the same time.")] = 8,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again what failed before.")
+        bool, typer.Option("--retry-failed", help="Repeat the calls that failed before.")
     ] = False,
 ) -> Result:
-    """Make a data set: cut documents into chunks, ask a teacher through a query engine, keep valid answers.
+    """Make a data set from documents: ask a teacher through a query engine and keep the valid answers.
 
-    What was paid for is kept beside the output: the same command goes on
-    where it was and pays for nothing twice. Failed calls are listed, and asked
-    again with --retry-failed.
+    All answers are kept beside the output, so the same command resumes and
+    pays for no answer twice. Failed calls are listed, and repeated with
+    --retry-failed.
     """
-    source = _source(teacher, questions, pairs)
+    labels = _labels(teacher, questions, pairs)
     output_cls = load_schema(schema)
     nodes = read_nodes(folder, chunk_size=chunk_size)
     retriever = bm25_retriever(nodes, top_k)
@@ -72,49 +84,73 @@ def build(
     settings = BuildSettings(
         answer_schema=output_cls.model_json_schema(), teacher=teacher, top_k=top_k, chunk_size=chunk_size
     )
-    if isinstance(source, Path):
-        rows = list(labelled(retriever, source, output_cls))
-        claim(output, settings)
-        return _written(rows, output, validation, seed)
-    llm = hosted_teacher(source, api_base, top_k * chunk_size)
-    listed = None if questions is None else listed_questions(questions)
-    work = claim(output, settings)
-    asking = Asking(llm, output_cls, work, CallPolicy(concurrency=concurrency), retry_failed)
-    asked = listed or asking.questions(
+    if labels is not None:
+        rows = list(_labelled_rows(retriever, labels, output_cls))
+        open_build_folder(output, settings)
+        return _save(rows, output, validation, seed)
+    llm = hosted_teacher(str(teacher), api_base, top_k * chunk_size)
+    own_questions = None if questions is None else read_questions(questions)
+    build_folder = open_build_folder(output, settings)
+    calls = TeacherCalls(llm, output_cls, build_folder, CallPolicy(concurrency=concurrency), retry_failed)
+    all_questions = own_questions or calls.questions(
         nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
     )
-    examples = asking.examples(retriever, asked)
-    told = _told(asking, api_base or OPENAI)
-    return _written(examples, output, validation, seed, asking.failures, asking.rejected, told)
+    examples = calls.examples(retriever, all_questions)
+    notes = _failure_lines(calls, api_base or OPENAI)
+    return _save(examples, output, validation, seed, calls.failures, calls.rejected, notes)
 
 
-def _source(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | str:
-    """Where answers come from: a file of labels, or a teacher's name."""
+def _labels(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | None:
+    """The file of labels, or None where a teacher answers. Raises ConfigurationError unless it is one of both."""
     if pairs is not None and (teacher or questions):
         raise ConfigurationError("--pairs are labelled already: leave --teacher and --questions out")
-    if pairs is not None:
-        return pairs
-    if teacher is None:
-        raise ConfigurationError("who answers? Give --teacher MODEL, or your own labels: --pairs FILE.jsonl")
-    return teacher
+    if pairs is None and teacher is None:
+        raise ConfigurationError(
+            "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
+        )
+    return pairs
 
 
-def _written(
+def bm25_retriever(nodes: Sequence[BaseNode], top_k: int) -> BaseRetriever:
+    """A retriever by words in common: it needs no embedding model and no service."""
+    try:
+        from llama_index.retrievers.bm25 import BM25Retriever
+    except ImportError as error:
+        raise MissingDependencyError("llama-index-retrievers-bm25", "build", "build") from error
+    retriever: BaseRetriever = BM25Retriever.from_defaults(
+        nodes=list(nodes), similarity_top_k=min(top_k, len(nodes))
+    )
+    return retriever
+
+
+def _labelled_rows(retriever: BaseRetriever, pairs: Path, output_cls: type[BaseModel]) -> FinetuneDataset:
+    """Rows of a file of query/response pairs, with the prompts that LlamaIndex's query engines send."""
+    system, user = TEXT_QA_PROMPT_TMPL_MSGS
+    builder = RetrievalAugmentedDatasetBuilder(
+        retriever,
+        qa_template=str(user.content),
+        system_prompt=str(system.content),
+        output_cls=output_cls,
+    )
+    return builder.build(pairs)
+
+
+def _save(
     examples: Sequence[Example],
     output: Path,
     validation: float,
     seed: int,
     failures: Sequence[FailedCall] = (),
     rejected: int = 0,
-    told: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Result:
-    """Both files, and what became of everything that was asked."""
+    """Write the training and the held-out file; the result counts rows, rejects and failures."""
     if not examples:
-        raise DatasetError("\n".join(["no valid answer, so no data set", *told]))
+        raise DatasetError("\n".join(["no valid answer, so no data set", *notes]))
     train, held_out = _split(examples, validation, seed)
     path = held_out_path(output)
     if held_out is None:
-        path.unlink(missing_ok=True)  # of a build before: its rows are trained on now
+        path.unlink(missing_ok=True)  # of an earlier build; its rows may be in the training file now
     else:
         held_out.save(path)
     train.save(output)
@@ -130,19 +166,21 @@ def _written(
         "rejected": rejected,
         "failures": [{"asked": f.subject, "error": f.error, "message": f.message} for f in failures],
     }
-    return Result(data, ("\n".join([*_summary(data, validation), *told]),))
+    return Result(data, ("\n".join([*_summary(data, validation), *notes]),))
 
 
 def _split(
     examples: Sequence[Example], validation: float, seed: int
 ) -> tuple[FinetuneDataset, FinetuneDataset | None]:
-    """By document; the questions of a single document by question."""
+    """Split by document, or by question where there is a single document."""
     whole = FinetuneDataset(examples)
     if validation == 0:
         return whole, None
     by_document = len({document_of(example) for example in examples}) > 1
     if not by_document:
-        say("all questions belong to one document: held out by question, so the score will flatter")
+        say(
+            "all questions belong to one document: rows are held out by question, so the score will be too high"
+        )
     parts: tuple[FinetuneDataset, FinetuneDataset] = whole.split(
         1 - validation, group_by="document" if by_document else None, seed=seed
     )
@@ -154,7 +192,7 @@ def _documents(examples: Sequence[Example] | FinetuneDataset) -> int:
 
 
 def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset) -> int:
-    """Training prompts in which a chunk of a held-out document stands."""
+    """Number of training prompts that contain a chunk of a held-out document."""
     documents = {document_of(example) for example in held_out} - {None}
     return sum(any(source.document_id in documents for source in example.sources) for example in train)
 
@@ -165,17 +203,17 @@ def _is_empty(example: Example) -> bool:
     return all(value in (None, "", [], {}) for value in values)
 
 
-def _summary(data: dict[str, Any], wanted: float) -> list[str]:
+def _summary(data: dict[str, Any], requested: float) -> list[str]:
     train, held_out = data["examples"], data["validation_examples"]
     lines = [f"{counted(train, 'example')} of {counted(data['documents'], 'document')} -> {data['data']}"]
     if data["validation"]:
         documents = counted(data["validation_documents"], "document")
         lines.append(f"{held_out} held out, of {documents} -> {data['validation']}")
         share = held_out / (held_out + train)
-        if abs(share - wanted) > _FAR_OFF:
+        if abs(share - requested) > _FAR_OFF:
             lines.append(
-                f"that is {share:.0%}, not {wanted:.0%}: whole documents are held out; more of them, or another "
-                "--seed, comes nearer"
+                f"that is {share:.0%}, not {requested:.0%}: whole documents are held out; more documents, or "
+                "another --seed, come closer"
             )
     if train < FEW_ROWS:
         lines.append(
@@ -183,32 +221,32 @@ def _summary(data: dict[str, Any], wanted: float) -> list[str]:
         )
     if data["mixed"]:
         lines.append(
-            f"{data['mixed']} training prompts also show a chunk of a held-out document, so the score may flatter; "
-            "more documents or a smaller --top-k make that rarer"
+            f"{data['mixed']} training prompts also contain a chunk of a held-out document, so the score may be too "
+            "high; more documents or a smaller --top-k make that rarer"
         )
     if data["empty"]:
-        lines.append(
-            f"{data['empty']} of {train + held_out} answers are empty: the teacher found nothing to say"
-        )
+        lines.append(f"{data['empty']} of {train + held_out} answers are empty: every field is null or blank")
     return lines
 
 
-def _told(asking: Asking, address: str) -> list[str]:
-    """What gave no example: answers that do not fit the schema, with the reason, and calls that failed."""
-    unfit = [f"{f.subject[:80]!r}: {f.message[:200]}" for f in asking.failures if f.error == UNFIT]
+def _failure_lines(calls: TeacherCalls, address: str) -> list[str]:
+    """Lines on answers that do not fit the schema, with the reason, and on calls that failed."""
+    invalid = [f"{f.subject[:80]!r}: {f.message[:200]}" for f in calls.failures if f.error == INVALID_ANSWER]
     failed = [
-        f"{f.subject[:80]!r}: {f.error}: {f.message[:200]}" for f in asking.failures if f.error != UNFIT
+        f"{f.subject[:80]!r}: {f.error}: {f.message[:200]}"
+        for f in calls.failures
+        if f.error != INVALID_ANSWER
     ]
     lines = []
-    if unfit or asking.rejected:
-        count = counted(len(unfit) + asking.rejected, "answer")
+    if invalid or calls.rejected:
+        count = counted(len(invalid) + calls.rejected, "answer")
         lines.append(
-            f"{count} did not fit the schema and were left out (--retry-failed asks again): {asking.rejects}"
+            f"{count} did not fit the schema and were left out (--retry-failed asks again): {calls.rejects}"
         )
-        lines += _shown(unfit)
+        lines += _shown(invalid)
     if failed:
-        calls = counted(len(failed), "call")
-        lines.append(f"{calls} to {address} failed; mend the cause and add --retry-failed:")
+        count = counted(len(failed), "call")
+        lines.append(f"{count} to {address} failed; fix the cause and add --retry-failed:")
         lines += _shown(failed)
     return lines
 

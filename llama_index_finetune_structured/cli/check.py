@@ -1,4 +1,4 @@
-"""``finetune-structured check``: every problem of a training file before it costs anything."""
+"""The ``check`` command: validate a training file, count its tokens and estimate the cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..dataset.checks.report import CheckReport
-from ..dataset.checks.report import check as check_data
+from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
@@ -18,32 +17,33 @@ from .command import Result, command, counted
 __all__ = ["register"]
 
 
-def check(
-    data: Annotated[Path, typer.Argument(help="A training file of any format, or a capture.")],
+def check_file(
+    data: Annotated[Path, typer.Argument(help="Training file of any format, or a capture.")],
     target: Annotated[
-        str, typer.Option(help="What will train on it: local, openai, trl or gradient.")
+        str, typer.Option(help="Trainer that the file is for: local, openai, trl or gradient.")
     ] = "local",
     base_model: Annotated[
-        str, typer.Option(help="Whose tokenizer counts, for local and trl.")
+        str, typer.Option(help="Base model whose tokenizer is used, for local and trl.")
     ] = DEFAULT_BASE_MODEL,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a row may have (else the target's limit).")
+        int | None, typer.Option(min=1, help="Maximum tokens in a row (default: the target's limit).")
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Passes over the data, for tokens and cost (else 1; local: train's default)."
+            min=1,
+            help="Passes over the data, for tokens and cost (default: 1; local: as train would choose).",
         ),
     ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a million training tokens.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
 ) -> Result:
-    """Look at every line as the target would train on it: problems with line and fix, tokens, cost.
+    """Validate every line as the target would train on it: problems with line and fix, tokens, cost.
 
-    The file itself is only read. The exit code is 1 where there are errors
-    that --fix did not leave out.
+    The file itself is not changed. The exit code is 1 if there are errors,
+    unless --fix left those lines out.
     """
-    report = check_data(
+    report = check(
         data,
         target=target,
         base_model=base_model,
@@ -52,29 +52,29 @@ def check(
         price_per_million=price,
     )
     if target == "local" and epochs is None:
-        report = _by_default(report)
-    mended = fix is not None and _fix(report, fix)
+        report = _with_default_epochs(report)
+    fixed = fix is not None and _fix(report, fix)
     left = f"the {report.good} good lines are in {fix}" if fix is not None else None
-    work = _work(report) if target == "local" and report.good else None
-    return Result(_data(report, fix), (str(report), *filter(None, [work, left])), ok=report.ok or mended)
+    steps = _steps(report) if target == "local" and report.good else None
+    return Result(_data(report, fix), (str(report), *filter(None, [steps, left])), ok=report.ok or fixed)
 
 
-def _by_default(report: CheckReport) -> CheckReport:
-    """The report for as many epochs as ``train`` takes when it is told nothing."""
+def _with_default_epochs(report: CheckReport) -> CheckReport:
+    """The report for the number of epochs that ``train`` chooses when none is given."""
     epochs = LoraSettings().epochs_for(max(1, report.good))
     return replace(report, epochs=epochs, cost=None if report.cost is None else report.cost * epochs)
 
 
-def _work(report: CheckReport) -> str:
+def _steps(report: CheckReport) -> str:
     size = LoraSettings().batch_size
     steps = report.epochs * -(-report.good // size)
     return f"train would take {steps} steps: {counted(report.epochs, 'epoch')}, {size} rows a step"
 
 
 def _fix(report: CheckReport, path: Path) -> bool:
-    """Whether the new file has no error left: an error of the whole file stays one."""
+    """Write the good lines to ``path``; whether no error is left. An error of the whole file remains one."""
     if path.exists():
-        raise ConfigurationError(f"{path}: is there already, and is not overwritten; give a new file")
+        raise ConfigurationError(f"{path}: exists and is not overwritten; give a new file")
     if not report.good:
         raise ConfigurationError(f"{report.source}: no good line to write to {path}\n{report}")
     report.fix(path)
@@ -111,6 +111,8 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, example="finetune-structured check data.jsonl --target openai --price 25 --fix good.jsonl")(
-        check
-    )
+    command(
+        app,
+        name="check",
+        example="finetune-structured check data.jsonl --target openai --price 25 --fix good.jsonl",
+    )(check_file)

@@ -1,6 +1,7 @@
-"""What all commands have in common: results on stdout, all else on stderr, and exit codes.
+"""Registration of commands: results on stdout, messages on stderr, ``--json``, and exit codes.
 
-0: done. 1: the user's mistake, or problems were found. 130: stopped by Ctrl-C. 2: no such option (typer's).
+Exit codes: 0 done; 1 an error of the user, or problems found; 2 unknown option (typer's own); 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from ..errors import FinetuneStructuredError
 __all__ = ["FEW_ROWS", "Result", "command", "counted", "say"]
 
 FEW_ROWS = 50
-"""Fewer than these are told to be few."""
+"""Commands warn below this many training rows. Chosen: some dozens of rows teach no more than the form."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found: for programs, for people, and whether all is well (else the exit code is 1)."""
+    """A command's result: ``data`` for ``--json``, ``shown`` for people; the exit code is 1 unless ``ok``."""
 
-    data: dict[str, Any]
+    data: dict[str, Any] | list[Any]
     shown: tuple[RenderableType, ...]
     ok: bool = True
 
@@ -42,22 +43,24 @@ def counted(number: int, noun: str) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal how it goes; never on stdout, which is the result's."""
+    """Print a progress message to stderr; stdout is reserved for the result."""
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def command(
     app: typer.Typer, *, example: str, name: str | None = None
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
-    """Register a function that returns a Result: with ``--json``, and an example in its help."""
+    """Register a function that returns a Result as a command, with ``--json`` and an example in its help."""
 
     def register(function: Callable[..., Result]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*, as_json: bool, **options: Any) -> None:
-            with contextlib.redirect_stdout(sys.stderr):  # libraries print too
+            with contextlib.redirect_stdout(sys.stderr):  # libraries print as well
                 result = _attempt(function, options)
             _print(result, as_json)
 
+        # typer reads options from the signature, so the flag is added to it; __wrapped__ would make
+        # inspect.signature return the function's own signature instead.
         signature = inspect.signature(function, eval_str=True)
         flag = inspect.Parameter(
             "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption
@@ -71,6 +74,7 @@ def command(
 
 
 def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result:
+    """The function's result, with errors of the user and the file system as a failed one."""
     try:
         return function(**options)
     except FinetuneStructuredError as error:

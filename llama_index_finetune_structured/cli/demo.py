@@ -1,4 +1,4 @@
-"""``finetune-structured demo``: the whole loop on an embedded model and corpus."""
+"""The ``demo`` command: the whole loop on an embedded model and corpus."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ __all__ = ["register"]
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder that everything lands in.")] = Path("demo-output"),
-    train_size: Annotated[int, typer.Option(min=4, help="Questions the teacher answers.")] = 184,
+    output: Annotated[Path, typer.Option(help="Folder for all files of the run.")] = Path("demo-output"),
+    train_size: Annotated[
+        int, typer.Option(min=4, help="Training questions, answered by the teacher.")
+    ] = 184,
     test_size: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 40,
-    seed: Annotated[int, typer.Option(help="Decides split, order and initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of split, order and initial weights.")] = 0,
     base_model: Annotated[
         str, typer.Option(help="Embedded default, folder, .gguf file or hub id.")
     ] = DEFAULT_BASE_MODEL,
     teacher: Annotated[
-        str | None, typer.Option(help="A hosted model ($OPENAI_API_KEY); without it a docstring parser.")
+        str | None, typer.Option(help="Hosted teacher model ($OPENAI_API_KEY); default: a docstring parser.")
     ] = None,
-    api_base: Annotated[str | None, typer.Option(help="Where the teacher is served.")] = None,
+    api_base: Annotated[
+        str | None, typer.Option(help="Address of the teacher's server (default: OpenAI).")
+    ] = None,
 ) -> Result:
     """Distil a teacher into a small model on the documentation of networkx, and score both.
 
-    Needs no key, GPU or hub. A run that was stopped goes on where it was; a
-    finished one is shown again.
+    Needs no key, GPU or model hub. The same command resumes a run that was
+    stopped, and shows a finished one.
     """
     from ..demo.run import DemoSettings, run
 

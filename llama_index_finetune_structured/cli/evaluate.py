@@ -1,4 +1,4 @@
-"""``finetune-structured eval``: base and tuned model on the same rows, field by field."""
+"""The ``eval`` command: base and tuned model on the same held-out rows, scored field by field."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ __all__ = ["register"]
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A train folder or adapter; or a base model, asked alone.")],
+    model: Annotated[str, typer.Argument(help="Folder of a training run or an adapter, or a base model.")],
     data: Annotated[Path, typer.Argument(help="Held-out examples, such as data.validation.jsonl.")],
-    output: Annotated[Path, typer.Option(help="Folder of scorecard.json and report.html.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for scorecard.json and report.html.")] = Path(
         "eval-output"
     ),
-    base: Annotated[bool, typer.Option(help="Ask the base model too.")] = True,
+    base: Annotated[bool, typer.Option(help="Also evaluate the base model.")] = True,
     base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is, if it moved after training.")
+        str | None, typer.Option(help="Location of the base model, if it moved after training.")
     ] = None,
     grammar: Annotated[
-        bool, typer.Option(help="Hold answers to their schema while they are written.")
+        bool, typer.Option(help="Constrain answers to their schema during generation.")
     ] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Answers generated together.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
-    title: Annotated[str, typer.Option(help="The page's heading.")] = "Before and after",
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers generated in one batch.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N examples.")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Before and after",
 ) -> Result:
-    """Ask the examples' own messages, score every field against the kept answers, write table and page.
+    """Send the examples' messages to the models, score every field against their answers, write a report.
 
-    Answers are kept as they come in: the same command asks only what is missing.
+    Answers are stored as they arrive, so the same command generates only the
+    missing ones.
     """
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
     trained = find_trained(model)
     options = {"constrained": grammar, "batch_size": batch_size}
-    systems = _systems(trained, base, base_model, options) if trained else {"base": _alone(model, options)}
+    systems = (
+        _systems(trained, base, base_model, options) if trained else {"base": _base_only(model, options)}
+    )
     run = str(trained.run.resolve()) if trained and trained.run else None
     settings = {
         "title": title,
@@ -53,13 +56,13 @@ def evaluate(
         "grammar": grammar,
         "limit": limit,
     }
-    _refuse_another(output / "scorecard.json", settings)
+    _require_same_evaluation(output / "scorecard.json", settings)
     say(f"{len(examples)} examples, {len(systems)} models")
     card = compare(
         systems,
         examples,
         concurrency=batch_size,
-        cache_dir=output / "answers" / _mark(trained, systems, grammar),
+        cache_dir=output / "answers" / _answers_key(trained, systems, grammar),
         settings={key: value for key, value in settings.items() if value is not None},
     )
     page = output / "report.html"
@@ -68,17 +71,17 @@ def evaluate(
     return score_result(card, scorecard=scorecard, report=page)
 
 
-def _alone(model: str, options: dict[str, Any]) -> LoraLLM:
+def _base_only(model: str, options: dict[str, Any]) -> LoraLLM:
     try:
         return LoraLLM(base_model=model, **options)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{model}: no training run and no adapter; {error}") from error
+        raise ConfigurationError(f"{model}: not a training run or adapter; {error}") from error
 
 
 def _systems(
     trained: Trained, base: bool, base_model: str | None, options: dict[str, Any]
 ) -> dict[str, LoraLLM]:
-    """The tuned model and, asked in the same way, its base."""
+    """The tuned model and, unless ``base`` is False, its base model with the same settings."""
     moved = {} if base_model is None else {"base_model": base_model}
     tuned = LoraLLM.from_adapter(trained.adapter, **options, **moved)
     if not base:
@@ -89,21 +92,21 @@ def _systems(
     return {"base": LoraLLM(**same, bounds=tuned.bounds), "tuned": tuned}
 
 
-def _refuse_another(scorecard: Path, settings: dict[str, Any]) -> None:
-    """The same evaluation may replace its page, another one may not."""
+def _require_same_evaluation(scorecard: Path, settings: dict[str, Any]) -> None:
+    """Raise ConfigurationError where ``scorecard`` is of another evaluation, which it would overwrite."""
     if not scorecard.exists():
         return
-    found = Scorecard.from_json(scorecard).settings
-    other = [name for name in ("model", "data", "grammar", "limit") if found.get(name) != settings[name]]
-    if other:
+    stored = Scorecard.from_json(scorecard).settings
+    changed = [name for name in ("model", "data", "grammar", "limit") if stored.get(name) != settings[name]]
+    if changed:
         raise ConfigurationError(
-            f"{scorecard}: of an evaluation with another {', '.join(other)}, and not overwritten; give another "
-            "--output"
+            f"{scorecard}: holds an evaluation with another {', '.join(changed)} and is not overwritten; give "
+            "another --output"
         )
 
 
-def _mark(trained: Trained | None, systems: dict[str, LoraLLM], grammar: bool) -> str:
-    """Kept answers are those of this training and this way of asking, not of another in the same place."""
+def _answers_key(trained: Trained | None, systems: dict[str, LoraLLM], grammar: bool) -> str:
+    """Cache key of stored answers: another training in the same folder, or another mode, has its own."""
     model = trained.card.fingerprint if trained else systems["base"].base_model
     return content_hash([model, grammar])[:12]
 

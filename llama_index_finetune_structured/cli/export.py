@@ -1,44 +1,74 @@
-"""``finetune-structured export``: a trained model for other servers, and whether it answers alike."""
+"""The ``export`` command: a trained model for other servers, with a check that it answers alike."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
-from ..local.export import FORMATS
+from ..dataset import FinetuneDataset
+from ..errors import ConfigurationError
+from ..evaluation.export_parity import Parity, parity
+from ..example import Example
+from ..llms.exported import open_export
+from ..llms.lora import LoraLLM
+from ..local.export import FORMATS, export_adapter
+from ..local.export.serving import serving_commands
+from ..local.model.adapter import find_adapter
 from .command import Result, command
-from .exporting import export_and_check
 
-__all__ = ["register"]
+__all__ = ["export", "register"]
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run's output folder, or its adapter folder.")],
-    output: Annotated[
-        Path, typer.Argument(help="The folder (merged) or .gguf file to write; must not exist.")
-    ],
+    model: Annotated[Path, typer.Argument(help="Folder of a training run, or of its adapter.")],
+    output: Annotated[Path, typer.Argument(help="Folder (merged) or .gguf file to write; must not exist.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "merged",
-    dtype: Annotated[str | None, typer.Option(help="The weights' type, such as f16 or q8_0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Data type of the weights, such as f16 or q8_0.")] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is, if it moved after training.")
+        str | None, typer.Option(help="Location of the base model, if it moved after training.")
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Examples that adapter and export must answer alike, else exit code 1."),
+        typer.Option(help="Examples on which adapter and export must agree, else exit code 1."),
     ] = None,
-    name: Annotated[str, typer.Option(help="What servers shall call the model.")] = "tuned",
+    name: Annotated[str, typer.Option(help="Name of the model on the servers.")] = "tuned",
 ) -> Result:
     """Write a trained model for vLLM, SGLang, llama.cpp or Ollama, and print how to serve it.
 
     merged: a transformers folder. gguf: one file. gguf-adapter: the LoRA weights alone, for llama.cpp's --lora
-    on top of gguf-base. With --check both are asked the same prompts and compared field by field.
+    on top of gguf-base. With --check both get the same prompts and are compared field by field.
     """
-    found = export_and_check(
-        model, output, format=format, dtype=dtype, base_model=base_model, check=check, name=name
-    )
-    return Result(found.data, tuple(found.shown), found.ok)
+    adapter = find_adapter(model)
+    examples = (
+        None if check is None else list(FinetuneDataset.load(check))
+    )  # an error before anything is written
+    if examples is not None and format == "gguf-base":
+        raise ConfigurationError("--check compares the trained model; gguf-base holds only the base model")
+    export_adapter(adapter, output, format=format, dtype=dtype, base_model=base_model)
+    size = sum(file.stat().st_size for file in (output, *output.rglob("*")) if file.is_file())
+    data: dict[str, Any] = {"output": str(output), "format": format, "bytes": size}
+    shown: list[RenderableType] = [f"{output}: {format}, {size / 1e6:,.1f} MB"]
+    if format in ("merged", "gguf"):
+        commands = serving_commands(output, name=name)
+        data["serve"] = {server: str(line) for server, line in commands.items()}
+        shown += [f"To serve with {server}: {line}" for server, line in commands.items()]
+    if examples is None:
+        return Result(data, tuple(shown))
+    result = _parity(adapter, output, format, base_model, examples)
+    data["parity"] = result.model_dump(mode="json", exclude={"answers"}) | {"failures": result.failures}
+    return Result(data, (*shown, result.table(), result.verdict), ok=result.passed)
+
+
+def _parity(
+    adapter: Path, output: Path, format: str, base_model: str | None, examples: list[Example]
+) -> Parity:
+    """Compare the answers of the export with those of the adapter it was made from."""
+    moved = {} if base_model is None else {"base_model": base_model}
+    with open_export(output, adapter, format=format, base_model=base_model) as llm:
+        return parity(LoraLLM.from_adapter(adapter, **moved), examples, {format: llm})
 
 
 def register(app: typer.Typer) -> None:

@@ -1,12 +1,9 @@
-"""``finetune-structured jobs``: the runs in the journal, looked at, waited for and cancelled."""
+"""The ``jobs`` commands: list, show, wait for and cancel hosted runs, from their journals."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,111 +12,92 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engines.hosted.engine import OpenAIFinetuneEngine
-from ..engines.hosted.journal import Journal, Run, find_run, list_runs
+from ..engines.hosted.journal import RUNS_VARIABLE, Run, RunJournal, find_run, list_runs
 from ..engines.hosted.providers import normal_status
 from ..engines.timeouts import SYSTEM_CLOCK
 from ..errors import FinetuneStructuredError
+from .command import Result, command, say
 
-__all__ = ["app"]
+__all__ = ["register"]
 
-app = typer.Typer(help="Hosted fine-tuning runs: list, show, wait, cancel.", no_args_is_help=True)
-
-RunName = Annotated[str, typer.Argument(help="A run's folder, its name or how that begins, or a job id.")]
+RunName = Annotated[
+    str, typer.Argument(help="A run's folder, the folder's name or its beginning, or a job id.")
+]
 RunsFolder = Annotated[
     Path | None,
-    typer.Option("--runs", help="Their folder [$FINETUNE_STRUCTURED_RUNS or finetune-runs]."),
+    typer.Option("--runs", help=f"Folder of all runs (default: ${RUNS_VARIABLE}, else finetune-runs)."),
 ]
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-@app.command("list", epilog="Example: finetune-structured jobs list --live --every 30")
 def list_all(
     runs: RunsFolder = None,
     live: Annotated[
         bool,
-        typer.Option("--live", help="Ask the providers until all jobs are done."),
+        typer.Option("--live", help="Poll the providers until all jobs have ended."),
     ] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.05, help="Seconds between two looks.")] = 10,
-    as_json: JsonOption = False,
-) -> None:
-    """List the runs, as they were last seen or live."""
-    with _errors():
-        if as_json:
-            while live and _refresh(runs):
-                SYSTEM_CLOCK.sleep(every_s)
-            _print_json(
-                [{"folder": str(folder)} | run.model_dump(mode="json") for folder, run in list_runs(runs)]
-            )
-            return
-        if not live:
-            Console().print(_table(list_runs(runs)))
-            return
-        with Live(_table(list_runs(runs)), console=Console(), refresh_per_second=4) as shown:
-            while _refresh(runs):
-                shown.update(_table(list_runs(runs)))
-                SYSTEM_CLOCK.sleep(every_s)
-            shown.update(_table(list_runs(runs)))
+    every_s: Annotated[float, typer.Option("--every", min=0.05, help="Seconds between two polls.")] = 10,
+) -> Result:
+    """List the runs with their last known status, or poll them with --live."""
+    if live:
+        _poll_until_all_ended(runs, every_s)
+    all_runs = list_runs(runs)
+    rows = [{"folder": str(folder)} | run.model_dump(mode="json") for folder, run in all_runs]
+    return Result(rows, (_table(all_runs),))
 
 
-@app.command(epilog="Example: finetune-structured jobs show ftjob-abc123")
-def show(name: RunName, runs: RunsFolder = None, as_json: JsonOption = True) -> None:  # it always is
-    """Show everything the journal knows of one run, as JSON."""
-    with _errors():
-        Console().print_json(Journal(find_run(name, runs)).require().model_dump_json())
+def show(name: RunName, runs: RunsFolder = None) -> Result:
+    """Show everything that the journal holds on one run."""
+    run = RunJournal(find_run(name, runs)).require()
+    fields = Table.grid(padding=(0, 2))
+    for field, value in run.model_dump(mode="json").items():
+        if value not in (None, "", [], {}):
+            fields.add_row(field, Text(str(value)))
+    return Result(run.model_dump(mode="json"), (fields,))
 
 
-@app.command(epilog="Example: finetune-structured jobs wait ftjob-abc123 --timeout 3600")
 def wait(
     name: RunName,
     runs: RunsFolder = None,
-    timeout_s: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait at most.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Wait for a run's end with a progress bar; the exit code is 1 unless it succeeded."""
-    with _errors():
-        job = OpenAIFinetuneEngine.from_run(find_run(name, runs), verbose=True).wait(timeout_s)
-        found = {"id": job.id, "status": job.status, "model": job.fine_tuned_model}
-        _print_json(found) if as_json else typer.echo(f"{job.id} {job.status}: {job.fine_tuned_model}")
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", help="Maximum number of seconds to wait.")
+    ] = None,
+) -> Result:
+    """Wait for the end of a run, with a progress bar; the exit code is 1 unless it succeeded."""
+    job = OpenAIFinetuneEngine.from_run(find_run(name, runs), verbose=True).wait(timeout_s)
+    data = {"id": job.id, "status": job.status, "model": job.fine_tuned_model}
+    return Result(data, (f"{job.id} {job.status}: {job.fine_tuned_model}",))
 
 
-@app.command(epilog="Example: finetune-structured jobs cancel ftjob-abc123")
-def cancel(name: RunName, runs: RunsFolder = None, as_json: JsonOption = False) -> None:
-    """Ask the provider to stop a run's job."""
-    with _errors():
-        job = OpenAIFinetuneEngine.from_run(find_run(name, runs)).cancel()
-        found = {"id": job.id, "status": job.status}
-        _print_json(found) if as_json else typer.echo(f"{job.id} {job.status}")
+def cancel(name: RunName, runs: RunsFolder = None) -> Result:
+    """Ask the provider to stop the job of a run."""
+    job = OpenAIFinetuneEngine.from_run(find_run(name, runs)).cancel()
+    return Result({"id": job.id, "status": job.status}, (f"{job.id} {job.status}",))
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except FinetuneStructuredError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+def _poll_until_all_ended(runs: Path | None, every_s: float) -> None:
+    """Poll all running jobs every ``every_s`` seconds, with the table of runs on the terminal meanwhile."""
+    console = Console(stderr=True)
+    with Live(_table(list_runs(runs)), console=console, refresh_per_second=4, transient=True) as display:
+        while _refresh(runs):
+            display.update(_table(list_runs(runs)))
+            SYSTEM_CLOCK.sleep(every_s)
 
 
 def _refresh(runs: Path | None) -> bool:
-    """Ask the providers for news of every job under way; whether there was one to be had."""
-    told = False
-    for folder in [folder for folder, run in list_runs(runs) if _is_under_way(run)]:
+    """Fetch the state of every running job into its journal; False where no provider gave one."""
+    refreshed = False
+    for folder in [folder for folder, run in list_runs(runs) if _is_running(run)]:
         try:
             OpenAIFinetuneEngine.from_run(folder).get_current_job()
-            told = True
-        except FinetuneStructuredError as error:  # its key is not set, or the provider has forgotten it
-            typer.echo(f"{folder.name}: {error}", err=True)
-    return told
+            refreshed = True
+        except FinetuneStructuredError as error:  # its key is not set, or the provider has deleted the job
+            say(f"{folder.name}: {error}")
+    return refreshed
 
 
-def _is_under_way(run: Run) -> bool:
+def _is_running(run: Run) -> bool:
     return run.engine == "openai" and run.job_id is not None and normal_status(run.status) == "running"
 
 
@@ -134,3 +112,13 @@ def _table(runs: list[tuple[Path, Run]]) -> Table:
         cells = [folder.name, run.provider, run.base_model, run.job_id or "", status, outcome, run.updated_at]
         table.add_row(*(Text(cell, style=colour if cell is status else "") for cell in cells))
     return table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands as ``jobs list``, ``jobs show``, ``jobs wait`` and ``jobs cancel``."""
+    jobs = typer.Typer(help="Hosted fine-tuning runs: list, show, wait, cancel.", no_args_is_help=True)
+    command(jobs, name="list", example="finetune-structured jobs list --live --every 30")(list_all)
+    command(jobs, example="finetune-structured jobs show ftjob-abc123")(show)
+    command(jobs, example="finetune-structured jobs wait ftjob-abc123 --timeout 3600")(wait)
+    command(jobs, example="finetune-structured jobs cancel ftjob-abc123")(cancel)
+    app.add_typer(jobs, name="jobs")

@@ -1,4 +1,4 @@
-"""All commands together, and the entry point."""
+"""The typer application with all commands, and the entry point."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Annotated
 
 import typer
 
-from . import build, check, demo, evaluate, export, report, train
-from .jobs import app as jobs
+from . import build, check, demo, evaluate, export, jobs, report, train
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Make small, owned language models give reliable structured answers inside LlamaIndex.",
+    help="Fine-tune small language models for structured answers in LlamaIndex.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"finetune-structured {version('llama-index-finetune-structured')}")
         raise typer.Exit
 
@@ -28,17 +27,17 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """What comes before a command."""
+    """Options before the command."""
 
 
-for part in (demo, build, check, train, evaluate, report, export):
-    part.register(app)
-app.add_typer(jobs, name="jobs")
+for module in (demo, build, check, train, evaluate, report, export, jobs):
+    module.register(app)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one clear line, not a traceback."""
+    """Entry point of the ``finetune-structured`` script."""
     app()

@@ -1,4 +1,4 @@
-"""``finetune-structured report``: a saved scorecard as table and page."""
+"""The ``report`` command: a saved scorecard as a table and an HTML page."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ __all__ = ["register"]
 
 def report(
     scorecard: Annotated[
-        Path, typer.Argument(help="A scorecard.json that eval, demo or compare() saved, or its folder.")
+        Path, typer.Argument(help="A scorecard.json of eval, demo or compare(), or its folder.")
     ],
     html: Annotated[
-        Path | None, typer.Option(help="Where the page goes (else report.html beside the scorecard).")
+        Path | None, typer.Option(help="File of the page (default: report.html beside the scorecard).")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="The page's heading (else the one it had).")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the report (default: the stored one).")] = None,
     input_price: Annotated[
-        float | None, typer.Option(min=0, help="The teacher's price of a million tokens in.")
+        float | None, typer.Option(min=0, help="The teacher's price of a million input tokens.")
     ] = None,
-    output_price: Annotated[float | None, typer.Option(min=0, help="And of a million tokens out.")] = None,
-    machine_price: Annotated[float, typer.Option(min=0, help="What an hour of your machine costs.")] = 0.0,
+    output_price: Annotated[
+        float | None, typer.Option(min=0, help="The teacher's price of a million output tokens.")
+    ] = None,
+    machine_price: Annotated[float, typer.Option(min=0, help="Price of an hour of your machine.")] = 0.0,
     training_cost: Annotated[
         float | None,
-        typer.Option(min=0, help="All that tuning cost, where the scorecard's run does not tell."),
+        typer.Option(min=0, help="Total cost of tuning, if the scorecard's training run is not known."),
     ] = None,
 ) -> Result:
-    """Show a saved scorecard as a table, and write its page again. Nothing is asked or trained.
+    """Show a saved scorecard as a table and write its page again, without running any model.
 
-    With the teacher's prices: after how many queries the student has paid for
-    itself, from captured token use and measured times.
+    With the teacher's prices it also computes after how many queries the tuned
+    model is cheaper, from captured token counts and measured times.
     """
     scorecard = scorecard / "scorecard.json" if scorecard.is_dir() else scorecard
     card = Scorecard.from_json(scorecard)
@@ -63,18 +65,20 @@ def _prices(
     if input_price is None and output_price is None:
         return None
     if input_price is None or output_price is None:
-        raise ConfigurationError("the teacher has two prices: give both --input-price and --output-price")
+        raise ConfigurationError(
+            "one of the teacher's two prices is missing: give both --input-price and --output-price"
+        )
     if training_cost is not None:
         return Prices(input_price, output_price, machine_price, training_cost=training_cost)
     training = training_of(card.settings.get("run"))
     if training is None:
         raise ConfigurationError(
-            "what tuning cost is not known: the scorecard names no training run, or its folder is gone; "
-            "give it with --training-cost (0 where it cost nothing)"
+            "the cost of tuning is not known: the scorecard names no training run, or its folder is gone; "
+            "give it with --training-cost (0 if there was none)"
         )
     hours, examples = training
-    bought = examples + len(card.rows)  # the held-out answers are the teacher's, too
-    return Prices(input_price, output_price, machine_price, training_hours=hours, training_examples=bought)
+    answers = examples + len(card.rows)  # the teacher gave the held-out answers as well
+    return Prices(input_price, output_price, machine_price, training_hours=hours, training_examples=answers)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""A scorecard as a command's result."""
+"""A scorecard as the result of a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["score_result"]
 
 
 def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Prices | None = None) -> Result:
-    """Verdict and main figures of every system; where the whole of it is; with prices, the break-even."""
+    """Verdict, main figures of every system and paths of the files; with ``prices`` the break-even point."""
     data: dict[str, Any] = {
         "verdict": card.verdict(),
         "examples": len(card.rows),
@@ -34,7 +34,7 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
     shown: list[Any] = [card.table(), card.verdict()]
     if prices is not None:
         student = main_system(card)
-        found = card.break_even(student, prices)
-        data["break_even"] = asdict(found)
-        shown.append(found.sentence(student))
+        break_even = card.break_even(student, prices)
+        data["break_even"] = asdict(break_even)
+        shown.append(break_even.sentence(student))
     return Result(data, (*shown, f"Report: {report}   figures: {scorecard}"))

@@ -1,4 +1,4 @@
-"""``finetune-structured train``: LoRA on this machine."""
+"""The ``train`` command: LoRA fine-tuning on this machine."""
 
 from __future__ import annotations
 
@@ -18,35 +18,41 @@ _DEFAULT = LoraSettings()
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="The training file, as build makes it.")],
+    data: Annotated[Path, typer.Argument(help="Training file, as build writes it.")],
     base_model: Annotated[
         str, typer.Option(help="Embedded default, folder, .gguf file or hub id.")
     ] = DEFAULT_BASE_MODEL,
-    output: Annotated[Path, typer.Option(help="Folder of the run; the adapter is in it.")] = Path("model"),
-    validation: Annotated[Path | None, typer.Option(help="Held-out file whose loss is measured.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the run, which will contain the adapter.")] = Path(
+        "model"
+    ),
+    validation: Annotated[
+        Path | None, typer.Option(help="File of held-out rows for the validation loss.")
+    ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data (else as many as give about 100 steps, 1 to 5)."),
+        typer.Option(min=1, help="Passes over the data (default: 1 to 5, for about 100 steps)."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Its peak.")] = _DEFAULT.learning_rate,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = _DEFAULT.batch_size,
-    rank: Annotated[int, typer.Option(min=1, help="Size of the adapter.")] = _DEFAULT.rank,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-8, help="Peak learning rate.")
+    ] = _DEFAULT.learning_rate,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = _DEFAULT.batch_size,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = _DEFAULT.rank,
     upper_layers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Train only the uppermost so many layers (the embedded model has 30): quicker steps.",
+            help="Train only the top N layers, for faster steps (the embedded model has 30).",
         ),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a row may have; longer ones are refused.")
+        int | None, typer.Option(min=1, help="Maximum tokens in a row; longer rows are an error.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides order and initial weights.")] = _DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
 
-    Ctrl-C finishes the step at hand and saves; the same command goes on from
-    there, and shows a finished run.
+    Ctrl-C finishes the current step and saves a checkpoint; the same command
+    resumes from it, and shows a finished run.
     """
     settings = LoraSettings(
         epochs=epochs,
@@ -62,7 +68,7 @@ def train(
         data, base_model=base_model, validation=validation, output_dir=output, config=settings
     )
     if (rows := len(engine.examples)) < FEW_ROWS:
-        say(f"{counted(rows, 'example')}: few; expect the form of an answer to be learned, hardly the task")
+        say(f"only {counted(rows, 'example')}: enough to learn the form of an answer, hardly the task")
     engine.finetune()
     job = engine.get_current_job()
     held_out = "" if job.validation_loss is None else f", {job.validation_loss:.3f} on held-out rows"

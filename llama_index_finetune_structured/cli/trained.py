@@ -1,4 +1,4 @@
-"""What a user calls a model: a training run's folder, an adapter, or a base model alone."""
+"""Find the adapter and the training run behind a model named on the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOG = "training_log.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """An adapter with its card, and the folder of the run that made it where that is known."""
+    """An adapter, its card and, if known, the folder of its training run."""
 
     adapter: Path
     card: AdapterCard
@@ -25,7 +25,10 @@ class Trained:
 
 
 def find_trained(model: str) -> Trained | None:
-    """The adapter behind ``model``; None: a base model. Raises ConfigurationError for an unfinished run."""
+    """The adapter in folder ``model``, or None for a base model.
+
+    Raises ConfigurationError for an unfinished run.
+    """
     adapter = adapter_or_none(Path(model))
     if adapter is None:
         return None
@@ -44,8 +47,8 @@ def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def training_of(run: Any) -> tuple[float, int] | None:
-    """(hours of training, examples trained on) of a run's folder; None where there is none."""
-    found = find_trained(run) if isinstance(run, str) else None
-    if found is None or found.run is None:
+    """Hours of training and number of training examples of a run's folder; None where there is none."""
+    trained = find_trained(run) if isinstance(run, str) else None
+    if trained is None or trained.run is None:
         return None
-    return sum(float(entry.get("seconds", 0)) for entry in loss_curve_of(run)) / 3600, found.card.rows
+    return sum(float(entry.get("seconds", 0)) for entry in loss_curve_of(run)) / 3600, trained.card.rows

@@ -1,1 +1,1 @@
-"""The demo: the whole loop on the documentation of the installed networkx, without a key, a GPU or a hub."""
+"""The demo: the whole loop on the documentation of networkx, without a key, a GPU or a model hub."""

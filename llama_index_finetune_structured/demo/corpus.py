@@ -1,4 +1,4 @@
-"""The documentation of the installed networkx: a document a function, and the gold card read from it.
+"""The demo's corpus: one document for each function of the installed networkx, and its gold API card.
 
 Docstrings follow https://numpydoc.readthedocs.io/en/latest/format.html.
 """
@@ -33,9 +33,11 @@ __all__ = [
 ]
 
 REFERENCE_KEY = "reference"
+"""Metadata key of the part of a document that the model reads."""
+
 _SECTION = re.compile(r"^(?P<name>[A-Z][A-Za-z ]+)\n-{3,}[ ]*$", re.MULTILINE)
 _DEFAULT = re.compile(r"[,;]?\s*[(\[]?\s*\b(?:optional|default|required)\b", re.IGNORECASE)
-_LONGEST_CARD = 600
+_LONGEST_CARD = 600  # chosen: characters of JSON that fit into the demo's answers of 256 tokens
 _CALLING = ("Parameters", "Other Parameters", "Returns", "Yields", "Raises")
 
 
@@ -55,16 +57,19 @@ class ApiCard(BaseModel):
 
 @dataclass(frozen=True)
 class Function:
-    """A documented function: dotted name, the sub-package it lives in, its docstring."""
+    """A documented function.
+
+    ``group`` is its sub-package; ``short_name`` the name in questions, which is unique in the corpus.
+    """
 
     qualified_name: str
     group: str
     docstring: str
-    asked_as: str
+    short_name: str
 
     @property
     def question(self) -> str:
-        return f"How do I call {self.asked_as}?"
+        return f"How do I call {self.short_name}?"
 
     @property
     def name(self) -> str:
@@ -72,7 +77,7 @@ class Function:
 
     @property
     def reference(self) -> str:
-        """The part of the documentation that says how to call it: no examples, notes or literature."""
+        """The sections on how to call the function, without examples, notes and literature."""
         sections = list(_SECTION.finditer(self.docstring))
         ends = [section.start() for section in sections[1:]] + [len(self.docstring)]
         summary = self.docstring[: sections[0].start() if sections else None].strip().split("\n\n")[0]
@@ -85,27 +90,27 @@ class Function:
 
 
 def functions() -> list[Function]:
-    """Every public function of the installed networkx that has a docstring, by name.
+    """Every public function of the installed networkx that has a docstring, sorted by name.
 
-    A function is asked for by its bare name, or by its dotted name where the bare one is not unique.
+    ``short_name`` is the bare name, or the dotted one where the bare one is not unique.
     """
-    found = {name: doc for module in _modules() for name, doc in _documented(module)}
-    bare = Counter(name.rsplit(".", 1)[-1] for name in found)
+    docstrings = {name: doc for module in _modules() for name, doc in _documented(module)}
+    bare = Counter(name.rsplit(".", 1)[-1] for name in docstrings)
     return [
         Function(name, _group(name), doc, short if bare[short := name.rsplit(".", 1)[-1]] == 1 else name)
-        for name, doc in sorted(found.items())
+        for name, doc in sorted(docstrings.items())
     ]
 
 
 def answerable(card: ApiCard) -> bool:
-    """Whether a docstring was parsed cleanly into a card of a size that a demo answers."""
+    """Whether a card was parsed without errors and is short enough for the demo's answers."""
     named = all(re.fullmatch(r"\*{0,2}[A-Za-z_]\w*", parameter.name) for parameter in card.parameters)
     typed = all(parameter.type for parameter in card.parameters)
     return bool(card.parameters) and named and typed and len(card.model_dump_json()) <= _LONGEST_CARD
 
 
 def node_of(function: Function) -> TextNode:
-    """The document of a function: indexed whole; what the model reads is its ``reference``."""
+    """The document of a function: the whole text is indexed, the model reads only its ``reference``."""
     source = RelatedNodeInfo(node_id=function.qualified_name)
     return TextNode(
         id_=function.qualified_name,
@@ -118,7 +123,7 @@ def node_of(function: Function) -> TextNode:
 
 
 def parse_card(name: str, docstring: str) -> ApiCard:
-    """The card that a function's documentation states, read by a docstring parser."""
+    """The card of a function, read from its documentation by a docstring parser."""
     try:
         from docstring_parser import DocstringStyle, parse
     except ImportError as error:
@@ -133,7 +138,7 @@ def parse_card(name: str, docstring: str) -> ApiCard:
             for part in parameter.arg_name.split(",")
         ],
         returns=_type(returned.type_name) or None if returned else None,
-        raises=[found for error in parsed.raises if (found := _exception(error.type_name))],
+        raises=[error_name for error in parsed.raises if (error_name := _exception(error.type_name))],
     )
 
 
@@ -167,11 +172,12 @@ def _one_line(text: str | None) -> str:
 
 
 def _type(text: str | None) -> str:
-    """The type as the documentation writes it, less what it says of defaults and of being optional."""
+    """The type as documented, without the words on defaults and on being optional."""
     kept = _DEFAULT.split(_one_line(text))[0]
     return kept.strip().rstrip(".,;:")
 
 
 def _exception(text: str | None) -> str | None:
-    found = re.match(r"[A-Za-z_][\w.]*", _one_line(text).strip("`:"))
-    return found[0] if found else None
+    """The exception's name, where the text begins with one."""
+    match = re.match(r"[A-Za-z_][\w.]*", _one_line(text).strip("`:"))
+    return match[0] if match else None

@@ -1,4 +1,4 @@
-"""The demo from end to end: index, teacher, capture, LoRA, the same questions to five systems, the page."""
+"""Run the demo: index, teacher, capture, LoRA training, the same questions to five systems, report."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from .teacher import QA_TEMPLATE, DocstringTeacher
 
 __all__ = ["DemoSettings", "run"]
 
-_ANSWER_TOKENS = 256
+_ANSWER_TOKENS = 256  # chosen: the longest card fits
 _TRAIN_SHARE = 0.7
-_BATCH = 20
-_SHOWN = 5
-# Small batches, for the steps, and the upper two thirds of the layers, for the time.
+_BATCH = 20  # chosen: answers generated together; half of the default number of test questions
+_SHOWN = 5  # failures listed; the rest are counted
+# Chosen: small batches for more steps, and the upper two thirds of the layers for less time.
 _TRAINING: dict[str, Any] = {"batch_size": 2, "upper_layers": 20, "epochs": 1}
 _PARSER = "docstring parser"
 
 
 class DemoSettings(BaseModel):
-    """What a demo run is made of; a folder belongs to one such set."""
+    """The settings of a demo run; an output folder belongs to one set of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,8 +52,12 @@ class DemoSettings(BaseModel):
 
 
 def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Scorecard:
-    """Run what is not yet in ``output``; returns the scorecard. Everything lands in ``output``."""
-    _claim(output, settings)
+    """Run all steps whose results are not yet in ``output``, and return the scorecard.
+
+    All files are written to ``output``; ``say`` receives progress messages. Raises ConfigurationError where
+    ``output`` belongs to a run with other settings.
+    """
+    _open_output(output, settings)
     documents = functions()
     retriever = _retriever(documents)
     train, test = _questions(documents, settings)
@@ -91,22 +95,22 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
     return card
 
 
-def _claim(output: Path, settings: DemoSettings) -> None:
-    """Mark the folder with these settings, or make sure that it was made with the same."""
-    mark = output / "demo.json"
-    if not mark.is_file():
+def _open_output(output: Path, settings: DemoSettings) -> None:
+    """Create the folder with these settings in it, or check that it has the same."""
+    settings_file = output / "demo.json"
+    if not settings_file.is_file():
         output.mkdir(parents=True, exist_ok=True)
-        write_json(mark, settings.model_dump(mode="json"))
+        write_json(settings_file, settings.model_dump(mode="json"))
         return
     try:
-        found = DemoSettings.model_validate(read_json(mark))
+        stored = DemoSettings.model_validate(read_json(settings_file))
     except (ValueError, ValidationError) as error:
         raise ConfigurationError(
-            f"{mark}: cannot be read ({error}); remove the folder or choose another"
+            f"{settings_file}: cannot be read ({error}); remove the folder or choose another"
         ) from error
-    if found != settings:
+    if stored != settings:
         raise ConfigurationError(
-            f"{output}: holds a run with other options ({found}); choose another --output or remove the folder"
+            f"{output}: holds a run with other options ({stored}); choose another --output or remove the folder"
         )
 
 
@@ -122,7 +126,7 @@ def _retriever(documents: Sequence[Function]) -> BaseRetriever:
 
 
 def _engine(retriever: BaseRetriever, llm: LLM) -> BaseQueryEngine:
-    """Searches whole documents and shows the model the part that says how to call the function."""
+    """A query engine that searches whole documents and gives the model only their ``reference`` part."""
     shown = MetadataReplacementPostProcessor(target_metadata_key=REFERENCE_KEY)
     return RetrieverQueryEngine.from_args(
         retriever, llm=llm, output_cls=ApiCard, node_postprocessors=[shown], text_qa_template=QA_TEMPLATE
@@ -132,7 +136,7 @@ def _engine(retriever: BaseRetriever, llm: LLM) -> BaseQueryEngine:
 def _questions(
     documents: Sequence[Function], settings: DemoSettings
 ) -> tuple[FinetuneDataset, FinetuneDataset]:
-    """Gold cards of functions to train on and to test on; no sub-package is on both sides."""
+    """Gold examples of functions for training and for testing; no sub-package is on both sides."""
     gold = FinetuneDataset(example for function in documents if (example := _gold(function)) is not None)
     train, test = gold.split(_TRAIN_SHARE, group_by=_group, seed=settings.seed)
     return _sample(train, settings.train_size, settings.seed), _sample(
@@ -141,6 +145,7 @@ def _questions(
 
 
 def _gold(function: Function) -> Example | None:
+    """The example with a function's gold card; None where the card cannot be read from what a model sees."""
     card = parse_card(function.name, function.docstring)
     if not answerable(card) or card != parse_card(function.name, function.reference.partition("\n\n")[2]):
         return None
@@ -159,6 +164,7 @@ def _group(example: Example) -> str:
 
 
 def _sample(data: Iterable[Example], size: int, seed: int) -> FinetuneDataset:
+    """``size`` examples in an order that depends on ``seed`` and each example alone."""
     return FinetuneDataset(sorted(data, key=lambda example: content_hash([seed, example.id]))[:size])
 
 
@@ -169,9 +175,12 @@ def _captured(
     output: Path,
     say: Callable[[str], None],
 ) -> FinetuneDataset:
-    """Ask the teacher what it was not asked before; drop answers that were shown a held-out sub-package."""
+    """The teacher's answers with a card that has parameters, without those whose prompt shows a held-out group.
+
+    Answers on disk are not requested again.
+    """
     path = output / "captured.jsonl"
-    # What failed is asked again until training has begun, which belongs to the answers that it began with.
+    # Failed calls are repeated only until training has begun: the trained model belongs to its answers.
     report = answer_questions(
         engine,
         [example.query for example in train if example.query],
@@ -184,21 +193,22 @@ def _captured(
     kept = [
         example
         for example in (report.load() if report.answers else ())
-        if _found(example) and not held_out & {groups.get(s.document_id or "") for s in example.sources}
+        if _has_parameters(example)
+        and not held_out & {groups.get(s.document_id or "") for s in example.sources}
     ]
     say(f"teacher: {len(report.answers)} answers, {len(report.failures)} failed")
-    say(f"{len(kept)} examples with parameters, none shown a held-out sub-package")
+    say(f"{len(kept)} examples with parameters, none with a held-out sub-package in its prompt")
     for failure in report.failures[:_SHOWN]:
         say(f"  {failure.subject}: {failure.error}: {failure.message[:200]}")
     if not kept:
         raise DatasetError(
-            f"the teacher gave no valid answer: mend what failed and run it again; see {rejects_path(path)}"
+            f"the teacher gave no valid answer: fix the cause and run it again; see {rejects_path(path)}"
         )
     return FinetuneDataset(kept)
 
 
-def _found(example: Example) -> bool:
-    """Whether the teacher found the function; an empty card teaches a small model to leave parameters out."""
+def _has_parameters(example: Example) -> bool:
+    """Whether the card has parameters; training on empty cards teaches a small model to leave them out."""
     return bool(ApiCard.model_validate(example.answer_object()).parameters)
 
 
@@ -216,7 +226,7 @@ def _teacher(settings: DemoSettings) -> LLM:
 
 
 def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
-    """Base and tuned, free and under the grammar: same prompt, token limit, bounds and JSON extraction."""
+    """Base and tuned model, each with and without grammar; prompt, token limit and bounds are the same."""
     tuned = engine.get_finetuned_model(max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH)
     same: dict[str, Any] = tuned.model_dump(
         include={"base_model", "max_new_tokens", "batch_size", "chat_prompts"}
@@ -234,7 +244,7 @@ def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
 
 
 def _facts(settings: DemoSettings, output: Path, data: FinetuneDataset, job: LoraJob) -> dict[str, JsonValue]:
-    """What else is worth knowing of the run, for the page and for ``report``."""
+    """Descriptions of the run for its page and for ``report``."""
     return {
         "title": f"{settings.base_model}, before and after",
         "run": str((output / "model").resolve()),
@@ -243,6 +253,6 @@ def _facts(settings: DemoSettings, output: Path, data: FinetuneDataset, job: Lor
         "output_cls; retrieval errors included",
         "trained on": f"{len(data)} captured answers in {job.seconds:.0f} s; the sub-packages of the test "
         "questions were held out",
-        "gold": "cards that a docstring parser read",
+        "gold": "cards read from the docstrings by a parser",
         "all systems": f"same prompt with schema, {_ANSWER_TOKENS} new tokens at most, same JSON extraction",
     }

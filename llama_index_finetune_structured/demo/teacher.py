@@ -1,4 +1,4 @@
-"""The demo's teacher without a key: a docstring parser behind LlamaIndex's LLM interface."""
+"""The demo's teacher that needs no key: a docstring parser as a LlamaIndex LLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .corpus import ApiCard, parse_card
 
 __all__ = ["QA_TEMPLATE", "DocstringTeacher"]
 
-# Short, for every token is trained on: LlamaIndex's own template would add about 130 to each row.
+# Short, because every token is part of training: LlamaIndex's own template adds about 130 to each row.
 QA_TEMPLATE = PromptTemplate("{context_str}\n\nQuestion: {query_str}")
 _PROMPT = re.compile(
     r"(?P<context>function: \w+\n.*)\n\nQuestion: How do I call (?P<name>[\w.]+)\?", re.DOTALL
@@ -23,10 +23,10 @@ _DOCUMENT = re.compile(r"^function: \w+$", re.MULTILINE)
 
 
 class DocstringTeacher(CustomLLM):
-    """Reads the retrieved documentation in a question-answering prompt with a docstring parser.
+    """An LLM that parses the retrieved documentation in a prompt of QA_TEMPLATE into an API card.
 
-    It answers from the prompt alone. Where the function asked for is not documented there, it answers with an
-    empty card, as an honest model would.
+    It answers from the prompt alone: where that does not document the function, with an empty card. Raises
+    ValueError for any other prompt.
     """
 
     @property
@@ -35,20 +35,20 @@ class DocstringTeacher(CustomLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
-        asked = _PROMPT.search(prompt)
-        if asked is None:
+        match = _PROMPT.search(prompt)
+        if match is None:
             raise ValueError(
                 "expected the demo's prompt: documentation, then 'Question: How do I call NAME?'"
             )
-        return CompletionResponse(text=_answer(asked["name"], asked["context"]).model_dump_json())
+        return CompletionResponse(text=_answer(match["name"], match["context"]).model_dump_json())
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         yield self.complete(prompt, formatted, **kwargs)
 
 
-def _answer(asked: str, context: str) -> ApiCard:
+def _answer(function: str, context: str) -> ApiCard:
     for document in _DOCUMENT.split(context):
         qualified, _, reference = document.strip().partition("\n\n")
-        if asked in (qualified, qualified.rsplit(".", 1)[-1]):
+        if function in (qualified, qualified.rsplit(".", 1)[-1]):
             return parse_card(qualified.rsplit(".", 1)[-1], reference)
-    return ApiCard(function=asked.rsplit(".", 1)[-1], parameters=[], returns=None, raises=[])
+    return ApiCard(function=function.rsplit(".", 1)[-1], parameters=[], returns=None, raises=[])

@@ -1,22 +1,23 @@
-"""Fine-tuning over Gradient's protocol: an adapter is created once, then trained batch by batch."""
+"""``GradientFinetuneEngine``: create an adapter over Gradient's protocol once and train it in batches."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
-from ..errors import ConfigurationError, EngineError, ServiceError
+from ..errors import ConfigurationError, DatasetError, EngineError, ServiceError
 from ..example import content_hash
+from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
-from .base import Data, FinetuneEngine, path_or_dataset, training_path
-from .gradient_samples import read_samples
-from .hosted.journal import Journal, Run, list_runs, run_folder, runs_root
+from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
+from .hosted.journal import Run, RunJournal, list_runs, run_folder, runs_root
 from .timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -29,17 +30,25 @@ __all__ = ["GradientFinetuneEngine"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_TRIES = 6
+_ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out
 
 
 class GradientFinetuneEngine(FinetuneEngine):
-    """Fine-tune a model behind Gradient's protocol. Each finetune() is one epoch over the data.
+    """Fine-tune a model over Gradient's protocol. Each call of finetune() is one epoch over the data.
 
-    Give ``base_model_slug`` and ``name`` for a new adapter, or ``model_adapter_id`` to go on with one.
-    ``max_steps`` is how many lines of the file are used, ``batch_size`` how many go into one request.
-    An epoch that was cut off goes on after its last accepted batch, also in a new process: the same slug
-    and name then find the unfinished adapter again. Needs ``host`` (or GRADIENT_API_URL): the hosted
-    service is retired.
+    - ``base_model_slug`` and ``name`` create a new adapter; ``model_adapter_id`` goes on with an existing one.
+    - ``data`` (or ``data_path``, as in llama-index-finetuning): a training file or a FinetuneDataset.
+    - ``output_dir``: folder of the adapter's journal. A folder that holds the journal of an adapter with the
+      same slug and name goes on with that adapter. The default is a folder for each new adapter under
+      $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``; the same slug and name then go on with an
+      adapter whose epoch is unfinished, also in a new process, and else create a new one.
+    - ``max_steps``: number of lines of the file that are used; ``batch_size``: lines in one request.
+    - ``host`` (or GRADIENT_API_URL) is required: the hosted service is retired. ``access_token`` and
+      ``workspace_id`` default to GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID.
+    - ``timeouts``: see :class:`Timeouts`. ``verbose``: show the progress bar without a terminal as well.
+
+    An epoch that was interrupted resumes after its last accepted batch. Raises ConfigurationError unless
+    exactly one of ``data`` and ``data_path``, and of the two ways to name an adapter, is given.
     """
 
     def __init__(
@@ -47,11 +56,13 @@ class GradientFinetuneEngine(FinetuneEngine):
         *,
         base_model_slug: str | None = None,
         name: str | None = None,
-        data_path: Data,
+        data_path: Data | None = None,
         verbose: bool = False,
         max_steps: int | None = None,
         batch_size: int = 1,
         model_adapter_id: str | None = None,
+        data: Data | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         host: str | None = None,
         access_token: str | None = None,
         workspace_id: str | None = None,
@@ -61,60 +72,73 @@ class GradientFinetuneEngine(FinetuneEngine):
             raise ConfigurationError("give either base_model_slug and name, or model_adapter_id")
         if batch_size < 1 or (max_steps is not None and max_steps < 1):
             raise ConfigurationError(f"batch_size {batch_size}, max_steps {max_steps}: expected 1 or more")
+        self._data = one_of_data(data, data_path)
         self._timeouts = timeouts or Timeouts()
         self._api = connect_gradient(host, access_token, workspace_id, self._timeouts.request_s)
-        self._data = data_path
         self._verbose = verbose
         self._max_steps = max_steps
         self._batch_size = batch_size
+        own_journal = None if output_dir is None else RunJournal(output_dir)
         if model_adapter_id is not None:
-            self._journal = self._attach(model_adapter_id)
+            self._journal = self._attach(model_adapter_id, own_journal)
         else:
-            self._journal = self._create(str(base_model_slug), str(name))
+            self._journal = self._create(str(base_model_slug), str(name), own_journal)
 
     @classmethod
     def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
-        return cls(base_model_slug=base_model, data_path=data, **options)
+        return cls(base_model_slug=base_model, data=data, **options)
 
     @property
     def model_adapter_id(self) -> str:
-        """The adapter's id, there from construction on."""
+        """The adapter's id; the constructor has created or found it."""
         return str(self._journal.require().job_id)
 
     @property
-    def run_dir(self) -> Path:
-        """The folder with this adapter's journal."""
+    def output_dir(self) -> Path:
+        """The folder of this adapter's journal."""
         return self._journal.folder
 
     # -- the adapter --
 
-    def _attach(self, adapter_id: str) -> Journal:
+    def _attach(self, adapter_id: str, own_journal: RunJournal | None) -> RunJournal:
+        """The journal of an existing adapter: ``own_journal``, else the known one, else a new one."""
         adapter = self._retried(lambda: self._api.adapter(adapter_id))
         known = [folder for folder, run in list_runs() if run.job_id == adapter_id]
-        journal = Journal(known[0] if known else runs_root() / adapter_id)
-        if journal.read() is None:
+        journal = own_journal or RunJournal(known[0] if known else runs_root() / adapter_id)
+        run = journal.read()
+        if run is None:
             run = self._new_run(str(adapter.base_model_id))
             journal.write(run.but(phase="submitted", job_id=adapter_id, status="attached"))
+        elif run.job_id != adapter_id:
+            raise ConfigurationError(
+                f"{journal.folder}: holds the run of {run.job_id}; give another output_dir"
+            )
         return journal
 
-    def _create(self, slug: str, name: str) -> Journal:
+    def _create(self, slug: str, name: str, own_journal: RunJournal | None) -> RunJournal:
+        """The journal of an unfinished adapter of this slug and name, or of a new one, created once."""
         identity = content_hash([self._api.host, self._api.workspace_id, slug, name])
-        first = run_folder(name, identity)
-        with Journal(first).lock():
-            mine = [(folder, run) for folder, run in list_runs() if run.key == identity]
-            for folder, run in mine:
-                if run.job_id is not None and self._is_unfinished(run):
-                    logger.info("going on with the unfinished adapter %s", run.job_id)
-                    return Journal(folder)
+        first = own_journal or RunJournal(run_folder(name, identity))
+        # All adapters of this identity share the lock of their first folder, so that two processes neither
+        # create two adapters at once nor take the same folder.
+        with first.lock():
+            runs = _runs_of(identity, own_journal)
+            for journal, run in runs:
+                if run.job_id is not None and self._is_resumable(run, own_journal):
+                    logger.info("resuming the adapter %s", run.job_id)
+                    return journal
             base_id = self._retried(lambda: self._api.base_model_id(slug))
-            asked = [(folder, run) for folder, run in mine if run.job_id is None]
-            if asked:
-                journal, run = Journal(asked[0][0]), asked[0][1]
+            # A run without an adapter id is of a process that ended in mid-request. Its journal lists the
+            # adapters from before that request, so it must be used again: with a fresh list the adapter of
+            # the lost reply would pass for an old one.
+            interrupted = [(journal, run) for journal, run in runs if run.job_id is None]
+            if interrupted:
+                journal, run = interrupted[0]
             else:
-                journal = Journal(first if not mine else first.with_name(f"{first.name}-{len(mine) + 1}"))
-                there = tuple(self._named(base_id, name))
-                run = self._new_run(slug).but(phase="submitting", key=identity, known_job_ids=there)
-                journal.write(run)
+                journal = first if own_journal or not runs else _next_to(first, len(runs) + 1)
+                existing = tuple(self._adapters_named(base_id, name))
+                run = self._new_run(slug).but(phase="submitting", key=identity, known_job_ids=existing)
+                journal.write(run)  # on disk before the request: _find_or_create needs the list after a crash
             adapter_id = self._retried(lambda: self._find_or_create(run, base_id, name))
             journal.write(run.but(phase="submitted", job_id=adapter_id, status="created"))
         return journal
@@ -129,9 +153,14 @@ class GradientFinetuneEngine(FinetuneEngine):
             data_path=data,
         )
 
-    def _is_unfinished(self, run: Run) -> bool:
-        begun = run.progress.get("epochs", 0) == 0 or run.progress.get("accepted", 0) != 0
-        if not begun and run.progress.get("before") is None:
+    def _is_resumable(self, run: Run, own_journal: RunJournal | None) -> bool:
+        """Whether the adapter is to be trained further: it exists, and is unfinished or in a folder of its own.
+
+        Unfinished: no epoch is complete, or one has accepted batches or a batch of unknown outcome.
+        """
+        progress = run.progress
+        unfinished = progress.get("epochs", 0) == 0 or progress.get("accepted", 0) != 0
+        if own_journal is None and not unfinished and progress.get("before") is None:
             return False
         try:
             self._retried(lambda: self._api.adapter(str(run.job_id)))
@@ -141,89 +170,107 @@ class GradientFinetuneEngine(FinetuneEngine):
             return False
         return True
 
-    def _named(self, base_id: str, name: str) -> list[str]:
+    def _adapters_named(self, base_id: str, name: str) -> list[str]:
         adapters = self._retried(self._api.adapters)
         return [str(a.id) for a in adapters if a.name == name and a.base_model_id == base_id]
 
     def _find_or_create(self, run: Run, base_id: str, name: str) -> str:
-        """The adapter that a lost request of this run made, else a new one."""
-        made = [found for found in self._named(base_id, name) if found not in run.known_job_ids]
-        return made[0] if made else self._api.create_adapter(base_id, name)
+        """The id of the adapter that an earlier, unanswered request of this run created, else of a new one.
+
+        The protocol has no idempotency key. An adapter of this name and base model that did not exist
+        before the first request is therefore taken for this run's.
+        """
+        created = [
+            adapter for adapter in self._adapters_named(base_id, name) if adapter not in run.known_job_ids
+        ]
+        return created[0] if created else self._api.create_adapter(base_id, name)
 
     # -- training --
 
     def finetune(self) -> None:
-        """Train one epoch, or the rest of one that was cut off. Raises EngineError naming the lines that
-        were refused, DatasetError with ``file:line`` for lines that are no samples."""
+        """Train one epoch, or the rest of one that was interrupted.
+
+        Raises DatasetError with ``file:line`` for lines that are no samples, EngineError with the numbers of
+        the samples that were refused.
+        """
         path = training_path(
             path_or_dataset(self._data), self._journal.folder, name="train", format="gradient"
         )
-        samples = read_samples(path, self._max_steps)
+        samples = _read_samples(path, self._max_steps)
         size = self._batch_size
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
         with self._journal.lock():
-            progress = self._begin(path, content_hash([samples, size]))
+            progress = self._start_epoch(path, content_hash([samples, size]))
             with tqdm(
-                total=len(batches), initial=progress["accepted"], desc="gradient", disable=self._hidden()
+                total=len(batches),
+                initial=progress["accepted"],
+                desc="gradient",
+                disable=self._bar_disabled(),
             ) as bar:
                 for number in range(progress["accepted"], len(batches)):
                     loss = self._train(batches[number], number)
                     bar.set_postfix_str("" if loss is None else f"loss {loss:.3f}")
                     bar.update()
-            self._write(epochs=progress["epochs"] + 1, accepted=0, before=None)
+            self._record(epochs=progress["epochs"] + 1, accepted=0, before=None)
 
-    def _hidden(self) -> bool | None:
-        return False if self._verbose else None
+    def _bar_disabled(self) -> bool | None:
+        return False if self._verbose else None  # None: tqdm shows the bar on a terminal only
 
-    def _begin(self, path: Path, data_hash: str) -> dict[str, Any]:
+    def _start_epoch(self, path: Path, data_hash: str) -> dict[str, Any]:
         run = self._journal.require()
         progress: dict[str, Any] = {"epochs": 0, "accepted": 0, "before": None} | run.progress
         if run.data_hash != data_hash:
             if progress["accepted"]:
-                logger.warning("%s has changed since its epoch was cut off: starting the epoch again", path)
+                logger.warning(
+                    "%s has changed since its epoch was interrupted: starting the epoch again", path
+                )
             progress |= {"accepted": 0, "before": None}
         changes = {"data_hash": data_hash, "data_path": str(path), "status": "training"}
         self._journal.write(run.but(progress=progress, **changes))
         return progress
 
-    def _write(self, **progress: Any) -> None:
+    def _record(self, **progress: Any) -> None:
+        """Write changes of ``epochs``, ``accepted`` (batches) and ``before`` (update time) to the journal."""
         run = self._journal.require()
         status = "trained" if progress.get("accepted") == 0 else "training"
         self._journal.write(run.but(progress={**run.progress, **progress}, status=status))
 
     def _train(self, batch: list[dict[str, Any]], number: int) -> float | None:
-        """Train one batch exactly once; None where its loss was lost with the reply.
+        """Train batch ``number`` exactly once; its loss, or None where that was lost with the reply.
 
-        The adapter's update time, written down before the request, tells whether a request whose reply
-        never came (or whose process died) was accepted.
+        The protocol has no idempotency key, but each accepted batch changes the adapter's update time. That
+        time is on disk as ``before`` while a request is under way: a later update time means that the batch
+        was accepted, though its reply never came or its process was killed.
         """
-        asked_before = self._journal.require().progress.get("before")
-        before = str(asked_before) if asked_before else self._updated_at()
-        if asked_before and self._updated_at() != before:
-            self._write(accepted=number + 1, before=None)
+        recorded = self._journal.require().progress.get("before")
+        before = str(recorded) if recorded else self._updated_at()
+        if recorded and self._updated_at() != before:
+            self._record(accepted=number + 1, before=None)
             return None
-        self._write(before=before)
-        tuned = self._tuned(batch, number, before)
-        self._write(accepted=number + 1, before=None)
-        if tuned is None or not tuned.number_of_trainable_tokens:
+        self._record(before=before)
+        reply = self._fine_tune_once(batch, number, before)
+        self._record(accepted=number + 1, before=None)
+        if reply is None or not reply.number_of_trainable_tokens:
             return None
-        return float(tuned.sum_loss) / float(tuned.number_of_trainable_tokens)
+        return float(reply.sum_loss) / float(reply.number_of_trainable_tokens)
 
-    def _tuned(self, batch: list[dict[str, Any]], number: int, before: str) -> Any:
+    def _fine_tune_once(self, batch: list[dict[str, Any]], number: int, before: str) -> Any:
+        """Send the batch until it is accepted; the reply, or None where an unanswered request was accepted."""
         sent = 0
 
-        def once() -> Any:
+        def request() -> Any:
             nonlocal sent
+            # Only a repetition checks the time: for the first request _train has just done so.
             if sent and self._updated_at() != before:
                 return None
             sent += 1
             return self._api.fine_tune(self.model_adapter_id, batch)
 
         try:
-            return self._retried(once)
+            return self._retried(request)
         except ServiceError as error:
-            if error.refused:
-                self._write(before=None)
+            if error.refused:  # not trained, so the update time need not be compared next time
+                self._record(before=None)
             first = number * self._batch_size + 1
             raise EngineError(
                 f"samples {first} to {first + len(batch) - 1}: {error}. Call finetune() again to go on after "
@@ -237,7 +284,7 @@ class GradientFinetuneEngine(FinetuneEngine):
     def _retried(self, request: Callable[[], T]) -> T:
         return Retrying(
             sleep=self._timeouts.clock.sleep,
-            stop=stop_after_attempt(_TRIES),
+            stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_exponential(multiplier=1, max=60),
             retry=retry_if_exception(lambda e: isinstance(e, ServiceError) and not e.refused),
             reraise=True,
@@ -246,13 +293,13 @@ class GradientFinetuneEngine(FinetuneEngine):
     # -- the result --
 
     def get_current_job(self) -> Run:
-        """The run as journalled; ``progress`` holds the epochs done and the batches accepted in this one."""
+        """The run in the journal; ``progress`` holds completed epochs and accepted batches of this epoch."""
         return self._journal.require()
 
     def get_finetuned_model(self, **llm_kwargs: Any) -> GradientModelAdapterLLM:
         """The adapter as a LlamaIndex LLM on the same host; raises EngineError before any training.
 
-        ``is_chat_model`` is True unless given: so LlamaIndex picks the prompts that the handler wrote down.
+        ``is_chat_model`` defaults to True, so that LlamaIndex uses the prompts that the handler captured.
         """
         from ..llms.gradient import GradientModelAdapterLLM
 
@@ -269,3 +316,67 @@ class GradientFinetuneEngine(FinetuneEngine):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model_adapter_id={self.model_adapter_id!r}, host={self._api.host!r})"
+
+
+def _runs_of(identity: str, own_journal: RunJournal | None) -> list[tuple[RunJournal, Run]]:
+    """The runs with this identity: all known ones, or that of ``own_journal`` alone.
+
+    Raises ConfigurationError where ``own_journal`` holds another run.
+    """
+    if own_journal is None:
+        return [(RunJournal(folder), run) for folder, run in list_runs() if run.key == identity]
+    run = own_journal.read()
+    if run is None:
+        return []
+    if run.key != identity:
+        raise ConfigurationError(
+            f"{own_journal.folder}: holds another run (other host, base model or name); give another output_dir"
+        )
+    return [(own_journal, run)]
+
+
+def _next_to(first: RunJournal, number: int) -> RunJournal:
+    return RunJournal(first.folder.with_name(f"{first.folder.name}-{number}"))
+
+
+def _read_samples(path: Path, max_samples: int | None = None) -> list[dict[str, Any]]:
+    """The training samples in the first ``max_samples`` lines of a file, one ``{"inputs": ...}`` a line.
+
+    ``inputs`` is a text, or a list of its parts ``{"value", "trainable", "parseSpecialTokens"}``;
+    ``fineTuningParameters`` may hold a multiplier. Raises DatasetError with ``file:line``.
+    """
+    samples: list[dict[str, Any]] = []
+    for line in islice(read_lines(path, torn_from=None), max_samples):
+        samples.append(_sample(line))
+    if not samples:
+        raise DatasetError(f"{path}: no training lines")
+    return samples
+
+
+def _sample(line: Line) -> dict[str, Any]:
+    try:
+        row = parse_line(line.raw)
+    except READ_ERRORS as error:
+        raise DatasetError(f"{line.where}: {one_line_reason(error)}") from None
+    inputs = row.get("inputs") if isinstance(row, dict) else None
+    if not _is_text(inputs) and not _is_parts(inputs):
+        raise DatasetError(
+            f'{line.where}: expected {{"inputs": text}} or parts {{"value": text, "trainable": true or false}}; '
+            'GradientAIFineTuningHandler and FinetuneDataset.save(format="gradient") write such lines'
+        )
+    kept = {"inputs": inputs}
+    if isinstance(row.get("fineTuningParameters"), dict):
+        kept["fineTuningParameters"] = row["fineTuningParameters"]
+    return kept
+
+
+def _is_text(inputs: object) -> bool:
+    return isinstance(inputs, str) and bool(inputs)
+
+
+def _is_parts(inputs: object) -> bool:
+    return (
+        isinstance(inputs, list)
+        and all(isinstance(part, dict) and _is_text(part.get("value")) for part in inputs)
+        and any(part.get("trainable", True) for part in inputs)
+    )

@@ -1,4 +1,4 @@
-"""A folder to work in, a teacher, and the command line called in this process."""
+"""Fixtures of the command-line tests: a working folder, a teacher server, a call in this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def teacher() -> Iterator[Teacher]:
 
 @pytest.fixture
 def call() -> Call:
-    """Run a command with --json; its object, after the exit code was seen to be ``code``."""
+    """Run a command with --json, check its exit code against ``code`` and return the JSON object."""
 
     def run(*arguments: str, code: int = 0) -> dict[str, Any]:
         result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)

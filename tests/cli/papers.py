@@ -1,4 +1,4 @@
-"""A folder of papers, and a teacher on loopback that reads them: what it answers stands in the text."""
+"""A folder of papers, and the replies of a loopback teacher that reads its answers from the prompt."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ fields:
   year: integer
   finding: {type: string, description: In three words., optional: true}
 """
-_CITED = re.compile(r"(\w+) \((\d{4})\) showed that ([\w ]+)\.")
-_ASKED = re.compile(r"Query: What did (\w+) show\?")
+_FINDING = re.compile(r"(\w+) \((\d{4})\) showed that ([\w ]+)\.")
+_QUESTION = re.compile(r"Query: What did (\w+) show\?")
 _NAMES = ("alpha", "beta", "gamma")
 
 
@@ -49,21 +49,21 @@ def write_folder(root: Path) -> Path:
 
 
 def reply(request: dict[str, Any]) -> dict[str, Any]:
-    """Questions about the context's findings, or the finding asked for; in the form that was asked for."""
+    """Questions about the context's findings, or one finding, in the format that the request names."""
     prompt = "\n".join(str(message["content"]) for message in request["messages"])
-    found = {author: (year, what) for author, year, what in _CITED.findall(prompt)}
-    asked = _ASKED.search(prompt)
-    if asked is None:
+    found = {author: (year, what) for author, year, what in _FINDING.findall(prompt)}
+    question = _QUESTION.search(prompt)
+    if question is None:
         listed = [f"What did {author} show?" for author in found]
-        return _given(request, {"questions": listed}, "\n".join(listed))
-    if asked[1] not in found:
+        return _formatted(request, {"questions": listed}, "\n".join(listed))
+    if question[1] not in found:
         return {"content": "I do not know."}
-    year, what = found[asked[1]]
-    value = {"author": asked[1], "year": int(year), "finding": what}
-    return _given(request, value, json.dumps(value))
+    year, what = found[question[1]]
+    value = {"author": question[1], "year": int(year), "finding": what}
+    return _formatted(request, value, json.dumps(value))
 
 
-def _given(request: dict[str, Any], value: dict[str, Any], text: str) -> dict[str, Any]:
+def _formatted(request: dict[str, Any], value: dict[str, Any], text: str) -> dict[str, Any]:
     if request.get("response_format"):
         return {"content": json.dumps(value)}
     if not request.get("tools"):

@@ -1,4 +1,4 @@
-"""``build``: documents and a teacher, or labels, become training files; nothing is paid for twice."""
+"""The ``build`` command: documents and a teacher, or labels, become training files; no call is paid twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def test_a_new_document_costs_only_its_own_calls(work: Path, teacher: Teacher, c
     assert found["examples"] + found["validation_examples"] == 8
 
 
-def test_failed_calls_are_told_and_asked_again_only_on_demand(work: Path, call: Call) -> None:
+def test_failed_calls_are_listed_and_repeated_only_on_demand(work: Path, call: Call) -> None:
     broken = [True]
 
     def reply(request: dict[str, Any]) -> dict[str, Any] | int:
@@ -85,14 +85,14 @@ def test_a_teacher_that_always_fails_leaves_no_data_set(work: Path, call: Call) 
     with Teacher(lambda _: 401).running() as teacher:
         found = call(*_taught(teacher), code=1)
     assert "status 401" in found["error"]
-    assert f"calls to {teacher.api_base} failed; mend the cause and add --retry-failed" in found["error"]
+    assert f"calls to {teacher.api_base} failed; fix the cause and add --retry-failed" in found["error"]
     assert not Path("data.jsonl").exists()
 
 
-def test_an_answer_that_does_not_fit_is_told_with_its_reason(work: Path, call: Call) -> None:
+def test_an_answer_that_does_not_fit_is_listed_with_its_reason(work: Path, call: Call) -> None:
     def reply(request: dict[str, Any]) -> dict[str, Any] | int:
-        said = papers.reply(request)
-        return {**said, "content": re.sub(r'"year": ?\d+', '"year": "soon"', said["content"])}
+        right = papers.reply(request)
+        return {**right, "content": re.sub(r'"year": ?\d+', '"year": "soon"', right["content"])}
 
     with Teacher(reply).running() as teacher:
         error = call(*_taught(teacher), code=1)["error"]
@@ -100,10 +100,10 @@ def test_an_answer_that_does_not_fit_is_told_with_its_reason(work: Path, call: C
         "answers did not fit the schema and were left out (--retry-failed asks again): data.build/" in error
     )
     assert "show?': schema_mismatch: year: int_parsing" in error
-    assert "mend the cause" not in error
+    assert "fix the cause" not in error
 
 
-def test_a_refused_connection_is_told_without_the_clients_own_tries(work: Path, call: Call) -> None:
+def test_a_refused_connection_is_reported_without_the_clients_own_retries(work: Path, call: Call) -> None:
     with Teacher(papers.reply).running() as teacher:
         gone = teacher.api_base
     found = call(*BASIC, "--teacher", "gpt-4.1", "--api-base", gone, code=1)
@@ -111,7 +111,7 @@ def test_a_refused_connection_is_told_without_the_clients_own_tries(work: Path, 
     assert "Retrying" not in found["stderr"]
 
 
-def test_own_questions_are_asked_as_they_are(work: Path, teacher: Teacher, call: Call) -> None:
+def test_own_questions_are_sent_unchanged(work: Path, teacher: Teacher, call: Call) -> None:
     asked = papers.questions("alpha") + papers.questions("gamma")
     Path("questions.txt").write_text("\n\n".join(asked))
     call(*_taught(teacher), "--questions", "questions.txt", "--validation", "0")
@@ -161,15 +161,15 @@ def test_a_file_that_no_build_made_is_not_overwritten(
     work: Path, teacher: Teacher, call: Call, name: str
 ) -> None:
     Path(name).write_text("mine\n")
-    assert f"{name}: is there and no build made it" in call(*_taught(teacher), code=1)["error"]
+    assert f"{name}: exists and was not made by a build" in call(*_taught(teacher), code=1)["error"]
     assert Path(name).read_text() == "mine\n"
     assert not teacher.requests
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
-        ({}, "who answers?"),
+        ({}, "give --teacher MODEL"),
         ({"--teacher": "gpt-4.1", "--pairs": "pairs.jsonl"}, "leave --teacher"),
         ({"folder": "nowhere", "--pairs": "pairs.jsonl"}, "nowhere: no such folder"),
         ({"--schema": "nowhere.yaml", "--pairs": "pairs.jsonl"}, "nowhere.yaml: cannot be read"),
@@ -181,7 +181,7 @@ def test_a_file_that_no_build_made_is_not_overwritten(
     ],
 )
 def test_a_users_mistake_is_one_clear_error(
-    changed: dict[str, str], told: str, work: Path, call: Call
+    changed: dict[str, str], message: str, work: Path, call: Call
 ) -> None:
     Path("empty.txt").write_text("\n")
     Path("bad.jsonl").write_text('{"question": "Q?"}\n')
@@ -189,7 +189,7 @@ def test_a_users_mistake_is_one_clear_error(
     options = {"--schema": "schema.yaml"} | changed
     folder = options.pop("folder", "papers")
     found = call("build", folder, *(part for option in options.items() for part in option), code=1)
-    assert told in found["error"]
+    assert message in found["error"]
     assert found["error"] in found["stderr"]
     assert "Traceback" not in found["stderr"]
 
@@ -201,13 +201,22 @@ def test_openai_without_a_key_is_a_clear_error(
     assert "OPENAI_API_KEY" in call(*BASIC, "--teacher", "gpt-4.1", code=1)["error"]
 
 
-def _heed_ctrl_c() -> None:
-    """A test run that was started in a shell's background ignores it, and its children with it."""
+def _default_ctrl_c() -> None:
+    """Restore Ctrl-C in the child: a test run in a shell's background ignores it, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) -> None:
-    with Teacher(papers.reply, latency_s=0.3).running() as teacher:
+    fifth_call, stopped = threading.Event(), threading.Event()
+
+    def reply(request: dict[str, Any]) -> dict[str, Any]:
+        """Hold the fifth call until the build has ended, so that it is always stopped in mid-call."""
+        if len(teacher.requests) >= 5:
+            fifth_call.set()
+            stopped.wait(120)
+        return papers.reply(request)
+
+    with Teacher(reply).running() as teacher:
         arguments = [*_taught(teacher), "--concurrency", "1"]
         command = [sys.executable, "-m", "llama_index_finetune_structured.cli", *arguments]
         root = str(Path(__file__).parents[2])
@@ -217,18 +226,19 @@ def test_a_build_stopped_by_ctrl_c_goes_on_where_it_was(work: Path, call: Call) 
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": root},
-            preexec_fn=_heed_ctrl_c,
+            preexec_fn=_default_ctrl_c,
         )
-        while len(teacher.requests) < 5 and process.poll() is None:
-            time.sleep(0.02)
+        while not fifth_call.wait(0.05):
+            assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
+        stopped.set()
         assert (process.returncode, out) == (130, "")
         assert "run the same command again" in err
         assert "Traceback" not in err
         found = call(*arguments)
         assert found["examples"] + found["validation_examples"] == 6
-        assert len(teacher.requests) <= 9 + 1  # the call that was under way
+        assert len(teacher.requests) == 9 + 1  # 9 calls, and the one that was stopped
 
 
 def test_the_summary_counts_each_side_and_says_where_they_are_far_from_what_was_asked(

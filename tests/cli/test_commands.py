@@ -1,4 +1,4 @@
-"""``check``, ``train``, ``eval``, ``report``: what goes wrong is said clearly, and JSON stands alone on stdout."""
+"""``check``, ``train``, ``eval``, ``report``: errors are clear, and only JSON is on stdout with --json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llama_index_finetune_structured.dataset.schema.load import load_schema
 from llama_index_finetune_structured.example import Usage
 from tests.cli.conftest import Call
 
-COMMANDS = ["demo", "build", "check", "train", "eval", "report"]
+COMMANDS = ["demo", "build", "check", "train", "eval", "report", "export"]
 JOBS = ["list", "show", "wait", "cancel"]
 
 
@@ -32,7 +32,7 @@ def test_every_command_has_help_with_an_example_and_json(name: str) -> None:
     assert "--json" in result.stdout
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout.split()) == (
         0, ["finetune-structured", version("llama-index-finetune-structured")]
@@ -107,7 +107,7 @@ def test_check_fix_leaves_a_file_without_errors(data: Path, call: Call) -> None:
     )
 
 
-def test_check_shows_people_line_and_mend(data: Path) -> None:
+def test_check_shows_people_the_line(data: Path) -> None:
     shown = CliRunner().invoke(app, ["check", str(data), "--target", "openai"])
     assert shown.exit_code == 1
     assert f"{data}:13: error [not_json]" in shown.stdout
@@ -124,7 +124,7 @@ def test_eval_does_not_replace_another_evaluation(data: Path, call: Call, tiny_l
     first = call(*ask, "--output", "scores")
     kept = Path("scores/scorecard.json").read_bytes()
     refused = call(*ask, "--output", "scores", "--no-grammar", code=1)["error"]
-    assert "scores/scorecard.json: of an evaluation with another grammar, and not overwritten" in refused
+    assert "scores/scorecard.json: holds an evaluation with another grammar and is not overwritten" in refused
     assert "with another limit" in call(*ask, "--output", "scores", "--limit", "3", code=1)["error"]
     assert Path("scores/scorecard.json").read_bytes() == kept
     assert call(*ask, "--output", "scores")["systems"] == first["systems"]
@@ -159,7 +159,7 @@ def _with_usage(card: Scorecard, path: str, **settings: str) -> str:
     return str(card.model_copy(update={"rows": rows, "settings": card.settings | settings}).to_json(path))
 
 
-def test_report_tells_when_the_student_has_paid_for_itself(data: Path, call: Call) -> None:
+def test_report_shows_after_how_many_queries_the_student_is_cheaper(data: Path, call: Call) -> None:
     path = _with_usage(_scorecard(Path("scores") / "scorecard.json"), "scores/scorecard.json")
     found = call("report", path, "--input-price", "2", "--output-price", "8", "--training-cost", "2.8")[
         "break_even"
@@ -192,20 +192,20 @@ def test_upper_layers_trains_only_those(data: Path, call: Call, tiny_llama: Path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("--input-price 2 --output-price 8", "give it with --training-cost"),
         ("--input-price 2", "give both --input-price and --output-price"),
         ("--input-price 2 --output-price 8 --training-cost 1", "no example has its teacher's tokens"),
     ],
 )
-def test_prices_that_tell_nothing_are_refused(arguments: str, told: str, data: Path, call: Call) -> None:
+def test_incomplete_prices_are_an_error(arguments: str, message: str, data: Path, call: Call) -> None:
     _scorecard(Path("scores") / "scorecard.json")
-    assert told in call("report", "scores/scorecard.json", *arguments.split(), code=1)["error"]
+    assert message in call("report", "scores/scorecard.json", *arguments.split(), code=1)["error"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("check nowhere.jsonl --target openai", None),
         ("check rows.jsonl --target opennai", "target: 'opennai', expected 'openai'"),
@@ -216,22 +216,24 @@ def test_prices_that_tell_nothing_are_refused(arguments: str, told: str, data: P
         ("eval nowhere rows.jsonl", "base model 'nowhere': no such folder"),
         ("eval halfway rows.jsonl", "halfway: its training is not finished"),
         ("export halfway tuned.gguf --format gguf", "halfway: its training is not finished"),
-        ("eval modle rows.jsonl", "modle: no training run and no adapter; base model 'modle'"),
+        ("eval modle rows.jsonl", "modle: not a training run or adapter; base model 'modle'"),
         ("build schema.yaml --schema schema.yaml --teacher t", "schema.yaml: is a file; give the folder"),
         ("eval nowhere nowhere.jsonl", "nowhere.jsonl: cannot be read"),
         ("report nowhere.json", "nowhere.json: cannot be read"),
         ("report rows.jsonl", "rows.jsonl: not a scorecard"),
     ],
 )
-def test_a_users_mistake_is_one_clear_error(arguments: str, told: str | None, data: Path, call: Call) -> None:
+def test_a_users_mistake_is_one_clear_error(
+    arguments: str, message: str | None, data: Path, call: Call
+) -> None:
     Path("halfway/checkpoints").mkdir(parents=True)
     before = sorted(os.listdir())
     found = call(*arguments.split(), code=1)
     assert "Traceback" not in found["stderr"]
-    if told is None:
+    if message is None:
         assert found["problems"][0]["code"] == "cannot_read"
     else:
-        assert told in found["error"]
+        assert message in found["error"]
     assert sorted(os.listdir()) == before
 
 

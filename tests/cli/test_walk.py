@@ -1,4 +1,4 @@
-"""The walk of the README, word for word: folder of PDFs, teacher, tuned model in a query engine, report."""
+"""The README's walk through the command line, run word for word: documents, teacher, tuned model, report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from pydantic import Field
 
 from llama_index_finetune_structured import FinetuneDataset, LoraLLM, load_schema, read_nodes
-from llama_index_finetune_structured.cli.building import bm25_retriever
+from llama_index_finetune_structured.cli.build import bm25_retriever
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
 from tests.cli import papers
@@ -25,15 +25,32 @@ from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
 
 ROOT = Path(__file__).parents[2]
-WALK = (ROOT / "README.md").read_text().split("## From a folder of PDFs")[1].split("\n## ")[0]
-PAGES = WALK + (ROOT / "docs" / "cli.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGES, re.MULTILINE | re.DOTALL)
-YAML, SHELL, PYTHON = ([text for kind, text in BLOCKS if kind == name] for name in ("yaml", "sh", "python"))
-COMMANDS = [shlex.split(line)[1:] for line in SHELL[0].splitlines() if line.startswith("finetune-structured")]
+
+
+def _blocks(page: str) -> list[str]:
+    """The code blocks of a page, in its order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def _block(page: str, pattern: str) -> str:
+    """The one code block of a page with a line that begins with ``pattern``, wherever it stands."""
+    (found,) = [block for block in _blocks(page) if re.search(f"^{pattern}", block, re.MULTILINE)]
+    return found
+
+
+SCHEMA = _block("README.md", "fields:")
+SHELL = _block("README.md", "finetune-structured build")
+ASK = _block("README.md", "# ask.py")
+COMMANDS = {
+    words[1]: words[1:]
+    for words in map(shlex.split, SHELL.splitlines())
+    if words and words[0] == "finetune-structured"
+}
 
 
 class Walk:
-    """A folder where the walk was gone; ``arguments`` adds what the reader has and the test has not."""
+    """A folder in which the walk was run; ``arguments`` adds the test's own base model and teacher."""
 
     def __init__(self, folder: Path, base: Path, teacher: Teacher) -> None:
         self.folder, self.base, self.teacher = folder, base, teacher
@@ -56,19 +73,19 @@ class Walk:
 def walk(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Any:
     folder = tmp_path_factory.mktemp("walk")
     papers.write_folder(folder)
-    (folder / "schema.yaml").write_text(YAML[0])
+    (folder / "schema.yaml").write_text(SCHEMA)
     with Teacher(papers.reply).running() as teacher:
-        gone = Walk(folder, tiny_llama, teacher)
-        for command in COMMANDS:
-            result = gone.run(*gone.arguments(command))
+        done = Walk(folder, tiny_llama, teacher)
+        for command in COMMANDS.values():
+            result = done.run(*done.arguments(command))
             assert result.returncode == 0, (command, result.stdout, result.stderr)
             assert "Traceback" not in result.stderr
-        yield gone
+        yield done
 
 
 def test_the_walk_is_short_and_names_every_step(walk: Walk) -> None:
-    assert [command[0] for command in COMMANDS] == ["build", "check", "train", "eval", "report"]
-    assert len(SHELL[0].splitlines()) <= 15
+    assert list(COMMANDS) == ["build", "check", "train", "eval", "report"]
+    assert len(SHELL.splitlines()) <= 15
 
 
 def test_the_report_compares_base_and_tuned_on_the_held_out_rows(walk: Walk) -> None:
@@ -88,35 +105,35 @@ def test_a_second_walk_repeats_nothing(walk: Walk, call: Call, monkeypatch: pyte
     made += [str(path) for path in Path("eval-output/answers").rglob("*.jsonl")]
     before = {name: Path(name).read_bytes() for name in made}
     asked = len(walk.teacher.requests)
-    found = [call(*walk.arguments(command)) for command in COMMANDS]
+    found = {name: call(*walk.arguments(command)) for name, command in COMMANDS.items()}
     assert {name: Path(name).read_bytes() for name in made} == before
     assert len(walk.teacher.requests) == asked
-    assert found[2]["status"] == "succeeded"
-    assert found[3]["systems"] == found[4]["systems"]
+    assert found["train"]["status"] == "succeeded"
+    assert found["eval"]["systems"] == found["report"]["systems"]
 
 
 def test_the_python_at_the_end_asks_the_tuned_model(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(walk.folder)
     names: dict[str, Any] = {}
-    exec(PYTHON[0], names)
+    exec(ASK, names)
     assert isinstance(names["student"], LoraLLM)
     answer = names["query_engine"].query("What did Beta1 show?").response
     load_schema("schema.yaml").model_validate(answer.model_dump())
 
 
-class _Heard(LoraLLM):
-    """Keeps the prompts that a query engine sent, and answers nothing."""
+class _PromptRecorder(LoraLLM):
+    """Records the prompts that a query engine sends, and returns an empty answer."""
 
-    heard: list[list[ChatMessage]] = Field(default_factory=list)
+    prompts: list[list[ChatMessage]] = Field(default_factory=list)
 
     def structured_predict(self, output_cls, prompt, llm_kwargs=None, **prompt_args):  # type: ignore[no-untyped-def]
-        self.heard.append(self._messages(prompt, prompt_args))
+        self.prompts.append(self._messages(prompt, prompt_args))
         return output_cls(author="", year=0)
 
 
 def test_the_query_engine_serves_the_prompts_that_were_trained_token_for_token(walk: Walk) -> None:
     finding = load_schema(walk.folder / "schema.yaml")
-    llm = _Heard.from_adapter(walk.folder / "model" / "adapter")
+    llm = _PromptRecorder.from_adapter(walk.folder / "model" / "adapter")
     retriever = bm25_retriever(read_nodes(walk.folder / "papers"), 2)
     engine = RetrieverQueryEngine.from_args(retriever, llm=llm, output_cls=finding)
     tokenizer = load_tokenizer(resolve(walk.base))
@@ -125,19 +142,19 @@ def test_the_query_engine_serves_the_prompts_that_were_trained_token_for_token(w
         engine.query(example.query or "")
     stop = stop_token_id(tokenizer)
     trained = [list(token_row(tokenizer, example, stop_id=stop).prompt) for example in examples]
-    assert [llm.prompt_token_ids(messages, finding) for messages in llm.heard] == trained
+    assert [llm.prompt_token_ids(messages, finding) for messages in llm.prompts] == trained
 
 
 def test_a_run_of_other_settings_in_the_same_folder_is_refused(
     walk: Walk, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(walk.folder)
-    again = walk.arguments(COMMANDS[2])
+    again = walk.arguments(COMMANDS["train"])
     error = call(*again, "--seed", "5", code=1)["error"]
     assert "holds the adapter of another run (differs in seed (0 there, 5 here)): choose another" in error
 
 
-def test_the_longer_schema_of_the_page_is_one(tmp_path: Path) -> None:
-    (tmp_path / "schema.yaml").write_text(YAML[1])
+def test_the_longer_schema_of_the_page_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(_block("docs/cli.md", "types:"))
     fields = load_schema(tmp_path / "schema.yaml").model_json_schema()["properties"]
     assert fields["citations"]["items"] == {"$ref": "#/$defs/Citation"}

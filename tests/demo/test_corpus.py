@@ -1,4 +1,4 @@
-"""The demo's corpus: gold cards agree with networkx itself, and the teacher reads only what it is shown."""
+"""The demo's corpus: reference cards agree with networkx itself, and the teacher reads only its prompt."""
 
 from __future__ import annotations
 

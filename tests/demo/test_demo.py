@@ -1,4 +1,4 @@
-"""The demo end to end on a tiny untrained model: every step is real, only the answers are poor."""
+"""The demo end to end on a tiny untrained model: all steps are real, only the answers are poor."""
 
 from __future__ import annotations
 
@@ -89,25 +89,25 @@ def test_no_held_out_sub_package_was_seen_in_training(finished: Path) -> None:
         assert {groups[source.document_id or ""] for source in example.sources}.isdisjoint(held_out)
 
 
-class _Heard(LoraLLM):
-    """Keeps the prompts that a query engine sent."""
+class _PromptRecorder(LoraLLM):
+    """Records the prompts that a query engine sends."""
 
-    heard: list[list[ChatMessage]] = Field(default_factory=list)
+    prompts: list[list[ChatMessage]] = Field(default_factory=list)
 
     def structured_predict(self, output_cls, prompt, llm_kwargs=None, **prompt_args):  # type: ignore[no-untyped-def]
-        self.heard.append(self._messages(prompt, prompt_args))
+        self.prompts.append(self._messages(prompt, prompt_args))
         return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
 
 
 def test_the_prompt_served_is_the_prompt_trained_on_token_for_token(tiny_llama: Path, finished: Path) -> None:
-    llm = _Heard.from_adapter(finished / "model" / "adapter", max_new_tokens=120)
+    llm = _PromptRecorder.from_adapter(finished / "model" / "adapter", max_new_tokens=120)
     engine = _engine(_retriever(functions()), llm)
     tokenizer = load_tokenizer(resolve(tiny_llama))
     examples = list(FinetuneDataset.load(finished / "train.jsonl"))
     for example in examples:
         engine.query(example.query or "")
     trained = [list(_row(tokenizer, example)) for example in examples]
-    served = [llm.prompt_token_ids(messages, ApiCard) for messages in llm.heard]
+    served = [llm.prompt_token_ids(messages, ApiCard) for messages in llm.prompts]
     assert served == trained
 
 

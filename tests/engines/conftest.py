@@ -1,4 +1,4 @@
-"""What the hosted engines' tests share: a server, a fake clock, runs kept in the test's folder."""
+"""Fixtures of the hosted engines' tests: a server, a fake clock, runs in the test's own folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY_VARIABLES = (
 def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("FINETUNE_STRUCTURED_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS", str(tmp_path / "runs"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One job for one run, whatever goes wrong: refused, lost and cut replies, and killed processes."""
+"""One job for one run after any fault: refused, lost and truncated replies, and killed processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.hosted.journal import Journal
+from llama_index_finetune_structured.engines.hosted.journal import RunJournal
 from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import EngineError
 from tests.engines.submitting import engine_at, submit, submit_and_wait
@@ -40,10 +40,15 @@ def processes() -> ForkServerContext:
     return context
 
 
-def engine(server: OpenAIServer, data: Path, run_dir: Path) -> OpenAIFinetuneEngine:
+def engine(server: OpenAIServer, data: Path, output_dir: Path) -> OpenAIFinetuneEngine:
     timeouts = Timeouts(clock=FakeClock(), request_s=20)
     return OpenAIFinetuneEngine(
-        "gpt-4o-mini", data, api_base=server.base, api_key=server.key, run_dir=run_dir, timeouts=timeouts
+        "gpt-4o-mini",
+        data,
+        api_base=server.base,
+        api_key=server.key,
+        output_dir=output_dir,
+        timeouts=timeouts,
     )
 
 
@@ -135,7 +140,7 @@ def test_a_reply_that_takes_too_long_makes_one_job(accepted: bool, data: Path, t
             data,
             api_base=server.base,
             api_key=server.key,
-            run_dir=tmp_path / "r",
+            output_dir=tmp_path / "r",
             timeouts=timeouts,
         ).finetune()
         assert len(server.jobs) == 1
@@ -182,7 +187,7 @@ def test_two_machines_at_the_same_moment_keep_one_job(data: Path, tmp_path: Path
     ("answer", "says"),
     [
         (reply(400, "invalid model", "invalid_request_error"), "invalid model"),
-        (reply(400, "Invalid file format: line 3", "invalid_file_format"), "Mend the training file"),
+        (reply(400, "Invalid file format: line 3", "invalid_file_format"), "Fix the training file"),
         (reply(401, "Incorrect API key provided", "invalid_api_key"), "Check the key"),
         (reply(403, "Your organization is not permitted to create fine-tuning jobs"), "LoraFinetuneEngine"),
         (reply(403, "Fine-tuning is no longer available"), "LoraFinetuneEngine"),
@@ -204,7 +209,7 @@ def test_a_permanent_refusal_costs_one_call_and_is_explained(
         with pytest.raises(EngineError, match=says):
             asked.finetune()
         assert len(server.calls("POST", JOBS)) == 1
-        assert Journal(tmp_path / "run").require().phase == "refused"
+        assert RunJournal(tmp_path / "run").require().phase == "refused"
         server.faults.clear()
         asked.finetune()
         assert len(server.jobs) == 1
@@ -227,7 +232,7 @@ def test_a_provider_that_never_answers_is_given_up_and_taken_up_again(data: Path
         asked = engine(server, data, tmp_path / "run")
         with pytest.raises(EngineError, match="HTTP 500"):
             asked.finetune()
-        assert Journal(tmp_path / "run").require().phase == "submitting"
+        assert RunJournal(tmp_path / "run").require().phase == "submitting"
         server.faults.clear()
         asked.finetune()
         assert len(server.jobs) == 1
@@ -293,12 +298,12 @@ def test_fifty_killed_waits_are_all_taken_up_again(
     endless: OpenAIServer, data: Path, tmp_path: Path, processes: ForkServerContext
 ) -> None:
     for number in range(50):
-        run_dir = tmp_path / f"run{number % 5}"
-        arguments = (endless.base, endless.key, data, run_dir)
+        output_dir = tmp_path / f"run{number % 5}"
+        arguments = (endless.base, endless.key, data, output_dir)
         moment = ("GET", rf"{JOBS}/[^/]+", bool(number % 2))
         killed_at(endless, moment, processes.Process(target=submit_and_wait, args=arguments))
-        attached = OpenAIFinetuneEngine.from_run(run_dir, api_key=endless.key)
-        assert attached.get_current_job().id == Journal(run_dir).require().job_id
+        attached = OpenAIFinetuneEngine.from_run(output_dir, api_key=endless.key)
+        assert attached.get_current_job().id == RunJournal(output_dir).require().job_id
     assert len(endless.jobs) == 5
 
 

@@ -1,4 +1,4 @@
-"""Following a job to its end: success, failure, patience and cancelling, over real HTTP with the real SDK."""
+"""Polling a job to its end over real HTTP with the real SDK: success, failure, timeouts, cancelling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.engines.hosted.follow import follow
-from llama_index_finetune_structured.engines.hosted.journal import Journal
+from llama_index_finetune_structured.engines.hosted.journal import RunJournal
 from llama_index_finetune_structured.engines.hosted.progress import Progress
 from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import (
@@ -56,7 +56,7 @@ def test_an_empty_error_object_is_no_crash(make: Any, server: OpenAIServer) -> N
     server.script, server.job_error = ("queued", "failed"), {"x": 1}
     engine = make()
     engine.finetune()
-    with pytest.raises(EngineError, match=r"failed\. Mend"):
+    with pytest.raises(EngineError, match=r"failed\. Fix"):
         engine.wait()
 
 
@@ -69,7 +69,7 @@ def test_a_failed_job_is_submitted_anew(make: Any, server: OpenAIServer) -> None
     server.script = ("queued", "succeeded")
     engine.finetune()
     assert engine.wait().id == list(server.jobs)[1]
-    assert Journal(engine.run_dir).require().earlier_jobs == (next(iter(server.jobs)),)
+    assert RunJournal(engine.output_dir).require().earlier_jobs == (next(iter(server.jobs)),)
 
 
 def test_a_failed_job_is_submitted_anew_though_its_journal_is_lost(make: Any, server: OpenAIServer) -> None:
@@ -78,14 +78,14 @@ def test_a_failed_job_is_submitted_anew_though_its_journal_is_lost(make: Any, se
     engine.finetune()
     with pytest.raises(EngineError):
         engine.wait()
-    for path in engine.run_dir.iterdir():
+    for path in engine.output_dir.iterdir():
         path.unlink()
     server.script = ("queued", "succeeded")
     again = make()
     again.finetune()
     first, second = server.jobs
     assert again.wait().id == second
-    assert Journal(again.run_dir).require().earlier_jobs == (first,)
+    assert RunJournal(again.output_dir).require().earlier_jobs == (first,)
 
 
 def test_who_waits_for_a_job_leaves_the_journal_of_its_successor_alone(
@@ -95,16 +95,16 @@ def test_who_waits_for_a_job_leaves_the_journal_of_its_successor_alone(
     waiting = make()
     waiting.finetune()
     steps = follow(
-        waiting._service, Journal(waiting.run_dir), 3600, Progress("x", verbose=False), needs_name=False
+        waiting._service, RunJournal(waiting.output_dir), 3600, Progress("x", verbose=False), needs_name=False
     )
     next(steps)
     (first,) = server.jobs
     server.scripts[first] = ["failed"]
     server.script = ("queued", "succeeded")
     make().finetune()  # another process sees the failure first, and submits anew
-    second = Journal(waiting.run_dir).require()
+    second = RunJournal(waiting.output_dir).require()
     assert list(steps) == []
-    assert Journal(waiting.run_dir).require() == second
+    assert RunJournal(waiting.output_dir).require() == second
     assert second.job_id == list(server.jobs)[1]
 
 
@@ -142,7 +142,7 @@ def test_waiting_ends_when_its_time_is_up(make: Any, server: OpenAIServer, clock
     server.script = ("queued",)
     engine = make()
     engine.finetune()
-    with pytest.raises(EngineError, match=r"still 'queued' after 100 s.*goes on at the provider"):
+    with pytest.raises(EngineError, match=r"still 'queued' after 100 s.*still running at the provider"):
         engine.wait(timeout_s=100)
     assert clock.time_s == 100
 

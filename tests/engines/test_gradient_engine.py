@@ -120,7 +120,7 @@ def test_the_handlers_lines_are_the_prompt_that_the_tuned_model_is_sent_and_the_
     assert line["inputs"] == sent + card.model_dump_json()
 
 
-def test_an_adapter_is_gone_on_with_by_its_id(gradient: GradientServer, make: Any) -> None:
+def test_an_adapter_is_trained_further_by_its_id(gradient: GradientServer, make: Any) -> None:
     first = make()
     first.finetune()
     again = make(base_model_slug=None, name=None, model_adapter_id=first.model_adapter_id)
@@ -136,8 +136,47 @@ def test_a_finished_run_made_again_is_a_new_adapter(gradient: GradientServer, ma
     assert len(gradient.adapters) == 2
 
 
+def test_an_output_dir_belongs_to_one_adapter(gradient: GradientServer, make: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        engine = make(output_dir=tmp_path / "mine")
+        engine.finetune()
+    assert engine.output_dir == tmp_path / "mine"
+    assert list(gradient.adapters) == [engine.model_adapter_id]
+    assert len(trained(gradient, engine)) == 12
+    with pytest.raises(ConfigurationError, match=r"holds another run .* give another output_dir"):
+        make(output_dir=tmp_path / "mine", name="others")
+
+
+def test_an_adapter_that_was_deleted_is_made_anew_in_its_output_dir(
+    gradient: GradientServer, make: Any, tmp_path: Path
+) -> None:
+    first = make(output_dir=tmp_path / "mine")
+    first_id = first.model_adapter_id
+    first.finetune()
+    del gradient.adapters[first_id]
+    second = make(output_dir=tmp_path / "mine")
+    second.finetune()
+    assert list(gradient.adapters) == [second.model_adapter_id]
+    assert trained(gradient, second) == [[f"sample {i}"] for i in range(6)]
+
+
+def test_an_adapter_is_attached_to_an_output_dir(gradient: GradientServer, make: Any, tmp_path: Path) -> None:
+    first, other = make(), make(name="others")
+    by_id = {"base_model_slug": None, "name": None, "output_dir": tmp_path / "mine"}
+    engine = make(**by_id, model_adapter_id=first.model_adapter_id)
+    assert (engine.output_dir, engine.model_adapter_id) == (tmp_path / "mine", first.model_adapter_id)
+    with pytest.raises(ConfigurationError, match=f"holds the run of {first.model_adapter_id}"):
+        make(**by_id, model_adapter_id=other.model_adapter_id)
+
+
+def test_data_and_data_path_are_the_same(gradient: GradientServer, make: Any, data: Path) -> None:
+    engine = make(data=data, data_path=None)
+    engine.finetune()
+    assert trained(gradient, engine) == [[f"sample {i}"] for i in range(6)]
+
+
 @pytest.mark.parametrize("cut_at", range(6))
-def test_an_epoch_that_was_cut_off_goes_on_in_a_new_process(
+def test_an_interrupted_epoch_resumes_in_a_new_process(
     cut_at: int, gradient: GradientServer, make: Any
 ) -> None:
     first = make()
@@ -187,11 +226,11 @@ def test_a_lost_creation_makes_one_adapter(
 
 @pytest.mark.parametrize("path", [TUNE, "/api/models"])
 @pytest.mark.parametrize("accepted", [True, False])
-def test_a_killed_process_is_gone_on_with(
+def test_a_killed_process_is_resumed(
     path: str, accepted: bool, gradient: GradientServer, make: Any, data: Path
 ) -> None:
     fault = gradient.fault("POST", path, "hang", accepted=accepted)
-    runs = os.environ["FINETUNE_STRUCTURED_RUNS"]
+    runs = os.environ["LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS"]
     arguments = (gradient.host, gradient.token, gradient.workspace, data, runs)
     process = multiprocessing.get_context("forkserver").Process(target=train_gradient, args=arguments)
     process.start()
@@ -224,7 +263,7 @@ def test_nan_loss_names_the_lines_and_is_tried_once(
     gradient: GradientServer, make: Any, tmp_path: Path
 ) -> None:
     engine = make(data_path=write(tmp_path / "nan.jsonl", ["fine", "nan", "fine"]))
-    with pytest.raises(EngineError, match=r"samples 2 to 2: .*nanLoss.*mend or leave out"):
+    with pytest.raises(EngineError, match=r"samples 2 to 2: .*nanLoss.*leave out"):
         engine.finetune()
     assert len(gradient.calls("POST", TUNE)) == 2
 
@@ -270,7 +309,7 @@ def test_an_empty_file_is_no_epoch(make: Any, tmp_path: Path) -> None:
 
 
 def test_changed_data_starts_the_epoch_again(gradient: GradientServer, make: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "mended.jsonl", ["a", "nan"])
+    path = write(tmp_path / "fixed.jsonl", ["a", "nan"])
     engine = make(data_path=path)
     with pytest.raises(EngineError):
         engine.finetune()
@@ -287,6 +326,8 @@ def test_changed_data_starts_the_epoch_again(gradient: GradientServer, make: Any
         {"base_model_slug": None},
         {"batch_size": 0},
         {"max_steps": 0},
+        {"data": "rows.jsonl"},
+        {"data_path": None},
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(options: dict[str, Any], make: Any) -> None:
@@ -364,12 +405,12 @@ def test_two_engines_of_one_name_keep_their_own_journals(gradient: GradientServe
     second.finetune()
     first.finetune()
     assert (len(trained(gradient, first)), len(trained(gradient, second))) == (12, 6)
-    assert first.run_dir != second.run_dir
+    assert first.output_dir != second.output_dir
 
 
 def test_the_other_engine_refuses_a_gradient_run(make: Any) -> None:
     with pytest.raises(ConfigurationError, match="a run of the gradient engine"):
-        OpenAIFinetuneEngine.from_run(make().run_dir, api_key="k")
+        OpenAIFinetuneEngine.from_run(make().output_dir, api_key="k")
 
 
 def test_without_the_sdk_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A learning curve over a hosted engine: one job per size, each waited for and asked."""
+"""A learning curve over a hosted engine: one job for each size, each followed and evaluated."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""``jobs list|show|wait|cancel`` on the journal of real runs."""
+"""The commands ``jobs list``, ``show``, ``wait`` and ``cancel``, on journals of real runs."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from llama_index_finetune_structured.cli.jobs import app
+from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
-from llama_index_finetune_structured.engines.hosted.journal import Journal
+from llama_index_finetune_structured.engines.hosted.journal import RunJournal
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import write_rows
 
@@ -23,13 +24,14 @@ def run(server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "gpt-4o-mini", write_rows(tmp_path / "train.jsonl"), api_base=server.base, validate_json=False
     )
     engine.finetune()
-    return engine.run_dir
+    return engine.output_dir
 
 
 def call(*arguments: str, fails: bool = False) -> str:
-    result = CliRunner().invoke(app, list(arguments))
+    """What ``jobs`` prints: on stdout, or on stderr where it fails."""
+    result = CliRunner().invoke(app, ["jobs", *arguments], catch_exceptions=False)
     assert result.exit_code == (1 if fails else 0), result.output
-    return result.output
+    return result.stderr if fails else result.stdout
 
 
 def test_list_shows_what_was_last_seen(run: Path, server: OpenAIServer) -> None:
@@ -40,7 +42,7 @@ def test_list_shows_what_was_last_seen(run: Path, server: OpenAIServer) -> None:
 
 
 def test_words_in_brackets_are_no_markup(run: Path) -> None:
-    journal = Journal(run)
+    journal = RunJournal(run)
     journal.write(journal.require().but(status="failed", error="row [red] has [/] no answer\nsecond line"))
     shown = " ".join(call("list").split())
     assert "[red] has [/]" in shown
@@ -61,13 +63,13 @@ def test_a_live_list_follows_the_others_where_one_job_is_unknown(
         "gpt-4o-mini", write_rows(tmp_path / "b.jsonl", count=11), api_base=server.base, validate_json=False
     )
     engine.finetune()
-    del server.jobs[Journal(run).require().job_id or ""]
-    shown = call("list", "--live", "--every", "0.05")
-    assert f"{run.name}: " in shown
-    assert Journal(engine.run_dir).require().status == "succeeded"
+    del server.jobs[RunJournal(run).require().job_id or ""]
+    result = CliRunner().invoke(app, ["jobs", "list", "--live", "--every", "0.05"], catch_exceptions=False)
+    assert f"{run.name}: " in result.stderr
+    assert RunJournal(engine.output_dir).require().status == "succeeded"
 
 
-def test_json_is_for_programs(run: Path) -> None:
+def test_list_and_show_print_nothing_but_json_with_json(run: Path) -> None:
     [row] = json.loads(call("list", "--json"))
     assert (row["job_id"], row["folder"]) == ("ftjob-000002", str(run))
     [row] = json.loads(call("list", "--json", "--live", "--every", "0.05"))
@@ -75,8 +77,28 @@ def test_json_is_for_programs(run: Path) -> None:
     assert json.loads(call("show", run.name, "--json")) == {k: v for k, v in row.items() if k != "folder"}
 
 
-def test_show_is_the_whole_journal(run: Path) -> None:
-    assert json.loads(call("show", run.name[:20]))["job_id"] == "ftjob-000002"
+def test_show_lists_the_fields_of_the_journal_for_people(run: Path) -> None:
+    shown = call("show", run.name[:20])
+    assert re.search(r"^job_id +ftjob-000002 *$", shown, re.MULTILINE)
+    assert re.search(r"^base_model +gpt-4o-mini *$", shown, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("run")
+def test_wait_and_cancel_print_nothing_but_json_with_json(server: OpenAIServer) -> None:
+    server.scripts["ftjob-000002"] = ["succeeded"]
+    done = json.loads(call("wait", "ftjob-000002", "--json"))
+    assert (done["id"], done["status"]) == ("ftjob-000002", "succeeded")
+    assert json.loads(call("cancel", "ftjob-000002", "--json")) == {
+        "id": "ftjob-000002",
+        "status": "succeeded",
+    }
+
+
+@pytest.mark.parametrize("command", ["show", "wait", "cancel"])
+def test_an_error_is_json_with_json(command: str) -> None:
+    result = CliRunner().invoke(app, ["jobs", command, "nothing", "--json"])
+    assert result.exit_code == 1
+    assert "names no run" in json.loads(result.stdout)["error"]
 
 
 def test_wait_goes_to_the_end_and_names_the_model(run: Path, server: OpenAIServer) -> None:

@@ -1,4 +1,4 @@
-"""The journal: old state or new state after any failure, private, readable by later processes."""
+"""The run journal: old or new state after any failure, private to its owner, readable by later processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.engines.hosted.journal import Journal, Run, find_run, list_runs
+from llama_index_finetune_structured.engines.hosted.journal import Run, RunJournal, find_run, list_runs
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 
 
@@ -27,7 +27,7 @@ def a_run(**changes: Any) -> Run:
 def test_a_failing_system_call_leaves_the_old_state(
     call: str, error: int, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path / "run")
+    journal = RunJournal(tmp_path / "run")
     journal.write(a_run(status="old"))
     fail_the_kth(monkeypatch, call, at, OSError(error, os.strerror(error)))
     try:
@@ -66,18 +66,18 @@ def test_what_is_written_is_read_back(
     tmp_path: Path, request: dict[str, Any], name: str, known: list[str]
 ) -> None:
     run = a_run(request=request, base_model=name, known_job_ids=tuple(known))
-    assert Journal(tmp_path / "run").write(run) == Journal(tmp_path / "run").read()
+    assert RunJournal(tmp_path / "run").write(run) == RunJournal(tmp_path / "run").read()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}'])
 def test_a_file_that_is_no_run_is_named_with_what_to_do(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(EngineError, match=r"run\.json: not a run journal.*start_job_id"):
-        Journal(tmp_path).read()
+        RunJournal(tmp_path).read()
 
 
 def test_files_are_private_to_their_owner(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "run")
+    journal = RunJournal(tmp_path / "run")
     journal.write(a_run())
     with journal.lock():
         pass
@@ -90,15 +90,15 @@ def test_files_are_private_to_their_owner(tmp_path: Path) -> None:
 
 def test_runs_are_listed_oldest_first_and_unreadable_ones_left_out(tmp_path: Path) -> None:
     for name, created in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-01")):
-        Journal(tmp_path / name).write(a_run(created_at=created))
+        RunJournal(tmp_path / name).write(a_run(created_at=created))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "run.json").write_text("{")
     assert [folder.name for folder, _ in list_runs(tmp_path)] == ["c", "b", "a"]
 
 
 def test_a_run_is_found_by_folder_beginning_or_job(tmp_path: Path) -> None:
-    Journal(tmp_path / "gpt-1").write(a_run(job_id="ftjob-1"))
-    Journal(tmp_path / "gpt-2").write(a_run(job_id="ftjob-2"))
+    RunJournal(tmp_path / "gpt-1").write(a_run(job_id="ftjob-1"))
+    RunJournal(tmp_path / "gpt-2").write(a_run(job_id="ftjob-2"))
     assert find_run("gpt-2", tmp_path).name == "gpt-2"
     assert find_run("ftjob-1", tmp_path).name == "gpt-1"
     assert find_run(str(tmp_path / "gpt-1")).name == "gpt-1"
@@ -107,5 +107,5 @@ def test_a_run_is_found_by_folder_beginning_or_job(tmp_path: Path) -> None:
 
 
 def test_the_journal_is_plain_json(tmp_path: Path) -> None:
-    Journal(tmp_path / "run").write(a_run(base_model="für"))
+    RunJournal(tmp_path / "run").write(a_run(base_model="für"))
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["base_model"] == "für"

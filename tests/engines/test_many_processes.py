@@ -1,4 +1,4 @@
-"""``accelerate launch`` on one engine: two processes train as one does."""
+"""``accelerate launch`` on one engine: two processes train the same as one."""
 
 from __future__ import annotations
 

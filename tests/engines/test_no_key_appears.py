@@ -1,4 +1,4 @@
-"""A sentinel key across every object returned and every file written: nowhere."""
+"""The API key is in no object returned and no file written; a sentinel key is searched for in all of them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def gradient_engine(gradient: GradientServer, tmp_path: Path) -> GradientFinetun
 
 
 def surfaces(thing: Any) -> dict[str, str]:
-    """Everything a thing shows of itself, by the way it was asked."""
+    """Every textual form of an object, by the way it was produced."""
     shown = {"repr": repr(thing), "str": str(thing), "format": f"{thing}", "pickle": pickled(thing)}
     if isinstance(thing, BaseModel):
         shown |= {"model_dump": str(thing.model_dump()), "model_dump_json": thing.model_dump_json()}
@@ -96,7 +96,7 @@ def assert_silent(thing: Any) -> None:
 
 
 def in_use(llm: LLM) -> LLM:
-    """The LLM with its clients made, as it is after a call."""
+    """The LLM with its clients created, as after a call."""
     llm.complete("hello")
     return llm
 
@@ -180,7 +180,7 @@ def assert_no_file(folder: Path) -> None:
 
 
 def shown_failure(call: Callable[[], Any]) -> str:
-    """What a user or a crash reporter sees of the error: message, chain and local variables."""
+    """The error as a user or a crash reporter sees it: message, chain and local variables."""
     try:
         call()
     except Exception as error:

@@ -49,7 +49,7 @@ def test_finetune_returns_after_submission(server: OpenAIServer, make: Any, cloc
 
 def test_settings_reach_the_provider(server: OpenAIServer, make: Any, tmp_path: Path) -> None:
     validation = write_rows(tmp_path / "validation.jsonl", count=11)
-    make(hyperparameters={"n_epochs": 2}, suffix="albums", seed=5, validation_path=validation).finetune()
+    make(hyperparameters={"n_epochs": 2}, suffix="albums", seed=5, validation=validation).finetune()
     body = server.calls("POST", JOBS)[0].json()
     assert body["method"] == {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}
     assert (body["suffix"], body["seed"], body["validation_file"]) == ("albums", 5, "file-000002")
@@ -68,11 +68,33 @@ def test_a_new_process_needs_no_finetune_to_find_its_job(server: OpenAIServer, m
     assert make().get_current_job().id in server.jobs
 
 
+def test_data_and_data_path_are_the_same_request(server: OpenAIServer, make: Any, data: Path) -> None:
+    make().finetune()
+    make(data=data, data_path=None).finetune()
+    assert len(server.jobs) == 1
+
+
+@pytest.mark.parametrize(("count", "message"), [(0, "no training data: pass data="), (2, "pass one of them")])
+def test_both_or_none_of_data_and_data_path_is_an_error(
+    count: int, message: str, make: Any, data: Path
+) -> None:
+    both = {"data": data if count else None, "data_path": data if count else None}
+    with pytest.raises(ConfigurationError, match=message):
+        make(**both)
+
+
+def test_the_journal_is_in_the_output_dir(make: Any, tmp_path: Path) -> None:
+    engine = make(output_dir=tmp_path / "mine")
+    engine.finetune()
+    assert engine.output_dir == tmp_path / "mine"
+    assert json.loads((tmp_path / "mine" / "run.json").read_text())["phase"] == "submitted"
+
+
 def test_another_run_folder_trains_the_same_again_and_reuses_the_upload(
     server: OpenAIServer, make: Any, tmp_path: Path
 ) -> None:
     make().finetune()
-    make(run_dir=tmp_path / "second").finetune()
+    make(output_dir=tmp_path / "second").finetune()
     assert (len(server.jobs), len(server.files)) == (2, 1)
 
 
@@ -83,15 +105,15 @@ def test_other_data_is_another_run(server: OpenAIServer, make: Any, tmp_path: Pa
 
 
 def test_a_run_folder_refuses_another_request(make: Any, tmp_path: Path) -> None:
-    make(run_dir=tmp_path / "run").finetune()
+    make(output_dir=tmp_path / "run").finetune()
     with pytest.raises(ConfigurationError, match="holds another run"):
-        make(run_dir=tmp_path / "run", seed=3).finetune()
+        make(output_dir=tmp_path / "run", seed=3).finetune()
 
 
 def test_start_job_id_attaches_without_submitting(server: OpenAIServer, make: Any, tmp_path: Path) -> None:
-    make(run_dir=tmp_path / "elsewhere").finetune()
+    make(output_dir=tmp_path / "elsewhere").finetune()
     (job_id,) = server.jobs
-    engine = make(start_job_id=job_id, run_dir=tmp_path / "here")
+    engine = make(start_job_id=job_id, output_dir=tmp_path / "here")
     engine.finetune()
     assert engine.get_finetuned_model().model.endswith(job_id)
     assert len(server.jobs) == 1
@@ -102,7 +124,7 @@ def test_from_run_needs_only_the_folder_and_a_key(
 ) -> None:
     first = make(hyperparameters={"n_epochs": 2})
     first.finetune()
-    engine = OpenAIFinetuneEngine.from_run(first.run_dir, api_key=server.key, timeouts=timeouts)
+    engine = OpenAIFinetuneEngine.from_run(first.output_dir, api_key=server.key, timeouts=timeouts)
     assert engine.wait().status == "succeeded"
     engine.finetune()
     assert len(server.jobs) == 1
@@ -259,23 +281,23 @@ def test_two_engines_at_once_each_train_their_own_data(
 def test_a_run_folder_of_another_job_is_not_attached_to(
     server: OpenAIServer, make: Any, tmp_path: Path
 ) -> None:
-    make(run_dir=tmp_path / "a").finetune()
-    make(run_dir=tmp_path / "b").finetune()
+    make(output_dir=tmp_path / "a").finetune()
+    make(output_dir=tmp_path / "b").finetune()
     first, second = server.jobs
     before = (tmp_path / "a" / "run.json").read_bytes()
-    with pytest.raises(ConfigurationError, match=f"holds the run of job {first}; give another run_dir"):
-        make(start_job_id=second, run_dir=tmp_path / "a")
+    with pytest.raises(ConfigurationError, match=f"holds the run of job {first}; give another output_dir"):
+        make(start_job_id=second, output_dir=tmp_path / "a")
     assert (tmp_path / "a" / "run.json").read_bytes() == before
 
 
 def test_a_job_is_attached_to_the_folder_whose_submission_was_refused(
     server: OpenAIServer, make: Any, tmp_path: Path
 ) -> None:
-    make(run_dir=tmp_path / "a").finetune()
+    make(output_dir=tmp_path / "a").finetune()
     (job_id,) = server.jobs
     server.fault("POST", "/v1/fine_tuning/jobs", "reply", reply=Reply(400, {"error": {"message": "no"}}))
     with pytest.raises(EngineError):
-        make(run_dir=tmp_path / "b").finetune()
-    engine = make(start_job_id=job_id, run_dir=tmp_path / "b")
+        make(output_dir=tmp_path / "b").finetune()
+    engine = make(start_job_id=job_id, output_dir=tmp_path / "b")
     assert engine.wait().id == job_id
     assert len(server.jobs) == 1

@@ -1,6 +1,6 @@
-"""Every request the engine sends and every reply the fake server gives fits OpenAI's published description.
+"""Requests of the engine and replies of the fake server conform to OpenAI's published API description.
 
-Runs where that description is at hand: $OPENAI_OPENAPI names the JSON file.
+Runs only where $OPENAI_OPENAPI names the JSON file of that description.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not DESCRIPTION, reason="OPENAI_OPENAPI names no
 
 
 def normalised(value: Any) -> Any:
-    """OpenAPI 3.0 habits in a 3.1 file: ``nullable`` and a boolean ``exclusiveMinimum``."""
+    """Convert OpenAPI 3.0 keywords in a 3.1 file: ``nullable`` and a boolean ``exclusiveMinimum``."""
     if isinstance(value, list):
         return [normalised(item) for item in value]
     if not isinstance(value, dict):
@@ -42,7 +42,7 @@ def normalised(value: Any) -> Any:
 
 
 class Description:
-    """The published description: ``paths`` as they stand there, ``errors`` of a value against a schema."""
+    """The published description: its ``paths``, and the ``errors`` of a value against a schema."""
 
     def __init__(self, loaded: dict[str, Any]) -> None:
         self.paths = loaded["paths"]
@@ -107,7 +107,7 @@ def test_a_run_of_everything_fits_the_description(description: Description, tmp_
             engine = OpenAIFinetuneEngine(
                 "gpt-4o-mini",
                 write_rows(tmp_path / f"{row.__name__}.jsonl", row),
-                validation_path=write_rows(tmp_path / "validation.jsonl", row, count=11),
+                validation=write_rows(tmp_path / "validation.jsonl", row, count=11),
                 hyperparameters={"n_epochs": 3, "batch_size": "auto", "learning_rate_multiplier": 0.5},
                 suffix="albums",
                 seed=3,

@@ -1,4 +1,4 @@
-"""What a job's events tell: in numbers, in words, or nothing."""
+"""Steps and losses are read from a job's events, from their data or their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each provider does differently, and what closes when."""
+"""Provider profiles: deviations of each provider, and the warnings of shutdowns."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_azure_gets_a_byte_order_mark_once(server: OpenAIServer, data: Path, tmp
     assert content == codecs.BOM_UTF8 + data.read_bytes()
     marked = tmp_path / "marked.jsonl"
     marked.write_bytes(content)
-    engine(server, marked, provider="azure", run_dir=tmp_path / "again").finetune()
+    engine(server, marked, provider="azure", output_dir=tmp_path / "again").finetune()
     assert list(server.contents.values())[-1] == content
 
 
 @pytest.mark.parametrize("suffix", ["v1.5", "x" * 41, "with space"])
 def test_azure_refuses_a_suffix_that_the_service_would(suffix: str, server: OpenAIServer, data: Path) -> None:
-    with pytest.raises(ConfigurationError, match="refuses dots"):
+    with pytest.raises(ConfigurationError, match="no dots"):
         engine(server, data, provider="azure", suffix=suffix).finetune()
     assert server.jobs == {}
 

@@ -1,6 +1,6 @@
-"""The reference notebooks' flows in their newer form: their lines, our import lines, servers on loopback.
+"""The flows of the reference's notebooks, with our import lines and loopback servers.
 
-What differs is said where it does: no files from the net, and ``text_mode`` for the text-mode teacher.
+Differences are marked: no files from the net, and ``text_mode`` for the text-mode teacher.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``finetune-structured export``: a file, how to serve it, and an exit code that says whether it is the same model."""
+"""The ``export`` command: the exported file, how to serve it, and exit code 1 where it answers otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_finetune_structured.cli import app
-from llama_index_finetune_structured.cli.exporting import export_and_check
+from llama_index_finetune_structured.cli.export import export
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from tests import exporting
 
@@ -49,7 +49,7 @@ def test_an_export_that_answers_otherwise_is_exit_code_1(
         shutil.copy(adapter / "finetune_structured.json", target)
         return target
 
-    monkeypatch.setattr("llama_index_finetune_structured.cli.exporting.export_adapter", write_the_base)
+    monkeypatch.setattr("llama_index_finetune_structured.cli.export.export_adapter", write_the_base)
     found = _call(run, tmp_path / "tuned", "--check", run.parent / "rows.jsonl", code=1)
     assert "fields agree with the adapter's in" in found["parity"]["failures"][0]
 
@@ -68,9 +68,9 @@ def test_mistakes_are_refused_before_anything_is_written(run: Path, tmp_path: Pa
     bad = tmp_path / "bad.jsonl"
     bad.write_text("no json\n")
     with pytest.raises(ConfigurationError, match="no adapter there"):
-        export_and_check(tmp_path, output)
+        export(tmp_path, output)
     with pytest.raises(DatasetError, match=r"bad\.jsonl:1"):
-        export_and_check(run, output, check=bad)
-    with pytest.raises(ConfigurationError, match="gguf-base is the base alone"):
-        export_and_check(run, output, format="gguf-base", check=run.parent / "rows.jsonl")
+        export(run, output, check=bad)
+    with pytest.raises(ConfigurationError, match="gguf-base holds only the base model"):
+        export(run, output, format="gguf-base", check=run.parent / "rows.jsonl")
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""The smallest value that fits a JSON schema: what the fake models answer."""
+"""Answers of the fake models: the smallest value that fits a JSON schema."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def instance_of(schema: dict[str, Any], root: dict[str, Any] | None = None) -> A
 
 
 def schema_in(text: str) -> dict[str, Any] | None:
-    """The JSON schema that a prompt spells out, braces doubled or not; None where there is none."""
+    """The JSON schema in a prompt, its braces doubled or not; None where there is none."""
     for candidate in (text, text.replace("{{", "{").replace("}}", "}")):
         for found in re.finditer(r"\{", candidate):
             try:

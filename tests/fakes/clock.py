@@ -1,4 +1,4 @@
-"""A clock that only moves when somebody sleeps on it."""
+"""A clock whose time advances only by its own sleeps."""
 
 from __future__ import annotations
 

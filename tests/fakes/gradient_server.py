@@ -1,4 +1,4 @@
-"""Gradient's protocol on loopback. Requests are checked against the ``gradientai`` SDK's own models."""
+"""Gradient's protocol on loopback; requests are checked against the ``gradientai`` SDK's own models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLUG = "llama2-7b-chat"
 class GradientServer(LoopbackServer):
     """State: ``adapters`` and ``trained`` (the batches each adapter accepted), by id.
 
-    ``answer``: a prompt, and whether a tuned model is asked -> the model's text.
+    ``answer``: (prompt, whether the model is tuned) -> the model's text.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class GradientServer(LoopbackServer):
         return Reply(200, {"finishReason": "length", "generatedOutput": self._text(model_id, query)})
 
     def _text(self, model_id: str, query: str) -> str:
-        """A tuned model answers a schema with an instance of it, the base model with prose."""
+        """A tuned model answers a schema with an instance of it, a base model with prose."""
         is_tuned = bool(self.trained.get(model_id))
         if self.answer_query is not None:
             return self.answer_query(query, is_tuned)

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback with faults on request: the base of the protocol servers."""
+"""A real HTTP server on loopback that injects faults on request; base of the protocol servers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     status: int
-    body: Any  # JSON, or bytes as they are
+    body: Any  # JSON, or bytes to send unchanged
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -39,12 +39,12 @@ class Reply:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next ``times`` matching requests.
+    """A fault of the next ``times`` requests that match ``method`` and ``path``.
 
-    ``kind``: "reply" (``reply`` is sent), "reset" (the connection is), "truncate" (half of the reply),
-    "garbage" (200, but no JSON), "html" (200, a proxy's page), "hang" (no reply until ``release`` is set).
-    ``accepted``: whether the server takes the request before things go wrong.
-    ``seen`` is set when a request has met the fault (and was accepted, if it was to be).
+    ``kind``: "reply" (``reply`` is sent), "reset" (the connection is reset), "truncate" (half of the reply),
+    "garbage" (200 and no JSON), "html" (200 and a proxy's page), "hang" (no reply until ``release`` is set).
+    ``accepted``: the server processes the request before the fault.
+    ``seen`` is set when a request has met the fault, and was processed if ``accepted``.
     """
 
     method: str
@@ -56,14 +56,14 @@ class Fault:
     seen: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
 
-    def meets(self, request: Request) -> bool:
+    def matches(self, request: Request) -> bool:
         return (
             self.times > 0 and request.method == self.method and bool(re.fullmatch(self.path, request.path))
         )
 
 
 class LoopbackServer:
-    """Serves ``answer(request)`` on a thread a connection; use it as a context manager."""
+    """Serves ``answer(request)``, one thread for each connection; a context manager."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -98,14 +98,14 @@ class LoopbackServer:
         return fault
 
     def calls(self, method: str, path: str) -> list[Request]:
-        """The requests that reached this path, faulty ones included."""
+        """The requests that reached this path, those with a fault included."""
         with self.lock:
             return [r for r, _ in self.exchanges if r.method == method and re.fullmatch(path, r.path)]
 
     def _next_fault(self, request: Request) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.meets(request):
+                if fault.matches(request):
                     fault.times -= 1
                     return fault
         return None
@@ -129,7 +129,7 @@ class _HTTPServer(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that die in mid-request are what these servers are for."""
+        """Ignore clients that die in mid-request, as they do in these tests."""
 
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:

@@ -1,7 +1,7 @@
 """OpenAI's files, fine-tuning, models and chat protocol on loopback, as strict as the real one.
 
-Requests are checked against the parameter types of the ``openai`` SDK. A job moves one status along its
-``script`` each time it is looked at, so that no test sleeps.
+Requests are checked against the parameter types of the ``openai`` SDK. A job advances by one status
+of its ``script`` with each request for it, so that no test sleeps.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CHAT_FIELDS = set(get_type_hints(CompletionCreateParamsNonStreaming))
 
 
 class OpenAIServer(LoopbackServer):
-    """State: ``files``, ``jobs``, ``events`` by id. ``base`` is the api_base.
+    """State: ``files``, ``jobs`` and ``events``, by id. ``base`` is the api_base.
 
-    ``answer_chat``: a chat request's body -> the answer's text, or the arguments of the tool it offers.
+    ``answer_chat``: body of a chat request -> the answer's text, or the arguments of the offered tool.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Fine-tuning over OpenAI's protocol: a training file -> a job, submitted once and followed."""
+"""Fine-tuning over OpenAI's protocol: training data in, a job submitted once, its model as an LLM out."""

@@ -1,10 +1,11 @@
-"""One provider as this process talks to it: the SDK's client, and calls retried where that is safe."""
+"""The SDK's client for one provider: retries of repeatable requests, and errors without the key."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -12,22 +13,111 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from ...errors import ConfigurationError, EngineError, MissingDependencyError
 from ..timeouts import Timeouts
-from .failures import Failure, read_failure
 from .providers import Provider
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["Service", "connect", "reply_errors", "with_id", "with_rows"]
+__all__ = ["SdkFailure", "Service", "connect", "read_failure", "require_id", "require_rows", "sdk_errors"]
 
 T = TypeVar("T")
+FailureKind = Literal["permanent", "transient", "unknown"]
 
-_ATTEMPTS = 6
+_ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out
+_LONGEST_RETRY_AFTER_S = 120.0  # chosen: a longer Retry-After header is not followed
+
+_HINTS = (
+    (r"insufficient_quota|exceeded_quota|billing|quota", "Add credit or raise the limit in the account."),
+    (
+        r"no longer (available|supported|accept)|not (allowed|eligible|permitted) to (create|fine)"
+        r"|fine.?tuning.{0,40}(closed|disabled|unavailable|not available|deprecated)",
+        "The provider takes no fine-tuning jobs from this organisation. The same data trains "
+        "LoraFinetuneEngine, or this engine elsewhere with provider= or api_base=.",
+    ),
+    (r"invalid_api_key|authentication|api key", "Check the key: it must belong to this api_base."),
+    (r"model_not_(found|available)|does not exist.*model|model.*does not exist", "Check base_model."),
+    (
+        r"invalid_(training_)?file|invalid.?file|file format|training file",
+        "Fix the training file; validate_json=True names the lines beforehand.",
+    ),
+    (r"permission|forbidden", "Check the permissions of this key."),
+)
+"""Patterns in a permanent error's code and message, in order of precedence, with the hint for each."""
+
+_NOT_READY = re.compile(r"still being processed|not ready|not yet (processed|ready)", re.I)
+_QUOTA = re.compile(r"insufficient_quota|exceeded_quota|exceeded your current quota|billing", re.I)
+
+
+@dataclass(frozen=True)
+class SdkFailure:
+    """A classified SDK error: whether the request may have taken effect, and whether a retry can help.
+
+    ``kind`` is ``permanent`` (refused; a retry cannot help), ``transient`` (refused; a retry may succeed) or
+    ``unknown`` (the request may or may not have taken effect). ``retry_after_s`` is the provider's own pause.
+    """
+
+    kind: FailureKind
+    message: str
+    hint: str = ""
+    retry_after_s: float | None = None
+
+    def error(self, doing: str) -> EngineError:
+        """This failure as an EngineError; ``doing`` names the request."""
+        return EngineError(f"{doing}: {self.message}" + (f"\n{self.hint}" if self.hint else ""))
+
+
+def read_failure(error: Exception) -> SdkFailure:
+    """Classify an error raised by the ``openai`` SDK, or by reading its reply."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return _status_failure(error)
+    text = f"{type(error).__name__}: {error}"
+    cause = error.__cause__
+    if isinstance(error, openai.APIConnectionError) and cause is not None:
+        text = f"{text} ({type(cause).__name__}: {cause})"
+    return SdkFailure("unknown", text)
+
+
+def _status_failure(error: Any) -> SdkFailure:
+    status: int = error.status_code
+    code, message = _code_and_message(error)
+    text = f"HTTP {status}" + (f" {code}" if code else "") + f": {message}"
+    if error.request_id:
+        text += f" (request {error.request_id})"
+    details = f"{code} {message}"
+    if status == 429 and not _QUOTA.search(details):
+        return SdkFailure("transient", text, retry_after_s=_retry_after_s(error))
+    if status == 400 and _NOT_READY.search(details):
+        return SdkFailure("transient", text)
+    if status >= 500 or status in (408, 409):
+        return SdkFailure("unknown", text, retry_after_s=_retry_after_s(error))
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, details, re.I)), "")
+    return SdkFailure("permanent", text, hint)
+
+
+def _code_and_message(error: Any) -> tuple[str, str]:
+    """Code and message of an error body; providers deviate (``"error": {}``, a bare string, HTML)."""
+    body = error.body
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        body = body["error"]
+    if isinstance(body, dict):
+        code = body.get("code") or body.get("type") or ""
+        message = body.get("message") or body.get("detail") or ""
+        return str(code), str(message) or "no message"
+    return "", str(body).strip()[:500] if body else "no message"
+
+
+def _retry_after_s(error: Any) -> float | None:
+    try:
+        return min(max(float(error.response.headers["retry-after"]), 0.0), _LONGEST_RETRY_AFTER_S)
+    except (KeyError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
 class Service:
-    """The provider's profile, its address, the key and the client; none of them shows the key."""
+    """A provider's profile, address, key and SDK client. The key is in no repr and no error."""
 
     provider: Provider
     api_base: str
@@ -36,38 +126,44 @@ class Service:
     client: openai.OpenAI = field(repr=False)
 
     def call(self, doing: str, request: Callable[[], T]) -> T:
-        """Run a request that may safely run twice; raises EngineError when refused or never answered."""
+        """Run a repeatable ``request``, with retries; ``doing`` names it in errors.
+
+        Raises EngineError when it is refused, or not answered after all attempts.
+        """
         try:
             return Retrying(
                 sleep=self.timeouts.clock.sleep,
                 stop=stop_after_attempt(_ATTEMPTS),
                 wait=_pause_s,
-                retry=retry_if_exception(_worth_repeating),
+                retry=retry_if_exception(_is_retryable),
                 reraise=True,
             )(request)
-        except reply_errors() as error:
+        except sdk_errors() as error:
             raise self.explain(doing, error) from self.safe_cause(error)
 
     def __reduce__(self) -> str:
         raise TypeError("a connection holds a key and is not pickled; re-attach with the run folder")
 
-    def failure(self, error: Exception) -> Failure:
-        """What the error means, without the key."""
+    def failure(self, error: Exception) -> SdkFailure:
+        """The classified error, with the key masked in its message."""
         failure = read_failure(error)
         return replace(failure, message=failure.message.replace(self.key.get_secret_value(), "***"))
 
     def explain(self, doing: str, error: Exception) -> EngineError:
-        """The error as an EngineError that says what to do, without the key."""
+        """The error as an EngineError with a hint, with the key masked."""
         return self.failure(error).error(doing)
 
     def safe_cause(self, error: Exception) -> Exception | None:
-        """The SDK's error, or None where a provider echoed the key in it."""
+        """The SDK's error as a cause to chain, or None where a provider echoed the key in it."""
         shown = f"{error}{error.__cause__}{error.__context__}"
         return None if self.key.get_secret_value() in shown else error
 
 
 def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
-    """Open the SDK's client. It retries nothing itself: this package decides what may run twice."""
+    """Create the SDK's client, with its own retries off: they would repeat a submission.
+
+    Raises ConfigurationError without a key or address, or where ``api_base`` contains credentials.
+    """
     try:
         import openai
     except ImportError as error:
@@ -82,35 +178,39 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, ti
     return Service(provider, base, timeouts, key, client)
 
 
-def reply_errors() -> tuple[type[Exception], ...]:
-    """What the SDK raises when a request is refused, gets no answer, or an answer that cannot be read."""
+def sdk_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of a request that was refused, not answered, or answered with an unreadable reply."""
     import openai
 
-    return (openai.OpenAIError, ValueError)  # ValueError: a reply that is not what it says it is
+    return (openai.OpenAIError, ValueError)  # ValueError: JSON that cannot be read, require_id, require_rows
 
 
-def _worth_repeating(error: BaseException) -> bool:
-    return isinstance(error, reply_errors()) and read_failure(error).kind != "permanent"
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, sdk_errors()) and read_failure(error).kind != "permanent"
 
 
 def _pause_s(state: RetryCallState) -> float:
+    """The provider's Retry-After, else 1, 2, 4, ... seconds."""
     error = state.outcome.exception() if state.outcome else None
-    asked_s = read_failure(error).retry_after_s if isinstance(error, Exception) else None
-    return float(2 ** (state.attempt_number - 1)) if asked_s is None else asked_s
+    retry_after_s = read_failure(error).retry_after_s if isinstance(error, Exception) else None
+    return float(2 ** (state.attempt_number - 1)) if retry_after_s is None else retry_after_s
 
 
-def with_id(reply: Any, what: str) -> Any:
-    """The reply, if it is what was asked for; proxies answer 200 with a page of HTML."""
+def require_id(reply: Any, what: str) -> Any:
+    """The reply. Raises ValueError where it has no id: proxies answer 200 with an HTML page."""
     if not isinstance(getattr(reply, "id", None), str):
         raise ValueError(f"the reply is no {what}: {str(reply)[:200]!r}")
     return reply
 
 
-def with_rows(request: Callable[[], Any], what: str) -> Any:
-    """The listing, if the reply is one: an unreadable list must not pass for an empty one."""
+def require_rows(request: Callable[[], Any], what: str) -> Any:
+    """The listing that ``request`` returns.
+
+    Raises ValueError where the reply is no list, so that an unreadable listing is not taken for an empty one.
+    """
     try:
         reply = request()
-    except AttributeError as error:  # how the SDK trips over a page of HTML
+    except AttributeError as error:  # raised by the SDK's pagination on an HTML page
         raise ValueError(f"the reply is no list of {what}") from error
     if not isinstance(getattr(reply, "data", None), list):
         raise ValueError(f"the reply is no list of {what}: {str(reply)[:200]!r}")

@@ -1,4 +1,4 @@
-"""What is about to close, and what to switch to."""
+"""Warn of models and services that close soon, with the alternatives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 __all__ = ["SunsetWarning", "closing", "warn_of_sunset"]
 
+# Both from OpenAI's deprecations page, read 2026-11. Fine-tunes of a model shut down together with it.
 JOBS_CLOSE = date(2027, 1, 6)
-
-# OpenAI's deprecations page, read 2026-11; fine-tunes of a model stop with it
 _SHUTDOWN = {
     "gpt-4.1-nano": date(2026, 10, 23),
     "o4-mini": date(2026, 10, 23),
@@ -19,10 +18,10 @@ _SHUTDOWN = {
     "gpt-4o": date(2027, 1, 14),
 }
 
-_NEAR_DAYS = 120
+_NEAR_DAYS = 120  # chosen: about four months of use before the shutdown
 
 _SWITCH = (
-    "The same data trains LoraFinetuneEngine (your own machine), or this engine elsewhere "
+    "The same data trains LoraFinetuneEngine (on your own machine), or this engine elsewhere "
     "with provider= or api_base=."
 )
 
@@ -32,7 +31,10 @@ class SunsetWarning(UserWarning):
 
 
 def closing(base_model: str, api_base: str, announced: object = None) -> date | None:
-    """The day the model stops serving, if known: as the provider announced it, else OpenAI's own list."""
+    """The shutdown date of the model, if known: ``announced`` by the provider, else from OpenAI's list.
+
+    ``announced`` is an ISO date; None too where that cannot be parsed, or the address is not OpenAI's.
+    """
     if isinstance(announced, str):
         try:
             return date.fromisoformat(announced[:10])
@@ -45,13 +47,14 @@ def closing(base_model: str, api_base: str, announced: object = None) -> date | 
 
 
 def warn_of_sunset(base_model: str, api_base: str, today: date, announced: object = None) -> None:
-    """Warn (SunsetWarning) when training on this model buys only a short time; say what to use instead."""
+    """Issue a SunsetWarning where the service, or a model tuned on this one, closes within 120 days."""
     if _is_openai(api_base):
         verb = "stopped" if today >= JOBS_CLOSE else "stops"
         warnings.warn(
             f"OpenAI {verb} taking fine-tuning jobs on {JOBS_CLOSE}. {_SWITCH}", SunsetWarning, stacklevel=4
         )
     end = closing(base_model, api_base, announced)
+    # stacklevel 4: the caller of finetune(), through _warn_of_sunset.
     if end is not None and (end - today).days <= _NEAR_DAYS:
         verb = "was shut down" if today >= end else "shuts down"
         warnings.warn(

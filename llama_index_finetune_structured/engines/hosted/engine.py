@@ -1,4 +1,4 @@
-"""Fine-tuning over OpenAI's protocol, at OpenAI or at any provider that speaks it."""
+"""``OpenAIFinetuneEngine``: fine-tuning over OpenAI's protocol, at OpenAI or another provider."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, EngineError
 from ...example import Transport
-from ..base import Data, FinetuneEngine
+from ..base import Data, FinetuneEngine, one_of_data
 from ..timeouts import Timeouts
-from .client import connect, with_id, with_rows
+from .client import Service, connect, require_id, require_rows, sdk_errors
 from .deprecations import warn_of_sunset
 from .follow import current_job, follow, raise_unless_succeeded, recorded
-from .journal import Journal, Run, run_folder
-from .opening import attached, opened
-from .plan import Plan
+from .journal import Run, RunJournal, run_folder
+from .plan import JobPlan, attach_run, open_run
 from .progress import Progress, metric_rows
 from .providers import normal_status, provider_named
 from .submission import submit, upload
 from .training_file import TrainingFile
-from .tuned_llm import described, tuned_llm
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
+    from openai.types import Model
     from openai.types.fine_tuning import FineTuningJob
     from typing_extensions import Self
 
@@ -38,29 +37,38 @@ logger = logging.getLogger(__name__)
 
 
 class OpenAIFinetuneEngine(FinetuneEngine):
-    """Fine-tune a hosted model over OpenAI's protocol: submitted once, followed to its end.
+    """Fine-tune a hosted model over OpenAI's protocol: one job, submitted once and followed to its end.
 
-    ``data_path`` is a training file or a FinetuneDataset. ``provider`` is openai, azure or nebius; with
-    ``api_base`` the first speaks to any other server. Keys come from ``api_key`` or the environment and are
-    never written down. ``run_dir`` holds the run's journal: by default one folder for each distinct
-    request (model, data, settings) under $FINETUNE_STRUCTURED_RUNS or ``finetune-runs``, so that the same
-    script run again re-attaches to its job instead of paying twice; give a folder of another name to train the
-    same again. ``start_job_id`` attaches to a job from elsewhere. ``hyperparameters`` go to the provider as
-    they are, ``extra_body`` beside the request. ``transport`` (tools, json_schema, text) is how the model
-    will serve; it is read from the data when not given.
+    - ``data`` (or ``data_path``, as in llama-index-finetuning): a training file or a FinetuneDataset;
+      ``validation``: the same for held-out rows.
+    - ``output_dir``: folder of the run's journal. The default is one folder for each distinct request (model,
+      data, settings) under $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``, so that the same script
+      run again re-attaches to its job and does not pay twice. A folder of another name trains the same again.
+    - ``provider``: openai, azure or nebius. ``api_base`` is another address, of any server with the protocol;
+      keys come from ``api_key`` or the environment and are never written to disk.
+    - ``start_job_id``: attach to a job that was not submitted by this package.
+    - ``validate_json``: check the files before the upload.
+    - ``hyperparameters``: sent to the provider unchanged; ``extra_body``: more fields of the job request.
+    - ``transport`` (tools, json_schema, text): form of the answers of the tuned model; by default that of
+      the data.
+    - ``timeouts``: see :class:`Timeouts`. ``verbose``: show the progress bar without a terminal as well.
 
-    The methods with a leading ``a``, and ``await_job``, are for asyncio.
+    The methods that begin with ``a``, and ``await_job``, are for asyncio.
+
+    Raises ConfigurationError unless exactly one of ``data`` and ``data_path`` is given.
     """
 
     def __init__(
         self,
         base_model: str,
-        data_path: Data,
+        data_path: Data | None = None,
         verbose: bool = False,
         start_job_id: str | None = None,
         validate_json: bool = True,
         *,
-        validation_path: Data | None = None,
+        data: Data | None = None,
+        validation: Data | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         api_key: str | None = None,
         api_base: str | None = None,
         provider: str = "openai",
@@ -69,7 +77,6 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         seed: int | None = None,
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
-        run_dir: str | os.PathLike[str] | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
         settings = {
@@ -78,56 +85,62 @@ class OpenAIFinetuneEngine(FinetuneEngine):
             "seed": seed,
             "extra_body": dict(extra_body or {}),
         }
-        self._plan = Plan(base_model, data_path, validation_path, settings, transport, validate_json)
+        rows = one_of_data(data, data_path)
+        self._plan = JobPlan(base_model, rows, validation, settings, transport, validate_json)
         self._verbose = verbose
         self._service = connect(
             provider_named(provider), api_base=api_base, api_key=api_key, timeouts=timeouts or Timeouts()
         )
-        self._journal: Journal | None = Journal(run_dir) if run_dir is not None else None
+        self._journal: RunJournal | None = RunJournal(output_dir) if output_dir is not None else None
         if start_job_id is not None:
-            self._journal = attached(self._plan, self._service, self._journal, start_job_id)
+            self._journal = attach_run(self._plan, self._service, self._journal, start_job_id)
 
     @classmethod
     def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
-        return cls(base_model, data, **options)
+        return cls(base_model, data=data, **options)
 
     @classmethod
-    def from_run(cls, run_dir: str | os.PathLike[str], *, api_key: str | None = None, **options: Any) -> Self:
-        """Re-attach to a run by its folder; the journal knows everything but the key."""
-        run = Journal(run_dir).require()
+    def from_run(
+        cls, output_dir: str | os.PathLike[str], *, api_key: str | None = None, **options: Any
+    ) -> Self:
+        """Re-attach to a run by its folder, whose journal holds all settings except the key.
+
+        Raises ConfigurationError for a run of another engine.
+        """
+        run = RunJournal(output_dir).require()
         if run.engine != "openai":
-            raise ConfigurationError(f"{run_dir}: a run of the {run.engine} engine, expected openai")
+            raise ConfigurationError(f"{output_dir}: a run of the {run.engine} engine, expected openai")
         settings: dict[str, Any] = dict(run.request)
         return cls(
             run.base_model,
-            run.data_path,
+            data=run.data_path,
             api_base=run.api_base,
             api_key=api_key,
             provider=run.provider,
-            validation_path=run.validation_path,
+            validation=run.validation_path,
             transport=run.transport,
-            run_dir=run_dir,
+            output_dir=output_dir,
             **settings,
             **options,
         )
 
     @property
-    def run_dir(self) -> Path:
-        """The folder with this run's journal."""
+    def output_dir(self) -> Path:
+        """The folder of this run's journal."""
         return self._find_journal().folder
 
     # -- submitting --
 
     def finetune(self) -> None:
-        """Check and upload the data and submit the job, unless this run has one already; then return.
+        """Check and upload the data and submit the job, unless this run has one; return without waiting.
 
-        Raises DatasetError when the data does not pass the preflight (``validate_json``), EngineError with
-        the provider's own reason when it refuses. A job that failed or was cancelled is submitted anew.
+        A job that failed or was cancelled is resubmitted. Raises DatasetError when the check
+        (``validate_json``) finds errors, EngineError with the provider's own reason when it refuses.
         """
         files = self._plan.files(self._service)
         journal = self._find_journal(files)
         with journal.lock():
-            run = opened(self._plan, self._service, journal, files)
+            run = open_run(self._plan, self._service, journal, files)
             if run.job_id is not None:
                 logger.info("already submitted: job %s is %s", run.job_id, run.status)
                 return
@@ -141,39 +154,39 @@ class OpenAIFinetuneEngine(FinetuneEngine):
 
     def _warn_of_sunset(self) -> None:
         model = self._plan.base_model
-        announced = getattr(described(self._service, model), "shutdown_date", None)
+        announced = getattr(_model_description(self._service, model), "shutdown_date", None)
         warn_of_sunset(model, self._service.api_base, self._service.timeouts.clock.today(), announced)
 
-    # -- finding the run again --
+    # -- the journal --
 
-    def _find_journal(self, files: list[TrainingFile] | None = None) -> Journal:
+    def _find_journal(self, files: list[TrainingFile] | None = None) -> RunJournal:
         if self._journal is None:
             files = files if files is not None else self._plan.files(self._service)
             identity = self._plan.identity(self._service, files)
-            self._journal = Journal(run_folder(self._plan.base_model, identity))
+            self._journal = RunJournal(run_folder(self._plan.base_model, identity))
         return self._journal
 
-    def _submitted(self) -> tuple[Journal, Run]:
+    def _submitted(self) -> tuple[RunJournal, Run]:
         journal = self._find_journal()
         run = journal.read()
         if run is None or run.job_id is None:
             raise EngineError(f"{journal.folder}: no job submitted yet; call finetune() first")
         return journal, run
 
-    # -- following it --
+    # -- following the job --
 
     def get_current_job(self) -> FineTuningJob:
-        """The job as the provider describes it now. Raises EngineError before finetune()."""
+        """The job's present state at the provider. Raises EngineError before finetune()."""
         journal, run = self._submitted()
         job = current_job(self._service, str(run.job_id))
         recorded(journal, run, job)
         return job
 
     def wait(self, timeout_s: float | None = None) -> FineTuningJob:
-        """Wait for the job's end, with a progress bar, and return the job that succeeded.
+        """Wait for the end of the job, with a progress bar, and return the job that succeeded.
 
-        Raises EngineError when it failed, was cancelled, or is not done in ``timeout_s`` (the default is
-        ``timeouts.job_s``); it then goes on at the provider, and wait() may be called again.
+        Raises EngineError when it failed, was cancelled, or has not ended after ``timeout_s`` (default:
+        ``timeouts.job_s``). In the last case the job goes on, and wait() may be called again.
         """
         self._follow(timeout_s, needs_name=True)
         return self._succeeded_job()
@@ -210,13 +223,13 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         return self.get_current_job()
 
     def cancel(self) -> FineTuningJob:
-        """Ask the provider to stop the job; one that has already ended is returned as it is."""
+        """Ask the provider to stop the job; a job that has ended is returned unchanged."""
         journal, run = self._submitted()
         job_id = str(run.job_id)
         try:
             jobs = self._service.client.fine_tuning.jobs
             job: FineTuningJob = self._service.call(
-                f"cancelling job {job_id}", lambda: with_id(jobs.cancel(job_id), "job")
+                f"cancelling job {job_id}", lambda: require_id(jobs.cancel(job_id), "job")
             )
         except EngineError:
             job = current_job(self._service, job_id)
@@ -226,11 +239,11 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         return job
 
     def metrics(self) -> list[dict[str, float]]:
-        """The losses and accuracies so far, one row a step; the names are the provider's."""
+        """The losses and accuracies so far, one row for each step, under the provider's names."""
         _, run = self._submitted()
         newest = partial(self._service.client.fine_tuning.jobs.list_events, str(run.job_id), limit=100)
         events = self._service.call(
-            f"reading the events of {run.job_id}", lambda: list(with_rows(newest, "events"))
+            f"reading the events of {run.job_id}", lambda: list(require_rows(newest, "events"))
         )
         return metric_rows(reversed(events))
 
@@ -239,9 +252,9 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def get_finetuned_model(self, **llm_kwargs: Any) -> LLM:
         """Wait for the job and return its model as a LlamaIndex LLM at the same ``api_base``.
 
-        It serves with the transport it was trained for. ``llm_kwargs`` go to the LLM (temperature,
-        context_window, ...); ``model=`` names the deployment or served adapter where that has a name of its
-        own. Raises EngineError when the job failed, was cancelled, or is not done in time.
+        It uses the transport it was trained for. ``llm_kwargs`` go to the LLM (temperature,
+        context_window, ...); ``model=`` is the name of the deployment or served adapter where that differs.
+        Raises EngineError when the job failed, was cancelled, or has not ended after ``timeouts.job_s``.
         """
         needs_name = "model" not in llm_kwargs
         if not self._is_done(needs_name):
@@ -262,7 +275,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def _model(self, llm_kwargs: dict[str, Any]) -> LLM:
         _, run = self._submitted()
         raise_unless_succeeded(run)
-        return tuned_llm(self._service, run, self._plan.transport, llm_kwargs)
+        return _tuned_llm(self._service, run, self._plan.transport, llm_kwargs)
 
     async def aget_current_job(self) -> FineTuningJob:
         """:meth:`get_current_job` for asyncio."""
@@ -279,3 +292,38 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def __repr__(self) -> str:
         where = f"{self._service.provider.name}, {self._service.api_base}"
         return f"{type(self).__name__}({self._plan.base_model!r} at {where})"
+
+
+def _tuned_llm(service: Service, run: Run, transport: Transport | None, llm_kwargs: dict[str, Any]) -> LLM:
+    """The run's model at the same address, with ``transport`` or the one it was trained for.
+
+    Raises EngineError where the provider serves it under a name that ``llm_kwargs`` does not give.
+    """
+    from ...llms.hosted import hosted_llm
+
+    options = dict(llm_kwargs)
+    trained = None if service.provider.serves_by_deployment else run.fine_tuned_model
+    name = options.pop("model", None) or trained
+    if name is None:
+        made = f"made {run.fine_tuned_model}" if run.fine_tuned_model else "named no model"
+        raise EngineError(
+            f"job {run.job_id} succeeded and {made}; {service.provider.name} serves it under a name that you "
+            "choose: deploy it there, then call get_finetuned_model(model='<that name>')"
+        )
+    settings = {
+        "api_base": service.api_base,
+        "api_key": service.key,
+        "transport": transport or run.transport,
+        # vLLM gives max_model_len; without it LlamaIndex guesses the window from the name.
+        "context_window": getattr(_model_description(service, name), "max_model_len", None),
+    }
+    return hosted_llm(name, **{**settings, **options})
+
+
+def _model_description(service: Service, model: str) -> Model | None:
+    """The provider's description of a model, or None: many providers have none."""
+    try:
+        return service.client.models.retrieve(model)
+    except sdk_errors() as error:
+        logger.debug("no description of %s: %s", model, type(error).__name__)
+        return None

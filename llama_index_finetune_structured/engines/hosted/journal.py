@@ -1,7 +1,7 @@
-"""The run journal: what was asked of a provider, written down before it is asked.
+"""The run journal: the state of a hosted run, written to disk before each request that must not repeat.
 
-One folder per run, holding ``run.json``. Every write is a whole new file, synced and renamed into place,
-so a crash leaves the old state or the new one. Keys are never part of a run.
+One folder for each run, with ``run.json`` in it. Every write is atomic (a new file, synced and renamed), so
+a crash leaves the old state or the new one. API keys are never part of a run.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from ...errors import ConfigurationError, EngineError
 from ...files import replacing, sync
 
-__all__ = ["Journal", "Run", "list_runs", "runs_root"]
+__all__ = ["RUNS_VARIABLE", "Run", "RunJournal", "find_run", "list_runs", "run_folder", "runs_root"]
 
 Phase = Literal["new", "submitting", "submitted", "refused"]
 
 logger = logging.getLogger(__name__)
 
-RUNS_VARIABLE = "FINETUNE_STRUCTURED_RUNS"
+RUNS_VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS"
 
 
 def _now() -> str:
@@ -36,7 +36,21 @@ def _now() -> str:
 
 
 class Run(BaseModel):
-    """One hosted run as the journal keeps it; times are UTC, hashes SHA-256."""
+    """The state of one hosted run, as stored in the journal.
+
+    - ``data_hash``: hash of the request (model, data, settings), or of an epoch's data for Gradient.
+    - ``request``: settings of the request; ``transport``: form of the answers in the data.
+    - ``phase``: ``submitting`` is stored before the job request is sent, ``submitted`` after its reply.
+    - ``key``: idempotency key, sent in the job's metadata; it ends with the number of the ``attempt``. For
+      Gradient a hash of host, workspace, base model and name.
+    - ``known_job_ids``: jobs (adapters) that existed before the request, so are not its own.
+    - ``files``: id at the provider of each uploaded file, by SHA-256.
+    - ``status``: the provider's own word; ``error``: its reason for a failure.
+    - ``progress``: batches and epochs trained so far, for Gradient.
+    - ``earlier_jobs``: ids of the jobs of earlier attempts, which failed or were cancelled.
+
+    Times are UTC in ISO format, hashes SHA-256.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -70,8 +84,8 @@ class Run(BaseModel):
         return Run.model_validate(self.model_dump() | changes | {"updated_at": _now()})
 
     def next_attempt(self) -> Run:
-        """The run as it is submitted anew, under another key, after a job that came to nothing."""
-        logger.warning("job %s %s; submitting anew", self.job_id, self.status)
+        """The run prepared for resubmission under a new key, after its job failed or was cancelled."""
+        logger.warning("job %s %s; resubmitting", self.job_id, self.status)
         return self.but(
             job_id=None,
             status=None,
@@ -82,15 +96,15 @@ class Run(BaseModel):
         )
 
 
-class Journal:
-    """The journal of one run, in ``folder``. Reading and writing are safe against crashes."""
+class RunJournal:
+    """The journal of one run, in ``folder``. A crash at any point leaves it readable."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "run.json"
 
     def read(self) -> Run | None:
-        """The run as last written, or None; raises EngineError where the file is not a run."""
+        """The run as last written, or None. Raises EngineError where the file is not a run."""
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -106,14 +120,14 @@ class Journal:
             ) from None
 
     def require(self) -> Run:
-        """The run as last written; raises EngineError when there is none."""
+        """The run as last written. Raises EngineError when there is none."""
         run = self.read()
         if run is None:
             raise EngineError(f"{self.path}: no such run")
         return run
 
     def write(self, run: Run) -> Run:
-        """Write the run durably and return it. The folder is private to its owner."""
+        """Write the run durably (fsync) and return it. The folder is readable by its owner only."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         text = json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False)
         with replacing(self.path) as file:
@@ -124,7 +138,7 @@ class Journal:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the system frees it when the process dies."""
+        """Hold the run for this process; the operating system releases it when the process ends."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -146,28 +160,31 @@ def _lock_file(descriptor: int) -> None:
 
 
 def runs_root() -> Path:
-    """Where runs are kept: $FINETUNE_STRUCTURED_RUNS, else ``finetune-runs`` in the working directory."""
+    """The folder of all runs: $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS, else ``finetune-runs``."""
     return Path(os.environ.get(RUNS_VARIABLE) or "finetune-runs")
 
 
 def run_folder(base_model: str, identity: str) -> Path:
-    """The folder of the run with this identity (a content hash); equal requests share one run."""
+    """The default folder of the run with this ``identity``, a content hash; equal requests share one."""
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", base_model).strip("-.")[:40] or "run"
     return runs_root() / f"{slug}-{identity[:12]}"
 
 
 def list_runs(root: Path | None = None) -> list[tuple[Path, Run]]:
-    """Every readable run under ``root``, oldest first."""
+    """Folder and state of every readable run under ``root``, oldest first."""
     root = root or runs_root()
-    found = []
+    runs = []
     for path in sorted(root.glob("*/run.json")):
         with contextlib.suppress(EngineError):
-            found.append((path.parent, Journal(path.parent).require()))
-    return sorted(found, key=lambda item: item[1].created_at)
+            runs.append((path.parent, RunJournal(path.parent).require()))
+    return sorted(runs, key=lambda item: item[1].created_at)
 
 
 def find_run(name: str, root: Path | None = None) -> Path:
-    """The run folder called ``name``: a path, a folder's name or its beginning, or a job id."""
+    """The run folder for ``name``: a path, a folder's name or its beginning, or a job id.
+
+    Raises ConfigurationError unless exactly one run matches.
+    """
     if (Path(name) / "run.json").is_file():
         return Path(name)
     matches = [

@@ -1,4 +1,4 @@
-"""What a hosted run is asked to do, before it is one: model, data, settings, and what makes two the same."""
+"""The plan of a hosted run (model, data, settings), and the run in the journal that it belongs to."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import ConfigurationError
 from ...example import Transport, content_hash
 from ..base import Data
 from .client import Service
-from .journal import Run, runs_root
-from .providers import JobRequest
+from .follow import current_job, recorded
+from .journal import Run, RunJournal, list_runs, runs_root
+from .providers import DEAD, JobRequest, normal_status
 from .submission import KEY_NAME
 from .training_file import TrainingFile, preflight, prepare, transport_of
 
-__all__ = ["Plan"]
+__all__ = ["JobPlan", "attach_run", "open_run"]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The request in the user's terms; ``settings`` are hyperparameters, suffix, seed and extra_body."""
+class JobPlan:
+    """The user's request: model, data, validation data and transport, before anything is uploaded.
+
+    ``settings`` holds hyperparameters, suffix, seed and extra_body. ``validate_json``: check the files first.
+    """
 
     base_model: str
     data: Data
@@ -31,12 +36,12 @@ class Plan:
     validate_json: bool
 
     def files(self, service: Service) -> list[TrainingFile]:
-        """The training file and, where there is one, the validation file, checked."""
+        """The training file and, if there is one, the validation file, checked."""
         mark = service.provider.byte_order_mark
-        given = [("train", self.data), ("validation", self.validation)]
+        sources = [("train", self.data), ("validation", self.validation)]
         files = [
             prepare(data, runs_root() / "data", byte_order_mark=mark, name=name)
-            for name, data in given
+            for name, data in sources
             if data is not None
         ]
         if self.validate_json:
@@ -45,16 +50,16 @@ class Plan:
         return files
 
     def identity(self, service: Service, files: list[TrainingFile]) -> str:
-        """Equal for equal requests: provider, address, model, contents of the files, settings."""
+        """Content hash of provider, address, model, files and settings: equal for equal requests."""
         where = [service.provider.name, service.api_base, self.base_model]
         return content_hash([where, [file.sha256 for file in files], dict(self.settings)])
 
-    def run(self, service: Service, files: list[TrainingFile]) -> Run:
-        """A run that has not begun. Without files (an attached job) the data is as it was named."""
+    def new_run(self, service: Service, files: list[TrainingFile]) -> Run:
+        """A run in its first phase. Without ``files`` (an attached job) it names the data as the user did."""
         path = files[0].path if files else self._named_path()
-        learned = files[0].transport if files else None
+        transport = files[0].transport if files else None
         if not files and path is not None and path.is_file():
-            learned = transport_of(path)
+            transport = transport_of(path)
         return Run(
             engine="openai",
             provider=service.provider.name,
@@ -63,14 +68,14 @@ class Plan:
             data_path=str(path or ""),
             validation_path=str(files[1].path) if len(files) > 1 else None,
             request=dict(self.settings),
-            transport=self.transport or learned,
+            transport=self.transport or transport,
         )
 
     def _named_path(self) -> Path | None:
         return Path(self.data) if isinstance(self.data, (str, os.PathLike)) else None
 
     def request(self, run: Run, files: list[TrainingFile]) -> JobRequest:
-        """The request with the ids of the uploaded files and the run's key."""
+        """The job request, with the ids of the uploaded files and the run's key."""
         ids = [run.files[file.sha256] for file in files]
         return JobRequest(
             base_model=self.base_model,
@@ -79,3 +84,45 @@ class Plan:
             metadata={KEY_NAME: run.key},
             **self.settings,
         )
+
+
+def open_run(plan: JobPlan, service: Service, journal: RunJournal, files: list[TrainingFile]) -> Run:
+    """The journal's run, ready for submission or with a live job; a new run where the journal is empty.
+
+    A run whose job failed or was cancelled is prepared for its next attempt. The folder's name is part of
+    the run's key, so that one request in two folders makes two jobs, and one folder name on two machines one.
+
+    Raises ConfigurationError when the journal holds another request.
+    """
+    identity = plan.identity(service, files)
+    run = journal.read() or plan.new_run(service, files)
+    if run.data_hash and run.data_hash != identity:
+        raise ConfigurationError(
+            f"{journal.folder}: holds another run (other data, model or settings); give another output_dir"
+        )
+    if run.job_id is not None:
+        run = recorded(journal, run, current_job(service, run.job_id))
+        if normal_status(run.status) in DEAD:
+            run = run.next_attempt()
+    # A run in phase "submitting" may have a job already, under its present key: that key must stay.
+    if run.job_id is None and run.phase != "submitting":
+        key = content_hash([identity, journal.folder.name])[:32]
+        run = run.but(phase="new", data_hash=identity, key=f"{key}-{run.attempt}", fine_tuned_model=None)
+    return journal.write(run)
+
+
+def attach_run(plan: JobPlan, service: Service, journal: RunJournal | None, job_id: str) -> RunJournal:
+    """The journal of a job that exists at the provider; a new one where no known journal has the job.
+
+    Raises ConfigurationError where ``journal`` is given and holds another job.
+    """
+    known = [folder for folder, run in list_runs() if run.job_id == job_id]
+    journal = journal or RunJournal(known[0] if known else runs_root() / job_id)
+    job = current_job(service, job_id)
+    run = journal.read() or plan.new_run(service, [])
+    if run.job_id not in (None, job_id):
+        raise ConfigurationError(
+            f"{journal.folder}: holds the run of job {run.job_id}; give another output_dir"
+        )
+    recorded(journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
+    return journal

@@ -1,4 +1,4 @@
-"""What a job reports while it runs: steps and losses, on a bar and as rows."""
+"""Steps and losses of a running job, as a progress bar and as rows of metrics."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from tqdm import tqdm
 
 __all__ = ["Progress", "metric_row", "metric_rows"]
 
+# OpenAI's event messages, for events that carry no data
 _STEP_MESSAGE = re.compile(r"Step (?P<step>\d+)(?:/(?P<total>\d+))?: training loss=(?P<loss>[0-9.eE+-]+)")
 
 
 def metric_row(event: Any) -> dict[str, float]:
-    """The numbers an event carries (step, total_steps, train_loss, ...); empty when it carries none."""
+    """The numbers of an event (step, total_steps, train_loss, ...); empty where it has no step."""
     data = getattr(event, "data", None)
     row: dict[str, float] = {}
     if isinstance(data, dict):
         row = {k: v for k, v in data.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    if "step" not in row and (said := _STEP_MESSAGE.search(str(getattr(event, "message", "")))):
-        row["step"] = int(said["step"])
-        row["train_loss"] = float(said["loss"])
-        if said["total"]:
-            row["total_steps"] = int(said["total"])
+    if "step" not in row and (match := _STEP_MESSAGE.search(str(getattr(event, "message", "")))):
+        row["step"] = int(match["step"])
+        row["train_loss"] = float(match["loss"])
+        if match["total"]:
+            row["total_steps"] = int(match["total"])
     return row if "step" in row else {}
 
 
 def metric_rows(events: Iterable[Any]) -> list[dict[str, float]]:
-    """One row a step, in order; what later events add to a step is merged in."""
+    """One row for each step, in order; later events of a step are merged into its row."""
     by_step: dict[float, dict[str, float]] = {}
     for event in events:
         if row := metric_row(event):
@@ -37,7 +38,7 @@ def metric_rows(events: Iterable[Any]) -> list[dict[str, float]]:
 
 
 class Progress:
-    """A bar over a job's steps. Shown on a terminal, or everywhere when ``verbose``."""
+    """A progress bar over a job's steps, shown on a terminal, or always when ``verbose``."""
 
     def __init__(self, title: str, *, verbose: bool) -> None:
         self._bar = tqdm(desc=title, unit="step", disable=False if verbose else None)
@@ -45,13 +46,13 @@ class Progress:
         self.latest: dict[str, float] = {}
 
     def take(self, status: str, events: Iterable[Any]) -> None:
-        """Show the status and the events that are new; events come newest first."""
+        """Show the status and the new ones among ``events``, which are sorted newest first."""
         for event in reversed(list(events)):
             if event.id in self._seen:
                 continue
             self._seen.add(event.id)
             self._show(metric_row(event))
-        self._bar.set_postfix_str(self._words(status))
+        self._bar.set_postfix_str(self._label(status))
 
     def _show(self, row: dict[str, float]) -> None:
         if not row:
@@ -61,7 +62,7 @@ class Progress:
             self._bar.total = row["total_steps"]
         self._bar.update(max(0, row["step"] - self._bar.n))
 
-    def _words(self, status: str) -> str:
+    def _label(self, status: str) -> str:
         loss = self.latest.get("train_loss")
         return status if loss is None else f"{status}, loss {loss:.3f}"
 

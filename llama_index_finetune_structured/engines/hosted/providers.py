@@ -1,6 +1,6 @@
-"""Who speaks OpenAI's fine-tuning protocol, and what each of them does differently.
+"""Profiles of the providers with OpenAI's fine-tuning protocol: addresses, keys and deviations.
 
-A provider is a small profile of data and two pure functions, never a subclass.
+A provider is a dataclass with one function for its request body, never a subclass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["DEAD", "PROVIDERS", "JobRequest", "Provider", "normal_status", "prov
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is asked for, before a provider's own spelling."""
+    """A job request in neutral form; :attr:`Provider.body` turns it into a provider's own."""
 
     base_model: str
     training_file: str
@@ -32,7 +32,13 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class Provider:
-    """One provider: where it lives, which key it takes, how it wants files and job requests."""
+    """The profile of one provider.
+
+    - ``key_variables``, ``base_variables``: environment variables of key and address; the first one set counts.
+    - ``body``: the keyword arguments for the SDK's ``jobs.create``.
+    - ``byte_order_mark``: files must begin with one.
+    - ``serves_by_deployment``: a tuned model is called by the name of a deployment that the user makes.
+    """
 
     name: str
     key_variables: tuple[str, ...]
@@ -44,17 +50,20 @@ class Provider:
     serves_by_deployment: bool = False
 
     def api_base(self, given: str | None) -> str:
-        """The base URL: the argument, else the environment, else the provider's own."""
+        """The base URL: ``given``, else from the environment, else the provider's own.
+
+        Raises ConfigurationError where there is none.
+        """
         base = given or _first_set(self.base_variables) or self.default_base
         if not base:
             raise ConfigurationError(
-                f"provider {self.name!r} has no common address: "
+                f"provider {self.name!r} has no default address: "
                 f"pass api_base= or set {self.base_variables[0]}"
             )
         return base
 
     def api_key(self, given: str | None) -> str:
-        """The key: the argument, else the environment. Raises ConfigurationError when there is none."""
+        """The key: ``given``, else from the environment. Raises ConfigurationError when there is none."""
         key = given or _first_set(self.key_variables)
         if not key:
             raise ConfigurationError(
@@ -91,7 +100,7 @@ def _with_method(request: JobRequest) -> dict[str, Any]:
 def _for_azure(request: JobRequest) -> dict[str, Any]:
     if request.suffix and not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", request.suffix):
         raise ConfigurationError(
-            f"suffix {request.suffix!r}: azure takes 1-40 letters, digits, '-' and '_'; it refuses dots"
+            f"suffix {request.suffix!r}: azure accepts 1-40 letters, digits, '-' and '_', and no dots"
         )
     return _with_method(request)
 
@@ -99,7 +108,7 @@ def _for_azure(request: JobRequest) -> dict[str, Any]:
 def _for_nebius(request: JobRequest) -> dict[str, Any]:
     body = _common(request)
     if request.hyperparameters:
-        # lora, lora_r, packing, ... are not in the SDK's types, so they travel beside them
+        # The SDK's types lack lora, lora_r, packing, ..., so they are sent in extra_body.
         body["extra_body"] = dict(request.extra_body) | {"hyperparameters": dict(request.hyperparameters)}
     return body
 
@@ -133,12 +142,13 @@ PROVIDERS: dict[str, Provider] = {
 
 
 def provider_named(name: str) -> Provider:
-    """The profile called ``name``; raises ConfigurationError that lists the known ones."""
+    """The profile called ``name``. Raises ConfigurationError, with the known names, for any other."""
     if name not in PROVIDERS:
         raise ConfigurationError(f"unknown provider {name!r}; known: {', '.join(sorted(PROVIDERS))}")
     return PROVIDERS[name]
 
 
+# Final statuses in the spellings of OpenAI and of servers that imitate it
 _STATUSES = {
     "succeeded": "succeeded",
     "completed": "succeeded",
@@ -148,11 +158,10 @@ _STATUSES = {
     "canceled": "cancelled",
 }
 
-
 DEAD = ("failed", "cancelled")
-"""The final statuses after which a job is submitted anew."""
+"""The final statuses after which a job is resubmitted."""
 
 
 def normal_status(status: object) -> str:
-    """succeeded, failed or cancelled for the final statuses; any other one is still under way."""
+    """``succeeded``, ``failed`` or ``cancelled`` for final statuses, else ``running``."""
     return _STATUSES.get(str(status).strip().lower(), "running")

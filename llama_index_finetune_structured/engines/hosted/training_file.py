@@ -1,4 +1,4 @@
-"""The file that a hosted engine uploads: where it is, what is in it, which transport it teaches."""
+"""The training file that a hosted engine uploads: path, hash, size, transport, and checks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ from ..base import Data, path_or_dataset, training_path
 
 __all__ = ["TrainingFile", "preflight", "prepare", "transport_of"]
 
-_SCHEMA_MARKS = ("JSON schema", "json schema", '"$defs"', '"properties"')
-_SHOWN = 20
+_SCHEMA_MARKS = (
+    "JSON schema",
+    "json schema",
+    '"$defs"',
+    '"properties"',
+)  # of a schema spelled out in a prompt
+_SHOWN = 20  # problems in the error message; the rest are counted
 _CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """``path``, the SHA-256 and size of what is uploaded, whether a byte order mark goes first, and the
-    transport that most rows were made with."""
+    """A file to upload.
+
+    ``sha256`` and ``size_bytes`` are those of the upload, which begins with a byte order mark where
+    ``byte_order_mark`` is set. ``transport`` is that of most rows, None where they ask for no structure.
+    """
 
     path: Path
     sha256: str
@@ -40,28 +48,32 @@ class TrainingFile:
 
     @property
     def upload_name(self) -> str:
-        """Named by its content, so that an upload is found again instead of repeated."""
+        """The file's name at the provider; it contains the hash, so that an upload is found, not repeated."""
         return f"{self.path.stem[:40]}-{self.sha256[:16]}.jsonl"
 
     def open(self) -> IO[bytes]:
-        """What is uploaded, as a binary file."""
+        """The content to upload, as a binary file."""
         if self.byte_order_mark:
             return io.BytesIO(codecs.BOM_UTF8 + self.path.read_bytes())
         return self.path.open("rb")
 
 
 def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "train") -> TrainingFile:
-    """The training file behind ``data``: an OpenAI chat file as it is; a data set, or a file of canonical
-    Examples, is saved as one under ``directory``, named by its content."""
-    given = path_or_dataset(data)
-    path = training_path(given, directory, name=f"{name}.{uuid.uuid4().hex}", format="openai")
-    if path is not given:
+    """The training file of ``data``.
+
+    An OpenAI chat file is used unchanged; a dataset, or a file of canonical Examples, is saved as one under
+    ``directory`` and named by its content.
+    """
+    source = path_or_dataset(data)
+    # A unique name first: another process may write the same data at the same moment.
+    path = training_path(source, directory, name=f"{name}.{uuid.uuid4().hex}", format="openai")
+    if path is not source:
         final = directory / f"{name}-{_sha256(path, mark=False)[0][:16]}.jsonl"
         os.replace(path, final)
         path = final
     byte_order_mark = byte_order_mark and not _has_mark(path)
     sha256, size_bytes = _sha256(path, mark=byte_order_mark)
-    transport = _recorded_transport(given) or transport_of(path)
+    transport = _recorded_transport(source) or transport_of(path)
     return TrainingFile(path, sha256, size_bytes, byte_order_mark, transport)
 
 
@@ -71,7 +83,7 @@ def _has_mark(path: Path) -> bool:
 
 
 def _recorded_transport(data: object) -> Transport | None:
-    """The transport that most Examples of a data set carry."""
+    """The transport of most Examples of a dataset."""
     if not isinstance(data, Iterable):
         return None
     counts: Counter[Transport] = Counter(e.transport for e in data if isinstance(e, Example))
@@ -89,17 +101,17 @@ def _sha256(path: Path, *, mark: bool) -> tuple[str, int]:
 
 
 def transport_of(path: Path) -> Transport | None:
-    """The transport that most rows were made with, or None where they ask for no structure.
+    """The transport of most rows, or None where they ask for no structure.
 
-    tools: the row has tools. text: the schema stands in its messages. json_schema: the answer is a JSON
-    object though no message spells a schema out, for the format has no room for ``response_format``.
+    ``tools``: the row has tools. ``text``: a message contains the schema. ``json_schema``: the answer is a
+    JSON object and no message contains a schema, since the format has no field for ``response_format``.
     """
     counts = Counter(_row_transport(row) for row in _rows(path))
     return counts.most_common(1)[0][0] if counts else None
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The readable rows; what cannot be read is the preflight's to name."""
+    """The readable rows; unreadable ones are reported by :func:`preflight`."""
     for line in read_lines(path):
         with contextlib.suppress(*READ_ERRORS):
             row = parse_line(line.raw)
@@ -110,8 +122,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _row_transport(row: dict[str, Any]) -> Transport | None:
     if row.get("tools") or row.get("functions"):
         return "tools"
-    given = row.get("messages")
-    messages = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
+    value = row.get("messages")
+    messages = [m for m in value if isinstance(m, dict)] if isinstance(value, list) else []
     if not messages or not _is_json_object(messages[-1].get("content")):
         return None
     prompt = json.dumps([m.get("content") for m in messages[:-1]], ensure_ascii=False).replace('\\"', '"')
@@ -128,7 +140,7 @@ def _is_json_object(content: object) -> bool:
 
 
 def preflight(path: Path) -> None:
-    """Raise DatasetError, with ``file:line``, for all that a provider would refuse the file for."""
+    """Raise DatasetError, with ``file:line``, for every problem that a provider would refuse the file for."""
     from ...dataset.checks.report import check
 
     problems = [str(problem) for problem in check(path, target="openai").problems if not problem.is_warning]

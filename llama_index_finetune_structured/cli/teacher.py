@@ -1,11 +1,13 @@
-"""A teacher asked: questions about chunks, and their answers through a query engine."""
+"""Calls to a teacher model: questions about chunks, and their answers through a query engine."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms import LLM
@@ -17,19 +19,50 @@ from ..capture.recorder import rejects_path
 from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions
 from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.splits import unit_hash
-from ..errors import DatasetError, StructuredAnswerError
+from ..errors import ConfigurationError, DatasetError, MissingDependencyError, StructuredAnswerError
 from ..example import Example
 from ..jsonl_store import read_shards
 
-__all__ = ["UNFIT", "Asking", "listed_questions"]
+__all__ = ["INVALID_ANSWER", "OPENAI", "TeacherCalls", "hosted_teacher", "read_questions"]
 
-UNFIT = StructuredAnswerError.__name__
-# What an answer that does not fit raises, by transport; a call that failed raises the client's own.
-_OF_UNFIT = {UNFIT, "ValidationError", "ValueError"}
+OPENAI = "https://api.openai.com/v1"
+
+INVALID_ANSWER = StructuredAnswerError.__name__
+"""The ``error`` of a failed call whose answer did not fit the schema."""
+
+# What a query engine raises for an answer that does not fit, by transport. A call that failed raises
+# the client's own error.
+_INVALID_ANSWER_ERRORS = {INVALID_ANSWER, "ValidationError", "ValueError"}
+_PROMPT_TOKENS = (
+    4096  # chosen: room in the context window for prompt text, schema and answer beside the chunks
+)
 
 
-def listed_questions(path: Path) -> list[Question]:
-    """A file's questions, one a line; blank lines are left out."""
+def hosted_teacher(model: str, api_base: str | None, context_tokens: int) -> LLM:
+    """The teacher as an LLM with a context window of ``context_tokens`` for chunks, and room for the rest.
+
+    Raises ConfigurationError where OpenAI itself is called and there is no key.
+    """
+    key = os.environ.get("OPENAI_API_KEY") or (api_base and "none")  # servers of one's own may need no key
+    if not key:
+        raise ConfigurationError(
+            "--teacher needs a key: set OPENAI_API_KEY, or --api-base for a server that needs none"
+        )
+    try:
+        from ..llms.hosted import hosted_llm
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "openai", "build", "--teacher") from error
+    options: dict[str, Any] = {"api_base": api_base or OPENAI, "api_key": key, "temperature": 0.0}
+    options["max_retries"] = 0  # CallPolicy retries; LlamaIndex's own retries would multiply with its
+    llm = hosted_llm(model, **options)
+    needed = context_tokens + _PROMPT_TOKENS
+    if llm.metadata.context_window < needed:  # LlamaIndex guesses a small one for names it does not know
+        return hosted_llm(model, **options, context_window=needed)
+    return llm
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a text file, one a line, without blank lines. Raises DatasetError if there are none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -41,10 +74,10 @@ def listed_questions(path: Path) -> list[Question]:
 
 
 @dataclass
-class Asking:
-    """Calls to one teacher; results are kept in ``folder`` and not paid for again.
+class TeacherCalls:
+    """Calls to one teacher. Results are kept in ``folder`` and not paid for again.
 
-    ``failures`` are those of the calls so far, ``rejected`` counts answers that were no valid example.
+    ``failures`` are the failed calls so far; ``rejected`` counts answers that are no valid example.
     """
 
     llm: LLM
@@ -57,16 +90,16 @@ class Asking:
 
     @property
     def rejects(self) -> Path:
-        """Where answers are that are no valid example, with the reason."""
+        """The file of answers that are no valid example, each with the reason."""
         return rejects_path(self.folder / "captured.jsonl")
 
     def _with_reason(self, failures: Sequence[FailedCall]) -> list[FailedCall]:
-        """A query engine only says that its answer did not fit; why is among the rejects."""
+        """The failures with the reason from the rejects file; a query engine only reports that one did not fit."""
         rows = (json.loads(line.raw) for line in read_shards(self.rejects)) if self.rejects.exists() else ()
         reasons = {row["example"].get("query"): f"{row['reason']}: {row['detail']}" for row in rows}
         return [
-            replace(f, error=UNFIT, message=reasons[f.subject])
-            if f.error in _OF_UNFIT and f.subject in reasons
+            replace(f, error=INVALID_ANSWER, message=reasons[f.subject])
+            if f.error in _INVALID_ANSWER_ERRORS and f.subject in reasons
             else f
             for f in failures
         ]
@@ -84,12 +117,14 @@ class Asking:
             num_questions_per_chunk=per_chunk,
             calls=self.calls,
         )
-        found = generator.generate(chunks, self.folder / "questions.jsonl", retry_failed=self.retry_failed)
-        self.failures += found.failures
-        return list(found.questions[:limit])
+        generated = generator.generate(
+            chunks, self.folder / "questions.jsonl", retry_failed=self.retry_failed
+        )
+        self.failures += generated.failures
+        return list(generated.questions[:limit])
 
     def examples(self, retriever: BaseRetriever, questions: Sequence[Question]) -> list[Example]:
-        """Ask a query engine with ``output_cls`` every question; the valid answers as examples."""
+        """Send every question to a query engine with ``output_cls``; the valid answers as Examples."""
         engine = RetrieverQueryEngine.from_args(retriever, llm=self.llm, output_cls=self.output_cls)
         report = answer_questions(
             engine,
@@ -102,23 +137,23 @@ class Asking:
         self.failures += self._with_reason(report.failures)
         documents = {answer.query: answer.document_id for answer in report.answers}
         captured = report.load() if documents else ()
-        examples = [_placed(example, documents) for example in captured if example.query in documents]
+        examples = [_with_document(example, documents) for example in captured if example.query in documents]
         self.rejected = len(documents.keys() - {example.query for example in examples})
         return examples
 
 
-def _placed(example: Example, documents: dict[str, str | None]) -> Example:
-    """A question belongs to the document that it was made from, whatever was retrieved for it."""
+def _with_document(example: Example, documents: dict[str, str | None]) -> Example:
+    """The example with the document its question was generated from, whatever was retrieved for it."""
     document = documents[example.query or ""]
     return example if document is None else example.model_copy(update={"document_id": document})
 
 
 def _default_query(output_cls: type[BaseModel], number: int) -> str:
-    """Asks for what the schema holds: a quiz on anything else would be answered with empty fields."""
+    """The prompt for questions that the schema can answer: on other questions its fields would stay empty."""
     about = f" ({' '.join(output_cls.__doc__.split())})" if output_cls.__doc__ else ""
     fields = "; ".join(
-        f"{name}: {given.description}" if given.description else name
-        for name, given in output_cls.model_fields.items()
+        f"{name}: {info.description}" if info.description else name
+        for name, info in output_cls.model_fields.items()
     )
     return (
         f"Write {number} different questions, one a line, for somebody who has not seen this text: each names "

@@ -1,0 +1,65 @@
+"""The folder beside a build's output, in which paid answers are kept with the settings they depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import ConfigurationError
+from ..files import read_json, write_json
+
+__all__ = ["BuildSettings", "held_out_path", "open_build_folder"]
+
+
+class BuildSettings(BaseModel):
+    """The settings that kept answers depend on. ``teacher`` is None where the answers are labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer_schema: dict[str, Any]
+    teacher: str | None
+    top_k: int
+    chunk_size: int
+
+
+def held_out_path(output: Path) -> Path:
+    """``data.jsonl`` -> ``data.validation.jsonl`` in the same folder."""
+    return output.with_name(f"{output.stem}.validation{output.suffix}")
+
+
+def open_build_folder(output: Path, settings: BuildSettings) -> Path:
+    """The folder ``data.build`` beside ``data.jsonl``, created with these settings if it does not exist.
+
+    Raises ConfigurationError where the folder has other settings, or where ``output`` or the file of
+    held-out rows exists without such a folder, that is, was not written by a build.
+    """
+    folder = output.with_name(f"{output.stem}.build")
+    settings_file = folder / "build.json"
+    if settings_file.is_file():
+        _require_same(settings_file, settings)
+        return folder
+    for path in (output, held_out_path(output)):
+        if path.exists():
+            raise ConfigurationError(f"{path}: exists and was not made by a build; choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(settings_file, settings.model_dump(mode="json"))
+    return folder
+
+
+def _require_same(settings_file: Path, settings: BuildSettings) -> None:
+    try:
+        stored = BuildSettings.model_validate(read_json(settings_file))
+    except (ValueError, ValidationError) as error:
+        raise ConfigurationError(
+            f"{settings_file}: cannot be read ({error}); choose another --output"
+        ) from error
+    changed = [
+        name for name in BuildSettings.model_fields if getattr(stored, name) != getattr(settings, name)
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"{settings_file.parent}: holds answers that were made with another {', '.join(changed)}; choose "
+            "another --output, or remove that folder and lose its answers"
+        )
