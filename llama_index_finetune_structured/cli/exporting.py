@@ -60,7 +60,7 @@ def export_and_check(
         return Exported(data, shown)
     gate = _gate(adapter, target, format, base_model, examples)
     data["parity"] = gate.model_dump(mode="json", exclude={"answers"}) | {"failures": gate.failures}
-    return Exported(data, (*shown, gate.table(), gate.verdict), ok=gate.passed)
+    return Exported(data, (*shown, gate.table(), gate.verdict()), ok=gate.passed)
 
 
 def _gate(adapter: Path, output: Path, format: str, base_model: str | None, examples: list[Any]) -> Parity:

@@ -44,7 +44,7 @@ def test_schema_of_the_examples_serves_where_no_class_is_given() -> None:
     assert "$.function" in str(found.rows[1].answers["llm"].error)
 
 
-def test_llm_without_class_or_schema_is_refused_with_the_mend() -> None:
+def test_llm_without_class_or_schema_is_refused_with_the_fix() -> None:
     data = [example("How do I call alpha?", ALPHA, answer_schema=None)]
     with pytest.raises(ConfigurationError, match="pass output_cls"):
         quiet({"llm": ScriptedLLM(script={})}, data)
@@ -226,12 +226,12 @@ def test_nothing_to_compare_is_refused() -> None:
         quiet({"llm": "gpt-4"}, DATA)
 
 
-def test_a_handful_of_documents_is_said_to_tell_little() -> None:
+def test_a_verdict_from_a_handful_of_documents_warns_of_its_intervals() -> None:
     rows = [example(f"call {n}", card("f"), document_id=f"doc{n % 2}") for n in range(12)]
     llm = ScriptedLLM(script={"call": card("f")})
-    assert "about 2 documents: the intervals say little" in quiet({"llm": llm}, rows).verdict()
+    assert "are from 2 documents: too few for reliable intervals" in quiet({"llm": llm}, rows).verdict()
     one_each = [row.model_copy(update={"document_id": row.query}) for row in rows]
-    assert "intervals say little" not in quiet({"llm": llm}, one_each).verdict()
+    assert "reliable intervals" not in quiet({"llm": llm}, one_each).verdict()
 
 
 def test_gold_that_does_not_fit_is_named() -> None:
@@ -301,11 +301,11 @@ def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> No
         "properties": {"year": {"type": "integer"}, "author": {"type": "string"}},
         "required": ["year"],
     }
-    asked = example("q", {"year": 1, "author": "a"}, answer_schema=schema, schema_name="Paper")
-    target = target_of(asked, None)
+    paper = example("q", {"year": 1, "author": "a"}, answer_schema=schema, schema_name="Paper")
+    target = target_of(paper, None)
     assert target.schema is not None
     assert list(target.schema["properties"]) == ["year", "author"]
-    assert serving_messages(asked.messages, target.schema) == serving_messages(asked.messages, schema)
+    assert serving_messages(paper.messages, target.schema) == serving_messages(paper.messages, schema)
     assert schema_key(target.schema) == schema_key(schema)
 
 

@@ -19,7 +19,7 @@ HELD_OUT = [example(f"How do I call held{number:02}?", card(f"held{number:02}"))
 
 
 class Learner:
-    """Knows one held-out answer for each row it was trained on, up to ``most``."""
+    """An engine whose model gives one held-out answer right per training row, up to ``most``."""
 
     trained: ClassVar[list[list[str]]] = []
 

@@ -67,7 +67,7 @@ def scorecard() -> Scorecard:
         "tuned": tuned,
         "teacher": lambda asked: asked.answer_object(),
     }
-    return compare(systems, data, show_progress=False, settings={HOSTILE: HOSTILE})
+    return compare(systems, data, show_progress=False, notes={HOSTILE: HOSTILE})
 
 
 LOG = [{"step": step, "loss": 2.0 / (step + 1)} for step in range(5)] + [
@@ -164,7 +164,7 @@ def _split_scorecard() -> Scorecard:
         return answer if asked.split == "train" or len(answer["parameters"]) < 2 else "no idea"
 
     systems = {"base": lambda _: "", "tuned": by_heart, "teacher": lambda asked: asked.answer_object()}
-    return compare(systems, data, show_progress=False, settings={"base model": "tiny <b>"})
+    return compare(systems, data, show_progress=False, notes={"base model": "tiny <b>"})
 
 
 def test_score_that_is_memory_is_flagged() -> None:
@@ -221,7 +221,7 @@ def test_break_even_without_token_use_says_what_is_missing(scorecard: Scorecard)
 def test_page_tells_gap_cost_slices_and_settings(tmp_path: Path) -> None:
     prices = Prices(input_per_million=10.0, output_per_million=20.0, training_cost=5.0)
     page = _split_scorecard().to_html(tmp_path / "r.html", prices=prices).read_text()
-    for told in ("learned by heart", "has paid for itself after", "up to ", "tiny &lt;b&gt;", "doc 1"):
+    for told in ("memorised", "has paid for itself after", "up to ", "tiny &lt;b&gt;", "doc 1"):
         assert told in page
     tags = Tags()
     tags.feed(page)
