@@ -1,4 +1,4 @@
-"""compare(): systems of every kind, asked concurrently, failing singly."""
+"""compare(): systems of every kind, called concurrently; one failed call does not fail the others."""
 
 from __future__ import annotations
 
@@ -132,11 +132,11 @@ def test_pydantic_program_gets_the_question_in_its_only_variable() -> None:
 
 
 def test_structured_llm_and_functions_are_systems_too() -> None:
-    async def later(asked: Example) -> str:
-        return f"Here: {asked.answer_text()}"
+    async def later(row: Example) -> str:
+        return f"Here: {row.answer_text()}"
 
     llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}).as_structured_llm(Card)
-    systems = {"structured": llm, "gold": lambda asked: asked.answer_object(), "later": later}
+    systems = {"structured": llm, "gold": lambda row: row.answer_object(), "later": later}
     scorecard = quiet(systems, DATA)
     assert [system.exact_match for system in scorecard.systems.values()] == [1, 1, 1]
 
@@ -234,7 +234,7 @@ def test_a_verdict_from_a_handful_of_documents_warns_of_its_intervals() -> None:
     assert "reliable intervals" not in quiet({"llm": llm}, one_each).verdict()
 
 
-def test_gold_that_does_not_fit_is_named() -> None:
+def test_gold_that_does_not_fit_is_refused_with_its_example() -> None:
     wrong = example("How?", ALPHA, answer=Message(role="assistant", content="plain text"))
     with pytest.raises(DatasetError, match=rf"example {wrong.id[:12]}"):
         quiet({"llm": ScriptedLLM(script={})}, [wrong], output_cls=Card)
@@ -310,7 +310,7 @@ def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> No
 
 
 class Track(BaseModel):
-    """Read under other names than it is written under, here and within."""
+    """Validation aliases differ from serialization aliases, here and in nested objects."""
 
     seconds: int | None = Field(None, serialization_alias="length")
     title: str = Field("", validation_alias=AliasChoices("name", "heading"))

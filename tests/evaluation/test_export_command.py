@@ -1,4 +1,4 @@
-"""``finetune-structured export``: a file, how to serve it, and an exit code that says whether it is the same model."""
+"""``finetune-structured export``: the file, the commands to serve it, and exit code 1 where parity fails."""
 
 from __future__ import annotations
 

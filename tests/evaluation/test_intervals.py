@@ -120,8 +120,8 @@ def _scorecard(tuned_right: int, teacher_right: int, n: int = 30) -> Scorecard:
     data = [example(f"call {at}!", gold) for at, gold in enumerate(golds)]
 
     def right_in(first: int) -> Any:
-        return lambda asked: (
-            asked.answer_object() if int(str(asked.query)[5:-1]) < first else card("no", returns="no")
+        return lambda row: (
+            row.answer_object() if int(str(row.query)[5:-1]) < first else card("no", returns="no")
         )
 
     systems = {"base": lambda _: "", "tuned": right_in(tuned_right), "teacher": right_in(teacher_right)}
@@ -138,7 +138,7 @@ def test_verdict_names_gain_interval_and_what_cannot_be_told_apart() -> None:
 
 def test_verdict_of_one_system_compares_with_nothing() -> None:
     data = [example("call f!", card("f"))]
-    verdict = compare({"llm": lambda asked: asked.answer_text()}, data, show_progress=False).verdict()
+    verdict = compare({"llm": lambda row: row.answer_text()}, data, show_progress=False).verdict()
     assert verdict == "Llm gives a valid answer in 100% of 1 cases and gets 100% of the fields right."
 
 

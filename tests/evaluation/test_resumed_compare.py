@@ -1,4 +1,4 @@
-"""compare() with a cache: killed, torn or interrupted, it goes on and asks only what is missing."""
+"""compare() with a cache: after a kill, a torn line or an interrupt it asks only for the missing answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llama_index_finetune_structured.evaluation.run.answer_log import AnswerLog,
 from .systems import ALPHA, BETA, DATA, ScriptedLLM, card, example, quiet
 
 
-def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_comparison_is_resumed(tmp_path: Path) -> None:
     data = [example(f"call {n}!", card(f"f{n}")) for n in range(6)]
     script: dict[str, Any] = {f"call {n}!": card(f"f{n}") for n in range(6)}
     broken = ScriptedLLM(script=script | {"call 4!": KeyboardInterrupt()})
@@ -35,7 +35,7 @@ def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_seconds_per_answer_add_up_the_runs_that_answered(tmp_path: Path) -> None:
     data = [example(f"call {n}!", card(f"f{n}")) for n in range(4)]
-    systems = {"it": lambda asked: asked.answer_object()}
+    systems = {"it": lambda row: row.answer_object()}
     quiet(systems, data, cache_dir=tmp_path)
     (log,) = tmp_path.iterdir()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_failed_calls_are_asked_again_but_invalid_answers_are_not(tmp_path: Path
     assert found.schema_valid == 0.5
 
 
-def test_answers_of_another_model_under_the_same_name_are_not_believed(tmp_path: Path) -> None:
+def test_answers_of_another_model_under_the_same_name_are_not_used(tmp_path: Path) -> None:
     quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA, cache_dir=tmp_path)
     other = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}, name="another")
     assert quiet({"llm": other}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
@@ -163,7 +163,7 @@ def test_a_missing_package_ends_the_comparison_instead_of_scoring_0(tmp_path: Pa
         quiet({"llm": llm}, DATA, cache_dir=tmp_path)
 
 
-def test_half_a_surrogate_pair_in_an_answer_ends_nothing(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(tmp_path: Path) -> None:
     data = [example("call alpha", ALPHA)]
     for _ in range(2):
         found = quiet({"llm": lambda _: card("\ud83d")}, data, cache_dir=tmp_path)

@@ -117,7 +117,7 @@ def test_free_text_fields_may_be_compared_by_their_embeddings() -> None:
     data = [text_example(word, json.dumps({"desc": word})) for word in ("listen", "stone")]
     answers = {"listen": {"desc": "silent"}, "stone": {"desc": "zzzzzzzz"}}
     rules = {"desc": FieldRule(embedding_similarity(Letters()), correct_from=0.95)}
-    systems = {"it": lambda asked: answers[str(asked.query)]}
+    systems = {"it": lambda row: answers[str(row.query)]}
     found = compare(systems, data, fields=rules, show_progress=False)
     assert [row.answers["it"].exact for row in found.rows] == [True, False]
     assert 0.5 < found.systems["it"].field_score < 1

@@ -25,8 +25,9 @@ def best_matching(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
 def _assign(cost: list[list[float]]) -> dict[int, int]:
     """column -> row of the cheapest assignment; ``cost``: [rows, columns] with rows <= columns.
 
-    Rows are added one by one. ``row_price`` and ``column_price`` are the dual variables: reduced costs
-    (cost - row price - column price) stay >= 0, and 0 on assigned pairs, so Dijkstra's search applies.
+    Rows are added one by one, each by the shortest augmenting path, found as in Dijkstra's algorithm. ``row_price``
+    and ``column_price`` are the dual variables: they keep the reduced costs (cost - row price - column price) of
+    the rows added so far >= 0, and 0 on assigned pairs.
     """
     columns = len(cost[0])
     row_price, column_price = [0.0] * len(cost), [0.0] * columns
