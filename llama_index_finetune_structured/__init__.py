@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from .evaluation.export_parity import Parity, parity
     from .evaluation.learning_curves import LearningCurve, learning_curve
     from .evaluation.report.costs import Prices
-    from .evaluation.run.ask import AskSettings
     from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
     from .evaluation.texts import TextScorecard, compare_texts
@@ -95,7 +94,6 @@ else:
                 "ServiceError",
                 "StructuredAnswerError",
             ],
-            ".evaluation.run.ask": ["AskSettings"],
             ".evaluation.comparison": ["acompare", "compare"],
             ".evaluation.report.costs": ["Prices"],
             ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
@@ -120,7 +118,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnswerReport",
-    "AskSettings",
     "CallPolicy",
     "CaptureError",
     "CheckReport",

@@ -157,13 +157,11 @@ def _lock_exclusively(fd: int) -> bool:
 
 
 def _require_json_lines(path: Path) -> None:
-    """Raise CaptureError where the first line is neither a JSON object nor the torn start of one of our lines."""
+    """Raise CaptureError where the first line is neither a JSON object nor begins like one of our lines."""
     with open(path, "rb") as file:
         first = file.readline()
-    if not first.endswith(b"\n") and any(
-        first.startswith(start) or start.startswith(first) for start in _LINE_STARTS
-    ):
-        return
+    if first.startswith(_LINE_STARTS) or any(start.startswith(first) for start in _LINE_STARTS):
+        return  # damaged, perhaps, but written by this package
     try:
         row = json.loads(first)
     except (ValueError, RecursionError):

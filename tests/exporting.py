@@ -1,4 +1,4 @@
-"""Tiny models with trained byte-level BPE tokenizers and adapters that change them much."""
+"""Tiny base models with trained byte-level BPE tokenizers, and adapters that change their answers."""
 
 from __future__ import annotations
 

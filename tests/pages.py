@@ -1,7 +1,7 @@
-"""What stands behind the documentation's Python blocks when they are run: servers, models, and README's names.
+"""Reads and compiles the documentation's Python blocks, and defines the names that the README's blocks use.
 
-The README shows the middle of a user's program; what its reader has already (an index, a teacher, classes)
-is given here. The pages in ``docs/`` define all their names themselves.
+The README shows the middle of a user's program; the index, teacher and classes that come before it are defined
+here. The pages in ``docs/`` define all their names themselves.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def compiled(page: Path, line: int, code: str) -> CodeType:
     """The block with the page's own line numbers; ``await`` is allowed, as in a notebook."""
     source = "\n" * line + code
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    what: CodeType = compile(source, str(page), "exec", flags=flags, dont_inherit=True)
-    return what
+    block: CodeType = compile(source, str(page), "exec", flags=flags, dont_inherit=True)
+    return block
 
 
 class Song(BaseModel):
@@ -67,7 +67,7 @@ class Response(BaseModel):
 
 
 class FirstLetters(BaseEmbedding):
-    """Which words begin how: enough to find the one document that a question names."""
+    """Counts of the words by hash: enough to retrieve the one document that a question names."""
 
     def _get_text_embedding(self, text: str) -> list[float]:
         vector = [0.0] * 64
@@ -87,7 +87,7 @@ def search(query: str) -> str:
 
 
 def readme_names() -> dict[str, Any]:
-    """What the reader of the README has before its first block."""
+    """The names that the README's blocks use but do not define."""
     works = ["attention", "dropout", "adam", "perceptron", "backpropagation", "bootstrap"]
     documents = [Document(text=f"A work on {work} (1990).", id_=work) for work in works]
     index = VectorStoreIndex.from_documents(documents, embed_model=FirstLetters())

@@ -20,7 +20,7 @@ ROW = [
     "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
-    "AnswerReport", "AskSettings", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
+    "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
     "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
     "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "GeneratedQuestions",
     "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",
@@ -35,6 +35,9 @@ PUBLIC = [
     "text_mode",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
+EVALUATION_ROW = [
+    "run", "score", "results", "report", "scorecard", "comparison", "learning_curves", "export_parity", "texts",
+]  # fmt: skip
 HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
 
 
@@ -176,6 +179,16 @@ def test_a_part_of_the_local_engine_imports_only_from_those_left_of_it(part: str
 
 def test_every_part_of_the_local_engine_stands_in_its_row() -> None:
     assert {path.parent.name for path in ROOT.glob("local/*/__init__.py")} == set(LOCAL_ROW)
+
+
+def test_evaluation_runs_then_scores_then_reports() -> None:
+    """A module of evaluation/ imports only from those left of it in EVALUATION_ROW."""
+    files = [file for file in (ROOT / "evaluation").rglob("*.py") if file.name != "__init__.py"]
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    imports = {name: _modules_imported(file) & set(modules) for name, file in modules.items()}
+    place = {name: EVALUATION_ROW.index(name.split(".")[1]) for name in modules}
+    wrong = {name: {m for m in imported if place[m] > place[name]} for name, imported in imports.items()}
+    assert not any(wrong.values()), wrong
 
 
 def test_no_lazy_name_is_the_name_of_a_sub_module() -> None:

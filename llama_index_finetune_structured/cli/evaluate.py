@@ -63,7 +63,7 @@ def evaluate(
         examples,
         concurrency=batch_size,
         cache_dir=output / "answers" / _answers_key(trained, systems, grammar),
-        settings={key: value for key, value in settings.items() if value is not None},
+        notes={key: value for key, value in settings.items() if value is not None},
     )
     page = output / "report.html"
     scorecard = card.to_json(output / "scorecard.json")

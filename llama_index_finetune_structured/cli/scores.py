@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import Prices, Scorecard
-from ..evaluation.report.verdict import main_system
+from ..evaluation.results import main_system
 from .command import Result
 
 __all__ = ["score_result"]

@@ -86,7 +86,7 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
         output_cls=ApiCard,
         concurrency=_BATCH,
         cache_dir=output / "answers" / engine.fingerprint[:12],
-        settings=settings.model_dump(mode="json", exclude_none=True) | _facts(settings, output, data, job),
+        notes=settings.model_dump(mode="json", exclude_none=True) | _facts(settings, output, data, job),
     )
     card.to_json(output / "scorecard.json")
     log = read_json(output / "model" / "training_log.json")["steps"]

@@ -1,4 +1,4 @@
-"""Systems and Examples -> scores: comparison, scorecard, report, learning curve, parity."""
+"""Systems and Examples -> Scorecard; also learning curve, parity of exports, text answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from .export_parity import Parity, parity
     from .learning_curves import LearningCurve, learning_curve
     from .report.costs import BreakEven, Prices
-    from .run.ask import AskSettings
     from .score.intervals import Difference
     from .score.rules import FieldRule, embedding_similarity
     from .scorecard import Scorecard
@@ -20,7 +19,6 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            ".run.ask": ["AskSettings"],
             ".comparison": ["acompare", "compare"],
             ".report.costs": ["BreakEven", "Prices"],
             ".score.intervals": ["Difference"],
@@ -33,7 +31,6 @@ else:
     )
 
 __all__ = [
-    "AskSettings",
     "BreakEven",
     "Difference",
     "FieldRule",

@@ -1,4 +1,4 @@
-"""The parity gate: the same model in other forms must give the same answers."""
+"""``parity``: checks that exported forms of an adapter (merged, GGUF, served) give the same answers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from ..errors import ConfigurationError, ParityError
 from ..example import Example, Message, canonical_json
 from .comparison import compare
-from .report.table import percent
-from .scorecard import Row, Scorecard
+from .report.text import percent
+from .results import ScoredRow
+from .scorecard import Scorecard
 
 __all__ = ["FormParity", "Parity", "parity"]
 
@@ -22,7 +24,10 @@ _REFERENCE = "adapter"
 
 
 class FormParity(BaseModel):
-    """One form against the adapter. ``agreement``: mean field score with the adapter's own answers as gold."""
+    """One form against the adapter; rates from 0 to 1.
+
+    ``agreement``: mean field score with the adapter's own answers as gold; ``identical``: share of equal answers.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +38,11 @@ class FormParity(BaseModel):
 
 
 class Parity(BaseModel):
-    """What the gate found. ``answers`` scores each form against the adapter's answers, row by row."""
+    """Every form compared with the adapter.
+
+    ``forms``: name -> figures; ``min_agreement`` and ``max_valid_loss``: the limits they are held to;
+    ``answers``: each form scored against the adapter's valid answers, row by row.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,34 +54,34 @@ class Parity(BaseModel):
 
     @property
     def failures(self) -> list[str]:
-        """One sentence for each form that falls short; empty where all are at parity."""
-        found = []
+        """One sentence for each limit that a form misses; empty where all are at parity."""
+        failures = []
         for name, form in self.forms.items():
             if self.adapter_valid - form.valid > self.max_valid_loss:
-                found.append(
+                failures.append(
                     f"{name}: {percent(form.valid)} of its answers are valid, "
                     f"the adapter's {percent(self.adapter_valid)}"
                 )
             if form.agreement < self.min_agreement:
-                found.append(
+                failures.append(
                     f"{name}: its fields agree with the adapter's in {percent(form.agreement)}, "
                     f"expected {percent(self.min_agreement)}"
                 )
-        return found
+        return failures
 
     @property
     def passed(self) -> bool:
+        """Whether all forms are at parity."""
         return not self.failures
 
-    @property
     def verdict(self) -> str:
-        """The failures as one text, or that there are none."""
+        """The failures as one text, or a sentence that there are none."""
         return "; ".join(self.failures) or "At parity with the adapter."
 
     def require(self) -> None:
-        """Raise ParityError where a form falls short."""
+        """Raise ParityError, with all failures, where a form is not at parity."""
         if self.failures:
-            raise ParityError(self.verdict)
+            raise ParityError(self.verdict())
 
     def table(self) -> Table:
         """One line per form."""
@@ -81,18 +90,16 @@ class Parity(BaseModel):
             table.add_column(heading, justify="left" if heading in ("form", "") else "right")
         table.add_row(_REFERENCE, percent(self.adapter_valid), "", "", "", "")
         for name, form in self.forms.items():
-            short = any(failure.startswith(f"{name}: ") for failure in self.failures)
+            failed = any(failure.startswith(f"{name}: ") for failure in self.failures)
             cells = [percent(rate) for rate in (form.valid, form.agreement, form.identical)]
-            table.add_row(name, *cells, f"{form.seconds_per_answer:.1f}", "short" if short else "same")
+            table.add_row(name, *cells, f"{form.seconds_per_answer:.1f}", "differs" if failed else "same")
         return table
 
     def print(self) -> None:
         """Print the table and the verdict to the terminal."""
-        from rich.console import Console
-
         console = Console()
         console.print(self.table())
-        console.print(self.verdict, markup=False, highlight=False)
+        console.print(self.verdict(), markup=False, highlight=False)
 
 
 def parity(
@@ -109,10 +116,11 @@ def parity(
 ) -> Parity:
     """Ask the adapter and the ``forms`` it was exported to (merged, GGUF, served, ...) the same prompts.
 
-    The adapter's valid answers are the gold that the forms' fields are compared with; what the examples say is
-    right does not matter here. ``max_valid_loss``: how much lower a form's rate of valid answers may be.
+    The adapter's valid answers are the gold that the forms' fields are compared with; the examples' own answers
+    are not used. ``min_agreement``: the lowest mean field score of a form; ``max_valid_loss``: how much lower its
+    rate of valid answers may be than the adapter's. The other settings: as in :func:`compare`.
     Raises ConfigurationError and DatasetError as :func:`compare` does, and ConfigurationError where none of the
-    adapter's answers is valid: then there is nothing to be the same as.
+    adapter's answers is valid, as there is then nothing to compare with.
     """
     if _REFERENCE in forms or not forms:
         raise ConfigurationError(
@@ -120,24 +128,24 @@ def parity(
         )
     examples = list(dataset)
     asking: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s, "output_cls": output_cls}
-    given = compare({_REFERENCE: adapter, **forms}, examples, show_progress=show_progress, **asking)
+    first = compare({_REFERENCE: adapter, **forms}, examples, show_progress=show_progress, **asking)
     gold = [
         (_relabelled(example, row.answers[_REFERENCE].value), row)
-        for example, row in zip(examples, given.rows, strict=True)
+        for example, row in zip(examples, first.rows, strict=True)
         if row.answers[_REFERENCE].valid
     ]
     if not gold:
         raise ConfigurationError("none of the adapter's own answers is valid: score it with compare() first")
-    kept = {name: _Kept(name, gold) for name in forms}
-    agreed = compare(kept, [example for example, _ in gold], show_progress=False, **asking)
+    replayed = {name: _Replay(name, gold) for name in forms}
+    agreed = compare(replayed, [example for example, _ in gold], show_progress=False, **asking)
     return Parity(
-        adapter_valid=given.systems[_REFERENCE].schema_valid,
+        adapter_valid=first.systems[_REFERENCE].schema_valid,
         forms={
             name: FormParity(
-                valid=given.systems[name].schema_valid,
+                valid=first.systems[name].schema_valid,
                 agreement=score.field_score,
                 identical=score.exact_match,
-                seconds_per_answer=given.systems[name].seconds_per_answer,
+                seconds_per_answer=first.systems[name].seconds_per_answer,
             )
             for name, score in agreed.systems.items()
         },
@@ -147,10 +155,10 @@ def parity(
     )
 
 
-class _Kept:
-    """A form's answers once more, as a system that :func:`compare` can ask."""
+class _Replay:
+    """A system that gives a form's recorded answers, to compare them with other gold."""
 
-    def __init__(self, name: str, gold: list[tuple[Example, Row]]) -> None:
+    def __init__(self, name: str, gold: list[tuple[Example, ScoredRow]]) -> None:
         self._answers = {example.id: row.answers[name] for example, row in gold}
 
     def __call__(self, example: Example) -> Any:
@@ -159,6 +167,6 @@ class _Kept:
 
 
 def _relabelled(example: Example, value: Any) -> Example:
-    """The example with the adapter's answer for its own; tool calls become the text that a local model gives."""
+    """The example with the adapter's answer as text in place of its own, which may be a tool call."""
     answer = Message(role="assistant", content=canonical_json(value))
     return example.model_copy(update={"answer": answer})

@@ -1,4 +1,4 @@
-"""``learning_curve``: is more data worth it? Tune on ever more of the rows, score on the same held-out ones."""
+"""``learning_curve``: one model per training-set size, all scored on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
 
 from ..background import run_in_background
 from ..dataset import FinetuneDataset
@@ -16,28 +18,35 @@ from ..dataset.splits import unit_hash
 from ..errors import ConfigurationError
 from ..example import Example
 from ..files import write_public_text
-from .comparison import Questions, Rules
-from .report.verdict import signed
-from .run.ask import AskSettings
-from .score.intervals import Difference
+from .comparison import score_rows, summarise
+from .report.charts import learning_picture
+from .report.text import signed
+from .run.ask import AskSettings, SystemAnswers, ask_systems
+from .run.target import targets_of
+from .score.grading import FieldPlan
+from .score.intervals import Difference, check_metric
 from .score.metrics import Interval
+from .score.rules import Rules
 from .scorecard import Scorecard
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["Engine", "LearningCurve", "learning_curve"]
 
 
 class Engine(Protocol):
-    """Any of this package's engines; one that submits jobs is waited for."""
+    """Any fine-tuning engine of this package."""
 
     def finetune(self) -> None: ...
-    def get_finetuned_model(self) -> Any: ...
+
+    def get_finetuned_model(self) -> Any:
+        """The tuned model; a hosted engine waits for its job."""
 
 
 class LearningCurve(BaseModel):
-    """One tuned model per size, scored on the same rows; ``scorecard`` has them as systems "N rows"."""
+    """One tuned model per size, scored on the same rows.
+
+    ``sizes``: numbers of training rows, ascending; ``metric``: the one that ``points`` and verdict are about;
+    ``scorecard``: the models as systems "N rows".
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,46 +56,40 @@ class LearningCurve(BaseModel):
 
     @property
     def points(self) -> list[tuple[int, Interval]]:
-        """(rows trained on, the metric with its 95% interval), smallest first."""
+        """(rows trained on, metric with its 95% interval), smallest first."""
         systems = self.scorecard.systems
         return [(size, systems[_name(size)].intervals[self.metric]) for size in self.sizes]
 
     @property
     def last_step(self) -> Difference:
-        """The largest size less the one before it, paired on the same held-out rows."""
+        """The metric at the largest size minus that at the one before, paired on the same held-out rows."""
         before, last = self.sizes[-2:]
         return self.scorecard.difference(_name(last), _name(before), self.metric)
 
     def verdict(self) -> str:
-        """Whether more rows of this kind are worth it, with the interval that says so."""
-        found, (before, last) = self.last_step, self.sizes[-2:]
-        points, low, high = (signed(100 * rate) for rate in (found.difference, found.low, found.high))
+        """Whether more rows of this kind are likely to help, with the gain of the last step and its interval."""
+        gain, (before, last) = self.last_step, self.sizes[-2:]
+        points, low, high = (signed(100 * rate) for rate in (gain.difference, gain.low, gain.high))
         step = f"From {before} to {last} rows: {points} points (95% interval {low} to {high}). "
-        if not found.is_clear:
+        if not gain.is_clear:
             held_out = len(self.scorecard.rows)
-            return f"{step}No clear gain: more rows may not help, or {held_out} held-out rows cannot show it."
-        if found.difference < 0:
-            return f"{step}More rows made it worse: look at what the later ones teach."
+            return f"{step}No clear gain: more rows may not help, or {held_out} held-out rows are too few to tell."
+        if gain.difference < 0:
+            return f"{step}More rows made it worse: check the later rows for errors."
         return f"{step}Still rising: more rows of this kind are worth it."
 
     def table(self) -> Table:
         """A rich table: one line per size."""
-        from .report.table import table_of
-
-        return table_of(self.scorecard)
+        return self.scorecard.table()
 
     def print(self) -> None:
         """Print the table and the verdict to the terminal."""
-        from rich.console import Console
-
         console = Console()
         console.print(self.table())
         console.print(self.verdict(), markup=False, highlight=False)
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture: the metric over the rows trained on, with its intervals."""
-        from .report.charts import learning_picture
-
+        """Write the picture: the metric over the rows trained on, with its intervals; returns the path."""
         return write_public_text(Path(path), learning_picture(self.points, self.metric))
 
 
@@ -108,39 +111,40 @@ def learning_curve(
     """Tune one model per size with ``engine_factory(rows)`` and score each on ``validation``.
 
     ``sizes``: numbers of rows; without them an eighth, a quarter, half and all of ``train``. A larger part
-    holds the smaller ones; ``seed`` decides which rows they are. ``metric``: as in Scorecard.difference.
+    contains the smaller ones; ``seed`` selects the rows. ``metric``: as in Scorecard.difference.
     ``output_cls``, ``fields``, ``concurrency``, ``timeout_s`` and ``cache_dir``: as in :func:`compare`.
-    A run that was stopped goes on where the engine goes on, and with ``cache_dir`` asks only what is
-    missing. Raises ConfigurationError for sizes that cannot be had, before anything is trained.
+    A stopped run is resumed where the engine resumes, and with ``cache_dir`` asks only for missing answers.
+    Raises ConfigurationError for sizes that are out of range, before anything is trained.
     """
     rows = sorted(train, key=lambda example: (unit_hash(seed, example.id), example.id))
-    wanted = _sizes(sizes, len(rows))
-    folder = None if cache_dir is None else Path(cache_dir)
-    questions = Questions(
-        validation, output_cls, fields, AskSettings(concurrency, timeout_s, folder, show_progress)
-    )
-    questions.check_metric(metric)
-    answered = {}
-    for size in wanted:
+    chosen = _sizes(sizes, len(rows))
+    asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
+    targets = targets_of(validation, output_cls)
+    plan = FieldPlan(targets, fields)
+    check_metric(metric, plan.kinds)
+    answers: dict[str, SystemAnswers] = {}
+    for size in chosen:
         engine = engine_factory(FinetuneDataset(rows[:size]))
         engine.finetune()
         model = engine.get_finetuned_model()
-        questions.check(_name(size), model)
-        answered[_name(size)] = run_in_background(questions.ask(_name(size), model))
+        answers |= run_in_background(ask_systems({_name(size): model}, targets, asking))
         del engine, model
-        gc.collect()  # a model on this machine goes before the next one comes
-    card = questions.graded(answered, {"sizes": list(wanted), "seed": seed})
-    return LearningCurve(sizes=wanted, metric=metric, scorecard=card)
+        gc.collect()  # frees a local model's memory before the next one is trained
+    scored = score_rows(targets, answers, plan)
+    card = summarise(scored, answers, plan, asking, {"sizes": list(chosen), "seed": seed})
+    return LearningCurve(sizes=chosen, metric=metric, scorecard=card)
 
 
 def _sizes(sizes: Sequence[int] | None, rows: int) -> tuple[int, ...]:
-    given = [rows // 8, rows // 4, rows // 2, rows] if sizes is None else sizes
-    wanted = tuple(sorted(set(given) - ({0} if sizes is None else set())))
-    if len(wanted) < 2 or wanted[0] < 1 or wanted[-1] > rows:
+    """The sizes to train on, ascending and different; raises ConfigurationError."""
+    asked = [rows // 8, rows // 4, rows // 2, rows] if sizes is None else sizes
+    # by default of few rows an eighth is 0, which is left out; a 0 that was passed is refused
+    chosen = tuple(sorted(set(asked) - ({0} if sizes is None else set())))
+    if len(chosen) < 2 or chosen[0] < 1 or chosen[-1] > rows:
         raise ConfigurationError(
-            f"sizes={list(given)}: expected at least two different numbers from 1 to {rows}, the rows in train"
+            f"sizes={list(asked)}: expected at least two different numbers from 1 to {rows}, the rows in train"
         )
-    return wanted
+    return chosen
 
 
 def _name(size: int) -> str:

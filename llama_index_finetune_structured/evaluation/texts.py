@@ -1,4 +1,4 @@
-"""Systems that answer in plain text, judged by LlamaIndex's own evaluators and put in one table."""
+"""``compare_texts``: plain-text answers of several systems, scored by LlamaIndex's own evaluators."""
 
 from __future__ import annotations
 
@@ -8,34 +8,32 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.evaluation import BaseEvaluator, CorrectnessEvaluator, SemanticSimilarityEvaluator
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from ..background import run_in_background
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from ..files import write_public_text
-from .run.answer_log import Answer
-from .run.ask import Answers, AskSettings, ask_all, gather_all
-from .run.systems import System, check_askable, question_of
-from .run.target import Target
-from .run.tracing import tracing
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from .run.answer_log import RawAnswer
+from .run.ask import AskSettings, ask_systems, gather_all
+from .run.systems import System, question_of
+from .run.target import ERROR_CHARACTERS, AnswerTarget
 
 __all__ = ["TextScorecard", "compare_texts"]
 
 WORST = {"correctness": 1.0, "semantic_similarity": 0.0}
-"""What no answer at all is worth; correctness is judged from 1 to 5, similarity from 0 to 1."""
+"""Score of a missing answer; correctness is judged from 1 to 5, similarity from 0 to 1."""
 
 
 class TextAnswer(BaseModel):
-    """One text answer. A score is None where the judge gave none; ``feedback`` then says why."""
+    """One text answer; ``scores``: metric -> score, None where the judge gave none (``feedback`` has the reason)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,7 +57,11 @@ class TextRow(BaseModel):
 
 
 class TextScore(BaseModel):
-    """Means over the judged answers; no answer counts as the worst, an unjudged one is left out."""
+    """One system's means over its judged answers.
+
+    A missing answer has the worst score; an unjudged one is left out of the means and counted in ``unjudged``.
+    ``answered``: share of examples with an answer. ``seconds_per_answer``: wall seconds of the run / n.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,9 +82,6 @@ class TextScorecard(BaseModel):
 
     def table(self) -> Table:
         """A rich table in the form of LlamaIndex's ``get_results_df``: names, then one mean per metric."""
-        from rich import box
-        from rich.table import Table
-
         table = Table(box=box.SIMPLE_HEAD, title=f"{len(self.rows)} questions", title_justify="left")
         metrics = list(next(iter(self.systems.values())).means)
         for heading in ("names", *metrics, "answered", "unjudged", "s/answer"):
@@ -95,12 +94,10 @@ class TextScorecard(BaseModel):
 
     def print(self) -> None:
         """Print the table to the terminal."""
-        from rich.console import Console
-
         Console().print(self.table())
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, whole or not at all; returns the path."""
+        """Write everything as JSON, atomically; returns the path."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
         return write_public_text(Path(path), text + "\n")
 
@@ -111,14 +108,19 @@ def compare_texts(
     *,
     judge: LLM | None = None,
     embed_model: BaseEmbedding | None = None,
-    settings: AskSettings | None = None,
+    concurrency: int = 8,
+    timeout_s: float = 600.0,
+    cache_dir: str | Path | None = None,
+    show_progress: bool = True,
 ) -> TextScorecard:
     """Ask every system every example and judge its text against the example's answer.
 
     ``judge``: an LLM for LlamaIndex's CorrectnessEvaluator (1 to 5); ``embed_model``: an embedding model
     for its SemanticSimilarityEvaluator; at least one of them. Query engines are asked ``example.query``,
-    LLMs the messages. Raises ConfigurationError and DatasetError before anything is asked.
+    LLMs the messages. ``concurrency`` (of answers and of judgements), ``timeout_s`` and ``cache_dir``: as in
+    :func:`compare`. Raises ConfigurationError and DatasetError before the first call.
     """
+    asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
     evaluators: dict[str, BaseEvaluator] = {}
     if judge is not None:
         evaluators["correctness"] = CorrectnessEvaluator(llm=judge, parser_function=read_judgement)
@@ -129,59 +131,56 @@ def compare_texts(
     examples = list(dataset)
     if not examples or not systems:
         raise DatasetError("nothing to compare: the data set or the systems are empty")
-    return run_in_background(_compare(systems, examples, evaluators, settings or AskSettings()))
+    targets = [AnswerTarget(example, None, None, example.answer_text(), is_text=True) for example in examples]
+    return run_in_background(_compare(systems, targets, evaluators, asking))
 
 
 async def _compare(
     systems: Mapping[str, System],
-    examples: Sequence[Example],
+    targets: Sequence[AnswerTarget],
     evaluators: Mapping[str, BaseEvaluator],
-    settings: AskSettings,
+    asking: AskSettings,
 ) -> TextScorecard:
-    targets = [Target(None, None, example.answer_text(), is_text=True) for example in examples]
-    for name, system in systems.items():
-        check_askable(name, system, examples, targets)
-    judged: dict[str, list[TextAnswer]] = {}
-    spent: dict[str, float] = {}
-    with tracing() as tracer:
-        for name, system in systems.items():
-            answers = await ask_all(name, system, examples, targets, settings, tracer)
-            spent[name] = answers.wall_seconds
-            judged[name] = await _judge_all(answers, examples, targets, evaluators, settings)
+    answers = await ask_systems(systems, targets, asking)
+    judged = {
+        name: await _judge_all(system.answers, targets, evaluators, asking.concurrency)
+        for name, system in answers.items()
+    }
     rows = [
         TextRow(
-            example_id=example.id,
-            question=question_of(example),
-            reference=example.answer_text(),
-            answers={name: answers[at] for name, answers in judged.items()},
+            example_id=target.example.id,
+            question=question_of(target.example),
+            reference=target.gold,
+            answers={name: texts[at] for name, texts in judged.items()},
         )
-        for at, example in enumerate(examples)
+        for at, target in enumerate(targets)
     ]
-    scores = {name: _score(answers, evaluators, spent[name]) for name, answers in judged.items()}
+    scores = {name: _score(texts, evaluators, answers[name].wall_seconds) for name, texts in judged.items()}
     return TextScorecard(systems=scores, rows=tuple(rows))
 
 
 async def _judge_all(
-    answers: Answers,
-    examples: Sequence[Example],
-    targets: Sequence[Target],
+    answers: Sequence[RawAnswer],
+    targets: Sequence[AnswerTarget],
     evaluators: Mapping[str, BaseEvaluator],
-    settings: AskSettings,
+    concurrency: int,
 ) -> list[TextAnswer]:
-    slots = asyncio.Semaphore(settings.concurrency)
-    out: dict[int, TextAnswer] = {}
+    """The answers in their order with their scores."""
+    free = asyncio.Semaphore(concurrency)
+    judged: dict[int, TextAnswer] = {}
 
     async def one(at: int) -> None:
-        async with slots:
-            out[at] = await _judge(answers.answers[at], examples[at], targets[at], evaluators)
+        async with free:
+            judged[at] = await _judge(answers[at], targets[at], evaluators)
 
-    await gather_all([one(at) for at in range(len(examples))])
-    return [out[at] for at in range(len(examples))]
+    await gather_all([one(at) for at in range(len(targets))])
+    return [judged[at] for at in range(len(targets))]
 
 
 async def _judge(
-    answer: Answer, example: Example, target: Target, evaluators: Mapping[str, BaseEvaluator]
+    answer: RawAnswer, target: AnswerTarget, evaluators: Mapping[str, BaseEvaluator]
 ) -> TextAnswer:
+    """One answer's scores; a missing one gets the worst without asking the judge."""
     error, text = answer.error, answer.text
     if error is None:
         try:
@@ -194,7 +193,7 @@ async def _judge(
         scores[metric], feedback[metric] = (
             (WORST[metric], "no answer")
             if error is not None
-            else await _evaluate(evaluator, question_of(example), text, target.gold)
+            else await _evaluate(evaluator, question_of(target.example), text, target.gold)
         )
     return TextAnswer(
         text=text,
@@ -209,20 +208,21 @@ async def _judge(
 async def _evaluate(
     evaluator: BaseEvaluator, question: str, text: str, reference: str
 ) -> tuple[float | None, str]:
+    """(score, feedback); a judge that fails gives no score."""
     try:
         result = await evaluator.aevaluate(query=question, response=text, reference=reference)
     except Exception as error:
-        return None, f"the judge failed: {type(error).__name__}: {error}"[:500]
+        return None, f"the judge failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
     return result.score, result.feedback or ""
 
 
 def read_judgement(reply: str) -> tuple[float | None, str | None]:
-    """(score, reasoning) of a judge's reply; the first number from 1 to 5, on one line or several.
+    """(score, reasoning) of a judge's reply: the first number from 1 to 5 in it, None where there is none.
 
-    LlamaIndex's own parser raises where the reply is a single line.
+    Used in place of LlamaIndex's own parser, which raises where the reply is a single line.
     """
-    found = re.search(r"(?<![\d.])([1-5](?:\.\d+)?)(?![\d.]*\d)", reply)
-    score = None if found is None else float(found[1])
+    match = re.search(r"(?<![\d.])([1-5](?:\.\d+)?)(?![\d.]*\d)", reply)
+    score = None if match is None else float(match[1])
     return (score if score is None or score <= 5 else None), reply.strip()
 
 

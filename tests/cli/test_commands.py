@@ -167,7 +167,9 @@ def test_report_shows_after_how_many_queries_the_student_is_cheaper(data: Path, 
     assert found["teacher_per_query"] == pytest.approx(0.0028)
     assert found["student_per_query"] == 0
     assert found["queries"] in (1000, 1001)
-    assert "where its answers will do (100% of the fields right)" in Path("scores/report.html").read_text()
+    assert (
+        "if its answers are good enough (100% of the fields right)" in Path("scores/report.html").read_text()
+    )
 
 
 def test_report_counts_the_hours_and_examples_of_the_run(data: Path, call: Call, tiny_llama: Path) -> None:
@@ -196,7 +198,7 @@ def test_upper_layers_trains_only_those(data: Path, call: Call, tiny_llama: Path
     [
         ("--input-price 2 --output-price 8", "give it with --training-cost"),
         ("--input-price 2", "give both --input-price and --output-price"),
-        ("--input-price 2 --output-price 8 --training-cost 1", "no example has its teacher's tokens"),
+        ("--input-price 2 --output-price 8 --training-cost 1", "no example has its teacher's token counts"),
     ],
 )
 def test_incomplete_prices_are_an_error(arguments: str, message: str, data: Path, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Small real LlamaIndex LLMs and examples that the evaluation's tests share."""
+"""Small real LlamaIndex LLMs and examples, shared by the evaluation's tests."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def card(function: str = "f", **fields: Any) -> dict[str, Any]:
 
 
 def example(question: str, gold: dict[str, Any], **fields: Any) -> Example:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "messages": (Message(role="system", content="Cards."), Message(role="user", content=question)),
         "answer": Message(role="assistant", content=json.dumps(gold)),
         "answer_schema": Card.model_json_schema(),
         "schema_name": "Card",
         "query": question,
     }
-    return Example(**(given | fields))
+    return Example(**(defaults | fields))
 
 
 class StructuredAnswerEvent(BaseEvent):
-    """What a local LLM tells about an answer it constrained."""
+    """The event that a local LLM emits for a constrained answer."""
 
     bound_hits: list[str] = Field(default_factory=list)
     retries: int = 0

@@ -1,4 +1,4 @@
-"""compare(): systems of every kind, asked concurrently, failing singly."""
+"""compare(): systems of every kind, called concurrently; one failed call does not fail the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_schema_of_the_examples_serves_where_no_class_is_given() -> None:
     assert "$.function" in str(found.rows[1].answers["llm"].error)
 
 
-def test_llm_without_class_or_schema_is_refused_with_the_mend() -> None:
+def test_llm_without_class_or_schema_is_refused_with_the_fix() -> None:
     data = [example("How do I call alpha?", ALPHA, answer_schema=None)]
     with pytest.raises(ConfigurationError, match="pass output_cls"):
         quiet({"llm": ScriptedLLM(script={})}, data)
@@ -132,11 +132,11 @@ def test_pydantic_program_gets_the_question_in_its_only_variable() -> None:
 
 
 def test_structured_llm_and_functions_are_systems_too() -> None:
-    async def later(asked: Example) -> str:
-        return f"Here: {asked.answer_text()}"
+    async def later(row: Example) -> str:
+        return f"Here: {row.answer_text()}"
 
     llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}).as_structured_llm(Card)
-    systems = {"structured": llm, "gold": lambda asked: asked.answer_object(), "later": later}
+    systems = {"structured": llm, "gold": lambda row: row.answer_object(), "later": later}
     scorecard = quiet(systems, DATA)
     assert [system.exact_match for system in scorecard.systems.values()] == [1, 1, 1]
 
@@ -226,15 +226,15 @@ def test_nothing_to_compare_is_refused() -> None:
         quiet({"llm": "gpt-4"}, DATA)
 
 
-def test_a_handful_of_documents_is_said_to_tell_little() -> None:
+def test_a_verdict_from_a_handful_of_documents_warns_of_its_intervals() -> None:
     rows = [example(f"call {n}", card("f"), document_id=f"doc{n % 2}") for n in range(12)]
     llm = ScriptedLLM(script={"call": card("f")})
-    assert "about 2 documents: the intervals say little" in quiet({"llm": llm}, rows).verdict()
+    assert "are from 2 documents: too few for reliable intervals" in quiet({"llm": llm}, rows).verdict()
     one_each = [row.model_copy(update={"document_id": row.query}) for row in rows]
-    assert "intervals say little" not in quiet({"llm": llm}, one_each).verdict()
+    assert "reliable intervals" not in quiet({"llm": llm}, one_each).verdict()
 
 
-def test_gold_that_does_not_fit_is_named() -> None:
+def test_gold_that_does_not_fit_is_refused_with_its_example() -> None:
     wrong = example("How?", ALPHA, answer=Message(role="assistant", content="plain text"))
     with pytest.raises(DatasetError, match=rf"example {wrong.id[:12]}"):
         quiet({"llm": ScriptedLLM(script={})}, [wrong], output_cls=Card)
@@ -301,16 +301,16 @@ def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> No
         "properties": {"year": {"type": "integer"}, "author": {"type": "string"}},
         "required": ["year"],
     }
-    asked = example("q", {"year": 1, "author": "a"}, answer_schema=schema, schema_name="Paper")
-    target = target_of(asked, None)
+    paper = example("q", {"year": 1, "author": "a"}, answer_schema=schema, schema_name="Paper")
+    target = target_of(paper, None)
     assert target.schema is not None
     assert list(target.schema["properties"]) == ["year", "author"]
-    assert serving_messages(asked.messages, target.schema) == serving_messages(asked.messages, schema)
+    assert serving_messages(paper.messages, target.schema) == serving_messages(paper.messages, schema)
     assert schema_key(target.schema) == schema_key(schema)
 
 
 class Track(BaseModel):
-    """Read under other names than it is written under, here and within."""
+    """Validation aliases differ from serialization aliases, here and in nested objects."""
 
     seconds: int | None = Field(None, serialization_alias="length")
     title: str = Field("", validation_alias=AliasChoices("name", "heading"))

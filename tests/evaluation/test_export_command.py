@@ -1,4 +1,4 @@
-"""The ``export`` command: the exported file, how to serve it, and exit code 1 where it answers otherwise."""
+"""``finetune-structured export``: the file, the commands to serve it, and exit code 1 where parity fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""learning_curve(): ever more rows, one model each, the same held-out rows for all."""
+"""learning_curve(): one model per training-set size, all scored on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELD_OUT = [example(f"How do I call held{number:02}?", card(f"held{number:02}"))
 
 
 class Learner:
-    """Knows one held-out answer for each row it was trained on, up to ``most``."""
+    """An engine whose model gives one held-out answer right per training row, up to ``most``."""
 
     trained: ClassVar[list[list[str]]] = []
 
@@ -35,7 +35,7 @@ class Learner:
         known = min(len(self.rows), self.most)
         answers: dict[str, Any] = {f"held{number:02}": card(f"held{number:02}") for number in range(known)}
         answers |= {f"held{number:02}": "no idea" for number in range(known, 32)}
-        return ScriptedLLM(script=answers, name=f"knows-{known}")
+        return ScriptedLLM(script=answers, name=f"right-{known}")
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_larger_part_holds_the_smaller_ones_whatever_the_order_of_rows() -> None
 
 
 @pytest.mark.parametrize("sizes", [[], [5], [5, 5], [0, 5], [5, 33]])
-def test_sizes_that_cannot_be_had_are_refused_before_anything_is_trained(sizes: list[int]) -> None:
+def test_sizes_out_of_range_are_refused_before_anything_is_trained(sizes: list[int]) -> None:
     with pytest.raises(ConfigurationError, match="two different numbers from 1 to 32"):
         curve(sizes=sizes)
     assert not Learner.trained

@@ -1,4 +1,4 @@
-"""The figures agree with a naive re-computation, and mean what their names say."""
+"""The figures agree with a naive recomputation and with small examples worked out by hand."""
 
 from __future__ import annotations
 
@@ -73,30 +73,30 @@ def items_of(answer: Answer, field: str) -> list[Any]:
 
 
 def naive_f1(pairs: list[tuple[Any, Any]], field: str) -> float:
-    found = asked = given_ = right = 0
+    found = gold_items = answer_items = right = 0
     for gold, answer in pairs:
         golds = Counter(items_of(gold, field))
         answers = Counter(items_of(answer, field)) if isinstance(answer, Answer) else Counter()
         found += (golds & answers).total()
-        asked += golds.total()
-        given_ += answers.total()
+        gold_items += golds.total()
+        answer_items += answers.total()
         right += isinstance(answer, Answer) and golds == answers
-    return 2 * found / (asked + given_) if asked + given_ else right / len(pairs)
+    return 2 * found / (gold_items + answer_items) if gold_items + answer_items else right / len(pairs)
 
 
 def naive_value(gold: Any, answer: Any, field: str) -> str:
-    """What became of one plain field: right, wrong, missing, invented; an invalid answer has nothing."""
+    """Outcome of one plain field: right, wrong, missing, invented; "nothing" of an invalid answer."""
 
     def read(source: Any) -> Any:
         value = getattr(source, field) if isinstance(source, Answer) else None
         return words(value) or None if isinstance(value, str) else value
 
-    asked, given_ = read(gold), read(answer)
-    if asked == given_:
+    gold_value, answer_value = read(gold), read(answer)
+    if gold_value == answer_value:
         return "right" if isinstance(answer, Answer) else "nothing"
-    if asked is None:
+    if gold_value is None:
         return "invented"
-    return "missing" if given_ is None else "wrong"
+    return "missing" if answer_value is None else "wrong"
 
 
 @given(PAIRS)
@@ -118,17 +118,17 @@ def test_metrics_agree_with_a_naive_recomputation(pairs: list[tuple[Any, Any]]) 
     for field in ("tags", "items"):
         assert it.fields[field].f1 == pytest.approx(naive_f1(pairs, field))
     for field in ("title", "count", "colour"):
-        fates = Counter(naive_value(gold, answer, field) for gold, answer in pairs)
+        outcomes = Counter(naive_value(gold, answer, field) for gold, answer in pairs)
         found = it.fields[field]
-        assert found.accuracy == pytest.approx(fates["right"] / n)
+        assert found.accuracy == pytest.approx(outcomes["right"] / n)
         counts = found.counts
         assert (counts.wrong, counts.missing, counts.invented) == (
-            fates["wrong"], fates["missing"], fates["invented"],
+            outcomes["wrong"], outcomes["missing"], outcomes["invented"],
         )  # fmt: skip
-        gold_values = counts.correct + fates["wrong"] + fates["missing"]
-        assert found.missing == pytest.approx(fates["missing"] / gold_values if gold_values else 0)
-        answered = counts.correct + fates["wrong"] + fates["invented"]
-        assert found.invented == pytest.approx(fates["invented"] / answered if answered else 0)
+        gold_values = counts.correct + outcomes["wrong"] + outcomes["missing"]
+        assert found.missing == pytest.approx(outcomes["missing"] / gold_values if gold_values else 0)
+        answered = counts.correct + outcomes["wrong"] + outcomes["invented"]
+        assert found.invented == pytest.approx(outcomes["invented"] / answered if answered else 0)
 
 
 @given(PAIRS)

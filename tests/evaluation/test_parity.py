@@ -1,4 +1,4 @@
-"""The parity gate passes what answers as the adapter does, and fails what does not, by name."""
+"""parity() passes forms that answer as the adapter does, and names those that do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Serving:
-    """What a server of a merged folder does: chat template, the asked schema's grammar, greedy tokens."""
+    """Answers as a server of a merged folder does: chat template, the request schema's grammar, greedy decoding."""
 
     def __init__(self, merged: Path) -> None:
         self.model = LoraLLM(base_model=str(merged))._loaded

@@ -54,20 +54,20 @@ def scorecard() -> Scorecard:
         example(f"{HOSTILE} call {n}?", gold, document_id=f"doc{HOSTILE}{n}") for n, gold in enumerate(golds)
     ]
 
-    def tuned(asked: Example) -> object:
-        answer = asked.answer_object()
-        if "call 5?" in str(asked.query):
+    def tuned(row: Example) -> object:
+        answer = row.answer_object()
+        if "call 5?" in str(row.query):
             return {"function": HOSTILE, "parameters": [{"name": "no", "type": HOSTILE}], "returns": None}
-        if "call 7?" in str(asked.query):
+        if "call 7?" in str(row.query):
             answer["parameters"] = []
         return answer
 
     systems = {
         f"base {HOSTILE}": lambda _: f"no json {HOSTILE}",
         "tuned": tuned,
-        "teacher": lambda asked: asked.answer_object(),
+        "teacher": lambda row: row.answer_object(),
     }
-    return compare(systems, data, show_progress=False, settings={HOSTILE: HOSTILE})
+    return compare(systems, data, show_progress=False, notes={HOSTILE: HOSTILE})
 
 
 LOG = [{"step": step, "loss": 2.0 / (step + 1)} for step in range(5)] + [
@@ -109,7 +109,7 @@ def test_page_shows_the_ten_worst_answers_worst_first(scorecard: Scorecard, tmp_
     assert "call 7?" in cases[1]
 
 
-def test_page_tells_pictures_and_differences_without_sight_or_colour(
+def test_pictures_and_differences_are_readable_without_sight_or_colour(
     scorecard: Scorecard, tmp_path: Path
 ) -> None:
     page = _page(scorecard, tmp_path)
@@ -141,7 +141,7 @@ def test_table_has_a_line_per_system(scorecard: Scorecard) -> None:
     assert "parameters F1" in captured.get()
 
 
-def test_page_is_written_whole_or_not_at_all(scorecard: Scorecard, tmp_path: Path) -> None:
+def test_page_is_written_atomically(scorecard: Scorecard, tmp_path: Path) -> None:
     path = tmp_path / "r.html"
     path.write_text("the old page")
     with pytest.raises(TypeError):
@@ -151,7 +151,7 @@ def test_page_is_written_whole_or_not_at_all(scorecard: Scorecard, tmp_path: Pat
 
 
 def _split_scorecard() -> Scorecard:
-    """Training rows by heart, held-out rows half wrong; long answers are the hard ones."""
+    """Training rows all right, held-out rows half wrong; the long answers are wrong."""
     data = []
     for at in range(40):
         gold = card(f"f{at}", parameters=[{"name": f"p{n}", "type": "int"} for n in range(at % 4)])
@@ -159,15 +159,15 @@ def _split_scorecard() -> Scorecard:
         usage = Usage(prompt_tokens=1000, completion_tokens=100)
         data.append(example(f"call {at}!", gold, split=split, document_id=f"doc {at // 2}", usage=usage))
 
-    def by_heart(asked: Example) -> object:
-        answer = asked.answer_object()
-        return answer if asked.split == "train" or len(answer["parameters"]) < 2 else "no idea"
+    def memorised(row: Example) -> object:
+        answer = row.answer_object()
+        return answer if row.split == "train" or len(answer["parameters"]) < 2 else "no idea"
 
-    systems = {"base": lambda _: "", "tuned": by_heart, "teacher": lambda asked: asked.answer_object()}
-    return compare(systems, data, show_progress=False, settings={"base model": "tiny <b>"})
+    systems = {"base": lambda _: "", "tuned": memorised, "teacher": lambda row: row.answer_object()}
+    return compare(systems, data, show_progress=False, notes={"base model": "tiny <b>"})
 
 
-def test_score_that_is_memory_is_flagged() -> None:
+def test_a_memorised_training_set_is_flagged() -> None:
     gaps = _split_scorecard().gaps()
     assert gaps["tuned"].is_flagged
     assert (gaps["tuned"].train, gaps["tuned"].held_out) == (1.0, 0.5)
@@ -180,7 +180,7 @@ def test_gap_that_may_be_chance_is_not_flagged() -> None:
     data = [
         example(f"call {at}!", card(f"f{at}"), split="train" if at < 10 else "validation") for at in range(20)
     ]
-    systems = {"it": lambda asked: "" if asked.query == "call 15!" else asked.answer_object()}
+    systems = {"it": lambda row: "" if row.query == "call 15!" else row.answer_object()}
     gap = compare(systems, data, show_progress=False).gaps()["it"]
     assert gap.gap == pytest.approx(0.1)
     assert gap.low < 0
@@ -218,17 +218,17 @@ def test_break_even_without_token_use_says_what_is_missing(scorecard: Scorecard)
         scorecard.break_even("tuned", Prices(input_per_million=1.0, output_per_million=1.0))
 
 
-def test_page_tells_gap_cost_slices_and_settings(tmp_path: Path) -> None:
+def test_page_shows_gap_cost_slices_and_notes(tmp_path: Path) -> None:
     prices = Prices(input_per_million=10.0, output_per_million=20.0, training_cost=5.0)
     page = _split_scorecard().to_html(tmp_path / "r.html", prices=prices).read_text()
-    for told in ("learned by heart", "has paid for itself after", "up to ", "tiny &lt;b&gt;", "doc 1"):
-        assert told in page
+    for text in ("memorised", "has paid for itself after", "up to ", "tiny &lt;b&gt;", "doc 1"):
+        assert text in page
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
 
 
-def test_item_said_many_times_is_shown_once_with_its_number(tmp_path: Path) -> None:
+def test_repeated_item_is_shown_once_with_its_count(tmp_path: Path) -> None:
     wrong = [{"name": "x", "type": "int"}]
     data = [example("How do I call f?", card("f"))]
     found = compare({"it": lambda _: card("f", parameters=wrong * 5)}, data, show_progress=False)

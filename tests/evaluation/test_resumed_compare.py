@@ -1,4 +1,4 @@
-"""compare() with a cache: killed, torn or interrupted, it goes on and asks only what is missing."""
+"""compare() with a cache: after a kill, a torn line or an interrupt it asks only for the missing answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.errors import ConfigurationError, MissingDependencyError
+from llama_index_finetune_structured.evaluation.run.answer_log import AnswerLog, RawAnswer
 
 from .systems import ALPHA, BETA, DATA, ScriptedLLM, card, example, quiet
 
 
-def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_comparison_is_resumed(tmp_path: Path) -> None:
     data = [example(f"call {n}!", card(f"f{n}")) for n in range(6)]
     script: dict[str, Any] = {f"call {n}!": card(f"f{n}") for n in range(6)}
     broken = ScriptedLLM(script=script | {"call 4!": KeyboardInterrupt()})
@@ -34,13 +35,13 @@ def test_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_seconds_per_answer_add_up_the_runs_that_answered(tmp_path: Path) -> None:
     data = [example(f"call {n}!", card(f"f{n}")) for n in range(4)]
-    systems = {"it": lambda asked: asked.answer_object()}
+    systems = {"it": lambda row: row.answer_object()}
     quiet(systems, data, cache_dir=tmp_path)
-    (journal,) = tmp_path.iterdir()
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    (log,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     for line, run, elapsed_s in zip(lines, "aabb", (3.0, 5.0, 1.0, 7.0), strict=True):
         line |= {"run": run, "elapsed_s": elapsed_s, "seconds": elapsed_s}
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = quiet(systems, data, cache_dir=tmp_path).systems["it"]
     assert found.seconds_per_answer == pytest.approx((5 + 7) / 4)
     assert found.median_latency_s == 4
@@ -49,12 +50,51 @@ def test_seconds_per_answer_add_up_the_runs_that_answered(tmp_path: Path) -> Non
 def test_torn_last_line_is_asked_again(tmp_path: Path) -> None:
     llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
     quiet({"llm": llm}, DATA, cache_dir=tmp_path)
-    (journal,) = tmp_path.iterdir()
-    journal.write_bytes(journal.read_bytes()[:-20])
+    (log,) = tmp_path.iterdir()
+    log.write_bytes(log.read_bytes()[:-20])
     for expected in (1, 0):
         again = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
         assert quiet({"llm": again}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
         assert len(again.prompts) == expected
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_line_of_an_older_run_is_skipped(tmp_path: Path, place: int) -> None:
+    """Earlier versions ended a torn line and appended to it, so it may stand anywhere, first included."""
+    llm = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    quiet({"llm": llm}, DATA, cache_dir=tmp_path)
+    (log,) = tmp_path.iterdir()
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines.insert(place, lines[0][:40] + b"\n")
+    log.write_bytes(b"".join(lines))
+    again = ScriptedLLM(script={})
+    assert quiet({"llm": again}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+    assert again.prompts == []
+
+
+def test_a_failure_in_another_process_file_does_not_replace_an_answer(tmp_path: Path) -> None:
+    answer = RawAnswer(key="k", example_id="e", text="yes")
+    failure = RawAnswer(key="k", example_id="e", error="down", failed=True)
+    with AnswerLog(tmp_path, "llm") as first, AnswerLog(tmp_path, "llm") as second:
+        second.add(failure)
+        first.add(answer)
+    assert len(list(tmp_path.iterdir())) == 2
+    with AnswerLog(tmp_path, "llm") as log:
+        assert log.answers == {"k": answer}
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_first_call(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA, cache_dir=tmp_path / "folder")
+    (log,) = (tmp_path / "folder").iterdir()
+    log.unlink()
+    log.mkdir()
+    for name in ("file", "folder"):
+        llm = ScriptedLLM(script={})
+        with pytest.raises(ConfigurationError, match=rf"cache_dir .*{name}: cannot be written"):
+            quiet({"llm": llm}, DATA, cache_dir=tmp_path / name)
+        assert llm.prompts == []
 
 
 def test_failed_calls_are_asked_again_but_invalid_answers_are_not(tmp_path: Path) -> None:
@@ -66,7 +106,7 @@ def test_failed_calls_are_asked_again_but_invalid_answers_are_not(tmp_path: Path
     assert found.schema_valid == 0.5
 
 
-def test_answers_of_another_model_under_the_same_name_are_not_believed(tmp_path: Path) -> None:
+def test_answers_of_another_model_under_the_same_name_are_not_used(tmp_path: Path) -> None:
     quiet({"llm": ScriptedLLM(script={"call": ALPHA})}, DATA, cache_dir=tmp_path)
     other = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA}, name="another")
     assert quiet({"llm": other}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
@@ -104,8 +144,8 @@ asyncio.new_event_loop().run_until_complete(under_a_loop()) if {inside_a_loop} e
         errors = process.stderr.read()
     assert "KeyboardInterrupt" in errors
     assert "never retrieved" not in errors
-    (journal,) = tmp_path.iterdir()
-    answers = journal.read_text().splitlines()
+    (log,) = tmp_path.iterdir()
+    answers = log.read_text().splitlines()
     assert 2 <= len(answers) < 50
     assert all(json.loads(line)["text"] for line in answers)
 
@@ -113,8 +153,8 @@ asyncio.new_event_loop().run_until_complete(under_a_loop()) if {inside_a_loop} e
 def test_a_model_that_did_not_load_is_asked_again(tmp_path: Path) -> None:
     broken = ScriptedLLM(script={"call": ConfigurationError("base model 'x' does not load")})
     assert quiet({"llm": broken}, DATA, cache_dir=tmp_path).systems["llm"].schema_valid == 0
-    mended = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
-    assert quiet({"llm": mended}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
+    fixed = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
+    assert quiet({"llm": fixed}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
 
 
 def test_a_missing_package_ends_the_comparison_instead_of_scoring_0(tmp_path: Path) -> None:
@@ -123,7 +163,7 @@ def test_a_missing_package_ends_the_comparison_instead_of_scoring_0(tmp_path: Pa
         quiet({"llm": llm}, DATA, cache_dir=tmp_path)
 
 
-def test_half_a_surrogate_pair_in_an_answer_ends_nothing(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(tmp_path: Path) -> None:
     data = [example("call alpha", ALPHA)]
     for _ in range(2):
         found = quiet({"llm": lambda _: card("\ud83d")}, data, cache_dir=tmp_path)

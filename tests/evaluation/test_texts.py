@@ -13,12 +13,11 @@ from llama_index.core.embeddings import BaseEmbedding
 from llama_index_finetune_structured import Example, FieldRule, Message, compare
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.evaluation import compare_texts, embedding_similarity
-from llama_index_finetune_structured.evaluation.run.ask import AskSettings
 from llama_index_finetune_structured.evaluation.texts import read_judgement
 
 from .systems import ScriptedLLM
 
-QUIET = AskSettings(show_progress=False)
+QUIET: dict[str, Any] = {"show_progress": False}
 
 
 class Letters(BaseEmbedding):
@@ -51,9 +50,7 @@ def test_texts_are_judged_and_tabled_as_the_reference_does(tmp_path: Path) -> No
     index = SummaryIndex.from_documents([Document(text="Oslo is in Norway.")])
     engine = index.as_query_engine(llm=ScriptedLLM(script={"Berlin?": "In Germany.", "Oslo?": "In Norway."}))
     judge = ScriptedLLM(script=JUDGE)
-    found = compare_texts(
-        {"base": llm, "rag": engine}, DATA, judge=judge, embed_model=Letters(), settings=QUIET
-    )
+    found = compare_texts({"base": llm, "rag": engine}, DATA, judge=judge, embed_model=Letters(), **QUIET)
     assert found.systems["base"].means["correctness"] == pytest.approx(3.5)
     assert found.systems["rag"].means["correctness"] == 5
     similarity = [found.systems[name].means["semantic_similarity"] for name in ("base", "rag")]
@@ -75,7 +72,7 @@ def test_no_answer_is_worth_the_least_and_an_unjudged_one_nothing() -> None:
         "odd": lambda _: "Odd",
     }
     judge = ScriptedLLM(script={"Generated Answer\nOdd": "I would rather not say."})
-    found = compare_texts(systems, DATA, judge=judge, embed_model=MockEmbedding(4), settings=QUIET).systems
+    found = compare_texts(systems, DATA, judge=judge, embed_model=MockEmbedding(4), **QUIET).systems
     for name in ("silent", "broken"):
         assert found[name].means == {"correctness": 1.0, "semantic_similarity": 0.0}
         assert found[name].answered == 0
@@ -85,7 +82,7 @@ def test_no_answer_is_worth_the_least_and_an_unjudged_one_nothing() -> None:
 
 def test_failing_judge_does_not_end_the_run() -> None:
     judge = ScriptedLLM(script={"Generated": OSError("judge on fire")})
-    found = compare_texts({"it": lambda _: "x"}, DATA, judge=judge, settings=QUIET)
+    found = compare_texts({"it": lambda _: "x"}, DATA, judge=judge, **QUIET)
     assert found.systems["it"].unjudged == {"correctness": 2}
     assert "judge on fire" in found.rows[0].answers["it"].feedback["correctness"]
 
@@ -120,7 +117,7 @@ def test_free_text_fields_may_be_compared_by_their_embeddings() -> None:
     data = [text_example(word, json.dumps({"desc": word})) for word in ("listen", "stone")]
     answers = {"listen": {"desc": "silent"}, "stone": {"desc": "zzzzzzzz"}}
     rules = {"desc": FieldRule(embedding_similarity(Letters()), correct_from=0.95)}
-    systems = {"it": lambda asked: answers[str(asked.query)]}
+    systems = {"it": lambda row: answers[str(row.query)]}
     found = compare(systems, data, fields=rules, show_progress=False)
     assert [row.answers["it"].exact for row in found.rows] == [True, False]
     assert 0.5 < found.systems["it"].field_score < 1

@@ -72,4 +72,4 @@ def test_the_embedded_model_answers_alike_in_every_form(tmp_path: Path) -> None:
         found = parity(LoraLLM.from_adapter(adapter), _rows(_THINGS[4:5]), {"merged": merged_llm, **forms})
     found.print()
     assert found.forms["merged"].identical == 1.0
-    assert found.passed, found.verdict
+    assert found.passed, found.verdict()

@@ -1,1 +1,1 @@
-"""A scorecard -> text, table, picture, page."""
+"""Score table -> text, terminal table, pictures, HTML page."""

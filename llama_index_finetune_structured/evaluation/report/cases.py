@@ -1,4 +1,4 @@
-"""Side-by-side answers as HTML: question, gold, what each system said, differences marked."""
+"""Side-by-side answers as HTML: question, gold and each system's answer, with differences marked."""
 
 from __future__ import annotations
 
@@ -7,79 +7,72 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...example import canonical_json
+from ..results import ScoredRow, ScoreTable
+from ..score.metrics import ScoredAnswer
 from ..score.rules import normal_text
-from .table import percent
-
-if TYPE_CHECKING:
-    from ..score.metrics import ScoredAnswer
-    from ..scorecard import Row, Scorecard
+from .text import percent
 
 __all__ = ["cases_of", "worst_rows"]
 
-_LONGEST_TEXT = 600
+_CASES = 10  # chosen: as many as are read
+_VALUE_CHARACTERS, _LINE_CHARACTERS = 600, 300  # chosen: a value or raw text; a question or error
 
 
-def worst_rows(card: Scorecard, main: str, count: int) -> list[Row]:
+def worst_rows(table: ScoreTable, main: str, count: int) -> list[ScoredRow]:
     """The rows that ``main`` answered worst; among equals those where the others did better."""
 
-    def badness(row: Row) -> tuple[float, float]:
+    def badness(row: ScoredRow) -> tuple[float, float]:
         best = max(answer.field_score for answer in row.answers.values())
-        mine = row.answers[main].field_score
-        return mine, mine - best
+        score = row.answers[main].field_score
+        return score, score - best
 
-    return sorted(card.rows, key=badness)[:count]
-
-
-def cases_of(card: Scorecard, main: str, count: int = 10) -> str:
-    """The worst cases of ``main``, worst first, as a list of cards."""
-    return "".join(_case(row, at) for at, row in enumerate(worst_rows(card, main, count), 1))
+    return sorted(table.rows, key=badness)[:count]
 
 
-def _case(row: Row, at: int) -> str:
+def cases_of(table: ScoreTable, main: str, count: int = _CASES) -> str:
+    """The ``count`` worst answers of ``main`` beside the others', worst first."""
+    return "".join(_case(row, at) for at, row in enumerate(worst_rows(table, main, count), 1))
+
+
+def _case(row: ScoredRow, at: int) -> str:
     about = f" · document {escape(row.document_id)}" if row.document_id else ""
     answers = "".join(_answer(name, answer, row.gold) for name, answer in row.answers.items())
     gold = f"<section class='answer gold'><h4>gold</h4>{_object(row.gold, None, {})}</section>"
     return (
-        f"<article class='case'><h3>{at}. {escape(_cut(row.question, 300))}</h3>"
+        f"<article class='case'><h3>{at}. {escape(_cut(row.question, _LINE_CHARACTERS))}</h3>"
         f"<p class='quiet'>{escape(row.example_id[:12])}{about}</p>"
         f"<div class='answers'>{gold}{answers}</div></article>"
     )
 
 
 def _answer(name: str, answer: ScoredAnswer, gold: Any) -> str:
-    badge = (
-        "exact"
-        if answer.exact
-        else f"{percent(answer.field_score)} of the fields"
-        if answer.valid
-        else "invalid"
-    )
-    kind = "good" if answer.exact else "part" if answer.valid else "bad"
+    """One system's answer with its badge; an invalid one with its error and raw text."""
+    kind, badge = "bad", "invalid"
+    if answer.valid:
+        kind, badge = "part", f"{percent(answer.field_score)} of the fields"
+    if answer.exact:
+        kind, badge = "good", "exact"
     if answer.valid:
         right = {path: bool(score.right) for path, score in answer.fields.items()}
         body = _object(answer.value, gold, right)
     else:
-        written = answer.raw_text if answer.raw_text is not None else answer.text
-        body = f"<p class='error'>{escape(_cut(answer.error or '', 300))}</p>" + (
-            f"<pre>{escape(_cut(written, _LONGEST_TEXT))}</pre>" if written else ""
+        raw = answer.text if answer.raw_text is None else answer.raw_text
+        body = f"<p class='error'>{escape(_cut(answer.error or '', _LINE_CHARACTERS))}</p>" + (
+            f"<pre>{escape(_cut(raw, _VALUE_CHARACTERS))}</pre>" if raw else ""
         )
-    hit = {True: "", None: "", False: "<p class='quiet'>retrieval missed the document</p>"}[
-        answer.retrieval_hit
-    ]
-    bounds = (
-        f"<p class='quiet'>bound hit: {escape(', '.join(answer.bound_hits))}</p>" if answer.bound_hits else ""
-    )
-    return (
-        f"<section class='answer'><h4>{escape(name)} <span class='badge {kind}'>{badge}</span></h4>"
-        f"{body}{hit}{bounds}</section>"
-    )
+    if answer.retrieval_hit is False:
+        body += "<p class='quiet'>the document was not retrieved</p>"
+    if answer.bound_hits:
+        body += f"<p class='quiet'>bound hit: {escape(', '.join(answer.bound_hits))}</p>"
+    heading = f"<h4>{escape(name)} <span class='badge {kind}'>{badge}</span></h4>"
+    return f"<section class='answer'>{heading}{body}</section>"
 
 
 def _object(value: Any, gold: Any, right: Mapping[str, bool], path: str = "") -> str:
-    """Fields of an object, one a line; ``right`` empty: nothing is marked (the gold answer)."""
+    """Fields of an object, one per line; ``right``: field path -> whether it is right, empty to mark nothing."""
     if not isinstance(value, dict):
         return _value(value, gold, right, path or "answer")
     known = gold if isinstance(gold, dict) else {}
@@ -95,6 +88,7 @@ def _object(value: Any, gold: Any, right: Mapping[str, bool], path: str = "") ->
 
 
 def _value(value: Any, gold: Any, right: Mapping[str, bool], path: str) -> str:
+    """One field's value, marked as right, wrong, missing or invented."""
     if isinstance(value, list) or (isinstance(gold, list) and value is None):
         return _items(value or [], gold if isinstance(gold, list) else [], right.get(path))
     if right.get(path, True):
@@ -105,7 +99,7 @@ def _value(value: Any, gold: Any, right: Mapping[str, bool], path: str) -> str:
 
 
 def _items(items: Sequence[Any], gold: Sequence[Any], right: bool | None) -> str:
-    """A list's items; those gold does not have are marked, and those it lacks are shown."""
+    """A list's items; where the list is not ``right``, the items that gold lacks and those missing are marked."""
     if right is None or right:
         marks = [_mark("same" if right else "", item) for item in items]
     else:
@@ -121,7 +115,7 @@ def _items(items: Sequence[Any], gold: Sequence[Any], right: bool | None) -> str
                 marks.append(_mark("missing", item))
     if not marks:
         return _mark("", None)
-    # a small model may say a thing twenty times
+    # a small model may repeat an item many times
     runs = [(mark, len(list(same))) for mark, same in groupby(marks)]
     return f"<ul>{''.join(f'<li>{mark}{_times(number)}</li>' for mark, number in runs)}</ul>"
 
@@ -138,10 +132,11 @@ def _mark(kind: str, value: Any) -> str:
     spoken = {"same": "right", "wrong": "differs", "invented": "not in gold"}.get(kind)
     hidden = f"<span class='sr'>{spoken}: </span>" if spoken else ""
     sign = f"<span{' aria-hidden=true' if spoken else ''}>{_SIGNS[kind]}</span>" if kind else ""
-    return f"<span class='mark {kind}'>{hidden}{sign}{escape(_cut(_shown(value), _LONGEST_TEXT))}</span>"
+    return f"<span class='mark {kind}'>{hidden}{sign}{escape(_cut(_shown(value), _VALUE_CHARACTERS))}</span>"
 
 
 def _shown(value: Any) -> str:
+    """A value as text: a flat object as "name: value" pairs, other structures as JSON."""
     if _absent(value):
         return "(none)"
     if isinstance(value, dict) and all(not isinstance(v, dict | list) for v in value.values()):
@@ -154,6 +149,8 @@ def _absent(value: Any) -> bool:
 
 
 def _canonical(value: Any) -> str:
+    """The value as canonical JSON with normalised texts, for comparing items."""
+
     def normal(inner: Any) -> Any:
         if isinstance(inner, str):
             return normal_text(inner)

@@ -1,27 +1,29 @@
-"""After how many queries a tuned model has paid for itself, from captured token use and given prices."""
+"""Break-even: the number of queries after which a tuned model has paid for itself.
+
+From the captured token counts of the teacher, the measured time of the student, and prices.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from ..scorecard import Scorecard
+from ..results import ScoreTable
 
 __all__ = ["BreakEven", "Prices", "break_even"]
+
+_TOKENS, _HOUR_S = 1e6, 3600  # prices are for a million tokens and for an hour
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What the teacher and the student cost, all in one currency.
+    """Prices of the teacher and the student, all in one currency.
 
-    Teacher: price of a million tokens in and out. Student: ``machine_per_hour`` for as long as it answers
-    (``seconds_per_answer`` as measured) and for ``training_hours``; a hosted student that is paid by the
-    token has ``student_per_query`` and ``training_cost`` instead. ``training_examples`` teacher answers
-    were bought to train it.
+    Teacher: price of a million prompt tokens and completion tokens. Student: ``machine_per_hour``, charged for
+    its measured ``seconds_per_answer`` and for ``training_hours``; for a hosted student that is paid by the token
+    pass ``student_per_query`` and ``training_cost`` instead. ``training_examples``: number of teacher answers that
+    were paid for to train it.
     """
 
     input_per_million: float
@@ -36,7 +38,10 @@ class Prices:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Cost of one query and what was paid up front; ``queries`` None: the student never pays off."""
+    """Costs of one query and up front, and the number of queries after which the student is cheaper.
+
+    ``queries`` is None where the student is not cheaper per query. ``fields_right``: its field score.
+    """
 
     teacher_per_query: float
     student_per_query: float
@@ -46,7 +51,7 @@ class BreakEven:
     fields_right: float
 
     def sentence(self, student: str) -> str:
-        """The same for a person to read."""
+        """The figures as a sentence."""
         spent = (
             f"{self.teacher_per_query:.2g} {self.currency} a query for the teacher, "
             f"{self.student_per_query:.2g} for {student}, {self.upfront:.3g} spent up front"
@@ -54,33 +59,36 @@ class BreakEven:
         if self.queries is None:
             return f"{spent}: {student} is not cheaper per query, so it does not pay for itself."
         return (
-            f"{spent}: {student} has paid for itself after {self.queries:,} queries, where its answers will do "
+            f"{spent}: {student} has paid for itself after {self.queries:,} queries, if its answers are good enough "
             f"({self.fields_right:.0%} of the fields right)."
         )
 
 
-def break_even(card: Scorecard, student: str, prices: Prices) -> BreakEven:
-    """Mean token use of the captured gold answers x prices against the student's measured time."""
-    used = [row.usage for row in card.rows if row.usage is not None]
-    counts = [(u.prompt_tokens, u.completion_tokens) for u in used]
-    known = [(tokens_in, out) for tokens_in, out in counts if tokens_in is not None and out is not None]
-    if not known:
+def break_even(table: ScoreTable, student: str, prices: Prices) -> BreakEven:
+    """Compare the teacher's cost per query (mean tokens of the gold answers) with the student's.
+
+    Raises ConfigurationError where no row has token counts or there is no such system.
+    """
+    used = [row.usage for row in table.rows if row.usage is not None]
+    pairs = [(usage.prompt_tokens, usage.completion_tokens) for usage in used]
+    counts = [(tokens_in, out) for tokens_in, out in pairs if tokens_in is not None and out is not None]
+    if not counts:
         raise ConfigurationError(
-            "no example has its teacher's tokens (Example.usage with prompt_tokens and completion_tokens), "
-            "from which the cost of a query is worked out: capture from a provider that reports it."
+            "no example has its teacher's token counts (Example.usage with prompt_tokens and completion_tokens), "
+            "which the cost of a query is computed from: capture from a provider that reports them."
         )
-    if student not in card.systems:
-        raise ConfigurationError(f"no system {student!r}; there are: {', '.join(card.systems)}")
-    spent = sum(i * prices.input_per_million + o * prices.output_per_million for i, o in known) / 1e6
-    teacher = spent / len(known)
-    seconds = card.systems[student].seconds_per_answer
-    mine = prices.student_per_query + prices.machine_per_hour * seconds / 3600
+    if student not in table.systems:
+        raise ConfigurationError(f"no system {student!r}; there are: {', '.join(table.systems)}")
+    spent = sum(i * prices.input_per_million + o * prices.output_per_million for i, o in counts) / _TOKENS
+    teacher = spent / len(counts)
+    seconds = table.systems[student].seconds_per_answer
+    own = prices.student_per_query + prices.machine_per_hour * seconds / _HOUR_S
     upfront = (
         prices.training_cost
         + prices.machine_per_hour * prices.training_hours
         + prices.training_examples * teacher
     )
-    saved = teacher - mine
+    saved = teacher - own
     queries = math.ceil(upfront / saved) if saved > 0 else None
-    right = card.systems[student].field_score
-    return BreakEven(teacher, mine, upfront, queries, prices.currency, right)
+    right = table.systems[student].field_score
+    return BreakEven(teacher, own, upfront, queries, prices.currency, right)

@@ -1,23 +1,20 @@
-"""Training rows against held-out rows: how much of the score is memory."""
+"""Gap between the score on training rows and on held-out rows: a sign of overfitting."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import BaseModel, ConfigDict
 
-from ..score.intervals import Resamples, ends_of_gap
-
-if TYPE_CHECKING:
-    from ..scorecard import Scorecard
+from ..results import ScoreTable, resamples_of
+from ..score.intervals import ends_of_gap
 
 __all__ = ["Gap", "gaps"]
 
 FLAGGED_FROM = 0.05
+"""Chosen: a smaller gap is of no practical weight, however clear."""
 
 
 class Gap(BaseModel):
-    """Field score on training rows less that on held-out rows, and its 95% interval."""
+    """``gap``: field score on training rows minus that on held-out rows; ``low``, ``high``: its 95% interval."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,20 +27,21 @@ class Gap(BaseModel):
 
     @property
     def is_flagged(self) -> bool:
-        """Clearly above nothing and worth at least 5 points: learned by heart."""
+        """Whether the interval is above zero and the gap at least ``FLAGGED_FROM``: training rows are memorised."""
         return self.low > 0 and self.gap >= FLAGGED_FROM
 
 
-def gaps(card: Scorecard) -> dict[str, Gap]:
-    """System -> gap, where the rows have both a split "train" and another; else empty."""
-    train = [row for row in card.rows if row.split == "train"]
-    held_out = [row for row in card.rows if row.split not in (None, "train")]
+def gaps(table: ScoreTable) -> dict[str, Gap]:
+    """System -> gap; empty unless the table has rows of the split "train" and rows of another split."""
+    train = [row for row in table.rows if row.split == "train"]
+    held_out = [row for row in table.rows if row.split not in (None, "train")]
     if not train or not held_out:
         return {}
-    kinds = card.field_kinds
-    seen, unseen = Resamples(train, kinds, seed=1), Resamples(held_out, kinds, seed=2)
+    kinds = table.field_kinds
+    # two seeds, as the two sets of rows are independent
+    seen, unseen = resamples_of(train, kinds, seed=1), resamples_of(held_out, kinds, seed=2)
     out = {}
-    for name in card.systems:
+    for name in table.systems:
         rates = [part.interval(name, "field_score").rate for part in (seen, unseen)]
         low, high = ends_of_gap(seen, unseen, name, "field_score")
         out[name] = Gap(

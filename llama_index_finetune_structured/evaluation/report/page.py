@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..results import ScoreTable, main_system
 from .cases import cases_of
 from .charts import loss_curve, picture_of
+from .costs import Prices, break_even
 from .html_tables import (
     differences_table,
     field_tables,
@@ -17,55 +19,58 @@ from .html_tables import (
     slice_tables,
 )
 from .style import STYLE
-from .verdict import main_system, verdict_of
-
-if TYPE_CHECKING:
-    from ..scorecard import Scorecard
-    from .costs import Prices
+from .text import verdict_of
 
 __all__ = ["page_of"]
 
 
 def page_of(
-    card: Scorecard,
+    table: ScoreTable,
     title: str,
     training_log: Sequence[Mapping[str, Any]],
     prices: Prices | None,
 ) -> str:
-    """The whole page; everything that came from data is escaped."""
-    main = main_system(card)
+    """The whole page; everything that came from data is escaped.
+
+    ``training_log``: as in Scorecard.to_html, empty for no loss curve; ``prices``: None for no costs.
+    """
+    main = main_system(table)
     curve = loss_curve(training_log)
     sections = [
         _section(
-            "Before and after", f"<figure>{picture_of(card, own_background=False)}</figure>" + _WHISKERS
+            "Before and after", f"<figure>{picture_of(table, own_background=False)}</figure>" + _WHISKERS
         ),
-        _section("Figures", metrics_table(card) + _LEGEND),
-        _section("Field by field", field_tables(card)),
-        _section("Against the others", differences_table(card)),
-        _section("Where retrieval found the document, and where not", retrieval_table(card)),
-        _section("Training rows and held-out rows", gap_table(card)),
-        _section("Which answers are hard", slice_tables(card)),
+        _section("Figures", metrics_table(table) + _LEGEND),
+        _section("Field by field", field_tables(table)),
+        _section("Against the others", differences_table(table)),
+        _section("With and without the document among the retrieved", retrieval_table(table)),
+        _section("Training rows and held-out rows", gap_table(table)),
+        _section("Which answers are hard", slice_tables(table)),
         _section("Training", f"<figure>{curve}</figure>" if curve else ""),
-        _section("What it costs", f"<p>{escape(_cost(card, main, prices))}</p>" if prices else ""),
-        _section(f"Answers side by side, the worst of “{main}” first", cases_of(card, main)),
-        _section("How this was made", _facts(card)),
+        _section(
+            "What it costs",
+            f"<p>{escape(break_even(table, main, prices).sentence(main))}</p>" if prices else "",
+        ),
+        _section(f"Answers side by side, the worst of “{main}” first", cases_of(table, main)),
+        _section("About this run", _facts(table)),
     ]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         "<meta name='color-scheme' content='light dark'>"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f"<header><h1>{escape(title)}</h1><p class='verdict'>{escape(verdict_of(card))}</p></header>"
+        f"<header><h1>{escape(title)}</h1><p class='verdict'>{escape(verdict_of(table))}</p></header>"
         f"{''.join(sections)}</main></body></html>\n"
     )
 
 
 _WHISKERS = "<p class='quiet'>The line at the end of a bar is its 95% interval.</p>"
 _LEGEND = (
-    "<p class='quiet'>Time per answer is the whole run's over its answers; latency is what one caller waited, its turn "
-    "in the batch included. Rates over all examples; an invalid answer counts as wrong everywhere. Exact match: "
-    "every field right. Field score: mean over the fields of right or wrong, a list by its F1. Lists: F1 "
-    "over items, in any order. Text is compared after Unicode and white-space normalisation.</p>"
+    "<p class='quiet'>Time per answer: the whole run's time divided by its answers. Latency: the time that one "
+    "call took, waiting for its turn in the batch included. Rates are over all examples; an invalid answer counts "
+    "as wrong everywhere. Exact match: every field right. Field score: mean over the fields of right or wrong, a "
+    "list by its F1. Lists: F1 over items, in any order. Text is compared after Unicode and white-space "
+    "normalisation.</p>"
 )
 
 
@@ -73,18 +78,15 @@ def _section(heading: str, body: str) -> str:
     return f"<section><h2>{escape(heading)}</h2>{body}</section>" if body else ""
 
 
-def _cost(card: Scorecard, main: str, prices: Prices) -> str:
-    return card.break_even(main, prices).sentence(main)
-
-
-def _facts(card: Scorecard) -> str:
-    gold_values = next(iter(card.systems.values())).fields
+def _facts(table: ScoreTable) -> str:
+    """The run in figures, and its settings."""
+    gold_values = next(iter(table.systems.values())).fields
     facts: dict[str, Any] = {
-        "examples": len(card.rows),
-        "documents": len({row.document_id for row in card.rows if row.document_id}) or "unknown",
+        "examples": len(table.rows),
+        "documents": len({row.document_id for row in table.rows if row.document_id}) or "unknown",
         "gold values": ", ".join(f"{path} {field.counts.gold}" for path, field in gold_values.items()),
-        "made": card.created,
-    } | card.settings
+        "created": table.created,
+    } | table.settings
     return (
         "<dl class='facts'>"
         + "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())

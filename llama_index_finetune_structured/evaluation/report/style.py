@@ -1,4 +1,4 @@
-"""The page's style sheet."""
+"""Style sheet of the HTML page."""
 
 from __future__ import annotations
 

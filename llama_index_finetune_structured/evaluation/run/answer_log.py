@@ -1,32 +1,35 @@
-"""Answers as they come in, one JSONL file per system, so that a killed comparison goes on where it was."""
+"""Log of raw answers, one JSONL file per system, so that an interrupted comparison can be resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from ...errors import ConfigurationError
+from ...errors import CaptureError, ConfigurationError
 from ...example import Source, content_hash
+from ...jsonl_store import JsonlStore, read_shards
 
-__all__ = ["Answer", "Journal"]
+__all__ = ["AnswerLog", "RawAnswer"]
+
+_NAME_CHARACTERS = 60  # chosen: of a system's name in its file's name, far below the limit of 255 bytes
 
 
-class Answer(BaseModel):
-    """One raw answer. ``value``: the parsed object where the system gave one, else ``text`` is read.
-    ``raw_text`` is what the LLM behind it wrote last, as its events told.
+class RawAnswer(BaseModel):
+    """One answer as a system gave it, before it is validated.
 
-    ``failed``: the call itself failed (network, time), so a later run asks again. ``elapsed_s`` counts
-    from the start of the ``run`` that asked, ``seconds`` is this call's own latency.
+    ``key``: hash of system, example and schema. ``value``: the parsed object where the system returned one;
+    else ``text`` is parsed. ``raw_text``: the LLM's last text, from its instrumentation events.
+    ``failed``: the call itself failed (network, timeout), so a later run repeats it. ``elapsed_s``: seconds
+    from the start of the ``run`` that made the call to this answer; ``seconds``: latency of this call.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    key: str
+    key: str  # first, since JsonlStore recognises its files by how their lines begin
     example_id: str
     text: str = ""
     raw_text: str | None = None
@@ -42,61 +45,58 @@ class Answer(BaseModel):
     run: str = ""
 
 
-class Journal:
-    """Append-only file of one system's answers; ``folder`` None keeps them in memory only."""
+class AnswerLog:
+    """The answers of one system by key, appended to a file in ``folder`` (None: kept in memory only).
 
-    def __init__(self, folder: Path | None, system: str) -> None:
-        self.answers: dict[str, Answer] = {}
-        self._file: int | None = None
+    Raises ConfigurationError where the folder cannot be written, before any call is made.
+    """
+
+    def __init__(self, folder: str | Path | None, system: str) -> None:
+        self.answers: dict[str, RawAnswer] = {}
+        self._store: JsonlStore | None = None
         if folder is None:
             return
+        path = Path(folder) / f"{_file_name(system)}.jsonl"
+        self._store = JsonlStore(path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{_file_name(system)}.jsonl"
+            self._store.open()  # repairs a torn last line
             self._read(path)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._end_torn_line(path)
-        except OSError as error:
+        except (OSError, CaptureError) as error:
+            self._store.close()
             raise ConfigurationError(f"cache_dir {folder}: cannot be written: {error}") from error
 
-    def add(self, answer: Answer) -> None:
-        """Keep one answer; on disk it is there when this returns."""
+    def add(self, answer: RawAnswer) -> None:
+        """Append one answer; it is on disk when this returns. Raises OSError (a full disk)."""
         self.answers[answer.key] = answer
-        if self._file is not None:
+        if self._store is not None:
             line = json.dumps(answer.model_dump(exclude_defaults=True), ensure_ascii=False)
-            os.write(self._file, line.encode("utf-8", "replace") + b"\n")  # it may hold half a surrogate pair
+            self._store.append(line.encode("utf-8", "replace"))  # a text may hold half a surrogate pair
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> AnswerLog:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._store is not None:
+            self._store.close()
 
     def _read(self, path: Path) -> None:
-        """Later lines win; a line that a kill cut short is no answer."""
-        if not path.exists():
-            return
-        for line in path.read_bytes().splitlines():
+        """Load all files of this system; the last line of a key wins, but a failed call replaces no answer.
+
+        Damaged lines are skipped and their calls repeated: earlier versions ended a torn line and appended to it.
+        """
+        for line in read_shards(path):
             try:
-                answer = Answer.model_validate_json(line)
+                answer = RawAnswer.model_validate_json(line.raw)
             except ValidationError:
                 continue
-            self.answers[answer.key] = answer
-
-    def _end_torn_line(self, path: Path) -> None:
-        with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        if torn and self._file is not None:
-            os.write(self._file, b"\n")
+            known = self.answers.get(answer.key)
+            # shards are read after the main file, so a failure in one may be older than the answer
+            if known is None or known.failed or not answer.failed:
+                self.answers[answer.key] = answer
 
 
 def _file_name(system: str) -> str:
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", system).strip("-.")[:60]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", system).strip("-.")[:_NAME_CHARACTERS]
     return f"{readable or 'system'}-{content_hash(system)[:8]}"

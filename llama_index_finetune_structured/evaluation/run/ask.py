@@ -1,6 +1,6 @@
-"""Ask one system all examples, with bounded concurrency; no answer that fails ends the run.
+"""Calls systems with all examples, with bounded concurrency, a timeout and an answer log.
 
-A missing package does: nothing would be measured.
+A failed call is recorded as an invalid answer; only a missing package ends the run, as nothing would be measured.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,25 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from ...errors import ConfigurationError, MissingDependencyError
-from ...example import Example, answer_value, canonical_json, content_hash
-from .answer_log import Answer, Journal
-from .systems import Reply, System, ask, fingerprint
-from .target import Target
-from .tracing import Tracer
+from ...example import answer_value, canonical_json, content_hash
+from .answer_log import AnswerLog, RawAnswer
+from .systems import Reply, System, ask, check_askable, fingerprint
+from .target import ERROR_CHARACTERS, AnswerTarget
+from .tracing import Tracer, tracing
 
-__all__ = ["Answers", "AskSettings", "ask_all", "gather_all"]
+__all__ = ["AskSettings", "SystemAnswers", "ask_systems", "gather_all"]
 
 
 @dataclass(frozen=True)
 class AskSettings:
-    """``concurrency`` calls at once, each at most ``timeout_s`` seconds; answers kept in ``cache_dir``."""
+    """``concurrency`` calls at once, each at most ``timeout_s`` seconds; answers are kept in ``cache_dir``.
+
+    Raises ConfigurationError for values that are not positive.
+    """
 
     concurrency: int = 8
     timeout_s: float = 600.0
-    cache_dir: Path | None = None
+    cache_dir: str | Path | None = None
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -44,57 +47,70 @@ class AskSettings:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One answer per example, in their order, and the wall seconds spent on all of them."""
+class SystemAnswers:
+    """One system's answers in the order of the targets, and the wall seconds that all of them took."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[RawAnswer, ...]
     wall_seconds: float
 
 
-async def ask_all(
-    name: str,
-    system: System,
-    examples: Sequence[Example],
-    targets: Sequence[Target],
-    settings: AskSettings,
-    tracer: Tracer,
-) -> Answers:
-    """Ask what the journal does not hold yet. Equal examples are asked once."""
-    mark = fingerprint(system)
-    keys = [_key(mark, example, target) for example, target in zip(examples, targets, strict=True)]
-    run, started = uuid.uuid4().hex, time.perf_counter()
-    with Journal(settings.cache_dir, name) as journal:
-        open_ = {
-            key: (example, target)
-            for key, example, target in zip(keys, examples, targets, strict=True)
-            if key not in journal.answers or journal.answers[key].failed
+async def ask_systems(
+    systems: Mapping[str, System], targets: Sequence[AnswerTarget], asking: AskSettings
+) -> dict[str, SystemAnswers]:
+    """Call every system with every example, one system after the other.
+
+    Raises ConfigurationError where there is no system or one cannot be called, before the first call.
+    """
+    if not systems:
+        raise ConfigurationError('nothing to compare: pass systems, such as {"base": llm, "tuned": llm}')
+    for name, system in systems.items():
+        check_askable(name, system, targets)
+    with tracing() as tracer:
+        return {
+            name: await _ask_all(name, system, targets, asking, tracer) for name, system in systems.items()
         }
-        kept = len(set(keys)) - len(open_)
-        slots = asyncio.Semaphore(settings.concurrency)
+
+
+async def _ask_all(
+    name: str, system: System, targets: Sequence[AnswerTarget], asking: AskSettings, tracer: Tracer
+) -> SystemAnswers:
+    """Make the calls whose answers the log lacks; equal examples share one call."""
+    identity = fingerprint(system)
+    keys = [_key(identity, target) for target in targets]
+    run, started = uuid.uuid4().hex, time.perf_counter()
+    with AnswerLog(asking.cache_dir, name) as log:
+        missing = {
+            key: target
+            for key, target in zip(keys, targets, strict=True)
+            if key not in log.answers or log.answers[key].failed
+        }
+        total = len(set(keys))
+        free = asyncio.Semaphore(asking.concurrency)
         with tqdm(
-            total=kept + len(open_),
-            initial=kept,
+            total=total,
+            initial=total - len(missing),
             desc=name,
             unit="answer",
-            disable=not settings.show_progress,
+            disable=not asking.show_progress,
         ) as bar:
 
-            async def one(key: str, example: Example, target: Target) -> None:
-                async with slots:
-                    answer = await _answer(key, system, example, target, settings.timeout_s, tracer)
+            async def one(key: str, target: AnswerTarget) -> None:
+                async with free:
+                    answer = await _answer(key, system, target, asking.timeout_s, tracer)
                 elapsed = time.perf_counter() - started
-                journal.add(answer.model_copy(update={"run": run, "elapsed_s": elapsed}))
+                log.add(answer.model_copy(update={"run": run, "elapsed_s": elapsed}))
                 bar.update()
 
-            await gather_all([one(key, *pair) for key, pair in open_.items()])
-        answers = tuple(journal.answers[key] for key in keys)
-    return Answers(answers, _wall_seconds(answers))
+            await gather_all([one(key, target) for key, target in missing.items()])
+        answers = tuple(log.answers[key] for key in keys)
+    return SystemAnswers(answers, _wall_seconds(answers))
 
 
 async def gather_all(jobs: list[Coroutine[Any, Any, None]]) -> None:
-    """Await all; where one raises (a full disk) or is interrupted, the others are cancelled first.
+    """Await all jobs; where one raises (a full disk) or is interrupted, cancel the others, then raise.
 
-    An interrupt is held until they have ended: raised inside a task it would break out of the event loop.
+    KeyboardInterrupt and SystemExit are caught within the tasks and raised after all have ended: raised inside
+    a task, asyncio would raise them out of the running event loop and leave the other tasks unfinished.
     """
     interrupts: list[BaseException] = []
 
@@ -120,14 +136,15 @@ async def gather_all(jobs: list[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _answer(
-    key: str, system: System, example: Example, target: Target, timeout_s: float, tracer: Tracer
-) -> Answer:
+    key: str, system: System, target: AnswerTarget, timeout_s: float, tracer: Tracer
+) -> RawAnswer:
+    """One call's answer; errors of the call become part of it, except interrupts and missing packages."""
     started = time.perf_counter()
     reply: Reply | BaseException = Reply(None)
     error: Exception | None = None
     with tracer.call(uuid.uuid4().hex) as trace:
         try:
-            reply = await asyncio.wait_for(_hold_interrupt(ask(system, example, target)), timeout_s)
+            reply = await asyncio.wait_for(_return_interrupt(ask(system, target)), timeout_s)
         except MissingDependencyError:
             raise
         except Exception as caught:
@@ -135,9 +152,9 @@ async def _answer(
     if isinstance(reply, BaseException):
         raise reply
     seconds = time.perf_counter() - started
-    answer = Answer(
+    answer = RawAnswer(
         key=key,
-        example_id=example.id,
+        example_id=target.example.id,
         seconds=seconds,
         raw_text=trace.raw_text,
         bound_hits=tuple(trace.bound_hits),
@@ -145,47 +162,50 @@ async def _answer(
     )
     if error is None:
         try:
-            return answer.model_copy(update=_of_reply(reply))
-        except ValueError as caught:  # an object that JSON cannot hold
+            return answer.model_copy(update=_reply_fields(reply))
+        except ValueError as caught:  # the answer has no JSON form
             error = caught
-    return answer.model_copy(update=_of_error(error, timeout_s))
+    return answer.model_copy(update=_error_fields(error, timeout_s))
 
 
-async def _hold_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
-    """``wait_for`` may run its job as a task; see :func:`gather_all`."""
+async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
+    """Interrupts are returned, since ``wait_for`` may run the job as a task of its own; see :func:`gather_all`."""
     try:
         return await job
     except (KeyboardInterrupt, SystemExit) as interrupt:
         return interrupt
 
 
-def _of_reply(reply: Reply) -> dict[str, Any]:
-    given = reply.answer
-    value = answer_value(given) if isinstance(given, BaseModel) else given
+def _reply_fields(reply: Reply) -> dict[str, Any]:
+    """The fields of a RawAnswer that a reply fills; raises ValueError where the answer has no JSON form."""
+    value = answer_value(reply.answer) if isinstance(reply.answer, BaseModel) else reply.answer
     if isinstance(value, dict | list):
         return {"text": canonical_json(value), "value": value, "sources": reply.sources}
     return {"text": "" if value is None else str(value), "sources": reply.sources}
 
 
-def _of_error(error: Exception, timeout_s: float) -> dict[str, Any]:
-    """ValueError and TypeError are what an unfit answer raises; all else failed before there was one.
+def _error_fields(error: Exception, timeout_s: float) -> dict[str, Any]:
+    """The fields of a RawAnswer that an error fills.
 
-    So did a ConfigurationError: a model that does not load, or a prompt that is longer than its window.
+    ValueError and TypeError mean an answer that does not fit its schema, which is kept; any other error means
+    that the call failed and may be repeated. So does ConfigurationError, though a ValueError: a model that does
+    not load, or a prompt longer than the context window.
     """
-    text = " ".join(str(error).split())[:500]
+    text = " ".join(str(error).split())[:ERROR_CHARACTERS]
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not text:
         text = f"no answer within {timeout_s:g} s"
     failed = isinstance(error, ConfigurationError) or not isinstance(error, ValueError | TypeError)
     return {"error": text or "(no message)", "error_kind": type(error).__name__, "failed": failed}
 
 
-def _key(mark: str, example: Example, target: Target) -> str:
-    # The schema as text: in another order it is another prompt.
-    return content_hash([mark, example.id, example.query, json.dumps(target.schema)])
+def _key(identity: str, target: AnswerTarget) -> str:
+    """Key of one call in the log. The schema enters as text, as another key order makes another prompt."""
+    example = target.example
+    return content_hash([identity, example.id, example.query, json.dumps(target.schema)])
 
 
-def _wall_seconds(answers: Sequence[Answer]) -> float:
-    """The runs that these answers come from, each from its start to its last answer."""
+def _wall_seconds(answers: Sequence[RawAnswer]) -> float:
+    """Seconds of all runs that these answers come from, each run from its start to its last answer."""
     longest: dict[str, float] = {}
     for answer in answers:
         longest[answer.run] = max(answer.elapsed_s, longest.get(answer.run, 0.0))

@@ -1,4 +1,4 @@
-"""How each kind of system is asked one example: query engine, Pydantic program, LLM or plain function."""
+"""Calls a system with one example; a system is a query engine, Pydantic program, LLM or plain function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError
 from ...example import Example, Source, content_hash
 from ...formats.wire import source_of
-from .target import Target
+from .target import AnswerTarget
 
 __all__ = ["Reply", "System", "ask", "check_askable", "fingerprint", "question_of"]
 
@@ -28,44 +28,45 @@ System = LLM | BaseQueryEngine | BasePydanticProgram[Any] | Callable[[Example], 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a system gave: a Pydantic object, JSON value or text, and the nodes it was given to read."""
+    """A system's answer (a Pydantic object, JSON value or text) and the nodes it retrieved, if it did."""
 
     answer: Any
     sources: tuple[Source, ...] | None = None
 
 
-def ask(system: System, example: Example, target: Target) -> Awaitable[Reply]:
-    """Ask one example: a query engine its ``query``, all others its messages."""
+def ask(system: System, target: AnswerTarget) -> Awaitable[Reply]:
+    """Call the system with one example: a query engine with its ``query``, all others with its messages."""
+    example = target.example
     if isinstance(system, BaseQueryEngine):
         return _ask_query_engine(system, example)
     if isinstance(system, StructuredLLM):
         return _ask_structured_llm(system, example)
     if isinstance(system, LLM):
-        return _ask_llm(system, example, target)
+        return _ask_llm(system, target)
     if isinstance(system, BasePydanticProgram):
         return _ask_program(system, example)
     return _ask_function(system, example)
 
 
-def check_askable(name: str, system: System, examples: Sequence[Example], targets: Sequence[Target]) -> None:
-    """Raise ConfigurationError where this system cannot be asked these examples at all."""
+def check_askable(name: str, system: System, targets: Sequence[AnswerTarget]) -> None:
+    """Raise ConfigurationError where this system cannot be called with these examples at all."""
     if isinstance(system, BaseQueryEngine):
-        mute = [example for example in examples if example.query is None]
-        if mute:
+        without_query = [target.example.id for target in targets if target.example.query is None]
+        if without_query:
             raise ConfigurationError(
-                f"system {name!r} is a query engine, which is asked example.query, but {len(mute)} of "
-                f"{len(examples)} examples have none (the first: {mute[0].id[:12]}). Capture through the "
+                f"system {name!r} is a query engine, which is asked example.query, but {len(without_query)} of "
+                f"{len(targets)} examples have none (the first: {without_query[0][:12]}). Capture through the "
                 "query engine, set `query` on the examples, or compare the bare LLM instead."
             )
     elif isinstance(system, BasePydanticProgram):
-        for example in examples[:1]:
-            _program_arguments(system, example)
+        for target in targets[:1]:
+            _program_arguments(system, target.example)
     elif isinstance(system, LLM):
         if not isinstance(system, StructuredLLM) and any(
             target.output_cls is None and not target.is_text for target in targets
         ):
             raise ConfigurationError(
-                f"system {name!r} is a bare LLM, which needs to know what to answer: pass output_cls=..., "
+                f"system {name!r} is a bare LLM, which needs a schema for its answers: pass output_cls=..., "
                 "or use examples that have an answer_schema."
             )
     elif not callable(system):
@@ -89,10 +90,11 @@ async def _ask_structured_llm(llm: StructuredLLM, example: Example) -> Reply:
     return Reply(response.raw if isinstance(response.raw, BaseModel) else response.message.content)
 
 
-async def _ask_llm(llm: LLM, example: Example, target: Target) -> Reply:
-    if target.output_cls is None:  # a text is asked for: held by check_askable
-        return Reply((await llm.achat(_chat_messages(example))).message.content)
-    prompt: Any = ChatPromptTemplate(message_templates=_chat_messages(example))
+async def _ask_llm(llm: LLM, target: AnswerTarget) -> Reply:
+    messages = _chat_messages(target.example)
+    if target.output_cls is None:  # only where the target is text, see check_askable
+        return Reply((await llm.achat(messages)).message.content)
+    prompt: Any = ChatPromptTemplate(message_templates=messages)
     return Reply(await llm.astructured_predict(target.output_cls, prompt))
 
 
@@ -107,7 +109,10 @@ async def _ask_function(function: Callable[[Example], Any], example: Example) ->
 
 
 def _program_arguments(program: BasePydanticProgram[Any], example: Example) -> dict[str, Any]:
-    """A prompt's only variable gets the question (or last user message); several come from metadata."""
+    """Values of the prompt's variables: from the example's metadata, the only missing one is the question.
+
+    Raises ConfigurationError where more than one is missing.
+    """
     prompt = getattr(program, "prompt", None) or getattr(program, "_prompt", None)
     names = list(dict.fromkeys(getattr(prompt, "template_vars", None) or ()))
     missing = [name for name in names if name not in example.metadata]
@@ -129,18 +134,19 @@ def question_of(example: Example) -> str:
 
 
 def _chat_messages(example: Example) -> list[ChatMessage]:
-    """The example's messages without the schema text, which structured prediction writes itself."""
-    out = []
+    """The example's messages without the schema text, which structured prediction adds itself."""
+    messages = []
     for message in example.messages:
         text = _text(message.content)
         if example.schema_text and example.schema_text in text:
-            # LlamaIndex's parser joins with a blank line; other white space is the prompt's own
+            # LlamaIndex's parser joins with a blank line; other white space belongs to the prompt
             text = text.replace(example.schema_text, "").removesuffix("\n\n")
-        out.append(ChatMessage(role=message.role, content=text, additional_kwargs=_extras(message.wire())))
-    return out
+        kwargs = _tool_fields(message.wire())
+        messages.append(ChatMessage(role=message.role, content=text, additional_kwargs=kwargs))
+    return messages
 
 
-def _extras(wire: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_fields(wire: Mapping[str, Any]) -> dict[str, Any]:
     return {key: wire[key] for key in ("tool_calls", "tool_call_id", "name") if key in wire}
 
 
@@ -151,10 +157,10 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def fingerprint(system: System) -> str:
-    """What tells this system from another of the same name: its class, its LLM and its prompts.
+    """Hash of a system's class, LLM and prompts, which tells systems of the same name apart.
 
-    A journal answers only for the system it was written for. Two models that call themselves the same
-    (``metadata.model_name``) cannot be told apart: give them different names or cache folders.
+    Part of the answer log's keys, so that a log is used only for the system that wrote it. Two models with the
+    same ``metadata`` (``model_name``) have the same fingerprint: give them different names or cache folders.
     """
     llm = system if isinstance(system, LLM) else _llm_of(system)
     parts: dict[str, Any] = {

@@ -1,10 +1,11 @@
-"""What a valid answer to an example is, and how an answer is read: parsed, validated, made canonical."""
+"""Answer targets: the schema and gold answer of an example; raw answers are parsed and validated against them."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,30 +16,35 @@ from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, answer_value, canonical_json, json_span
 from ...json_schema import first_error
 
-__all__ = ["Target", "target_of"]
+__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of", "targets_of"]
 
-_SHOWN_CHARACTERS = 300
+ERROR_CHARACTERS = 500
+"""Errors are stored cut to this length (chosen: a whole message of most providers, without a dumped prompt)."""
+_PARSE_ERROR_CHARACTERS = 300  # chosen: a parser's or jsonschema's message may repeat the whole answer
+_SHOWN_ERRORS = 3  # chosen: of one answer's validation errors
 EMPTY_RESPONSE = "Empty Response"
-"""What LlamaIndex's query engines answer when they swallowed a parse failure."""
+"""The answer of LlamaIndex's query engines where parsing failed; they do not raise the error."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """The Pydantic class and JSON schema an answer must fit, and the gold answer in canonical form.
+class AnswerTarget:
+    """What is expected of the answers to one example.
 
-    ``is_text``: any text but an empty one is an answer.
+    ``output_cls`` and ``schema``: the Pydantic class and its JSON schema that an answer must fit (None: any JSON).
+    ``gold``: the example's own answer as a JSON value. ``is_text``: any text that is not empty is valid.
     """
 
+    example: Example
     output_cls: type[BaseModel] | None
     schema: dict[str, Any] | None
     gold: Any
     is_text: bool = False
 
     def read(self, answer: Any) -> Any:
-        """A Pydantic object, JSON value or text -> the valid answer as a JSON value.
+        """The valid answer as a JSON value, from a Pydantic object, a JSON value or text.
 
-        Text is read as LlamaIndex's own parser reads it: the span from the first ``{`` to the last ``}``.
-        Raises StructuredAnswerError, whose text says what did not fit.
+        Text is parsed as LlamaIndex's own parser does: the span from the first ``{`` to the last ``}``.
+        Raises StructuredAnswerError with what did not fit.
         """
         if self.is_text:
             return _present(answer if isinstance(answer, str) else canonical_json(answer))
@@ -57,30 +63,37 @@ class Target:
         return valid
 
 
-def target_of(example: Example, output_cls: type[BaseModel] | None) -> Target:
+def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) -> list[AnswerTarget]:
+    """The target of every example; see :func:`target_of`. Raises DatasetError, also for an empty data set."""
+    targets = [target_of(example, output_cls) for example in examples]
+    if not targets:
+        raise DatasetError("nothing to compare on: the data set is empty")
+    return targets
+
+
+def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
     """The target of one example: ``output_cls``, else the example's own JSON schema, else any JSON.
 
     Raises DatasetError where the gold answer is not JSON or does not fit.
     """
     model = output_cls
     if model is None and example.answer_schema is not None:
-        # In the schema's own order: the prompt and the grammar are as in training only with it.
+        # not canonical JSON: the prompt and the grammar equal training's only with the schema's own key order
         schema_json = json.dumps(example.answer_schema, ensure_ascii=False)
         model = _model_for(schema_json, example.schema_name or "Answer")
-    schema = None if model is None else model.model_json_schema()
+    target = AnswerTarget(example, model, None if model is None else model.model_json_schema(), None)
     try:
-        gold = Target(model, schema, None).read(example.answer_object())
+        return replace(target, gold=target.read(example.answer_object()))
     except ValueError as error:
         raise DatasetError(
             f"example {example.id[:12]}: its answer cannot be scored field by field: {error}. "
             "Expected a JSON object that fits output_cls (or the example's answer_schema)."
         ) from error
-    return Target(model, schema, gold)
 
 
 @lru_cache(maxsize=64)
 def _model_for(schema_json: str, name: str) -> type[BaseModel]:
-    """A Pydantic class that shows exactly this JSON schema and validates with jsonschema."""
+    """A Pydantic class whose JSON schema is exactly this one; it validates with jsonschema."""
     schema: dict[str, Any] = json.loads(schema_json)
 
     class SchemaAnswer(RootModel[Any]):
@@ -93,7 +106,7 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
         @classmethod
         def _fits(cls, value: Any) -> Any:
             if error := first_error(schema, value):
-                raise ValueError(error[:_SHOWN_CHARACTERS])
+                raise ValueError(error[:_PARSE_ERROR_CHARACTERS])
             return value
 
     SchemaAnswer.__name__ = SchemaAnswer.__qualname__ = re.sub(r"\W", "_", name) or "Answer"
@@ -101,6 +114,7 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
 
 
 def _parse(text: str) -> Any:
+    """The text as JSON, else the JSON object within it; raises StructuredAnswerError."""
     stripped = _present(text)
     try:
         return from_json(stripped, allow_inf_nan=False)
@@ -113,16 +127,17 @@ def _parse(text: str) -> Any:
     try:
         return from_json(span, allow_inf_nan=False)
     except ValueError as error:
-        raise StructuredAnswerError(f"not JSON: {str(error)[:_SHOWN_CHARACTERS]}") from error
+        raise StructuredAnswerError(f"not JSON: {str(error)[:_PARSE_ERROR_CHARACTERS]}") from error
 
 
 def _present(text: str) -> str:
+    """The stripped text; raises StructuredAnswerError where it stands for no answer."""
     stripped = text.strip()
     if stripped in ("", "None", EMPTY_RESPONSE):
-        raise StructuredAnswerError(f"no answer: {stripped!r} (LlamaIndex hides a parse failure this way)")
+        raise StructuredAnswerError(f"no answer: {stripped!r} (LlamaIndex returns this where parsing failed)")
     return stripped
 
 
 def _first_errors(error: ValidationError) -> str:
-    found = [f"{'.'.join(map(str, e['loc'])) or '$'}: {e['msg']}" for e in error.errors()[:3]]
-    return "does not fit the schema: " + "; ".join(found)[:500]
+    lines = [f"{'.'.join(map(str, e['loc'])) or '$'}: {e['msg']}" for e in error.errors()[:_SHOWN_ERRORS]]
+    return "does not fit the schema: " + "; ".join(lines)[:ERROR_CHARACTERS]

@@ -1,4 +1,4 @@
-"""What happened inside a system's call, told by LlamaIndex's instrumentation: raw text, bound hits, retries."""
+"""Collects the LLM's raw text, bound hits and retries of each call from LlamaIndex's instrumentation events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAG = "finetune_structured_call"
 
 @dataclass
 class Trace:
-    """One call: the LLM's last text, the places where a bound on its answer was hit, how often it was asked again."""
+    """Events of one call: the LLM's last text, the JSON paths where a bound was reached, the number of retries."""
 
     raw_text: str | None = None
     bound_hits: list[str] = field(default_factory=list)
@@ -27,7 +27,10 @@ class Trace:
 
 
 class Tracer(BaseEventHandler):
-    """Files every event under the call whose tag it carries; reads events by their class name only."""
+    """Assigns every event to the call whose tag it carries.
+
+    Events are recognised by class name, so that the local LLM's module (and torch) need not be imported.
+    """
 
     _traces: dict[str, Trace] = PrivateAttr(default_factory=dict)
 
@@ -46,6 +49,7 @@ class Tracer(BaseEventHandler):
             del self._traces[key]
 
     def handle(self, event: Any, **kwargs: Any) -> None:
+        """Add the event to its call's trace; events of other calls are ignored."""
         trace = self._traces.get(event.tags.get(_TAG, ""))
         if trace is None:
             return
@@ -58,6 +62,7 @@ class Tracer(BaseEventHandler):
 
 
 def _text_of(response: Any) -> str:
+    """The text of a chat or completion response; without text, its tool calls' arguments."""
     message = getattr(response, "message", None)
     if message is None:
         return str(response.text)
@@ -67,7 +72,7 @@ def _text_of(response: Any) -> str:
 
 @contextmanager
 def tracing() -> Iterator[Tracer]:
-    """A tracer on the root dispatcher for the length of the block."""
+    """A tracer that is registered on the root dispatcher within the block."""
     tracer = Tracer()
     root_dispatcher.add_event_handler(tracer)
     try:

@@ -1,4 +1,4 @@
-"""One answer against gold: counts per field, from which every figure of the scorecard is summed."""
+"""Scores one answer against gold: counts per field, from which all figures of the scorecard are summed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from .matching import best_matching
 __all__ = ["FieldScore", "score_answer"]
 
 PAIR_FROM = 0.5
-"""Two list items that are at least this similar are one value answered wrongly, not one missing and one
-invented."""
+"""List items at least this similar are one value answered wrongly, not one missing and one invented (chosen)."""
+_CORRECT_WEIGHT = 1000.0
+"""Weight of a correct pair in the matching; more than all similarities (at most 1 each) of any real list."""
 
 
 class FieldScore(BaseModel):
     """Counts of one field of one answer, or their sum over answers.
 
-    ``gold`` = correct + wrong + missing values; ``answered`` = correct + wrong + invented. ``credit`` is
-    the summed similarity of the pairs, ``right`` whether the whole field is right (summed: how often).
+    ``gold`` = correct + wrong + missing values; ``answered`` = correct + wrong + invented. ``credit``: summed
+    similarity of the pairs; ``right``: 1 where the whole field is right (summed: how often); ``answers``: 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,22 +38,23 @@ class FieldScore(BaseModel):
     answers: int = 1
 
     def __add__(self, other: FieldScore) -> FieldScore:
+        # without validation: the counts are valid, and this runs for each field of each answer
         mine, theirs = self.__dict__, other.__dict__
         return FieldScore.model_construct(**{name: mine[name] + theirs[name] for name in mine})
 
     @property
     def f1(self) -> float:
-        """2 correct / (gold + answered), micro over values; the share right where there are none at all."""
+        """2 correct / (gold + answered), micro-averaged over values; ``accuracy`` where there are no values."""
         return self._f1(self.correct)
 
     @property
     def soft_f1(self) -> float:
-        """F1 with each pair's similarity in place of right or wrong."""
+        """F1 that counts each pair by its similarity instead of as right or wrong."""
         return self._f1(self.credit)
 
-    def _f1(self, found: float) -> float:
+    def _f1(self, correct: float) -> float:
         values = self.gold + self.answered
-        return 2 * found / values if values else self.accuracy
+        return 2 * correct / values if values else self.accuracy
 
     @property
     def accuracy(self) -> float:
@@ -61,7 +63,10 @@ class FieldScore(BaseModel):
 
 
 def score_answer(fields: Sequence[Field], gold: Any, answer: Any, valid: bool) -> dict[str, FieldScore]:
-    """Field path -> score of one answer; an invalid one (None) is wrong in every field, all gold missing."""
+    """Field path -> score of one answer.
+
+    An invalid answer (``valid`` False, ``answer`` None) is right in no field, and all gold values are missing.
+    """
     scores: dict[str, FieldScore] = {}
     for field in fields:
         scores |= _score_field(field, field.value_in(gold), field.value_in(answer), valid)
@@ -97,6 +102,7 @@ def _score_value(field: Field, gold: Any, answer: Any, valid: bool) -> FieldScor
 
 
 def _score_list(field: Field, gold: list[Any], answer: list[Any], valid: bool) -> dict[str, FieldScore]:
+    """The list's own score, after the best one-to-one matching of its items, and its parts' scores."""
     answers = [_parts_of(field, item) for item in answer]
     graded = [[_compare(field, g, a) for a in answers] for g in (_parts_of(field, item) for item in gold)]
     weights = [[_weight(similarity, correct) for similarity, correct in row] for row in graded]
@@ -116,11 +122,12 @@ def _score_list(field: Field, gold: list[Any], answer: list[Any], valid: bool) -
 
 
 def _parts_of(field: Field, item: Any) -> list[Any]:
+    """The values of an item, one for each of ``field.items``; read once, not for every pair."""
     return [part.value_in(item) for part in field.items]
 
 
 def _compare(field: Field, gold: list[Any], answer: list[Any]) -> tuple[float, bool]:
-    """Similarity (mean over the item's parts) and whether every part is right."""
+    """An item pair's similarity (mean over its parts) and whether every part is right."""
     parts = [_alike(*triple) for triple in zip(field.items, gold, answer, strict=True)]
     if not parts:
         return 1.0, True
@@ -128,7 +135,10 @@ def _compare(field: Field, gold: list[Any], answer: list[Any]) -> tuple[float, b
 
 
 def _alike(part: Field, gold: Any, answer: Any) -> tuple[float, bool]:
-    """The same as the part's score tells, without counting: this runs for every pair of items."""
+    """A part's similarity and whether it is right.
+
+    Equal to what :func:`_score_field` counts, but without its models: this runs for every pair of items.
+    """
     if gold is None or answer is None:
         both = gold is None and answer is None
         return float(both), both
@@ -140,16 +150,16 @@ def _alike(part: Field, gold: Any, answer: Any) -> tuple[float, bool]:
 
 
 def _weight(similarity: float, correct: bool) -> float:
-    """Most correct pairs first, then the greatest similarity: one correct pair outweighs any likeness."""
+    """Weight of a pair in the matching: most correct pairs first, then the greatest similarity."""
     if similarity < PAIR_FROM and not correct:
         return 0.0
-    return similarity + (1000.0 if correct else 0.0)
+    return similarity + (_CORRECT_WEIGHT if correct else 0.0)
 
 
 def _score_parts(
     field: Field, gold: list[Any], answer: list[Any], pairs: list[tuple[int, int]], valid: bool
 ) -> dict[str, FieldScore]:
-    """``list[].part`` -> score over the matched items, unmatched ones missing or invented."""
+    """``list[].part`` -> score over the matched items; parts of unmatched ones are missing or invented."""
     if all(not part.keys for part in field.items):
         return {}
     paired_gold, paired_answer = {g for g, _ in pairs}, {a for _, a in pairs}

@@ -1,8 +1,8 @@
-"""The fields of a schema, flattened, and the score of one answer in each of them.
+"""Flattens a JSON schema into the fields that are scored.
 
-An object's properties are fields of their own (``author.name``); a list is one field whose items are
-matched one to one (``citations``), and the properties of its items are reported beside it
-(``citations[].year``). What a schema leaves open (unions of objects, free dictionaries) is compared whole.
+An object's properties are fields of their own (``author.name``). A list is one field (``citations``) whose items
+are matched one to one; the properties of its items are reported too (``citations[].year``). What a schema leaves
+open (unions of objects, free dictionaries) is one field, compared as a whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ...json_schema import UNIONS, resolve_pointer
 from .rules import FieldRule
 
-__all__ = ["Field", "fields_of", "schema_of"]
+__all__ = ["Field", "fields_of", "inferred_schema"]
 
 FieldKind = Literal["value", "text", "list"]
 _NUMBERS = {"number", "integer"}
@@ -22,7 +22,11 @@ _NUMBERS = {"number", "integer"}
 
 @dataclass(frozen=True)
 class Field:
-    """One field: where it is, how it is compared and, of a list, what its items are made of."""
+    """One field of a schema.
+
+    ``path``: its name in rules and reports; ``keys``: the object keys that lead to it, from the answer or, in a
+    list's item, from the item. ``items``: of a list, the fields of an item.
+    """
 
     path: str
     keys: tuple[str, ...]
@@ -31,7 +35,7 @@ class Field:
     items: tuple[Field, ...] = ()
 
     def value_in(self, answer: Any) -> Any:
-        """The field's value, or None where it is absent: null, empty text and an empty list are absent."""
+        """The field's value; None where it is absent, null, empty or blank text, an empty list or object."""
         for key in self.keys:
             answer = answer.get(key) if isinstance(answer, dict) else None
         return None if answer is None or answer == [] or answer == {} or _blank(answer) else answer
@@ -42,33 +46,37 @@ def _blank(value: Any) -> bool:
 
 
 def fields_of(schema: Mapping[str, Any], rules: Mapping[str, FieldRule]) -> tuple[Field, ...]:
-    """Flatten a JSON schema into fields; ``rules`` (by path) go before what the types suggest."""
+    """Flatten a JSON schema into fields; ``rules`` (by path) take precedence over what the types suggest."""
     return tuple(_Flattener(schema, rules).fields(schema, "", (), ()))
 
 
 @dataclass(frozen=True)
 class _Flattener:
+    """``above``, in all methods: the ``$ref``s that led here, so that a recursive schema ends."""
+
     root: Mapping[str, Any]
     rules: Mapping[str, FieldRule]
 
     def fields(
         self, schema: Mapping[str, Any], path: str, keys: tuple[str, ...], above: tuple[str, ...]
     ) -> list[Field]:
+        """The fields at ``path``, which ends in "[]." for the item of a list."""
         schema, above = self._resolve(schema, above)
         properties = schema.get("properties")
-        whole = path.removesuffix(".") in self.rules
-        if not isinstance(properties, dict) or not properties or whole:
-            found = self._leaf(schema, path, keys, above)
-            return [] if found.rule.compare == "ignore" else [found]
-        out: list[Field] = []
+        has_rule = path.removesuffix(".") in self.rules
+        if not isinstance(properties, dict) or not properties or has_rule:
+            leaf = self._leaf(schema, path, keys, above)
+            return [] if leaf.rule.compare == "ignore" else [leaf]
+        fields: list[Field] = []
         for name, inner in properties.items():
             below = f"{path}.{name}" if path and not path.endswith("[].") else f"{path}{name}"
-            out += self.fields(inner if isinstance(inner, dict) else {}, below, (*keys, name), above)
-        return out
+            fields += self.fields(inner if isinstance(inner, dict) else {}, below, (*keys, name), above)
+        return fields
 
     def _leaf(
         self, schema: Mapping[str, Any], path: str, keys: tuple[str, ...], above: tuple[str, ...]
     ) -> Field:
+        """One field for all of ``schema``: a list, or a value compared by its rule."""
         name = path.removesuffix(".") or "answer"
         rule = self.rules.get(path) or self.rules.get(name)
         item_schema = schema.get("items")
@@ -81,14 +89,14 @@ class _Flattener:
     def _resolve(
         self, schema: Mapping[str, Any], above: tuple[str, ...]
     ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-        """Follow $ref and single-choice unions (Optional); a schema inside itself stays open."""
+        """Follow $ref and single-choice unions (Optional); a recursive reference becomes the open schema."""
         while True:
             reference = schema.get("$ref")
             if isinstance(reference, str):
                 if reference in above:
                     return {}, above
-                found = resolve_pointer(self.root, reference)
-                schema, above = found if isinstance(found, dict) else {}, (*above, reference)
+                inner = resolve_pointer(self.root, reference)
+                schema, above = inner if isinstance(inner, dict) else {}, (*above, reference)
                 continue
             choices = [c for c in _choices(schema) if c.get("type") != "null"]
             if len(choices) != 1:
@@ -97,6 +105,7 @@ class _Flattener:
 
 
 def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The schemas of a union (anyOf, oneOf); empty where it is none."""
     for key in UNIONS:
         if isinstance(schema.get(key), list) and "properties" not in schema:
             return [choice for choice in schema[key] if isinstance(choice, dict)]
@@ -104,6 +113,7 @@ def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
+    """The comparison that fits the schema's type."""
     types = schema.get("type")
     kinds = {types} if isinstance(types, str) else set(types or ())
     if schema.get("format") in ("date", "date-time"):
@@ -112,16 +122,17 @@ def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
 
 
 def _graded(rule: FieldRule) -> bool:
+    """Whether similarities between 0 and 1 count, not only right and wrong."""
     return callable(rule.compare) or rule.compare == "token_f1"
 
 
-def schema_of(values: list[Any]) -> dict[str, Any]:
-    """The loosest schema that shows the fields of these gold answers; used where none is known."""
+def inferred_schema(values: list[Any]) -> dict[str, Any]:
+    """A schema without types that has the fields of these gold answers; for examples that have none."""
     present = [value for value in values if value is not None]
     if present and all(isinstance(value, dict) for value in present):
         names = dict.fromkeys(name for value in present for name in value)
-        properties = {name: schema_of([v[name] for v in present if name in v]) for name in names}
+        properties = {name: inferred_schema([v[name] for v in present if name in v]) for name in names}
         return {"type": "object", "properties": properties}
     if present and all(isinstance(value, list) for value in present):
-        return {"type": "array", "items": schema_of([item for value in present for item in value])}
+        return {"type": "array", "items": inferred_schema([item for value in present for item in value])}
     return {}

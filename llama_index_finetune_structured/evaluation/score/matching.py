@@ -8,28 +8,33 @@ __all__ = ["best_matching"]
 
 
 def best_matching(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """Pairs (row, column) of the one-to-one matching with the greatest total weight; weights >= 0.
+    """Pairs (row, column) of the one-to-one matching with the greatest total weight.
 
-    Every row or every column, whichever are fewer, is matched. O(min^2 * max), shortest augmenting paths
-    (Jonker and Volgenant 1987, as in Crouse 2016). Shape: rows x columns, rectangular.
+    ``weights``: [rows, columns], each >= 0. All rows or all columns are matched, whichever are fewer.
+    O(min^2 * max): shortest augmenting paths (Jonker and Volgenant 1987, as in Crouse 2016).
     """
     if not weights or not weights[0]:
         return []
     if len(weights) > len(weights[0]):
-        turned = [list(column) for column in zip(*weights, strict=True)]
-        return sorted((row, column) for column, row in best_matching(turned))
+        transposed = [list(column) for column in zip(*weights, strict=True)]
+        return sorted((row, column) for column, row in best_matching(transposed))
     row_of = _assign([[-w for w in row] for row in weights])
     return sorted((row, column) for column, row in row_of.items())
 
 
 def _assign(cost: list[list[float]]) -> dict[int, int]:
-    """column -> row, at least cost; no more rows than columns."""
+    """column -> row of the cheapest assignment; ``cost``: [rows, columns] with rows <= columns.
+
+    Rows are added one by one, each by the shortest augmenting path, found as in Dijkstra's algorithm. ``row_price``
+    and ``column_price`` are the dual variables: they keep the reduced costs (cost - row price - column price) of
+    the rows added so far >= 0, and 0 on assigned pairs.
+    """
     columns = len(cost[0])
     row_price, column_price = [0.0] * len(cost), [0.0] * columns
     row_of: dict[int, int] = {}
     for start in range(len(cost)):
-        reached = [float("inf")] * columns
-        came_from = [-1] * columns
+        reached = [float("inf")] * columns  # reduced length of the shortest path to each column
+        came_from = [-1] * columns  # the column before it on that path; -1: the path's start
         done: set[int] = set()
         row, column = start, -1
         while True:
@@ -54,7 +59,7 @@ def _assign(cost: list[list[float]]) -> dict[int, int]:
                 break
             done.add(column)
             row = row_of[column]
-        while column != -1:
+        while column != -1:  # flip the pairs along the path
             previous = came_from[column]
             row_of[column] = start if previous == -1 else row_of[previous]
             column = previous

@@ -1,4 +1,4 @@
-"""Rows of answers -> rates from 0 to 1. Everything here is a sum over rows, nothing is asked again."""
+"""Figures of one system, summed over its scored answers: rates from 0 to 1, times in seconds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore",
 
 
 class ScoredAnswer(BaseModel):
-    """One system's answer to one example, read and scored.
+    """One system's answer to one example, validated and scored.
 
-    ``value`` is the valid answer (None where invalid), ``text`` what the system gave, ``raw_text`` what
-    its LLM wrote; ``field_score`` the mean over the fields of: right 1, wrong 0, a list its F1.
+    ``value``: the valid answer (None where invalid); ``text``: the system's answer as text; ``raw_text``: the
+    text of its LLM. ``field_score``: mean over the fields of 1 for right, 0 for wrong, F1 for a list.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +40,7 @@ class ScoredAnswer(BaseModel):
 
 
 class FieldMetrics(BaseModel):
-    """One field over all answers. ``f1`` for lists and free text (mean similarity), ``accuracy`` for all.
+    """One field over all answers. ``f1``: of lists, and of free text by similarity.
 
     ``accuracy``: share of answers with the whole field right. ``missing`` and ``wrong`` are shares of the
     gold values, ``invented`` of the answered values.
@@ -60,7 +60,7 @@ class FieldMetrics(BaseModel):
 
     @property
     def headline(self) -> float:
-        """The one figure to show: F1 of lists and free text, else accuracy."""
+        """The field's main figure: F1 of lists and free text, else accuracy."""
         return self.accuracy if self.f1 is None else self.f1
 
 
@@ -87,12 +87,12 @@ class Metrics(BaseModel):
 
 
 class SystemScore(Metrics):
-    """A system's figures over all rows, and over those where retrieval found the gold document or not.
+    """A system's figures over all rows, and over those with and without the gold document among the retrieved.
 
     ``seconds_per_answer``: wall seconds of the run / n, under its concurrency; ``median_latency_s`` and
     ``p95_latency_s``: of single calls. ``errors``: kind -> count. ``bound_hits``: answers in which the
-    grammar's bound on a list or text was reached; ``retries``: answers asked for again, as they did not fit.
-    ``intervals``: metric -> 95% interval.
+    grammar's bound on a list or text was reached; ``retries``: answers whose call was repeated because the first
+    did not fit the schema. ``intervals``: metric -> 95% interval.
     """
 
     seconds_per_answer: float
@@ -108,7 +108,7 @@ class SystemScore(Metrics):
 
 
 def metrics(answers: Sequence[ScoredAnswer], kinds: dict[str, str]) -> Metrics:
-    """Mean over answers of valid, exact and field score; fields by their summed counts."""
+    """Figures over these answers; ``kinds``: field path -> "value", "text" or "list"."""
     n = len(answers)
     return Metrics(
         n=n,
@@ -120,8 +120,8 @@ def metrics(answers: Sequence[ScoredAnswer], kinds: dict[str, str]) -> Metrics:
 
 
 def system_score(answers: Sequence[ScoredAnswer], kinds: dict[str, str], wall_seconds: float) -> SystemScore:
-    """All figures of one system."""
-    hits = [answer for answer in answers if answer.retrieval_hit]
+    """All figures of one system but the intervals; ``answers``: at least one."""
+    hits = [answer for answer in answers if answer.retrieval_hit is True]
     misses = [answer for answer in answers if answer.retrieval_hit is False]
     latencies = sorted(answer.seconds for answer in answers)
     known = len(hits) + len(misses)

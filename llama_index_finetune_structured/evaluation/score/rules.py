@@ -1,15 +1,15 @@
-"""How two values of one field are compared: typed, each rule a similarity from 0 to 1."""
+"""Field rules: how two values of one field are compared, each rule a similarity from 0 to 1."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,57 +19,65 @@ from ...example import canonical_json
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = ["Comparison", "FieldRule", "as_rule", "embedding_similarity", "normal_text", "token_f1"]
+__all__ = ["Comparison", "FieldRule", "Rules", "as_rule", "embedding_similarity", "normal_text", "token_f1"]
 
 Comparison = Literal["exact", "casefold", "number", "date", "token_f1", "ignore"]
-_COMPARISONS = ("exact", "casefold", "number", "date", "token_f1", "ignore")
+_COMPARISONS = get_args(Comparison)
+_ROUNDING = 1e-9
+"""Absolute difference of two numbers that are equal but for rounding (chosen: far above that of a double)."""
+_TEXTS, _EMBEDDINGS = 8192, 4096
+"""Texts kept normalised or embedded (chosen: some thousand rows; an embedding takes some kB)."""
 _DATE: TypeAdapter[date | datetime] = TypeAdapter(date | datetime)
 
 
 @dataclass(frozen=True)
 class FieldRule:
-    """How a field is compared with gold.
+    """How a field of an answer is compared with gold.
 
     ``compare``: "exact" (text after Unicode NFC and whitespace collapsed; anything else by JSON equality),
     "casefold" (the same, ignoring case), "number" (within ``tolerance``, relative, and an absolute 1e-9),
     "date" (the same moment or day), "token_f1" (free text: F1 of its lower-case words), "ignore" (left
     out), or a function (gold, answer) -> similarity from 0 to 1.
-    A value counts as correct from similarity ``correct_from`` on (0: measured, never held against it).
+    A value counts as correct if its similarity is at least ``correct_from`` (0: measured, but always correct).
     """
 
     compare: Comparison | Callable[[Any, Any], float] = "exact"
-    tolerance: float = 1e-9
+    tolerance: float = _ROUNDING
     correct_from: float = 1.0
 
     def similarity(self, gold: Any, answer: Any) -> float:
-        """From 0 to 1; both values are present."""
+        """Similarity from 0 to 1 of two values that are both present."""
         if callable(self.compare):
             return min(1.0, max(0.0, float(self.compare(gold, answer))))
         if self.compare == "token_f1":
             return token_f1(_plain(gold), _plain(answer))
         if self.compare == "number" and _is_number(gold) and _is_number(answer):
-            return float(math.isclose(gold, answer, rel_tol=self.tolerance, abs_tol=1e-9))
+            return float(math.isclose(gold, answer, rel_tol=self.tolerance, abs_tol=_ROUNDING))
         if self.compare == "date":
             return float(_same(_moment(gold), _moment(answer), fold=False))
         fold = self.compare == "casefold"
         return float(_same(gold, answer, fold))
 
     def is_correct(self, similarity: float) -> bool:
-        """Whether this similarity counts as right; 1e-9 forgives rounding."""
-        return similarity >= self.correct_from - 1e-9
+        """Whether this similarity counts as correct, give or take rounding."""
+        return similarity >= self.correct_from - _ROUNDING
 
 
-def as_rule(given: FieldRule | Comparison | Callable[[Any, Any], float]) -> FieldRule:
-    """A rule from a rule, a comparison's name or a function; raises ConfigurationError."""
-    rule = given if isinstance(given, FieldRule) else FieldRule(compare=given)
+Rules = Mapping[str, FieldRule | Comparison | Callable[[Any, Any], float]]
+"""Field path -> rule, a comparison's name or a function, as users pass them."""
+
+
+def as_rule(rule: FieldRule | Comparison | Callable[[Any, Any], float]) -> FieldRule:
+    """A rule from a rule, a comparison's name or a function; raises ConfigurationError for an unknown name."""
+    rule = rule if isinstance(rule, FieldRule) else FieldRule(compare=rule)
     if not callable(rule.compare) and rule.compare not in _COMPARISONS:
         raise ConfigurationError(f"unknown comparison {rule.compare!r}: use one of {', '.join(_COMPARISONS)}")
     return rule
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=_TEXTS)
 def normal_text(text: str) -> str:
-    """Unicode NFC, every run of whitespace one space, none at the ends."""
+    """Unicode NFC with every run of white space collapsed to one space and none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -82,7 +90,7 @@ def token_f1(gold: str, answer: str) -> float:
 
 def embedding_similarity(embed_model: BaseEmbedding) -> Callable[[Any, Any], float]:
     """A comparison of free texts by the similarity of their embeddings; each text is embedded once."""
-    embedded = lru_cache(maxsize=4096)(embed_model.get_text_embedding)
+    embedded = lru_cache(maxsize=_EMBEDDINGS)(embed_model.get_text_embedding)
 
     def similar(gold: Any, answer: Any) -> float:
         return float(embed_model.similarity(embedded(_plain(gold)), embedded(_plain(answer))))
@@ -91,12 +99,13 @@ def embedding_similarity(embed_model: BaseEmbedding) -> Callable[[Any, Any], flo
 
 
 def _words(text: str) -> list[str]:
+    """Runs of letters and digits, case-folded."""
     folded = unicodedata.normalize("NFC", text).casefold()
     return "".join(c if c.isalnum() else " " for c in folded).split()
 
 
 def _same(gold: Any, answer: Any, fold: bool) -> bool:
-    """JSON equality: numbers by value, texts normalised, True is not 1, lists in order."""
+    """JSON equality: numbers by value, texts normalised, lists in order; True is not 1."""
     if isinstance(gold, str) and isinstance(answer, str):
         gold, answer = normal_text(gold), normal_text(answer)
         return bool(gold.casefold() == answer.casefold() if fold else gold == answer)
@@ -109,6 +118,7 @@ def _same(gold: Any, answer: Any, fold: bool) -> bool:
 
 
 def _moment(value: Any) -> Any:
+    """The value as a date or datetime, or unchanged where it is neither."""
     try:
         return _DATE.validate_python(value)
     except ValidationError:

@@ -1,0 +1,100 @@
+"""The score table in words: verdict, formatted rates, and a rich table for the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from ..results import TEACHER, ScoreTable, main_system
+from ..score.intervals import Difference
+
+__all__ = ["headline_fields", "percent", "signed", "terminal_table", "verdict_of"]
+
+_FEW_DOCUMENTS = 5  # chosen: a bootstrap over fewer documents has few distinct resamples
+
+
+def verdict_of(table: ScoreTable) -> str:
+    """The best student against the first system and the teacher, by field score, with 95% intervals."""
+    main, base = main_system(table), next(iter(table.systems))
+    score = table.systems[main]
+    parts = []
+    if main != base:
+        parts.append(_against(table.difference(main, base), score.n))
+    if TEACHER in table.systems and TEACHER not in (main, base):
+        parts.append(_against(table.difference(main, TEACHER), score.n))
+    claim = f"{main} {'; it '.join(parts)}. " if parts else ""
+    subject = "It" if claim else f"{main[:1].upper()}{main[1:]}"
+    valid, right = percent(score.schema_valid), percent(score.field_score)
+    return (
+        f"{claim}{subject} gives a valid answer in {valid} of {score.n} cases "
+        f"and gets {right} of the fields right.{_few_documents(table)}"
+    )
+
+
+def _against(difference: Difference, n: int) -> str:
+    points, low, high = (
+        round(100 * rate) for rate in (difference.difference, difference.low, difference.high)
+    )
+    if not difference.is_clear:
+        return (
+            f"does not differ clearly from {difference.against} on these {n} examples "
+            f"({signed(points)} points, 95% interval {signed(low)} to {signed(high)})"
+        )
+    if difference.difference > 0:
+        return f"beats {difference.against} by {points} points (95% interval {low} to {high})"
+    return f"is {-points} points behind {difference.against} (95% interval {-high} to {-low})"
+
+
+def _few_documents(table: ScoreTable) -> str:
+    """A warning where the rows come from few documents, since rows of one document are not independent."""
+    documents = {row.document_id for row in table.rows}
+    if None in documents or len(documents) >= min(_FEW_DOCUMENTS, len(table.rows)):
+        return ""
+    number = "one document" if len(documents) == 1 else f"{len(documents)} documents"
+    return f" All examples are from {number}: too few for reliable intervals."
+
+
+def percent(rate: float) -> str:
+    """A rate as a whole percentage; never rounded up to 100 or down to 0."""
+    if 0.99 < rate < 1 or 0 < rate < 0.01:
+        return f"{rate:.1%}" if 0.0005 <= rate <= 0.9995 else (">99.9%" if rate > 0.5 else "<0.1%")
+    return f"{rate:.0%}"
+
+
+def signed(points: float) -> str:
+    """Whole points with their sign: a true minus sign, and none for 0."""
+    whole = round(points)
+    return f"+{whole}" if whole > 0 else f"−{-whole}" if whole < 0 else "0"
+
+
+def terminal_table(table: ScoreTable) -> Table:
+    """One line per system: valid, exact, each field, time per answer. Words are never broken."""
+    out = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{len(table.rows)} examples",
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    out.add_column("system", style="bold", min_width=_longest_word([*table.systems]))
+    fields = headline_fields(table)
+    for heading in ["valid", "exact", *fields.values(), "time"]:
+        out.add_column(heading, justify="right", min_width=_longest_word([heading]))
+    for name, score in table.systems.items():
+        rates = [score.schema_valid, score.exact_match, *(score.fields[path].headline for path in fields)]
+        out.add_row(name, *map(percent, rates), f"{score.seconds_per_answer:.1f} s")
+    return out
+
+
+def _longest_word(texts: list[str]) -> int:
+    return max(len(word) for text in texts for word in text.split())
+
+
+def headline_fields(table: ScoreTable) -> dict[str, str]:
+    """Path -> label with its measure, of the fields of the answer itself, without the parts of list items."""
+    first = next(iter(table.systems.values()))
+    return {
+        path: path if field.f1 is None else f"{path} F1"
+        for path, field in first.fields.items()
+        if "[]" not in path
+    }

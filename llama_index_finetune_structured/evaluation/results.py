@@ -1,0 +1,110 @@
+"""Results of a comparison as data: the scored rows, and the figures computed from them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from ..errors import ConfigurationError
+from ..example import Usage
+from .score.intervals import Difference, Resamples, check_metric, metric_names
+from .score.metrics import ScoredAnswer, SystemScore, system_score
+
+__all__ = [
+    "TEACHER",
+    "ScoreTable",
+    "ScoredRow",
+    "differences_of",
+    "main_system",
+    "resamples_of",
+    "system_scores",
+]
+
+TEACHER = "teacher"
+"""A system of this name is the reference that the others are compared with, and never the page's subject."""
+
+
+class ScoredRow(BaseModel):
+    """One example: the question, the gold answer, each system's answer; ``usage``: gold's token counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    example_id: str
+    question: str
+    gold: JsonValue
+    document_id: str | None = None
+    split: str | None = None
+    usage: Usage | None = None
+    answers: dict[str, ScoredAnswer]
+
+
+class ScoreTable(BaseModel):
+    """All systems side by side on the same rows. Rates are from 0 to 1, times in seconds.
+
+    ``differences``: of every system to the first one and to the teacher. ``settings``: facts about the run, for
+    readers. ``created``: ISO 8601, UTC.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    systems: dict[str, SystemScore]
+    differences: tuple[Difference, ...] = ()
+    rows: tuple[ScoredRow, ...]
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def difference(self, system: str, against: str, metric: str = "field_score") -> Difference:
+        """``system`` minus ``against`` on the same rows, paired, with its 95% interval.
+
+        ``metric``: "schema_valid", "exact_match", "field_score" or "fields.<path>". Raises
+        ConfigurationError for a name that is not in the table.
+        """
+        for name in (system, against):
+            if name not in self.systems:
+                raise ConfigurationError(f"no system {name!r}; there are: {', '.join(self.systems)}")
+        check_metric(metric, self.field_kinds)
+        for known in self.differences:
+            if (known.system, known.against, known.metric) == (system, against, metric):
+                return known
+        return resamples_of(self.rows, self.field_kinds).difference(system, against, metric)
+
+    @property
+    def field_kinds(self) -> dict[str, str]:
+        """Field path -> "value", "text" or "list"."""
+        first = next(iter(self.systems.values()))
+        return {path: field.kind for path, field in first.fields.items()}
+
+
+def main_system(table: ScoreTable) -> str:
+    """The system that a report is about: the best one that is neither the first (the baseline) nor the teacher."""
+    names = list(table.systems)
+    students = [name for name in names[1:] if name != TEACHER] or names[:1]
+    return max(students, key=lambda name: (table.systems[name].field_score, table.systems[name].exact_match))
+
+
+def resamples_of(rows: Sequence[ScoredRow], kinds: dict[str, str], seed: int = 0) -> Resamples:
+    """Bootstrap resamples of the rows, for intervals."""
+    return Resamples([row.answers for row in rows], [row.document_id for row in rows], kinds, seed)
+
+
+def system_scores(
+    rows: Sequence[ScoredRow], kinds: dict[str, str], wall_seconds: Mapping[str, float], resamples: Resamples
+) -> dict[str, SystemScore]:
+    """System -> its figures over the rows, with intervals; ``wall_seconds``: system -> duration of its run."""
+    scores = {}
+    for name, seconds in wall_seconds.items():
+        score = system_score([row.answers[name] for row in rows], kinds, seconds)
+        intervals = {metric: resamples.interval(name, metric) for metric in metric_names(kinds)}
+        scores[name] = score.model_copy(update={"intervals": intervals})
+    return scores
+
+
+def differences_of(names: Sequence[str], kinds: dict[str, str], resamples: Resamples) -> Iterator[Difference]:
+    """Every system minus the first one and minus the teacher, in every metric."""
+    for against in dict.fromkeys([names[0], *(name for name in names if name == TEACHER)]):
+        for name in names:
+            if name != against:
+                for metric in metric_names(kinds):
+                    yield resamples.difference(name, against, metric)
