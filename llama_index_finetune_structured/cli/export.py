@@ -59,7 +59,7 @@ def export(
         return Result(data, tuple(shown))
     result = _parity(adapter, output, format, base_model, examples)
     data["parity"] = result.model_dump(mode="json", exclude={"answers"}) | {"failures": result.failures}
-    return Result(data, (*shown, result.table(), result.verdict), ok=result.passed)
+    return Result(data, (*shown, result.table(), result.verdict()), ok=result.passed)
 
 
 def _parity(
