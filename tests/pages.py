@@ -1,7 +1,7 @@
-"""Reads and compiles the documentation's Python blocks, and defines the names that the README's blocks use.
+"""The Python blocks of the documentation, what they print, and the names that ``docs/index.md`` takes for granted.
 
-The README shows the middle of a user's program; the index, teacher and classes that come before it are defined
-here. The pages in ``docs/`` define all their names themselves.
+That page shows the middle of a user's program; what its reader has already (an index, a teacher, classes)
+is defined here. All other pages define their names themselves.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from llama_index.core import Document, PromptTemplate, VectorStoreIndex
-from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.llms.openai import OpenAI
 from markdown_it import MarkdownIt
@@ -24,33 +25,32 @@ from pydantic import BaseModel
 NOT_RUN = "# Not run by the tests: "
 
 
-def blocks(page: Path) -> Iterator[tuple[int, str]]:
-    """(line above it, code) of each Python block, in the page's order."""
-    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
-        if token.type == "fence" and token.info == "python" and token.map is not None:
-            yield token.map[0] + 1, token.content
+@dataclass(frozen=True)
+class Block:
+    """A Python block, the number of the line above it, and its output where a ``text`` block follows at once."""
+
+    line: int
+    code: str
+    output: str | None
 
 
-def compiled(page: Path, line: int, code: str) -> CodeType:
+def blocks(page: Path) -> Iterator[Block]:
+    """The Python blocks of a page, in their order."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    for token, following in pairwise([*tokens, None]):
+        if token is not None and token.type == "fence" and token.info == "python" and token.map is not None:
+            is_output = following is not None and following.type == "fence" and following.info == "text"
+            yield Block(
+                token.map[0] + 1, token.content, following.content if following and is_output else None
+            )
+
+
+def compiled(page: Path, block: Block) -> CodeType:
     """The block with the page's own line numbers; ``await`` is allowed, as in a notebook."""
-    source = "\n" * line + code
+    source = "\n" * block.line + block.code
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    block: CodeType = compile(source, str(page), "exec", flags=flags, dont_inherit=True)
-    return block
-
-
-class Song(BaseModel):
-    """A song."""
-
-    title: str
-    seconds: int
-
-
-class Album(BaseModel):
-    """An album."""
-
-    title: str
-    songs: list[Song]
+    code: CodeType = compile(source, str(page), "exec", flags=flags, dont_inherit=True)
+    return code
 
 
 class Citation(BaseModel):
@@ -81,26 +81,15 @@ class FirstLetters(BaseEmbedding):
         return self._get_text_embedding(query)
 
 
-def search(query: str) -> str:
-    """Search for an album."""
-    return "Meddle"
-
-
-def readme_names() -> dict[str, Any]:
-    """The names that the README's blocks use but do not define."""
+def names_of_the_loop() -> dict[str, Any]:
+    """What the reader of ``docs/index.md`` has before its first block."""
     works = ["attention", "dropout", "adam", "perceptron", "backpropagation", "bootstrap"]
     documents = [Document(text=f"A work on {work} (1990).", id_=work) for work in works]
     index = VectorStoreIndex.from_documents(documents, embed_model=FirstLetters())
     llm = OpenAI(model="gpt-4.1")
     return {
-        "Album": Album,
-        "FunctionAgent": FunctionAgent,
-        "PromptTemplate": PromptTemplate,
         "Response": Response,
-        "Song": Song,
         "index": index,
-        "llm": llm,
         "questions": [f"Who worked on {work}?" for work in works],
-        "search": search,
         "teacher_engine": index.as_query_engine(llm=llm, output_cls=Response, similarity_top_k=1),
     }

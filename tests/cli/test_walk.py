@@ -1,4 +1,4 @@
-"""The README's walk through the command line, run word for word: documents, teacher, tuned model, report."""
+"""The commands of docs/cli.md, run word for word: documents, teacher, tuned model, report."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def _block(page: str, pattern: str) -> str:
     return found
 
 
-SCHEMA = _block("README.md", "fields:")
-SHELL = _block("README.md", "finetune-structured build")
-ASK = _block("README.md", "# ask.py")
+SCHEMA = _block("docs/cli.md", "name: Finding")
+SHELL = _block("docs/cli.md", "finetune-structured build")
+ASK = _block("docs/cli.md", "# ask.py")
 COMMANDS = {
     words[1]: words[1:]
     for words in map(shlex.split, SHELL.splitlines())
