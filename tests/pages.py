@@ -75,7 +75,8 @@ class FirstLetters(BaseEmbedding):
             vector[hashlib.sha256(word.encode()).digest()[0] % 64] += 1.0
         return vector
 
-    _get_query_embedding = _get_text_embedding
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._get_text_embedding(query)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return self._get_text_embedding(query)

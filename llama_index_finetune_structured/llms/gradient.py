@@ -52,7 +52,7 @@ class _GradientLLM(CustomLLM):
     is_chat_model: bool = Field(default=False, description="Whether LlamaIndex sends messages, not text.")
     max_retries: int = Field(default=3, ge=0, description="Retries of a call that gets no answer.")
     timeout: float = Field(default=120, gt=0, description="Timeout of a request, in seconds.")
-    host: str = Field(description="Address of the server.")
+    host: str = Field(default="", description="Address of the server.")
     workspace_id: str | None = Field(default=None)
 
     _token: SecretStr = PrivateAttr(default=SecretStr(""))

@@ -67,10 +67,10 @@ class SilentLLM(CustomLLM):
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(model_name="silent", is_chat_model=False)
 
-    def complete(self, prompt: str, **_: Any) -> CompletionResponse:
+    def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
         return CompletionResponse(text=SONG)
 
-    def stream_complete(self, prompt: str, **_: Any) -> Any:
+    def stream_complete(self, prompt: str, formatted: bool = False, **_: Any) -> Any:
         yield CompletionResponse(text=SONG, delta=SONG)
 
 
@@ -117,7 +117,10 @@ class OpenAIServer:
 
     def llm(self, model: str = "gpt-4o-mini", **kwargs: Any) -> OpenAI:
         self.clients.append(httpx.Client(verify=_TLS))
-        clients = {"http_client": self.clients[-1], "async_http_client": httpx.AsyncClient(verify=_TLS)}
+        clients: dict[str, Any] = {
+            "http_client": self.clients[-1],
+            "async_http_client": httpx.AsyncClient(verify=_TLS),
+        }
         return OpenAI(model=model, api_key="test", api_base=self.url, max_retries=0, **clients, **kwargs)
 
 
@@ -137,8 +140,8 @@ def openai_server() -> Iterator[OpenAIServer]:
                 return
             message = fake.reply(body)
             usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-            choice = {"index": 0, "finish_reason": fake.finish_reason}
-            head = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
+            choice: dict[str, Any] = {"index": 0, "finish_reason": fake.finish_reason}
+            head: dict[str, Any] = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
             if not body.get("stream"):
                 answer = {**head, "object": "chat.completion", "usage": usage}
                 answer["choices"] = [{**choice, "message": message}]

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 from llama_index.core import PromptTemplate, VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.llms import LLM, ChatMessage
 from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
 from llama_index.core.tools import FunctionTool
@@ -117,7 +118,7 @@ def engine(*, asynchronous: bool = False, streaming: bool = False, **options: An
 
 
 def chat_engine(llm: Any, index: VectorStoreIndex) -> Run:
-    made = index.as_chat_engine(chat_mode="context", llm=llm)
+    made = index.as_chat_engine(chat_mode=ChatMode.CONTEXT, llm=llm)
 
     async def run() -> None:
         made.chat("Which song?")

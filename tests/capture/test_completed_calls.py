@@ -171,7 +171,7 @@ def test_the_hosts_messages_may_change_while_it_waits(path: Path) -> None:
     class GreedyLLM(EchoLLM):
         @llm_chat_callback()
         def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
-            messages[0].blocks[0].text = "changed"  # type: ignore[union-attr]
+            messages[0].blocks[0].text = "changed"
             return ChatResponse(message=ChatMessage(role="assistant", content=self.reply))
 
     with capture(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,10 @@ def test_a_thousand_secrets_at_depth_one_to_fifty_leave_none_on_disk(escaped: bo
     assert found_on_disk(path) == []
 
 
+def _same(answer: dict[str, Any], _request: object) -> dict[str, Any]:
+    return answer
+
+
 def test_secrets_in_tool_arguments_and_tools_leave_none_on_disk(path: Path, server: OpenAIServer) -> None:
     rng = random.Random(2)
     llm = server.llm("gpt-4")
@@ -119,7 +124,8 @@ def test_secrets_in_tool_arguments_and_tools_leave_none_on_disk(path: Path, serv
         for number in range(100):
             secret = SECRETS[rng.choice(list(SECRETS))]
             arguments = json.dumps({"deep": nested(secret, 1 + number % 50, rng)})
-            server.reply = lambda _, text=arguments: tool_message("store", text)
+            answer = tool_message("store", arguments)
+            server.reply = partial(_same, answer)
             function = {"name": "store", "description": f"e.g. {secret}", "parameters": {"type": "object"}}
             llm.chat([ChatMessage(content=secret)], tools=[{"type": "function", "function": function}])
     assert captured.summary()["captured"] == 100

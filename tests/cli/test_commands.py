@@ -135,7 +135,7 @@ def test_eval_does_not_replace_another_evaluation(data: Path, call: Call, tiny_l
 def _scorecard(path: Path) -> Scorecard:
     examples = FinetuneDataset.load("rows.jsonl")
     systems = {"base": lambda e: {"author": "", "year": 0}, "tuned": lambda e: e.answer_object()}
-    card = compare(systems, examples, show_progress=False)  # type: ignore[arg-type]
+    card = compare(systems, examples, show_progress=False)
     card.to_json(path)
     return card
 

@@ -133,7 +133,7 @@ class _PromptRecorder(LoraLLM):
 
 def test_the_query_engine_serves_the_prompts_that_were_trained_token_for_token(walk: Walk) -> None:
     finding = load_schema(walk.folder / "schema.yaml")
-    llm = _PromptRecorder.from_adapter(walk.folder / "model" / "adapter")
+    llm: Any = _PromptRecorder.from_adapter(walk.folder / "model" / "adapter")
     retriever = bm25_retriever(read_nodes(walk.folder / "papers"), 2)
     engine = RetrieverQueryEngine.from_args(retriever, llm=llm, output_cls=finding)
     tokenizer = load_tokenizer(resolve(walk.base))

@@ -45,7 +45,8 @@ def test_a_second_reading_gives_the_same_ids_and_texts(tmp_path: Path) -> None:
 
 def test_every_unreadable_document_is_named_with_a_fix(tmp_path: Path) -> None:
     _pdf(tmp_path / "scan.pdf", "")
-    _pdf(tmp_path / "locked.pdf", "x", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="secret")
+    aes_256 = pymupdf.PDF_ENCRYPT_AES_256  # type: ignore[attr-defined]
+    _pdf(tmp_path / "locked.pdf", "x", encryption=aes_256, user_pw="secret")
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "good.txt").write_text("Good.")

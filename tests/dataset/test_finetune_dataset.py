@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,7 @@ def test_pairs_without_a_schema_are_text_unless_a_model_brings_its_own() -> None
 
 
 def test_pairs_take_messages_of_every_kind_and_a_system_prompt() -> None:
-    turns = [
+    turns: list[Any] = [
         {"role": "user", "content": "first"},
         ChatMessage(role="assistant", content="second"),
         Message(role="user", content="third"),
@@ -116,7 +117,7 @@ def test_contradicting_or_broken_settings_are_refused() -> None:
 
 
 def test_an_object_that_its_own_class_would_not_read_back_is_refused() -> None:
-    broken = Song.model_construct(title=None, seconds=1)
+    broken = Song.model_construct(title=cast("str", None), seconds=1)
     with pytest.raises(DatasetError, match=r"pairs\[0\]: title"):
         FinetuneDataset.from_pairs([("q", broken)], output_cls=Song)
 
@@ -259,7 +260,7 @@ def test_deduplication_keeps_the_first_in_order_and_counts() -> None:
 
 def test_the_same_tool_answer_asked_again_is_a_duplicate_though_its_call_has_another_id() -> None:
     def conversation(*ids: str) -> Example:
-        turns: list[dict[str, object]] = [{"role": "user", "content": "q"}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
         for id in ids[:-1]:
             turns.append(ANSWER | {"tool_calls": [CALL | {"id": id}]})
             turns.append({"role": "tool", "content": "found", "tool_call_id": id})

@@ -161,7 +161,7 @@ def test_what_could_not_be_built_is_counted_with_a_fix(caplog: pytest.LogCapture
 
 def test_the_same_pairs_give_the_same_rows_in_any_order_and_another_seed_others() -> None:
     shuffled = random.Random(1).sample(PAIRS, len(PAIRS))
-    options = {"share_without_support": 0.5, "abstention": "no"}
+    options: dict[str, Any] = {"share_without_support": 0.5, "abstention": "no"}
     one, other = build(PAIRS, **options), build(shuffled, **options)
     assert [e.to_json() for e in one] == sorted((e.to_json() for e in other), key=lambda t: int(_number(t)))
     assert {e.to_json() for e in one} != {e.to_json() for e in build(PAIRS, seed=1, **options)}
@@ -285,7 +285,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         {"qa_template": "no places"},
     ):
         with pytest.raises(ConfigurationError):
-            RetrievalAugmentedDatasetBuilder(retriever, **wrong)  # type: ignore[arg-type]
+            RetrievalAugmentedDatasetBuilder(retriever, **wrong)
     with pytest.raises(ConfigurationError, match="give a retriever"):
         RetrievalAugmentedDatasetBuilder(None)
 
@@ -302,7 +302,7 @@ def trained_and_served(
     system_prompt: str | None, output_cls: type[BaseModel] | None, separate: bool, **llm_kwargs: Any
 ) -> tuple[Example, dict[str, Any]]:
     """The trained example and the request that a query engine with its recipe really sends."""
-    answers = {Answer: '{"colour":"red"}', Plain: '{"size":1}', None: "red"}
+    answers: dict[Any, str] = {Answer: '{"colour":"red"}', Plain: '{"size":1}', None: "red"}
     retriever = FixedRetriever(chunk("a1", "A", title="On {colours}"), chunk("b1", "B"))
     template = PromptTemplate(TEMPLATE)
     builder = RetrievalAugmentedDatasetBuilder(

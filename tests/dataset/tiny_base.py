@@ -43,8 +43,11 @@ def tiny_tokenizer(template: str = PLAIN) -> Any:
 def tiny_model(tokenizer: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=1, **sizes))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=1,
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
 
 
 def tiny_base(folder: Path, template: str = PLAIN) -> Path:

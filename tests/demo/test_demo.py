@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from llama_index_finetune_structured import Example, FinetuneDataset, LoraLLM
 from llama_index_finetune_structured.cli import app
-from llama_index_finetune_structured.demo.corpus import ApiCard
-from llama_index_finetune_structured.demo.run import DemoSettings, _engine, _retriever, functions
+from llama_index_finetune_structured.demo.corpus import ApiCard, functions
+from llama_index_finetune_structured.demo.run import DemoSettings, _engine, _retriever
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
 from tests.fakes.openai_server import OpenAIServer
@@ -100,7 +100,7 @@ class _PromptRecorder(LoraLLM):
 
 
 def test_the_prompt_served_is_the_prompt_trained_on_token_for_token(tiny_llama: Path, finished: Path) -> None:
-    llm = _PromptRecorder.from_adapter(finished / "model" / "adapter", max_new_tokens=120)
+    llm: Any = _PromptRecorder.from_adapter(finished / "model" / "adapter", max_new_tokens=120)
     engine = _engine(_retriever(functions()), llm)
     tokenizer = load_tokenizer(resolve(tiny_llama))
     examples = list(FinetuneDataset.load(finished / "train.jsonl"))

@@ -51,7 +51,12 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(server: OpenAIServer, data: Path, timeouts: Timeouts) -> Any:
     def build(at: OpenAIServer = server, **options: Any) -> OpenAIFinetuneEngine:
-        given = {"api_base": at.base, "api_key": at.key, "timeouts": timeouts, "data_path": data} | options
+        given: dict[str, Any] = {
+            "api_base": at.base,
+            "api_key": at.key,
+            "timeouts": timeouts,
+            "data_path": data,
+        } | options
         return OpenAIFinetuneEngine("gpt-4o-mini", **given)
 
     return build

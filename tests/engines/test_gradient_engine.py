@@ -55,7 +55,7 @@ def write(path: Path, inputs: list[Any]) -> Path:
 @pytest.fixture
 def make(gradient: GradientServer, data: Path) -> Any:
     def build(**options: Any) -> GradientFinetuneEngine:
-        given = {
+        given: dict[str, Any] = {
             "base_model_slug": SLUG,
             "name": "albums",
             "data_path": data,

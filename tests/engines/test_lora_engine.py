@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_index.core import SummaryIndex
@@ -49,10 +50,9 @@ def _data(rows: int = 8) -> FinetuneDataset:
     return FinetuneDataset.from_pairs(pairs, output_cls=Colour, system_prompt="You know colours.")
 
 
-def _engine(base: Path, output: Path, **more: object) -> LoraFinetuneEngine:
-    return LoraFinetuneEngine(
-        _data(), **{"base_model": base, "output_dir": output, "config": SETTINGS, **more}
-    )
+def _engine(base: Path, output: Path, **more: Any) -> LoraFinetuneEngine:
+    options: dict[str, Any] = {"base_model": base, "output_dir": output, "config": SETTINGS, **more}
+    return LoraFinetuneEngine(_data(), **options)
 
 
 def _weights(engine: LoraFinetuneEngine) -> bytes:

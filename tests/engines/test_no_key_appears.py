@@ -14,7 +14,7 @@ import pytest
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
-from llama_index.llms.openai_like import OpenAILike
+from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine

@@ -175,7 +175,7 @@ def test_an_unknown_models_llm_learns_its_window_from_the_server(
     )
     engine.finetune()
     engine.wait()
-    server.models[engine.get_current_job().fine_tuned_model] = {"max_model_len": 32768}
+    server.models[str(engine.get_current_job().fine_tuned_model)] = {"max_model_len": 32768}
     llm = engine.get_finetuned_model()
     assert type(llm).__name__ == "HostedOpenAILike"
     assert (llm.metadata.context_window, llm.metadata.is_function_calling_model) == (32768, True)

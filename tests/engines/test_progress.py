@@ -11,7 +11,11 @@ from llama_index_finetune_structured.engines.hosted.progress import Progress, me
 
 
 def event(message: str = "", data: Any = None, **fields: Any) -> FineTuningJobEvent:
-    given = {"id": f"ftevent-{message}-{data}", "created_at": 1, "object": "fine_tuning.job.event"}
+    given: dict[str, Any] = {
+        "id": f"ftevent-{message}-{data}",
+        "created_at": 1,
+        "object": "fine_tuning.job.event",
+    }
     return FineTuningJobEvent.construct(**given | {"level": "info"} | fields, message=message, data=data)
 
 

@@ -25,7 +25,7 @@ NEBIUS = ("lora", "lora_r", "lora_alpha", "packing", "context_length", "learning
 
 
 def engine(server: OpenAIServer, data: Any, **options: Any) -> OpenAIFinetuneEngine:
-    given = {
+    given: dict[str, Any] = {
         "api_base": server.base,
         "api_key": server.key,
         "timeouts": Timeouts(clock=FakeClock()),
@@ -60,7 +60,7 @@ def test_azure_serves_under_a_deployments_name(server: OpenAIServer, data: Path)
     asked.finetune()
     with pytest.raises(EngineError, match=r"made ft:gpt-4o-mini.*deploy it"):
         asked.get_finetuned_model()
-    llm = asked.get_finetuned_model(model="my-deployment")
+    llm: Any = asked.get_finetuned_model(model="my-deployment")
     assert (llm.model, llm.transport) == ("my-deployment", "tools")
 
 
@@ -155,7 +155,8 @@ def test_a_dataset_and_the_file_it_keeps_itself_in_train_alike(
     for data in (dataset, canonical):
         asked = engine(server, data)
         asked.finetune()
-        assert asked.get_finetuned_model().transport == transport
+        llm: Any = asked.get_finetuned_model()
+        assert llm.transport == transport
     assert (len(server.files), len(server.jobs)) == (1, 1)
 
 

@@ -18,6 +18,7 @@ from llama_index.core.evaluation import DatasetGenerator
 from llama_index.core.node_parser import SimpleNodeParser
 from llama_index.core.output_parsers import PydanticOutputParser
 from llama_index.core.program import LLMTextCompletionProgram
+from llama_index.core.schema import MetadataMode
 from llama_index.llms.openai import OpenAI
 from openai import BadRequestError
 from pydantic import BaseModel, Field
@@ -147,7 +148,7 @@ def test_openai_programs(openai_server: OpenAIServer, capsys: pytest.CaptureFixt
     )
     finetune_engine.finetune()
     assert finetune_engine.get_current_job().status == "succeeded"
-    ft_llm = finetune_engine.get_finetuned_model(temperature=0.3)
+    ft_llm: Any = finetune_engine.get_finetuned_model(temperature=0.3)
     ft_program = OpenAIPydanticProgram.from_defaults(
         output_cls=Album,
         prompt_template_str=prompt_template_str,
@@ -197,7 +198,7 @@ def questions(nodes: list[Any], eval_llm: Any) -> list[list[str]]:
                 question_gen_query="Please generate questions from the text asking about these citations.",
                 text_question_template=question_gen_prompt,
                 llm=eval_llm,
-                metadata_mode="all",
+                metadata_mode=MetadataMode.ALL,
                 num_questions_per_chunk=1,
             ).agenerate_questions_from_nodes(num=1)
             for node in nodes
@@ -222,7 +223,7 @@ def test_gradient_programs(gradient: GradientServer, capsys: pytest.CaptureFixtu
     finetuning_handler = GradientAIFineTuningHandler()
     callback_manager = CallbackManager([finetuning_handler])
     llm_gpt4 = OpenAI(model="gpt-4", callback_manager=callback_manager)
-    openai_program = LLMTextCompletionProgram.from_defaults(
+    openai_program: Any = LLMTextCompletionProgram.from_defaults(
         output_parser=PydanticOutputParser(Album),
         prompt_template_str=prompt_template_str,
         llm=llm_gpt4,
@@ -252,7 +253,7 @@ def test_gradient_programs(gradient: GradientServer, capsys: pytest.CaptureFixtu
     ] * 2
 
     ft_llm = finetune_engine.get_finetuned_model(max_tokens=500, is_chat_model=True)
-    gradient_program = LLMTextCompletionProgram.from_defaults(
+    gradient_program: Any = LLMTextCompletionProgram.from_defaults(
         output_parser=PydanticOutputParser(Album),
         prompt_template_str=prompt_template_str + "\nPlease only generate one album.\n",
         llm=ft_llm,
@@ -260,7 +261,7 @@ def test_gradient_programs(gradient: GradientServer, capsys: pytest.CaptureFixtu
     )
     assert gradient_program(movie_name="Goodfellas") == AN_ALBUM
 
-    base_gradient_program = LLMTextCompletionProgram.from_defaults(
+    base_gradient_program: Any = LLMTextCompletionProgram.from_defaults(
         output_parser=PydanticOutputParser(Album),
         prompt_template_str=prompt_template_str,
         llm=base_llm,
@@ -268,7 +269,9 @@ def test_gradient_programs(gradient: GradientServer, capsys: pytest.CaptureFixtu
     )
     with pytest.raises(ValueError, match="json"):  # throws an error
         base_gradient_program(movie_name="Goodfellas")
-    assert gradient_handler.get_llm_inputs_outputs()[0][0].payload["messages"][0]
+    payload = gradient_handler.get_llm_inputs_outputs()[0][0].payload
+    assert payload is not None
+    assert payload["messages"][0]
 
 
 def test_the_text_that_was_trained_on_is_the_text_that_is_served(
@@ -278,7 +281,7 @@ def test_the_text_that_was_trained_on_is_the_text_that_is_served(
     teacher = OpenAI(model="gpt-4", callback_manager=CallbackManager([handler]))
     student = GradientBaseModelLLM(base_model_slug=base_model_slug, is_chat_model=True)
     for llm in (teacher, student):
-        program = LLMTextCompletionProgram.from_defaults(
+        program: Any = LLMTextCompletionProgram.from_defaults(
             output_parser=PydanticOutputParser(Album), prompt_template_str=prompt_template_str, llm=llm
         )
         try:
@@ -298,10 +301,10 @@ def test_gradient_retrieval_with_a_text_mode_teacher(
 ) -> None:
     finetuning_handler = GradientAIFineTuningHandler()
     callback_manager = CallbackManager([finetuning_handler])
-    llm_gpt4 = OpenAI(model="gpt-4-0613", temperature=0.3)
+    llm_gpt4: Any = OpenAI(model="gpt-4-0613", temperature=0.3)
     llm_gpt4.pydantic_program_mode = "llm"
     llm_gpt4 = text_mode(llm_gpt4)  # the one line that is new
-    base_llm = GradientBaseModelLLM(base_model_slug=base_model_slug, max_tokens=500, is_chat_model=True)
+    base_llm: Any = GradientBaseModelLLM(base_model_slug=base_model_slug, max_tokens=500, is_chat_model=True)
     base_llm.pydantic_program_mode = "llm"
     eval_llm = OpenAI(model="gpt-4-0613", temperature=0)
     node_questions_lists = questions(nodes, eval_llm)
@@ -344,7 +347,7 @@ def test_gradient_retrieval_with_a_text_mode_teacher(
 
 @pytest.mark.usefixtures("openai_server")
 def test_without_text_mode_a_strict_server_refuses() -> None:
-    llm = OpenAI(model="gpt-4", max_retries=0)
+    llm: Any = OpenAI(model="gpt-4", max_retries=0)
     llm.pydantic_program_mode = "llm"
     with pytest.raises(BadRequestError, match="tool_choice"):
         llm.structured_predict(Album, PromptTemplate("An album"))

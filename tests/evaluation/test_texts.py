@@ -66,7 +66,7 @@ def test_texts_are_judged_and_tabled_as_the_reference_does(tmp_path: Path) -> No
 
 
 def test_no_answer_is_worth_the_least_and_an_unjudged_one_nothing() -> None:
-    systems = {
+    systems: dict[str, Any] = {
         "silent": lambda _: "",
         "broken": ScriptedLLM(script={"Where": OSError("down")}),
         "odd": lambda _: "Odd",

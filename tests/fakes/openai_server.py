@@ -107,7 +107,7 @@ class OpenAIServer(LoopbackServer):
         if set(parts) != {"file", "purpose"} or parts["purpose"][1] != b"fine-tune":
             return _error(400, f"expected file and purpose=fine-tune, got {sorted(parts)}")
         name, content = parts["file"]
-        file = {
+        file: dict[str, Any] = {
             "id": self._new_id("file"),
             "object": "file",
             "bytes": len(content),
@@ -359,9 +359,9 @@ def _page(rows: list[dict[str, Any]], request: Request, *, default: int, named_e
 
 def _multipart(request: Request) -> dict[str, tuple[str | None, bytes]]:
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + request.body)
+    message: Any = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + request.body)
     parts = {}
-    for part in message.iter_parts():  # type: ignore[attr-defined]
+    for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")
         parts[str(name)] = (part.get_filename(), part.get_payload(decode=True))
     return parts

@@ -63,7 +63,7 @@ def test_text_rendering_is_what_llamaindex_sends_a_model_without_tools(system_pr
     rendered = render(given, "text")
     assert [(m.role, m.content) for m in rendered.messages] == SEEN[-1]
     assert rendered.transport == "text"
-    assert rendered.schema_text in str(rendered.messages[0].content)
+    assert str(rendered.schema_text) in str(rendered.messages[0].content)
 
 
 WAYS: list[Transport] = ["json_schema", "tools", "text"]
@@ -90,7 +90,8 @@ def test_tools_rendering_makes_one_tool_and_one_call() -> None:
     assert set(function["parameters"]) == {"type", "properties", "required", "$defs", "additionalProperties"}
     assert rendered.answer.tool_calls is not None
     assert rendered.answer.content is None
-    assert rendered.answer.tool_calls[0]["function"]["arguments"] == example().answer_text()
+    call: Any = rendered.answer.tool_calls[0]
+    assert call["function"]["arguments"] == example().answer_text()
 
 
 def test_an_example_that_cannot_be_rendered_is_an_error_with_the_reason() -> None:

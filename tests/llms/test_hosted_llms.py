@@ -12,7 +12,7 @@ from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai import OpenAI
-from llama_index.llms.openai_like import OpenAILike
+from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
 from openai import omit
 from pydantic import BaseModel
 
@@ -111,7 +111,7 @@ def test_text_mode_of_a_subclass_omits_the_choice_too(server: OpenAIServer) -> N
     class Theirs(OpenAI):
         pass
 
-    original = Theirs("gpt-4", api_base=server.base, api_key=server.key)
+    original = Theirs(model="gpt-4", api_base=server.base, api_key=server.key)
     copy = text_mode(original)
     assert isinstance(copy, Theirs)
     assert copy.additional_kwargs == {"tool_choice": omit}

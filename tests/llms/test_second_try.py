@@ -107,7 +107,8 @@ class Ordered(BaseModel):
 
 def test_an_error_of_the_whole_object_is_reported_as_such(tiny_llama: Path) -> None:
     llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=100, temperature=1.5)
-    answers, errors = [], []
+    answers: list[Any] = []
+    errors: list[str] = []
     for n in range(20):
         try:
             answers.append(llm.structured_predict(Ordered, PROMPT, thing=str(n)))

@@ -76,7 +76,7 @@ def train_and_count(base: Path, output: Path) -> None:
             executed.write(f"{entry['step']:.0f}\n")
             return entry
 
-        training.Trainer._train_step = noted  # type: ignore[method-assign]
+        training.Trainer._train_step = noted  # type: ignore[method-assign, assignment]
         engine(base, output).finetune()
 
 

@@ -32,11 +32,11 @@ def _model() -> Any:
     return add_lora(model, rank=SETTINGS.rank, alpha=SETTINGS.alpha)
 
 
-class _Losses(TrainerCallback):  # type: ignore[misc]
+class _Losses(TrainerCallback):
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "loss" in logs:
             self.seen.append(logs["loss"])
 

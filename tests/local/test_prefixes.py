@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_the_longest_cached_prefix_is_found_with_its_keys_and_values(prompts: li
         starts = {other[:k] for other in prompts[:n] for k in range(len(other) + 1)}
         longest = max((k for k in range(len(prompt)) if prompt[:k] in starts), default=0)
         assert _check_and_measure(cache, prompt) == longest
-        cache.add(prompt, lambda start, stop, prompt=prompt: _of(prompt, start, stop))
+        cache.add(prompt, partial(_of, prompt))
     distinct_prefixes = {other[:k] for other in prompts for k in range(1, len(other) + 1)}
     assert cache.bytes == _TOKEN_BYTES * len(distinct_prefixes)
 
@@ -47,7 +49,7 @@ def test_the_limit_holds_and_what_is_left_is_right(prompts: list[tuple[int, ...]
     cache = PrefixCache(limit * _TOKEN_BYTES)
     for prompt in prompts:
         _check_and_measure(cache, prompt)
-        cache.add(prompt, lambda start, stop, prompt=prompt: _of(prompt, start, stop))
+        cache.add(prompt, partial(_of, prompt))
         assert cache.bytes <= limit * _TOKEN_BYTES
 
 
@@ -55,7 +57,7 @@ def test_the_least_recently_used_prefix_is_evicted_first() -> None:
     cache = PrefixCache(10 * _TOKEN_BYTES)
     for first in (1, 2):
         prompt = (first,) * 4
-        cache.add(prompt, lambda start, stop, prompt=prompt: _of(prompt, start, stop))
+        cache.add(prompt, partial(_of, prompt))
     assert _check_and_measure(cache, (1,) * 5) == 4
-    cache.add((3,) * 4, lambda start, stop: _of((3,) * 4, start, stop))
+    cache.add((3,) * 4, partial(_of, (3,) * 4))
     assert [_check_and_measure(cache, (first,) * 5) for first in (1, 2, 3)] == [4, 0, 4]

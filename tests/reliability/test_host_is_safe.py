@@ -80,7 +80,7 @@ def test_a_full_disk_loses_records_but_no_answers(tmp_path: Path, monkeypatch: p
     real = JsonlStore.append
     full = False
 
-    def append(store: JsonlStore, line: str) -> None:
+    def append(store: JsonlStore, line: bytes) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(store, line)

@@ -125,7 +125,7 @@ class Histories(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(self.streams))
         self.streams.remove(item)
         if close:
-            item[2].close()  # type: ignore[attr-defined]
+            item[2].close()
 
     def teardown(self) -> None:
         self.streams.clear()
