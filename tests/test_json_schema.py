@@ -136,7 +136,7 @@ def test_ordering_keys_changes_no_value_and_is_done_after_one_pass(
 def test_known_keys_follow_the_schema_and_the_others_keep_their_order(
     known: list[str], keys: list[str]
 ) -> None:
-    schema = {"properties": {name: {} for name in known}}
+    schema: dict[str, Any] = {"properties": {name: {} for name in known}}
     value = dict.fromkeys([*keys, *reversed(known)], 1)
     expected = [*known, *[key for key in keys if key not in known]]
     assert list(in_schema_order(schema, value)) == expected
@@ -225,4 +225,5 @@ def test_titles_go_and_all_else_stays(value: Any) -> None:
 
 def test_a_title_that_is_no_string_is_none() -> None:
     assert schema_title({"title": "Song"}) == "Song"
-    assert [schema_title(schema) for schema in ({"title": {}}, {}, None)] == [None, None, None]
+    untitled: list[Any] = [{"title": {}}, {}, None]
+    assert [schema_title(schema) for schema in untitled] == [None, None, None]
