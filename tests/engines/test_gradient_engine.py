@@ -263,7 +263,9 @@ def test_nan_loss_names_the_lines_and_is_tried_once(
     gradient: GradientServer, make: Any, tmp_path: Path
 ) -> None:
     engine = make(data_path=write(tmp_path / "nan.jsonl", ["fine", "nan", "fine"]))
-    with pytest.raises(EngineError, match=r"samples 2 to 2: .*nanLoss.*leave out"):
+    with pytest.raises(
+        EngineError, match=r"samples 2 to 2: .*nanLoss.*fix or remove these samples\. Call finetune"
+    ):
         engine.finetune()
     assert len(gradient.calls("POST", TUNE)) == 2
 
