@@ -44,7 +44,16 @@ _current: _Loop | None = None
 
 
 def blocking(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """``work`` as a synchronous function, named without the leading ``a``; it also works inside a running loop."""
+    """``work`` as a synchronous function, named without the leading ``a``.
+
+    It also works inside a running loop.
+
+    Args:
+        work: An asynchronous function; its signature and docstring are kept.
+
+    Raises:
+        ConfigurationError: By the returned function, when called inside asynchronous work of this package.
+    """
 
     @functools.wraps(work)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -59,7 +68,12 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
     """Run ``job`` on the background loop, with the caller's context variables, and return its result.
 
     KeyboardInterrupt in the waiting thread cancels ``job``, waits up to 5 s for it to end, and is raised again.
-    Raises ConfigurationError when called on the background loop itself, where waiting would deadlock.
+
+    Args:
+        job: A coroutine that has not started; its own errors are raised here.
+
+    Raises:
+        ConfigurationError: When called on the background loop itself, where waiting would deadlock.
     """
     background = _running_loop()
     if threading.current_thread() is background.thread:

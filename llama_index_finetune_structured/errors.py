@@ -47,7 +47,10 @@ class ConfigurationError(FinetuneStructuredError, ValueError):
 class MissingDependencyError(ConfigurationError, ImportError):
     """An optional dependency is missing; the message names the extra that installs it.
 
-    ``package``: the missing package. ``extra``: the extra of this package that has it. ``purpose``: what needs it.
+    Args:
+        package: Name of the missing package.
+        extra: Extra of this package that installs it.
+        purpose: What needs it; the message begins with this.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -68,7 +71,9 @@ class CheckpointError(EngineError, OSError):
 class ServiceError(FinetuneStructuredError, RuntimeError):
     """A hosted service refused a request or did not answer.
 
-    ``refused``: True where the service rejected the request, so that a retry cannot help.
+    Args:
+        message: What was requested and what the service replied.
+        refused: True where the service rejected the request, so that a retry cannot help. Also an attribute.
     """
 
     def __init__(self, message: str, *, refused: bool) -> None:

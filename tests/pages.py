@@ -22,6 +22,7 @@ from llama_index.llms.openai import OpenAI
 from markdown_it import MarkdownIt
 from pydantic import BaseModel
 
+FRONT_DOORS = ["capture", "dataset", "evaluation", "formats", "llms"]  # sub-packages that users import from
 NOT_RUN = "# Not run by the tests: "
 
 

@@ -20,14 +20,13 @@ from llama_index_finetune_structured import errors
 from llama_index_finetune_structured.local.model import base_models
 from tests.fakes.gradient_server import GradientServer
 from tests.fakes.openai_server import OpenAIServer
-from tests.pages import NOT_RUN, blocks, compiled, names_of_the_loop
+from tests.pages import FRONT_DOORS, NOT_RUN, blocks, compiled, names_of_the_loop
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 MIDDLES = {DOCS / "index.md": names_of_the_loop}
-FRONT_DOORS = ["capture", "dataset", "evaluation", "formats", "llms"]  # sub-packages that users import from
 READER = "/home/you"  # the folder that the pages show where a full path is printed
 RENAMED = {"valid": "schema valid", "exact": "exact match"}  # column of the demo table: metric in the picture
 WALKED = "# ask.py"  # run word for word, with the commands before it, by tests/cli/test_walk.py

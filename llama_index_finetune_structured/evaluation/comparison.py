@@ -34,16 +34,29 @@ async def acompare(
 ) -> Scorecard:
     """Ask every system every example and score the answers against gold.
 
-    ``systems``: name -> LLM (asked the example's messages), query engine (asked ``example.query``),
-    Pydantic program, or a function of an Example (sync or async) that returns an object or JSON text.
-    ``output_cls``: the class of a valid answer; without it each example's ``answer_schema`` (jsonschema).
-    ``fields``: path ("year", "author.name", "citations[].desc") -> FieldRule, a comparison's name or a
-    function (gold, answer) -> 0..1; without it the schema's types decide.
-    ``concurrency``: calls at once. ``timeout_s``: seconds that one call may take.
-    ``cache_dir``: answers are stored there as they arrive, and a later run asks only for the missing ones.
-    ``notes``: facts about this run that are shown on the page and stored in the JSON (as ``settings``).
-    A call that fails or exceeds ``timeout_s`` is an invalid answer, recorded with its error. Raises
-    ConfigurationError and DatasetError before the first call.
+    A call that fails or exceeds ``timeout_s`` is an invalid answer, recorded with its error; only a missing
+    package ends the run. The systems are asked one after the other.
+
+    Args:
+        systems: Name -> LLM (asked the example's messages), query engine (asked ``example.query``), Pydantic
+            program, or a function of an Example (sync or async) that returns an object or JSON text. The
+            first one is the baseline that the others are compared with, and so is one named "teacher".
+        dataset: The examples; their answers are the gold.
+        output_cls: Class of a valid answer. None: each example's ``answer_schema``, checked with jsonschema.
+        fields: Field path ("year", "author.name", "citations[].desc") -> FieldRule, a comparison's name or a
+            function (gold, answer) -> 0..1. Fields without a rule are compared as the schema's types suggest.
+        concurrency: Most calls at once.
+        timeout_s: Seconds that one call may take.
+        cache_dir: Folder where answers are stored as they arrive; a later run asks only for the missing ones.
+        notes: Facts about this run that are shown on the page and stored in the JSON (as ``settings``).
+        show_progress: Whether to show a progress bar for each system.
+
+    Raises:
+        ConfigurationError: Before the first call: there are no systems, one cannot be asked these examples, a
+            comparison is unknown, ``fields`` has a path that is in no schema, a number is not positive, or
+            ``cache_dir`` cannot be written.
+        DatasetError: Before the first call: there are no examples, or an example's own answer is not valid.
+        MissingDependencyError: A system's package is not installed.
     """
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
     targets = targets_of(dataset, output_cls)

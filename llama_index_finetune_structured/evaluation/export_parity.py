@@ -26,7 +26,11 @@ _REFERENCE = "adapter"
 class FormParity(BaseModel):
     """One form against the adapter; rates from 0 to 1.
 
-    ``agreement``: mean field score with the adapter's own answers as gold; ``identical``: share of equal answers.
+    Attributes:
+        valid: Share of valid answers.
+        agreement: Mean field score with the adapter's own answers as gold.
+        identical: Share of answers with every field as in the adapter's.
+        seconds_per_answer: Wall seconds of the form's run / number of examples.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,8 +44,12 @@ class FormParity(BaseModel):
 class Parity(BaseModel):
     """Every form compared with the adapter.
 
-    ``forms``: name -> figures; ``min_agreement`` and ``max_valid_loss``: the limits they are held to;
-    ``answers``: each form scored against the adapter's valid answers, row by row.
+    Attributes:
+        adapter_valid: The adapter's share of valid answers, from 0 to 1.
+        forms: Name -> figures: ``valid``, ``agreement``, ``identical`` and ``seconds_per_answer``.
+        min_agreement: Limit: the lowest ``agreement`` of a form at parity.
+        max_valid_loss: Limit: how far ``valid`` of a form at parity may be below ``adapter_valid``.
+        answers: Each form scored against the adapter's valid answers, row by row.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,12 +87,16 @@ class Parity(BaseModel):
         return "; ".join(self.failures) or "At parity with the adapter."
 
     def require(self) -> None:
-        """Raise ParityError, with all failures, where a form is not at parity."""
+        """Raise ParityError, with all failures, where a form is not at parity.
+
+        Raises:
+            ParityError: At least one form misses a limit.
+        """
         if self.failures:
             raise ParityError(self.verdict())
 
     def table(self) -> Table:
-        """One line per form."""
+        """A rich table: one line per form."""
         table = Table(box=box.SIMPLE_HEAD, title="Parity with the adapter", title_justify="left")
         for heading in ("form", "valid", "fields agree", "identical", "s/answer", ""):
             table.add_column(heading, justify="left" if heading in ("form", "") else "right")
@@ -117,10 +129,24 @@ def parity(
     """Ask the adapter and the ``forms`` it was exported to (merged, GGUF, served, ...) the same prompts.
 
     The adapter's valid answers are the gold that the forms' fields are compared with; the examples' own answers
-    are not used. ``min_agreement``: the lowest mean field score of a form; ``max_valid_loss``: how much lower its
-    rate of valid answers may be than the adapter's. The other settings: as in :func:`compare`.
-    Raises ConfigurationError and DatasetError as :func:`compare` does, and ConfigurationError where none of the
-    adapter's answers is valid, as there is then nothing to compare with.
+    are not used.
+
+    Args:
+        adapter: The LLM with the adapter, as it was trained.
+        dataset: The examples whose prompts are asked.
+        forms: Name -> LLM of an exported form; the name "adapter" is reserved.
+        output_cls: Class of a valid answer, as in ``compare``.
+        min_agreement: Lowest mean field score of a form, from 0 to 1.
+        max_valid_loss: How much lower a form's rate of valid answers may be than the adapter's.
+        concurrency: Most calls at once.
+        timeout_s: Seconds that one call may take.
+        show_progress: Whether to show a progress bar for the adapter and each form.
+
+    Raises:
+        ConfigurationError: As ``compare``; for no forms or one named "adapter"; and where none of the
+            adapter's answers is valid, as there is then nothing to compare with.
+        DatasetError: As ``compare``.
+        MissingDependencyError: As ``compare``.
     """
     if _REFERENCE in forms or not forms:
         raise ConfigurationError(

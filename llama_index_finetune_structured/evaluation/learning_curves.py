@@ -44,8 +44,10 @@ class Engine(Protocol):
 class LearningCurve(BaseModel):
     """One tuned model per size, scored on the same rows.
 
-    ``sizes``: numbers of training rows, ascending; ``metric``: the one that ``points`` and verdict are about;
-    ``scorecard``: the models as systems "N rows".
+    Attributes:
+        sizes: Numbers of training rows, ascending.
+        metric: The metric that ``points`` and the verdict are about.
+        scorecard: The models as systems "N rows".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,7 +91,14 @@ class LearningCurve(BaseModel):
         console.print(self.verdict(), markup=False, highlight=False)
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture: the metric over the rows trained on, with its intervals; returns the path."""
+        """Write the picture: the metric over the rows trained on, with its intervals.
+
+        Args:
+            path: The SVG file; one that exists is replaced.
+
+        Returns:
+            ``path``.
+        """
         return write_public_text(Path(path), learning_picture(self.points, self.metric))
 
 
@@ -110,11 +119,29 @@ def learning_curve(
 ) -> LearningCurve:
     """Tune one model per size with ``engine_factory(rows)`` and score each on ``validation``.
 
-    ``sizes``: numbers of rows; without them an eighth, a quarter, half and all of ``train``. A larger part
-    contains the smaller ones; ``seed`` selects the rows. ``metric``: as in Scorecard.difference.
-    ``output_cls``, ``fields``, ``concurrency``, ``timeout_s`` and ``cache_dir``: as in :func:`compare`.
-    A stopped run is resumed where the engine resumes, and with ``cache_dir`` asks only for missing answers.
-    Raises ConfigurationError for sizes that are out of range, before anything is trained.
+    A larger part contains the smaller ones. A stopped run is resumed where the engine resumes, and with
+    ``cache_dir`` asks only for missing answers.
+
+    Args:
+        engine_factory: Engine class, or a function of a FinetuneDataset that returns an engine.
+        train: The rows to select from.
+        validation: The held-out rows that every model is scored on.
+        sizes: Numbers of rows, at least two different ones. None: an eighth, a quarter, half and all of
+            ``train``.
+        metric: As in ``Scorecard.difference``.
+        seed: Selects the rows of each size.
+        output_cls: Class of a valid answer, as in ``compare``.
+        fields: Rules by field path, as in ``compare``.
+        concurrency: Most calls at once.
+        timeout_s: Seconds that one call may take.
+        cache_dir: Folder where answers are stored as they arrive.
+        show_progress: Whether to show a progress bar for the answers of each model.
+
+    Raises:
+        ConfigurationError: Before anything is trained: ``sizes`` are out of range, there is no such
+            ``metric``, or ``fields`` or a number is invalid. Later: a model cannot be asked, or ``cache_dir``
+            not be written.
+        DatasetError: Before anything is trained: no held-out rows, or the answer of one is not valid.
     """
     rows = sorted(train, key=lambda example: (unit_hash(seed, example.id), example.id))
     chosen = _sizes(sizes, len(rows))

@@ -27,7 +27,17 @@ TEACHER = "teacher"
 
 
 class ScoredRow(BaseModel):
-    """One example: the question, the gold answer, each system's answer; ``usage``: gold's token counts."""
+    """One example with the systems' answers.
+
+    Attributes:
+        example_id: ``Example.id``.
+        question: The user's question before retrieval, else the last user message.
+        gold: The example's own answer, as a JSON value.
+        document_id: The document that the example is about; None where unknown.
+        split: Name of the split that the example belongs to; None where it has none.
+        usage: Token counts of the gold answer.
+        answers: System -> its answer, scored.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,11 +51,7 @@ class ScoredRow(BaseModel):
 
 
 class ScoreTable(BaseModel):
-    """All systems side by side on the same rows. Rates are from 0 to 1, times in seconds.
-
-    ``differences``: of every system to the first one and to the teacher. ``settings``: facts about the run, for
-    readers. ``created``: ISO 8601, UTC.
-    """
+    """The data of a Scorecard, whose docstring has the attributes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,8 +64,13 @@ class ScoreTable(BaseModel):
     def difference(self, system: str, against: str, metric: str = "field_score") -> Difference:
         """``system`` minus ``against`` on the same rows, paired, with its 95% interval.
 
-        ``metric``: "schema_valid", "exact_match", "field_score" or "fields.<path>". Raises
-        ConfigurationError for a name that is not in the table.
+        Args:
+            system: Name of a system.
+            against: Name of the system that is subtracted.
+            metric: "schema_valid", "exact_match", "field_score" or "fields.<path>".
+
+        Raises:
+            ConfigurationError: A name that is not in the table.
         """
         for name in (system, against):
             if name not in self.systems:

@@ -29,8 +29,13 @@ __all__ = ["Scorecard"]
 class Scorecard(ScoreTable):
     """All systems side by side on the same rows. Rates are from 0 to 1, times in seconds.
 
-    ``systems``: name -> figures; ``rows``: every example with every answer; ``differences``: of every system to
-    the first one and to the teacher; ``settings``: facts about the run; ``created``: ISO 8601, UTC.
+    Attributes:
+        systems: Name -> figures: ``schema_valid``, ``exact_match``, ``field_score``, ``fields`` (by path),
+            ``intervals`` (by metric), ``seconds_per_answer``, ``errors`` (kind -> count) and others.
+        differences: Of every system to the first one and to the teacher, in every metric.
+        rows: Every example with every system's answer.
+        settings: Facts about the run, for readers: ``concurrency``, ``timeout_s`` and ``compare``'s notes.
+        created: Time of the comparison, ISO 8601, UTC.
     """
 
     def verdict(self) -> str:
@@ -38,7 +43,15 @@ class Scorecard(ScoreTable):
         return verdict_of(self)
 
     def slices(self, by: SliceBy | Callable[[ScoredRow], str]) -> dict[str, dict[str, Metrics]]:
-        """Slice -> system -> metrics; ``by`` "document", "split", "answer_length" or a function of a row."""
+        """Slice -> system -> metrics, over parts of the rows.
+
+        Args:
+            by: "document", "split", "answer_length" (thirds by the characters of the gold answer), or a
+                function of a row that returns the name of its slice.
+
+        Returns:
+            Slices in the order of their first row; lengths from short to long.
+        """
         return slices(self, by)
 
     def gaps(self) -> dict[str, Gap]:
@@ -46,17 +59,41 @@ class Scorecard(ScoreTable):
         return gaps(self)
 
     def break_even(self, student: str, prices: Prices) -> BreakEven:
-        """The number of queries after which ``student`` has paid for itself; raises ConfigurationError."""
+        """The number of queries after which ``student`` has paid for itself.
+
+        The teacher's cost comes from the token counts of the gold answers (``Example.usage``).
+
+        Args:
+            student: Name of a system.
+            prices: Prices of teacher and student.
+
+        Raises:
+            ConfigurationError: No row has token counts, or there is no such system.
+        """
         return break_even(self, student, prices)
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, atomically; returns the path."""
+        """Write everything as JSON, atomically.
+
+        Args:
+            path: The file; one that exists is replaced.
+
+        Returns:
+            ``path``.
+        """
         text = json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
         return write_public_text(Path(path), text + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Scorecard:
-        """Read a file that :meth:`to_json` wrote; raises ConfigurationError."""
+        """Read a file that ``to_json`` wrote.
+
+        Args:
+            path: The JSON file.
+
+        Raises:
+            ConfigurationError: The file cannot be read or is not a scorecard.
+        """
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
@@ -84,13 +121,29 @@ class Scorecard(ScoreTable):
         training_log: Sequence[Mapping[str, Any]] = (),
         prices: Prices | None = None,
     ) -> Path:
-        """Write one self-contained page; returns the path.
+        """Write one self-contained page.
 
-        ``training_log``: rows with step, loss and maybe validation_loss, for the loss curve. With ``prices`` the
-        page shows after how many queries the best student has paid for itself.
+        Args:
+            path: The HTML file; one that exists is replaced.
+            title: Heading of the page.
+            training_log: Rows with step, loss and maybe validation_loss, for the loss curve. Empty: no curve.
+            prices: With them the page shows after how many queries the best student has paid for itself.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            ConfigurationError: ``prices`` are passed, but no row has token counts.
         """
         return write_public_text(Path(path), page_of(self, title, training_log, prices))
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture of before and after alone; readable on light and dark backgrounds."""
+        """Write the picture of before and after alone; readable on light and dark backgrounds.
+
+        Args:
+            path: The SVG file; one that exists is replaced.
+
+        Returns:
+            ``path``.
+        """
         return write_public_text(Path(path), picture_of(self))

@@ -33,7 +33,16 @@ WORST = {"correctness": 1.0, "semantic_similarity": 0.0}
 
 
 class TextAnswer(BaseModel):
-    """One text answer; ``scores``: metric -> score, None where the judge gave none (``feedback`` has the reason)."""
+    """One text answer, judged.
+
+    Attributes:
+        text: The answer.
+        error: Why there is no answer; None where there is one.
+        scores: Metric -> score; None where the judge gave none (``feedback`` has the reason).
+        feedback: Metric -> the judge's reasoning; "" where it gave none.
+        sources: The retrieved nodes; None where the system is not a query engine.
+        seconds: Latency of the call.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +55,14 @@ class TextAnswer(BaseModel):
 
 
 class TextRow(BaseModel):
-    """One example: the question, the reference answer, each system's answer."""
+    """One example with the systems' answers.
+
+    Attributes:
+        example_id: ``Example.id``.
+        question: The user's question before retrieval, else the last user message.
+        reference: The example's own answer.
+        answers: System -> its answer.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,7 +76,14 @@ class TextScore(BaseModel):
     """One system's means over its judged answers.
 
     A missing answer has the worst score; an unjudged one is left out of the means and counted in ``unjudged``.
-    ``answered``: share of examples with an answer. ``seconds_per_answer``: wall seconds of the run / n.
+
+    Attributes:
+        n: Number of examples.
+        answered: Share of examples with an answer.
+        means: Metric -> mean score: "correctness" from 1 to 5, "semantic_similarity" up to 1; None if all
+            unjudged.
+        unjudged: Metric -> number of answers that the judge gave no score.
+        seconds_per_answer: Wall seconds of the run / n.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +96,12 @@ class TextScore(BaseModel):
 
 
 class TextScorecard(BaseModel):
-    """Systems side by side on the same questions, answered in text."""
+    """Systems side by side on the same questions, answered in text.
+
+    Attributes:
+        systems: Name -> the system's mean scores.
+        rows: Every example with every system's answer.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,7 +125,14 @@ class TextScorecard(BaseModel):
         Console().print(self.table())
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, atomically; returns the path."""
+        """Write everything as JSON, atomically.
+
+        Args:
+            path: The file; one that exists is replaced.
+
+        Returns:
+            ``path``.
+        """
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
         return write_public_text(Path(path), text + "\n")
 
@@ -115,10 +150,24 @@ def compare_texts(
 ) -> TextScorecard:
     """Ask every system every example and judge its text against the example's answer.
 
-    ``judge``: an LLM for LlamaIndex's CorrectnessEvaluator (1 to 5); ``embed_model``: an embedding model
-    for its SemanticSimilarityEvaluator; at least one of them. Query engines are asked ``example.query``,
-    LLMs the messages. ``concurrency`` (of answers and of judgements), ``timeout_s`` and ``cache_dir``: as in
-    :func:`compare`. Raises ConfigurationError and DatasetError before the first call.
+    Pass ``judge`` or ``embed_model``, or both.
+
+    Args:
+        systems: Name -> system, as in ``compare``: query engines are asked ``example.query``, LLMs the
+            messages.
+        dataset: The examples; their answers are the references.
+        judge: LLM for LlamaIndex's CorrectnessEvaluator, which scores from 1 to 5.
+        embed_model: Embedding model for LlamaIndex's SemanticSimilarityEvaluator.
+        concurrency: Most answers at once, then most judgements at once.
+        timeout_s: Seconds that one answer may take.
+        cache_dir: Folder where answers, but not judgements, are stored as they arrive, as in ``compare``.
+        show_progress: Whether to show a progress bar for each system.
+
+    Raises:
+        ConfigurationError: Before the first call: no judge and no embedding model, a system cannot be asked
+            these examples, a number is not positive, or ``cache_dir`` cannot be written.
+        DatasetError: Before the first call: there are no examples or no systems.
+        MissingDependencyError: A system's package is not installed.
     """
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
     evaluators: dict[str, BaseEvaluator] = {}

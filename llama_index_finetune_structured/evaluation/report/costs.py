@@ -20,10 +20,18 @@ _TOKENS, _HOUR_S = 1e6, 3600  # prices are for a million tokens and for an hour
 class Prices:
     """Prices of the teacher and the student, all in one currency.
 
-    Teacher: price of a million prompt tokens and completion tokens. Student: ``machine_per_hour``, charged for
-    its measured ``seconds_per_answer`` and for ``training_hours``; for a hosted student that is paid by the token
-    pass ``student_per_query`` and ``training_cost`` instead. ``training_examples``: number of teacher answers that
-    were paid for to train it.
+    For a hosted student that is paid by the token pass ``student_per_query`` and ``training_cost`` instead of
+    ``machine_per_hour`` and ``training_hours``.
+
+    Attributes:
+        input_per_million: Teacher: price of a million prompt tokens.
+        output_per_million: Teacher: price of a million completion tokens.
+        machine_per_hour: Student: charged for its measured ``seconds_per_answer`` and for ``training_hours``.
+        training_hours: Student: hours of training on that machine.
+        training_cost: Student: price of the training at a provider.
+        student_per_query: Student: price of one query at a provider.
+        training_examples: Number of teacher answers that were paid for to train the student.
+        currency: Shown with the figures.
     """
 
     input_per_million: float
@@ -40,7 +48,14 @@ class Prices:
 class BreakEven:
     """Costs of one query and up front, and the number of queries after which the student is cheaper.
 
-    ``queries`` is None where the student is not cheaper per query. ``fields_right``: its field score.
+    Attributes:
+        teacher_per_query: Cost of one query by the teacher.
+        student_per_query: Cost of one query by the student.
+        upfront: Cost of the training and of the teacher's answers that it used.
+        queries: Number of queries after which the student has paid for itself; None where it is not cheaper
+            per query.
+        currency: Currency of the costs.
+        fields_right: The student's field score, from 0 to 1.
     """
 
     teacher_per_query: float
@@ -51,7 +66,11 @@ class BreakEven:
     fields_right: float
 
     def sentence(self, student: str) -> str:
-        """The figures as a sentence."""
+        """The figures as a sentence.
+
+        Args:
+            student: Name of the student in the sentence.
+        """
         spent = (
             f"{self.teacher_per_query:.2g} {self.currency} a query for the teacher, "
             f"{self.student_per_query:.2g} for {student}, {self.upfront:.3g} spent up front"

@@ -14,7 +14,16 @@ FLAGGED_FROM = 0.05
 
 
 class Gap(BaseModel):
-    """``gap``: field score on training rows minus that on held-out rows; ``low``, ``high``: its 95% interval."""
+    """Field score of one system on training rows minus that on held-out rows.
+
+    Attributes:
+        system: Name of the system.
+        train: Field score on the training rows, from 0 to 1.
+        held_out: Field score on the other rows.
+        gap: ``train`` minus ``held_out``.
+        low: Lower end of the gap's 95% interval.
+        high: Upper end of the interval.
+    """
 
     model_config = ConfigDict(frozen=True)
 

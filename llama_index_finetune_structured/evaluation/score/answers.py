@@ -21,8 +21,16 @@ _CORRECT_WEIGHT = 1000.0
 class FieldScore(BaseModel):
     """Counts of one field of one answer, or their sum over answers.
 
-    ``gold`` = correct + wrong + missing values; ``answered`` = correct + wrong + invented. ``credit``: summed
-    similarity of the pairs; ``right``: 1 where the whole field is right (summed: how often); ``answers``: 1.
+    Attributes:
+        gold: Gold values: correct + wrong + missing.
+        answered: Answered values: correct + wrong + invented.
+        correct: Answered values that are right.
+        wrong: Answered values that differ from their gold value.
+        missing: Gold values that were not answered.
+        invented: Answered values that gold does not have.
+        credit: Summed similarity of the pairs of gold and answered values.
+        right: 1 where the whole field is right (summed: how often).
+        answers: 1 (summed: number of answers).
     """
 
     model_config = ConfigDict(frozen=True)

@@ -35,7 +35,16 @@ _FIELDS = "fields."
 
 
 class Difference(BaseModel):
-    """``system`` minus ``against`` in one metric, as a rate, and its 95% interval."""
+    """``system`` minus ``against`` in one metric, as a rate, and its 95% interval.
+
+    Attributes:
+        system: Name of the system.
+        against: Name of the system that is subtracted.
+        metric: "schema_valid", "exact_match", "field_score" or "fields.<path>".
+        difference: From -1 to 1.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
 
     model_config = ConfigDict(frozen=True)
 

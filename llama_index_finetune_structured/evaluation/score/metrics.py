@@ -17,8 +17,21 @@ __all__ = ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore",
 class ScoredAnswer(BaseModel):
     """One system's answer to one example, validated and scored.
 
-    ``value``: the valid answer (None where invalid); ``text``: the system's answer as text; ``raw_text``: the
-    text of its LLM. ``field_score``: mean over the fields of 1 for right, 0 for wrong, F1 for a list.
+    Attributes:
+        valid: Whether the answer fits its schema.
+        exact: Whether every field is right.
+        field_score: Mean over the fields: 1 for right, 0 for wrong, F1 of a list, similarity of free text.
+        fields: Field path -> counts.
+        value: The valid answer; None where invalid.
+        text: The system's answer as text.
+        raw_text: The last text of the system's LLM, from its events; None where there was none.
+        error: What went wrong; None where valid.
+        error_kind: Class name of the call's error; "invalid" for an answer that does not fit the schema.
+        retrieval_hit: Whether the gold document was among the retrieved; None where unknown.
+        sources: The retrieved nodes; None where the system is not a query engine.
+        bound_hits: JSON paths where the grammar's bound on a list or text was reached.
+        retries: How often the call was repeated because an answer did not fit the schema.
+        seconds: Latency of the call.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,10 +53,18 @@ class ScoredAnswer(BaseModel):
 
 
 class FieldMetrics(BaseModel):
-    """One field over all answers. ``f1``: of lists, and of free text by similarity.
+    """One field over all answers; rates from 0 to 1.
 
-    ``accuracy``: share of answers with the whole field right. ``missing`` and ``wrong`` are shares of the
-    gold values, ``invented`` of the answered values.
+    Attributes:
+        kind: "value", "text" or "list".
+        accuracy: Share of answers with the whole field right.
+        f1: Of lists, and of free text by similarity; None for other values.
+        precision: Correct share of the answered items; of lists only.
+        recall: Correct share of the gold items; of lists only.
+        invented: Share of the answered values that gold does not have.
+        missing: Share of the gold values that were not answered.
+        wrong: Share of the gold values that were answered wrongly.
+        counts: The counts that the rates come from.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,7 +86,13 @@ class FieldMetrics(BaseModel):
 
 
 class Interval(BaseModel):
-    """A rate and its 95% interval."""
+    """A rate and its 95% interval.
+
+    Attributes:
+        rate: The rate, from 0 to 1.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,7 +102,15 @@ class Interval(BaseModel):
 
 
 class Metrics(BaseModel):
-    """A system's figures over a set of answers; every invalid answer counts as wrong."""
+    """A system's figures over a set of answers; every invalid answer counts as wrong.
+
+    Attributes:
+        n: Number of answers.
+        schema_valid: Share of valid answers.
+        exact_match: Share of answers with every field right.
+        field_score: Mean over the answers of their field scores.
+        fields: Field path -> figures of the field.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -89,10 +124,17 @@ class Metrics(BaseModel):
 class SystemScore(Metrics):
     """A system's figures over all rows, and over those with and without the gold document among the retrieved.
 
-    ``seconds_per_answer``: wall seconds of the run / n, under its concurrency; ``median_latency_s`` and
-    ``p95_latency_s``: of single calls. ``errors``: kind -> count. ``bound_hits``: answers in which the
-    grammar's bound on a list or text was reached; ``retries``: answers whose call was repeated because the first
-    did not fit the schema. ``intervals``: metric -> 95% interval.
+    Attributes:
+        seconds_per_answer: Wall seconds of the run / n, under its concurrency.
+        median_latency_s: Median latency of the single calls.
+        p95_latency_s: 95th percentile of the latencies of the single calls.
+        errors: Kind of error -> number of invalid answers.
+        bound_hits: Number of answers in which the grammar's bound on a list or text was reached.
+        retries: Number of answers whose call was repeated because the first did not fit the schema.
+        intervals: Metric -> its rate and 95% interval.
+        retrieval_hit_rate: Share of answers with the gold document among the retrieved; None where unknown.
+        retrieval_hit: Figures over the answers with the gold document among the retrieved.
+        retrieval_miss: Figures over the answers without it.
     """
 
     seconds_per_answer: float

@@ -34,11 +34,13 @@ _DATE: TypeAdapter[date | datetime] = TypeAdapter(date | datetime)
 class FieldRule:
     """How a field of an answer is compared with gold.
 
-    ``compare``: "exact" (text after Unicode NFC and whitespace collapsed; anything else by JSON equality),
-    "casefold" (the same, ignoring case), "number" (within ``tolerance``, relative, and an absolute 1e-9),
-    "date" (the same moment or day), "token_f1" (free text: F1 of its lower-case words), "ignore" (left
-    out), or a function (gold, answer) -> similarity from 0 to 1.
-    A value counts as correct if its similarity is at least ``correct_from`` (0: measured, but always correct).
+    Attributes:
+        compare: "exact" (text after Unicode NFC and whitespace collapsed; anything else by JSON equality),
+            "casefold" (the same, ignoring case), "number" (within ``tolerance``, or an absolute 1e-9),
+            "date" (the same moment or day), "token_f1" (free text: F1 of its lower-case words), "ignore"
+            (left out), or a function (gold, answer) -> similarity from 0 to 1.
+        tolerance: Relative difference of two numbers that are equal; used by "number" only.
+        correct_from: Lowest similarity that counts as correct (0: measured, but always correct).
     """
 
     compare: Comparison | Callable[[Any, Any], float] = "exact"
@@ -46,7 +48,12 @@ class FieldRule:
     correct_from: float = 1.0
 
     def similarity(self, gold: Any, answer: Any) -> float:
-        """Similarity from 0 to 1 of two values that are both present."""
+        """Similarity from 0 to 1 of two values that are both present.
+
+        Args:
+            gold: The expected value, as JSON.
+            answer: The answered value, as JSON.
+        """
         if callable(self.compare):
             return min(1.0, max(0.0, float(self.compare(gold, answer))))
         if self.compare == "token_f1":
@@ -59,7 +66,11 @@ class FieldRule:
         return float(_same(gold, answer, fold))
 
     def is_correct(self, similarity: float) -> bool:
-        """Whether this similarity counts as correct, give or take rounding."""
+        """Whether this similarity counts as correct, give or take rounding.
+
+        Args:
+            similarity: As ``similarity`` returns it.
+        """
         return similarity >= self.correct_from - _ROUNDING
 
 
@@ -89,7 +100,14 @@ def token_f1(gold: str, answer: str) -> float:
 
 
 def embedding_similarity(embed_model: BaseEmbedding) -> Callable[[Any, Any], float]:
-    """A comparison of free texts by the similarity of their embeddings; each text is embedded once."""
+    """A comparison of free texts by the similarity of their embeddings; each text is embedded once.
+
+    Args:
+        embed_model: LlamaIndex embedding model; the embeddings of the 4,096 texts used last are kept.
+
+    Returns:
+        A function for ``FieldRule.compare`` or ``fields=`` of ``compare``.
+    """
     embedded = lru_cache(maxsize=_EMBEDDINGS)(embed_model.get_text_embedding)
 
     def similar(gold: Any, answer: Any) -> float:
