@@ -273,8 +273,8 @@ class GradientFinetuneEngine(FinetuneEngine):
                 self._record(before=None)
             first = number * self._batch_size + 1
             raise EngineError(
-                f"samples {first} to {first + len(batch) - 1}: {str(error).removesuffix('.')}. Call finetune() again to go on after "
-                "the last accepted batch"
+                f"samples {first} to {first + len(batch) - 1}: {str(error).removesuffix('.')}. "
+                "Call finetune() again to go on after the last accepted batch"
             ) from error
 
     def _updated_at(self) -> str:

@@ -8,36 +8,56 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .comparison import acompare, compare
-    from .export_parity import Parity, parity
+    from .export_parity import FormParity, Parity, parity
     from .learning_curves import LearningCurve, learning_curve
     from .report.costs import BreakEven, Prices
+    from .report.gap import Gap
+    from .results import ScoredRow
+    from .score.answers import FieldScore
     from .score.intervals import Difference
+    from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
     from .score.rules import FieldRule, embedding_similarity
     from .scorecard import Scorecard
-    from .texts import TextScorecard, compare_texts
+    from .texts import TextAnswer, TextRow, TextScore, TextScorecard, compare_texts
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".comparison": ["acompare", "compare"],
-            ".report.costs": ["BreakEven", "Prices"],
-            ".score.intervals": ["Difference"],
+            ".export_parity": ["FormParity", "Parity", "parity"],
             ".learning_curves": ["LearningCurve", "learning_curve"],
-            ".export_parity": ["Parity", "parity"],
+            ".report.costs": ["BreakEven", "Prices"],
+            ".report.gap": ["Gap"],
+            ".results": ["ScoredRow"],
+            ".score.answers": ["FieldScore"],
+            ".score.intervals": ["Difference"],
+            ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
             ".scorecard": ["Scorecard"],
-            ".texts": ["TextScorecard", "compare_texts"],
+            ".texts": ["TextAnswer", "TextRow", "TextScore", "TextScorecard", "compare_texts"],
         },
     )
 
 __all__ = [
     "BreakEven",
     "Difference",
+    "FieldMetrics",
     "FieldRule",
+    "FieldScore",
+    "FormParity",
+    "Gap",
+    "Interval",
     "LearningCurve",
+    "Metrics",
     "Parity",
     "Prices",
     "Scorecard",
+    "ScoredAnswer",
+    "ScoredRow",
+    "SystemScore",
+    "TextAnswer",
+    "TextRow",
+    "TextScore",
     "TextScorecard",
     "acompare",
     "compare",
