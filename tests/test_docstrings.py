@@ -80,10 +80,15 @@ def _variadic_parameters(function: Any) -> set[str]:
 
 
 def _fields(cls: Any) -> set[str]:
-    """The public fields of a Pydantic model or dataclass, without those of other packages' base classes."""
+    """The public fields of a Pydantic model or dataclass, without those that a base class documents.
+
+    Other packages' base classes are documented there, our public ones in their own section of the reference.
+    """
     if dataclasses.is_dataclass(cls):
         return {field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")}
-    known = {name for base in _other_bases(cls) for name in getattr(base, "model_fields", ())}
+    public = set(map(id, OWN.values()))
+    documented = [*_other_bases(cls), *(base for base in cls.__mro__[1:] if id(base) in public)]
+    known = {name for base in documented for name in getattr(base, "model_fields", ())}
     return set(getattr(cls, "model_fields", ())) - known
 
 
