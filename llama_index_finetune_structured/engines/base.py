@@ -45,13 +45,13 @@ Data = str | os.PathLike[str] | SavesData
 class FinetuneEngine(ABC):
     """Base class of all engines, with the method names of llama-index-finetuning.
 
-    ``finetune()`` trains, or submits the training; ``get_finetuned_model()`` returns the tuned model
-    as a LlamaIndex LLM and raises EngineError when there is none.
+    ``finetune()`` trains, or submits the training; ``get_finetuned_model()`` returns the tuned model as a
+    LlamaIndex LLM.
 
     The constructors agree in two keywords: ``data`` is the training data, ``output_dir`` the folder of the
     run. Where llama-index-finetuning names the data ``data_path``, that is accepted in place of ``data``
-    (:func:`one_of_data`). All other parameters are the engine's own; therefore each engine implements
-    :meth:`_from_file`.
+    (``one_of_data``). All other parameters are the engine's own; therefore each engine implements
+    ``_from_file``.
     """
 
     @classmethod
@@ -60,7 +60,12 @@ class FinetuneEngine(ABC):
     ) -> Self:
         """Save the calls that the handler captured to ``data_path`` and build the engine over that file.
 
-        ``kwargs`` go to the engine's constructor.
+        Args:
+            finetuning_handler: A handler with ``save_finetuning_events``, of this package or of
+                llama-index-finetuning.
+            base_model: The model to fine-tune, under the name that the engine expects.
+            data_path: Where the training file is written.
+            **kwargs: Other parameters of the engine's constructor.
         """
         finetuning_handler.save_finetuning_events(os.fspath(data_path))
         return cls._from_file(base_model, Path(data_path), **kwargs)
@@ -80,14 +85,28 @@ class FinetuneEngine(ABC):
 
     @abstractmethod
     def get_finetuned_model(self, **llm_kwargs: Any) -> LLM:
-        """The tuned model as a LlamaIndex LLM; raises EngineError when training did not succeed."""
+        """The tuned model as a LlamaIndex LLM.
+
+        Args:
+            **llm_kwargs: Settings of the LLM, such as temperature; they override those of the run.
+
+        Raises:
+            EngineError: Training has not succeeded.
+        """
 
     async def afinetune(self) -> None:
-        """:meth:`finetune` for asyncio, on a thread; cancelling the task does not stop the thread."""
+        """``finetune()`` for asyncio, on a thread; cancelling the task does not stop the thread."""
         await asyncio.to_thread(self.finetune)
 
     async def aget_finetuned_model(self, **llm_kwargs: Any) -> LLM:
-        """:meth:`get_finetuned_model` for asyncio, on a thread."""
+        """``get_finetuned_model()`` for asyncio, on a thread.
+
+        Args:
+            **llm_kwargs: As for ``get_finetuned_model()``.
+
+        Raises:
+            EngineError: As ``get_finetuned_model()``.
+        """
         return await asyncio.to_thread(self.get_finetuned_model, **llm_kwargs)
 
 

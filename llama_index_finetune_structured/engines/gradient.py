@@ -36,19 +36,34 @@ _ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is wa
 class GradientFinetuneEngine(FinetuneEngine):
     """Fine-tune a model over Gradient's protocol. Each call of finetune() is one epoch over the data.
 
-    - ``base_model_slug`` and ``name`` create a new adapter; ``model_adapter_id`` goes on with an existing one.
-    - ``data`` (or ``data_path``, as in llama-index-finetuning): a training file or a FinetuneDataset.
-    - ``output_dir``: folder of the adapter's journal. A folder that holds the journal of an adapter with the
-      same slug and name goes on with that adapter. The default is a folder for each new adapter under
-      $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``; the same slug and name then go on with an
-      adapter whose epoch is unfinished, also in a new process, and else create a new one.
-    - ``max_steps``: number of lines of the file that are used; ``batch_size``: lines in one request.
-    - ``host`` (or GRADIENT_API_URL) is required: the hosted service is retired. ``access_token`` and
-      ``workspace_id`` default to GRADIENT_ACCESS_TOKEN and GRADIENT_WORKSPACE_ID.
-    - ``timeouts``: see :class:`Timeouts`. ``verbose``: show the progress bar without a terminal as well.
+    The constructor sends requests: it creates or looks up the adapter. An epoch that was interrupted resumes
+    after its last accepted batch.
 
-    An epoch that was interrupted resumes after its last accepted batch. Raises ConfigurationError unless
-    exactly one of ``data`` and ``data_path``, and of the two ways to name an adapter, is given.
+    Args:
+        base_model_slug: Base model of a new adapter; needs ``name``.
+        name: Name of the new adapter.
+        data_path: ``data`` under llama-index-finetuning's name; pass one of the two.
+        verbose: Show the progress bar without a terminal as well.
+        max_steps: Number of lines of the file that are used. None: all.
+        batch_size: Lines in one request.
+        model_adapter_id: An existing adapter to go on with, instead of ``base_model_slug`` and ``name``.
+        data: A training file or a FinetuneDataset.
+        output_dir: Folder of the adapter's journal. A folder that holds the journal of an adapter with the
+            same slug and name goes on with that adapter. None: a folder for each new adapter under
+            $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``; the same slug and name then go on with
+            an adapter whose epoch is unfinished, also in a new process, and else create a new one.
+        host: Address of the server. None: $GRADIENT_API_URL. One of them is required, since the hosted
+            service is retired.
+        access_token: Token of the server. None: $GRADIENT_ACCESS_TOKEN.
+        workspace_id: Workspace of the adapter. None: $GRADIENT_WORKSPACE_ID.
+        timeouts: Timeout of a request (``request_s``) and the clock. None: the defaults of ``Timeouts``.
+
+    Raises:
+        ConfigurationError: Not exactly one of ``data`` and ``data_path``, or of the two ways to name an
+            adapter, is given; a number is less than 1; host, token or workspace is missing or the host is the
+            retired one; the server has no such base model; or ``output_dir`` holds another run.
+        MissingDependencyError: The extra ``gradient`` is not installed.
+        ServiceError: The server refuses a request, or does not answer after six attempts.
     """
 
     def __init__(
@@ -190,8 +205,11 @@ class GradientFinetuneEngine(FinetuneEngine):
     def finetune(self) -> None:
         """Train one epoch, or the rest of one that was interrupted.
 
-        Raises DatasetError with ``file:line`` for lines that are no samples, EngineError with the numbers of
-        the samples that were refused.
+        Raises:
+            ConfigurationError: There is no such training file.
+            DatasetError: A line is no sample, with ``file:line``; or there are none.
+            EngineError: Samples were refused, or not accepted after six attempts, with their numbers.
+            ServiceError: The adapter's state cannot be read from the server.
         """
         path = training_path(
             path_or_dataset(self._data), self._journal.folder, name="train", format="gradient"
@@ -293,13 +311,22 @@ class GradientFinetuneEngine(FinetuneEngine):
     # -- the result --
 
     def get_current_job(self) -> Run:
-        """The run in the journal; ``progress`` holds completed epochs and accepted batches of this epoch."""
+        """The run in the journal; ``progress`` holds completed epochs and accepted batches of this epoch.
+
+        Raises:
+            EngineError: The journal is gone or unreadable.
+        """
         return self._journal.require()
 
     def get_finetuned_model(self, **llm_kwargs: Any) -> GradientModelAdapterLLM:
-        """The adapter as a LlamaIndex LLM on the same host; raises EngineError before any training.
+        """The adapter as a LlamaIndex LLM on the same host.
 
-        ``is_chat_model`` defaults to True, so that LlamaIndex uses the prompts that the handler captured.
+        Args:
+            **llm_kwargs: Fields of ``GradientModelAdapterLLM``. ``is_chat_model`` defaults to True, so that
+                LlamaIndex uses the prompts that the handler captured.
+
+        Raises:
+            EngineError: The adapter was created by this run and is not trained yet.
         """
         from ..llms.gradient import GradientModelAdapterLLM
 

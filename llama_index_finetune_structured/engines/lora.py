@@ -37,9 +37,14 @@ _RUN = "run.json"
 class LoraJob(BaseModel):
     """State of a local run.
 
-    ``status``: ``new``, ``resumable`` (there is a checkpoint) or ``succeeded``. ``adapter``: its folder, once
-    finished. ``loss`` and ``validation_loss``: the last of training and of held-out rows. ``seconds``: of all
-    training steps together.
+    Attributes:
+        status: ``new``, ``resumable`` (there is a checkpoint) or ``succeeded``.
+        output_dir: Folder of the run.
+        adapter: Folder of the adapter, once finished.
+        steps: Optimizer steps taken.
+        loss: Training loss of the last step.
+        validation_loss: Last loss of the held-out rows.
+        seconds: Of all training steps together.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,13 +61,29 @@ class LoraJob(BaseModel):
 class LoraFinetuneEngine(FinetuneEngine):
     """Trains LoRA on the answers of ``data``; the adapter is in PEFT's own format.
 
-    - ``data``, ``validation``: a FinetuneDataset, a path, or Examples; validation rows are held out.
-    - ``base_model``: the embedded ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id.
-    - ``output_dir``: by default a folder of ``lora-output`` that is named by the content hash of data, base and
-      settings (``fingerprint``), so that the same run resumes, or returns at once where it is finished.
-    - ``config``: the training settings.
+    Needs the extra ``local``.
 
-    Raises DatasetError for empty data and ConfigurationError for an unknown base model. Needs the extra ``local``.
+    Args:
+        data: A FinetuneDataset, Examples, or the path of a capture, of Examples or of OpenAI chat lines.
+        base_model: The embedded ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id
+            (``owner/name``).
+        validation: Held-out rows, in any form of ``data``; their loss is computed after each epoch.
+        output_dir: Folder of the run. None: a folder of ``lora-output`` that is named by ``fingerprint``, so
+            that the same run resumes, or returns at once where it is finished.
+        config: The training settings. None: the defaults of ``LoraSettings``.
+
+    Attributes:
+        config: The training settings.
+        examples: The training rows.
+        validation: The held-out rows; empty without any.
+        base: The base model's files: ``name``, ``path`` and ``sha256`` of the weights.
+        fingerprint: Content hash of data, base and settings.
+        output_dir: Folder of the run.
+
+    Raises:
+        DatasetError: The data is empty or cannot be read.
+        ConfigurationError: There is no such base model.
+        MissingDependencyError: Reading the base model needs the extra ``local``.
     """
 
     def __init__(
@@ -94,7 +115,15 @@ class LoraFinetuneEngine(FinetuneEngine):
     ) -> Self:
         """Save what one of this package's handlers captured to ``data_path``, schemas included, and train on it.
 
-        Raises ConfigurationError for handlers of llama-index-finetuning, which lose the answers' schema.
+        Args:
+            finetuning_handler: A handler of this package.
+            base_model: As for the constructor.
+            data_path: Where the captured Examples are written.
+            **kwargs: Other parameters of the constructor.
+
+        Raises:
+            ConfigurationError: The handler is one of llama-index-finetuning, which lose the answers' schema.
+            DatasetError: The handler captured nothing.
         """
         captured = getattr(finetuning_handler, "path", None)
         if captured is None:
@@ -116,10 +145,15 @@ class LoraFinetuneEngine(FinetuneEngine):
     def finetune(self) -> None:
         """Train, with a progress bar, from the newest complete checkpoint if there is one.
 
-        Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes.
-        Raises CheckpointError when the disk is full, DatasetError for rows that cannot be trained on,
-        ConfigurationError where ``output_dir`` belongs to another run.
-        Under ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
+        Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes. Under
+        ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
+
+        Raises:
+            CheckpointError: The disk is full, or the folder cannot be written.
+            DatasetError: A row cannot be trained on, for example because it is longer than ``max_length``.
+            ConfigurationError: ``output_dir`` belongs to another run, the base model does not load, or
+                accelerate is configured for FSDP or DeepSpeed, which shard the model.
+            MissingDependencyError: The extra ``local`` is not installed.
         """
         processes = DistributedRun()
         if processes.any(self._finished()):
@@ -147,7 +181,11 @@ class LoraFinetuneEngine(FinetuneEngine):
         processes.barrier()  # no process returns before the first has written the adapter
 
     def get_current_job(self) -> LoraJob:
-        """The state of the run, read from its folder."""
+        """The state of the run, read from its folder.
+
+        Raises:
+            ConfigurationError: ``output_dir`` holds the adapter of another run.
+        """
         if self._finished():
             log = read_json(self.output_dir / "training_log.json")
             return LoraJob(
@@ -163,7 +201,12 @@ class LoraFinetuneEngine(FinetuneEngine):
     def get_finetuned_model(self, **llm_kwargs: Any) -> LoraLLM:
         """The tuned model as a LlamaIndex LLM that prompts exactly as in training.
 
-        Raises EngineError before training has finished.
+        Args:
+            **llm_kwargs: Fields of ``LoraLLM``; they override those of training.
+
+        Raises:
+            EngineError: Training has not finished.
+            ConfigurationError: ``output_dir`` holds the adapter of another run.
         """
         if not self._finished():
             raise EngineError(f"{self.output_dir}: no finished adapter; call finetune() first")

@@ -38,14 +38,16 @@ SYSTEM_CLOCK = Clock()
 class Timeouts:
     """Timeouts and polling intervals of the hosted engines, in seconds.
 
-    - ``job_s``: how long get_finetuned_model() and wait() follow a job.
-    - ``file_s``: processing of an uploaded file. After it the job is submitted all the same, and the
-      provider's reply decides.
-    - ``submit_s``: one submission, its retries included.
-    - ``request_s``: one HTTP request.
-    - ``poll_s``: longest pause between two requests for a job's state.
-    - ``settle_s``: after a submission whose outcome is unknown, the longest time the job may take to appear
-      in the provider's list before it is submitted again.
+    Attributes:
+        job_s: How long get_finetuned_model() and wait() follow a job.
+        file_s: Processing of an uploaded file. After it the job is submitted all the same, and the provider's
+            reply decides.
+        submit_s: One submission, its retries included.
+        request_s: One HTTP request.
+        poll_s: Longest pause between two requests for a job's state.
+        settle_s: After a submission whose outcome is unknown, the longest time the job may take to appear in
+            the provider's list before it is submitted again.
+        clock: What measures time and pauses: the system's clock; tests pass their own.
     """
 
     job_s: float = 48 * 3600

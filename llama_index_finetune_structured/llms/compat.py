@@ -17,8 +17,8 @@ __all__ = ["OpenAIPydanticProgram", "ServiceContext"]
 class OpenAIPydanticProgram(FunctionCallingProgram):  # type: ignore[type-arg]
     """Prompt -> object of ``output_cls``, by a function call.
 
-    The ``from_defaults`` arguments are those of llama-index-program-openai. ``allow_multiple`` returns a list of
-    objects. Raises ValueError when the LLM calls no function, or with arguments that do not fit ``output_cls``.
+    The ``from_defaults`` arguments are those of llama-index-program-openai. Calling the program raises
+    ValueError when the LLM calls no function, or with arguments that do not fit ``output_cls``.
     """
 
     @classmethod
@@ -32,7 +32,20 @@ class OpenAIPydanticProgram(FunctionCallingProgram):  # type: ignore[type-arg]
         allow_multiple: bool = False,
         tool_choice: str | dict[str, Any] | None = None,
     ) -> OpenAIPydanticProgram:
-        """Build the program; ``llm`` defaults to ``Settings.llm``. Pass ``prompt_template_str`` or ``prompt``."""
+        """Build the program. Pass ``prompt_template_str`` or ``prompt``.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt_template_str: The prompt as text with ``{variables}``.
+            prompt: The prompt as a template.
+            llm: An LLM with function calls. None: ``Settings.llm``.
+            verbose: Print the calls, as LlamaIndex does.
+            allow_multiple: Return a list of objects, one for each call.
+            tool_choice: Sent to the LLM. None: chosen by LlamaIndex.
+
+        Raises:
+            ValueError: Neither or both of the prompts are passed, or the LLM has no function calls.
+        """
         program = super().from_defaults(
             output_cls=output_cls,
             prompt_template_str=prompt_template_str,
@@ -47,14 +60,30 @@ class OpenAIPydanticProgram(FunctionCallingProgram):  # type: ignore[type-arg]
 
 
 class ServiceContext:
-    """Removed from LlamaIndex: every use raises ConfigurationError with its replacements."""
+    """Removed from LlamaIndex: every use raises ConfigurationError with its replacements.
+
+    Args:
+        *_args: Not used.
+        **_kwargs: Not used.
+
+    Raises:
+        ConfigurationError: Always.
+    """
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         _raise_removed()
 
     @classmethod
     def from_defaults(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Raise ConfigurationError with the replacements."""
+        """Raise ConfigurationError with the replacements.
+
+        Args:
+            *_args: Not used.
+            **_kwargs: Not used.
+
+        Raises:
+            ConfigurationError: Always.
+        """
         _raise_removed()
 
 

@@ -23,9 +23,22 @@ def open_export(
 ) -> Iterator[LLM]:
     """The LLM of what ``export_adapter`` wrote, with prompts and bounds as ``adapter`` was trained.
 
-    ``format``: ``merged``, ``gguf`` or ``gguf-adapter``. The GGUF formats are run by llama.cpp, which stops with the
-    ``with`` block, and need the extras ``llamacpp`` and ``openai``. ``gguf-adapter`` needs a base that came as a GGUF
-    file; ``base_model`` says where it is if it moved after training. Raises ConfigurationError for other formats.
+    The GGUF formats are run by llama.cpp, which stops with the ``with`` block, and need the extras
+    ``llamacpp`` and ``openai``.
+
+    Args:
+        export: The exported folder or file.
+        adapter: The adapter that was exported; not read for ``merged``, which has its own card.
+        format: ``merged``, ``gguf`` or ``gguf-adapter``. The last needs a base that came as a GGUF file.
+        base_model: For ``gguf-adapter``: where the base is, if it moved after training.
+
+    Yields:
+        A ``LoraLLM`` for ``merged``, else a ``ServedLora``.
+
+    Raises:
+        ConfigurationError: The format is another one, the base of a ``gguf-adapter`` is no GGUF file, or a
+            file is missing or does not load.
+        MissingDependencyError: An extra is not installed.
     """
     if format == "merged":
         yield LoraLLM.from_merged(export)

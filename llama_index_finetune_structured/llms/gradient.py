@@ -39,9 +39,7 @@ _DEFAULT_OUTPUT_TOKENS = 256  # reported to LlamaIndex where max_tokens is None
 class _GradientLLM(CustomLLM):
     """Base of both Gradient LLMs. Connects on first use; the token is in no repr, dump or pickle.
 
-    A call accepts ``stop``, ``max_tokens``, temperature, top_k, top_p, auto_template, guidance and rag, and raises
-    ConfigurationError for others and ServiceError when the request fails. The protocol has no streaming: streams give
-    the whole answer as one chunk.
+    The public classes document the arguments and fields: the API reference shows no private base.
     """
 
     max_tokens: int | None = Field(default=None, gt=0, lt=512, description="Token limit of an answer.")
@@ -66,6 +64,7 @@ class _GradientLLM(CustomLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
+        """Context window, token limit and name, as LlamaIndex reads them."""
         return LLMMetadata(
             context_window=self.context_window,
             num_output=self.max_tokens or _DEFAULT_OUTPUT_TOKENS,
@@ -76,6 +75,7 @@ class _GradientLLM(CustomLLM):
 
     @classmethod
     def class_name(cls) -> str:
+        """The class's name in LlamaIndex's dumps."""
         return cls.__name__
 
     @abstractmethod
@@ -154,14 +154,18 @@ class _GradientLLM(CustomLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The answer to a prompt."""
         return self._answer(self._formatted(prompt, formatted), **kwargs)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The answer to a prompt."""
         return await asyncio.to_thread(self._answer, self._formatted(prompt, formatted), **kwargs)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """The answer to a prompt, as one chunk."""
+
         def chunks() -> CompletionResponseGen:
             yield _one_chunk(self._answer(self._formatted(prompt, formatted), **kwargs))
 
@@ -171,6 +175,8 @@ class _GradientLLM(CustomLLM):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
+        """The answer to a prompt, as one chunk."""
+
         async def chunks() -> CompletionResponseAsyncGen:
             text = self._formatted(prompt, formatted)
             yield _one_chunk(await asyncio.to_thread(self._answer, text, **kwargs))
@@ -179,14 +185,18 @@ class _GradientLLM(CustomLLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """The answer to messages."""
         return _as_chat(self._answer(self._prompt(messages), **kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """The answer to messages."""
         return _as_chat(await asyncio.to_thread(self._answer, self._prompt(messages), **kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """The answer to messages, as one chunk."""
+
         def chunks() -> ChatResponseGen:
             yield _as_chat(_one_chunk(self._answer(self._prompt(messages), **kwargs)))
 
@@ -194,6 +204,8 @@ class _GradientLLM(CustomLLM):
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """The answer to messages, as one chunk."""
+
         async def chunks() -> ChatResponseAsyncGen:
             answer = await asyncio.to_thread(self._answer, self._prompt(messages), **kwargs)
             yield _as_chat(_one_chunk(answer))
@@ -220,7 +232,34 @@ def _as_chat(answer: CompletionResponse) -> ChatResponse:
 class GradientBaseModelLLM(_GradientLLM):
     """LLM of a base model, by its slug.
 
-    Host, token and workspace default to $GRADIENT_API_URL, $GRADIENT_ACCESS_TOKEN and $GRADIENT_WORKSPACE_ID.
+    Connects on first use; the token is in no repr, dump or pickle. A call accepts ``stop``, ``max_tokens``,
+    temperature, top_k, top_p, auto_template, guidance and rag, and raises ConfigurationError for others and
+    ServiceError when the request fails. The protocol has no streaming: streams give the whole answer as one
+    chunk.
+
+    Args:
+        host: Address of the server. None: $GRADIENT_API_URL. One of them is required, since the hosted
+            service is retired.
+        access_token: Token of the server. None: $GRADIENT_ACCESS_TOKEN; unpickled copies use that one.
+        **fields: The other attributes, and fields of LlamaIndex's ``CustomLLM`` such as ``system_prompt``.
+
+    Attributes:
+        base_model_slug: The base model's slug.
+        max_tokens: Token limit of an answer, less than 512. None (default): the server's.
+        context_window: Tokens of prompt and answer together; 4096 by default.
+        temperature: Sampling temperature. None (default): the server's.
+        top_k: Draw among the k likeliest tokens. None (default): the server's.
+        top_p: Draw among the likeliest tokens of this probability. None (default): the server's.
+        is_chat_model: Whether LlamaIndex sends messages, not text; False by default.
+        max_retries: Retries of a call that gets no answer; 3 by default.
+        timeout: Timeout of a request, in seconds; 120 by default.
+        host: Address of the server.
+        workspace_id: The workspace. None (default): $GRADIENT_WORKSPACE_ID.
+
+    Raises:
+        ConfigurationError: The host is missing or the retired one; on first use, token or workspace is
+            missing.
+        MissingDependencyError: On first use, the extra ``gradient`` is not installed.
     """
 
     base_model_slug: str = Field(description="The base model's slug.")
@@ -235,7 +274,34 @@ class GradientBaseModelLLM(_GradientLLM):
 class GradientModelAdapterLLM(_GradientLLM):
     """LLM of a fine-tuned model, by its adapter's id.
 
-    Host, token and workspace default to $GRADIENT_API_URL, $GRADIENT_ACCESS_TOKEN and $GRADIENT_WORKSPACE_ID.
+    Connects on first use; the token is in no repr, dump or pickle. A call accepts ``stop``, ``max_tokens``,
+    temperature, top_k, top_p, auto_template, guidance and rag, and raises ConfigurationError for others and
+    ServiceError when the request fails. The protocol has no streaming: streams give the whole answer as one
+    chunk.
+
+    Args:
+        host: Address of the server. None: $GRADIENT_API_URL. One of them is required, since the hosted
+            service is retired.
+        access_token: Token of the server. None: $GRADIENT_ACCESS_TOKEN; unpickled copies use that one.
+        **fields: The other attributes, and fields of LlamaIndex's ``CustomLLM`` such as ``system_prompt``.
+
+    Attributes:
+        model_adapter_id: The adapter's id.
+        max_tokens: Token limit of an answer, less than 512. None (default): the server's.
+        context_window: Tokens of prompt and answer together; 4096 by default.
+        temperature: Sampling temperature. None (default): the server's.
+        top_k: Draw among the k likeliest tokens. None (default): the server's.
+        top_p: Draw among the likeliest tokens of this probability. None (default): the server's.
+        is_chat_model: Whether LlamaIndex sends messages, not text; False by default.
+        max_retries: Retries of a call that gets no answer; 3 by default.
+        timeout: Timeout of a request, in seconds; 120 by default.
+        host: Address of the server.
+        workspace_id: The workspace. None (default): $GRADIENT_WORKSPACE_ID.
+
+    Raises:
+        ConfigurationError: The host is missing or the retired one; on first use, token or workspace is
+            missing.
+        MissingDependencyError: On first use, the extra ``gradient`` is not installed.
     """
 
     model_adapter_id: str = Field(description="The adapter's id.")

@@ -78,11 +78,43 @@ class _Hosted(OpenAI):
 
 
 class HostedOpenAI(_Hosted):
-    """LlamaIndex's ``OpenAI`` for models whose name it knows, fine-tuned ones included."""
+    """LlamaIndex's ``OpenAI`` for models whose name it knows, fine-tuned ones included.
+
+    The key is in no repr, dump or pickle, and structured answers use the transport that the model was trained
+    with.
+
+    Args:
+        model: The model's name at the server.
+        transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``. None: chosen
+            by the model's name.
+        api_key: The key. None: $OPENAI_API_KEY; unpickled copies use that one.
+        **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
+
+    Attributes:
+        transport: How structured answers are requested; None: chosen by the model's name.
+        api_key: Always None: the key is stored privately.
+        default_headers: Extra headers of each request; in no repr, dump or pickle.
+    """
 
 
 class HostedOpenAILike(_Hosted, OpenAILike):  # type: ignore[misc]
-    """LlamaIndex's ``OpenAILike`` for every other model: an adapter's name on vLLM, a deployment, ..."""
+    """LlamaIndex's ``OpenAILike`` for every other model: an adapter's name on vLLM, a deployment, ...
+
+    The key is in no repr, dump or pickle, and structured answers use the transport that the model was trained
+    with.
+
+    Args:
+        model: The model's name at the server.
+        transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``. None: chosen
+            by the model's name.
+        api_key: The key. None: $OPENAI_API_KEY; unpickled copies use that one.
+        **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
+
+    Attributes:
+        transport: How structured answers are requested; None: chosen by the model's name.
+        api_key: Always None: the key is stored privately.
+        default_headers: Extra headers of each request; in no repr, dump or pickle.
+    """
 
 
 def hosted_llm(
@@ -94,11 +126,20 @@ def hosted_llm(
     context_window: int | None = None,
     **options: Any,
 ) -> HostedOpenAI | HostedOpenAILike:
-    """The LLM called ``model`` at ``api_base``.
+    """The LLM called ``model`` at ``api_base``. Needs the extra ``openai``.
 
-    ``api_key``: default $OPENAI_API_KEY; a server without keys accepts any. ``transport``: how structured answers are
-    requested. ``context_window``: in tokens; LlamaIndex assumes 3900 for models whose name it does not know.
-    ``options`` go to the LLM's class.
+    Args:
+        model: The model's name at the server; SGLang's name of an adapter is ``base:adapter``.
+        api_base: Address of the server.
+        api_key: The key. None: $OPENAI_API_KEY; a server without keys accepts any.
+        transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``. None: chosen
+            by the model's name.
+        context_window: In tokens. None: LlamaIndex's figure, 3900 for models whose name it does not know.
+        **options: Other fields of the LLM's class, such as ``temperature``.
+
+    Returns:
+        ``HostedOpenAI`` where LlamaIndex knows the name and ``context_window`` is None, else
+            ``HostedOpenAILike``.
     """
     api_key = secret_key(api_key)
     common = {"api_base": api_base, "api_key": api_key, "transport": transport, **options}
@@ -126,7 +167,10 @@ def text_mode(llm: LLM) -> LLM:
     """A copy of any ``llm`` that puts the schema into the prompt and parses the text of the answer.
 
     LlamaIndex's ``OpenAI`` sends ``tool_choice: "required"`` in this mode although it sends no tools, which
-    OpenAI's API refuses with 400; the copy omits it. The original is not changed.
+    OpenAI's API refuses with 400; the copy omits it. Needs the extra ``openai``.
+
+    Args:
+        llm: Any LlamaIndex LLM; it is not changed.
     """
     hosted_class = {OpenAI: HostedOpenAI, OpenAILike: HostedOpenAILike}.get(type(llm))
     if hosted_class is not None and isinstance(llm, OpenAI):

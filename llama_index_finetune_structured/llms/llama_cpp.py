@@ -17,11 +17,21 @@ _SILENT = -1  # llama.cpp's verbosity below its errors
 
 
 class LlamaCppServer:
-    """``with LlamaCppServer("model.gguf") as server: served_llm(adapter, **server.connection)``.
+    """llama.cpp's server for a GGUF file, running inside a ``with`` block.
 
-    ``lora``: a GGUF adapter on top of ``model``. ``context``: tokens of prompt and answer together, for one call;
-    None: the model's own. ``slots``: calls answered together. ``threads``: CPU threads; None: llama.cpp's default.
-    Needs the extra ``llamacpp`` (a prebuilt wheel of llama.cpp). Raises ConfigurationError for files it cannot load.
+    ``with LlamaCppServer("model.gguf") as server: served_llm(adapter, **server.connection)``. Needs the extra
+    ``llamacpp`` (a prebuilt wheel of llama.cpp).
+
+    Args:
+        model: The GGUF file.
+        lora: A GGUF adapter on top of ``model``.
+        context: Tokens of prompt and answer together, for one call. None: the model's own.
+        slots: Calls answered together.
+        threads: CPU threads. None: llama.cpp's default.
+
+    Raises:
+        ConfigurationError: A file is missing or, on entering the block, cannot be loaded.
+        MissingDependencyError: On entering the block, the extra ``llamacpp`` is not installed.
     """
 
     def __init__(
@@ -59,7 +69,11 @@ class LlamaCppServer:
 
     @property
     def connection(self) -> dict[str, Any]:
-        """``model``, ``api_base`` and ``api_key`` of the running server, the keywords of ``served_llm``."""
+        """``model``, ``api_base`` and ``api_key`` of the running server, the keywords of ``served_llm``.
+
+        Raises:
+            ConfigurationError: The server is not running.
+        """
         if self._server is None:
             raise ConfigurationError("the llama.cpp server is not running: use it in a with block")
         return {

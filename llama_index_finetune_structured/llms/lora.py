@@ -52,12 +52,33 @@ class LoraLLM(LLM):
     """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
-    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a grammar holds
-    the answer to it unless ``constrained`` is False. An answer that the grammar allows and a validator refuses gets
-    one more attempt; answers that do not fit raise StructuredAnswerError, which names field and reason.
-    Weights are loaded on first use and shared by all objects with the same weights and ``batch_size``. Needs the
-    extra ``local``. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``, ``top_p``,
-    ``seed`` and ``response_format``.
+    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a
+    grammar holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a
+    validator refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names
+    field and reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``,
+    ``top_p``, ``seed`` and ``response_format``. Weights are loaded on first use and shared by all objects
+    with the same weights and ``batch_size``. Needs the extra ``local``.
+
+    Args:
+        **kwargs: The attributes below, and fields of LlamaIndex's ``LLM`` such as ``system_prompt``.
+
+    Attributes:
+        adapter: Folder of the adapter; None (default): base model only.
+        base_model: Base model: name, folder, .gguf or hub id; ``smollm2-135m-instruct`` by default.
+        max_new_tokens: Token limit of an answer; 512 by default.
+        temperature: 0 (default): always the likeliest token (greedy).
+        top_k: Draw among the k likeliest tokens; 0 (default): among all.
+        top_p: Draw among the likeliest tokens of this probability; 1 by default.
+        constrained: Hold structured answers to their schema by a grammar; True by default.
+        batch_size: Most calls generated together in one batch; 8 by default.
+        bounds: Bounds of lists and strings.
+        chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+
+    Raises:
+        ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
+            another base. Of a call: the prompt fills the context window, or a message has a block that is not
+            text.
+        MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
 
     adapter: Path | None = Field(default=None, description="Folder of the adapter; None: base model only.")
@@ -91,21 +112,39 @@ class LoraLLM(LLM):
 
     @classmethod
     def from_adapter(cls, adapter: str | Path, **kwargs: Any) -> LoraLLM:
-        """The LLM of an adapter's or a finished run's folder, with the settings of training; ``kwargs`` override."""
+        """The LLM of an adapter's or a finished run's folder, with the settings of training.
+
+        Args:
+            adapter: The folder.
+            **kwargs: Attributes of the class; they override those of training.
+
+        Raises:
+            ConfigurationError: The folder holds no adapter or an unfinished run, or the base is not found.
+        """
         folder = find_adapter(Path(adapter))
         return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
 
     @classmethod
     def from_merged(cls, folder: str | Path, **kwargs: Any) -> LoraLLM:
-        """The LLM of a merged folder that ``export_adapter`` wrote. Settings as :meth:`from_adapter`."""
+        """The LLM of a merged folder that ``export_adapter`` wrote, with the settings of training.
+
+        Args:
+            folder: The merged folder.
+            **kwargs: Attributes of the class; they override those of training.
+
+        Raises:
+            ConfigurationError: The folder is not such an export.
+        """
         return cls(**{**_settings_of(read_folder_card(Path(folder))), "base_model": str(folder), **kwargs})
 
     @classmethod
     def class_name(cls) -> str:
+        """The class's name in LlamaIndex's dumps."""
         return "lora_llm"
 
     @property
     def metadata(self) -> LLMMetadata:
+        """Context window, token limit and name, as LlamaIndex reads them."""
         return LLMMetadata(
             context_window=self._context_window,
             num_output=self.max_new_tokens,
@@ -116,7 +155,17 @@ class LoraLLM(LLM):
     def prompt_token_ids(
         self, messages: Sequence[ChatMessage], output_cls: type[BaseModel] | None = None
     ) -> list[int]:
-        """The token ids that a call with these messages sends to the model."""
+        """The token ids that a call with these messages sends to the model.
+
+        Args:
+            messages: Messages of text only.
+            output_cls: Class of a structured call, whose schema is in the prompt. None: a plain call.
+
+        Raises:
+            ConfigurationError: A message has a block that is not text.
+            DatasetError: The model's chat template rejects the messages.
+            MissingDependencyError: The extra ``local`` is not installed.
+        """
         schema = None if output_cls is None else output_cls.model_json_schema()
         return self._prompt(messages, schema)
 
@@ -124,34 +173,41 @@ class LoraLLM(LLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """The answer to messages."""
         return self._chat_response(*self._generate(self._request(messages, kwargs)))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """The answer to messages."""
         request = await asyncio.to_thread(self._request, messages, kwargs)
         return self._chat_response(*await self._agenerate(request))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """The answer to messages, as a stream."""
         chunks = self._stream(self._request(messages, kwargs))
         return (_chat_chunk(text, delta) for text, delta in chunks)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """The answer to messages, as a stream."""
         chunks = self._astream(await asyncio.to_thread(self._request, messages, kwargs))
         return (_chat_chunk(text, delta) async for text, delta in chunks)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The answer to a prompt."""
         return self._completion(*self._generate(self._completion_request(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The answer to a prompt."""
         request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
         return self._completion(*await self._agenerate(request))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """The answer to a prompt, as a stream."""
         chunks = self._stream(self._completion_request(prompt, formatted, kwargs))
         return (CompletionResponse(text=text, delta=delta) for text, delta in chunks)
 
@@ -159,6 +215,7 @@ class LoraLLM(LLM):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
+        """The answer to a prompt, as a stream."""
         request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
         return (CompletionResponse(text=text, delta=delta) async for text, delta in self._astream(request))
 
@@ -172,7 +229,17 @@ class LoraLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """The answer as ``output_cls``. Raises StructuredAnswerError where two attempts do not fit it."""
+        """The answer as ``output_cls``.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt: The prompt template.
+            llm_kwargs: Keywords of the call, such as ``temperature``.
+            **prompt_args: Variables of the template.
+
+        Raises:
+            StructuredAnswerError: The answer does not fit, and the second attempt neither.
+        """
         _emit_start(output_cls, prompt, prompt_args)
         call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
         for keywords in call.attempts():
@@ -189,7 +256,17 @@ class LoraLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """As :meth:`structured_predict`; concurrent calls share batches."""
+        """``structured_predict()`` for asyncio; concurrent calls share batches.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt: The prompt template.
+            llm_kwargs: Keywords of the call, such as ``temperature``.
+            **prompt_args: Variables of the template.
+
+        Raises:
+            StructuredAnswerError: As ``structured_predict()``.
+        """
         _emit_start(output_cls, prompt, prompt_args)
         call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
         for keywords in call.attempts():

@@ -29,8 +29,22 @@ dispatcher = get_dispatcher(__name__)
 class ServedLora(HostedOpenAILike):
     """LlamaIndex's ``OpenAILike`` with the prompts of training and a bounded schema for the server's grammar.
 
-    The schema stands in the system message as in training; ``response_format`` holds it with the bounds of training.
-    Answers that do not fit all the same raise StructuredAnswerError.
+    The schema stands in the system message as in training; ``response_format`` holds it with the bounds of
+    training. Answers that do not fit all the same raise StructuredAnswerError.
+
+    Args:
+        model: The model's name at the server.
+        transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``.
+            ``served_llm`` passes ``json_schema``.
+        api_key: The key. None: $OPENAI_API_KEY; unpickled copies use that one.
+        **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
+
+    Attributes:
+        bounds: Bounds of lists and strings.
+        chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+        transport: How structured answers are requested; None: chosen by the model's name.
+        api_key: Always None: the key is stored privately.
+        default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
     bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
@@ -40,6 +54,7 @@ class ServedLora(HostedOpenAILike):
 
     @classmethod
     def class_name(cls) -> str:
+        """The class's name in LlamaIndex's dumps."""
         return "served_lora"
 
     @dispatcher.span
@@ -50,7 +65,17 @@ class ServedLora(HostedOpenAILike):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """The answer as ``output_cls``. Raises StructuredAnswerError where it does not fit."""
+        """The answer as ``output_cls``.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt: The prompt template.
+            llm_kwargs: Keywords of the call, such as ``temperature``.
+            **prompt_args: Variables of the template.
+
+        Raises:
+            StructuredAnswerError: The answer does not fit.
+        """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
         return parse_answer(output_cls, response.message.content or "")
@@ -63,7 +88,17 @@ class ServedLora(HostedOpenAILike):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """As :meth:`structured_predict`."""
+        """``structured_predict()`` for asyncio.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt: The prompt template.
+            llm_kwargs: Keywords of the call, such as ``temperature``.
+            **prompt_args: Variables of the template.
+
+        Raises:
+            StructuredAnswerError: As ``structured_predict()``.
+        """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
         return parse_answer(output_cls, response.message.content or "")
@@ -143,8 +178,17 @@ def served_llm(
 ) -> ServedLora:
     """The LLM of an adapter, or of a merged folder, that a server at ``api_base`` offers as ``model``.
 
-    ``adapter``: only its card is read, for the bounds, prompts and token limits of training. ``api_key``: default
-    $OPENAI_API_KEY; a server without keys accepts any. ``options`` go to ``OpenAILike`` and override the card.
+    Needs the extra ``openai``.
+
+    Args:
+        adapter: Only its card is read, for the bounds, prompts and token limits of training.
+        model: The model's name at the server.
+        api_base: Address of the server.
+        api_key: The key. None: $OPENAI_API_KEY; a server without keys accepts any.
+        **options: Fields of LlamaIndex's ``OpenAILike``; they override the card.
+
+    Raises:
+        ConfigurationError: The folder has no readable card.
     """
     card = read_folder_card(Path(adapter))
     as_trained: dict[str, Any] = {

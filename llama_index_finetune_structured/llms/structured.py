@@ -32,8 +32,9 @@ _SECOND_ATTEMPT = {
 class StructuredAnswerEvent(BaseEvent):
     """Event at the end of a structured call, successful or not.
 
-    ``bound_hits``: JSON pointers into the schema at which a bound may have cut the answer. ``retries``: further
-    attempts because the answer did not fit, 0 or 1.
+    Attributes:
+        bound_hits: JSON pointers into the schema at which a bound may have cut the answer.
+        retries: Further attempts because the answer did not fit, 0 or 1.
     """
 
     bound_hits: list[str]
@@ -41,6 +42,7 @@ class StructuredAnswerEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
+        """The event's name in LlamaIndex's dumps."""
         return "StructuredAnswerEvent"
 
 

@@ -39,23 +39,38 @@ logger = logging.getLogger(__name__)
 class OpenAIFinetuneEngine(FinetuneEngine):
     """Fine-tune a hosted model over OpenAI's protocol: one job, submitted once and followed to its end.
 
-    - ``data`` (or ``data_path``, as in llama-index-finetuning): a training file or a FinetuneDataset;
-      ``validation``: the same for held-out rows.
-    - ``output_dir``: folder of the run's journal. The default is one folder for each distinct request (model,
-      data, settings) under $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``, so that the same script
-      run again re-attaches to its job and does not pay twice. A folder of another name trains the same again.
-    - ``provider``: openai, azure or nebius. ``api_base`` is another address, of any server with the protocol;
-      keys come from ``api_key`` or the environment and are never written to disk.
-    - ``start_job_id``: attach to a job that was not submitted by this package.
-    - ``validate_json``: check the files before the upload.
-    - ``hyperparameters``: sent to the provider unchanged; ``extra_body``: more fields of the job request.
-    - ``transport`` (tools, json_schema, text): form of the answers of the tuned model; by default that of
-      the data.
-    - ``timeouts``: see :class:`Timeouts`. ``verbose``: show the progress bar without a terminal as well.
+    The methods that begin with ``a``, and ``await_job``, are for asyncio. Needs the extra ``openai``.
 
-    The methods that begin with ``a``, and ``await_job``, are for asyncio.
+    Args:
+        base_model: The provider's name of the model to fine-tune.
+        data_path: ``data`` under llama-index-finetuning's name; pass one of the two.
+        verbose: Show the progress bar without a terminal as well.
+        start_job_id: Attach to a job that was not submitted by this package.
+        validate_json: Check the files before the upload.
+        data: A training file or a FinetuneDataset.
+        validation: The same for held-out rows.
+        output_dir: Folder of the run's journal. None: one folder for each distinct request (model, data,
+            settings) under $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``, so that the same
+            script run again re-attaches to its job and does not pay twice. A folder of another name trains
+            the same again.
+        api_key: The key. None: the provider's environment variable, such as $OPENAI_API_KEY. Never written to
+            disk.
+        api_base: Another address, of any server with the protocol. None: from the environment
+            ($OPENAI_BASE_URL, ...), else the provider's own; azure has none.
+        provider: ``openai``, ``azure`` or ``nebius``.
+        hyperparameters: Sent to the provider unchanged.
+        suffix: Sent to the provider, for the tuned model's name; azure takes 1-40 letters, digits, - and _.
+        seed: Sent to the provider, for a repeatable training.
+        extra_body: More fields of the job request.
+        transport: Form of the tuned model's answers: ``tools``, ``json_schema`` or ``text``. None: that of
+            the data.
+        timeouts: Time limits and polling intervals. None: the defaults of ``Timeouts``.
 
-    Raises ConfigurationError unless exactly one of ``data`` and ``data_path`` is given.
+    Raises:
+        ConfigurationError: Not exactly one of ``data`` and ``data_path`` is given; the provider is unknown;
+            key or address is missing; ``api_base`` holds credentials; or ``output_dir`` holds another job.
+        MissingDependencyError: The extra ``openai`` is not installed.
+        EngineError: The provider does not know ``start_job_id``, or does not answer.
     """
 
     def __init__(
@@ -105,7 +120,15 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     ) -> Self:
         """Re-attach to a run by its folder, whose journal holds all settings except the key.
 
-        Raises ConfigurationError for a run of another engine.
+        Args:
+            output_dir: The run's folder, as in ``engine.output_dir``.
+            api_key: As for the constructor.
+            **options: Constructor parameters that the journal does not hold: ``verbose``, ``validate_json``,
+                ``timeouts``.
+
+        Raises:
+            ConfigurationError: The folder holds a run of another engine.
+            EngineError: The folder holds no run, or its journal is unreadable.
         """
         run = RunJournal(output_dir).require()
         if run.engine != "openai":
@@ -126,7 +149,14 @@ class OpenAIFinetuneEngine(FinetuneEngine):
 
     @property
     def output_dir(self) -> Path:
-        """The folder of this run's journal."""
+        """The folder of this run's journal.
+
+        Where none was passed, the data is read and checked first: its content is part of the folder's name.
+
+        Raises:
+            ConfigurationError: There is no such training file.
+            DatasetError: The check (``validate_json``) finds errors.
+        """
         return self._find_journal().folder
 
     # -- submitting --
@@ -134,8 +164,15 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def finetune(self) -> None:
         """Check and upload the data and submit the job, unless this run has one; return without waiting.
 
-        A job that failed or was cancelled is resubmitted. Raises DatasetError when the check
-        (``validate_json``) finds errors, EngineError with the provider's own reason when it refuses.
+        A job that failed or was cancelled is resubmitted. Issues a SunsetWarning where the service or the
+        model closes soon.
+
+        Raises:
+            ConfigurationError: There is no such training file, the provider does not accept a setting, or
+                ``output_dir`` holds another run.
+            DatasetError: The check (``validate_json``) finds errors, with ``file:line``.
+            EngineError: The provider refuses the file or the job, with its own reason; or it does not answer
+                within ``timeouts.submit_s``.
         """
         files = self._plan.files(self._service)
         journal = self._find_journal(files)
@@ -176,7 +213,11 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     # -- following the job --
 
     def get_current_job(self) -> FineTuningJob:
-        """The job's present state at the provider. Raises EngineError before finetune()."""
+        """The job's present state at the provider.
+
+        Raises:
+            EngineError: finetune() was not called before, or the provider does not answer.
+        """
         journal, run = self._submitted()
         job = current_job(self._service, str(run.job_id))
         recorded(journal, run, job)
@@ -185,8 +226,12 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def wait(self, timeout_s: float | None = None) -> FineTuningJob:
         """Wait for the end of the job, with a progress bar, and return the job that succeeded.
 
-        Raises EngineError when it failed, was cancelled, or has not ended after ``timeout_s`` (default:
-        ``timeouts.job_s``). In the last case the job goes on, and wait() may be called again.
+        Args:
+            timeout_s: Longest wait in seconds. None: ``timeouts.job_s``.
+
+        Raises:
+            EngineError: The job failed, was cancelled, or has not ended after ``timeout_s``. In the last case
+                the job goes on, and wait() may be called again. Also before finetune().
         """
         self._follow(timeout_s, needs_name=True)
         return self._succeeded_job()
@@ -197,7 +242,14 @@ class OpenAIFinetuneEngine(FinetuneEngine):
                 self._service.timeouts.clock.sleep(pause_s)
 
     async def await_job(self, timeout_s: float | None = None) -> FineTuningJob:
-        """:meth:`wait` for asyncio; cancelling the task ends the waiting, not the job."""
+        """``wait()`` for asyncio; cancelling the task ends the waiting, not the job.
+
+        Args:
+            timeout_s: As for ``wait()``.
+
+        Raises:
+            EngineError: As ``wait()``.
+        """
         await self._afollow(timeout_s, needs_name=True)
         return await asyncio.to_thread(self._succeeded_job)
 
@@ -223,7 +275,11 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         return self.get_current_job()
 
     def cancel(self) -> FineTuningJob:
-        """Ask the provider to stop the job; a job that has ended is returned unchanged."""
+        """Ask the provider to stop the job; a job that has ended is returned unchanged.
+
+        Raises:
+            EngineError: finetune() was not called before, or the provider does not stop a running job.
+        """
         journal, run = self._submitted()
         job_id = str(run.job_id)
         try:
@@ -239,7 +295,14 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         return job
 
     def metrics(self) -> list[dict[str, float]]:
-        """The losses and accuracies so far, one row for each step, under the provider's names."""
+        """The losses and accuracies so far, one row for each step, under the provider's names.
+
+        Returns:
+            Rows in the order of their steps, with ``step``, ``train_loss`` and what else the events hold.
+
+        Raises:
+            EngineError: finetune() was not called before, or the provider does not answer.
+        """
         _, run = self._submitted()
         newest = partial(self._service.client.fine_tuning.jobs.list_events, str(run.job_id), limit=100)
         events = self._service.call(
@@ -252,9 +315,15 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def get_finetuned_model(self, **llm_kwargs: Any) -> LLM:
         """Wait for the job and return its model as a LlamaIndex LLM at the same ``api_base``.
 
-        It uses the transport it was trained for. ``llm_kwargs`` go to the LLM (temperature,
-        context_window, ...); ``model=`` is the name of the deployment or served adapter where that differs.
-        Raises EngineError when the job failed, was cancelled, or has not ended after ``timeouts.job_s``.
+        It uses the transport it was trained for.
+
+        Args:
+            **llm_kwargs: Settings of the LLM (temperature, context_window, ...). ``model`` is the name of the
+                deployment or served adapter where that differs.
+
+        Raises:
+            EngineError: The job failed, was cancelled, or has not ended after ``timeouts.job_s``; or the
+                provider serves the model under a name that only ``model`` can give. Also before finetune().
         """
         needs_name = "model" not in llm_kwargs
         if not self._is_done(needs_name):
@@ -262,7 +331,14 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         return self._model(llm_kwargs)
 
     async def aget_finetuned_model(self, **llm_kwargs: Any) -> LLM:
-        """:meth:`get_finetuned_model` for asyncio; cancelling the task ends the waiting, not the job."""
+        """``get_finetuned_model()`` for asyncio; cancelling the task ends the waiting, not the job.
+
+        Args:
+            **llm_kwargs: As for ``get_finetuned_model()``.
+
+        Raises:
+            EngineError: As ``get_finetuned_model()``.
+        """
         needs_name = "model" not in llm_kwargs
         if not await asyncio.to_thread(self._is_done, needs_name):
             await self._afollow(None, needs_name=needs_name)
@@ -278,15 +354,15 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         return _tuned_llm(self._service, run, self._plan.transport, llm_kwargs)
 
     async def aget_current_job(self) -> FineTuningJob:
-        """:meth:`get_current_job` for asyncio."""
+        """``get_current_job()`` for asyncio."""
         return await asyncio.to_thread(self.get_current_job)
 
     async def acancel(self) -> FineTuningJob:
-        """:meth:`cancel` for asyncio."""
+        """``cancel()`` for asyncio."""
         return await asyncio.to_thread(self.cancel)
 
     async def ametrics(self) -> list[dict[str, float]]:
-        """:meth:`metrics` for asyncio."""
+        """``metrics()`` for asyncio."""
         return await asyncio.to_thread(self.metrics)
 
     def __repr__(self) -> str:

@@ -29,15 +29,24 @@ def export_adapter(
 ) -> Path:
     """Write an adapter of ``LoraFinetuneEngine`` in a format of other programs; returns ``output``.
 
-    - ``adapter``: the adapter's folder.
-    - ``format``: ``merged``, a transformers folder with tokenizer and chat template (vLLM, SGLang, transformers);
-      ``gguf``, the merged model as one file (llama.cpp, Ollama); ``gguf-adapter``, the LoRA weights alone, for
-      llama.cpp's ``--lora`` on top of ``gguf-base``, the base model alone.
-    - ``dtype``: of the weights, one of ``FORMATS[format]``; they are merged in fp32 and then cast.
-    - ``base_model``: the base, if it is no longer where it was in training.
+    Holds the whole model in memory in fp32.
 
-    Raises ConfigurationError for a wrong base or format, an architecture that GGUF export does not support, or an
-    ``output`` that exists; EngineError for a full disk. Holds the whole model in memory in fp32.
+    Args:
+        adapter: The adapter's folder.
+        output: The file or folder to write; it must not exist.
+        format: ``merged``, a transformers folder with tokenizer and chat template (vLLM, SGLang,
+            transformers); ``gguf``, the merged model as one file (llama.cpp, Ollama); ``gguf-adapter``, the
+            LoRA weights alone, for llama.cpp's ``--lora`` on top of ``gguf-base``, the base model alone.
+        dtype: Type of the weights, which are merged in fp32 and then cast. ``merged``: bf16, f16 or f32;
+            ``gguf`` and ``gguf-base``: q8_0, f16, bf16 or f32; ``gguf-adapter``: f32 or f16. None: the first
+            of these.
+        base_model: The base, if it is no longer where it was in training.
+
+    Raises:
+        ConfigurationError: The adapter, base, format or dtype is wrong; GGUF export does not support the
+            architecture; a weight does not fit into ``dtype``; or ``output`` exists.
+        EngineError: ``output`` cannot be written, for example on a full disk.
+        MissingDependencyError: The extra ``local`` is not installed.
     """
     if format not in FORMATS:
         raise ConfigurationError(f"format {format!r}: expected one of {', '.join(FORMATS)}")

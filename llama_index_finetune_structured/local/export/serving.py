@@ -22,9 +22,12 @@ _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True)
 class ServingCommand:
-    """A command line, and what ``served_llm`` needs to connect: the served model's name and the ``api_base``.
+    """A command line, and what ``served_llm`` needs to connect. ``str()`` gives the line for a shell.
 
-    ``str()`` gives the line for a shell.
+    Attributes:
+        arguments: The program and its arguments, unquoted.
+        model: Name of the served model.
+        api_base: Address of the server, on its default port.
     """
 
     arguments: tuple[str, ...]
@@ -38,10 +41,20 @@ class ServingCommand:
 def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, ServingCommand]:
     """Commands that serve an adapter folder, a merged folder or a GGUF file as ``name``; by server.
 
-    vLLM and SGLang serve folders. llama.cpp serves GGUF files, and an adapter where its base is one: the command
-    expects the adapter exported as ``gguf-adapter`` to ``<name>.gguf``. All commands bind to loopback: put a proxy
-    with authentication in front. Raises ConfigurationError for other paths, a rank that vLLM does not serve, or a
-    name with ``:`` or ``=``.
+    vLLM and SGLang serve folders. llama.cpp serves GGUF files, and an adapter where its base is one. All
+    commands bind to loopback: put a proxy with authentication in front.
+
+    Args:
+        model: The adapter folder, merged folder or ``.gguf`` file.
+        name: Name of the served model, without ``:`` and ``=``. For an adapter on llama.cpp the command
+            expects it exported as ``gguf-adapter`` to ``<name>.gguf``.
+
+    Returns:
+        Command by server (``vllm``, ``sglang``, ``llama.cpp``), of those that serve this ``model``.
+
+    Raises:
+        ConfigurationError: ``model`` is another path, its base is not found, its LoRA rank is more than vLLM
+            serves, or ``name`` has ``:`` or ``=``.
     """
     if ":" in name or "=" in name:
         raise ConfigurationError(f"name {name!r}: servers use ':' and '=' as separators; leave them out")

@@ -33,10 +33,13 @@ _LEAST_CHARACTERS, _LEAST_ITEMS = 80, 8
 class AnswerBounds(BaseModel):
     """The longest values of the training answers, by schema and place in it.
 
-    - ``longest``: :func:`schema_key` -> JSON pointer -> items, characters or properties.
-    - ``distinct``: keys of the schemas whose training answers have lists of several objects, and no list with the
-      same object twice.
-    - ``default_items``, ``default_characters``: bounds of places that no training answer fills. Chosen.
+    Attributes:
+        longest: ``schema_key`` of a schema -> JSON pointer into it -> items, characters or properties.
+        distinct: Keys of the schemas whose training answers have lists of several objects, and no list with
+            the same object twice.
+        default_items: Bound of lists and free-form objects that no training answer fills; 32 by default
+            (chosen).
+        default_characters: Bound of strings that no training answer fills; 400 by default (chosen).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,8 +52,15 @@ class AnswerBounds(BaseModel):
     def limit(self, key: str, pointer: str, kind: str) -> int:
         """The bound at a place: twice the longest training value, at least 80 characters or 8 items.
 
-        ``key``: the schema's :func:`schema_key`. ``kind``: ``string``, ``array`` or ``object``. Places that no
-        training answer fills get the default.
+        Places that no training answer fills get the default.
+
+        Args:
+            key: The schema's ``schema_key``.
+            pointer: JSON pointer of the place in the schema.
+            kind: ``string``, ``array`` or ``object``.
+
+        Returns:
+            Characters of a string, items of an array or properties of an object.
         """
         seen = self.longest.get(key, {}).get(pointer)
         if seen is None:

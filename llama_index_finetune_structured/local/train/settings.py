@@ -13,16 +13,18 @@ _ENOUGH_STEPS, _MOST_EPOCHS = 100, 5
 class LoraSettings(BaseModel):
     """LoRA on all linear layers (arXiv:2106.09685), AdamW, linear warm-up then cosine decay.
 
-    - ``rank``, ``alpha``: of LoRA; updates are scaled by alpha / rank.
-    - ``upper_layers``: train only that many of the uppermost layers, so that the backward pass ends there; None,
-      or as many as there are: all.
-    - ``learning_rate``: the highest, after warm-up.
-    - ``epochs``: passes over the rows; None: as many as give about 100 steps, from 1 to 5.
-    - ``batch_size``: rows a step.
-    - ``max_length``: in tokens, prompt and answer of a row together; None: the base model's context window.
-      Longer rows are rejected, never cut.
-    - ``seed``: of LoRA's initial weights and the order of rows.
-    - ``checkpoint_steps``: steps from one checkpoint to the next; None: about ten checkpoints a run.
+    Attributes:
+        rank: Rank of LoRA's matrices; 16 by default.
+        alpha: LoRA's updates are scaled by alpha / rank; 32 by default.
+        upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
+            (default), or as many as there are: all.
+        learning_rate: The highest, after warm-up; 1e-3 by default.
+        epochs: Passes over the rows. None (default): as many as give about 100 steps, from 1 to 5.
+        batch_size: Rows a step; 2 by default.
+        max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
+            window. Longer rows are rejected, never cut.
+        seed: Of LoRA's initial weights and the order of rows; 0 by default.
+        checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +40,11 @@ class LoraSettings(BaseModel):
     checkpoint_steps: int | None = Field(default=None, gt=0)
 
     def epochs_for(self, rows: int) -> int:
-        """Epochs for a number of rows: ``epochs``, or else more for fewer rows."""
+        """Epochs for a number of rows: ``epochs``, or else more for fewer rows.
+
+        Args:
+            rows: Number of training rows.
+        """
         if self.epochs is not None:
             return self.epochs
         return min(_MOST_EPOCHS, max(1, round(_ENOUGH_STEPS * self.batch_size / rows)))
