@@ -61,7 +61,7 @@ class LoraJob(BaseModel):
 class LoraFinetuneEngine(FinetuneEngine):
     """Trains LoRA on the answers of ``data``; the adapter is in PEFT's own format.
 
-    Needs the extra ``local``.
+    The attribute ``fingerprint`` is the content hash of data, base and settings. Needs the extra ``local``.
 
     Args:
         data: A FinetuneDataset, Examples, or the path of a capture, of Examples or of OpenAI chat lines.
@@ -71,14 +71,6 @@ class LoraFinetuneEngine(FinetuneEngine):
         output_dir: Folder of the run. None: a folder of ``lora-output`` that is named by ``fingerprint``, so
             that the same run resumes, or returns at once where it is finished.
         config: The training settings. None: the defaults of ``LoraSettings``.
-
-    Attributes:
-        config: The training settings.
-        examples: The training rows.
-        validation: The held-out rows; empty without any.
-        base: The base model's files: ``name``, ``path`` and ``sha256`` of the weights.
-        fingerprint: Content hash of data, base and settings.
-        output_dir: Folder of the run.
 
     Raises:
         DatasetError: The data is empty or cannot be read.

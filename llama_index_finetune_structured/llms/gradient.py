@@ -253,7 +253,6 @@ class GradientBaseModelLLM(_GradientLLM):
         is_chat_model: Whether LlamaIndex sends messages, not text; False by default.
         max_retries: Retries of a call that gets no answer; 3 by default.
         timeout: Timeout of a request, in seconds; 120 by default.
-        host: Address of the server.
         workspace_id: The workspace. None (default): $GRADIENT_WORKSPACE_ID.
 
     Raises:
@@ -295,7 +294,6 @@ class GradientModelAdapterLLM(_GradientLLM):
         is_chat_model: Whether LlamaIndex sends messages, not text; False by default.
         max_retries: Retries of a call that gets no answer; 3 by default.
         timeout: Timeout of a request, in seconds; 120 by default.
-        host: Address of the server.
         workspace_id: The workspace. None (default): $GRADIENT_WORKSPACE_ID.
 
     Raises:

@@ -87,12 +87,11 @@ class HostedOpenAI(_Hosted):
         model: The model's name at the server.
         transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``. None: chosen
             by the model's name.
-        api_key: The key. None: $OPENAI_API_KEY; unpickled copies use that one.
+        api_key: The key, stored privately: the attribute is always None. None: $OPENAI_API_KEY; unpickled
+            copies use that one.
         **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
 
     Attributes:
-        transport: How structured answers are requested; None: chosen by the model's name.
-        api_key: Always None: the key is stored privately.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -107,12 +106,11 @@ class HostedOpenAILike(_Hosted, OpenAILike):  # type: ignore[misc]
         model: The model's name at the server.
         transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``. None: chosen
             by the model's name.
-        api_key: The key. None: $OPENAI_API_KEY; unpickled copies use that one.
+        api_key: The key, stored privately: the attribute is always None. None: $OPENAI_API_KEY; unpickled
+            copies use that one.
         **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
 
     Attributes:
-        transport: How structured answers are requested; None: chosen by the model's name.
-        api_key: Always None: the key is stored privately.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 

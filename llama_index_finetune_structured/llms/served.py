@@ -36,14 +36,13 @@ class ServedLora(HostedOpenAILike):
         model: The model's name at the server.
         transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``.
             ``served_llm`` passes ``json_schema``.
-        api_key: The key. None: $OPENAI_API_KEY; unpickled copies use that one.
+        api_key: The key, stored privately: the attribute is always None. None: $OPENAI_API_KEY; unpickled
+            copies use that one.
         **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
 
     Attributes:
         bounds: Bounds of lists and strings.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
-        transport: How structured answers are requested; None: chosen by the model's name.
-        api_key: Always None: the key is stored privately.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
