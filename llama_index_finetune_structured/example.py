@@ -122,7 +122,16 @@ class _Frozen(BaseModel):
 
 
 class Message(_Frozen):
-    """One chat message in OpenAI's wire format. ``weight`` 0 excludes an assistant turn from the loss."""
+    """One chat message in OpenAI's wire format.
+
+    Attributes:
+        role: "system", "developer", "user", "assistant", "tool" or "function".
+        content: Text, or a list of content parts; None for an answer that only calls tools.
+        tool_calls: Calls of an assistant turn: ``{"id", "type", "function": {"name", "arguments"}}``.
+        tool_call_id: In a tool's message, the id of the call that it answers.
+        name: Name of the author, or of the called function.
+        weight: 0 excludes an assistant turn from the loss; None and 1 do not.
+    """
 
     role: Role
     content: str | list[dict[str, JsonValue]] | None = None
@@ -151,7 +160,13 @@ class Message(_Frozen):
 
 
 class Source(_Frozen):
-    """A retrieved node whose text the prompt contains. ``document_id``: the document it was cut from."""
+    """A retrieved node whose text the prompt contains.
+
+    Attributes:
+        node_id: Id of the node.
+        score: The retriever's score; its scale is the retriever's own. None: it gave none.
+        document_id: Id of the document that the node was cut from. None: unknown.
+    """
 
     node_id: str
     score: float | None = None
@@ -159,7 +174,12 @@ class Source(_Frozen):
 
 
 class Usage(_Frozen):
-    """Token counts as the provider reported them."""
+    """Token counts as the provider reported them; None where it did not.
+
+    Attributes:
+        prompt_tokens: Tokens of the messages sent.
+        completion_tokens: Tokens of the answer.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -168,10 +188,25 @@ class Usage(_Frozen):
 class Example(_Frozen):
     """The messages of a call and its answer, with the requested schema and the origin.
 
-    ``messages`` are the messages sent, without the answer. ``schema_text`` is the part of them that contains the
-    schema (text transport only); rendering for another transport removes it. ``query`` is the user's question
-    before retrieval, which evaluation sends to a query engine. ``document_id`` is the group that a split keeps
-    together.
+    Attributes:
+        messages: The messages sent, without the answer; at least one.
+        answer: The assistant's message, with ``content`` or ``tool_calls``.
+        transport: How the schema was sent: "json_schema" (response format), "tools" or "text" (in the prompt).
+        answer_schema: JSON schema of the answer. None: the answer is any text.
+        schema_name: Name of the schema, such as that of its Pydantic class.
+        schema_text: Part of the messages that contains the schema ("text" only); rendering for another transport
+            removes it.
+        tools: Tool definitions sent, in OpenAI's chat form.
+        tool_choice: Which tool the model had to call, as sent.
+        parallel_tool_calls: Whether the model might call several tools at once, as sent.
+        response_format: The response format as sent, in OpenAI's form.
+        query: The user's question before retrieval, which evaluation sends to a query engine.
+        sources: Retrieved nodes whose text the prompt contains, in order.
+        document_id: Group that ``FinetuneDataset.split(group_by="document")`` keeps together.
+        model: Name of the model that answered.
+        usage: Token counts of the call.
+        split: Side of a split, such as "train" or "validation".
+        metadata: Further facts about the origin, such as ``event_id``; not part of the ``id``.
     """
 
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -235,7 +270,11 @@ class Example(_Frozen):
         return content or ""
 
     def answer_object(self) -> Any:
-        """The answer parsed as JSON. Raises ValueError where it is plain text."""
+        """The answer parsed as JSON.
+
+        Raises:
+            ValueError: The answer is plain text.
+        """
         return json.loads(self.answer_text())
 
     def to_json(self) -> str:
@@ -248,7 +287,14 @@ class Example(_Frozen):
 
     @classmethod
     def from_json(cls, line: str) -> Example:
-        """Read a line of :meth:`to_json`; the stored id is ignored and recomputed. Raises ValueError."""
+        """Read a line of ``to_json``.
+
+        Args:
+            line: One JSON line; the stored id is ignored and recomputed.
+
+        Raises:
+            ValueError: The line is not a JSON object, or not a valid Example.
+        """
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError(f"expected a JSON object, found {type(row).__name__}")

@@ -39,7 +39,8 @@ class JsonlStore:
     """Append lines to ``path`` or, where another process holds its lock, to a shard beside it.
 
     ``fsync``: acknowledged records survive power loss (about 1 ms a record). Safe with threads and forks.
-    Raises CaptureError where the path cannot be opened or contains anything but JSON lines.
+    Raises CaptureError where the path or its folder cannot be opened or created, or the path contains anything but
+    JSON lines.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
@@ -100,7 +101,7 @@ class JsonlStore:
         return self._fd
 
     def _open_own_file(self) -> int:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.path)
         fd = _open_append(self.path)
         try:
             if _lock_exclusively(fd):
@@ -134,6 +135,16 @@ class JsonlStore:
         if fd is not None:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _make_folder(path: Path) -> None:
+    """Create the folder of ``path``. Raises CaptureError where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CaptureError(
+            f"{path}: its folder cannot be created ({error.strerror}); pass a path in a folder that you can write"
+        ) from error
 
 
 def _open_append(path: Path, extra_flags: int = 0) -> int:

@@ -34,13 +34,7 @@ __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
 class _FineTuningHandler(FineTuningHandlerBase):
     """Record the LLM calls of the components that the handler is attached to.
 
-    Attach it through a CallbackManager on an LLM, an index or ``Settings``, before or after building an
-    engine, or with :meth:`attach`. Use :meth:`attach` for an LLM that is passed to a query engine, since LlamaIndex
-    replaces the callback manager of such an LLM.
-
-    ``path``: the file of the Examples, else a private temporary file that is deleted with the handler.
-    ``output_cls``, ``redact``, ``fsync``: as for :class:`capture`. Raises CaptureError where ``path`` cannot be
-    written or is not a capture.
+    The subclasses choose the format of the training file and document the parameters.
     """
 
     def __init__(
@@ -73,15 +67,30 @@ class _FineTuningHandler(FineTuningHandlerBase):
         return self._recorder.path
 
     def attach(self, component: Any) -> None:
-        """Record this LLM, index, query engine, program or agent wherever it is used from now on."""
+        """Record one component wherever it is used from now on.
+
+        Args:
+            component: An LLM, index, query engine, program or agent; it is referenced weakly.
+        """
         self._scope.attached.add(component)
 
     def summary(self) -> dict[str, Any]:
-        """Counts of this process: captured, rejected by reason, dropped_by_redaction, internal_errors."""
+        """Counts of this process so far.
+
+        Returns:
+            ``captured``, ``rejected`` (reason -> count), ``dropped_by_redaction`` and ``internal_errors``.
+        """
         return self._recorder.summary()
 
     def get_finetuning_events(self) -> dict[str, dict[str, Any]]:
-        """Map event id -> ``{"messages": [ChatMessage, ...], "response": ChatMessage}``, all in memory."""
+        """Read all events into memory.
+
+        Returns:
+            Event id -> ``{"messages": [ChatMessage, ...], "response": ChatMessage}``.
+
+        Raises:
+            DatasetError: The file cannot be read or has an invalid line.
+        """
         return {
             str(example.metadata.get("event_id", example.id)): {
                 "messages": [message_from_wire(message.wire()) for message in example.messages],
@@ -93,7 +102,12 @@ class _FineTuningHandler(FineTuningHandlerBase):
     def save_finetuning_events(self, path: str | os.PathLike[str]) -> None:
         """Write the events as a training file, atomically, and print how many.
 
-        Raises ConfigurationError where ``path`` is the capture itself.
+        Args:
+            path: Training file to write, one JSON line an event; a file that is there is replaced.
+
+        Raises:
+            ConfigurationError: ``path`` is the capture itself.
+            DatasetError: The capture cannot be read or has an invalid line.
         """
         target = Path(path)
         if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
@@ -131,14 +145,46 @@ class _FineTuningHandler(FineTuningHandlerBase):
 
 
 class OpenAIFineTuningHandler(_FineTuningHandler):
-    """Save events as OpenAI chat lines: ``messages``, with ``tools`` where tools were sent."""
+    """Record LLM calls and save them as OpenAI chat lines: ``messages``, with ``tools`` where tools were sent.
+
+    Attach it through a CallbackManager on an LLM, an index or ``Settings``, before or after building an engine, or
+    with ``attach``. Use ``attach`` for an LLM that is passed to a query engine, since LlamaIndex replaces
+    the callback manager of such an LLM.
+
+    Args:
+        path: File of the Examples; an existing capture is continued. None: a private temporary file that is
+            deleted with the handler.
+        output_cls: Class of the answers of calls that carry no schema. None: their answers may be any text.
+        redact: True removes keys, tokens, e-mail addresses, phone and card numbers before anything is written
+            (``redact_secrets``); a function from text to text replaces that.
+        fsync: Whether records survive power loss, at about 1 ms a record.
+
+    Raises:
+        CaptureError: ``path`` or its folder cannot be written, or ``path`` is not a capture.
+    """
 
     def _line(self, example: Example) -> dict[str, Any]:
         return to_openai(example)
 
 
 class GradientAIFineTuningHandler(_FineTuningHandler):
-    """Save events as Gradient lines: ``inputs`` is the prompt as it will be served, then the answer."""
+    """Record LLM calls and save them as Gradient lines: ``inputs`` is the prompt as it will be served, then the answer.
+
+    Attach it through a CallbackManager on an LLM, an index or ``Settings``, before or after building an engine, or
+    with ``attach``. Use ``attach`` for an LLM that is passed to a query engine, since LlamaIndex replaces
+    the callback manager of such an LLM.
+
+    Args:
+        path: File of the Examples; an existing capture is continued. None: a private temporary file that is
+            deleted with the handler.
+        output_cls: Class of the answers of calls that carry no schema. None: their answers may be any text.
+        redact: True removes keys, tokens, e-mail addresses, phone and card numbers before anything is written
+            (``redact_secrets``); a function from text to text replaces that.
+        fsync: Whether records survive power loss, at about 1 ms a record.
+
+    Raises:
+        CaptureError: ``path`` or its folder cannot be written, or ``path`` is not a capture.
+    """
 
     def _line(self, example: Example) -> dict[str, Any]:
         return to_gradient(example)

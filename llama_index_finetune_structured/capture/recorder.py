@@ -36,7 +36,7 @@ def rejects_path(path: str | os.PathLike[str]) -> Path:
 
 
 class Recorder:
-    """Write Examples to ``path`` and rejected answers, with the reason, to :func:`rejects_path`.
+    """Write Examples to ``path`` and rejected answers, with the reason, to ``rejects_path``.
 
     ``scope``: which spans it owns. ``output_cls``: the class of answers whose call names none. ``redact``: applied to
     every string before it is written. ``fsync``: records survive power loss.

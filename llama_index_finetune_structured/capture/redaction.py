@@ -1,7 +1,7 @@
 """Redact secrets and personal data from captured rows before they are written to disk.
 
 Off by default, since an e-mail address may be exactly what a model has to learn. ``redact=True`` uses
-:func:`redact_secrets`; any function from text to text can replace it.
+``redact_secrets``; any function from text to text can replace it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,17 @@ _DIGITS = re.compile(r"\d[\d ().-]{7,}\d")
 
 
 def redact_secrets(text: str) -> str:
-    """Replace keys, tokens, passwords, e-mail addresses, card (Luhn) and phone numbers by ``[KEY]`` and so on."""
+    """Replace keys, tokens, passwords, e-mail addresses, card and phone numbers by marks such as ``[KEY]``.
+
+    Card numbers are those that pass Luhn's check.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text with ``[PRIVATE_KEY]``, ``[KEY]``, ``[TOKEN]``, ``[SECRET]`` (the value after a name such as
+            ``password``), ``[CREDENTIALS]`` (of a URL), ``[EMAIL]``, ``[CARD]`` and ``[PHONE]`` in their places.
+    """
     if len(text) < _SHORTEST:
         return text
     lower = text.lower()

@@ -20,15 +20,19 @@ class capture:
 
     The block covers its own calls, those of its asyncio tasks and of the threads started while it is open.
     Only completed calls are stored. Answers are validated against the schema that their call requested, or else
-    against ``output_cls``; invalid ones go to :attr:`rejects_path` with the reason. Capture never breaks the host:
-    an error inside it is counted in :meth:`summary`, and the first one is logged.
+    against ``output_cls``; invalid ones go to ``rejects_path`` with the reason. Capture never breaks the host:
+    an error inside it is counted in ``summary``, and the first one is logged.
 
-    ``path``: a JSON Lines file; an existing capture is continued. ``output_cls``: the class of the answers of calls
-    that carry no schema. ``redact``: True removes keys, tokens, e-mail addresses, phone and card numbers before
-    anything is written; a function from text to text replaces that. ``fsync``: records survive power loss (about
-    1 ms a record).
+    Args:
+        path: JSON Lines file to write; an existing capture is continued, a missing folder is created.
+        output_cls: Class of the answers of calls that carry no schema. None: their answers may be any text.
+        redact: True removes keys, tokens, e-mail addresses, phone and card numbers before anything is written
+            (``redact_secrets``); a function from text to text replaces that.
+        fsync: Whether records survive power loss, at about 1 ms a record.
 
-    Raises CaptureError, on entering the block, where ``path`` cannot be written or is not a capture.
+    Raises:
+        CaptureError: On entering the block, where ``path`` or its folder cannot be written, or ``path`` is not a
+            capture.
     """
 
     def __init__(
@@ -59,11 +63,19 @@ class capture:
         return self._recorder.rejects_path
 
     def attach(self, component: Any) -> None:
-        """Capture the calls of an LLM, index, query engine, program or agent from any thread during the block."""
+        """Capture the calls of one component from any thread during the block.
+
+        Args:
+            component: An LLM, index, query engine, program or agent; it is referenced weakly.
+        """
         self._scope.attached.add(component)
 
     def summary(self) -> dict[str, Any]:
-        """Counts of this process: captured, rejected by reason, dropped_by_redaction, internal_errors."""
+        """Counts of this process so far.
+
+        Returns:
+            ``captured``, ``rejected`` (reason -> count), ``dropped_by_redaction`` and ``internal_errors``.
+        """
         return self._recorder.summary()
 
     def __enter__(self) -> capture:

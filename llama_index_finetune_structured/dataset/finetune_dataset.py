@@ -33,8 +33,16 @@ _log = logging.getLogger(__name__)
 class DatasetSummary:
     """Counts over a data set.
 
-    ``documents`` counts the different documents that are named, ``schemas`` the different schemas,
-    ``transports`` the examples of each. Lengths are (least, median, most) characters.
+    Attributes:
+        examples: Number of examples.
+        with_schema: Examples that have a schema.
+        schemas: Different schemas.
+        transports: Transport -> examples.
+        documents: Different documents that are named.
+        duplicates: Examples that repeat an earlier one.
+        duplicates_removed: Examples that ``deduplicate`` has left out.
+        prompt_chars: Characters of the prompts: (least, median, most).
+        answer_chars: Characters of the answers: (least, median, most).
     """
 
     examples: int
@@ -63,8 +71,13 @@ class DatasetSummary:
 class FinetuneDataset:
     """An immutable sequence of Examples, for every engine to train on and for evaluation.
 
-    ``duplicates_removed`` counts the examples that :meth:`deduplicate` has left out. ``leakage``: of the
-    validation side of a :meth:`split`, its near-duplicates in train; else None.
+    Args:
+        examples: The examples, in the order in which they are kept.
+        duplicates_removed: Number of examples that ``deduplicate`` has left out already.
+
+    Attributes:
+        duplicates_removed: Number of examples that ``deduplicate`` has left out.
+        leakage: Of the validation side of a ``split``, its near-duplicates in train; else None.
     """
 
     leakage: LeakageReport | None = None
@@ -77,8 +90,12 @@ class FinetuneDataset:
     def load(cls, path: str | Path) -> FinetuneDataset:
         """Read canonical Examples and OpenAI chat lines, recognised line by line.
 
-        A capture's other shards are merged in. Raises DatasetError with ``file:line`` at the first line
-        that does not fit, or where there are no lines.
+        Args:
+            path: JSON Lines file; the other shards of a capture are merged in.
+
+        Raises:
+            DatasetError: At the first line that does not fit, named as ``file:line``, or where there are no lines
+                or the file cannot be read.
         """
         examples = tuple(read_examples(Path(path), torn_from=2))
         if not examples:
@@ -97,12 +114,22 @@ class FinetuneDataset:
     ) -> FinetuneDataset:
         """Take (input, answer) pairs that are already labelled.
 
-        An input is the user's text or a list of messages; an answer a Pydantic object, a dict or list, or
-        text. With ``output_cls`` or ``schema`` each answer is validated and stored as compact JSON, keys in
-        the order of the fields; where neither is given, a Pydantic answer is stored with its own class. The
-        schema is stored beside the messages (transport "json_schema"); rendering writes it into them.
-        ``document_ids``, one per pair, are the groups of ``split(group_by="document")``.
-        Raises DatasetError naming the row.
+        With ``output_cls`` or ``schema`` each answer is validated and stored as compact JSON, keys in the order of
+        the fields; where neither is given, a Pydantic answer is stored with its own class. The schema is stored
+        beside the messages (transport "json_schema"); rendering writes it into them.
+
+        Args:
+            pairs: An input is the user's text or a list of messages; an answer a Pydantic object, a dict or list,
+                or text.
+            output_cls: Class of all answers.
+            schema: JSON schema of all answers, instead of ``output_cls``.
+            system_prompt: System message put before every input. None: none.
+            document_ids: One per pair, the groups of ``split(group_by="document")``.
+
+        Raises:
+            DatasetError: A row does not fit, which the message names; there are no pairs, or not one document id
+                per pair.
+            ConfigurationError: ``output_cls`` and ``schema`` are both given, or ``schema`` is not a valid schema.
         """
         examples = labelled_examples(pairs, output_cls, schema, system_prompt, document_ids)
         if not examples:
@@ -112,10 +139,19 @@ class FinetuneDataset:
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write one JSON line per example, atomically: a failed save leaves an older file unchanged.
 
-        ``format`` None keeps every field (canonical Examples). Training files: "openai", "openai-functions"
-        (the legacy form), "gradient", "gradient-structured" (prompts not trained on), "trl-messages",
-        "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset. Raises
-        ConfigurationError where shards of a capture lie beside ``path``: they would be read with it.
+        Args:
+            path: File to write; a missing folder is created.
+            format: None keeps every field (canonical Examples). Training files: "openai", "openai-functions"
+                (the legacy form), "gradient", "gradient-structured" (prompts not trained on), "trl-messages",
+                "trl-prompt-completion"; "query-response" is LlamaIndex's QueryResponseDataset.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            ConfigurationError: The format is unknown, or shards of a capture lie beside ``path``: they would be
+                read with it.
+            DatasetError: The format cannot express an example, which the message names.
         """
         if shards := [file.name for file in shards_of(path) if file != Path(path)]:
             raise ConfigurationError(f"{path}: a capture of several files ({shards[0]}); give another path")
@@ -125,8 +161,16 @@ class FinetuneDataset:
     def save_preferences(self, path: str | Path, rejects: str | Path | Iterable[Example]) -> Path:
         """Write OpenAI's preference (DPO) lines: this data set's answers preferred over rejected ones.
 
-        ``rejects``: a capture's ``*.rejects.jsonl``, or Examples whose answers were rejected. Raises
-        DatasetError where no rejected answer has the same prompt as one of these examples.
+        Args:
+            path: File to write, atomically.
+            rejects: A capture's ``*.rejects.jsonl``, or Examples whose answers were rejected.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            DatasetError: No rejected answer has the same prompt as one of these examples, or the rejects cannot be
+                read.
         """
         return write_lines(Path(path), preference_lines(self, rejects))
 
@@ -158,14 +202,21 @@ class FinetuneDataset:
     ) -> tuple[FinetuneDataset, FinetuneDataset]:
         """(train, validation): each group as a whole on one side, by a hash of ``seed`` and group.
 
-        A group goes to train when its hash, as a number from 0 to 1, is below ``fraction``: the order of rows
-        does not matter, and rows added later move none of the older ones. ``fraction`` is met on average, not
-        exactly; where one side would be empty, the group nearest to the border is moved there. ``group_by``:
-        None keeps rows of one question together, "document" those of one ``document_id``; a callable names
-        the group of an Example. Raises DatasetError with fewer than two groups.
+        A group goes to train when its hash, as a number from 0 to 1, is below ``fraction``: the order of rows does
+        not matter, and rows added later move none of the older ones.
 
-        Validation rows that are near-duplicates of train rows are logged as a warning and reported in
-        ``validation.leakage``, unless ``check_leakage`` is False.
+        Args:
+            fraction: Share of the groups that go to train, between 0 and 1. It is met on average, not exactly;
+                where one side would be empty, the group nearest to the border is moved there.
+            group_by: None keeps rows of one question together, "document" those of one ``document_id`` (or, where
+                an example has none, of its first source that names one); a callable names the group of an Example.
+            seed: Another seed gives another split.
+            check_leakage: Whether to look for validation rows that are near-duplicates of train rows; they are
+                logged as a warning and reported in ``validation.leakage``.
+
+        Raises:
+            ConfigurationError: ``fraction`` or ``group_by`` is not one of these values.
+            DatasetError: There are fewer than two groups, or an example has no group.
         """
         in_train = train_mask(self._examples, fraction, group_by, seed)
         sides: dict[bool, list[Example]] = {True: [], False: []}
@@ -192,8 +243,12 @@ class FinetuneDataset:
     ) -> Revalidation:
         """Validate every answer against a changed model: rows are still valid, migrated or lost.
 
-        ``migrate`` takes the old answer (parsed JSON) of a row that is no longer valid and returns the new
-        one, or None to drop the row. Kept rows have the new schema, also where the prompt contains it.
+        Kept rows have the new schema, also where the prompt contains it.
+
+        Args:
+            output_cls: The changed class.
+            migrate: Takes the old answer (parsed JSON) of a row that is no longer valid and returns the new one, or
+                None to drop the row. An error that it raises loses the row. None: no row is migrated.
         """
         return revalidate(self._examples, output_cls, migrate)
 

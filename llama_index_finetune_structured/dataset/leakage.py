@@ -29,9 +29,13 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Leak:
-    """A validation row and the train row most similar to it; both count from 0.
+    """A validation row and the train row most similar to it.
 
-    ``similarity``: Jaccard similarity of question and answer, 0 to 1. ``text``: those of the validation row.
+    Attributes:
+        validation_row: Row of the validation side, from 0.
+        train_row: Row of the train side, from 0.
+        similarity: Jaccard similarity of question and answer, 0 to 1.
+        text: Question and answer of the validation row.
     """
 
     validation_row: int
@@ -42,7 +46,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """Validation rows that are near-duplicates of train rows; ``rows`` counts the validation rows checked."""
+    """Validation rows that are near-duplicates of train rows.
+
+    Attributes:
+        leaks: One entry a near-duplicate, in the order of the validation rows.
+        rows: Number of validation rows checked.
+    """
 
     leaks: tuple[Leak, ...]
     rows: int

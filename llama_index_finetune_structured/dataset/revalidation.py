@@ -19,7 +19,13 @@ __all__ = ["LostRow", "Revalidation", "revalidate"]
 
 @dataclass(frozen=True)
 class LostRow:
-    """A row whose answer the new model rejects; ``row`` counts from 0, ``reason`` names the field."""
+    """A row whose answer the new model rejects.
+
+    Attributes:
+        row: Row of the data set, from 0.
+        example: The row unchanged.
+        reason: What is wrong, with the field.
+    """
 
     row: int
     example: Example
@@ -28,9 +34,13 @@ class LostRow:
 
 @dataclass(frozen=True)
 class Revalidation:
-    """The rows that are still valid (``held``), were migrated, or are lost; rows count from 0.
+    """The rows that are still valid, were migrated, or are lost.
 
-    ``examples``: the valid and migrated ones, in the order of the rows, with the new schema.
+    Attributes:
+        examples: The valid and migrated ones, in the order of the rows, with the new schema.
+        held: Rows that are still valid, from 0.
+        migrated: Rows with an answer of ``migrate``, from 0.
+        lost: Rows that were left out, with the reason.
     """
 
     examples: tuple[Example, ...]

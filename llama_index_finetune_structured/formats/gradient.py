@@ -16,8 +16,13 @@ __all__ = ["gradient_prompt", "to_gradient"]
 def to_gradient(example: Example, *, structured: bool = False) -> dict[str, Any]:
     """Convert an Example to a Gradient line: the prompt that GradientModelAdapterLLM sends, then the answer.
 
-    ``structured``: split ``inputs`` into two parts and mark the prompt as not trainable, so that only the answer
-    contributes to the loss.
+    Args:
+        example: The example to convert.
+        structured: Whether to split ``inputs`` into two parts and mark the prompt as not trainable, so that only
+            the answer contributes to the loss.
+
+    Returns:
+        ``{"inputs": text}``, with ``structured`` ``{"inputs": [{"value", "trainable"}, ...]}``.
     """
     prompt, answer = gradient_prompt(example), example.answer_text()
     if not structured:
@@ -30,6 +35,9 @@ def gradient_prompt(example: Example) -> str:
 
     A schema that was sent beside the messages, as a tool or response format, is inserted into them where
     LlamaIndex's text programs insert it, as a GradientModelAdapterLLM with ``is_chat_model=True`` does.
+
+    Args:
+        example: The example; its answer is not used.
     """
     messages = _with_schema_text(example)
     only = messages[0].content

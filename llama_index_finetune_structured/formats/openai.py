@@ -12,9 +12,15 @@ __all__ = ["from_openai", "to_openai"]
 def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
     """Convert an Example to an OpenAI chat line.
 
-    The line has ``messages`` with the answer last, and ``tools`` and ``parallel_tool_calls`` where they were sent.
-    ``functions=True`` writes the legacy form with ``functions`` and ``function_call``; it raises ValueError for more
-    than one tool call in a turn, which that form cannot express.
+    Args:
+        example: The example to convert.
+        functions: Whether to write the legacy form with ``functions`` and ``function_call``.
+
+    Returns:
+        ``messages`` with the answer last, and ``tools`` and ``parallel_tool_calls`` where they were sent.
+
+    Raises:
+        ValueError: With ``functions``, a turn has more than one tool call, which the legacy form cannot express.
     """
     messages = [message.wire() for message in (*example.messages, example.answer)]
     if functions:
@@ -58,7 +64,14 @@ def _legacy_message(message: dict[str, Any], names: dict[str, str]) -> dict[str,
 
 
 def from_openai(line: dict[str, Any]) -> Example:
-    """Convert an OpenAI chat line, in the current or the legacy form, to an Example. Raises ValueError."""
+    """Convert an OpenAI chat line, in the current or the legacy form, to an Example.
+
+    Args:
+        line: The parsed line. The schema of a called tool that is the only one becomes ``answer_schema``.
+
+    Raises:
+        ValueError: The line is malformed; the message names the field.
+    """
     messages = line.get("messages")
     if not isinstance(messages, list) or len(messages) < 2:
         raise ValueError("messages: expected a list of at least one message and the answer")

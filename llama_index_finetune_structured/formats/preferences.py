@@ -17,7 +17,15 @@ __all__ = ["from_openai_preference", "preference_lines", "to_openai_preference"]
 
 
 def to_openai_preference(example: Example, rejected: Message) -> dict[str, Any]:
-    """Make a line with the example's answer as the preferred one and ``rejected`` as the other."""
+    """Make a line with the example's answer as the preferred one and ``rejected`` as the other.
+
+    Args:
+        example: The prompt, its tools and the preferred answer.
+        rejected: The answer that is not preferred, an assistant's message.
+
+    Returns:
+        ``{"input", "preferred_output", "non_preferred_output"}``.
+    """
     prompt: dict[str, Any] = {"messages": [m.wire() for m in example.messages]}
     if example.tools:
         prompt |= {"tools": example.tools, "parallel_tool_calls": example.parallel_tool_calls is not False}
@@ -33,7 +41,17 @@ def _output(message: Message) -> dict[str, Any]:
 
 
 def from_openai_preference(row: dict[str, Any]) -> tuple[Example, Message]:
-    """Read a line: (the example with the preferred answer, the other answer). Raises ValueError."""
+    """Read a line of ``to_openai_preference``.
+
+    Args:
+        row: The parsed line.
+
+    Returns:
+        The example with the preferred answer, and the other answer.
+
+    Raises:
+        ValueError: The line is malformed; the message names the field.
+    """
     prompt, better, worse = (row.get(k) for k in ("input", "preferred_output", "non_preferred_output"))
     if not isinstance(prompt, dict) or not isinstance(prompt.get("messages"), list):
         raise ValueError("input: expected an object with 'messages'")
@@ -47,8 +65,15 @@ def from_openai_preference(row: dict[str, Any]) -> tuple[Example, Message]:
 def preference_lines(examples: Iterable[Example], rejects: str | Path | Iterable[Example]) -> Iterator[str]:
     """Yield a line for each rejected answer whose prompt has an accepted answer that differs from it.
 
-    ``rejects``: Examples, or the path of a capture's rejects. Raises DatasetError where no line can be made or the
-    file cannot be read.
+    Args:
+        examples: Examples with accepted answers; of those with the same prompt the last one counts.
+        rejects: Examples with rejected answers, or the path of a capture's rejects (``*.rejects.jsonl``).
+
+    Yields:
+        JSON lines of ``to_openai_preference``, without line endings.
+
+    Raises:
+        DatasetError: No line can be made, or the file cannot be read or has an invalid line (``file:line``).
     """
     accepted = {_prompt_hash(example): example for example in examples}
     rejected = _read_rejects(Path(rejects)) if isinstance(rejects, str | Path) else rejects

@@ -19,9 +19,15 @@ def read_examples(path: Path, *, torn_from: int = 1) -> Iterator[Example]:
     """Yield the Examples of a JSON Lines file and of the capture shards beside it.
 
     Each line is a canonical Example or an OpenAI chat line. Blank lines are skipped, a byte order mark is allowed,
-    and a torn last line is skipped with a logged warning. ``torn_from``: see :func:`jsonl.read_lines`; applies to
-    ``path`` itself, not to shards. Raises DatasetError with ``file:line`` at the first invalid line, or with the file
-    that cannot be opened.
+    and a torn last line is skipped with a logged warning.
+
+    Args:
+        path: The file; its shards (``path.shard-*``) are read after it.
+        torn_from: Least line number of a last line that counts as torn. With 2 a file of one broken line is an
+            error, since it is probably no JSON Lines file. Applies to ``path`` itself, not to shards.
+
+    Raises:
+        DatasetError: At the first invalid line, named as ``file:line``, or at a file that cannot be opened.
     """
     for file in shards_of(path):
         try:
@@ -44,7 +50,14 @@ def _example_from_line(line: Line) -> Example:
 
 
 def example_from_row(row: Any) -> Example:
-    """Convert a parsed line, canonical or OpenAI chat, to an Example. Raises ValueError."""
+    """Convert a parsed line, canonical or OpenAI chat, to an Example.
+
+    Args:
+        row: The line as JSON parses it. A stored ``id`` is ignored, since ids are computed.
+
+    Raises:
+        ValueError: The line is in neither form, or a field of it is not valid.
+    """
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if "messages" not in row:

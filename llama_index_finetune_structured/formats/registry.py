@@ -29,9 +29,17 @@ _CONVERTERS: dict[str, Callable[[Example], dict[str, Any]]] = {
 def training_lines(examples: Iterable[Example], format: str) -> Iterator[str]:
     """Convert examples to the lines of a training file, without line endings.
 
-    ``format``: "openai", "openai-functions", "gradient", "gradient-structured", "trl-messages",
-    "trl-prompt-completion" (one JSON line an example) or "query-response" (one JSON object in all).
-    Raises ConfigurationError for an unknown format, DatasetError for an example that the format cannot express.
+    Args:
+        examples: The examples; they are read one by one, except for "query-response".
+        format: "openai", "openai-functions", "gradient", "gradient-structured", "trl-messages",
+            "trl-prompt-completion" (one JSON line an example) or "query-response" (one JSON object in all).
+
+    Returns:
+        An iterator over the lines.
+
+    Raises:
+        ConfigurationError: The format is unknown.
+        DatasetError: The format cannot express an example, which the message names.
     """
     if format == "query-response":
         return iter([_dumped(to_query_response(examples))])
@@ -58,7 +66,14 @@ def _dumped(value: dict[str, Any]) -> str:
 def to_query_response(examples: Iterable[Example]) -> dict[str, Any]:
     """Convert examples to LlamaIndex's QueryResponseDataset: the questions before retrieval and their answers.
 
-    The ids are "0", "1", and so on. Raises DatasetError for an example without ``query``.
+    Args:
+        examples: Examples with a ``query``.
+
+    Returns:
+        ``{"queries": {id: text}, "responses": {id: text}}`` with the ids "0", "1", and so on.
+
+    Raises:
+        DatasetError: An example has no ``query``.
     """
     queries, responses = {}, {}
     for row, example in enumerate(examples):

@@ -26,10 +26,15 @@ _UNDESCRIBED = "(*args: Any, **kwargs: Any) -> ~Model\nModel function."
 def render(example: Example, transport: Transport) -> Example:
     """Convert ``example`` to the messages and the answer of ``transport``; the answer's JSON is unchanged.
 
-    "text" inserts the schema into the prompt as LlamaIndex's PydanticOutputParser does, with doubled braces;
-    "tools" makes the schema a tool and the answer a call of it; "json_schema" leaves both out of the messages.
-    Raises DatasetError without a schema, where the answer is not one JSON value, or where the schema's text cannot
-    be found in the prompt or inserted into it.
+    Args:
+        example: An example with ``answer_schema``; one that has the transport already is returned unchanged.
+        transport: "text" inserts the schema into the prompt as LlamaIndex's PydanticOutputParser does, with
+            doubled braces; "tools" makes the schema a tool and the answer a call of it; "json_schema" leaves
+            schema and tools out of the messages, and the answer is JSON text.
+
+    Raises:
+        DatasetError: There is no schema, the answer is not one JSON value or calls several tools, or the schema's
+            text cannot be found in the prompt or inserted into it.
     """
     if example.transport == transport:
         return example
@@ -45,7 +50,11 @@ def render(example: Example, transport: Transport) -> Example:
 
 
 def schema_prompt(schema: dict[str, Any]) -> str:
-    """The exact text that LlamaIndex's PydanticOutputParser appends to the prompt for ``schema``."""
+    """The exact text that LlamaIndex's PydanticOutputParser appends to the prompt for ``schema``.
+
+    Args:
+        schema: JSON schema of the answer.
+    """
     text = PYDANTIC_FORMAT_TMPL.format(schema=json.dumps(schema, ensure_ascii=False))
     return "\n\n" + text.replace("{", "{{").replace("}", "}}")
 
@@ -85,9 +94,9 @@ def _require_json(example: Example) -> None:
 
 
 def _without_schema(example: Example, schema: dict[str, Any]) -> tuple[Message, ...]:
+    """The messages without the schema's text. Raises DatasetError where it is not found."""
     if example.transport != "text":
         return example.messages
-    """The messages without the schema's text."""
     schema_texts = [text for text in (example.schema_text, schema_prompt(schema)) if text]
     for index, message in enumerate(example.messages):
         for text in schema_texts:

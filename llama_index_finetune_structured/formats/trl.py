@@ -19,7 +19,13 @@ def to_trl_messages(example: Example) -> dict[str, Any]:
     """Convert an Example to ``{"messages": [..., answer], "tools"?: JSON text}``.
 
     With a chat template that does not mark answers, TRL trains on the prompt too; prefer
-    :func:`to_trl_prompt_completion`. Raises ValueError for a malformed tool call.
+    ``to_trl_prompt_completion``.
+
+    Args:
+        example: The example to convert.
+
+    Raises:
+        ValueError: A tool call is malformed.
     """
     turns = [_to_trl_message(m) for m in (*example.messages, example.answer)]
     return {"messages": turns} | _tools(example)
@@ -28,14 +34,28 @@ def to_trl_messages(example: Example) -> dict[str, Any]:
 def to_trl_prompt_completion(example: Example) -> dict[str, Any]:
     """Convert an Example to ``{"prompt": [...], "completion": [answer], "tools"?: JSON text}``.
 
-    TRL computes the loss on the completion only. Raises ValueError for a malformed tool call.
+    TRL computes the loss on the completion only.
+
+    Args:
+        example: The example to convert.
+
+    Raises:
+        ValueError: A tool call is malformed.
     """
     prompt = [_to_trl_message(m) for m in example.messages]
     return {"prompt": prompt, "completion": [_to_trl_message(example.answer)]} | _tools(example)
 
 
 def from_trl(row: dict[str, Any]) -> Example:
-    """Convert a row of either format, with ``tools`` as a list or as JSON text, to an Example. Raises ValueError."""
+    """Convert a row of either format to an Example.
+
+    Args:
+        row: ``messages``, or ``prompt`` and ``completion`` (lists of messages, or text), and optionally ``tools``
+            as a list or as JSON text.
+
+    Raises:
+        ValueError: The row is malformed; the message names the field.
+    """
     turns = row.get(
         "messages", _turns(row.get("prompt"), "user") + _turns(row.get("completion"), "assistant")
     )

@@ -34,7 +34,12 @@ _ROLES = {role: role.value for role in MessageRole} | dict.fromkeys(
 
 
 def json_safe(value: Any) -> Any:
-    """A deep copy that JSON can represent: models are dumped, classes become their names, other objects ``str``."""
+    """A deep copy that JSON can represent.
+
+    Args:
+        value: Any value. Pydantic models are dumped, classes become their names, sets and tuples lists, keys
+            text; NaN, infinities and all other objects become ``str(value)``.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -50,7 +55,12 @@ def json_safe(value: Any) -> Any:
 
 
 def message_to_wire(message: ChatMessage) -> dict[str, Any]:
-    """Convert a chat message: text stays a string, other blocks become content parts, thinking is dropped."""
+    """Convert a chat message to OpenAI's wire format.
+
+    Args:
+        message: LlamaIndex's message. Text stays a string, other blocks become content parts, tool calls are
+            read from blocks or ``additional_kwargs``, thinking is dropped.
+    """
     blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
     if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:
         return {"role": role, "content": blocks[0].text}
@@ -106,7 +116,11 @@ def _call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
 
 
 def response_to_wire(response: Any) -> dict[str, Any]:
-    """Convert a ChatResponse or CompletionResponse to the assistant's message."""
+    """Convert an LLM's response to the assistant's message in OpenAI's wire format.
+
+    Args:
+        response: A ChatResponse or CompletionResponse.
+    """
     message = getattr(response, "message", None)
     if message is None:
         return {"role": "assistant", "content": str(getattr(response, "text", None) or "")}
@@ -114,9 +128,11 @@ def response_to_wire(response: Any) -> dict[str, Any]:
 
 
 def tools_to_wire(tools: Any) -> list[dict[str, Any]]:
-    """Convert tools as sent to OpenAI's chat form, from Anthropic's form and OpenAI's flat Responses form too.
+    """Convert tools as they were sent to a provider to OpenAI's chat form.
 
-    Tools in another provider's form are returned as they are.
+    Args:
+        tools: Tools in OpenAI's chat form, its flat Responses form or Anthropic's form. Those in another
+            provider's form are copied unchanged; what is not a collection of tools gives an empty list.
     """
     if not isinstance(tools, Iterable) or isinstance(tools, (str, Mapping)):
         return []
@@ -133,7 +149,12 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
-    """Convert a wire message to LlamaIndex's ChatMessage; tool calls become blocks."""
+    """Convert a message in OpenAI's wire format to LlamaIndex's ChatMessage.
+
+    Args:
+        wire: A message as ``Message.wire()`` returns it. Tool calls become blocks; content parts that are neither
+            text nor an image are dropped.
+    """
     content = wire.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     blocks: list[Any] = [block for part in parts if (block := _block(part)) is not None]
@@ -164,7 +185,12 @@ def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
 
 
 def source_of(node: NodeWithScore) -> Source:
-    """Convert a retrieved node to an Example's source. ``document_id``: the document it was cut from, if known."""
+    """Convert a retrieved node to an Example's source.
+
+    Args:
+        node: A retriever's result. A score that is not finite is left out; ``document_id`` of the source is the
+            document that the node was cut from, if known.
+    """
     score = None if node.score is None else float(node.score)
     return Source(
         node_id=node.node_id,

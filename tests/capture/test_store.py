@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_index_finetune_structured import OpenAIFineTuningHandler, capture
 from llama_index_finetune_structured.errors import CaptureError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.formats.reading import read_examples
@@ -159,6 +161,28 @@ def test_a_file_that_is_no_store_is_refused_and_unchanged(content: bytes, path: 
 def test_a_folder_is_refused_as_a_path(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="cannot be opened for writing"):
         JsonlStore(tmp_path).open()
+
+
+@pytest.mark.parametrize("path", ["file/songs.jsonl", "file/folder/songs.jsonl", f"{'n' * 300}/songs.jsonl"])
+def test_a_path_whose_folder_cannot_be_created_is_refused(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    message = r"songs\.jsonl: its folder cannot be created \(.+\)"
+    with pytest.raises(CaptureError, match=message):
+        JsonlStore(tmp_path / path).open()
+    with pytest.raises(CaptureError, match=message), capture(tmp_path / path):
+        pytest.fail("the block was entered")
+    with pytest.raises(CaptureError, match=message):
+        OpenAIFineTuningHandler(tmp_path / path)
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_without_permission_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # the mode of a folder does not stop root
+    with pytest.raises(CaptureError, match=r"its folder cannot be created \(Permission denied\)"):
+        JsonlStore(path).open()
 
 
 def test_a_broken_line_is_named_by_file_and_number(path: Path) -> None:

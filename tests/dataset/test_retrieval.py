@@ -288,6 +288,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
             RetrievalAugmentedDatasetBuilder(retriever, **wrong)
     with pytest.raises(ConfigurationError, match="give a retriever"):
         RetrievalAugmentedDatasetBuilder(None)
+    with pytest.raises(ConfigurationError, match=r"abstention: .*JSON"):
+        RetrievalAugmentedDatasetBuilder(retriever, output_cls=Answer, abstention="I do not know.")
 
 
 def reply(request: dict[str, Any], answer: str) -> dict[str, Any]:

@@ -48,7 +48,14 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. ``line`` counts from 1 (in a data set: the examples); 0 is the whole file."""
+    """One problem of a training file.
+
+    Attributes:
+        code: Short name of the kind of problem, such as "not_json"; each has a suggested ``fix``.
+        message: What is wrong with this line.
+        file: The file, or "dataset" for Examples in memory.
+        line: Line of the file, from 1 (in a data set: the example). 0: the whole file.
+    """
 
     code: str
     message: str

@@ -35,7 +35,14 @@ class _SourceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedSpan:
-    """One example as it is trained: token ids, for each whether the loss is on it, and both parts as text."""
+    """One example as it is trained.
+
+    Attributes:
+        ids: Token ids of prompt and answer.
+        trained: For each token whether the loss is on it.
+        prompt_text: The tokens without loss, as text.
+        trained_text: The tokens with loss, as text.
+    """
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
@@ -45,12 +52,23 @@ class TrainedSpan:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The result of :func:`check`.
+    """The result of ``check``.
 
-    ``lines`` counts the lines that are not blank, ``good`` those without an error. Token counts are of the
-    good lines, for one epoch: ``trained_tokens`` carry the loss, ``tokens`` are what a provider bills;
-    ``estimated`` where the tokenizer is not the target's own. ``cost`` covers all ``epochs``; None without a
-    price. ``span`` is that of the first good line.
+    Token counts are of the good lines, for one epoch.
+
+    Attributes:
+        target: Name of the target.
+        source: The file that was checked, or the Examples.
+        lines: Number of lines that are not blank.
+        good: Number of lines without an error; warnings are allowed.
+        problems: Errors and warnings in the order of the lines, those of the whole file last.
+        tokens: Tokens that a provider bills.
+        trained_tokens: Tokens that carry the loss.
+        longest_tokens: Tokens of the longest line.
+        estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
+        epochs: Number of epochs that ``cost`` covers.
+        cost: Price of ``tokens`` over all ``epochs``, in the currency of the given price. None: no price given.
+        span: The trained span of the first good line. None: there is no good line.
     """
 
     target: str
@@ -72,7 +90,17 @@ class CheckReport:
         return all(problem.is_warning for problem in self.problems)
 
     def fix(self, path: str | Path) -> Path:
-        """Write the good lines, unchanged, to a new file. Raises ConfigurationError for the source itself."""
+        """Write the good lines, unchanged, to a new file.
+
+        Args:
+            path: File to write, atomically.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            ConfigurationError: ``path`` is the source itself.
+        """
         target = Path(path)
         if target.exists() and any(target.samefile(file) for file in _files(self.source)):
             raise ConfigurationError(f"{target}: is the file that was checked; give another path")
@@ -106,10 +134,20 @@ def check(
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
-    ``target``: "local", "openai", "trl", "gradient", or a TrainingTarget of your own. ``base_model`` names the
-    tokenizer for "local" and "trl" (None: the embedded default); ``max_length`` in tokens a row (None: the
-    target's own limit); ``price_per_million``: of one million tokens, trained or not, each epoch.
-    Raises ConfigurationError for wrong settings; content of the file never makes it raise.
+    Content of the file never makes it raise: problems are in the report.
+
+    Args:
+        source: A file, with the other shards of a capture, or Examples.
+        target: "local", "openai", "trl", "gradient", or a TrainingTarget of your own.
+        base_model: Base model whose tokenizer "local" and "trl" use: a folder, a ``.gguf`` file or a hub id. None:
+            the embedded default.
+        max_length: Most tokens of a row. None: the target's own limit.
+        epochs: Number of epochs that the cost is for.
+        price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
+
+    Raises:
+        ConfigurationError: The target is unknown, the base model does not load, or ``source`` holds anything else.
+        MissingDependencyError: The extra "local" is not installed, which the targets "local" and "trl" need.
     """
     rows = source if isinstance(source, str | Path) else _examples(source)
     if isinstance(target, str):

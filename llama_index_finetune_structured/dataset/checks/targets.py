@@ -56,9 +56,16 @@ class TokenisedRow:
 
 @dataclass(frozen=True)
 class TrainingTarget:
-    """A training target. ``max_length`` in tokens a row, ``max_bytes`` of a file; None: no limit.
+    """A training target of ``check``.
 
-    ``estimated``: the tokenizer is not the target's own, so that its token counts are approximate.
+    Attributes:
+        name: Name of the target in reports.
+        tokenise: Turns an Example into the row that the target trains on.
+        decode: Turns token ids into text.
+        max_length: Most tokens of a row. None: no limit.
+        min_examples: Least number of examples of a file.
+        max_bytes: Most bytes of a file. None: no limit.
+        estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
     """
 
     name: str
@@ -71,7 +78,7 @@ class TrainingTarget:
 
 
 def target_named(name: str, base_model: str | Path | None, max_length: int | None) -> TrainingTarget:
-    """The built-in target of that name; ``base_model`` and ``max_length`` as for :func:`check`.
+    """The built-in target of that name; ``base_model`` and ``max_length`` as for ``check``.
 
     Raises ConfigurationError for an unknown name or a base model that does not load.
     """

@@ -27,9 +27,14 @@ _EMPTY = "Empty Response"  # LlamaIndex's text where nothing was retrieved or an
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """A question, its answer as text (JSON of a structured one) and the chunks retrieved for it.
+    """A question, its answer and the chunks retrieved for it.
 
-    ``node_id`` and ``document_id``: the chunk that the question was generated from, where it is known.
+    Attributes:
+        query: The question.
+        response: The answer as text, JSON of a structured one.
+        sources: The chunks retrieved for it.
+        node_id: Chunk that the question was generated from. None: unknown.
+        document_id: Document of that chunk. None: unknown.
     """
 
     query: str
@@ -41,9 +46,14 @@ class QuestionAnswer:
 
 @dataclass(frozen=True)
 class AnswerReport:
-    """Answers in the order of the questions, failures, and ``path`` of the captured Examples.
+    """The result of ``answer_questions``.
 
-    ``paid`` counts this run's queries, attempts included, ``reused`` the questions whose answer was stored.
+    Attributes:
+        answers: Answers in the order of the questions.
+        failures: Questions without an answer.
+        path: File of the captured Examples.
+        paid: Number of this run's queries, all attempts included.
+        reused: Number of questions whose answer was stored already.
     """
 
     answers: tuple[QuestionAnswer, ...]
@@ -53,7 +63,11 @@ class AnswerReport:
     reused: int
 
     def load(self) -> FinetuneDataset:
-        """The captured Examples in the order of the questions, each once, also after retries and killed runs."""
+        """The captured Examples in the order of the questions, each once, also after retries and killed runs.
+
+        Raises:
+            DatasetError: ``path`` cannot be read or holds no Examples.
+        """
         order = {answer.query: position for position, answer in enumerate(self.answers)}
         captured = FinetuneDataset.load(self.path).deduplicate()
         ordered = sorted(captured, key=lambda e: (order.get(e.query or "", len(order)), e.id))
@@ -92,9 +106,23 @@ async def aanswer_questions(
 ) -> AnswerReport:
     """Ask ``query_engine`` every question, capturing its LLM calls as Examples into ``path``.
 
-    Use one file for one engine: the same call again asks only the questions without an answer, with
-    ``retry_failed`` also those that failed. ``output_cls`` validates the captured answers, see ``capture``;
-    ``calls`` sets concurrency and retries. LlamaIndex's "Empty Response" counts as a failure.
+    Use one file for one engine: the same call again asks only the questions that have neither an answer nor a
+    failure. LlamaIndex's "Empty Response" counts as a failure.
+
+    Args:
+        query_engine: The query engine, whose ``aquery`` is called.
+        questions: Texts or Questions; equal texts are asked once.
+        path: File of the captured Examples. The answers are stored beside it: ``songs.jsonl`` ->
+            ``songs.answers.jsonl``.
+        output_cls: Class that the captured answers are validated against, see ``capture``.
+        calls: Concurrency and retries. None: CallPolicy's defaults.
+        retry_failed: Whether to ask those questions again that failed in an earlier run.
+        show_progress: Whether to show a progress bar.
+
+    Raises:
+        CaptureError: ``path`` or the file of the answers cannot be written, or ``path`` is not a capture.
+        DatasetError: The file of the answers has a line that is no result of an earlier run.
+        ConfigurationError: The synchronous form was called inside asynchronous work of this package.
     """
     queries: dict[str, LlmCall] = {}
     for item in questions:

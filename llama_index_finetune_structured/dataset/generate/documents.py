@@ -25,11 +25,18 @@ def read_nodes(
 ) -> list[BaseNode]:
     """The PDF, text and Markdown files under ``folder``, cut into chunks; hidden files are left out.
 
-    ``chunk_size`` and ``chunk_overlap`` are in tokens; None: an eighth of the chunk. A document's id is its
-    path inside the folder, a chunk's id that and its number, so that later runs recognise both. Retriever and
-    model see a chunk with its file's name. PDFs need the extra ``pdf``.
-    Raises ConfigurationError for a wrong folder or size, DatasetError naming the files that cannot be read or
-    have no text.
+    A document's id is its path inside the folder, a chunk's id that and its number, so that later runs recognise
+    both. Retriever and model see a chunk with its file's name.
+
+    Args:
+        folder: Folder that is searched with all folders in it.
+        chunk_size: Tokens of a chunk, 128 or more.
+        chunk_overlap: Tokens that a chunk repeats of the one before. None: an eighth of the chunk.
+
+    Raises:
+        ConfigurationError: The folder or a size is wrong.
+        DatasetError: There are no documents, or some cannot be read or have no text; the message names them.
+        MissingDependencyError: There are PDFs, and the extra ``pdf`` is not installed.
     """
     overlap = chunk_size // 8 if chunk_overlap is None else chunk_overlap
     if chunk_size < _MIN_CHUNK_TOKENS or not 0 <= overlap < chunk_size:

@@ -35,10 +35,15 @@ _MESSAGE_CHARACTERS = 500  # chosen: of an error's message that is stored; some 
 
 
 class CallPolicy(BaseModel):
-    """Limits of the calls: how many are in progress at a time, attempts per call, first backoff in seconds.
+    """Limits of the LLM calls: concurrency and retries.
 
     Lost connections, timeouts, rate limits and server errors are retried with random exponential backoff, a
     minute at most; other errors are final.
+
+    Attributes:
+        concurrency: Most calls in progress at a time, 1 or more.
+        attempts: Most attempts per call, the first included, 1 or more.
+        backoff_s: Limit of the first random wait, in seconds; it doubles with every attempt. 0: no wait.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,8 +57,11 @@ class CallPolicy(BaseModel):
 class FailedCall:
     """A call without a result.
 
-    ``subject``: what it was about (the question, or the chunk's id). ``error``: the type of the last error,
-    ``message``: its message with secrets removed.
+    Attributes:
+        subject: What it was about: the question, or the chunk's id.
+        error: Type of the last error.
+        message: Message of the last error with secrets removed, cut at 500 characters.
+        attempts: Number of attempts made.
     """
 
     subject: str

@@ -41,7 +41,13 @@ DEFAULT_QUERY = (
 
 @dataclass(frozen=True)
 class Question:
-    """A question, and the ids of the chunk it was generated from and of that chunk's document (None: unknown)."""
+    """A question and where it comes from.
+
+    Attributes:
+        text: The question.
+        node_id: Id of the chunk it was generated from. None: unknown.
+        document_id: Id of that chunk's document. None: unknown.
+    """
 
     text: str
     node_id: str | None = None
@@ -50,9 +56,14 @@ class Question:
 
 @dataclass(frozen=True)
 class GeneratedQuestions(Sequence[Question]):
-    """The questions, in the order of their chunks, and the failed calls.
+    """The result of ``QuestionGenerator``, a sequence of its questions.
 
-    ``paid`` counts this run's calls, attempts included, ``reused`` the chunks whose questions were stored.
+    Attributes:
+        questions: The questions, in the order of their chunks.
+        failures: The failed calls.
+        duplicates_removed: Number of questions left out because they repeat another one.
+        paid: Number of this run's calls, all attempts included.
+        reused: Number of chunks whose questions were stored already.
     """
 
     questions: tuple[Question, ...]
@@ -81,13 +92,20 @@ class _QuestionList(BaseModel):
 
 
 class QuestionGenerator:
-    """Has ``llm`` generate ``num_questions_per_chunk`` questions about each chunk.
+    """Has an LLM generate questions about each chunk.
 
-    ``question_gen_query`` is the instruction (None: DatasetGenerator's); ``text_question_template`` combines it
-    with the chunk (``context_str``, ``query_str``); ``metadata_mode``: which metadata of a chunk the LLM sees;
-    ``calls``: concurrency and retries. An LLM with function calling returns a list; the answer of any other is
-    read line by line, without numbering. Questions beyond the number are dropped.
-    Raises ConfigurationError for a number below 1.
+    An LLM with function calling returns a list; the answer of any other is read line by line, without numbering.
+
+    Args:
+        llm: The LLM that generates the questions.
+        question_gen_query: The instruction. None: that of LlamaIndex's DatasetGenerator.
+        text_question_template: Combines the chunk (``context_str``) with the instruction (``query_str``).
+        num_questions_per_chunk: Questions about each chunk, 1 or more; those beyond this number are dropped.
+        metadata_mode: Which metadata of a chunk the LLM sees; by default none.
+        calls: Concurrency and retries. None: CallPolicy's defaults.
+
+    Raises:
+        ConfigurationError: ``num_questions_per_chunk`` is below 1.
     """
 
     def __init__(
@@ -122,11 +140,22 @@ class QuestionGenerator:
         retry_failed: bool = False,
         show_progress: bool = True,
     ) -> GeneratedQuestions:
-        """Generate questions about every chunk; with ``num`` at most that many chunks and questions.
+        """Generate questions about every chunk.
 
-        ``path`` (JSONL) stores each chunk's questions; the same call again reads them and makes only the
-        missing LLM calls, with ``retry_failed`` also the failed ones. Chunks without text are skipped;
-        questions equal but for case and spaces are kept once.
+        Chunks without text are skipped; questions equal but for case and spaces are kept once.
+
+        Args:
+            nodes: The chunks.
+            path: JSON Lines file that stores each chunk's questions; the same call again reads them and makes only
+                the missing LLM calls. None: nothing is stored.
+            num: Most chunks and most questions. None: all.
+            retry_failed: Whether to repeat the calls that failed in an earlier run.
+            show_progress: Whether to show a progress bar.
+
+        Raises:
+            CaptureError: ``path`` cannot be written or read.
+            DatasetError: ``path`` has a line that is no result of an earlier run.
+            ConfigurationError: The synchronous form was called inside asynchronous work of this package.
         """
         chunks = [node for node in nodes if node.get_content(metadata_mode=self._metadata_mode).strip()]
         chunks = chunks if num is None else chunks[:num]

@@ -33,9 +33,13 @@ _METADATA_KEY = "serving"
 class ServingRecipe(BaseModel):
     """How the prompts of a data set were made; stored in the metadata of every built Example.
 
-    ``qa_template``: text with ``{context_str}`` and ``{query_str}``; None: the prompt is the question alone.
-    ``separate_context``: a prompt contains one chunk. A LlamaIndex query engine built with
-    :meth:`query_engine_kwargs` sends the same prompts, as long as the chunks fit the model's context window.
+    A LlamaIndex query engine built with ``query_engine_kwargs`` sends the same prompts, as long as the chunks
+    fit the model's context window.
+
+    Attributes:
+        qa_template: Text with ``{context_str}`` and ``{query_str}``. None: the prompt is the question alone.
+        system_prompt: System message of every prompt. None: there is none.
+        separate_context: Whether a prompt contains one chunk only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +50,14 @@ class ServingRecipe(BaseModel):
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> ServingRecipe:
-        """The recipe that all ``examples`` were built with. Raises DatasetError unless there is exactly one."""
+        """The recipe that all examples were built with.
+
+        Args:
+            examples: Examples of a RetrievalAugmentedDatasetBuilder.
+
+        Raises:
+            DatasetError: There is not exactly one recipe, or an example has none.
+        """
         recipes = {_recipe_of(example) for example in examples}
         if len(recipes) != 1 or None in recipes:
             without = ", and some examples without a recipe" if None in recipes else ""
@@ -64,7 +75,12 @@ class ServingRecipe(BaseModel):
         return ChatPromptTemplate(message_templates=turns)
 
     def messages(self, query: str, context: str | None) -> tuple[Message, ...]:
-        """The messages of one row; with ``context`` None the question alone."""
+        """The messages of one row.
+
+        Args:
+            query: The question.
+            context: The chunks as one text. None: the prompt is the question alone.
+        """
         recipe = self if context is not None else self.model_copy(update={"qa_template": None})
         messages = recipe.prompt().format_messages(query_str=query, context_str=context or "")
         return tuple(Message(role=m.role.value, content=m.content) for m in messages)
@@ -72,8 +88,14 @@ class ServingRecipe(BaseModel):
     def query_engine_kwargs(self, output_cls: type[BaseModel] | None = None) -> dict[str, Any]:
         """Arguments for ``index.as_query_engine`` or ``RetrieverQueryEngine.from_args`` that send these prompts.
 
-        With ``separate_context`` only the best chunk is sent. Raises ConfigurationError for ``output_cls`` where
-        the prompt has no context; use ``llm.structured_predict(output_cls, recipe.prompt(), query_str=...)``.
+        With ``separate_context`` only the best chunk is sent.
+
+        Args:
+            output_cls: Class of a structured answer. None: the answer is text.
+
+        Raises:
+            ConfigurationError: ``output_cls`` is given and the prompt has no context; use
+                ``llm.structured_predict(output_cls, recipe.prompt(), query_str=...)``.
         """
         if self.qa_template is not None:
             structured = {} if output_cls is None else {"output_cls": output_cls}
@@ -95,7 +117,7 @@ class ServingRecipe(BaseModel):
         return {"system_prompt": None}
 
     def metadata(self) -> dict[str, Any]:
-        """The entry in an Example's metadata, which :meth:`of` reads."""
+        """The entry in an Example's metadata, which ``of`` reads."""
         return {_METADATA_KEY: self.model_dump()}
 
 

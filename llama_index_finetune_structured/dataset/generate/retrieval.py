@@ -59,18 +59,32 @@ class _Context:
 class RetrievalAugmentedDatasetBuilder:
     """Turns (question, answer) pairs into training rows whose prompts contain retrieved chunks.
 
-    ``separate_context``: k rows of question and chunk_i -> answer, instead of one row with the chunks joined.
-    ``qa_template``: text with ``{context_str}`` and ``{query_str}``. ``output_cls`` validates the answers.
-    ``distractors``: keep the supporting chunks and this many others of the retriever's list (0: keep the
-    whole list). ``share_without_support``: share of questions whose supporting chunks are removed; their
-    answer is replaced by ``abstention`` or, where that is None, kept (answering from memory).
-    ``share_without_context``: share of questions without any chunk; 1.0 trains the knowledge itself and needs
-    no retriever. The supporting chunks are those a pair names (``node_id``, ``document_id``, a captured
-    example's sources); of a pair that names none, all chunks of the first result's document.
+    The supporting chunks are those a pair names (``node_id``, ``document_id``, a captured example's sources); of a
+    pair that names none, all chunks of the first result's document.
 
-    A hash of ``seed`` and question decides which share it belongs to: the same pairs give the same rows in
-    any order. ``recipe`` has the settings for serving; ``counts`` what the last build made, skipped and
-    missed. Raises ConfigurationError for settings, DatasetError naming the pair that does not fit.
+    Args:
+        retriever: The retriever that will serve. None: only with ``share_without_context=1.0``.
+        separate_context: Whether to make k rows of question and chunk_i -> answer, instead of one row with the
+            chunks joined.
+        qa_template: Text with ``{context_str}`` and ``{query_str}``.
+        system_prompt: System message of every row. None: there is none.
+        output_cls: Class that the answers are validated against. None: a Pydantic answer has its own class, other
+            answers may be any text.
+        distractors: Keep the supporting chunks and this many others of the retriever's list. 0: the whole list.
+        share_without_support: Share of questions, 0 to 1, whose supporting chunks are removed.
+        abstention: Answer of the rows without support, such as "I do not know.". None: they keep their answer,
+            which trains answering from memory.
+        share_without_context: Share of questions, 0 to 1, without any chunk; 1.0 trains the knowledge itself.
+        seed: A hash of seed and question decides which share a question belongs to: the same pairs give the same
+            rows in any order.
+
+    Attributes:
+        recipe: The settings for serving the same prompts.
+        counts: What the last build made, skipped and missed: reason -> count.
+
+    Raises:
+        ConfigurationError: A setting is out of range, the template lacks a placeholder, ``abstention`` is no valid
+            answer, or a retriever is missing.
     """
 
     def __init__(
@@ -90,7 +104,7 @@ class RetrievalAugmentedDatasetBuilder:
         _check_settings(share_without_support, share_without_context, distractors, retriever)
         self._retriever = retriever
         self._shape = AnswerShape(output_cls, None)
-        self._abstention = None if abstention is None else self._shape.answer_text(abstention)
+        self._abstention = None if abstention is None else _abstention_text(abstention, self._shape)
         self._distractors = distractors
         self._share_without_context = share_without_context
         self._share_without_support = share_without_support
@@ -104,26 +118,67 @@ class RetrievalAugmentedDatasetBuilder:
         self.counts: Counter[str] = Counter()
 
     def build(self, pairs: PairSource, *, show_progress: bool = True) -> FinetuneDataset:
-        """All rows, in memory; :meth:`write` is for more rows than fit."""
+        """All rows, in memory; ``write`` is for more rows than fit.
+
+        Args:
+            pairs: A file (JSON Lines of ``query``, ``response``, ``node_id``, ``document_id`` or of Examples, or a
+                QueryResponseDataset's JSON), a QueryResponseDataset, or tuples, mappings or Examples.
+            show_progress: Whether to show a progress bar.
+
+        Raises:
+            DatasetError: There are no pairs, or one does not fit; the message names it.
+        """
         return FinetuneDataset(self.stream(pairs, show_progress=show_progress))
 
     async def abuild(
         self, pairs: PairSource, *, concurrency: int = 8, show_progress: bool = True
     ) -> FinetuneDataset:
-        """As :meth:`build`, with ``concurrency`` retrievals in progress at a time."""
+        """As ``build``, with several retrievals in progress at a time.
+
+        Args:
+            pairs: As for ``build``.
+            concurrency: Most retrievals in progress at a time.
+            show_progress: Whether to show a progress bar.
+
+        Raises:
+            DatasetError: There are no pairs, or one does not fit; the message names it.
+        """
         rows = self.astream(pairs, concurrency=concurrency, show_progress=show_progress)
         return FinetuneDataset([row async for row in rows])
 
     def write(
         self, pairs: PairSource, path: str | Path, format: str | None = None, *, show_progress: bool = True
     ) -> Path:
-        """Stream the rows into a file, atomically, in bounded memory; ``format`` as for FinetuneDataset.save."""
+        """Stream the rows into a file, atomically, in bounded memory.
+
+        Args:
+            pairs: As for ``build``.
+            path: File to write.
+            format: As for ``FinetuneDataset.save``. None: canonical Examples.
+            show_progress: Whether to show a progress bar.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            ConfigurationError: The format is unknown.
+            DatasetError: There are no pairs, one does not fit, or the format cannot express a row; the message
+                names it.
+        """
         rows = self.stream(pairs, show_progress=show_progress)
         lines = (row.to_json() for row in rows) if format is None else training_lines(rows, format)
         return write_lines(Path(path), lines)
 
     def stream(self, pairs: PairSource, *, show_progress: bool = False) -> Iterator[Example]:
-        """Rows one by one, in the order of the pairs."""
+        """Rows one by one, in the order of the pairs.
+
+        Args:
+            pairs: As for ``build``.
+            show_progress: Whether to show a progress bar.
+
+        Raises:
+            DatasetError: There are no pairs, or one does not fit; the message names it.
+        """
         self.counts = Counter()
         for pair in tqdm(_at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress):
             nodes = [] if self._retriever is None else self._retriever.retrieve(pair.query)
@@ -133,7 +188,16 @@ class RetrievalAugmentedDatasetBuilder:
     async def astream(
         self, pairs: PairSource, *, concurrency: int = 8, show_progress: bool = False
     ) -> AsyncIterator[Example]:
-        """As :meth:`stream`, with ``concurrency`` retrievals in progress at a time; the order is the same."""
+        """As ``stream``, with several retrievals in progress at a time; the order is the same.
+
+        Args:
+            pairs: As for ``build``.
+            concurrency: Most retrievals in progress at a time.
+            show_progress: Whether to show a progress bar.
+
+        Raises:
+            DatasetError: There are no pairs, or one does not fit; the message names it.
+        """
         self.counts = Counter()
         window: deque[tuple[Pair, asyncio.Task[list[NodeWithScore]]]] = deque()
         try:
@@ -244,6 +308,13 @@ def _answer_text(pair: Pair, shape: AnswerShape) -> str:
         return shape.answer_text(pair.answer)
     except (ValueError, TypeError) as error:
         raise DatasetError(f"the answer to {pair.query!r}: {one_line_reason(error)}") from error
+
+
+def _abstention_text(abstention: Any, shape: AnswerShape) -> str:
+    try:
+        return shape.answer_text(abstention)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"abstention: {one_line_reason(error)}; give a valid answer") from error
 
 
 def _at_least_one(pairs: PairSource) -> Iterator[Pair]:

@@ -30,7 +30,13 @@ def load_schema(source: str | Path) -> type[BaseModel]:
     string's length in characters, a list's number of items). Types: string, integer, number, boolean, date,
     datetime, ``list of`` any type, and the names under ``types``, each of which has ``fields`` or ``enum``; a
     ``?`` at the end makes a field optional. Python files and modules are imported, so their code runs.
-    Raises ConfigurationError naming file, line or class.
+
+    Args:
+        source: Path of a file that ends in ``.yaml``, ``.yml`` or ``.json``, else ``file.py:Class`` or
+            ``package.module:Class``.
+
+    Raises:
+        ConfigurationError: The source cannot be read, imported or understood; the message names file, line or class.
     """
     text = str(source)
     if Path(text).suffix.lower() in (".yaml", ".yml", ".json"):
