@@ -73,10 +73,9 @@ class FinetuneDataset:
 
     Args:
         examples: The examples, in the order in which they are kept.
-        duplicates_removed: Number of examples that ``deduplicate`` has left out already.
+        duplicates_removed: Number of examples that ``deduplicate`` has left out already. Kept as an attribute.
 
     Attributes:
-        duplicates_removed: Number of examples that ``deduplicate`` has left out.
         leakage: Of the validation side of a ``split``, its near-duplicates in train; else None.
     """
 

@@ -60,7 +60,8 @@ class RetrievalAugmentedDatasetBuilder:
     """Turns (question, answer) pairs into training rows whose prompts contain retrieved chunks.
 
     The supporting chunks are those a pair names (``node_id``, ``document_id``, a captured example's sources); of a
-    pair that names none, all chunks of the first result's document.
+    pair that names none, all chunks of the first result's document. ``recipe`` has the settings for serving the same
+    prompts; ``counts`` what the last build made, skipped and missed (reason -> count).
 
     Args:
         retriever: The retriever that will serve. None: only with ``share_without_context=1.0``.
@@ -77,10 +78,6 @@ class RetrievalAugmentedDatasetBuilder:
         share_without_context: Share of questions, 0 to 1, without any chunk; 1.0 trains the knowledge itself.
         seed: A hash of seed and question decides which share a question belongs to: the same pairs give the same
             rows in any order.
-
-    Attributes:
-        recipe: The settings for serving the same prompts.
-        counts: What the last build made, skipped and missed: reason -> count.
 
     Raises:
         ConfigurationError: A setting is out of range, the template lacks a placeholder, ``abstention`` is no valid
