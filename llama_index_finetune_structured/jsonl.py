@@ -31,7 +31,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 16  # chosen: one read finds the start of nearly every last line
 READ_ERRORS = (ValueError, RecursionError)
-"""The exceptions that :func:`parse_line` may raise."""
+"""The exceptions that ``parse_line`` may raise."""
 
 
 class Line(NamedTuple):
@@ -81,7 +81,7 @@ def parse_line(raw: bytes) -> Any:
     """Parse a line of UTF-8 as JSON.
 
     NaN, infinities and lone surrogates are refused, since they cannot be written to a valid file again. Raises
-    ValueError or RecursionError (``READ_ERRORS``); :func:`one_line_reason` describes the error.
+    ValueError or RecursionError (``READ_ERRORS``); ``one_line_reason`` describes the error.
     """
     value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
     if b"\\ud" in raw or b"\\uD" in raw:

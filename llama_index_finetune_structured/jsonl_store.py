@@ -2,7 +2,7 @@
 
 A store at ``path`` is ``path`` itself, written by the process that holds its lock, and one shard
 ``path.shard-<ns>-<pid>`` for each further process (a forked worker, a second script). A record is
-acknowledged when :meth:`JsonlStore.append` returns; a crash can tear at most the line that was being written,
+acknowledged when ``JsonlStore.append`` returns; a crash can tear at most the line that was being written,
 and the next process that opens the file removes a torn line.
 """
 
@@ -189,7 +189,7 @@ def shards_of(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_shards(path: str | os.PathLike[str]) -> Iterator[Line]:
-    """Yield the lines of a store, file by file, as :func:`jsonl.read_lines` reads each.
+    """Yield the lines of a store, file by file, as ``jsonl.read_lines`` reads each.
 
     Raises CaptureError where a file cannot be opened.
     """

@@ -70,7 +70,7 @@ class StructuredCall:
         self._outcome: BaseModel | StructuredAnswerError | None = None
 
     def attempts(self) -> Iterator[dict[str, Any]]:
-        """Keyword arguments of each chat call. Pass its response to :meth:`record` before the next iteration."""
+        """Keyword arguments of each chat call. Pass its response to ``record`` before the next iteration."""
         yield self._kwargs
         if self._bounds is not None and not isinstance(self._outcome, self._output_cls):
             yield {**self._kwargs, **_SECOND_ATTEMPT}
@@ -93,7 +93,7 @@ class StructuredCall:
         return answer
 
     def result(self) -> BaseModel:
-        """The object, after a :class:`StructuredAnswerEvent`. Raises StructuredAnswerError where no answer fits."""
+        """The object, after a ``StructuredAnswerEvent``. Raises StructuredAnswerError where no answer fits."""
         hits = [] if self._bounds is None else _bound_hits(self._output_cls, self._text, self._bounds)
         dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=max(0, self._attempts - 1)))
         if isinstance(self._outcome, BaseModel):

@@ -18,7 +18,7 @@ __all__ = ["DEAD", "PROVIDERS", "JobRequest", "Provider", "normal_status", "prov
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A job request in neutral form; :attr:`Provider.body` turns it into a provider's own."""
+    """A job request in neutral form; ``Provider.body`` turns it into a provider's own."""
 
     base_model: str
     training_file: str

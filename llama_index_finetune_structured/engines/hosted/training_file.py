@@ -111,7 +111,7 @@ def transport_of(path: Path) -> Transport | None:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The readable rows; unreadable ones are reported by :func:`preflight`."""
+    """The readable rows; unreadable ones are reported by ``preflight``."""
     for line in read_lines(path):
         with contextlib.suppress(*READ_ERRORS):
             row = parse_line(line.raw)

@@ -169,7 +169,7 @@ async def _answer(
 
 
 async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
-    """Interrupts are returned, since ``wait_for`` may run the job as a task of its own; see :func:`gather_all`."""
+    """Interrupts are returned, since ``wait_for`` may run the job as a task of its own; see ``gather_all``."""
     try:
         return await job
     except (KeyboardInterrupt, SystemExit) as interrupt:

@@ -64,7 +64,7 @@ class AnswerTarget:
 
 
 def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) -> list[AnswerTarget]:
-    """The target of every example; see :func:`target_of`. Raises DatasetError, also for an empty data set."""
+    """The target of every example; see ``target_of``. Raises DatasetError, also for an empty data set."""
     targets = [target_of(example, output_cls) for example in examples]
     if not targets:
         raise DatasetError("nothing to compare on: the data set is empty")

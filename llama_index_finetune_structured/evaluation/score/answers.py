@@ -145,7 +145,7 @@ def _compare(field: Field, gold: list[Any], answer: list[Any]) -> tuple[float, b
 def _alike(part: Field, gold: Any, answer: Any) -> tuple[float, bool]:
     """A part's similarity and whether it is right.
 
-    Equal to what :func:`_score_field` counts, but without its models: this runs for every pair of items.
+    Equal to what ``_score_field`` counts, but without its models: this runs for every pair of items.
     """
     if gold is None or answer is None:
         both = gold is None and answer is None

@@ -82,7 +82,7 @@ def _verify(sequence: GeneratedSequence, draft: list[int], logits: torch.Tensor)
 class PaddedDecoder:
     """Left-padded batches through transformers' ``generate``, each finished before the next begins.
 
-    For models with more state than keys and values. Same interface as :class:`BatchDecoder`.
+    For models with more state than keys and values. Same interface as ``BatchDecoder``.
     """
 
     def __init__(self, model: Any, stop_ids: Set[int], pad_id: int) -> None:

@@ -87,7 +87,7 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
 
 
 class KVCacheModel:
-    """A causal LM with a KV cache of slots. Sets the model's attention to :func:`ragged_attention`."""
+    """A causal LM with a KV cache of slots. Sets the model's attention to ``ragged_attention``."""
 
     def __init__(self, model: Any) -> None:
         self._model = model

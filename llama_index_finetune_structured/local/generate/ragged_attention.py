@@ -62,7 +62,7 @@ class RaggedBatch:
         return padded.transpose(1, 2)[self.row_of, self.column_of][None]
 
     def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor:
-        """Additive attention mask, [rows, 1, groups * longest, width]; ``window`` as in :attr:`windows`."""
+        """Additive attention mask, [rows, 1, groups * longest, width]; ``window`` as in ``windows``."""
         if window not in self._masks:
             queries = (
                 self._cached[:, None, None] + torch.arange(self.longest, device=self._cached.device)[:, None]

@@ -58,6 +58,6 @@ class AnswerIndex:
             self._newer, self._older = NGramIndex(), self._newer
 
     def draft(self, last: Sequence[int]) -> tuple[int, list[int]]:
-        """As :meth:`NGramIndex.draft`."""
+        """As ``NGramIndex.draft``."""
         newer, older = self._newer.draft(last), self._older.draft(last)
         return newer if newer[0] >= older[0] else older

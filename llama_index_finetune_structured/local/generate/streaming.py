@@ -40,7 +40,7 @@ def stream(engine: GenerationEngine, tokenizer: Any, request: GenerationRequest)
 async def astream(
     engine: GenerationEngine, tokenizer: Any, request: GenerationRequest
 ) -> AsyncIterator[Chunk]:
-    """As :func:`stream`, for async callers."""
+    """As ``stream``, for async callers."""
     loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
     text = _GrowingText(tokenizer)
 

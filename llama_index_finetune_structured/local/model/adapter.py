@@ -162,7 +162,7 @@ def adapter_or_none(folder: Path) -> Path | None:
 
 
 def find_adapter(folder: Path) -> Path:
-    """As :func:`adapter_or_none`, but raises ConfigurationError where there is no adapter."""
+    """As ``adapter_or_none``, but raises ConfigurationError where there is no adapter."""
     adapter = adapter_or_none(folder)
     if adapter is None:
         raise ConfigurationError(

@@ -93,7 +93,7 @@ def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
 def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> dict[str, Any]:
     """Copy a schema and bound every unbounded list, string and free-form object in it.
 
-    ``key``: the :func:`schema_key` of the schema in training. In the copy, objects with named properties allow no
+    ``key``: the ``schema_key`` of the schema in training. In the copy, objects with named properties allow no
     others, and string formats and patterns that grammars do not support are removed; pydantic checks those.
     """
     bounded: dict[str, Any] = _closed(schema)
@@ -105,7 +105,7 @@ def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) ->
 def bounds_hit(bounded: Mapping[str, Any], original: Mapping[str, Any], answer: Any) -> list[str]:
     """The JSON pointers where an answer is as long as the added bound allows: it may have been cut there.
 
-    ``bounded``: :func:`bounded_schema` of ``original``. A bound of the original schema does not count.
+    ``bounded``: ``bounded_schema`` of ``original``. A bound of the original schema does not count.
     """
     unbounded = _unbounded(_closed(original), "#")
     added = {pointer: resolve_pointer(bounded, pointer)[_LIMITS[kind]] for pointer, kind, _ in unbounded}
@@ -188,7 +188,7 @@ def _places(root: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str, An
 
 
 def _walk(root: Mapping[str, Any], node: Any, pointer: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    """As :func:`_places`, for a value and the sub-schema ``node`` at ``pointer``.
+    """As ``_places``, for a value and the sub-schema ``node`` at ``pointer``.
 
     All branches of a union are walked: a value counts at each branch whose type it has.
     """
