@@ -2,8 +2,9 @@
 
 A store at ``path`` is ``path`` itself, written by the process that holds its lock, and one shard
 ``path.shard-<ns>-<pid>`` for each further process (a forked worker, a second script). A record is
-acknowledged when ``JsonlStore.append`` returns; a crash can tear at most the line that was being written,
-and the next process that opens the file removes a torn line.
+acknowledged when ``JsonlStore.append`` returns; a crash can tear at most the line that was being written.
+The next process that writes to ``path`` removes a torn line there; at the end of a shard it stays, and readers
+skip it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import yaml
 
 import llama_index_finetune_structured as package
 from llama_index_finetune_structured import errors
+from llama_index_finetune_structured.engines.hosted.providers import PROVIDERS
 from llama_index_finetune_structured.local.model import base_models
 from tests.fakes.gradient_server import GradientServer
 from tests.fakes.openai_server import OpenAIServer
@@ -165,6 +166,8 @@ def test_every_environment_variable_of_the_package_is_documented() -> None:
     sources = Path(package.__file__).parent.rglob("*.py")
     pattern = r'"((?:LLAMA_INDEX_|FINETUNE_STRUCTURED|OPENAI|AZURE|NEBIUS|GRADIENT|ACCELERATE|TIKTOKEN)[A-Z_]*_[A-Z]+)"'
     read = {name for source in sources for name in re.findall(pattern, source.read_text(encoding="utf-8"))}
+    for provider in PROVIDERS.values():
+        read |= {*provider.key_variables, *provider.base_variables}
     assert len(read) > 10
     assert {name for name in read if f"`{name}`" not in page} == set()
 

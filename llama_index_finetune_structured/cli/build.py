@@ -176,10 +176,12 @@ def _split(
     whole = FinetuneDataset(examples)
     if validation == 0:
         return whole, None
-    by_document = len({document_of(example) for example in examples}) > 1
+    documents = {document_of(example) for example in examples}
+    by_document = None not in documents and len(documents) > 1
     if not by_document:
         say(
-            "all questions belong to one document: rows are held out by question, so the score will be too high"
+            "the questions do not name several documents: rows are held out by question, so the score will be too "
+            "high"
         )
     parts: tuple[FinetuneDataset, FinetuneDataset] = whole.split(
         1 - validation, group_by="document" if by_document else None, seed=seed

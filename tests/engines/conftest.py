@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.hosted.providers import PROVIDERS
 from llama_index_finetune_structured.engines.timeouts import Timeouts
 from tests.fakes.clock import FakeClock
 from tests.fakes.openai_server import OpenAIServer
 from tests.fakes.rows import write_rows
 
 KEY_VARIABLES = (
-    "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_BASE_URL",
-    "NEBIUS_API_KEY", "NEBIUS_BASE_URL", "GRADIENT_ACCESS_TOKEN", "GRADIENT_WORKSPACE_ID", "GRADIENT_API_URL",
-)  # fmt: skip
+    *(
+        name
+        for provider in PROVIDERS.values()
+        for name in (*provider.key_variables, *provider.base_variables)
+    ),
+    *("GRADIENT_ACCESS_TOKEN", "GRADIENT_WORKSPACE_ID", "GRADIENT_API_URL"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Profiles of the providers with OpenAI's fine-tuning protocol: addresses, keys and deviations.
 
-A provider is a dataclass with one function for its request body, never a subclass.
+A provider is a dataclass with one function for its request body, never a subclass. A new profile also needs a row in
+docs/providers.md and one for its variables in docs/environment.md.
 """
 
 from __future__ import annotations

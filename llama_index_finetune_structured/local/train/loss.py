@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from ..model.prompts import TokenRow
-from .attention import PREFIX_TREE
 from .packing import PackedBatch, pack
+from .prefix_tree_attention import PREFIX_TREE
 
 __all__ = ["AnswerLoss"]
 
