@@ -238,9 +238,11 @@ class Example(_Frozen):
 
     @property
     def id(self) -> str:
-        """Content hash of what a model learns from: messages, tools, schema and answer, not the origin.
+        """Content hash of what a model learns from.
 
-        Ids of tool calls are random for each call, so they are replaced by their order before hashing.
+        In it: messages, answer, answer schema, transport, tools, tool choice, parallel tool calls and response format;
+        not query, sources, document, model and split. The answer counts as text: other spaces or another key order
+        make another id. Ids of tool calls are random for each call, so they are replaced by their order.
         """
         learned = self.model_dump(
             mode="json",

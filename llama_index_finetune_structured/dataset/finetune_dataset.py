@@ -230,7 +230,7 @@ class FinetuneDataset:
         return train_side, validation
 
     def deduplicate(self) -> FinetuneDataset:
-        """Keep the first of the examples with the same ``id``, a hash of all that training uses."""
+        """Keep the first of the examples with the same ``Example.id``."""
         unique: dict[str, Example] = {}
         for example in self._examples:
             unique.setdefault(example.id, example)

@@ -34,7 +34,7 @@ from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Message
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..local.model.prompts import render_prompt, serving_messages
+from ..local.model.prompts import messages_with_schema, render_prompt
 from ..local.schema.bounds import AnswerBounds, schema_key
 from .structured import StructuredCall, request_schema
 
@@ -351,7 +351,7 @@ class LoraLLM(LLM):
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
         """Token ids of the prompt, as in training: by the chat template, the schema in the system message."""
         return render_prompt(
-            self._loaded.tokenizer, serving_messages([_message(m) for m in messages], schema)
+            self._loaded.tokenizer, messages_with_schema([_message(m) for m in messages], schema)
         )
 
     def _request_of_tokens(

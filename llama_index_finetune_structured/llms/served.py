@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from ..example import Message
 from ..local.model.adapter import read_folder_card
-from ..local.model.prompts import serving_messages
+from ..local.model.prompts import messages_with_schema
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
@@ -157,7 +157,7 @@ class ServedLora(HostedOpenAILike):
         """The messages as in training: the schema, without bounds, at the end of the leading system message."""
         plain = [Message(role=message.role.value, content=message.content or "") for message in messages]
         schema = request_schema(kwargs.get("response_format"))
-        return [ChatMessage(**message) for message in serving_messages(plain, schema)]
+        return [ChatMessage(**message) for message in messages_with_schema(plain, schema)]
 
     def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords with a bounded schema, so that the server's grammar ends inside the token limit."""

@@ -19,7 +19,7 @@ from llama_index_finetune_structured import Example, FinetuneDataset, Message, S
 from llama_index_finetune_structured.background import run_in_background
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.evaluation.run.target import target_of
-from llama_index_finetune_structured.local.model.prompts import serving_messages
+from llama_index_finetune_structured.local.model.prompts import messages_with_schema
 from llama_index_finetune_structured.local.schema.bounds import schema_key
 from tests.fakes.openai_server import OpenAIServer
 
@@ -305,7 +305,7 @@ def test_without_a_class_the_prompt_and_the_bounds_are_those_of_training() -> No
     target = target_of(paper, None)
     assert target.schema is not None
     assert list(target.schema["properties"]) == ["year", "author"]
-    assert serving_messages(paper.messages, target.schema) == serving_messages(paper.messages, schema)
+    assert messages_with_schema(paper.messages, target.schema) == messages_with_schema(paper.messages, schema)
     assert schema_key(target.schema) == schema_key(schema)
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from llama_index_finetune_structured import Example, Message
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.local.model.prompts import (
-    answer_text,
-    serving_messages,
+    messages_with_schema,
     stop_token_id,
     token_row,
+    trained_text,
 )
 from tests import tiny
 
@@ -38,7 +38,7 @@ def _example(*messages: Message, answer: str = '{"year": 1, "title": "é"}', **m
 
 
 def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
-    system, user = serving_messages(
+    system, user = messages_with_schema(
         [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA
     )
     assert system["content"].startswith("Be brief.\n\n")
@@ -49,7 +49,7 @@ def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
 
 
 def test_without_a_system_message_the_schema_brings_its_own() -> None:
-    roles = [m["role"] for m in serving_messages([Message(role="user", content="Q")], SCHEMA)]
+    roles = [m["role"] for m in messages_with_schema([Message(role="user", content="Q")], SCHEMA)]
     assert roles == ["system", "user"]
 
 
@@ -140,9 +140,9 @@ def test_answers_in_optional_lists_tuples_and_dicts_are_in_schema_order_too() ->
     example = _example(
         Message(role="user", content="Q"), answer=json.dumps(answer), answer_schema=Team.model_json_schema()
     )
-    assert answer_text(example) == Team.model_validate(answer).model_dump_json()
+    assert trained_text(example) == Team.model_validate(answer).model_dump_json()
 
 
 def test_an_answer_that_json_cannot_hold_is_refused_by_its_example() -> None:
     with pytest.raises(DatasetError, match=r"example [0-9a-f]{12}: .* not JSON"):
-        answer_text(_example(Message(role="user", content="Q"), answer='{"title": "a", "year": NaN}'))
+        trained_text(_example(Message(role="user", content="Q"), answer='{"title": "a", "year": NaN}'))

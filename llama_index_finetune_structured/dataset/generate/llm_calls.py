@@ -38,7 +38,8 @@ class CallPolicy(BaseModel):
     """Limits of the LLM calls: concurrency and retries.
 
     Lost connections, timeouts, rate limits and server errors are retried with random exponential backoff, a
-    minute at most; other errors are final. Give the LLM itself ``max_retries=0``: its retries would multiply with these.
+    minute at most; other errors are final. Give the LLM itself ``max_retries=0``:
+    its retries would multiply with these.
 
     Attributes:
         concurrency: Most calls in progress at a time, 1 or more.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ...errors import ConfigurationError, MissingDependencyError
 from ...example import answer_value, canonical_json, content_hash
 from .answer_log import AnswerLog, RawAnswer
-from .systems import Reply, System, ask, check_askable, fingerprint
+from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
 from .tracing import Tracer, tracing
 
@@ -144,7 +144,7 @@ async def _answer(
     error: Exception | None = None
     with tracer.call(uuid.uuid4().hex) as trace:
         try:
-            reply = await asyncio.wait_for(_return_interrupt(ask(system, target)), timeout_s)
+            reply = await asyncio.wait_for(_return_interrupt(ask_system(system, target)), timeout_s)
         except MissingDependencyError:
             raise
         except Exception as caught:

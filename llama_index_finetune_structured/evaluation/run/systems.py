@@ -21,7 +21,7 @@ from ...example import Example, Source, content_hash
 from ...formats.wire import source_of
 from .target import AnswerTarget
 
-__all__ = ["Reply", "System", "ask", "check_askable", "fingerprint", "question_of"]
+__all__ = ["Reply", "System", "ask_system", "check_askable", "fingerprint", "question_of"]
 
 System = LLM | BaseQueryEngine | BasePydanticProgram[Any] | Callable[[Example], Any]
 
@@ -34,7 +34,7 @@ class Reply:
     sources: tuple[Source, ...] | None = None
 
 
-def ask(system: System, target: AnswerTarget) -> Awaitable[Reply]:
+def ask_system(system: System, target: AnswerTarget) -> Awaitable[Reply]:
     """Call the system with one example: a query engine with its ``query``, all others with its messages."""
     example = target.example
     if isinstance(system, BaseQueryEngine):

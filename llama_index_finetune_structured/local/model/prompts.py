@@ -13,10 +13,10 @@ from ...json_schema import in_schema_order, without_titles
 
 __all__ = [
     "TokenRow",
-    "answer_text",
+    "trained_text",
     "chat_template",
     "render_prompt",
-    "serving_messages",
+    "messages_with_schema",
     "stop_token_id",
     "token_row",
 ]
@@ -46,7 +46,9 @@ class TokenRow:
         return len(self.prompt) + len(self.answer)
 
 
-def serving_messages(messages: Sequence[Message], schema: Mapping[str, Any] | None) -> list[dict[str, str]]:
+def messages_with_schema(
+    messages: Sequence[Message], schema: Mapping[str, Any] | None
+) -> list[dict[str, str]]:
     """Messages as plain role and content, with the schema at the end of the leading system message.
 
     There the schema is part of the prefix that all rows share. Where no system message leads, one is added.
@@ -103,14 +105,14 @@ def token_row(tokenizer: Any, example: Example, *, stop_id: int) -> TokenRow:
             "the local engine trains on text answers and on structured ones"
         )
     messages = [_without_schema_text(message, example.schema_text) for message in example.messages]
-    prompt = render_prompt(tokenizer, serving_messages(messages, example.answer_schema))
-    answer = tokenizer(answer_text(example), add_special_tokens=False)["input_ids"]
+    prompt = render_prompt(tokenizer, messages_with_schema(messages, example.answer_schema))
+    answer = tokenizer(trained_text(example), add_special_tokens=False)["input_ids"]
     if not answer:
         raise DatasetError(f"example {example.id[:12]}: its answer is empty, there is nothing to train on")
     return TokenRow(tuple(prompt), (*answer, stop_id))
 
 
-def answer_text(example: Example) -> str:
+def trained_text(example: Example) -> str:
     """The answer's text to train on: with a schema, JSON without spaces and with keys in the schema's order.
 
     The grammar enforces the same form in serving. Without a schema, the plain text of the answer. Raises

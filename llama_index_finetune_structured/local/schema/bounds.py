@@ -1,4 +1,4 @@
-"""Bounds for unbounded lists, strings and free-form objects of a schema, learned from the training answers.
+"""What the grammar learns from training answers: longest lists, strings and objects, and lists without repeats.
 
 Without them constrained generation can run to the token limit and end as broken JSON. A bound belongs to a place
 in the schema, a JSON pointer such as ``#/properties/authors``, and is never tighter than the longest value in the
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...example import Example, canonical_json, content_hash
 from ...json_schema import UNIONS, pointer_part, resolve_pointer, without_titles
-from .string_formats import KNOWN_FORMATS, PATTERNS, SHORT_FORMATS
+from .string_formats import GRAMMAR_FORMATS, PATTERNS, SHORT_FORMATS
 
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
 
@@ -139,7 +139,7 @@ def _translate_format(node: dict[str, Any]) -> None:
     name = node.get("format")
     if name in PATTERNS and "pattern" not in node:
         node["pattern"] = PATTERNS[node.pop("format")]
-    elif name not in KNOWN_FORMATS:
+    elif name not in GRAMMAR_FORMATS:
         node.pop("format", None)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["KNOWN_FORMATS", "PATTERNS", "SHORT_FORMATS", "url_pattern"]
+__all__ = ["GRAMMAR_FORMATS", "PATTERNS", "SHORT_FORMATS", "url_pattern"]
 
 SHORT_FORMATS = {"ipv4", "ipv6", "uuid"}
 """Formats whose values have a longest: they need no bound."""
 
-KNOWN_FORMATS = {"hostname", "uri", *SHORT_FORMATS}
+GRAMMAR_FORMATS = {"hostname", "uri", *SHORT_FORMATS}
 """Formats that are left to the grammar's own definition."""
 
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
