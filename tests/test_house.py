@@ -268,11 +268,16 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
     names = {requirement.split(">")[0].split("[")[0] for requirement in project["dependencies"]}
     assert names == {
         "llama-index-core",
+        "llama-index-instrumentation",
         "pydantic",
         "jsonschema",
+        "numpy",
+        "pyyaml",
+        "tiktoken",
         "tqdm",
         "tenacity",
         "typer",
+        "typing-extensions",
         "rich",
         "platformdirs",
     }
