@@ -30,6 +30,7 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr
 
+from ..background import result_of
 from ..errors import ConfigurationError, MissingDependencyError
 from ..example import Message
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
@@ -387,7 +388,7 @@ class LoraLLM(LLM):
 
     def _generate(self, request: GenerationRequest) -> tuple[GenerationRequest, GenerationResult]:
         try:
-            return request, self._loaded.engine.submit(request).result()
+            return request, result_of(self._loaded.engine.submit(request))
         finally:
             request.cancelled = True
 
