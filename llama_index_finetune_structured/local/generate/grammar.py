@@ -35,6 +35,7 @@ _STRING_CLOSERS = ('"', "@", ":", "/", ".", "a", "0")
 _CLOSING_SLACK = (
     32  # tokens; chosen: what the smallest answer does not cover, an open string or number among it
 )
+_LONGEST_WALK = 2048  # tokens; chosen: longer than answers are, and compiled in a fraction of a second
 _ESTIMATE_DEPTH = 12  # levels of a recursive schema; chosen: deeper than schemas written by hand
 
 
@@ -76,7 +77,23 @@ class GrammarCache:
             return None
         smallest = json.dumps(_smallest(schema, schema, depth=0), separators=(",", ":"))
         tokens = len(self._tokenizer(smallest, add_special_tokens=False)["input_ids"])
-        return AnswerGrammar(self, text, closing_tokens=2 * tokens + _CLOSING_SLACK, distinct=distinct)
+        walked = self._walked_tokens(text)
+        return AnswerGrammar(
+            self, text, closing_tokens=max(2 * tokens, walked) + _CLOSING_SLACK, distinct=distinct
+        )
+
+    def _walked_tokens(self, grammar: str) -> int:
+        """Tokens of the answer that closing alone writes, from the start; 0 where it does not end.
+
+        The smallest answer leaves out what patterns require, such as the 36 characters of a UUID.
+        """
+        state = GrammarState(self, self.matcher(grammar), free_tokens=0, distinct=False)
+        for tokens in range(1, _LONGEST_WALK):
+            allowed = state.mask().nonzero()[:, 0].tolist()
+            if not allowed or allowed[0] == self.stop_id:
+                return tokens
+            state.append(allowed[0])
+        return 0
 
     @functools.cached_property
     def list_continuations(self) -> list[int]:
