@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from llama_index_finetune_structured import FinetuneDataset
 from llama_index_finetune_structured.cli import app
+from llama_index_finetune_structured.cli.build import _split
 from tests.cli import papers
 from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
@@ -250,3 +251,15 @@ def test_the_summary_counts_each_side_and_says_where_they_are_far_from_what_was_
     assert re.search(r"[24] held out, of [12] documents? -> data\.validation\.jsonl", shown)
     assert "that is 33%, not 10%" in shown or "that is 67%, not 10%" in shown
     assert "examples are few" in shown
+
+
+def test_rows_without_a_document_beside_those_of_one_are_split_by_question() -> None:
+    pairs = [(f"What is {number}?", "{}") for number in range(20)]
+    rows = [
+        row.model_copy(update={"document_id": "one" if number % 2 else None})
+        for number, row in enumerate(FinetuneDataset.from_pairs(pairs))
+    ]
+    train, held_out = _split(rows, validation=0.3, seed=0)
+    assert held_out is not None
+    assert len(train) + len(held_out) == 20
+    assert len(train) > len(held_out) > 0

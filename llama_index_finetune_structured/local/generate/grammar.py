@@ -83,7 +83,7 @@ class GrammarCache:
         )
 
     def _walked_tokens(self, grammar: str) -> int:
-        """Tokens of the answer that closing alone writes, from the start; 0 where it does not end.
+        """Tokens of the answer that closing alone writes, from the start; 0 where that does not end.
 
         The smallest answer leaves out what patterns require, such as the 36 characters of a UUID.
         """
