@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
+from .errors import ConfigurationError
 from .files import replacing
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "refuse_constant",
     "repair_tail",
     "require_utf8",
+    "save_lines",
     "write_lines",
 ]
 
@@ -129,6 +131,17 @@ def write_lines(path: Path, lines: Iterable[str]) -> Path:
         for line in lines:
             file.write(line + "\n")
     return path
+
+
+def save_lines(path: Path, lines: Iterable[str]) -> Path:
+    """As ``write_lines``, for a path that a user gave. Raises ConfigurationError where it cannot be written."""
+    try:
+        return write_lines(path, lines)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be written ({error.strerror or error}); free disk space, or give the path of a file in "
+            "a folder that you can write"
+        ) from error
 
 
 def repair_tail(descriptor: int) -> None:

@@ -17,7 +17,7 @@ from ..example import Example
 from ..formats.preferences import preference_lines
 from ..formats.reading import read_examples
 from ..formats.registry import training_lines
-from ..jsonl import write_lines
+from ..jsonl import save_lines
 from ..jsonl_store import shards_of
 from .labels import Conversation, labelled_examples
 from .leakage import LeakageReport, find_leaks
@@ -87,7 +87,9 @@ class FinetuneDataset:
 
     @classmethod
     def load(cls, path: str | Path) -> FinetuneDataset:
-        """Read canonical Examples and OpenAI chat lines, recognised line by line.
+        """Read canonical Examples, chat lines of OpenAI and TRL, and TRL's prompts with completions.
+
+        The form is recognised line by line; the local engine and ``check(path)`` read the same forms.
 
         Args:
             path: JSON Lines file; the other shards of a capture are merged in.
@@ -149,13 +151,13 @@ class FinetuneDataset:
 
         Raises:
             ConfigurationError: The format is unknown, or shards of a capture lie beside ``path``: they would be
-                read with it.
+                read with it. Or the file cannot be written.
             DatasetError: The format cannot express an example, which the message names.
         """
         if shards := [file.name for file in shards_of(path) if file != Path(path)]:
             raise ConfigurationError(f"{path}: a capture of several files ({shards[0]}); give another path")
         lines = (e.to_json() for e in self) if format is None else training_lines(self, format)
-        return write_lines(Path(path), lines)
+        return save_lines(Path(path), lines)
 
     def save_preferences(self, path: str | Path, rejects: str | Path | Iterable[Example]) -> Path:
         """Write OpenAI's preference (DPO) lines: this data set's answers preferred over rejected ones.
@@ -168,10 +170,11 @@ class FinetuneDataset:
             ``path``.
 
         Raises:
+            ConfigurationError: The file cannot be written.
             DatasetError: No rejected answer has the same prompt as one of these examples, or the rejects cannot be
                 read.
         """
-        return write_lines(Path(path), preference_lines(self, rejects))
+        return save_lines(Path(path), preference_lines(self, rejects))
 
     def __iter__(self) -> Iterator[Example]:
         return iter(self._examples)

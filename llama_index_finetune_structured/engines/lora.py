@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from tqdm.auto import tqdm
 
 from ..dataset import FinetuneDataset
+from ..dataset.checks.rows import as_source, parsed_rows
+from ..dataset.checks.run import trainable_rows
+from ..dataset.checks.targets import TrainingTarget, local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..files import read_json, write_json
@@ -19,6 +23,7 @@ from ..local.model.adapter import AdapterCard, read_card, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.schema.bounds import learn_bounds
 from ..local.train.distributed import DistributedRun
+from ..local.train.run_lock import locked_run
 from ..local.train.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine
 
@@ -64,7 +69,7 @@ class LoraFinetuneEngine(FinetuneEngine):
     The attribute ``fingerprint`` is the content hash of data, base and settings. Needs the extra ``local``.
 
     Args:
-        data: A FinetuneDataset, Examples, or the path of a capture, of Examples or of OpenAI chat lines.
+        data: A FinetuneDataset, Examples, or the path of any file that ``check(path)`` accepts.
         base_model: The embedded ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id
             (``owner/name``).
         validation: Held-out rows, in any form of ``data``; their loss is computed after each epoch.
@@ -73,7 +78,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         config: The training settings. None: the defaults of ``LoraSettings``.
 
     Raises:
-        DatasetError: The data is empty or cannot be read.
+        DatasetError: The data is empty or cannot be read; the text names every such line, as ``check`` does.
         ConfigurationError: There is no such base model.
         MissingDependencyError: Reading the base model needs the extra ``local``.
     """
@@ -88,10 +93,11 @@ class LoraFinetuneEngine(FinetuneEngine):
         config: LoraSettings | None = None,
     ) -> None:
         self.config = config or LoraSettings()
-        self.examples = _examples(data)
-        self.validation = [] if validation is None else _examples(validation)
-        if not self.examples:
-            raise DatasetError("the training data is empty: capture or build examples first")
+        self._data = _Rows(data)
+        held_out = () if validation is None else as_source(validation)
+        self._validation = None if held_out == () else _Rows(held_out)
+        self.examples = self._data.examples
+        self.validation = [] if self._validation is None else self._validation.examples
         self.base = resolve(base_model)
         self._identity = {
             "data": content_hash([example.id for example in self.examples]),
@@ -142,7 +148,9 @@ class LoraFinetuneEngine(FinetuneEngine):
 
         Raises:
             CheckpointError: The disk is full, or the folder cannot be written.
-            DatasetError: A row cannot be trained on, for example because it is longer than ``max_length``.
+            EngineError: Another process trains in ``output_dir``.
+            DatasetError: Rows cannot be trained on, for example because they are longer than ``max_length``; the
+                text is that of ``check(data, base_model=...)``.
             ConfigurationError: ``output_dir`` belongs to another run, the base model does not load, or
                 accelerate is configured for FSDP or DeepSpeed, which shard the model.
             MissingDependencyError: The extra ``local`` is not installed.
@@ -150,7 +158,13 @@ class LoraFinetuneEngine(FinetuneEngine):
         processes = DistributedRun()
         if processes.any(self._finished()):
             return
-        rows, validation, trainer = self._prepare()
+        rows, validation = self._training_rows()
+        with self._locked(processes):
+            if not processes.any(self._finished()):  # another process may have held the lock, and finished
+                self._train(processes, rows, validation)
+
+    def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:
+        trainer = self._trainer(rows)
         with tqdm(
             total=trainer.total_steps,
             initial=trainer.step,
@@ -226,19 +240,44 @@ class LoraFinetuneEngine(FinetuneEngine):
             f"{what} of another run ({differences}): choose another output folder, or remove that one"
         )
 
-    def _prepare(self) -> tuple[list[TokenRow], list[TokenRow], Trainer]:
-        """Training rows, held-out rows, and a trainer at the newest checkpoint."""
+    def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:
+        """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
+        target = local_target(self.base, self.config.max_length)
+        rows = self._data.trainable(target)
+        if self._validation is None:
+            return rows, []
+        try:
+            return rows, self._validation.trainable(target)
+        except DatasetError as error:
+            raise DatasetError(f"held-out rows: {error}") from error
+
+    @contextmanager
+    def _locked(self, processes: DistributedRun) -> Iterator[None]:
+        """Hold the lock of the run's folder: the first process for all of its run, which fail with it."""
+        with ExitStack() as stack:
+            failure: EngineError | None = None
+            if processes.is_first:
+                try:
+                    stack.enter_context(locked_run(self.output_dir))
+                except EngineError as error:
+                    failure = error
+            if processes.any(failure is not None):
+                raise failure or EngineError(
+                    f"{self.output_dir}: the first process could not lock the folder"
+                )
+            yield
+
+    def _trainer(self, rows: list[TokenRow]) -> Trainer:
+        """A trainer at the newest checkpoint."""
         try:
             import torch
 
             from ..local.model.adapter import add_lora
-            from ..local.model.base_models import load_model, load_tokenizer
+            from ..local.model.base_models import load_model
             from ..local.model.devices import precision
             from ..local.train.trainer import Trainer
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
-        tokenizer = load_tokenizer(self.base)
-        rows, validation = self._rows(tokenizer, self.examples), self._rows(tokenizer, self.validation)
         torch.manual_seed(self.config.seed)
         model = load_model(self.base, dtype=precision())
         model = add_lora(
@@ -253,7 +292,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             raise self._another_run(f"{self._checkpoints}: holds checkpoints") from error
         if trainer.distributed.is_first:
             self._write_identity()
-        return rows, validation, trainer
+        return trainer
 
     def _write_identity(self) -> None:
         """Write down data, base and settings, so that the error for another run can name what differs."""
@@ -265,21 +304,6 @@ class LoraFinetuneEngine(FinetuneEngine):
                 f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's "
                 "permissions and run finetune() again"
             ) from error
-
-    def _rows(self, tokenizer: Any, examples: Sequence[Example]) -> list[TokenRow]:
-        """The examples as token rows. Raises DatasetError for one that is longer than the limit."""
-        from ..local.model.prompts import stop_token_id, token_row
-
-        stop_id, context = stop_token_id(tokenizer), context_window(self.base)
-        limit = min(context, self.config.max_length or context)
-        rows = [token_row(tokenizer, example, stop_id=stop_id) for example in examples]
-        for example, row in zip(examples, rows, strict=True):
-            if len(row) > limit:
-                raise DatasetError(
-                    f"example {example.id[:12]}: {len(row)} tokens, more than the limit of {limit}: its answer "
-                    "would be cut. Retrieve fewer or smaller chunks, or leave it out"
-                )
-        return rows
 
     def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
         return AdapterCard(
@@ -301,10 +325,20 @@ class LoraFinetuneEngine(FinetuneEngine):
         )
 
 
-def _examples(data: FinetuneDataset | str | Path | Iterable[Example]) -> list[Example]:
-    if isinstance(data, (str, Path)):
-        return list(FinetuneDataset.load(data))
-    return list(data)
+class _Rows:
+    """Training or held-out data: its rows with their places, read as ``check`` reads them. Raises DatasetError."""
+
+    def __init__(self, data: FinetuneDataset | str | Path | Iterable[Example]) -> None:
+        self._source = as_source(data)
+        self._rows = parsed_rows(self._source, "local")
+        self.examples = [row.content for row in self._rows if isinstance(row.content, Example)]
+
+    def trainable(self, target: TrainingTarget) -> list[TokenRow]:
+        """The rows as token ids. Raises DatasetError with every error that ``check`` has for them."""
+        from ..local.model.prompts import TokenRow
+
+        rows = trainable_rows(target, self._source, self._rows)
+        return [TokenRow(row.prompt, row.answer) for row in rows]
 
 
 def _differences(run: Path, here: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from ..errors import CaptureError, DatasetError
 from ..example import Example, Message, content_hash
 from ..jsonl import READ_ERRORS, one_line_reason, parse_line
 from ..jsonl_store import read_shards
+from .openai import from_openai
 from .reading import example_from_row
 
 __all__ = ["from_openai_preference", "preference_lines", "to_openai_preference"]
@@ -58,7 +59,7 @@ def from_openai_preference(row: dict[str, Any]) -> tuple[Example, Message]:
     if not (isinstance(better, list) and isinstance(worse, list) and len(better) == len(worse) == 1):
         raise ValueError("preferred_output and non_preferred_output: expected a list of one message each")
     chat = {"messages": [*prompt["messages"], better[0]], "tools": prompt.get("tools")}
-    example = example_from_row(chat | {"parallel_tool_calls": prompt.get("parallel_tool_calls")})
+    example = from_openai(chat | {"parallel_tool_calls": prompt.get("parallel_tool_calls")})
     return example, Message.model_validate(worse[0])
 
 

@@ -1,24 +1,34 @@
-"""Read Examples from canonical and OpenAI chat files; the format is detected line by line."""
+"""Read Examples from canonical, OpenAI and TRL files; the format is detected line by line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import DatasetError
 from ..example import Example
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..jsonl_store import shards_of
-from .openai import from_openai
+from .trl import from_trl
 
-__all__ = ["example_from_row", "read_examples"]
+__all__ = ["RowForm", "example_from_row", "read_examples", "row_form"]
+
+RowForm = Literal["example", "chat", "completion", "preference", "gradient"]
+"""The form of a row: an Example, chat ``messages``, TRL's ``prompt`` with ``completion``, OpenAI's DPO, Gradient."""
+_FORMS: dict[str, RowForm] = {
+    "input": "preference",
+    "inputs": "gradient",
+    "prompt": "completion",
+    "messages": "chat",
+}
+_SHOWN_KEYS = 6  # chosen: keys of an unknown row that an error names
 
 
 def read_examples(path: Path, *, torn_from: int = 1) -> Iterator[Example]:
     """Yield the Examples of a JSON Lines file and of the capture shards beside it.
 
-    Each line is a canonical Example or an OpenAI chat line. Blank lines are skipped, a byte order mark is allowed,
+    Each line is in a form that ``example_from_row`` reads. Blank lines are skipped, a byte order mark is allowed,
     and a torn last line is skipped with a logged warning.
 
     Args:
@@ -49,20 +59,35 @@ def _example_from_line(line: Line) -> Example:
         ) from error
 
 
-def example_from_row(row: Any) -> Example:
-    """Convert a parsed line, canonical or OpenAI chat, to an Example.
+def row_form(row: dict[str, Any]) -> RowForm | None:
+    """The form of a parsed row by its keys, or None where no form has such keys.
 
     Args:
-        row: The line as JSON parses it. A stored ``id`` is ignored, since ids are computed.
+        row: The row.
+    """
+    if "messages" in row and "answer" in row:
+        return "example"
+    return next((form for key, form in _FORMS.items() if key in row), None)
+
+
+def example_from_row(row: Any) -> Example:
+    """Convert a parsed line to an Example.
+
+    Args:
+        row: The line as JSON parses it: a canonical Example, chat ``messages`` as OpenAI or TRL write them, or
+            TRL's ``prompt`` with ``completion``. A stored ``id`` is ignored, since ids are computed.
 
     Raises:
-        ValueError: The line is in neither form, or a field of it is not valid.
+        ValueError: The line is in none of these forms, or a field of it is not valid.
     """
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-    if "messages" not in row:
-        found = ", ".join(sorted(map(str, row))[:6]) or "no keys"
-        raise ValueError(f"expected 'messages' (an Example or an OpenAI chat line), found {found}")
-    if "answer" not in row:
-        return from_openai(row)
-    return Example.model_validate({key: value for key, value in row.items() if key != "id"})
+    form = row_form(row)
+    if form == "example":
+        return Example.model_validate({key: value for key, value in row.items() if key != "id"})
+    if form in ("chat", "completion"):
+        return from_trl(row)
+    found = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS]) or "no keys"
+    raise ValueError(
+        f"expected 'messages' (an Example or a chat line), or 'prompt' and 'completion', found {found}"
+    )

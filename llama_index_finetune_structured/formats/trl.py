@@ -51,7 +51,8 @@ def from_trl(row: dict[str, Any]) -> Example:
 
     Args:
         row: ``messages``, or ``prompt`` and ``completion`` (lists of messages, or text), and optionally ``tools``
-            as a list or as JSON text.
+            as a list or as JSON text. The keys and forms of OpenAI's chat lines, the legacy ones too, are read
+            as OpenAI means them.
 
     Raises:
         ValueError: The row is malformed; the message names the field.
@@ -63,6 +64,7 @@ def from_trl(row: dict[str, Any]) -> Example:
         raise ValueError(f"messages: expected a list, found {type(turns).__name__}")
     tools = row.get("tools")
     chat = {"messages": [_from_trl_message(m) for m in turns]}
+    chat |= {key: row[key] for key in ("functions", "parallel_tool_calls") if key in row}
     return from_openai(chat | {"tools": json.loads(tools) if isinstance(tools, str) else tools})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ...example import Example, Message
 from ...formats.openai import from_openai
 from ...formats.preferences import from_openai_preference
-from ...formats.trl import from_trl
+from ...formats.reading import RowForm, example_from_row, row_form
 from ...json_schema import first_error
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
 from .problems import Fault
@@ -20,6 +20,13 @@ _SHOWN_CHARACTERS = 200  # chosen: a message may quote a value of any length
 _SHOWN_KEYS = 6  # chosen: keys of an unknown row that a problem names
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions", "prompt", "completion"}
 _RowReader = Callable[[dict[str, Any]], Example]
+_TARGETS_OF: dict[RowForm, tuple[str, ...]] = {
+    "preference": ("openai",),
+    "gradient": ("gradient",),
+    "completion": ("trl", "local"),
+}
+_KEY_OF: dict[RowForm, str] = {"preference": "input", "gradient": "inputs", "completion": "prompt"}
+_GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # the first bytes of such files
 
 
 class LineReader:
@@ -28,12 +35,23 @@ class LineReader:
     def __init__(self, target: str) -> None:
         self._target = target
 
+    def read_row(self, content: bytes | Example, *, torn: bool) -> tuple[Example | None, list[Fault]]:
+        """The Example of a line, or of a row that is one already, and its faults of form.
+
+        ``torn``: a crash cut the line short; the local engine leaves such a line out, others refuse it.
+        """
+        if isinstance(content, Example):
+            return content, []
+        if torn and self._target == "local":
+            return None, [Fault("torn_line", "the last line of the file is incomplete")]
+        return self.read(content)
+
     def read(self, line: bytes) -> tuple[Example | None, list[Fault]]:
         """The line's Example and the faults of its form; None where it cannot be read. Never raises."""
         try:
             row = parse_line(line)
         except UnicodeDecodeError as error:
-            return None, [Fault("not_utf8", one_line_reason(error))]
+            return None, [Fault("not_utf8", _encoding_reason(line, error))]
         except RecursionError as error:
             return None, [Fault("too_deep", one_line_reason(error))]
         except ValueError as error:
@@ -43,43 +61,37 @@ class LineReader:
         return self._from_row(row)
 
     def _from_row(self, row: dict[str, Any]) -> tuple[Example | None, list[Fault]]:
-        reader = self._row_reader(row)
-        if isinstance(reader, Fault):
-            return None, [reader]
+        form = row_form(row)
+        if form is None:
+            keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS])
+            return None, [Fault("unknown_format", f"found {keys or 'no keys'}")]
+        if self._target not in _TARGETS_OF.get(form, (self._target,)):
+            reason = f"a row with {_KEY_OF[form]!r} is not for target {self._target!r}"
+            return None, [Fault("wrong_format", reason)]
         try:
-            example = reader(row)
+            example = self._reader(form)(row)
         except RecursionError as error:
             return None, [Fault("too_deep", one_line_reason(error))]
         except READ_ERRORS as error:
             return None, [Fault("bad_message", one_line_reason(error))]
-        unknown = set() if reader is _from_canonical else set(row) - _CHAT_KEYS
-        if unknown and self._target == "openai" and "messages" in row:
+        unknown = set(row) - _CHAT_KEYS
+        if unknown and self._target == "openai" and form == "chat":
             return example, [Fault("unknown_keys", ", ".join(sorted(unknown)))]
         return example, []
 
-    def _row_reader(self, row: dict[str, Any]) -> _RowReader | Fault:
-        """The function that reads a row with these keys, or a Fault where the target takes no such row."""
-        if "messages" in row and "answer" in row:
-            return _from_canonical
-        key = next((k for k in ("input", "inputs", "prompt", "messages") if k in row), None)
-        if key is None:
-            keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS])
-            return Fault("unknown_format", f"found {keys or 'no keys'}")
-        readers: dict[str, tuple[_RowReader, tuple[str, ...]]] = {
-            "input": (_from_preference, ("openai",)),
-            "inputs": (_from_gradient, ("gradient",)),
-            "prompt": (from_trl, ("trl", "local")),
-            "messages": (from_openai if self._target == "openai" else from_trl, (self._target,)),
-        }
-        reader, targets = readers[key]
-        if self._target not in targets:
-            return Fault("wrong_format", f"a row with {key!r} is not for target {self._target!r}")
-        return reader
+    def _reader(self, form: RowForm) -> _RowReader:
+        if form == "preference":
+            return _from_preference
+        if form == "gradient":
+            return _from_gradient
+        # OpenAI refuses what only TRL writes, such as tool arguments as objects.
+        return from_openai if form == "chat" and self._target == "openai" else example_from_row
 
 
-def _from_canonical(row: dict[str, Any]) -> Example:
-    # The id is a hash of the rest and is computed anew: a row edited by hand is still readable.
-    return Example.model_validate({key: value for key, value in row.items() if key != "id"})
+def _encoding_reason(line: bytes, error: UnicodeDecodeError) -> str:
+    if line.startswith(_GZIP):
+        return "a gzip file; unpack it first"
+    return "UTF-16 text" if line.startswith(_UTF_16) else one_line_reason(error)
 
 
 def _from_preference(row: dict[str, Any]) -> Example:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["FIXES", "WARNINGS", "Fault", "Problem"]
+from ...errors import DatasetError
+
+__all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "refuse_errors"]
+
+_SHOWN = 20  # problems in an error message; the rest are counted
 
 FIXES = {
     "cannot_read": "give the path of a file that exists and can be read",
     "no_examples": "capture or label examples first",
     "not_utf8": "save the file as UTF-8",
     "not_json": "write one complete JSON object a line; a line cut short by a crash can be deleted",
+    "torn_line": "nothing: the line is left out; end the file with a line ending if it is complete",
     "too_deep": "reduce the nesting of the value",
     "not_an_object": "write one JSON object a line",
     "unknown_format": "write Examples, or chat lines with 'messages', answer last",
@@ -23,10 +29,18 @@ FIXES = {
     "tool_arguments": "write tool arguments as JSON text, e.g. \"arguments\": \"{\\\"a\\\": 1}\"",
     "unknown_tool": "list the called tool under 'tools'",
     "orphan_tool_message": "put the assistant's tool call before its result, with the same id",
+    "unanswered_call": "put a tool message with the call's id after each tool call, before the next turn",
+    "bad_name": "use letters, digits, _ and -, at most 64 of them",
+    "bad_tool": "write each tool as {'type': 'function', 'function': {'name', 'parameters'}}, as many as allowed",
+    "bad_part": "keep to the parts that the provider trains on, or leave the row out",
+    "bad_weight": "leave the weight out; only an assistant message has one",
     "answer_not_in_schema": "generate the answer again, or revalidate the data set against the current model",
     "duplicate": "call deduplicate(); a repeated row only gets more weight",
     "cannot_render": "see the reason; leave the row out or change its messages",
     "tools_not_rendered": "render the data as 'text', or use a base model whose chat template renders tools",
+    "answer_not_sayable": "change the answer, or allow it in the schema: the grammar never lets the model write it",
+    "not_enforced": "nothing, or state the rule another way: answers are checked only after they were generated",
+    "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it out",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
     "stop_token_untrained": "use a chat template that ends the answer with the stop token",
     "prompt_not_prefix": "end the prompt on a token boundary: the template merges it with the answer",
@@ -35,8 +49,10 @@ FIXES = {
     "internal": "report this line as a bug of this package",
 }  # fmt: skip
 """The suggested fix of each problem code."""
-WARNINGS = frozenset({"unknown_keys", "duplicate", "prompt_not_prefix"})
-"""Codes of problems that do not keep a line out of training."""
+WARNINGS = frozenset(
+    {"unknown_keys", "duplicate", "prompt_not_prefix", "torn_line", "not_enforced", "field_untaught"}
+)
+"""Codes of problems that keep no complete line out of training."""
 
 
 class Fault(NamedTuple):
@@ -76,3 +92,11 @@ class Problem:
         where = f"{self.file}:{self.line}" if self.line else self.file
         kind = "warning" if self.is_warning else "error"
         return f"{where}: {kind} [{self.code}] {self.message}; {self.fix}"
+
+
+def refuse_errors(problems: Iterable[Problem]) -> None:
+    """Raise DatasetError with the text of every error among the problems; warnings alone raise nothing."""
+    errors = [str(problem) for problem in problems if not problem.is_warning]
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise DatasetError("\n".join(errors[:_SHOWN]) + more)

@@ -5,32 +5,19 @@ The source is never written to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, DatasetError
 from ...example import Example
-from ...jsonl import read_lines, write_lines
-from ...jsonl_store import shards_of
-from .lines import LineReader, example_faults
-from .problems import Fault, Problem
-from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget, target_named
+from ...jsonl import save_lines
+from .problems import Problem
+from .rows import CheckSource, as_source, files_of, source_rows, unreadable
+from .run import SourceCheck
+from .targets import TokenisedRow, TrainingTarget, target_named
 
-__all__ = ["CheckReport", "CheckSource", "TrainedSpan", "check"]
-
-_IN_MEMORY = "dataset"  # stands for the file's name where Examples in memory are checked
-CheckSource = str | Path | tuple[Example, ...]
-"""What is checked: a file, with a capture's other shards, or Examples in memory."""
-
-
-class _SourceRow(NamedTuple):
-    """One line of a file, or one Example; ``number`` counts from 1, blank lines included."""
-
-    file: str
-    number: int
-    content: bytes | Example
+__all__ = ["CheckReport", "TrainedSpan", "check"]
 
 
 @dataclass(frozen=True)
@@ -99,14 +86,18 @@ class CheckReport:
             ``path``.
 
         Raises:
-            ConfigurationError: ``path`` is the source itself.
+            ConfigurationError: ``path`` is the source itself, or cannot be written.
+            DatasetError: The source cannot be read.
         """
         target = Path(path)
-        if target.exists() and any(target.samefile(file) for file in _files(self.source)):
+        if target.exists() and any(target.samefile(file) for file in files_of(self.source)):
             raise ConfigurationError(f"{target}: is the file that was checked; give another path")
-        bad = {(p.file, p.line) for p in self.problems if not p.is_warning}
-        good = (row.content for row in _rows(self.source) if (row.file, row.number) not in bad)
-        return write_lines(target, map(_line_text, good))
+        bad = {(p.file, p.line) for p in self.problems if not p.is_warning or p.code == "torn_line"}
+        try:
+            good = [row.content for row in source_rows(self.source) if (row.file, row.number) not in bad]
+        except OSError as error:
+            raise DatasetError(str(unreadable(self.source, error))) from error
+        return save_lines(target, map(_line_text, good))
 
     def __str__(self) -> str:
         about = " (estimated: not the target's tokenizer)" if self.estimated else ""
@@ -129,7 +120,7 @@ def check(
     target: str | TrainingTarget = "local",
     base_model: str | Path | None = None,
     max_length: int | None = None,
-    epochs: int = 1,
+    epochs: int | None = None,
     price_per_million: float | None = None,
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
@@ -141,145 +132,41 @@ def check(
         target: "local", "openai", "trl", "gradient", or a TrainingTarget of your own.
         base_model: Base model whose tokenizer "local" and "trl" use: a folder, a ``.gguf`` file or a hub id. None:
             the embedded default.
-        max_length: Most tokens of a row. None: the target's own limit.
-        epochs: Number of epochs that the cost is for.
+        max_length: Most tokens of a row. None: the target's own limit, which for "local" is the base model's
+            context window.
+        epochs: Number of epochs that the cost is for. None: for "local" as many as ``LoraSettings()`` would take
+            for the good lines, for other targets 1.
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
 
     Raises:
         ConfigurationError: The target is unknown, the base model does not load, or ``source`` holds anything else.
         MissingDependencyError: The extra "local" is not installed, which the targets "local" and "trl" need.
     """
-    rows = source if isinstance(source, str | Path) else _examples(source)
+    rows = as_source(source)
     if isinstance(target, str):
         target = target_named(target, base_model, max_length)
-    return _CheckRun(target, rows).report(epochs, price_per_million)
+    done = SourceCheck(target)
+    done.run(rows)
+    epochs = target.default_epochs(done.good) if epochs is None else epochs
+    return CheckReport(
+        target=target.name,
+        source=rows,
+        lines=done.lines,
+        good=done.good,
+        problems=tuple(done.problems),
+        tokens=done.tokens,
+        trained_tokens=done.trained,
+        longest_tokens=done.longest,
+        estimated=target.estimated,
+        epochs=epochs,
+        cost=None if price_per_million is None else done.tokens * epochs * price_per_million / 1e6,
+        span=None if done.first_good is None else _span(done.first_good, target),
+    )
 
 
-def _examples(source: Iterable[Example]) -> tuple[Example, ...]:
-    examples = tuple(source)
-    wrong = next((type(item).__name__ for item in examples if not isinstance(item, Example)), None)
-    if wrong is not None:
-        raise ConfigurationError(f"source: holds {wrong}, expected Examples, or the path of a file")
-    return examples
-
-
-def _files(source: CheckSource) -> list[Path]:
-    return [file for file in shards_of(source) if file.exists()] if isinstance(source, str | Path) else []
-
-
-def _rows(source: CheckSource) -> Iterator[_SourceRow]:
-    """The lines that are not blank, or the Examples."""
-    if isinstance(source, tuple):
-        for number, example in enumerate(source, start=1):
-            yield _SourceRow(_IN_MEMORY, number, example)
-        return
-    for path in shards_of(source):
-        for line in read_lines(path, torn_from=None):
-            yield _SourceRow(str(path), line.number, line.raw)
+def _span(row: TokenisedRow, target: TrainingTarget) -> TrainedSpan:
+    return TrainedSpan(row.ids, row.trained, target.decode(row.prompt), target.decode(row.answer))
 
 
 def _line_text(content: bytes | Example) -> str:
     return content.to_json() if isinstance(content, Example) else content.decode("utf-8").rstrip("\r\n")
-
-
-class _CheckRun:
-    """One pass over the source that collects problems and counts."""
-
-    def __init__(self, target: TrainingTarget, source: CheckSource) -> None:
-        self._target, self._source = target, source
-        self._reader = LineReader(target.name)
-        self._problems: list[Problem] = []
-        self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
-        self._lines = self._good = self._tokens = self._trained = self._longest = 0
-        self._span: TrainedSpan | None = None
-
-    def report(self, epochs: int, price_per_million: float | None) -> CheckReport:
-        try:
-            for row in _rows(self._source):
-                self._lines += 1
-                self._check_row(row)
-            self._check_whole_source()
-        except OSError as error:
-            self._add_problem("cannot_read", f"{error.strerror or error}", str(self._source))
-        cost = None if price_per_million is None else self._tokens * epochs * price_per_million / 1e6
-        return CheckReport(
-            target=self._target.name,
-            source=self._source,
-            lines=self._lines,
-            good=self._good,
-            problems=tuple(self._problems),
-            tokens=self._tokens,
-            trained_tokens=self._trained,
-            longest_tokens=self._longest,
-            estimated=self._target.estimated,
-            epochs=epochs,
-            cost=cost,
-            span=self._span,
-        )
-
-    def _add_problem(self, code: str, message: str, file: str, line: int = 0) -> None:
-        self._problems.append(Problem(code, message, file, line))
-
-    def _check_row(self, row: _SourceRow) -> None:
-        try:
-            tokens, faults = self._examine(row)
-        except RecursionError:
-            tokens, faults = None, [Fault("too_deep", "nested too deeply to be written again")]
-        except Exception as error:  # a check must report every other line too
-            tokens, faults = None, [Fault("internal", f"{type(error).__name__}: {error}")]
-        problems = [Problem(fault.code, fault.message, row.file, row.number) for fault in faults]
-        self._problems += problems
-        if tokens is not None and all(problem.is_warning for problem in problems):
-            self._count(tokens)
-
-    def _examine(self, row: _SourceRow) -> tuple[TokenisedRow | None, list[Fault]]:
-        """The row's tokens, None where it has none, and all its faults."""
-        content = row.content
-        example, faults = (content, []) if isinstance(content, Example) else self._reader.read(content)
-        if example is None:
-            return None, faults
-        wrong = example_faults(example)
-        tokens, token_faults = (None, []) if wrong else self._tokenise(example)
-        return tokens, [*faults, *wrong, *self._duplicate_faults(example, row), *token_faults]
-
-    def _duplicate_faults(self, example: Example, row: _SourceRow) -> list[Fault]:
-        here = (row.file, row.number)
-        file, line = first = self._first_of.setdefault(example.id, here)
-        if first == here:
-            return []
-        return [Fault("duplicate", f"the same as line {line}" + ("" if file == row.file else f" of {file}"))]
-
-    def _tokenise(self, example: Example) -> tuple[TokenisedRow | None, list[Fault]]:
-        try:
-            tokens = self._target.tokenise(example)
-        except RENDER_ERRORS as error:
-            return None, [Fault("cannot_render", str(error))]
-        limit = self._target.max_length
-        faults = list(tokens.faults)
-        if not any(tokens.trained):
-            faults.append(Fault("zero_trained", "no token of the row would be trained"))
-        elif limit is not None and tokens.total > limit:
-            faults.append(Fault("answer_cut", f"{tokens.total} tokens, the limit is {limit}"))
-        return tokens, faults
-
-    def _count(self, tokens: TokenisedRow) -> None:
-        self._good += 1
-        self._tokens += tokens.total
-        self._trained += sum(tokens.trained)
-        self._longest = max(self._longest, tokens.total)
-        if self._span is None:
-            trained = [i for i, t in zip(tokens.ids, tokens.trained, strict=True) if t]
-            prompt = [i for i, t in zip(tokens.ids, tokens.trained, strict=True) if not t]
-            decode = self._target.decode
-            self._span = TrainedSpan(tokens.ids, tokens.trained, decode(prompt), decode(trained))
-
-    def _check_whole_source(self) -> None:
-        name = _IN_MEMORY if isinstance(self._source, tuple) else str(self._source)
-        target = self._target
-        if self._lines == 0:
-            self._add_problem("no_examples", "no lines in it", name)
-        elif self._good < target.min_examples:
-            self._add_problem("too_few_examples", f"{self._good}, expected {target.min_examples}", name)
-        size = sum(file.stat().st_size for file in _files(self._source))
-        if target.max_bytes is not None and size > target.max_bytes:
-            self._add_problem("file_too_large", f"{size} bytes, the limit is {target.max_bytes}", name)

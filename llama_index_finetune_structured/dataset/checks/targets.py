@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, DatasetError, FinetuneStructuredError, MissingDependencyError
 from ...example import Example
 from ...formats.gradient import gradient_prompt
 from ...formats.openai import to_openai
 from ...formats.trl import to_trl_prompt_completion
+from .openai_rules import openai_faults
 from .problems import Fault
 
-__all__ = ["RENDER_ERRORS", "TokenisedRow", "TrainingTarget", "target_named"]
+if TYPE_CHECKING:
+    from ...local.model.base_models import BaseModelFiles
+
+__all__ = ["RENDER_ERRORS", "TokenisedRow", "TrainingTarget", "local_target", "target_named"]
 
 RENDER_ERRORS = (FinetuneStructuredError, ValueError, TypeError, KeyError)
 """What rendering and tokenising an Example may raise."""
@@ -32,8 +36,6 @@ _OPENAI_MAX_BYTES = 512 * 1024**2
 _OPENAI_MESSAGE_TOKENS = 4
 _OPENAI_REPLY_TOKENS = 3
 _TRL_MAX_LENGTH = 1024  # the default of SFTConfig.max_length
-# transformers gives a tokenizer without a length limit 1e30 as ``model_max_length``.
-_NO_LENGTH_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class TokenisedRow:
     trained: tuple[bool, ...]
     overhead: int = 0
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens without loss."""
+        return tuple(token for token, trained in zip(self.ids, self.trained, strict=True) if not trained)
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The tokens with loss."""
+        return tuple(token for token, trained in zip(self.ids, self.trained, strict=True) if trained)
 
     @property
     def total(self) -> int:
@@ -66,6 +78,9 @@ class TrainingTarget:
         min_examples: Least number of examples of a file.
         max_bytes: Most bytes of a file. None: no limit.
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
+        walker: Takes all good Examples that have a schema and returns the function that finds why one of their
+            answers could not be generated. None: answers are generated without a grammar.
+        default_epochs: Takes the number of good rows and returns the epochs of a run that sets none.
     """
 
     name: str
@@ -75,6 +90,8 @@ class TrainingTarget:
     min_examples: int = 0
     max_bytes: int | None = None
     estimated: bool = False
+    walker: Callable[[Sequence[Example]], Callable[[Example, TokenisedRow], list[Fault]]] | None = None
+    default_epochs: Callable[[int], int] = lambda _rows: 1
 
 
 def target_named(name: str, base_model: str | Path | None, max_length: int | None) -> TrainingTarget:
@@ -86,9 +103,10 @@ def target_named(name: str, base_model: str | Path | None, max_length: int | Non
         return _openai(max_length)
     if name == "gradient":
         return _gradient(max_length)
-    if name in ("local", "trl"):
-        tokenizer = _tokenizer(base_model)
-        return _local(tokenizer, max_length) if name == "local" else _trl(tokenizer, max_length)
+    if name == "local":
+        return local_target(_base(base_model), max_length)
+    if name == "trl":
+        return _trl(_tokenizer(_base(base_model)), max_length)
     raise ConfigurationError(f"target: {name!r}, expected 'openai', 'gradient', 'local' or 'trl'")
 
 
@@ -106,7 +124,7 @@ def _openai(max_length: int | None) -> TrainingTarget:
             trained += [is_trained] * len(text)
         tools = encoding.encode(str(row["tools"]), disallowed_special=()) if "tools" in row else []
         overhead = _OPENAI_MESSAGE_TOKENS * len(row["messages"]) + _OPENAI_REPLY_TOKENS + len(tools)
-        return TokenisedRow(tuple(ids), tuple(trained), overhead)
+        return TokenisedRow(tuple(ids), tuple(trained), overhead, tuple(openai_faults(example)))
 
     return TrainingTarget(
         "openai",
@@ -162,27 +180,36 @@ def _tiktoken(name: str) -> Any:
         return tiktoken.get_encoding(name)
 
 
-def _tokenizer(base_model: str | Path | None) -> Any:
-    """The tokenizer of the local engine's base model (None: its default)."""
+def _base(base_model: str | Path | None) -> BaseModelFiles:
+    """The local engine's base model (None: its default)."""
     try:
         from ...local.model import base_models
     except ImportError as error:
         raise MissingDependencyError(error.name or "transformers", "local", "Counting its tokens") from error
-    return base_models.load_tokenizer(base_models.resolve(base_model or base_models.DEFAULT_BASE_MODEL))
+    return base_models.resolve(base_model or base_models.DEFAULT_BASE_MODEL)
+
+
+def _tokenizer(base: BaseModelFiles) -> Any:
+    from ...local.model.base_models import load_tokenizer
+
+    return load_tokenizer(base)
 
 
 def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _context_length(tokenizer: Any) -> int | None:
-    length = getattr(tokenizer, "model_max_length", None)
-    return length if isinstance(length, int) and length < _NO_LENGTH_LIMIT else None
+def local_target(base: BaseModelFiles, max_length: int | None) -> TrainingTarget:
+    """The target "local" of a base model: what ``LoraFinetuneEngine`` trains on, and its limits.
 
-
-def _local(tokenizer: Any, max_length: int | None) -> TrainingTarget:
+    ``max_length``: as in ``LoraSettings``. Raises ConfigurationError where the tokenizer does not load.
+    """
+    from ...local.model.base_models import context_window, vocabulary_size
     from ...local.model.prompts import stop_token_id, token_row
+    from ...local.train.settings import LoraSettings
+    from .answer_walk import AnswerWalk
 
+    tokenizer, context = _tokenizer(base), context_window(base)
     stop_id = stop_token_id(tokenizer)
 
     def tokenise(example: Example) -> TokenisedRow:
@@ -191,8 +218,19 @@ def _local(tokenizer: Any, max_length: int | None) -> TrainingTarget:
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
         return TokenisedRow(row.prompt + row.answer, trained, faults=faults)
 
-    limit = max_length or _context_length(tokenizer)
-    return TrainingTarget("local", tokenise, _decoder(tokenizer), max_length=limit)
+    def walker(examples: Sequence[Example]) -> Callable[[Example, TokenisedRow], list[Fault]]:
+        size = vocabulary_size(base) or len(tokenizer)
+        walk = AnswerWalk(tokenizer, examples, vocabulary=size, stop_id=stop_id)
+        return lambda example, row: walk.faults(example, row.answer)
+
+    return TrainingTarget(
+        "local",
+        tokenise,
+        _decoder(tokenizer),
+        max_length=min(context, max_length or context),
+        walker=walker,
+        default_epochs=LoraSettings().epochs_for,
+    )
 
 
 def _untrained_stop(tokenizer: Any, stop_id: int) -> Fault:

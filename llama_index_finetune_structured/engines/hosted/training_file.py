@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ...errors import DatasetError
 from ...example import Example, Transport
 from ...jsonl import READ_ERRORS, parse_line, read_lines
 from ..base import Data, path_or_dataset, training_path
@@ -28,7 +27,6 @@ _SCHEMA_MARKS = (
     '"$defs"',
     '"properties"',
 )  # of a schema spelled out in a prompt
-_SHOWN = 20  # problems in the error message; the rest are counted
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -37,7 +35,8 @@ class TrainingFile:
     """A file to upload.
 
     ``sha256`` and ``size_bytes`` are those of the upload, which begins with a byte order mark where
-    ``byte_order_mark`` is set. ``transport`` is that of most rows, None where they ask for no structure.
+    ``byte_order_mark`` is set and has none elsewhere, whatever the file has. ``transport`` is that of most rows,
+    None where they ask for no structure.
     """
 
     path: Path
@@ -53,9 +52,13 @@ class TrainingFile:
 
     def open(self) -> IO[bytes]:
         """The content to upload, as a binary file."""
-        if self.byte_order_mark:
-            return io.BytesIO(codecs.BOM_UTF8 + self.path.read_bytes())
-        return self.path.open("rb")
+        file = self.path.open("rb")
+        if _has_mark(self.path) == self.byte_order_mark:
+            return file
+        # Clients rewind a file before they send it, so its mark cannot be skipped by its position.
+        with file:
+            content = file.read().removeprefix(codecs.BOM_UTF8)
+        return io.BytesIO(codecs.BOM_UTF8 + content if self.byte_order_mark else content)
 
 
 def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "train") -> TrainingFile:
@@ -71,7 +74,6 @@ def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "
         final = directory / f"{name}-{_sha256(path, mark=False)[0][:16]}.jsonl"
         os.replace(path, final)
         path = final
-    byte_order_mark = byte_order_mark and not _has_mark(path)
     sha256, size_bytes = _sha256(path, mark=byte_order_mark)
     transport = _recorded_transport(source) or transport_of(path)
     return TrainingFile(path, sha256, size_bytes, byte_order_mark, transport)
@@ -91,12 +93,15 @@ def _recorded_transport(data: object) -> Transport | None:
 
 
 def _sha256(path: Path, *, mark: bool) -> tuple[str, int]:
-    digest = hashlib.sha256(codecs.BOM_UTF8 if mark else b"")
-    size_bytes = len(codecs.BOM_UTF8) if mark else 0
+    """Hash and size of a file's content after ``mark`` decides on its byte order mark."""
+    digest, size_bytes = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        chunk = file.read(_CHUNK_BYTES).removeprefix(codecs.BOM_UTF8)
+        chunk = codecs.BOM_UTF8 + chunk if mark else chunk
+        while chunk:
             digest.update(chunk)
             size_bytes += len(chunk)
+            chunk = file.read(_CHUNK_BYTES)
     return digest.hexdigest(), size_bytes
 
 
@@ -141,9 +146,7 @@ def _is_json_object(content: object) -> bool:
 
 def preflight(path: Path) -> None:
     """Raise DatasetError, with ``file:line``, for every problem that a provider would refuse the file for."""
+    from ...dataset.checks.problems import refuse_errors
     from ...dataset.checks.report import check
 
-    problems = [str(problem) for problem in check(path, target="openai").problems if not problem.is_warning]
-    if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DatasetError("\n".join(problems[:_SHOWN]) + more)
+    refuse_errors(check(path, target="openai").problems)

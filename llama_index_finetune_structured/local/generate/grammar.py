@@ -128,6 +128,18 @@ class AnswerGrammar:
         free_tokens = max_new_tokens - self._closing_tokens
         return GrammarState(self._cache, self._matcher.deep_copy(), free_tokens, distinct=self._distinct)
 
+    def refused_at(self, token_ids: Sequence[int]) -> int | None:
+        """The index of the first token of a complete answer, without its stop token, that the grammar refuses.
+
+        ``len(token_ids)``: all are allowed and the answer may not end after them. None: nothing is refused.
+        """
+        state = self.start(len(token_ids) + 1 + self._closing_tokens)
+        for index, token in enumerate([*token_ids, self._cache.stop_id]):
+            if not state.allows(token) and not bool(state.mask()[token]):
+                return index
+            state.append(token)
+        return None
+
 
 class GrammarState:
     """Grammar state of one answer. After ``free_tokens`` tokens it allows only what leads to the answer's end."""

@@ -14,7 +14,8 @@ from ..model.adapter import merge_adapter, read_matching_card
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, resolve
 from ..model.devices import precision
 from ..model.prompts import stop_token_id
-from ..schema.bounds import AnswerBounds, bounded_schema
+from ..schema.bounds import AnswerBounds
+from .answer_grammar import answer_grammar
 from .engine import GenerationEngine
 from .grammar import AnswerGrammar, GrammarCache
 
@@ -44,17 +45,13 @@ class LocalModel:
         self._creating_cache = threading.Lock()
 
     def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar | None:
-        """The compiled grammar of a schema, cached; None where the schema cannot be made a grammar.
-
-        ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded.
-        """
+        """As ``answer_grammar``, with the cache of this model."""
         with self._creating_cache:
             if self._grammars is None:
                 self._grammars = GrammarCache(
                     self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
                 )
-        bounded = bounded_schema(schema, key, bounds)
-        return self._grammars.get(bounded, distinct=key in bounds.distinct)
+        return answer_grammar(self._grammars, schema, key, bounds)
 
     def __deepcopy__(self, _memo: Any) -> LocalModel:
         return self

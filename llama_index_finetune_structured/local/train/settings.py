@@ -15,7 +15,7 @@ class LoraSettings(BaseModel):
 
     Attributes:
         rank: Rank of LoRA's matrices; 16 by default.
-        alpha: LoRA's updates are scaled by alpha / rank; 32 by default.
+        alpha: LoRA's updates are scaled by alpha / rank; twice the rank by default.
         upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
             (default), or as many as there are: all.
         learning_rate: The highest, after warm-up; 1e-3 by default.
@@ -30,7 +30,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=16, gt=0)
-    alpha: int = Field(default=32, gt=0)
+    alpha: int = Field(default_factory=lambda given: 2 * int(given["rank"]), gt=0)
     upper_layers: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     epochs: int | None = Field(default=None, gt=0)
@@ -40,11 +40,11 @@ class LoraSettings(BaseModel):
     checkpoint_steps: int | None = Field(default=None, gt=0)
 
     def epochs_for(self, rows: int) -> int:
-        """Epochs for a number of rows: ``epochs``, or else more for fewer rows.
+        """Epochs for a number of rows: ``epochs``, or else more for fewer rows. Training and ``check`` take these.
 
         Args:
             rows: Number of training rows.
         """
         if self.epochs is not None:
             return self.epochs
-        return min(_MOST_EPOCHS, max(1, round(_ENOUGH_STEPS * self.batch_size / rows)))
+        return min(_MOST_EPOCHS, max(1, round(_ENOUGH_STEPS * self.batch_size / max(1, rows))))

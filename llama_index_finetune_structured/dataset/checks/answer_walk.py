@@ -1,0 +1,91 @@
+"""Walk answers through the grammar that will serve them: what it refuses could be trained and never said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...errors import MissingDependencyError
+from ...example import Example, compact_json
+from ...json_schema import pointer_part
+from ...local.schema.bounds import learn_bounds, schema_key
+from .problems import Fault
+
+__all__ = ["AnswerWalk"]
+
+_SHOWN_CHARACTERS = 60  # chosen: the end of an answer that a problem quotes
+
+
+class AnswerWalk:
+    """The grammars of the examples' schemas, with bounds learned from all their answers, as serving builds them.
+
+    ``vocabulary``: size of the model's logits. Raises MissingDependencyError without the extra ``local``.
+    """
+
+    def __init__(self, tokenizer: Any, examples: Iterable[Example], *, vocabulary: int, stop_id: int) -> None:
+        try:
+            from ...local.generate.grammar import AnswerGrammar, GrammarCache
+        except ImportError as error:
+            raise MissingDependencyError(error.name or "llguidance", "local", "Checking answers") from error
+        self._tokenizer, self._bounds = tokenizer, learn_bounds(examples)
+        self._cache = GrammarCache(tokenizer, vocabulary=vocabulary, stop_id=stop_id)
+        self._grammars: dict[str, AnswerGrammar | None] = {}
+
+    def faults(self, example: Example, answer: Sequence[int]) -> list[Fault]:
+        """Why an example's answer, token ids with the stop token, cannot be generated; its schema's warnings."""
+        schema = example.answer_schema
+        if schema is None:
+            return []
+        key = schema_key(schema)
+        faults = [] if key in self._grammars else self._compile(schema, key)
+        grammar = self._grammars[key]
+        ids = list(answer[:-1])
+        refused = None if grammar is None else grammar.refused_at(ids)
+        return faults if refused is None else [*faults, self._unsayable(ids, refused)]
+
+    def _compile(self, schema: Mapping[str, Any], key: str) -> list[Fault]:
+        """Build the grammar of a schema; a warning where it has none."""
+        from ...local.generate.answer_grammar import answer_grammar
+
+        self._grammars[key] = answer_grammar(self._cache, schema, key, self._bounds)
+        if self._grammars[key] is None:
+            return [
+                Fault("not_enforced", "the schema cannot be made a grammar, so no rule of it is enforced")
+            ]
+        return []
+
+    def _unsayable(self, ids: list[int], refused: int) -> Fault:
+        before, text = self._text(ids[:refused]), self._text(ids)
+        place = _pointer(text, len(before))
+        shown = before if len(before) <= _SHOWN_CHARACTERS else f"...{before[-_SHOWN_CHARACTERS:]}"
+        what = (
+            f"{self._text(ids[refused : refused + 1])!r}" if refused < len(ids) else "the end of the answer"
+        )
+        return Fault("answer_not_sayable", f"at {place} the grammar refuses {what} after {shown!r}")
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _pointer(text: str, offset: int) -> str:
+    """JSON pointer of the innermost value or key of a compact JSON text that the character belongs to."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return "#"
+    return "#" + (_inner(value, offset) if compact_json(value) == text else "")
+
+
+def _inner(value: Any, offset: int) -> str:
+    """The part of the pointer below ``value``, whose text begins ``offset`` characters before the character."""
+    begin = 1  # after the bracket
+    for name, item in (
+        value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    ):
+        key = f"{compact_json(name)}:" if isinstance(value, dict) else ""
+        end = begin + len(key) + len(compact_json(item))
+        if begin <= offset < end:
+            return f"/{pointer_part(str(name))}" + _inner(item, offset - begin - len(key))
+        begin = end + 1  # after the comma
+    return ""

@@ -1,0 +1,188 @@
+"""One check of a source: every row's faults, token counts, and the walk of answers through their grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ...example import Example
+from .field_use import FieldUse
+from .lines import LineReader, example_faults
+from .problems import Fault, Problem, refuse_errors
+from .rows import CheckSource, SourceRow, empty, files_of, source_name, source_rows, unreadable
+from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget
+
+__all__ = ["SourceCheck", "trainable_rows"]
+
+
+@dataclass
+class _CheckedRow:
+    """One row's place, faults and counts; its Example and tokens where they are still needed."""
+
+    row: SourceRow
+    faults: list[Fault]
+    total: int = 0
+    trained: int = 0
+    example: Example | None = None
+    tokens: TokenisedRow | None = None
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [self.row.problem(fault) for fault in self.faults]
+
+    @property
+    def is_good(self) -> bool:
+        return self.total > 0 and all(problem.is_warning for problem in self.problems)
+
+
+@dataclass
+class SourceCheck:
+    """The check of one source for a target: ``check`` and the local engine both decide by it.
+
+    ``problems``: errors and warnings in the order of the rows, those of the whole source last. ``first_good``:
+    tokens of the first good row. ``rows``: with ``keep_rows``, the tokens of all good rows.
+    """
+
+    target: TrainingTarget
+    keep_rows: bool = False
+    problems: list[Problem] = field(default_factory=list)
+    rows: list[TokenisedRow] = field(default_factory=list)
+    first_good: TokenisedRow | None = None
+    lines: int = 0
+    good: int = 0
+    tokens: int = 0
+    trained: int = 0
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        self._reader = LineReader(self.target.name)
+        self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
+        self._fields = FieldUse()
+
+    def run(self, source: CheckSource, rows: Iterable[SourceRow] | None = None) -> None:
+        """Check a source. ``rows``: those of the source where they are read already; it is not read again.
+
+        Content of the source never makes it raise.
+        """
+        checked, at_end = [], []
+        try:
+            for row in source_rows(source) if rows is None else rows:
+                checked.append(self._checked(row))
+            at_end = self._size_problems(source)
+        except OSError as error:
+            at_end = [unreadable(source, error)]
+        self._walk(checked)
+        for item in checked:
+            self._count(item)
+        if not at_end or self.lines:
+            at_end = [*self._count_problems(source), *at_end]
+        fields = (Problem(fault.code, fault.message, source_name(source)) for fault in self._fields.faults())
+        self.problems += [*at_end, *fields]
+
+    def _checked(self, row: SourceRow) -> _CheckedRow:
+        checked = _CheckedRow(row._replace(content=b""), [])  # the line itself is not needed any more
+        try:
+            example, tokens, checked.faults = self._examine(row)
+        except RecursionError:
+            checked.faults = [Fault("too_deep", "nested too deeply to be written again")]
+            return checked
+        except Exception as error:  # a check must report every other line too
+            checked.faults = [Fault("internal", f"{type(error).__name__}: {error}")]
+            return checked
+        if example is not None and tokens is not None:
+            checked.total, checked.trained = tokens.total, sum(tokens.trained)
+            if checked.is_good:
+                self._keep(checked, example, tokens)
+        return checked
+
+    def _examine(self, row: SourceRow) -> tuple[Example | None, TokenisedRow | None, list[Fault]]:
+        """The row's Example and tokens, None where it has none, and all its faults."""
+        example, faults = self._reader.read_row(row.content, torn=row.torn)
+        if example is None:
+            return None, None, faults
+        wrong = example_faults(example)
+        tokens, token_faults = (None, []) if wrong else self._tokenise(example)
+        return example, tokens, [*faults, *wrong, *self._duplicate_faults(example, row), *token_faults]
+
+    def _duplicate_faults(self, example: Example, row: SourceRow) -> list[Fault]:
+        here = (row.file, row.number)
+        file, line = first = self._first_of.setdefault(example.id, here)
+        if first == here:
+            return []
+        return [Fault("duplicate", f"the same as line {line}" + ("" if file == row.file else f" of {file}"))]
+
+    def _tokenise(self, example: Example) -> tuple[TokenisedRow | None, list[Fault]]:
+        try:
+            tokens = self.target.tokenise(example)
+        except RENDER_ERRORS as error:
+            return None, [Fault("cannot_render", str(error))]
+        limit = self.target.max_length
+        faults = list(tokens.faults)
+        if not any(tokens.trained):
+            faults.append(Fault("zero_trained", "no token of the row would be trained"))
+        elif limit is not None and tokens.total > limit:
+            faults.append(Fault("answer_cut", f"{tokens.total} tokens, the limit is {limit}"))
+        return tokens, faults
+
+    def _keep(self, checked: _CheckedRow, example: Example, tokens: TokenisedRow) -> None:
+        """Keep what later steps need of a good row: all of it would be several times the size of the file."""
+        self._fields.add(example)
+        if self.target.walker is not None and example.answer_schema is not None:
+            checked.example, checked.tokens = example, tokens
+        elif self.keep_rows or self.first_good is None:
+            checked.tokens = self.first_good = tokens
+
+    def _walk(self, checked: list[_CheckedRow]) -> None:
+        """Walk the good rows' answers through the grammars that bounds learned from all of them give."""
+        examples = [item.example for item in checked if item.example is not None]
+        if self.target.walker is None or not examples:
+            return
+        walk = self.target.walker(examples)
+        for item in checked:
+            if item.example is not None and item.tokens is not None:
+                try:
+                    item.faults += walk(item.example, item.tokens)
+                except Exception as error:  # as for the rows
+                    item.faults.append(Fault("internal", f"{type(error).__name__}: {error}"))
+
+    def _count(self, item: _CheckedRow) -> None:
+        self.lines += 1
+        self.problems += item.problems
+        if not item.is_good:
+            return
+        self.good += 1
+        self.tokens += item.total
+        self.trained += item.trained
+        self.longest = max(self.longest, item.total)
+        if item.tokens is not None:
+            if self.good == 1:
+                self.first_good = item.tokens
+            if self.keep_rows:
+                self.rows.append(item.tokens)
+
+    def _count_problems(self, source: CheckSource) -> list[Problem]:
+        if self.lines == sum(problem.code == "torn_line" for problem in self.problems):
+            return [empty(source)]
+        least = self.target.min_examples
+        if self.good < least:
+            return [Problem("too_few_examples", f"{self.good}, expected {least}", source_name(source))]
+        return []
+
+    def _size_problems(self, source: CheckSource) -> list[Problem]:
+        size, limit = sum(file.stat().st_size for file in files_of(source)), self.target.max_bytes
+        if limit is None or size <= limit:
+            return []
+        return [Problem("file_too_large", f"{size} bytes, the limit is {limit}", source_name(source))]
+
+
+def trainable_rows(
+    target: TrainingTarget, source: CheckSource, rows: Iterable[SourceRow]
+) -> list[TokenisedRow]:
+    """The rows of a source as the target trains on them.
+
+    Raises DatasetError with the text of every error that ``check`` has for the source.
+    """
+    done = SourceCheck(target, keep_rows=True)
+    done.run(source, rows)
+    refuse_errors(done.problems)
+    return done.rows

@@ -1,0 +1,21 @@
+"""The grammar of a schema's answers: one function for serving and for the check of training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..schema.bounds import AnswerBounds, bounded_schema
+from .grammar import AnswerGrammar, GrammarCache
+
+__all__ = ["answer_grammar"]
+
+
+def answer_grammar(
+    cache: GrammarCache, schema: Mapping[str, Any], key: str, bounds: AnswerBounds
+) -> AnswerGrammar | None:
+    """The compiled grammar of a schema, cached; None where the schema cannot be made a grammar.
+
+    ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded.
+    """
+    return cache.get(bounded_schema(schema, key, bounds), distinct=key in bounds.distinct)
