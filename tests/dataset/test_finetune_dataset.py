@@ -249,6 +249,20 @@ def test_a_save_that_fails_leaves_the_older_file_and_no_rubbish(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["data.jsonl"]
 
 
+def test_a_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    data = FinetuneDataset.from_pairs([("q", "a")])
+    (tmp_path / "file").write_text("precious")
+    for path in (tmp_path / "file" / "data.jsonl", tmp_path):
+        with pytest.raises(
+            ConfigurationError, match=f"{path}: cannot be written .*give the path of a file in a folder"
+        ):
+            data.save(path)
+    reject = data[0].model_copy(update={"answer": data[0].answer.model_copy(update={"content": "b"})})
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        data.save_preferences(tmp_path / "file" / "dpo.jsonl", [reject])
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_deduplication_keeps_the_first_in_order_and_counts() -> None:
     data = FinetuneDataset.from_pairs([("b", "1"), ("a", "1"), ("b", "1"), ("b", "2")])
     once = data.deduplicate()

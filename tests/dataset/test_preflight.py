@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check
 from llama_index_finetune_structured.dataset.checks.targets import TrainingTarget, target_named
-from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
 
 PYTHON_ERROR = re.compile(r"(Attribute|Type|Key|Index|Value)Error")
@@ -272,3 +272,134 @@ def test_no_bytes_of_ten_thousand_cases_make_the_check_raise(
     tmp_path: Path, lines: list[bytes], target: str
 ) -> None:
     never_raises(tmp_path, lines, target)
+
+
+# OpenAI's own rules
+
+
+def openai_row(*turns: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"messages": [USER, *turns]} | more
+
+
+def part(kind: str, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": kind, **more}]}
+
+
+RESULT = {"role": "tool", "content": "r", "tool_call_id": "1"}
+LEGACY_CALL = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+REFUSED_BY_OPENAI: dict[str, tuple[str, dict[str, Any]]] = {
+    "a call without result": ("unanswered_call", openai_row(calling(call()), ANSWER, tools=[TOOL])),
+    "a call whose result comes later": (
+        "unanswered_call",
+        openai_row(calling(call()), USER, RESULT, ANSWER, tools=[TOOL]),
+    ),
+    "two calls and one result": (
+        "unanswered_call",
+        openai_row(calling(call(), call(number="2")), RESULT, ANSWER, tools=[TOOL]),
+    ),
+    "a legacy call without result": (
+        "unanswered_call",
+        openai_row(LEGACY_CALL, ANSWER, functions=[TOOL["function"]]),
+    ),
+    "a tool with a space in its name": (
+        "bad_name",
+        openai_row(ANSWER, tools=[{"type": "function", "function": {"name": "get price"}}]),
+    ),
+    "a tool with 65 characters": (
+        "bad_name",
+        openai_row(ANSWER, tools=[{"type": "function", "function": {"name": "f" * 65}}]),
+    ),
+    "a tool with a line ending in its name": (
+        "bad_name",
+        openai_row(ANSWER, tools=[{"type": "function", "function": {"name": "f\n"}}]),
+    ),
+    "a legacy function with a dot": ("bad_name", openai_row(ANSWER, functions=[{"name": "a.b"}])),
+    "a tool without function": ("bad_tool", openai_row(ANSWER, tools=[{"type": "function"}])),
+    "a tool of another type": ("bad_tool", openai_row(ANSWER, tools=[TOOL | {"type": "retrieval"}])),
+    "parameters that are a list": (
+        "bad_tool",
+        openai_row(ANSWER, tools=[{"type": "function", "function": {"name": "f", "parameters": []}}]),
+    ),
+    "parameters of no object": (
+        "bad_tool",
+        openai_row(ANSWER, tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]),
+    ),
+    "129 tools": ("bad_tool", openai_row(ANSWER, tools=[TOOL] * 129)),
+    "a call without id": (
+        "bad_tool",
+        openai_row(calling({k: v for k, v in call().items() if k != "id"}), tools=[TOOL]),
+    ),
+    "two calls of one id": ("bad_tool", openai_row(calling(call(), call()), tools=[TOOL])),
+    "a user's call": ("bad_tool", {"messages": [USER | {"tool_calls": [call()]}, RESULT, ANSWER], "tools": [TOOL]}),
+    "a cache point": ("bad_part", openai_row(part("cache", cache_control={"type": "ephemeral"}), ANSWER)),
+    "audio": ("bad_part", openai_row(part("input_audio", input_audio={"data": "", "format": "wav"}), ANSWER)),
+    "a document": ("bad_part", openai_row(part("document", document={}), ANSWER)),
+    "a file": ("bad_part", openai_row(part("file", file={"file_id": "f"}), ANSWER)),
+    "a part without type": ("bad_part", openai_row({"role": "user", "content": [{"text": "q"}]}, ANSWER)),
+    "a text part without text": ("bad_part", openai_row(part("text"), ANSWER)),
+    "an image without URL": ("bad_part", openai_row(part("image_url", image_url={}), ANSWER)),
+    "an image on this machine": ("bad_part", openai_row(part("image_url", image_url={"url": "a.png"}), ANSWER)),
+    "an image by the assistant": (
+        "bad_part",
+        openai_row(
+            {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]},
+            USER,
+            ANSWER,
+        ),
+    ),
+    "an image for the system": (
+        "bad_part",
+        {"messages": [part("image_url", image_url={"url": "https://x/y.png"}) | {"role": "system"}, USER, ANSWER]},
+    ),
+    "a weight of the user": ("bad_weight", {"messages": [USER | {"weight": 1}, ANSWER]}),
+    "a weight of 0.5": ("bad_message", openai_row(ANSWER | {"weight": 0.5})),
+    "a user's last word": ("bad_message", openai_row(ANSWER, USER)),
+    "arguments as an object": ("tool_arguments", openai_row(calling(call(arguments={})), tools=[TOOL])),
+}  # fmt: skip
+TAKEN_BY_OPENAI: dict[str, dict[str, Any]] = {
+    "a call at the end": openai_row(calling(call()), tools=[TOOL]),
+    "calls with their results": openai_row(
+        calling(call(), call(number="2")), RESULT | {"tool_call_id": "2"}, RESULT, ANSWER, tools=[TOOL]
+    ),
+    "a legacy call with its result": openai_row(
+        LEGACY_CALL, {"role": "function", "name": "f", "content": "r"}, ANSWER, functions=[TOOL["function"]]
+    ),
+    "a tool without parameters": openai_row(ANSWER, tools=[{"type": "function", "function": {"name": "f"}}]),
+    "128 tools, some of 64 characters": openai_row(
+        ANSWER, tools=[{"type": "function", "function": {"name": f"{n:_<64}"}} for n in range(128)]
+    ),
+    "an image": openai_row(part("image_url", image_url={"url": "data:image/png;base64,AAAA"}), ANSWER),
+    "text in parts": openai_row(part("text", text="q"), ANSWER),
+    "a refusal": openai_row({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, USER, ANSWER),
+    "weights": openai_row(ANSWER | {"weight": 0}, USER, ANSWER | {"weight": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_OPENAI)
+def test_what_openai_refuses_is_an_error_of_its_line(name: str, tmp_path: Path) -> None:
+    code, row = REFUSED_BY_OPENAI[name]
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n".join([*good_lines(10), json.dumps(row).encode()]))
+    assert [(p.code, p.line) for p in check(path, target="openai").problems] == [(code, 11)]
+
+
+@pytest.mark.parametrize("name", TAKEN_BY_OPENAI)
+def test_what_openai_takes_is_no_problem(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n".join([*good_lines(10), json.dumps(TAKEN_BY_OPENAI[name]).encode()]))
+    assert check(path, target="openai").problems == ()
+
+
+# Files that cannot be read or written
+
+
+def test_fixing_what_cannot_be_read_or_written_is_a_clear_error(tmp_path: Path) -> None:
+    missing = check(tmp_path / "missing.jsonl", target="openai")
+    with pytest.raises(DatasetError, match=r"missing\.jsonl: error \[cannot_read\] No such file"):
+        missing.fix(tmp_path / "fixed.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigurationError, match=r"file/fixed\.jsonl: cannot be written \(.*; free disk space, or"
+    ):
+        check([SONG], target="openai").fix(tmp_path / "file" / "fixed.jsonl")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

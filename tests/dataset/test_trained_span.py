@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,14 +15,17 @@ from pydantic import BaseModel
 from llama_index_finetune_structured.dataset import FinetuneDataset, check, render
 from llama_index_finetune_structured.dataset.checks.report import TrainedSpan
 from llama_index_finetune_structured.dataset.checks.targets import TrainingTarget, target_named
+from llama_index_finetune_structured.errors import MissingDependencyError
 from llama_index_finetune_structured.example import Example, Message
 from tests.dataset.test_preflight import any_line, never_raises
 
 tiny_base = pytest.importorskip("tests.dataset.tiny_base", reason="needs the extra 'local'")
 pytest.importorskip("transformers")
 
+from llama_index_finetune_structured.local.generate.loaded_models import load_local_model  # noqa: E402
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve  # noqa: E402
 from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row  # noqa: E402
+from llama_index_finetune_structured.local.schema.bounds import learn_bounds, schema_key  # noqa: E402
 from llama_index_finetune_structured.local.train.packing import pack  # noqa: E402
 
 
@@ -161,3 +165,144 @@ def test_trl_files_are_checked_line_by_line(tmp_path: Path, base: Path) -> None:
     report = check(path, target="trl", base_model=base)
     assert [(p.line, p.code) for p in report.problems] == [(3, "bad_message")]
     assert report.span == check(DATA, target="trl", base_model=base).span
+
+
+# The walk: an answer that the grammar refuses could be trained and never be said
+
+
+class Part(BaseModel):
+    name: str
+    amount: float
+
+
+class Order(BaseModel):
+    parts: list[Part]
+    note: str | None = None
+    kind: Literal["new", "old"] = "new"
+
+
+PART = {"type": "object", "properties": {"n": {}}}
+OPEN = {"type": "object", "properties": {"a": {"type": "string"}, "parts": {"type": "array", "items": PART}}}
+
+
+def test_every_answer_of_a_class_can_be_said(base: Path) -> None:
+    """Long lists and strings too: their bounds come from the same rows."""
+    orders = [
+        Order(
+            parts=[Part(name="Ä" * length, amount=length / 8) for _ in range(length)],
+            note='"\\\n',
+            kind="old",
+        )
+        for length in range(0, 17, 8)
+    ]
+    data = FinetuneDataset.from_pairs([(f"q{n}", order) for n, order in enumerate(orders)])
+    report = check(data, base_model=base, max_length=2048)
+    assert report.problems == ()
+
+
+UNSAYABLE: dict[str, tuple[dict[str, Any], Any, str, str]] = {
+    "a key beside the named ones": (OPEN, {"a": "1", "b": 2}, "#/b", 'b":2}'),
+    "a key inside a list": (OPEN, {"parts": [{"n": 1}, {"n": 1, "x": 2}]}, "#/parts/1", ',"x":2}]}'),
+    "only a key beside the named ones": (OPEN, {"b": 2}, "#/b", 'b":2}'),
+}
+
+
+@pytest.mark.parametrize("name", UNSAYABLE)
+def test_an_answer_that_the_grammar_refuses_is_refused_with_its_place(tiny_llama: Path, name: str) -> None:
+    schema, answer, place, rest = UNSAYABLE[name]
+    base = tiny_llama  # its tokens are bytes, so that the refused token begins with the refused character
+    rows = FinetuneDataset.from_pairs([("q", {"a": "1", "parts": [{"n": 1}]}), ("r", answer)], schema=schema)
+    report = check(rows, base_model=base)
+    assert [(p.code, p.line) for p in report.problems] == [("answer_not_sayable", 2)]
+    text = rows[1].answer_text()
+    before = text[: text.index(rest)]
+    assert report.problems[0].message == f"at {place} the grammar refuses {rest!r} after {before!r}"
+    assert report.good == 1
+    assert report.tokens == check(rows[:1], base_model=base).tokens
+    assert check(rows, target="trl", base_model=base).ok, "TRL's models are served by other means"
+
+
+def test_the_walk_is_that_of_serving(base: Path) -> None:
+    """The generator, held to the refused answer's schema, cannot be led into the refused text either."""
+    rows = FinetuneDataset.from_pairs([("q", {"a": "1", "b": 2})], schema=OPEN)
+    assert not check(rows, base_model=base).ok
+    model = load_local_model(str(base), None, 1)
+    grammar = model.grammar(OPEN, schema_key(OPEN), learn_bounds(rows))
+    assert grammar is not None
+    ids = model.tokenizer(rows[0].answer_text(), add_special_tokens=False)["input_ids"]
+    state = grammar.start(100)
+    allowed = []
+    for token in ids:
+        allowed.append(bool(state.mask()[token]))
+        if not allowed[-1]:
+            break
+        state.append(token)
+    assert allowed.count(False) == 1
+
+
+def test_the_first_good_line_is_one_that_can_be_said(base: Path) -> None:
+    rows = FinetuneDataset.from_pairs([("q", {"b": 2}), ("r", {"a": "1"})], schema=OPEN)
+    report = check(rows, base_model=base)
+    assert report.span is not None
+    assert report.span.trained_text == '{"a":"1"}<|im_end|>'
+
+
+def test_a_schema_without_grammar_is_a_warning(base: Path) -> None:
+    twice = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^(a|b)\1$"}}}
+    rows = FinetuneDataset.from_pairs([("q", {"a": "aa"}), ("r", {"a": "bb"})], schema=twice)
+    report = check(rows, base_model=base)
+    assert [(p.code, p.line) for p in report.problems if p.line] == [("not_enforced", 1)]
+    assert report.ok
+
+
+def test_without_the_extra_the_local_check_names_it(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.delitem(sys.modules, "llama_index_finetune_structured.local.generate.grammar", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"llguidance.*\[local\]"):
+        check(DATA, base_model=base)
+
+
+# What no answer fills is not learned
+
+
+def test_a_property_that_no_answer_fills_is_a_warning_with_counts(base: Path) -> None:
+    data = FinetuneDataset.from_pairs([(f"q{n}", Order(parts=[], kind="old")) for n in range(3)])
+    for target in ("local", "openai", "trl", "gradient"):
+        report = check(data, target=target, base_model=base)
+        warnings = [p for p in report.problems if p.code == "field_untaught"]
+        assert [(p.message, p.line, p.is_warning) for p in warnings] == [
+            ("'note' of Order: filled in 0 of 3 rows", 0, True)
+        ]
+    filled = Order(parts=[Part(name="a", amount=1)], note="x")
+    assert check([*data, FinetuneDataset.from_pairs([("r", filled)])[0]], base_model=base).problems == ()
+
+
+def test_untaught_properties_are_found_inside_lists_unions_and_references(base: Path) -> None:
+    class Cat(BaseModel):
+        kind: Literal["cat"]
+        lives: int | None = None
+
+    class Dog(BaseModel):
+        kind: Literal["dog"]
+        bark: str | None = None
+
+    class Node(BaseModel):
+        name: str
+        children: list[Node] = []
+
+    class Zoo(BaseModel):
+        pets: list[Cat | Dog]
+        tree: Node
+
+    Zoo.model_rebuild(_types_namespace={"Node": Node})
+    zoo = Zoo(
+        pets=[Cat(kind="cat", lives=9), Dog(kind="dog")], tree=Node(name="a", children=[Node(name="b")])
+    )
+    report = check(FinetuneDataset.from_pairs([("q", zoo)]), base_model=base)
+    assert [p.message for p in report.problems] == ["'pets[].bark' of Zoo: filled in 0 of 1 rows"]
+
+
+def test_each_schema_of_a_file_has_its_own_untaught_properties(base: Path) -> None:
+    orders = FinetuneDataset.from_pairs([("q", Order(parts=[]))])
+    report = check([*DATA, *orders], base_model=base)
+    assert [p.message for p in report.problems] == ["'note' of Order: filled in 0 of 1 rows"]

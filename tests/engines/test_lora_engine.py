@@ -15,7 +15,7 @@ import pytest
 from llama_index.core import SummaryIndex
 from llama_index.core.schema import TextNode
 from peft import PeftModel
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from transformers import AutoModelForCausalLM
 
 from llama_index_finetune_structured import (
@@ -24,6 +24,7 @@ from llama_index_finetune_structured import (
     LoraLLM,
     LoraSettings,
     OpenAIFineTuningHandler,
+    check,
 )
 from llama_index_finetune_structured.demo.corpus import ApiCard
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE, DocstringTeacher
@@ -35,6 +36,7 @@ from llama_index_finetune_structured.errors import (
     MissingDependencyError,
 )
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, resolve
+from llama_index_finetune_structured.local.train.run_lock import locked_run
 from tests import tiny
 
 SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=2, epochs=2, checkpoint_steps=2)
@@ -334,6 +336,94 @@ def test_more_upper_layers_than_there_are_train_all(tmp_path: Path) -> None:
 def test_few_rows_are_seen_more_often(rows: int, batch_size: int, epochs: int) -> None:
     assert LoraSettings(batch_size=batch_size).epochs_for(rows) == epochs
     assert LoraSettings(batch_size=batch_size, epochs=7).epochs_for(rows) == 7
+
+
+@pytest.mark.parametrize("rank", [1, 8, 16])
+def test_alpha_is_twice_the_rank_unless_it_is_given(rank: int) -> None:
+    assert LoraSettings(rank=rank).alpha == 2 * rank
+    assert LoraSettings(rank=rank, alpha=5).alpha == 5
+
+
+def test_settings_without_a_valid_rank_are_one_clear_error() -> None:
+    with pytest.raises(ValidationError) as raised:
+        LoraSettings(rank=0)
+    assert {error["loc"] for error in raised.value.errors()} == {("rank",), ("alpha",)}
+
+
+def test_the_check_counts_the_epochs_that_training_takes(tiny_llama: Path, tmp_path: Path) -> None:
+    engine = LoraFinetuneEngine(
+        _data(50), base_model=tiny_llama, output_dir=tmp_path / "run", config=LoraSettings(rank=1)
+    )
+    report = check(_data(50), base_model=tiny_llama, price_per_million=1e6)
+    engine.finetune()
+    log = json.loads((engine.output_dir / "training_log.json").read_text())
+    assert report.epochs == log["settings"]["epochs"] == 4
+    assert report.cost == 4 * report.tokens
+    assert check(_data(50), base_model=tiny_llama, epochs=1).epochs == 1
+    assert check(_data(50), target="openai").epochs == 1
+
+
+def test_two_runs_never_train_in_one_folder(tiny_llama: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    engine = _engine(tiny_llama, output)
+    with locked_run(output), pytest.raises(EngineError) as raised:
+        engine.finetune()
+    assert f"{output}: process {os.getpid()} is training there: wait" in str(raised.value)
+    assert [file.name for file in output.iterdir()] == [".lock"], "nothing was written, nothing removed"
+    engine.finetune()
+    assert engine.get_current_job().status == "succeeded"
+
+
+_HOLD = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from llama_index_finetune_structured.local.train.run_lock import locked_run
+with locked_run(Path(sys.argv[2])):
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_leaves_no_lock_and_neither_do_its_children(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, _ROOT, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    with pytest.raises(EngineError, match=f"process {process.pid} is training there"), locked_run(tmp_path):
+        pass
+    process.kill()  # its child lives on
+    process.wait()
+    with locked_run(tmp_path):
+        pass
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    late, first = _engine(tiny_llama, output), _engine(tiny_llama, output)
+    prepare = late._training_rows
+
+    def meanwhile() -> Any:
+        rows = prepare()
+        first.finetune()
+        return rows
+
+    monkeypatch.setattr(late, "_training_rows", meanwhile)
+    late.finetune()
+    assert late.get_current_job().status == "succeeded"
+    log = json.loads((output / "training_log.json").read_text())
+    assert len(log["steps"]) == 8
 
 
 def test_the_log_tells_how_many_epochs_were_chosen(tiny_llama: Path, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_azure_gets_a_byte_order_mark_once(server: OpenAIServer, data: Path, tmp
     assert list(server.contents.values())[-1] == content
 
 
+def test_openai_gets_no_byte_order_mark_whatever_the_file_has(
+    server: OpenAIServer, data: Path, tmp_path: Path
+) -> None:
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(codecs.BOM_UTF8 + data.read_bytes())
+    engine(server, marked).finetune()
+    assert [*server.contents.values()] == [data.read_bytes()]
+
+
 @pytest.mark.parametrize("suffix", ["v1.5", "x" * 41, "with space"])
 def test_azure_refuses_a_suffix_that_the_service_would(suffix: str, server: OpenAIServer, data: Path) -> None:
     with pytest.raises(ConfigurationError, match="no dots"):

@@ -14,7 +14,7 @@ from .problems import Fault
 
 __all__ = ["AnswerWalk"]
 
-_SHOWN_CHARACTERS = 60  # chosen: the end of an answer that a problem quotes
+_SHOWN_BEFORE, _SHOWN_REST = 60, 20  # chosen: characters of an answer that a problem quotes
 
 
 class AnswerWalk:
@@ -58,11 +58,9 @@ class AnswerWalk:
     def _unsayable(self, ids: list[int], refused: int) -> Fault:
         before, text = self._text(ids[:refused]), self._text(ids)
         place = _pointer(text, len(before))
-        shown = before if len(before) <= _SHOWN_CHARACTERS else f"...{before[-_SHOWN_CHARACTERS:]}"
-        what = (
-            f"{self._text(ids[refused : refused + 1])!r}" if refused < len(ids) else "the end of the answer"
-        )
-        return Fault("answer_not_sayable", f"at {place} the grammar refuses {what} after {shown!r}")
+        rest = text[len(before) :][:_SHOWN_REST] if refused < len(ids) else "the end"
+        shown = before if len(before) <= _SHOWN_BEFORE else f"...{before[-_SHOWN_BEFORE:]}"
+        return Fault("answer_not_sayable", f"at {place} the grammar refuses {rest!r} after {shown!r}")
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))

@@ -124,7 +124,9 @@ def _openai(max_length: int | None) -> TrainingTarget:
             trained += [is_trained] * len(text)
         tools = encoding.encode(str(row["tools"]), disallowed_special=()) if "tools" in row else []
         overhead = _OPENAI_MESSAGE_TOKENS * len(row["messages"]) + _OPENAI_REPLY_TOKENS + len(tools)
-        return TokenisedRow(tuple(ids), tuple(trained), overhead, tuple(openai_faults(example)))
+        return TokenisedRow(
+            tuple(ids), tuple(trained), overhead, tuple(dict.fromkeys(openai_faults(example)))
+        )
 
     return TrainingTarget(
         "openai",
