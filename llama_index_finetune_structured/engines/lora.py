@@ -20,7 +20,7 @@ from ..example import Example, content_hash
 from ..files import read_json, write_json
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, read_card, save_adapter
-from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
 from ..local.schema.bounds import learn_bounds
 from ..local.train.distributed import DistributedRun
 from ..local.train.run_lock import locked_run
@@ -242,7 +242,7 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:
         """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
-        target = local_target(self.base, self.config.max_length)
+        target = local_target(self.base, load_tokenizer(self.base), self.config.max_length)
         rows = self._data.trainable(target)
         if self._validation is None:
             return rows, []

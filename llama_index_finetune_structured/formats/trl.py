@@ -50,22 +50,33 @@ def from_trl(row: dict[str, Any]) -> Example:
     """Convert a row of either format to an Example.
 
     Args:
-        row: ``messages``, or ``prompt`` and ``completion`` (lists of messages, or text), and optionally ``tools``
-            as a list or as JSON text. The keys and forms of OpenAI's chat lines, the legacy ones too, are read
-            as OpenAI means them.
+        row: ``messages``, or ``prompt`` (messages, or text) and ``completion`` (one message, or text), and
+            optionally ``tools`` as a list or as JSON text. The keys and forms of OpenAI's chat lines, the legacy
+            ones too, are read as OpenAI means them.
 
     Raises:
         ValueError: The row is malformed; the message names the field.
     """
-    turns = row.get(
-        "messages", _turns(row.get("prompt"), "user") + _turns(row.get("completion"), "assistant")
-    )
+    if "messages" in row:
+        turns = row["messages"]
+    else:
+        turns = _turns(row.get("prompt"), "user") + _completion(row.get("completion"))
     if not isinstance(turns, list):
         raise ValueError(f"messages: expected a list, found {type(turns).__name__}")
     tools = row.get("tools")
     chat = {"messages": [_from_trl_message(m) for m in turns]}
     chat |= {key: row[key] for key in ("functions", "parallel_tool_calls") if key in row}
     return from_openai(chat | {"tools": json.loads(tools) if isinstance(tools, str) else tools})
+
+
+def _completion(column: Any) -> list[Any]:
+    """The answer, as the only message. Raises ValueError for more: TRL trains on all of them, an Example on one."""
+    turns = _turns(column, "assistant")
+    if len(turns) != 1:
+        raise ValueError(
+            f"completion: expected text or a list of one message, the answer, found {len(turns)}"
+        )
+    return turns
 
 
 def _turns(column: Any, role: str) -> list[Any]:

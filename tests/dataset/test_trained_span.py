@@ -167,6 +167,29 @@ def test_trl_files_are_checked_line_by_line(tmp_path: Path, base: Path) -> None:
     assert report.span == check(DATA, target="trl", base_model=base).span
 
 
+@pytest.mark.parametrize("target", ["trl", "gradient"])
+def test_parts_that_a_target_would_drop_are_an_error(base: Path, target: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+    messages = (Message(role="user", content=[{"type": "text", "text": "q"}, image]),)
+    row = Example(messages=messages, answer=Message(role="assistant", content="a"))
+    problems = check([row], target=target, base_model=base).problems
+    assert [(p.code, p.message) for p in problems] == [
+        ("bad_part", "a user message has a part 'image_url', expected text")
+    ]
+
+
+@pytest.mark.parametrize("target", ["trl", "local"])
+def test_a_completion_of_several_messages_is_refused(base: Path, target: str, tmp_path: Path) -> None:
+    """TRL trains on all of them; an Example has one answer, and the others would count as prompt."""
+    answer, path = {"role": "assistant", "content": "a"}, tmp_path / "t.jsonl"
+    for completion in ([answer, {"role": "user", "content": "q"}, answer], []):
+        turns = [{"role": "user", "content": "q"}, answer]
+        path.write_text(json.dumps({"prompt": turns, "completion": completion}))
+        problems = check(path, target=target, base_model=base).problems
+        assert [p.code for p in problems] == ["bad_message"]
+        assert f"a list of one message, the answer, found {len(completion)}" in problems[0].message
+
+
 # The walk: an answer that the grammar refuses could be trained and never be said
 
 
@@ -251,7 +274,7 @@ def test_a_schema_without_grammar_is_a_warning(base: Path) -> None:
     twice = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^(a|b)\1$"}}}
     rows = FinetuneDataset.from_pairs([("q", {"a": "aa"}), ("r", {"a": "bb"})], schema=twice)
     report = check(rows, base_model=base)
-    assert [(p.code, p.line) for p in report.problems if p.line] == [("not_enforced", 1)]
+    assert [(p.code, p.line) for p in report.problems if p.line] == [("no_grammar", 1)]
     assert report.ok
 
 

@@ -141,7 +141,7 @@ def test_a_malformed_row_is_a_value_error_and_one_that_is_read_can_be_written(ro
 def test_trl_reads_plain_text_columns_and_refuses_broken_calls() -> None:
     assert from_trl({"prompt": "q", "completion": "a"}).answer_text() == "a"
     for row in ({"messages": 1}, {"messages": [{"role": "assistant", "tool_calls": [1]}]}, {"prompt": "q"}):
-        with pytest.raises(ValueError, match=r"messages|tool_calls"):
+        with pytest.raises(ValueError, match=r"messages|tool_calls|completion"):
             from_trl(row)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...errors import MissingDependencyError
+from ...errors import ConfigurationError, MissingDependencyError
 from ...example import Example, compact_json
 from ...json_schema import pointer_part
 from ...local.schema.bounds import learn_bounds, schema_key
@@ -48,12 +48,12 @@ class AnswerWalk:
         """Build the grammar of a schema; a warning where it has none."""
         from ...local.generate.answer_grammar import answer_grammar
 
-        self._grammars[key] = answer_grammar(self._cache, schema, key, self._bounds)
-        if self._grammars[key] is None:
-            return [
-                Fault("not_enforced", "the schema cannot be made a grammar, so no rule of it is enforced")
-            ]
-        return []
+        self._grammars[key], reason = None, "no grammar can be made of the schema"
+        try:
+            self._grammars[key] = answer_grammar(self._cache, schema, key, self._bounds)
+        except ConfigurationError as error:
+            reason = str(error)
+        return [] if self._grammars[key] is not None else [Fault("no_grammar", reason)]
 
     def _unsayable(self, ids: list[int], refused: int) -> Fault:
         before, text = self._text(ids[:refused]), self._text(ids)
@@ -78,9 +78,8 @@ def _pointer(text: str, offset: int) -> str:
 def _inner(value: Any, offset: int) -> str:
     """The part of the pointer below ``value``, whose text begins ``offset`` characters before the character."""
     begin = 1  # after the bracket
-    for name, item in (
-        value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
-    ):
+    items = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    for name, item in items:
         key = f"{compact_json(name)}:" if isinstance(value, dict) else ""
         end = begin + len(key) + len(compact_json(item))
         if begin <= offset < end:

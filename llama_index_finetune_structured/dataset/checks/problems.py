@@ -39,7 +39,7 @@ FIXES = {
     "cannot_render": "see the reason; leave the row out or change its messages",
     "tools_not_rendered": "render the data as 'text', or use a base model whose chat template renders tools",
     "answer_not_sayable": "change the answer, or allow it in the schema: the grammar never lets the model write it",
-    "not_enforced": "nothing, or state the rule another way: answers are checked only after they were generated",
+    "no_grammar": "simplify the schema, or serve the model with constrained=False: answers are validated only",
     "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it out",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
     "stop_token_untrained": "use a chat template that ends the answer with the stop token",
@@ -50,7 +50,7 @@ FIXES = {
 }  # fmt: skip
 """The suggested fix of each problem code."""
 WARNINGS = frozenset(
-    {"unknown_keys", "duplicate", "prompt_not_prefix", "torn_line", "not_enforced", "field_untaught"}
+    {"unknown_keys", "duplicate", "prompt_not_prefix", "torn_line", "no_grammar", "field_untaught"}
 )
 """Codes of problems that keep no complete line out of training."""
 

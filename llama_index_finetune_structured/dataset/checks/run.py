@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ...errors import ConfigurationError
 from ...example import Example
 from .field_use import FieldUse
 from .lines import LineReader, example_faults
@@ -64,14 +65,15 @@ class SourceCheck:
 
         Content of the source never makes it raise.
         """
-        checked, at_end = [], []
+        checked: list[_CheckedRow] = []
+        at_end: list[Problem] = []
         try:
             for row in source_rows(source) if rows is None else rows:
                 checked.append(self._checked(row))
             at_end = self._size_problems(source)
         except OSError as error:
             at_end = [unreadable(source, error)]
-        self._walk(checked)
+        at_end += self._walk(checked, source)
         for item in checked:
             self._count(item)
         if not at_end or self.lines:
@@ -132,18 +134,27 @@ class SourceCheck:
         elif self.keep_rows or self.first_good is None:
             checked.tokens = self.first_good = tokens
 
-    def _walk(self, checked: list[_CheckedRow]) -> None:
-        """Walk the good rows' answers through the grammars that bounds learned from all of them give."""
+    def _walk(self, checked: list[_CheckedRow], source: CheckSource) -> list[Problem]:
+        """Walk the good rows' answers through the grammars that bounds learned from all of them give.
+
+        Returns what is wrong with the source as a whole; faults of rows are added to them.
+        """
         examples = [item.example for item in checked if item.example is not None]
         if self.target.walker is None or not examples:
-            return
-        walk = self.target.walker(examples)
+            return []
+        try:
+            walk = self.target.walker(examples)
+        except ConfigurationError:  # of the base model, or a missing extra
+            raise
+        except Exception as error:
+            return [Problem("internal", f"{type(error).__name__}: {error}", source_name(source))]
         for item in checked:
             if item.example is not None and item.tokens is not None:
                 try:
                     item.faults += walk(item.example, item.tokens)
                 except Exception as error:  # as for the rows
                     item.faults.append(Fault("internal", f"{type(error).__name__}: {error}"))
+        return []
 
     def _count(self, item: _CheckedRow) -> None:
         self.lines += 1

@@ -104,7 +104,8 @@ def target_named(name: str, base_model: str | Path | None, max_length: int | Non
     if name == "gradient":
         return _gradient(max_length)
     if name == "local":
-        return local_target(_base(base_model), max_length)
+        base = _base(base_model)
+        return local_target(base, _tokenizer(base), max_length)
     if name == "trl":
         return _trl(_tokenizer(_base(base_model)), max_length)
     raise ConfigurationError(f"target: {name!r}, expected 'openai', 'gradient', 'local' or 'trl'")
@@ -155,9 +156,19 @@ def _gradient(max_length: int | None) -> TrainingTarget:
         answer = encoding.encode(example.answer_text(), disallowed_special=())
         is_prompt_trained = not example.metadata.get("prompt_not_trained", False)
         trained = (is_prompt_trained,) * len(prompt) + (True,) * len(answer)
-        return TokenisedRow((*prompt, *answer), trained)
+        return TokenisedRow((*prompt, *answer), trained, faults=tuple(_parts_left_out(example)))
 
     return TrainingTarget("gradient", tokenise, encoding.decode, max_length=max_length, estimated=True)
+
+
+def _parts_left_out(example: Example) -> Iterator[Fault]:
+    """Parts that are not text: a target that reads text alone would train without them, or on their Python form."""
+    for message in (*example.messages, example.answer):
+        for part in message.content if isinstance(message.content, list) else ():
+            if part.get("type") != "text" or not isinstance(part.get("text"), str):
+                yield Fault(
+                    "bad_part", f"a {message.role} message has a part {part.get('type')!r}, expected text"
+                )
 
 
 @contextmanager
@@ -201,18 +212,17 @@ def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def local_target(base: BaseModelFiles, max_length: int | None) -> TrainingTarget:
-    """The target "local" of a base model: what ``LoraFinetuneEngine`` trains on, and its limits.
+def local_target(base: BaseModelFiles, tokenizer: Any, max_length: int | None) -> TrainingTarget:
+    """The target "local" of a base model and its tokenizer: what ``LoraFinetuneEngine`` trains on, and its limits.
 
-    ``max_length``: as in ``LoraSettings``. Raises ConfigurationError where the tokenizer does not load.
+    ``max_length``: as in ``LoraSettings``.
     """
     from ...local.model.base_models import context_window, vocabulary_size
     from ...local.model.prompts import stop_token_id, token_row
     from ...local.train.settings import LoraSettings
     from .answer_walk import AnswerWalk
 
-    tokenizer, context = _tokenizer(base), context_window(base)
-    stop_id = stop_token_id(tokenizer)
+    context, stop_id = context_window(base), stop_token_id(tokenizer)
 
     def tokenise(example: Example) -> TokenisedRow:
         row = token_row(tokenizer, example, stop_id=stop_id)
@@ -257,7 +267,7 @@ def _trl(tokenizer: Any, max_length: int | None) -> TrainingTarget:
         prompt = _template_ids(tokenizer, row["prompt"], example.tools, add_generation_prompt=True)
         whole = _template_ids(tokenizer, row["prompt"] + row["completion"], example.tools)
         begin = _common_prefix_length(prompt, whole)
-        faults = list(_trl_faults(tokenizer, example, row))
+        faults = [*_parts_left_out(example), *_trl_faults(tokenizer, example, row)]
         if begin < len(prompt):
             differing = len(prompt) - begin
             faults.append(

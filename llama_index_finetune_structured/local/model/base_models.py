@@ -80,21 +80,19 @@ def gguf_source(base: BaseModelFiles) -> Path | None:
 
 def context_window(base: BaseModelFiles) -> int:
     """The context window in tokens, prompt and answer together, from the base's ``config.json``."""
-    return _config_number(base, "max_position_embeddings", "n_positions") or _CONTEXT_WINDOW
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config", {})):
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return _CONTEXT_WINDOW
 
 
 def vocabulary_size(base: BaseModelFiles) -> int | None:
     """The size of the model's logits from the base's ``config.json``; None where it does not state it."""
-    return _config_number(base, "vocab_size")
-
-
-def _config_number(base: BaseModelFiles, *keys: str) -> int | None:
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config", {})):
-        for key in keys:
-            if isinstance(part.get(key), int):
-                return int(part[key])
-    return None
+    sizes = (part.get("vocab_size") for part in (config, config.get("text_config", {})))
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def load_tokenizer(base: BaseModelFiles) -> Any:
