@@ -87,7 +87,7 @@ def test_check_lists_every_problem_and_leaves_the_file_alone(data: Path, call: C
     before = data.read_bytes()
     found = call("check", str(data), "--target", "openai", "--price", "25", code=1)
     problems = [(p["line"], p["code"], p["is_warning"]) for p in found["problems"]]
-    assert problems == [(12, "duplicate", True), (13, "not_json", False)]
+    assert problems == [(12, "duplicate", True), (13, "not_json", False), (0, "field_untaught", True)]
     assert all(problem["fix"] for problem in found["problems"])
     assert (found["good"], found["lines"]) == (12, 13)
     assert found["cost"] == pytest.approx(found["tokens"] * 25 / 1e6)
@@ -212,8 +212,8 @@ def test_incomplete_prices_are_an_error(arguments: str, message: str, data: Path
         ("check nowhere.jsonl --target openai", None),
         ("check rows.jsonl --target opennai", "target: 'opennai', expected 'openai'"),
         ("check rows.jsonl --base-model nowhere", "base model 'nowhere': no such folder"),
-        ("train nowhere.jsonl", "nowhere.jsonl: cannot be read"),
-        ("train mixed.jsonl", "mixed.jsonl:13: not valid JSON"),
+        ("train nowhere.jsonl", "nowhere.jsonl: error [cannot_read] No such file"),
+        ("train mixed.jsonl", "mixed.jsonl:13: error [not_json] not valid JSON"),
         ("train rows.jsonl --base-model nowhere", "base model 'nowhere': no such folder"),
         ("eval nowhere rows.jsonl", "base model 'nowhere': no such folder"),
         ("eval halfway rows.jsonl", "halfway: its training is not finished"),
