@@ -9,7 +9,8 @@ from typing import Any
 import gguf
 
 from ...errors import ConfigurationError
-from ..model.prompts import chat_template, stop_token_id
+from ..model.chat_template import chat_template
+from ..model.prompts import stop_token_id
 
 __all__ = ["pre_tokenizer", "write_tokenizer"]
 

@@ -11,7 +11,7 @@ from ...errors import ConfigurationError
 from ...files import write_json
 from ..model.adapter import CARD, AdapterCard, merge_adapter
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
-from ..model.prompts import chat_template
+from ..model.chat_template import chat_template
 from .output import atomic_output
 
 __all__ = ["merged_model", "save_merged"]
