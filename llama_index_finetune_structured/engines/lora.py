@@ -32,6 +32,7 @@ __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
 _RUN = "run.json"
+_DATE = "prompt date"
 
 
 class LoraJob(BaseModel):
@@ -100,6 +101,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         }
         self.fingerprint = content_hash(self._identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
+        self._prompt_date: str | None = None
 
     @classmethod
     def from_finetuning_handler(
@@ -238,6 +240,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         tokenizer = load_tokenizer(self.base)
+        self._prompt_date = self._date_of_run(tokenizer)
         rows, validation = self._rows(tokenizer, self.examples), self._rows(tokenizer, self.validation)
         torch.manual_seed(self.config.seed)
         model = load_model(self.base, dtype=precision())
@@ -259,7 +262,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         """Write down data, base and settings, so that the error for another run can name what differs."""
         path = self.output_dir / _RUN
         try:
-            write_json(path, self._identity)
+            write_json(path, {**self._identity, _DATE: self._prompt_date})
         except OSError as error:
             raise CheckpointError(
                 f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's "
@@ -272,7 +275,8 @@ class LoraFinetuneEngine(FinetuneEngine):
 
         stop_id, context = stop_token_id(tokenizer), context_window(self.base)
         limit = min(context, self.config.max_length or context)
-        rows = [token_row(tokenizer, example, stop_id=stop_id) for example in examples]
+        date = self._prompt_date
+        rows = [token_row(tokenizer, example, stop_id=stop_id, date=date) for example in examples]
         for example, row in zip(examples, rows, strict=True):
             if len(row) > limit:
                 raise DatasetError(
@@ -280,6 +284,18 @@ class LoraFinetuneEngine(FinetuneEngine):
                     "would be cut. Retrieve fewer or smaller chunks, or leave it out"
                 )
         return rows
+
+    def _date_of_run(self, tokenizer: Any) -> str | None:
+        """The date in the prompts, where the chat template prints one: of the run's start, also when resumed."""
+        from ..local.model.chat_template import prompt_date
+
+        today = prompt_date(tokenizer)
+        try:
+            started: dict[str, Any] = read_json(self.output_dir / _RUN)
+        except (OSError, ValueError):
+            started = {}
+        same_run = all(started.get(name) == value for name, value in self._identity.items())
+        return today if today is None or not same_run else started.get(_DATE) or today
 
     def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
         return AdapterCard(
@@ -291,6 +307,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             rows=len(rows),
             fingerprint=self.fingerprint,
             context_window=context_window(self.base),
+            prompt_date=self._prompt_date,
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:

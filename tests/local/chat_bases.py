@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ QWEN3 = """{%- if messages[0].role == 'system' %}
 {%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
 {%- for message in messages[::-1] %}
     {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if ns.multi_step_tool and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+    {%- if ns.multi_step_tool and message.role == "user" and message.content is string
+      and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
         {%- set ns.multi_step_tool = false %}
         {%- set ns.last_query_index = index %}
     {%- endif %}
@@ -38,7 +40,8 @@ QWEN3 = """{%- if messages[0].role == 'system' %}
             {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
         {%- endif %}
         {%- if loop.index0 > ns.last_query_index %}
-            {{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+            {{- '<|im_start|>' + message.role + '\\n<think>\\n' }}
+            {{- reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
         {%- else %}
             {{- '<|im_start|>' + message.role + '\\n' + content }}
         {%- endif %}
@@ -92,9 +95,10 @@ MISTRAL = (
     "{%- else %}{{- raise_exception('Only user and assistant roles are supported') }}{%- endif %}{%- endfor %}"
 )
 ZEPHYR = (
-    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token"
-    " }}\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
-    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content']"
+    " + eos_token }}\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n"
+    "{% endif %}\n"
     "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
 GRANITE = (
@@ -112,7 +116,15 @@ SPECIAL = (
     "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "[INST]", "[/INST]",
     "<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>",
 )  # fmt: skip
-ADDED = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<table>")
+ADDED = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<table>",
+)
 CORPUS = [
     "user assistant system model Today Date: 26 Jul 2024 When was Meddle made? It ends in here.\n\n",
     "<think>im_start user end of turn</think> tool_call <s> [INST] INST im_end eot_id {'a': 1} table",
@@ -120,7 +132,9 @@ CORPUS = [
 ] * 6
 
 
-def _byte_level(normalizer: Any = None, *, prefix_space: bool = False, ignore_merges: bool = False) -> Tokenizer:
+def _byte_level(
+    normalizer: Any = None, *, prefix_space: bool = False, ignore_merges: bool = False
+) -> Tokenizer:
     bare = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     bare.decoder = decoders.ByteLevel()
@@ -140,10 +154,10 @@ def _sentencepiece(scheme: str | None) -> Tokenizer:
     bytes_ = [f"<0x{n:02X}>" for n in range(256)]
     trained.train_from_iterator(
         CORPUS,
-        trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False
+        ),
     )
-    import json
-
     config = json.loads(trained.to_str())
     config["model"]["byte_fallback"] = True
     config["added_tokens"] = [t for t in config["added_tokens"] if not t["content"].startswith("<0x")]

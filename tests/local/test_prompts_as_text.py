@@ -6,8 +6,10 @@ import functools
 from typing import Any
 
 import pytest
+from transformers import ByT5Tokenizer
 
 from llama_index_finetune_structured import Example, Message
+from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.local.model import control_tokens
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.local.model.control_tokens import text_ids
@@ -17,7 +19,13 @@ from tests.local import chat_bases
 
 HARMLESS = "When was Meddle made?"
 ALL_TEXTS = [*chat_bases.SPECIAL, *chat_bases.ADDED]
-FLAGS: list[dict[str, bool]] = [{}, {"rstrip": True}, {"lstrip": True}, {"single_word": True}, {"normalized": True}]
+FLAGS: list[dict[str, bool]] = [
+    {},
+    {"rstrip": True},
+    {"lstrip": True},
+    {"single_word": True},
+    {"normalized": True},
+]
 
 
 @functools.cache
@@ -27,7 +35,10 @@ def _tokenizer(backend: str, template: str | None, *flags: str) -> Any:
 
 def _talk(system: str, question: str, answer: str, last: str) -> list[dict[str, str]]:
     contents = {"system": system, "user": question, "assistant": answer}
-    return [*({"role": role, "content": text} for role, text in contents.items()), {"role": "user", "content": last}]
+    return [
+        *({"role": role, "content": text} for role, text in contents.items()),
+        {"role": "user", "content": last},
+    ]
 
 
 def _marks(tokenizer: Any, ids: list[int]) -> list[int]:
@@ -39,7 +50,16 @@ def _marks(tokenizer: Any, ids: list[int]) -> list[int]:
 
 def _hostile(text: str) -> list[str]:
     wide = "".join(chr(ord(c) + 0xFEE0) if c in "<>|[]/" else c for c in text)
-    return [text, f"It ends in {text} here.", f"x{text}{text}\n", text[:-1], text[1:], wide, text.upper(), f" {text} "]
+    return [
+        text,
+        f"It ends in {text} here.",
+        f"x{text}{text}\n",
+        text[:-1],
+        text[1:],
+        wide,
+        text.upper(),
+        f" {text} ",
+    ]
 
 
 @pytest.mark.parametrize("template", chat_bases.TEMPLATES)
@@ -95,7 +115,9 @@ def test_decoding_a_prompt_gives_its_text_back(backend: str, template: str) -> N
 
 @pytest.mark.parametrize("template", chat_bases.TEMPLATES)
 @pytest.mark.parametrize("backend", chat_bases.BACKENDS)
-def test_a_prompt_without_such_text_is_the_tokenizer_s_own_token_for_token(backend: str, template: str) -> None:
+def test_a_prompt_without_such_text_is_the_tokenizer_s_own_token_for_token(
+    backend: str, template: str
+) -> None:
     tokenizer = _tokenizer(backend, template)
     questions = [{"role": "user", "content": f"  {HARMLESS}\n\n颜色 <b>1 < 2</b> 👍\n"}]
     text = tokenizer.apply_chat_template(questions, tokenize=False, add_generation_prompt=True)
@@ -150,7 +172,13 @@ def test_a_message_that_holds_the_private_names_is_text_too() -> None:
     ask("<|im_end|>")  # now the copy exists
     prefix = control_tokens._PREFIX
     names = [prefix + control_tokens._digits(n) for n in range(2)]
-    for text in (prefix, *names, f"{prefix}o0;x{prefix}c0;", f"{prefix}x;", f"{names[1]}<|im_end|>{names[0]}"):
+    for text in (
+        prefix,
+        *names,
+        f"{prefix}o0;x{prefix}c0;",
+        f"{prefix}x;",
+        f"{names[1]}<|im_end|>{names[0]}",
+    ):
         ids = ask(text)
         assert _marks(tokenizer, ids) == expected
         assert text in tokenizer.decode(ids)
@@ -188,3 +216,41 @@ def test_the_embedded_base_keeps_all_its_control_tokens_out_of_content() -> None
         ids = render_prompt(tokenizer, talk(f"a{text}b {text}"))
         assert [n for n in ids if n in tokenizer.added_tokens_decoder] == expected
         assert tokenizer.decode(ids).count(f"a{text}b {text}") == 2
+
+
+def test_a_grammar_writes_control_text_in_tokens_of_text() -> None:
+    pytest.importorskip("llguidance")
+    from llama_index_finetune_structured.local.generate.grammar import GrammarCache
+
+    schema = {"const": {"a": "<|im_end|><think>"}}
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    for vocabulary in (300, 258):  # in the second, the model has no embedding of <think>
+        grammar = GrammarCache(tokenizer, vocabulary=vocabulary, stop_id=1).get(schema)
+        assert grammar is not None
+        state, ids = grammar.start(200), text_ids(tokenizer, '{"a":"<|im_end|><think>"}')
+        forced = state.forced()
+        assert len(forced) > 10
+        assert ids[: len(forced)] == forced
+        for token in ids:
+            assert state.mask().nonzero()[:, 0].tolist() == [token]
+            state.append(token)
+        assert state.mask().nonzero()[:, 0].tolist() == [1]
+
+
+def test_control_text_that_two_messages_spell_together_is_text() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>"
+    talk = [{"role": "user", "content": text} for text in ("a<|im_", "end|>b")]
+    ids = render_prompt(tokenizer, talk)
+    assert _marks(tokenizer, ids) == [1]
+    assert tokenizer.decode(ids) == "a<|im_end|>b<|im_end|>"
+
+
+def test_a_tokenizer_without_a_fast_form_refuses_control_text_and_takes_all_other() -> None:
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '</s>' }}{% endfor %}"
+    ask = lambda text: render_prompt(tokenizer, [{"role": "user", "content": text}])  # noqa: E731
+    assert ask(HARMLESS).count(tokenizer.eos_token_id) == 1
+    with pytest.raises(DatasetError, match="no fast form"):
+        ask("It ends in </s> here.")

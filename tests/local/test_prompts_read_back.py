@@ -63,18 +63,24 @@ def test_a_template_that_leaves_system_messages_out_gets_them_in_the_first_quest
 
 
 def test_a_system_message_before_an_answer_goes_to_the_next_question() -> None:
-    tokenizer = _tiny("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + tiny.TEMPLATE)
+    tokenizer = _tiny(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + tiny.TEMPLATE
+    )
     talk = [TALK[0], Message(role="assistant", content="Hello"), Message(role="user", content="Q")]
     assert "assistant\nHello<|im_end|>\n<|im_start|>user\n  Be brief." in _prompt(tokenizer, talk)
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "tool"])
 def test_a_message_that_the_template_leaves_out_is_an_error_that_names_it(role: Any) -> None:
-    tokenizer = _tiny(tiny.TEMPLATE.replace("%}{{ '<|im_s", f"if message.role != '{role}' %}}{{{{ '<|im_s", 1))
+    tokenizer = _tiny(
+        tiny.TEMPLATE.replace("%}{{ '<|im_s", f"if message.role != '{role}' %}}{{{{ '<|im_s", 1)
+    )
     talk = [Message(role="user", content="Q"), Message(role="assistant", content="A")]
     talk += [Message(role=role, content="When was Meddle made? " * 9), Message(role="user", content="B")]
     number = 1 if role == "user" else 2 if role == "assistant" else 3
-    with pytest.raises(DatasetError, match=rf"message {number} of the prompt \({role}, '.*leaves it out.*Give the"):
+    with pytest.raises(
+        DatasetError, match=rf"message {number} of the prompt \({role}, '.*leaves it out.*Give the"
+    ):
         _prompt(tokenizer, talk)
 
 
@@ -87,18 +93,30 @@ def test_a_short_message_that_is_left_out_is_noticed_though_its_text_stands_else
 
 @pytest.mark.parametrize(
     "shown",
-    ["m.content[:20]", "m.content | upper", "m.content.split('.')[0]", "m.content | replace('M', 'N')", "m.role"],
+    [
+        "m.content[:20]",
+        "m.content | upper",
+        "m.content.split('.')[0]",
+        "m.content | replace('M', 'N')",
+        "m.role",
+    ],
 )
 def test_a_template_that_changes_a_message_is_refused(shown: str) -> None:
-    tokenizer = _tiny("{% for m in messages %}{{ '<|im_start|>' + " + shown + " + '<|im_end|>' }}{% endfor %}")
+    tokenizer = _tiny(
+        "{% for m in messages %}{{ '<|im_start|>' + " + shown + " + '<|im_end|>' }}{% endfor %}"
+    )
     with pytest.raises(DatasetError, match="message 1 of the prompt"):
         _prompt(tokenizer, [Message(role="user", content="When. was Meddle made, and who made it?")])
 
 
 @pytest.mark.parametrize("shown", ["m.content | trim", "m.content.split() | join(' ')", "m.content | tojson"])
 def test_a_template_may_trim_or_collapse_white_space_or_write_json(shown: str) -> None:
-    tokenizer = _tiny("{% for m in messages %}{{ '<|im_start|>' + " + shown + " + '<|im_end|>' }}{% endfor %}")
-    assert "Meddle" in _prompt(tokenizer, [Message(role="user", content=' "When"  was\nMeddle, naïve 颜色 <b>? ')])
+    tokenizer = _tiny(
+        "{% for m in messages %}{{ '<|im_start|>' + " + shown + " + '<|im_end|>' }}{% endfor %}"
+    )
+    assert "Meddle" in _prompt(
+        tokenizer, [Message(role="user", content=' "When"  was\nMeddle, naïve 颜色 <b>? ')]
+    )
 
 
 def test_a_template_that_depends_on_what_a_message_says_is_read_back_too() -> None:
@@ -147,7 +165,9 @@ def test_text_parts_are_joined_and_a_cache_mark_is_no_content() -> None:
     assert messages_with_schema([Message(role="user", content=parts)], None)[0]["content"] == "Hi."
 
 
-@pytest.mark.parametrize("part", [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "text": 5}])
+@pytest.mark.parametrize(
+    "part", [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "text": 5}]
+)
 def test_a_text_part_without_text_is_told_as_that(part: Any) -> None:
     with pytest.raises(DatasetError, match="part of type 'text' without a text: expected"):
         messages_with_schema([Message(role="user", content=[part])], None)
@@ -183,7 +203,7 @@ def test_a_schema_text_is_removed_where_the_transport_put_it_and_stays_in_a_docu
 
 
 @pytest.fixture
-def _another_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def another_day(monkeypatch: pytest.MonkeyPatch) -> None:
     class Later(datetime.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Later:
@@ -194,7 +214,7 @@ def _another_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template_utils, "datetime", Later)
 
 
-def test_a_date_that_the_template_prints_is_that_of_training(_another_day: None) -> None:
+def test_a_date_that_the_template_prints_is_that_of_training(another_day: None) -> None:
     tokenizer = _tokenizer("llama3")
     assert "Today Date: 06 May 2031" in _prompt(tokenizer, TALK)
     assert "Today Date: 31 Jan 2026" in _prompt(tokenizer, TALK, date="2026-01-31")
@@ -209,7 +229,7 @@ def test_the_date_is_kept_only_where_a_template_prints_it() -> None:
     assert _prompt(_tokenizer("chatml"), TALK, date="2026-01-31") == _prompt(_tokenizer("chatml"), TALK)
 
 
-def test_a_template_with_the_date_written_out_gives_the_same_prompt_without_it(_another_day: None) -> None:
+def test_a_template_with_the_date_written_out_gives_the_same_prompt_without_it(another_day: None) -> None:
     tokenizer = chat_bases.tokenizer("byte-level", "llama3")
     kept = _prompt(tokenizer, TALK, date="2026-01-31")
     tokenizer.chat_template = chat_template(tokenizer, "2026-01-31")
@@ -229,7 +249,9 @@ def test_without_a_template_the_prompt_begins_with_the_bos_token_that_the_tokeni
     tokenizer = chat_bases.tokenizer("byte-level", None)
     assert _prompt(tokenizer, [TALK[1]]).startswith("user: When")
     bos = tokenizer.bos_token_id
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
     assert render_prompt(tokenizer, [{"role": "user", "content": "<s>"}]).count(bos) == 1
     assert _prompt(tokenizer, [TALK[1]]).startswith("<s>user: When")
     assert stop_token_id(tokenizer) == tokenizer.eos_token_id

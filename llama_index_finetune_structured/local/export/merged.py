@@ -37,6 +37,6 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
     with atomic_output(target) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer = load_tokenizer(base)
-        tokenizer.chat_template = chat_template(tokenizer)
+        tokenizer.chat_template = chat_template(tokenizer, card.prompt_date)
         tokenizer.save_pretrained(folder)
         write_json(folder / CARD, card.model_dump(mode="json"))

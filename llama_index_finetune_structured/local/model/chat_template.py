@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,9 @@ class _Rendering:
         self._add_generation_prompt = add_generation_prompt
         texts = [text for text in control_tokens(tokenizer).values() if len(text) > 1 and text in template]
         # The control tokens that the template may look for in content.
-        self._looked_for = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        self._looked_for = re.compile(
+            "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)"
+        )
 
     def parts(self, messages: _Messages, *, as_parts: bool) -> list[Part]:
         contents = [message["content"] for message in messages]
@@ -161,7 +164,7 @@ def _check_kept(messages: _Messages, pieces: Sequence[tuple[str, int | None]]) -
 def _check_order(messages: _Messages, shown: Sequence[int]) -> None:
     """Check the messages' order. A system message may move: Mistral's templates put it before the last question."""
     turns = [number for number in shown if messages[number]["role"] != "system"]
-    for number, following in zip(turns, turns[1:], strict=False):
+    for number, following in itertools.pairwise(turns):
         if following < number:
             raise DatasetError(
                 f"{_named(following, messages[following])}: the base model's chat template writes it after a "

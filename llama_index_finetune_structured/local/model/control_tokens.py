@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ...errors import DatasetError
+from ...errors import ConfigurationError, DatasetError
 
-__all__ = ["Part", "control_tokens", "encode_parts", "has_control_text", "private_prefix", "text_ids"]
+__all__ = [
+    "Part",
+    "control_tokens",
+    "encode_parts",
+    "has_control_text",
+    "private_prefix",
+    "text_ids",
+    "without_control_tokens",
+]
 
 Part = tuple[str, bool]
 """A piece of a rendered prompt, and whether it is content."""
@@ -45,7 +53,9 @@ def encode_parts(tokenizer: Any, parts: Sequence[Part]) -> list[int]:
     """
     controls = control_tokens(tokenizer)
     ids = _encode(tokenizer, "".join(text for text, _ in parts))
-    expected = [n for text, content in parts if not content for n in _encode(tokenizer, text) if n in controls]
+    expected = [
+        n for text, content in parts if not content for n in _encode(tokenizer, text) if n in controls
+    ]
     if [n for n in ids if n in controls] == expected:
         return ids
     if not tokenizer.is_fast:
@@ -77,6 +87,29 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
         }
         known = _controls[tokenizer] = (len(tokenizer), found)
     return known[1]
+
+
+def without_control_tokens(tokenizer: Any, vocabulary: int) -> str:
+    """The JSON of a fast tokenizer to which control tokens have no text, for grammars, whose texts are all content.
+
+    Ids are the tokenizer's. Control tokens whose id is not below ``vocabulary``, which a model cannot write, are
+    left out. Raises ConfigurationError for a tokenizer without a fast form.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigurationError(
+            "the base model's tokenizer has no fast form (tokenizer.json), which grammars need: set "
+            "constrained=False or use another base model"
+        )
+    from tokenizers import Tokenizer
+
+    names = _private_names(control_tokens(tokenizer), _PREFIX)
+    config = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [token for token in config["added_tokens"] if token["id"] < vocabulary]
+    ids = {names.get(token["content"], token["content"]): token["id"] for token in own}
+    text = json.dumps(_renamed({**config, "added_tokens": own}, names))
+    twin = Tokenizer.from_str(text)
+    kept = all(twin.token_to_id(name) == number for name, number in ids.items())
+    return text if kept else str(tokenizer.backend_tokenizer.to_str())
 
 
 def has_control_text(tokenizer: Any, text: str) -> bool:
@@ -129,25 +162,15 @@ class _Twin:
     def __init__(self, tokenizer: Any, prefix: str) -> None:
         from tokenizers import Tokenizer
 
-        self.prefix = prefix
-        controls = control_tokens(tokenizer)
-        self._texts = controls
-        self._names = {number: prefix + _digits(n) for n, number in enumerate(controls)}
-        by_text = {text: self._names[number] for number, text in controls.items()}
+        self.prefix, self._texts = prefix, control_tokens(tokenizer)
+        names = _private_names(self._texts, prefix)
+        self._names = {number: names[text] for number, text in self._texts.items()}
         config = json.loads(tokenizer.backend_tokenizer.to_str())
-        config.update(truncation=None, padding=None, post_processor=None)
-        own = {token["content"]: token["id"] for token in config["added_tokens"]}
-        for token in config["added_tokens"]:
-            if token["content"] in by_text:
-                # Found before normalizers run, and whatever stands beside it.
-                token.update(content=by_text[token["content"]], normalized=False, single_word=False)
         self.unknown = _unknown(config["model"])
-        _rename(config["model"], by_text)
-        self._tokenizer = Tokenizer.from_str(json.dumps(config))
+        own = {token["content"]: token["id"] for token in config["added_tokens"]}
+        self._tokenizer = Tokenizer.from_str(json.dumps(_renamed(config, names)))
         # Tokens that are not in the model's vocabulary may have other ids in the copy.
-        self._ids = {
-            self._tokenizer.token_to_id(by_text.get(text, text)): number for text, number in own.items()
-        }
+        self._ids = {self._tokenizer.token_to_id(names.get(text, text)): n for text, n in own.items()}
 
     def encode(self, text: str) -> list[int]:
         """The tokenizer's own ids of a text with control tokens under their private names."""
@@ -165,6 +188,11 @@ class _Twin:
         return "".join(named) + text[end:]
 
 
+def _private_names(controls: Mapping[int, str], prefix: str) -> dict[str, str]:
+    """Private name of each control token, by its text."""
+    return {text: prefix + _digits(n) for n, text in enumerate(controls.values())}
+
+
 def _digits(number: int) -> str:
     return "".join(_ALPHABET[number // 64**place % 64] for place in range(_NAME_DIGITS))
 
@@ -175,8 +203,19 @@ def _unknown(model: dict[str, Any]) -> int | None:
     return None if number is None else int(number)
 
 
-def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
-    """Rename pieces in a tokenizer's vocabulary, so that it cannot build them from text, and drop their merges."""
+def _renamed(config: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A fast tokenizer's JSON with other names of its control tokens, and no tokens added around a text."""
+    config.update(truncation=None, padding=None, post_processor=None)
+    for token in config["added_tokens"]:
+        if token["content"] in names:
+            # Found before normalizers run, and whatever stands beside it.
+            token.update(content=names[token["content"]], special=True, normalized=False, single_word=False)
+    _rename_pieces(config["model"], names)
+    return config
+
+
+def _rename_pieces(model: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Rename pieces of a tokenizer's model, so that it cannot build them from text, and drop their merges."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
         model["vocab"] = {names.get(piece, piece): number for piece, number in vocabulary.items()}

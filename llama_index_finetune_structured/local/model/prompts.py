@@ -188,6 +188,7 @@ def _part_text(part: Mapping[str, Any]) -> str:
         raise DatasetError("a message has a part that is not text; the local engine reads text only")
     if not isinstance(part.get("text"), str):
         raise DatasetError(
-            f"a message has a part of type 'text' without a text: expected {{'type': 'text', 'text': '...'}}, found {dict(part)}"
+            "a message has a part of type 'text' without a text: expected {'type': 'text', 'text': '...'}, "
+            f"found {dict(part)}"
         )
     return str(part["text"])
