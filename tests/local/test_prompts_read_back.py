@@ -238,7 +238,8 @@ def test_a_template_with_the_date_written_out_gives_the_same_prompt_without_it(a
 
 def test_a_date_in_a_computed_format_is_refused_by_name() -> None:
     tokenizer = _tiny("{% set f = '%Y' %}{{ strftime_now(f) }}" + tiny.TEMPLATE)
-    assert prompt_date(tokenizer)
+    with pytest.raises(ConfigurationError, match="strftime_now"):
+        prompt_date(tokenizer)  # asked by check() and before training
     with pytest.raises(ConfigurationError, match="strftime_now"):
         _prompt(tokenizer, TALK, date="2026-01-31")
 

@@ -181,12 +181,13 @@ def _context_length(tokenizer: Any) -> int | None:
 
 
 def _local(tokenizer: Any, max_length: int | None) -> TrainingTarget:
+    from ...local.model.chat_template import prompt_date
     from ...local.model.prompts import stop_token_id, token_row
 
-    stop_id = stop_token_id(tokenizer)
+    stop_id, date = stop_token_id(tokenizer), prompt_date(tokenizer)
 
     def tokenise(example: Example) -> TokenisedRow:
-        row = token_row(tokenizer, example, stop_id=stop_id)
+        row = token_row(tokenizer, example, stop_id=stop_id, date=date)
         faults = () if row.answer[-1] == stop_id else (_untrained_stop(tokenizer, stop_id),)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
         return TokenisedRow(row.prompt + row.answer, trained, faults=faults)

@@ -42,8 +42,15 @@ def chat_template(tokenizer: Any, date: str | None = None) -> str:
 
 
 def prompt_date(tokenizer: Any) -> str | None:
-    """Today's date, as ``2026-01-31``, where the chat template prints the date; else None."""
-    return datetime.date.today().isoformat() if _CLOCK in chat_template(tokenizer) else None
+    """Today's date, as ``2026-01-31``, where the chat template prints the date; else None.
+
+    Raises ConfigurationError where the template prints it in a way that cannot be kept.
+    """
+    if _CLOCK not in chat_template(tokenizer):
+        return None
+    today = datetime.date.today().isoformat()
+    chat_template(tokenizer, today)
+    return today
 
 
 def render_parts(
