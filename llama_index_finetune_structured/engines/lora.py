@@ -37,6 +37,7 @@ __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
 _RUN = "run.json"
+_DATE = "prompt date"
 
 
 class LoraJob(BaseModel):
@@ -106,6 +107,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         }
         self.fingerprint = content_hash(self._identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
+        self._prompt_date: str | None = None
 
     @classmethod
     def from_finetuning_handler(
@@ -242,7 +244,9 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:
         """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
-        target = local_target(self.base, load_tokenizer(self.base), self.config.max_length)
+        tokenizer = load_tokenizer(self.base)
+        self._prompt_date = self._date_of_run(tokenizer)
+        target = local_target(self.base, tokenizer, self.config.max_length, date=self._prompt_date)
         rows = self._data.trainable(target)
         if self._validation is None:
             return rows, []
@@ -298,12 +302,24 @@ class LoraFinetuneEngine(FinetuneEngine):
         """Write down data, base and settings, so that the error for another run can name what differs."""
         path = self.output_dir / _RUN
         try:
-            write_json(path, self._identity)
+            write_json(path, {**self._identity, _DATE: self._prompt_date})
         except OSError as error:
             raise CheckpointError(
                 f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's "
                 "permissions and run finetune() again"
             ) from error
+
+    def _date_of_run(self, tokenizer: Any) -> str | None:
+        """The date in the prompts, where the chat template prints one: of the run's start, also when resumed."""
+        from ..local.model.chat_template import prompt_date
+
+        today = prompt_date(tokenizer)
+        try:
+            started: dict[str, Any] = read_json(self.output_dir / _RUN)
+        except (OSError, ValueError):
+            started = {}
+        same_run = all(started.get(name) == value for name, value in self._identity.items())
+        return today if today is None or not same_run else started.get(_DATE) or today
 
     def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
         return AdapterCard(
@@ -315,6 +331,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             rows=len(rows),
             fingerprint=self.fingerprint,
             context_window=context_window(self.base),
+            prompt_date=self._prompt_date,
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:

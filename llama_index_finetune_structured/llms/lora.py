@@ -60,6 +60,9 @@ class LoraLLM(LLM):
     ``top_p``, ``seed`` and ``response_format``. Weights are loaded on first use and shared by all objects
     with the same weights and ``batch_size``. Needs the extra ``local``.
 
+    Text is text: what stands in messages, prompts and schemas never becomes a control token such as
+    ``<|im_end|>``. Only a completion prompt with ``formatted=True`` is sent as it is, control tokens included.
+
     Args:
         **kwargs: The attributes below, and fields of LlamaIndex's ``LLM`` such as ``system_prompt``.
 
@@ -102,13 +105,14 @@ class LoraLLM(LLM):
     )
 
     _context_window: int = PrivateAttr()
+    _prompt_date: str | None = PrivateAttr(default=None)
     _model: LocalModel | None = PrivateAttr(default=None)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         base = resolve(self.base_model)
         if self.adapter is not None:
-            read_matching_card(self.adapter, base)
+            self._prompt_date = read_matching_card(self.adapter, base).prompt_date
         self._context_window = context_window(base)
 
     @classmethod
@@ -164,7 +168,7 @@ class LoraLLM(LLM):
 
         Raises:
             ConfigurationError: A message has a block that is not text.
-            DatasetError: The model's chat template rejects the messages.
+            DatasetError: The model's chat template rejects the messages, or leaves the text of one out.
             MissingDependencyError: The extra ``local`` is not installed.
         """
         schema = None if output_cls is None else output_cls.model_json_schema()
@@ -343,7 +347,7 @@ class LoraLLM(LLM):
     def _completion_request(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
     ) -> GenerationRequest:
-        """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged."""
+        """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
         if not formatted:
             return self._request([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         ids = self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -352,7 +356,9 @@ class LoraLLM(LLM):
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
         """Token ids of the prompt, as in training: by the chat template, the schema in the system message."""
         return render_prompt(
-            self._loaded.tokenizer, messages_with_schema([_message(m) for m in messages], schema)
+            self._loaded.tokenizer,
+            messages_with_schema([_message(m) for m in messages], schema),
+            date=self._prompt_date,
         )
 
     def _request_of_tokens(

@@ -104,8 +104,7 @@ def target_named(name: str, base_model: str | Path | None, max_length: int | Non
     if name == "gradient":
         return _gradient(max_length)
     if name == "local":
-        base = _base(base_model)
-        return local_target(base, _tokenizer(base), max_length)
+        return _local(_base(base_model), max_length)
     if name == "trl":
         return _trl(_tokenizer(_base(base_model)), max_length)
     raise ConfigurationError(f"target: {name!r}, expected 'openai', 'gradient', 'local' or 'trl'")
@@ -212,10 +211,19 @@ def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def local_target(base: BaseModelFiles, tokenizer: Any, max_length: int | None) -> TrainingTarget:
+def _local(base: BaseModelFiles, max_length: int | None) -> TrainingTarget:
+    from ...local.model.chat_template import prompt_date
+
+    tokenizer = _tokenizer(base)
+    return local_target(base, tokenizer, max_length, date=prompt_date(tokenizer))
+
+
+def local_target(
+    base: BaseModelFiles, tokenizer: Any, max_length: int | None, *, date: str | None
+) -> TrainingTarget:
     """The target "local" of a base model and its tokenizer: what ``LoraFinetuneEngine`` trains on, and its limits.
 
-    ``max_length``: as in ``LoraSettings``.
+    ``max_length``: as in ``LoraSettings``. ``date``: the date that the chat template prints, as for ``token_row``.
     """
     from ...local.model.base_models import context_window, vocabulary_size
     from ...local.model.prompts import stop_token_id, token_row
@@ -225,7 +233,7 @@ def local_target(base: BaseModelFiles, tokenizer: Any, max_length: int | None) -
     context, stop_id = context_window(base), stop_token_id(tokenizer)
 
     def tokenise(example: Example) -> TokenisedRow:
-        row = token_row(tokenizer, example, stop_id=stop_id)
+        row = token_row(tokenizer, example, stop_id=stop_id, date=date)
         faults = () if row.answer[-1] == stop_id else (_untrained_stop(tokenizer, stop_id),)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
         return TokenisedRow(row.prompt + row.answer, trained, faults=faults)

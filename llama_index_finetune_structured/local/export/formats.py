@@ -82,4 +82,5 @@ def _write(
     else:
         from .gguf_model import save_gguf
 
-        save_gguf(merged_model(base, adapter if format == "gguf" else None), base, target, dtype)
+        model = merged_model(base, adapter if format == "gguf" else None)
+        save_gguf(model, base, target, dtype, date=card.prompt_date)

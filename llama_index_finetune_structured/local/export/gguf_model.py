@@ -12,6 +12,7 @@ import torch
 
 from ...errors import ConfigurationError
 from ..model.base_models import BaseModelFiles, gguf_source, load_tokenizer
+from ..model.chat_template import chat_template
 from .gguf_layout import GgufLayout
 from .gguf_tokenizer import pre_tokenizer, write_tokenizer
 from .output import atomic_output
@@ -29,14 +30,16 @@ TYPES = {
 _REWRITTEN = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
 
 
-def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str) -> None:
+def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str, *, date: str | None = None) -> None:
     """Write the model with its tokenizer and chat template. A base from a GGUF file keeps that file's metadata.
 
+    ``date``: the date of training, which the chat template then prints in place of today's.
     Raises ConfigurationError for a model or tokenizer that GGUF export does not support, EngineError for a full
     disk.
     """
     layout = GgufLayout(model.config)
     tensors, tokenizer = dict(layout.tensors(model)), load_tokenizer(base)
+    dated = None if date is None else chat_template(tokenizer, date)
     source = gguf_source(base)
     with atomic_output(target) as path:
         writer = gguf.GGUFWriter(path, layout.arch_name)
@@ -44,10 +47,11 @@ def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str) -> Non
             writer.add_type(gguf.GGUFType.MODEL)
             writer.add_name(target.stem)
             layout.write_parameters(writer)
+            tokenizer.chat_template = dated or chat_template(tokenizer)
             write_tokenizer(writer, base.path, tokenizer, model.config.vocab_size)
         else:
             reader = gguf.GGUFReader(source)
-            _copy_metadata(writer, reader, layout, pre_tokenizer(tokenizer))
+            _copy_metadata(writer, reader, layout, pre_tokenizer(tokenizer), dated)
             tensors |= _other_tensors(reader, tensors)
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -94,16 +98,20 @@ def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]
     return cast
 
 
-def _copy_metadata(writer: Any, source: Any, layout: GgufLayout, pre: str | None) -> None:
+def _copy_metadata(
+    writer: Any, source: Any, layout: GgufLayout, pre: str | None, template: str | None
+) -> None:
     """Copy the metadata of the base's own file, but tokenization as in training.
 
-    That is transformers' pre-tokenizer, and no BOS token at the start.
+    That is transformers' pre-tokenizer, no BOS token at the start, and a ``template`` that prints the date of
+    training; None: the file's own.
     """
     if (architecture := source.fields["general.architecture"].contents()) != layout.arch_name:
         raise ConfigurationError(
             f"the base's GGUF file is a {architecture} model, and it was loaded as {layout.arch_name}"
         )
     changed = {gguf.Keys.Tokenizer.ADD_BOS: False} | ({gguf.Keys.Tokenizer.PRE: pre} if pre else {})
+    changed |= {gguf.Keys.Tokenizer.CHAT_TEMPLATE: template} if template else {}
     for key, field in source.fields.items():
         if not key.startswith(_REWRITTEN):
             sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 
 from ...errors import ConfigurationError
-from ..model.prompts import chat_template, stop_token_id
+from ..model.prompts import stop_token_id
 
 __all__ = ["pre_tokenizer", "write_tokenizer"]
 
@@ -97,4 +97,4 @@ def _write_special_tokens(writer: Any, tokenizer: Any) -> None:
     # Prompts are trained with the tokens of the chat template and no others.
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
-    writer.add_chat_template(chat_template(tokenizer))
+    writer.add_chat_template(tokenizer.chat_template)

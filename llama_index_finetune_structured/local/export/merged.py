@@ -11,7 +11,7 @@ from ...errors import ConfigurationError
 from ...files import write_json
 from ..model.adapter import CARD, AdapterCard, merge_adapter
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
-from ..model.prompts import chat_template
+from ..model.chat_template import chat_template
 from .output import atomic_output
 
 __all__ = ["merged_model", "save_merged"]
@@ -37,6 +37,6 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
     with atomic_output(target) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer = load_tokenizer(base)
-        tokenizer.chat_template = chat_template(tokenizer)
+        tokenizer.chat_template = chat_template(tokenizer, card.prompt_date)
         tokenizer.save_pretrained(folder)
         write_json(folder / CARD, card.model_dump(mode="json"))

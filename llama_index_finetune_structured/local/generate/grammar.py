@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llguidance
-import llguidance.hf
 import llguidance.numpy
 import numpy
 import torch
 
 from ...example import canonical_json
 from ...json_schema import UNIONS, follow_references
+from ..model.control_tokens import text_ids, without_control_tokens
 from ..schema.grammar_schema import with_named_keys
 from .json_text import JsonText
 from .speculation import AnswerIndex
@@ -48,13 +48,15 @@ class GrammarCache:
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, stop_id: int) -> None:
         self._tokenizer, self.vocabulary, self.stop_id = tokenizer, vocabulary, stop_id
-        self._engine = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=stop_id)
+        self._engine = llguidance.LLTokenizer(
+            without_control_tokens(tokenizer, vocabulary), n_vocab=vocabulary, eos_token=stop_id
+        )
         self._grammars: dict[str, AnswerGrammar | None] = {}
         self._compiling = threading.Lock()
         self.closers = {
             text: ids[0]
             for text in (*_CLOSERS, *_STRING_CLOSERS)
-            if len(ids := tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
+            if len(ids := text_ids(tokenizer, text)) == 1
         }
 
     def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar | None:
@@ -76,7 +78,7 @@ class GrammarCache:
             _logger.warning("Answers are not constrained: the schema cannot be made a grammar: %s", error)
             return None
         smallest = json.dumps(_smallest(schema, schema, depth=0), separators=(",", ":"))
-        tokens = len(self._tokenizer(smallest, add_special_tokens=False)["input_ids"])
+        tokens = len(text_ids(self._tokenizer, smallest))
         walked = self._walked_tokens(text)
         return AnswerGrammar(
             self, text, closing_tokens=max(2 * tokens, walked) + _CLOSING_SLACK, distinct=distinct

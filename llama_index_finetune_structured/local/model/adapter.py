@@ -54,7 +54,8 @@ class AdapterCard(BaseModel):
     ``base_model`` and ``base_sha256``: name and content hash of the base. ``bounds``: bounds of answers, learned
     from the training data. ``chat_prompts``: most training prompts lead with a system message, as LlamaIndex's
     chat prompts do. ``longest_answer_tokens`` and ``rows``: of the training data. ``fingerprint``: content hash
-    of data, base and settings. ``context_window``: in tokens, of the base.
+    of data, base and settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as
+    ``2026-01-31``, in the training prompts; None where the chat template prints none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class AdapterCard(BaseModel):
     rows: int
     fingerprint: str
     context_window: int | None = None
+    prompt_date: str | None = None
 
     @property
     def answer_tokens(self) -> int:

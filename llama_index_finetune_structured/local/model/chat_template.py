@@ -1,0 +1,262 @@
+"""Chat templates: render messages, and prove that the text of each one is in the prompt."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigurationError, DatasetError
+from .control_tokens import Part, control_tokens, has_control_text, private_prefix
+
+__all__ = ["chat_template", "prompt_date", "render_parts"]
+
+_PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+_CLOCK = "strftime_now"  # the function by which templates read the date
+_CLOCK_CALL = re.compile(_CLOCK + r"""\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+_END_OF_THINKING = "</think>"
+_QUOTE = 40  # characters of a message that an error quotes
+_LIST_REPR = "'type': 'text'"  # a template printed a list of parts as such
+
+_Messages = Sequence[Mapping[str, Any]]
+
+
+def chat_template(tokenizer: Any, date: str | None = None) -> str:
+    """The tokenizer's chat template, or a plain ``role: content`` template where it has none.
+
+    The plain one begins with the BOS token where the tokenizer adds it. ``date``: the date, as ``2026-01-31``,
+    that the template prints in place of today's. Raises ConfigurationError where it cannot be put in.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("default") or next(iter(template.values()), None)
+    if not template:
+        return ("{{ bos_token }}" if _adds_bos(tokenizer) else "") + _PLAIN_TEMPLATE
+    return str(template) if date is None else _with_date(str(template), date)
+
+
+def prompt_date(tokenizer: Any) -> str | None:
+    """Today's date, as ``2026-01-31``, where the chat template prints the date; else None.
+
+    Raises ConfigurationError where the template prints it in a way that cannot be kept.
+    """
+    if _CLOCK not in chat_template(tokenizer):
+        return None
+    today = datetime.date.today().isoformat()
+    chat_template(tokenizer, today)
+    return today
+
+
+def render_parts(
+    tokenizer: Any, messages: _Messages, *, date: str | None = None, add_generation_prompt: bool = True
+) -> list[Part]:
+    """The prompt in parts: the template's own text, and the content of messages.
+
+    Where the template rejects or drops a system message, it is put before the first user message; where it
+    reads content as a list of parts, it gets that. Raises DatasetError where the template rejects the messages, or
+    the text of one of them is not in the prompt.
+    """
+    rendering = _Rendering(tokenizer, chat_template(tokenizer, date), add_generation_prompt)
+    messages = [_without_thinking(message, rendering.template) for message in messages]
+    dropped: DatasetError | None = None
+    rejected: Exception | None = None
+    for candidate, as_parts in _candidates(messages):
+        try:
+            return rendering.parts(candidate, as_parts=as_parts)
+        except DatasetError as error:
+            dropped = dropped or error
+        except Exception as error:  # templates raise jinja's own errors, e.g. Gemma's on a system message
+            rejected = rejected or error
+    if dropped is not None:
+        raise dropped
+    raise DatasetError(f"the base model's chat template rejects these messages: {rejected}") from rejected
+
+
+class _Rendering:
+    """Renders messages by one template, with the content of each between private marks."""
+
+    def __init__(self, tokenizer: Any, template: str, add_generation_prompt: bool) -> None:
+        self._tokenizer, self.template = tokenizer, template
+        self._add_generation_prompt = add_generation_prompt
+        texts = [text for text in control_tokens(tokenizer).values() if len(text) > 1 and text in template]
+        # The control tokens that the template may look for in content.
+        self._looked_for = re.compile(
+            "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)"
+        )
+
+    def parts(self, messages: _Messages, *, as_parts: bool) -> list[Part]:
+        contents = [message["content"] for message in messages]
+        prefix = private_prefix([*contents, self.template])
+        marked = [
+            {**message, "content": self._marked(message["content"], n, prefix)}
+            for n, message in enumerate(messages)
+        ]
+        pieces = _split(self._text(marked, as_parts), prefix)
+        parts = [(text, number is not None) for text, number in pieces]
+        _check_order(messages, _check_kept(messages, pieces))
+        if as_parts and any(_LIST_REPR in text for text, content in parts if not content):
+            raise DatasetError("the base model's chat template prints content parts as a Python list")
+        plain = self._text(messages, as_parts)
+        if plain == "".join(text for text, _ in parts):
+            return parts
+        # The template looks into content. It does not see the marks where there is nothing to hide from it.
+        if any(has_control_text(self._tokenizer, content) for content in contents):
+            return parts
+        _check_kept_in_text(messages, plain)
+        return [(plain, False)]
+
+    def _marked(self, content: str, number: int, prefix: str) -> str:
+        """The content, without white space at its ends, between marks; control tokens in it are broken."""
+        core = content.strip()
+        if not core:
+            return content
+        broken = self._looked_for.sub(lambda m: m[0][0] + _break(prefix) + m[0][1:], core)
+        before, _, after = content.partition(core)
+        return f"{before}{_mark(prefix, 'o', number)}{broken}{_mark(prefix, 'c', number)}{after}"
+
+    def _text(self, messages: _Messages, as_parts: bool) -> str:
+        if as_parts:
+            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=self._add_generation_prompt,
+            chat_template=self.template,
+        )
+        return text
+
+
+def _mark(prefix: str, kind: str, number: int) -> str:
+    return f"{prefix}{kind}{number};"
+
+
+def _break(prefix: str) -> str:
+    return f"{prefix}x;"
+
+
+def _split(text: str, prefix: str) -> list[tuple[str, int | None]]:
+    """A marked text in pieces, each with the number of the message that it is the content of.
+
+    A piece without its closing mark is dropped content, so it has no number.
+    """
+    text = text.replace(_break(prefix), "")
+    pieces: list[tuple[str, int | None]] = []
+    end = 0
+    for found in re.finditer(rf"{prefix}o(\d+);(.*?){prefix}c\1;", text, re.DOTALL):
+        pieces += [(text[end : found.start()], None), (found[2], int(found[1]))]
+        end = found.end()
+    pieces.append((text[end:], None))
+    return [(piece, number) for piece, number in pieces if piece]
+
+
+def _check_kept(messages: _Messages, pieces: Sequence[tuple[str, int | None]]) -> list[int]:
+    """Check that each message's text is among the pieces; returns the messages' numbers in their order there."""
+    shown = [
+        number
+        for text, number in pieces
+        if number is not None and _same_text(text, messages[number]["content"])
+    ]
+    for number, message in enumerate(messages):
+        if message["content"].strip() and number not in shown:
+            raise _dropped(number, message)
+    return list(dict.fromkeys(shown))
+
+
+def _check_order(messages: _Messages, shown: Sequence[int]) -> None:
+    """Check the messages' order. A system message may move: Mistral's templates put it before the last question."""
+    turns = [number for number in shown if messages[number]["role"] != "system"]
+    for number, following in itertools.pairwise(turns):
+        if following < number:
+            raise DatasetError(
+                f"{_named(following, messages[following])}: the base model's chat template writes it after a "
+                "later message; use a base model whose template keeps the order"
+            )
+
+
+def _check_kept_in_text(messages: _Messages, text: str) -> None:
+    """Check a prompt without marks: the turns' texts follow each other in it."""
+    text, end = _squeezed(text), 0
+    for number, message in enumerate(messages):
+        content = _squeezed(message["content"])
+        found = text.find(content, 0 if message["role"] == "system" else end)
+        if found < 0:
+            raise _dropped(number, message)
+        end = end if message["role"] == "system" else found + len(content)
+
+
+def _same_text(shown: str, content: str) -> bool:
+    """Whether a template shows a content: white space apart, as it is or as JSON, as Llama's for tool results."""
+    content = content.strip()
+    forms = (content, json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1])
+    return shown in forms or _squeezed(shown) == _squeezed(content)
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _dropped(number: int, message: Mapping[str, Any]) -> DatasetError:
+    return DatasetError(
+        f"{_named(number, message)}: its text is not in the prompt, because the base model's chat template leaves "
+        "it out or changes it. Give the text to a user message, leave it out, or use another base model"
+    )
+
+
+def _named(number: int, message: Mapping[str, Any]) -> str:
+    start = _squeezed(message["content"])
+    quoted = start if len(start) <= _QUOTE else start[:_QUOTE] + "…"
+    return f"message {number + 1} of the prompt ({message['role']}, {quoted!r})"
+
+
+def _candidates(messages: _Messages) -> Iterator[tuple[_Messages, bool]]:
+    """The messages as templates may take them, and whether their contents are lists of parts."""
+    folded = _folded(messages)
+    for as_parts in (False, True):
+        yield messages, as_parts
+        if folded is not None:
+            yield folded, as_parts
+
+
+def _folded(messages: _Messages) -> _Messages | None:
+    """The messages with a leading system message put before the first user message; None without one."""
+    if not messages or messages[0]["role"] != "system":
+        return None
+    system, rest = messages[0]["content"], list(messages[1:])
+    for index, message in enumerate(rest):
+        if message["role"] == "user":
+            rest[index] = {**message, "content": f"{system}\n\n{message['content']}"}
+            return rest
+    return [{"role": "user", "content": system}, *rest]
+
+
+def _without_thinking(message: Mapping[str, Any], template: str) -> Mapping[str, Any]:
+    """An earlier answer without its reasoning, where the template is made for reasoning, which it leaves out too."""
+    if message["role"] != "assistant" or _END_OF_THINKING not in template:
+        return message
+    _, found, answer = message["content"].rpartition(_END_OF_THINKING)
+    return {**message, "content": answer.lstrip("\n")} if found else message
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    if tokenizer.bos_token_id is None:
+        return False
+    ids: list[int] = tokenizer("0")["input_ids"]
+    return ids[:1] == [tokenizer.bos_token_id]
+
+
+def _with_date(template: str, date: str) -> str:
+    """The template with the date written out where it asks for today's."""
+    day = datetime.datetime.fromisoformat(date)
+    dated = _CLOCK_CALL.sub(lambda call: json.dumps(day.strftime(call[1] or call[2] or "")), template)
+    if re.search(_CLOCK + r"\s*\(", dated):
+        raise ConfigurationError(
+            f"the base model's chat template prints the date by {_CLOCK}() with a format that is computed, so the "
+            "date of training cannot be kept: use a template in which the format is written out"
+        )
+    return dated
