@@ -9,9 +9,10 @@ from typing import Any
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
+from ..answer_values import given_value, trained_value
 from ..errors import ConfigurationError, DatasetError
-from ..example import Example, Message, answer_value, compact_json
-from ..formats.wire import message_to_wire
+from ..example import Example, Message, compact_json
+from ..formats.wire import message_of
 from ..json_schema import first_error, schema_title, schema_validator
 from ..jsonl import one_line_reason, require_utf8
 
@@ -62,17 +63,15 @@ class AnswerShape:
 
 
 def _plain(answer: Any) -> Any:
-    return answer_value(answer) if isinstance(answer, BaseModel) else answer
+    return trained_value(answer) if isinstance(answer, BaseModel) else answer
 
 
 def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
     """The answer as its class writes it: fields in the class's order, without those that JSON left out."""
     if isinstance(answer, output_cls):
-        text = compact_json(answer_value(answer))
-        output_cls.model_validate_json(text)  # model_construct makes objects that are not valid
-        return text
+        return compact_json(trained_value(answer, output_cls))
     text = answer if isinstance(answer, str) else compact_json(_plain(answer))
-    return compact_json(answer_value(output_cls.model_validate_json(text), exclude_unset=True))
+    return compact_json(given_value(text, output_cls))
 
 
 def labelled_examples(
@@ -94,7 +93,7 @@ def labelled_examples(
             messages, query = _messages_and_query(conversation, system_prompt)
             answer_shape = shape.for_answer(answer)
             examples.append(_example(messages, query, answer_shape.answer_text(answer), answer_shape))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DatasetError(f"pairs[{row}]: {one_line_reason(error)}") from error
     return examples if document_ids is None else _with_documents(examples, document_ids)
 
@@ -144,5 +143,5 @@ def _messages_and_query(
 
 def _message(item: Message | ChatMessage | Mapping[str, Any]) -> Message:
     if isinstance(item, ChatMessage):
-        return Message.model_validate(message_to_wire(item))
+        return message_of(item)
     return item if isinstance(item, Message) else Message.model_validate(item)

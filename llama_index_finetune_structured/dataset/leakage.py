@@ -110,7 +110,7 @@ def _compared_text(example: Example) -> str:
     try:
         answer = " ".join(_values(example.answer_object()))
     except ValueError:
-        answer = example.answer_text()
+        answer = " ".join(example.answer_texts())
     return f"{question}\n{answer}"
 
 
