@@ -32,6 +32,8 @@ class AnswerShape:
     def __init__(self, output_cls: type[BaseModel] | None, schema: Mapping[str, Any] | None) -> None:
         if output_cls is not None and schema is not None:
             raise ConfigurationError("give output_cls or schema, not both: they could contradict each other")
+        if isinstance(schema, type):
+            raise ConfigurationError(f"schema: {schema.__name__} is a class; pass it as output_cls")
         self._output_cls = output_cls
         self.schema = output_cls.model_json_schema() if output_cls else (dict(schema) if schema else None)
         self.name = output_cls.__name__ if output_cls else schema_title(self.schema)
@@ -52,6 +54,12 @@ class AnswerShape:
 
         ``answer``: a Pydantic object, a dict or list, or text. Raises ValueError where it does not fit.
         """
+        try:
+            return self._answer_text(answer)
+        except RecursionError as error:
+            raise ValueError(one_line_reason(error)) from None
+
+    def _answer_text(self, answer: Any) -> str:
         if self._output_cls is not None:
             return _through_class(answer, self._output_cls)
         if self.schema is None:
@@ -93,7 +101,7 @@ def labelled_examples(
             messages, query = _messages_and_query(conversation, system_prompt)
             answer_shape = shape.for_answer(answer)
             examples.append(_example(messages, query, answer_shape.answer_text(answer), answer_shape))
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise DatasetError(f"pairs[{row}]: {one_line_reason(error)}") from error
     return examples if document_ids is None else _with_documents(examples, document_ids)
 

@@ -109,7 +109,7 @@ def _compared_text(example: Example) -> str:
         )
     try:
         answer = " ".join(_values(example.answer_object()))
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = " ".join(example.answer_texts())
     return f"{question}\n{answer}"
 
