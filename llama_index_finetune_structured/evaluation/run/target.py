@@ -60,13 +60,22 @@ class AnswerTarget:
         if self.output_cls is None:
             return value
         try:
-            valid = answer_value(self.output_cls.model_validate_json(compact_json(value)))
+            valid = answer_value(_read(self.output_cls, value))
             canonical_json(valid)  # a float field may still hold NaN
         except ValidationError as error:
             raise StructuredAnswerError(_first_errors(error)) from error
         except (ValueError, RecursionError) as error:
             raise StructuredAnswerError(f"not JSON: {error}") from error
         return valid
+
+
+def _read(output_cls: type[BaseModel], value: Any) -> BaseModel:
+    """The value read as JSON is, so that a strict class takes a date from text."""
+    text = compact_json(value)
+    try:
+        return output_cls.model_validate_json(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which Pydantic's parser refuses
+        return output_cls.model_validate(value)
 
 
 def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) -> list[AnswerTarget]:
