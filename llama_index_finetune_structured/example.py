@@ -9,16 +9,9 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    RootModel,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from .errors import DatasetError
 
 __all__ = [
     "Example",
@@ -26,7 +19,6 @@ __all__ = [
     "Source",
     "Transport",
     "Usage",
-    "answer_value",
     "canonical_json",
     "compact_json",
     "content_hash",
@@ -54,21 +46,25 @@ def content_hash(value: Any) -> str:
 
 
 def json_span(text: str) -> str:
-    """The JSON in a model's text: the whole text if it parses, else from the first ``{`` to the last ``}``.
+    """The JSON in a model's text: the whole text if it is JSON, of any type, else from first ``{`` to last ``}``.
 
     LlamaIndex's own output parser reads the same span. Raises ValueError where there is none.
     """
     stripped = text.strip()
-    if stripped.startswith(("{", "[")):
-        try:
-            json.loads(stripped)
-            return stripped
-        except (ValueError, RecursionError):
-            pass
+    try:
+        json.loads(stripped, parse_constant=_refuse)
+        return stripped
+    except (ValueError, RecursionError):
+        pass
     first, last = stripped.find("{"), stripped.rfind("}")
     if first < 0 or last < first:
         raise ValueError("no JSON object in the text")
     return stripped[first : last + 1]
+
+
+def _refuse(constant: str) -> Any:
+    """Raise ValueError for NaN and infinities, which Python's parser accepts."""
+    raise ValueError(constant)
 
 
 def _number_calls(messages: list[dict[str, Any]]) -> None:
@@ -82,39 +78,11 @@ def _number_calls(messages: list[dict[str, Any]]) -> None:
             message["tool_call_id"] = numbers.setdefault(message["tool_call_id"], len(numbers))
 
 
-def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:
-    """The JSON value of a Pydantic answer, with the field names of its class's JSON schema.
-
-    ``model_dump`` does not give this: it ignores aliases or uses the serialization aliases, and adds computed
-    fields. ``exclude_unset``: leave out the fields that were not given.
-    """
-    dumped = answer.model_dump(mode="json", by_alias=False, round_trip=True, exclude_unset=exclude_unset)
-    return _with_validation_names(answer, dumped)
-
-
-def _with_validation_names(value: Any, dumped: Any) -> Any:
-    """``dumped``, the dump of ``value``, with every field under the name by which its class validates it."""
-    if isinstance(value, RootModel):
-        return _with_validation_names(value.root, dumped)
-    if isinstance(value, BaseModel) and isinstance(dumped, dict):
-        return {
-            _validation_name(type(value), key): _with_validation_names(value.__dict__.get(key), part)
-            for key, part in dumped.items()
-        }
-    if isinstance(value, dict) and isinstance(dumped, dict) and len(value) == len(dumped):
-        parts = zip(value.values(), dumped.items(), strict=True)
-        return {key: _with_validation_names(inner, part) for inner, (key, part) in parts}
-    if isinstance(value, list | tuple) and isinstance(dumped, list) and len(value) == len(dumped):
-        return [_with_validation_names(inner, part) for inner, part in zip(value, dumped, strict=True)]
-    return dumped
-
-
-def _validation_name(cls: type[BaseModel], key: str) -> str:
-    """The first plain alias by which ``cls`` validates the field ``key``, or ``key`` itself."""
-    field = cls.model_fields.get(key)
-    alias = None if field is None else field.validation_alias
-    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    return next((choice for choice in choices if isinstance(choice, str)), key)
+def _arguments(call: dict[str, JsonValue]) -> str:
+    """The arguments of a tool call, as JSON text."""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    return arguments if isinstance(arguments, str) else compact_json(arguments)
 
 
 class _Frozen(BaseModel):
@@ -260,22 +228,38 @@ class Example(_Frozen):
         """Content hash of the answer's JSON schema."""
         return None if self.answer_schema is None else content_hash(self.answer_schema)
 
-    def answer_text(self) -> str:
-        """The answer as one text: its content or, for a tool call, the JSON arguments of the first call."""
-        if self.answer.tool_calls:
-            function = self.answer.tool_calls[0].get("function")
-            arguments = function.get("arguments") if isinstance(function, dict) else None
-            return arguments if isinstance(arguments, str) else canonical_json(arguments)
+    def answer_texts(self) -> list[str]:
+        """Every text of the answer: its content, if there is any, then the JSON arguments of each tool call."""
         content = self.answer.content
         if isinstance(content, list):
-            return "".join(str(part.get("text", "")) for part in content)
-        return content or ""
+            content = "".join(str(part.get("text", "")) for part in content)
+        arguments = [_arguments(call) for call in self.answer.tool_calls or ()]
+        return [content, *arguments] if content else arguments
+
+    def answer_text(self) -> str:
+        """The answer as one text: its content or, for a tool call, the call's JSON arguments.
+
+        Content beside the one call of a structured answer is left out, as LlamaIndex leaves it out.
+
+        Raises:
+            DatasetError: The answer is more than one text: several tool calls, or content and a call without an
+                ``answer_schema``.
+        """
+        calls, texts = len(self.answer.tool_calls or ()), self.answer_texts()
+        has_content = len(texts) > calls and bool(texts[0].strip())
+        if calls > 1 or (calls and has_content and self.answer_schema is None):
+            found = f"{calls} tool calls" if calls > 1 else "content and a tool call"
+            raise DatasetError(
+                f"example {self.id[:12]}: its answer has {found}, which are not one text; use a format with tool "
+                "calls ('openai', 'trl-messages'), or leave the row out"
+            )
+        return texts[-1] if texts else ""
 
     def answer_object(self) -> Any:
         """The answer parsed as JSON.
 
         Raises:
-            ValueError: The answer is plain text.
+            ValueError: The answer is plain text or, a DatasetError, not one text.
         """
         return json.loads(self.answer_text())
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
+from jsonschema.validators import extend, validator_for
+from pydantic_core import SchemaError as PatternError
+from pydantic_core import SchemaValidator, core_schema
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 __all__ = [
     "UNIONS",
+    "find_error",
     "first_error",
     "follow_references",
     "in_schema_order",
@@ -27,34 +34,183 @@ __all__ = [
 UNIONS = ("anyOf", "oneOf", "allOf")
 """The keywords whose value is a list of schemas for the same value."""
 _MAX_UNION_DEPTH = 12  # chosen: deeper than unions are nested in practice; ends the walk of a recursive union
+_FLOAT_TOLERANCE = 1e-9  # Pydantic's, relative to the value, for multiples of a float
 
 
 def schema_validator(schema: Mapping[str, Any]) -> Validator:
     """The schema's validator, compiled once and cached; draft 2020-12 unless ``$schema`` names another.
 
-    Raises ValueError where the schema itself is invalid.
+    It judges as Pydantic judges by the class that the schema may come from: multiples of a float within a tolerance,
+    patterns in the dialect of Rust, else in Python's, else not at all; formats are not checked. Other documents
+    are never loaded. Its ``iter_errors`` may raise jsonschema's own errors: use ``find_error``. Raises ValueError
+    where the schema itself is invalid.
     """
-    return _compiled(json.dumps(schema))
+    try:
+        return _compiled(json.dumps(schema))
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"not a valid JSON schema: {error}") from error
 
 
 @lru_cache(maxsize=256)
 def _compiled(schema_json: str) -> Validator:
     schema = json.loads(schema_json)
-    draft = validator_for(schema, default=Draft202012Validator)
+    name = schema.get("$schema") if isinstance(schema, dict) else None
+    if not isinstance(name, str | None):
+        raise ValueError(f"not a valid JSON schema: $schema is {name!r}, expected text")
+    draft: Any = validator_for(schema, default=Draft202012Validator)
     try:
-        draft.check_schema(schema)
+        # without formats: the format "regex" of the meta-schema would refuse patterns that Python cannot compile
+        draft.check_schema(schema, format_checker=None)
     except SchemaError as error:
         raise ValueError(f"not a valid JSON schema: {error.message}") from error
-    return draft(schema)
+    validator: Validator = _as_pydantic(draft)(schema, registry=Registry())
+    return validator
+
+
+def find_error(schema: Mapping[str, Any], value: Any) -> ValidationError | None:
+    """The most specific violation of ``schema``, or None where ``value`` is valid.
+
+    Raises ValueError where the schema is invalid or cannot be applied to this value: a ``$ref`` that leads nowhere,
+    to another document or back to itself, or a value that is nested too deeply.
+    """
+    validator = schema_validator(schema)
+    try:
+        error: ValidationError | None = best_match(validator.iter_errors(value))
+        return error
+    except Unresolvable as error:
+        reference = error.ref or getattr(error, "anchor", "")
+        raise ValueError(
+            f"the schema cannot be used: its $ref {reference!r} leads to nothing in it; "
+            "put the schema that it names under $defs"
+        ) from error
+    except RecursionError:  # its traceback has a thousand lines
+        raise ValueError(
+            "the schema cannot be used: a $ref leads back to itself, or the value is nested too deeply"
+        ) from None
+    except (
+        AttributeError,
+        TypeError,
+        KeyError,
+        ValueError,
+    ) as error:  # of a $ref to a value that is no schema
+        raise ValueError(f"the schema cannot be used: {type(error).__name__}: {error}") from error
 
 
 def first_error(schema: Mapping[str, Any], value: Any) -> str | None:
-    """The most specific violation of ``schema`` as ``path: message``, or None where ``value`` is valid.
-
-    Raises ValueError where the schema itself is invalid.
-    """
-    error = best_match(schema_validator(schema).iter_errors(value))
+    """``find_error`` as ``path: message``, or None where ``value`` is valid. Raises ValueError as it does."""
+    error = find_error(schema, value)
     return None if error is None else f"{error.json_path}: {error.message}"
+
+
+@lru_cache(maxsize=16)
+def _as_pydantic(draft: Any) -> Any:
+    """The draft's validator with the keywords that jsonschema judges otherwise than Pydantic replaced."""
+    own = {
+        "multipleOf": _multiple_of,
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _other_properties(draft, "additionalProperties"),
+        "unevaluatedProperties": _other_properties(draft, "unevaluatedProperties"),
+        "minLength": _length(draft, "minLength"),
+        "maxLength": _length(draft, "maxLength"),
+    }
+    known: Mapping[str, Any] = draft.VALIDATORS
+    rules = {name: rule for name, rule in own.items() if name in known}
+    return extend(draft, rules)  # type: ignore[no-untyped-call]
+
+
+_Errors = Iterator[ValidationError]
+_Rule = Callable[[Any, Any, Any, Any], _Errors]
+
+
+def _multiple_of(validator: Any, step: float, instance: Any, _: Any) -> _Errors:
+    if validator.is_type(instance, "number") and not _is_multiple(instance, step):
+        yield ValidationError(f"{instance!r} is not a multiple of {step}")
+
+
+def _is_multiple(number: float, step: float) -> bool:
+    """Whether ``number`` is a multiple of ``step``; where one is a float, by Pydantic's rule: 0.29 is one of 0.01."""
+    if isinstance(number, int) and isinstance(step, int):
+        return number % step == 0
+    try:
+        size = abs(float(number))
+        rest = math.fmod(size, step)
+    except OverflowError:  # an integer beyond the floats
+        return True
+    return min(rest, abs(rest - step)) <= size * _FLOAT_TOLERANCE
+
+
+@lru_cache(maxsize=512)
+def _pattern_test(pattern: str) -> Callable[[str], bool] | None:
+    """Whether a text matches, by the engine that Pydantic uses for the pattern; None where none compiles it."""
+    try:
+        rust = SchemaValidator(core_schema.str_schema(pattern=pattern))
+        return rust.isinstance_python
+    except PatternError:  # Rust has no look-around and no back references: Pydantic leaves those to Python
+        pass
+    try:
+        python = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return None
+    return lambda text: python.search(text) is not None
+
+
+def _matches(pattern: str, text: str, *, otherwise: bool) -> bool:
+    """Whether ``text`` matches; ``otherwise`` for a pattern that no engine compiles."""
+    test = _pattern_test(pattern)
+    return otherwise if test is None else test(text)
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> _Errors:
+    if validator.is_type(instance, "string") and not _matches(pattern, instance, otherwise=True):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: Any, _: Any) -> _Errors:
+    if not validator.is_type(instance, "object"):
+        return
+    for pattern, schema in patterns.items():
+        for name, value in instance.items():
+            if _matches(pattern, name, otherwise=False):
+                yield from validator.descend(value, schema, path=name, schema_path=pattern)
+
+
+def _other_properties(draft: Any, keyword: str) -> _Rule:
+    """jsonschema's rule, on the object without the properties that a pattern beside the keyword may describe."""
+    rule = draft.VALIDATORS.get(keyword)
+
+    def other_properties(validator: Any, extra: Any, instance: Any, schema: Any) -> _Errors:
+        patterns = schema.get("patternProperties")
+        if patterns and validator.is_type(instance, "object"):
+            instance = {
+                name: value
+                for name, value in instance.items()
+                if not any(_matches(pattern, name, otherwise=True) for pattern in patterns)
+            }
+            schema = {key: value for key, value in schema.items() if key != "patternProperties"}
+        try:
+            errors = list(rule(validator, extra, instance, schema) or ())
+        except re.error:  # a pattern further inside, which Python cannot compile
+            return
+        yield from errors
+
+    return other_properties
+
+
+def _length(draft: Any, keyword: str) -> _Rule:
+    """jsonschema's rule, in bytes for Pydantic's ``bytes``; not for Base64, whose text is longer than the bytes."""
+    rule = draft.VALIDATORS.get(keyword)
+
+    def length(validator: Any, limit: int, instance: Any, schema: Any) -> _Errors:
+        kind = schema.get("format")
+        if kind not in ("binary", "base64url"):
+            yield from rule(validator, limit, instance, schema) or ()
+        elif kind == "binary" and validator.is_type(instance, "string"):
+            size = len(instance.encode("utf-8", "surrogatepass"))
+            if size < limit if keyword == "minLength" else size > limit:
+                yield ValidationError(f"{instance!r} has {size} bytes, and {keyword} is {limit}")
+
+    return length
 
 
 def resolve_pointer(root: Any, pointer: str) -> Any:

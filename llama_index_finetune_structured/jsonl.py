@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, DatasetError
 from .files import replacing
 
 __all__ = [
@@ -126,10 +126,16 @@ def one_line_reason(error: BaseException) -> str:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Write ``lines`` to ``path`` atomically; returns ``path``."""
+    """Write ``lines`` to ``path`` atomically; returns ``path``.
+
+    Raises DatasetError for a line that UTF-8 cannot encode.
+    """
     with replacing(path) as file:
-        for line in lines:
-            file.write(line + "\n")
+        for number, line in enumerate(lines, start=1):
+            try:
+                file.write(line + "\n")
+            except UnicodeEncodeError as error:
+                raise DatasetError(f"row {number} has a lone surrogate, which UTF-8 cannot encode") from error
     return path
 
 

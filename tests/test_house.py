@@ -16,7 +16,7 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "example", "files", "forks", "jsonl", "jsonl_store", "json_schema", "background",
+    "errors", "lazy", "example", "answer_values", "files", "forks", "jsonl", "jsonl_store", "json_schema", "background",
     "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
@@ -271,6 +271,7 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
         "llama-index-instrumentation",
         "pydantic",
         "jsonschema",
+        "referencing",
         "numpy",
         "pyyaml",
         "tiktoken",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured.json_schema import (
     first_error,
@@ -227,3 +227,124 @@ def test_a_title_that_is_no_string_is_none() -> None:
     assert schema_title({"title": "Song"}) == "Song"
     untitled: list[Any] = [{"title": {}}, {}, None]
     assert [schema_title(schema) for schema in untitled] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "fits"),
+    [
+        (0.29, 0.01, True),
+        (0.295, 0.01, False),
+        (1.1, 0.1, True),
+        (0.1 + 0.2, 0.1, True),
+        (-0.29, 0.01, True),
+        (3, 0.1, True),
+        (10**30, 3, False),
+        (3 * 10**30, 3, True),
+        (10**400, 0.01, True),
+        (6.0, 3, True),
+        (7.0, 3, False),
+        (0, 0.01, True),
+    ],
+)
+def test_multiples_are_judged_as_by_pydantic(number: float, step: float, fits: bool) -> None:
+    assert (first_error({"multipleOf": step}, number) is None) is fits
+
+
+@given(st.integers(-(10**6), 10**6), st.sampled_from([0.1, 0.01, 0.001, 0.05, 0.25, 3.0]))
+def test_every_multiple_that_a_class_takes_fits_its_schema(count: int, step: float) -> None:
+    class Money(BaseModel):
+        amount: float = Field(multiple_of=step)
+
+    given_money = Money(amount=count * step)
+    assert first_error(Money.model_json_schema(), {"amount": given_money.amount}) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        (r"^\p{Lu}\p{L}*$", "Ärzte", True),
+        (r"^\p{Lu}\p{L}*$", "ärzte", False),
+        (r"^\d$", "1\n", False),  # in Rust and ECMAScript "$" is the end of the text only
+        (r"^\d$", "٣", True),
+        (r"^\w+$", "हिन्दी", True),  # Python's \w takes no combining marks
+        (r"^[a-z&&[^b]]+$", "b", False),
+        (r"^[[:alpha:]]+$", "ab", True),
+        (r"^\d{2}\z", "12", True),
+        (r"^(?!x)", "a", True),
+        (r"^(?!x)", "x", False),
+        (r"^(?!\p{Lu})", "X", True),  # no engine has both: not enforced
+        (r"[", "anything", True),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_patterns_are_judged_as_by_pydantic_and_not_enforced_where_no_engine_has_them(
+    pattern: str, text: str, fits: bool
+) -> None:
+    assert (first_error({"pattern": pattern}, text) is None) is fits
+    assert (first_error({"patternProperties": {pattern: False}}, {text: 1}) is None) is (
+        not fits or pattern in (r"^(?!\p{Lu})", "[")
+    )
+    closed = {"patternProperties": {pattern: {}}, "additionalProperties": False}
+    assert (first_error(closed, {text: 1}) is None) is fits
+    assert first_error({"patternProperties": {pattern: {}}, "unevaluatedProperties": True}, {text: 1}) is None
+
+
+def test_formats_are_not_checked() -> None:
+    assert first_error({"format": "date"}, "no date") is None
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "#/$defs/No",
+        "#/properties/b",
+        "#/properties/a/anyOf/7",
+        "#/properties/a/anyOf/x",
+        "#/title",
+        "#anchor",
+        "other.json",
+        "http://127.0.0.1:9/schema.json",
+        "http://[",
+    ],
+)
+def test_a_reference_that_leads_to_no_schema_is_a_value_error(reference: str) -> None:
+    schema = {
+        "title": "t",
+        "properties": {"a": {"anyOf": [{"type": "object"}]}, "b": {"$ref": reference}},
+    }
+    with pytest.raises(ValueError, match="the schema cannot be used"):
+        first_error(schema, {"b": 1})
+    assert first_error(schema, {"a": {}}) is None  # a reference that is not needed
+
+
+def test_a_reference_into_a_list_is_followed() -> None:
+    schema = {"properties": {"a": {"anyOf": [{"type": "object"}]}, "b": {"$ref": "#/properties/a/anyOf/0"}}}
+    assert first_error(schema, {"b": {}}) is None
+    assert first_error(schema, {"b": 1}) == "$.b: 1 is not of type 'object'"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "strnig"},
+        {"$schema": 5},
+        {"$schema": {}},
+        {"properties": 5},
+        {"$ref": 5},
+        {"$defs": {"a": {1}}},
+    ],
+)
+def test_what_is_no_schema_is_a_value_error(schema: Any) -> None:
+    with pytest.raises(ValueError, match="not a valid JSON schema"):
+        first_error(schema, {})
+
+
+def test_schemas_and_values_nested_too_deeply_are_value_errors() -> None:
+    value: Any = []
+    schema: dict[str, Any] = {}
+    for _ in range(2_000):
+        value, schema = [value], {"items": schema}
+    with pytest.raises(ValueError, match="nested too deeply"):
+        first_error({"items": {"$ref": "#"}}, value)
+    with pytest.raises(ValueError, match="schema"):
+        first_error(schema, [])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..example import json_span
-from ..json_schema import schema_validator
+from ..answer_values import given_value
+from ..example import compact_json, json_span
+from ..json_schema import find_error
 from ..jsonl import refuse_constant
-from .request import AnswerRequest
+from .request import AnswerRequest, class_schema
 
 __all__ = ["Rejected", "check_answer"]
 
@@ -55,8 +57,7 @@ def check_answer(
         return answer
     text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
     json_text = text if request.transport == "json_schema" else _json_in(text)
-    _check_object(json_text, request.schema, output_cls)
-    return {**answer, "content": json_text}
+    return {**answer, "content": _checked(json_text, request.schema, output_cls)}
 
 
 def _check_tool_calls(
@@ -70,31 +71,52 @@ def _check_tool_calls(
         for function in ((tool.get("function") or {}) for tool in request.tools or ())
         if "name" in function  # tools in a provider's own form cannot be checked
     }
+    checked = []
     for call in calls:
-        name = call["function"]["name"]
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
         if parameters and name not in parameters:
             raise Rejected("unknown_tool", f"{name!r} is not one of the tools sent")
         is_output = output_cls is not None and name == request.schema_name
-        _check_object(call["function"]["arguments"], parameters.get(name), output_cls if is_output else None)
-    return {**answer, "tool_calls": calls}
+        arguments = _checked(arguments, parameters.get(name), output_cls if is_output else None)
+        checked.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**answer, "tool_calls": checked}
 
 
 def _json_in(text: str) -> str:
     try:
         return json_span(text)
     except ValueError:
-        raise Rejected("not_json", "the answer contains no JSON object") from None
+        raise Rejected("not_json", "the answer contains no JSON") from None
 
 
-def _check_object(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> None:
+def _checked(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> str:
+    """The JSON text to train on. Raises Rejected where it does not fit the class or, without one, the schema."""
     try:
         value = json.loads(text, parse_constant=refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Rejected("not_json", f"{type(error).__name__} in the answer") from None
     if output_cls is not None:
-        _check_model(text, output_cls)
-    elif schema is not None:
+        return _in_the_form_of(output_cls, text, value)
+    if schema is not None:
         _check_schema(value, schema)
+    return text
+
+
+def _in_the_form_of(output_cls: type[BaseModel], text: str, value: Any) -> str:
+    """The text or, where the class takes it but its JSON schema does not ("1971" for a number), as the class writes it.
+
+    A grammar made from the schema could not say such a text, and providers refuse it.
+    """
+    with contextlib.suppress(ValidationError):
+        output_cls.model_validate_json(text, strict=True)  # nothing was converted
+        return text
+    _check_model(text, output_cls)
+    schema = class_schema(output_cls)
+    with contextlib.suppress(ValueError):  # an unusable schema, or no form that the class reads back
+        if find_error(schema, value) is not None:
+            written = given_value(text, output_cls)
+            return text if find_error(schema, written) is not None else compact_json(written)
+    return text
 
 
 def _check_model(text: str, output_cls: type[BaseModel]) -> None:
@@ -109,9 +131,8 @@ def _check_model(text: str, output_cls: type[BaseModel]) -> None:
 
 def _check_schema(value: Any, schema: dict[str, Any]) -> None:
     try:
-        validator = schema_validator(schema)
+        error = find_error(schema, value)
     except ValueError:
         return  # the schema itself is invalid, so no answer can be checked against it
-    error = next(iter(validator.iter_errors(value)), None)
     if error is not None:
         raise Rejected("schema_mismatch", f"{error.json_path}: {error.validator}")

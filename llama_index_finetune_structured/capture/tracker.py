@@ -21,7 +21,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel
 
-from ..example import answer_value
+from ..answer_values import trained_value
 from ..forks import reset_after_fork
 from .calls import finish_reason, start_call
 from .spans import Span, SpanOwner, SpanTree
@@ -120,7 +120,7 @@ class Tracker:
         if span.method in _CALLS and isinstance(result, (ChatResponse, CompletionResponse)):
             self._record_without_events(span, result)
         elif span.method in _STRUCTURED and isinstance(result, BaseModel):
-            text = json.dumps(answer_value(result), ensure_ascii=False)
+            text = json.dumps(trained_value(result), ensure_ascii=False)
             message = ChatMessage(role="assistant", content=text)
             self._record_without_events(span, ChatResponse(message=message))
 

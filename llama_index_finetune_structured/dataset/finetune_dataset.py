@@ -269,7 +269,7 @@ def _summary(examples: Sequence[Example], duplicates_removed: int) -> DatasetSum
         duplicates=len(examples) - len({e.id for e in examples}),
         duplicates_removed=duplicates_removed,
         prompt_chars=_least_median_most([_prompt_chars(e) for e in examples]),
-        answer_chars=_least_median_most([len(e.answer_text()) for e in examples]),
+        answer_chars=_least_median_most([sum(map(len, e.answer_texts())) for e in examples]),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
+from ..answer_values import given_value, trained_value
 from ..errors import ConfigurationError, DatasetError
-from ..example import Example, Message, answer_value, compact_json
-from ..formats.wire import message_to_wire
+from ..example import Example, Message, compact_json
+from ..formats.wire import message_of
 from ..json_schema import first_error, schema_title, schema_validator
 from ..jsonl import one_line_reason, require_utf8
 
@@ -31,6 +32,8 @@ class AnswerShape:
     def __init__(self, output_cls: type[BaseModel] | None, schema: Mapping[str, Any] | None) -> None:
         if output_cls is not None and schema is not None:
             raise ConfigurationError("give output_cls or schema, not both: they could contradict each other")
+        if isinstance(schema, type):
+            raise ConfigurationError(f"schema: {schema.__name__} is a class; pass it as output_cls")
         self._output_cls = output_cls
         self.schema = output_cls.model_json_schema() if output_cls else (dict(schema) if schema else None)
         self.name = output_cls.__name__ if output_cls else schema_title(self.schema)
@@ -51,6 +54,12 @@ class AnswerShape:
 
         ``answer``: a Pydantic object, a dict or list, or text. Raises ValueError where it does not fit.
         """
+        try:
+            return self._answer_text(answer)
+        except RecursionError as error:
+            raise ValueError(one_line_reason(error)) from None
+
+    def _answer_text(self, answer: Any) -> str:
         if self._output_cls is not None:
             return _through_class(answer, self._output_cls)
         if self.schema is None:
@@ -62,17 +71,15 @@ class AnswerShape:
 
 
 def _plain(answer: Any) -> Any:
-    return answer_value(answer) if isinstance(answer, BaseModel) else answer
+    return trained_value(answer) if isinstance(answer, BaseModel) else answer
 
 
 def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
     """The answer as its class writes it: fields in the class's order, without those that JSON left out."""
     if isinstance(answer, output_cls):
-        text = compact_json(answer_value(answer))
-        output_cls.model_validate_json(text)  # model_construct makes objects that are not valid
-        return text
+        return compact_json(trained_value(answer, output_cls))
     text = answer if isinstance(answer, str) else compact_json(_plain(answer))
-    return compact_json(answer_value(output_cls.model_validate_json(text), exclude_unset=True))
+    return compact_json(given_value(text, output_cls))
 
 
 def labelled_examples(
@@ -144,5 +151,5 @@ def _messages_and_query(
 
 def _message(item: Message | ChatMessage | Mapping[str, Any]) -> Message:
     if isinstance(item, ChatMessage):
-        return Message.model_validate(message_to_wire(item))
+        return message_of(item)
     return item if isinstance(item, Message) else Message.model_validate(item)

@@ -109,8 +109,8 @@ def _compared_text(example: Example) -> str:
         )
     try:
         answer = " ".join(_values(example.answer_object()))
-    except ValueError:
-        answer = example.answer_text()
+    except (ValueError, RecursionError):
+        answer = " ".join(example.answer_texts())
     return f"{question}\n{answer}"
 
 

@@ -42,7 +42,8 @@ async def acompare(
             program, or a function of an Example (sync or async) that returns an object or JSON text. The
             first one is the baseline that the others are compared with, and so is one named "teacher".
         dataset: The examples; their answers are the gold.
-        output_cls: Class of a valid answer. None: each example's ``answer_schema``, checked with jsonschema.
+        output_cls: Class of a valid answer. None: each example's ``answer_schema``, judged as Pydantic judges; where
+            it refuses the example's own answer, that is logged and answers to the example may be any JSON.
         fields: Field path ("year", "author.name", "citations[].desc") -> FieldRule, a comparison's name or a
             function (gold, answer) -> 0..1. Fields without a rule are compared as the schema's types suggest.
         concurrency: Most calls at once.
@@ -55,7 +56,8 @@ async def acompare(
         ConfigurationError: Before the first call: there are no systems, one cannot be asked these examples, a
             comparison is unknown, ``fields`` has a path that is in no schema, a number is not positive, or
             ``cache_dir`` cannot be written.
-        DatasetError: Before the first call: there are no examples, or an example's own answer is not valid.
+        DatasetError: Before the first call: there are no examples, or an example's own answer is not JSON, or is
+            not valid by ``output_cls``.
         MissingDependencyError: A system's package is not installed.
     """
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)

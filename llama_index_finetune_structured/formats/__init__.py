@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .wire import (
         json_safe,
         message_from_wire,
+        message_of,
         message_to_wire,
         response_to_wire,
         source_of,
@@ -36,6 +37,7 @@ else:
             ".wire": [
                 "json_safe",
                 "message_from_wire",
+                "message_of",
                 "message_to_wire",
                 "response_to_wire",
                 "source_of",
@@ -52,6 +54,7 @@ __all__ = [
     "gradient_prompt",
     "json_safe",
     "message_from_wire",
+    "message_of",
     "message_to_wire",
     "preference_lines",
     "read_examples",

@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 
+from ..errors import DatasetError
 from ..example import Example, Message
 from .transports import schema_message_index, schema_prompt
 from .wire import message_from_wire
@@ -23,6 +24,9 @@ def to_gradient(example: Example, *, structured: bool = False) -> dict[str, Any]
 
     Returns:
         ``{"inputs": text}``, with ``structured`` ``{"inputs": [{"value", "trainable"}, ...]}``.
+
+    Raises:
+        DatasetError: A message has a part that is not text, or the answer is not one text (``answer_text``).
     """
     prompt, answer = gradient_prompt(example), example.answer_text()
     if not structured:
@@ -38,8 +42,18 @@ def gradient_prompt(example: Example) -> str:
 
     Args:
         example: The example; its answer is not used.
+
+    Raises:
+        DatasetError: A message has a part that is not text.
     """
     messages = _with_schema_text(example)
+    for index, message in enumerate(messages):
+        parts = message.content if isinstance(message.content, list) else []
+        if kinds := [str(part.get("type")) for part in parts if part.get("type") != "text"]:
+            raise DatasetError(
+                f"messages[{index}] has a part of type {kinds[0]!r}, expected text: Gradient's models read no "
+                "other; leave the row out"
+            )
     only = messages[0].content
     if example.metadata.get("call") == "complete" and len(messages) == 1 and isinstance(only, str):
         return only

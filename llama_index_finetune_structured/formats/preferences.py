@@ -81,13 +81,19 @@ def preference_lines(examples: Iterable[Example], rejects: str | Path | Iterable
     empty = True
     for reject in rejected:
         example = accepted.get(_prompt_hash(reject))
-        if example is not None and example.answer_text() != reject.answer_text():
+        if example is not None and _said(example) != _said(reject):
             empty = False
             yield json.dumps(to_openai_preference(example, reject.answer), ensure_ascii=False)
     if empty:
         raise DatasetError(
             "no rejected answer has an accepted answer to the same prompt; ask the rejected questions again"
         )
+
+
+def _said(example: Example) -> Any:
+    """What an answer says, without the ids of its calls, which are random."""
+    calls = example.answer.tool_calls or ()
+    return example.answer_texts(), [call["function"]["name"] for call in calls]  # type: ignore[index, call-overload]
 
 
 def _prompt_hash(example: Example) -> str:

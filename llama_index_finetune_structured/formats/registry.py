@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
+from ..jsonl import require_utf8
 from .gradient import to_gradient
 from .openai import to_openai
 from .trl import to_trl_messages, to_trl_prompt_completion
@@ -60,7 +61,9 @@ def _lines(
 
 
 def _dumped(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    require_utf8(line)
+    return line
 
 
 def to_query_response(examples: Iterable[Example]) -> dict[str, Any]:
@@ -73,11 +76,15 @@ def to_query_response(examples: Iterable[Example]) -> dict[str, Any]:
         ``{"queries": {id: text}, "responses": {id: text}}`` with the ids "0", "1", and so on.
 
     Raises:
-        DatasetError: An example has no ``query``.
+        DatasetError: An example has no ``query``, its answer is not one text, or UTF-8 cannot encode it.
     """
     queries, responses = {}, {}
     for row, example in enumerate(examples):
         if example.query is None:
             raise DatasetError(f"example {row} ({example.id[:12]}) has no 'query', the question it answers")
         queries[str(row)], responses[str(row)] = example.query, example.answer_text()
+        try:
+            require_utf8(example.query + responses[str(row)])
+        except ValueError as error:
+            raise DatasetError(f"example {row} ({example.id[:12]}) has {error}") from error
     return {"queries": queries, "responses": responses}

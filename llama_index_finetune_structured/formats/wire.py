@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ImageBlock,
     MessageRole,
@@ -17,11 +18,13 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.schema import NodeWithScore
 
-from ..example import Source
+from ..errors import DatasetError
+from ..example import Message, Source
 
 __all__ = [
     "json_safe",
     "message_from_wire",
+    "message_of",
     "message_to_wire",
     "response_to_wire",
     "source_of",
@@ -31,6 +34,8 @@ __all__ = [
 _ROLES = {role: role.value for role in MessageRole} | dict.fromkeys(
     (MessageRole.CHATBOT, MessageRole.MODEL), "assistant"
 )
+
+_NO_CONTENT = (ToolCallBlock, ThinkingBlock, CachePoint)
 
 
 def json_safe(value: Any) -> Any:
@@ -59,12 +64,12 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
 
     Args:
         message: LlamaIndex's message. Text stays a string, other blocks become content parts, tool calls are
-            read from blocks or ``additional_kwargs``, thinking is dropped.
+            read from blocks or ``additional_kwargs``, thinking and cache points are dropped.
     """
     blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
     if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:
         return {"role": role, "content": blocks[0].text}
-    parts = [_part(block) for block in blocks if not isinstance(block, (ToolCallBlock, ThinkingBlock))]
+    parts = [_part(block) for block in blocks if not isinstance(block, _NO_CONTENT)]
     text_only = all(part["type"] == "text" for part in parts)
     content = "".join(part["text"] for part in parts) if text_only else parts
     wire: dict[str, Any] = {"role": role, "content": content}
@@ -76,6 +81,28 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
         if isinstance(extra.get(key), str):
             wire[key] = extra[key]
     return wire
+
+
+def message_of(message: ChatMessage, *, text_only: bool = False) -> Message:
+    """Convert a chat message to a Message, for training data and prompts.
+
+    Args:
+        message: LlamaIndex's message; see ``message_to_wire`` for what becomes of its blocks.
+        text_only: Whether to refuse images too, as a local model reads text only.
+
+    Raises:
+        DatasetError: A block has no form in OpenAI's chat messages (audio, video, documents, citations), or is an
+            image where ``text_only``; the message names it.
+    """
+    allowed = (TextBlock, *_NO_CONTENT) if text_only else (TextBlock, ImageBlock, *_NO_CONTENT)
+    for index, block in enumerate(message.blocks):
+        if not isinstance(block, allowed):
+            kinds = "text and tool calls" if text_only else "text, images and tool calls"
+            raise DatasetError(
+                f"block {index} of a {message.role.value} message is of type {block.block_type!r}, expected "
+                f"{kinds}; leave it out, or write its content as text"
+            )
+    return Message.model_validate(message_to_wire(message))
 
 
 def _part(block: Any) -> dict[str, Any]:

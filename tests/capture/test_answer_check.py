@@ -8,15 +8,25 @@ from typing import Any, Literal
 
 import pytest
 from llama_index.core import PromptTemplate
-from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.base.llms.types import CacheControl, CachePoint, TextBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, RootModel, SecretStr, field_validator
 
+from llama_index_finetune_structured import FinetuneDataset, OpenAIFinetuneEngine
 from llama_index_finetune_structured.capture import capture, read_examples
-from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song, index_of_songs, tool_message
+from tests.capture.fakes import (
+    SONG,
+    EchoLLM,
+    OpenAIServer,
+    SilentStructuredLLM,
+    Song,
+    index_of_songs,
+    tool_message,
+)
+from tests.fakes.openai_server import OpenAIServer as TrainingServer
 
 
 class CallingLLM(EchoLLM):
@@ -267,3 +277,124 @@ def test_a_schema_in_another_layout_is_found_in_the_prompt(path: Path) -> None:
         EchoLLM().chat([ChatMessage(role="user", content=f"Answer by this schema:\n{schema}\nA song?")])
     (example,) = read_examples(path)
     assert example.schema_text == schema
+
+
+class Money(BaseModel):
+    """A price."""
+
+    amount: float = Field(multiple_of=0.01)
+    currency: str = Field(pattern=r"^\p{Lu}{3}$")
+    cents: int = 0
+
+
+def test_calls_that_the_class_takes_reach_a_training_job(
+    path: Path, server: OpenAIServer, tmp_path: Path
+) -> None:
+    """One in another spelling than the schema's, one float that is no exact multiple: both stopped the job."""
+    spelled = ['{"amount": 0.29, "currency": "EUR"}', '{"amount": "0.29", "currency": "EUR", "cents": "7"}']
+    server.reply = lambda request: tool_message("Money", spelled["spelled" in str(request["messages"])])
+    with capture(path) as captured:
+        for number in range(15):
+            how = "spelled" if number == 3 else "plain"
+            question = [ChatMessage(role="user", content=f"{how} {number}?")]
+            server.llm("gpt-4").as_structured_llm(Money).chat(question)
+    assert captured.summary()["captured"] == 15
+    data = FinetuneDataset.load(path)
+    assert data[3].answer_text() == '{"amount":0.29,"currency":"EUR","cents":7}'
+    assert data[0].answer_text() == spelled[0]
+    with TrainingServer() as training:
+        engine = OpenAIFinetuneEngine(
+            "gpt-4.1-mini",
+            data=data,
+            api_base=training.base,
+            api_key=training.key,
+            output_dir=tmp_path / "runs",
+            verbose=False,
+        )
+        engine.finetune()
+        assert len(training.jobs) == 1
+
+
+class Title(RootModel[str]):
+    """A title."""
+
+
+class Years(RootModel[list[int]]):
+    """Years."""
+
+
+@pytest.mark.parametrize(
+    ("output_cls", "reply", "text"),
+    [
+        (Title, ' "Echoes" ', '"Echoes"'),
+        (Years, "[1971]", "[1971]"),
+        (RootModel[int], "7\n", "7"),
+        (RootModel[bool], "true", "true"),
+    ],
+)
+def test_answers_whose_root_is_no_object_are_captured(
+    output_cls: type[BaseModel], reply: str, text: str, path: Path
+) -> None:
+    with capture(path, output_cls=output_cls):
+        EchoLLM(reply=reply).chat(HELLO)
+    (example,) = read_examples(path)
+    assert example.answer_text() == text
+
+
+@pytest.mark.parametrize("reply", ["Echoes", "NaN", "123 songs", "'quoted'"])
+def test_prose_is_no_answer_of_any_root(reply: str, path: Path) -> None:
+    with capture(path, output_cls=Title) as captured:
+        EchoLLM(reply=reply).chat(HELLO)
+    assert captured.summary()["rejected"] == {"not_json": 1}
+
+
+def test_json_of_another_root_than_the_class_is_a_mismatch(path: Path) -> None:
+    with capture(path, output_cls=Song) as captured:
+        EchoLLM(reply="123").chat(HELLO)
+    assert captured.summary()["rejected"] == {"schema_mismatch": 1}
+
+
+class Keyed(BaseModel):
+    title: str
+    year: SecretStr
+
+
+def test_an_object_that_cannot_be_written_is_skipped_with_one_warning(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Predicts(SilentStructuredLLM):
+        def structured_predict(self, output_cls: Any, prompt: Any, **_: Any) -> Any:
+            return output_cls(title="Echoes", year="s3cret")
+
+    with capture(path) as captured:
+        for _ in range(2):
+            song = Predicts().structured_predict(Keyed, PromptTemplate("A song?"))
+            assert song.year.get_secret_value() == "s3cret"
+    assert (captured.summary()["captured"], captured.summary()["internal_errors"]) == (0, 2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "s3cret" not in caplog.text
+    assert list(read_examples(path)) == []
+
+
+def test_a_deep_answer_is_rejected(path: Path) -> None:
+    with capture(path, output_cls=Song) as captured:
+        EchoLLM(reply='{"title": ' + "[" * 100_000).chat(HELLO)
+        EchoLLM(reply="[" * 100_000 + "]" * 100_000).chat(HELLO)
+    assert captured.summary()["rejected"] == {"not_json": 2}
+    assert captured.summary()["internal_errors"] == 0
+
+
+@pytest.mark.parametrize("reference", ["#/$defs/No", "https://example.org/a.json", "#/properties/title"])
+def test_a_schema_that_cannot_be_used_checks_nothing(reference: str, path: Path) -> None:
+    schema = {"type": "object", "properties": {"title": {"$ref": reference}}}
+    with capture(path) as captured:
+        EchoLLM().chat(HELLO, json_schema=schema)
+    assert captured.summary()["captured"] == 1
+
+
+def test_cache_points_of_a_call_are_not_captured(path: Path) -> None:
+    cached = CachePoint(cache_control=CacheControl(type="ephemeral"))
+    with capture(path):
+        EchoLLM().chat([ChatMessage(role="user", blocks=[TextBlock(text="A song?"), cached])])
+    (example,) = read_examples(path)
+    assert example.messages[0].content == "A song?"

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
-from llama_index_finetune_structured import FinetuneDataset
+from llama_index_finetune_structured import FinetuneDataset, check
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
 
@@ -106,6 +106,8 @@ def test_an_answer_outside_the_json_schema_is_named_with_its_place() -> None:
 def test_contradicting_or_broken_settings_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="not both"):
         FinetuneDataset.from_pairs([("q", "a")], output_cls=Song, schema={})
+    with pytest.raises(ConfigurationError, match="schema: Song is a class; pass it as output_cls"):
+        FinetuneDataset.from_pairs([("q", "a")], schema=Song)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="not a valid JSON schema"):
         FinetuneDataset.from_pairs([("q", "a")], schema={"type": "no such type"})
     with pytest.raises(DatasetError, match="no pairs"):
@@ -341,3 +343,45 @@ def test_chat_messages_keep_their_images_and_tool_calls() -> None:
     assert [part["type"] for part in user.content] == ["text", "image_url"]
     assert assistant.tool_calls is not None
     assert tool.tool_call_id == assistant.tool_calls[0]["id"] == "1"
+
+
+def schema_with(reference: str) -> dict[str, Any]:
+    properties = {"a": {"anyOf": [{"type": "object"}]}, "b": {"$ref": reference}}
+    return {"type": "object", "properties": properties}
+
+
+def test_a_reference_into_a_list_is_followed_in_labels_and_in_the_check() -> None:
+    data = FinetuneDataset.from_pairs([("q", {"b": {}})], schema=schema_with("#/properties/a/anyOf/0"))
+    assert [p.code for p in check(data, target="openai").problems] == ["too_few_examples"]
+
+
+@pytest.mark.parametrize(
+    "reference", ["#/$defs/No", "#/properties/b", "https://example.org/a.json", "#/type"]
+)
+def test_a_reference_that_leads_to_no_schema_is_told_with_its_row(reference: str) -> None:
+    with pytest.raises(DatasetError, match=r"pairs\[0\]: the schema cannot be used"):
+        FinetuneDataset.from_pairs([("q", {"b": 1})], schema=schema_with(reference))
+    example = Example(
+        messages=(Message(role="user", content="q"),),
+        answer=Message(role="assistant", content='{"b":1}'),
+        answer_schema=schema_with(reference),
+    )
+    problems = check([example], target="openai").problems
+    assert [p.code for p in problems] == ["answer_not_in_schema", "too_few_examples"]
+    assert problems[0].message.startswith("the schema cannot be used")
+
+
+def test_answers_that_are_nested_too_deeply_are_told_with_their_row() -> None:
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    for answer in (deep, "[" * 100_000):
+        for kind in ({"schema": {"items": {"$ref": "#"}}}, {"output_cls": RootModel[Any]}):
+            with pytest.raises(DatasetError, match=r"pairs\[0\]: "):
+                FinetuneDataset.from_pairs([("q", answer)], **kind)
+
+
+@pytest.mark.parametrize("answer", [RootModel[str]("text"), RootModel[int](5), RootModel[list[int]]([1, 2])])
+def test_an_answer_whose_root_is_no_object_is_labelled(answer: RootModel[Any]) -> None:
+    (example,) = FinetuneDataset.from_pairs([("q", answer)])
+    assert example.answer_object() == answer.root

@@ -329,3 +329,26 @@ def test_each_schema_of_a_file_has_its_own_untaught_properties(base: Path) -> No
     orders = FinetuneDataset.from_pairs([("q", Order(parts=[]))])
     report = check([*DATA, *orders], base_model=base)
     assert [p.message for p in report.problems] == ["'note' of Order: filled in 0 of 1 rows"]
+
+
+def test_several_tool_calls_are_refused_where_one_text_is_trained(base: Path) -> None:
+    def call(title: str) -> dict[str, Any]:
+        arguments = json.dumps({"title": title}, separators=(",", ":"))
+        return {"id": title, "type": "function", "function": {"name": "Song", "arguments": arguments}}
+
+    def example(**answer: Any) -> Example:
+        return Example(
+            messages=(Message(role="user", content="Two songs?"),),
+            answer=Message(role="assistant", **answer),
+            transport="tools",
+            tools=[{"type": "function", "function": {"name": "Song"}}],
+            answer_schema=Song.model_json_schema(),
+            schema_name="Song",
+        )
+
+    several = check([example(tool_calls=[call("One"), call("Two")])], target="local", base_model=base)
+    assert [(p.code, "2 tool calls" in p.message) for p in several.problems] == [("cannot_render", True)]
+    one = check([example(content="Here:", tool_calls=[call("One")])], target="local", base_model=base)
+    assert one.ok
+    assert one.span is not None
+    assert one.span.trained_text == '{"title":"One"}<|im_end|>'

@@ -93,7 +93,8 @@ def test_a_run_that_is_resumed_on_another_day_keeps_the_date_of_its_start(
 ) -> None:
     base = _base(tmp_path / "base", DATED)
     _clock(monkeypatch, TRAINED)
-    _engine(base, tmp_path / "run")._prepare()
+    started = _engine(base, tmp_path / "run")
+    started._trainer(started._training_rows()[0])
     _clock(monkeypatch, datetime.datetime(2026, 2, 1))
     engine = _engine(base, tmp_path / "run")
     engine.finetune()
@@ -101,7 +102,7 @@ def test_a_run_that_is_resumed_on_another_day_keeps_the_date_of_its_start(
     run = read_json(tmp_path / "run" / "run.json")
     write_json(tmp_path / "other" / "run.json", {**run, "data": "another"})
     other = _engine(base, tmp_path / "other")
-    other._prepare()
+    other._training_rows()
     assert other._prompt_date == "2026-02-01", "another run's date is not taken over"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from llama_index.core.instrumentation import root_dispatcher
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.program import LLMTextCompletionProgram
-from pydantic import AliasChoices, BaseModel, Field, computed_field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, computed_field
 
 from llama_index_finetune_structured import Example, FinetuneDataset, Message, Scorecard, acompare
 from llama_index_finetune_structured.background import run_in_background
@@ -331,3 +332,45 @@ def test_a_class_that_reads_and_writes_other_names_is_scored_by_those_it_reads()
     found = quiet({"it": lambda _: Track.model_validate(one)}, data, output_cls=Track).systems["it"]
     assert (found.schema_valid, found.exact_match) == (1, 0.5)
     assert set(found.fields) == {"seconds", "name", "sections"}
+
+
+class Money(BaseModel):
+    amount: float = Field(multiple_of=0.01)
+    name: str = Field("Ä", pattern=r"^\p{Lu}$")
+
+
+def test_a_row_that_its_class_takes_is_compared_by_its_schema() -> None:
+    data = FinetuneDataset.from_pairs([("q", Money(amount=0.29))])
+    found = quiet({"x": lambda _: Money(amount=0.29), "y": lambda _: '{"amount":0.295}'}, data).systems
+    assert (found["x"].exact_match, found["y"].schema_valid) == (1, 0)
+
+
+@pytest.mark.parametrize("schema", [{"type": "object", "required": ["other"]}, {"$ref": "#/$defs/No"}])
+def test_a_row_whose_schema_refuses_its_own_answer_stops_no_comparison(
+    schema: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = example("call odd", {"b": 1}, answer_schema=schema, schema_name="Odd")
+    found = quiet({"x": lambda e: {"b": 1} if e.query == "call odd" else ALPHA}, [*DATA, odd])
+    assert (found.rows[2].answers["x"].valid, found.rows[2].answers["x"].exact) == (True, True)
+    assert found.rows[0].answers["x"].exact
+    assert f"example {odd.id[:12]}: its own answer does not fit" in caplog.text
+
+
+def test_answers_whose_root_is_a_text_or_number_are_compared() -> None:
+    for kind, value in ((RootModel[str], "hello"), (RootModel[int], 5), (RootModel[list[int]], [1])):
+        data = FinetuneDataset.from_pairs([("q", kind(value))])
+        systems = {"object": lambda _, k=kind, v=value: k(v), "text": lambda _, v=value: json.dumps(v)}
+        for output_cls in (None, kind):
+            found = quiet(systems, data, output_cls=output_cls)
+            assert [system.exact_match for system in found.systems.values()] == [1, 1]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+    day: datetime.date
+
+
+def test_a_strict_class_reads_answers_as_json() -> None:
+    data = FinetuneDataset.from_pairs([("q", Strict(day=datetime.date(2020, 1, 2)))])
+    found = quiet({"x": lambda _: '{"day":"2020-01-02"}'}, data, output_cls=Strict)
+    assert found.systems["x"].exact_match == 1

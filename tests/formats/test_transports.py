@@ -108,7 +108,7 @@ def test_an_example_that_cannot_be_rendered_is_an_error_with_the_reason() -> Non
     twice = example().model_copy(
         update={"transport": "tools", "answer": Message(role="assistant", tool_calls=[call, call])}
     )
-    with pytest.raises(DatasetError, match="calls 2 tools"):
+    with pytest.raises(DatasetError, match="2 tool calls"):
         render(twice, "json_schema")
     parts = example().model_copy(
         update={"messages": (Message(role="user", content=[{"type": "text", "text": "q"}]),)}

@@ -124,15 +124,29 @@ def example_faults(example: Example) -> list[Fault]:
 
 
 def _schema_faults(example: Example, schema: dict[str, Any]) -> list[Fault]:
-    try:
-        value = example.answer_object()
-    except ValueError:
-        return [Fault("answer_not_in_schema", "the answer is not one JSON value")]
-    try:
-        error = first_error(schema, value)
-    except Exception as broken:  # jsonschema lets errors of broken schemas and references through
-        return [Fault("answer_not_in_schema", f"its schema cannot be used: {type(broken).__name__}")]
-    return [Fault("answer_not_in_schema", error[:_SHOWN_CHARACTERS])] if error else []
+    for text in _structured_texts(example):
+        try:
+            value = json.loads(text)
+        except READ_ERRORS:
+            return [Fault("answer_not_in_schema", "the answer is not one JSON value")]
+        try:
+            error = first_error(schema, value)
+        except ValueError as unusable:
+            error = str(unusable)
+        if error:
+            return [Fault("answer_not_in_schema", error[:_SHOWN_CHARACTERS])]
+    return []
+
+
+def _structured_texts(example: Example) -> list[str]:
+    """The texts that the schema is for: the content, or the arguments of each call of the schema's tool."""
+    calls = example.answer.tool_calls or ()
+    if not calls:
+        return [example.answer_text()]
+    names = [str(call["function"]["name"]) for call in calls]  # type: ignore[index, call-overload]
+    arguments = example.answer_texts()[-len(calls) :]
+    named = [text for name, text in zip(names, arguments, strict=True) if name == example.schema_name]
+    return named or arguments
 
 
 def _answer_faults(example: Example) -> Iterator[Fault]:

@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from ...answer_values import answer_value
 from ...errors import ConfigurationError, MissingDependencyError
-from ...example import answer_value, canonical_json, content_hash
+from ...example import canonical_json, content_hash
 from .answer_log import AnswerLog, RawAnswer
 from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
@@ -181,6 +182,8 @@ def _reply_fields(reply: Reply) -> dict[str, Any]:
     value = answer_value(reply.answer) if isinstance(reply.answer, BaseModel) else reply.answer
     if isinstance(value, dict | list):
         return {"text": canonical_json(value), "value": value, "sources": reply.sources}
+    if isinstance(reply.answer, BaseModel):  # a RootModel of a text or number
+        return {"text": canonical_json(value), "sources": reply.sources}
     return {"text": "" if value is None else str(value), "sources": reply.sources}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,12 +13,14 @@ from typing import Any
 from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
+from ...answer_values import answer_value
 from ...errors import DatasetError, StructuredAnswerError
-from ...example import Example, answer_value, canonical_json, json_span
+from ...example import Example, canonical_json, compact_json, json_span
 from ...json_schema import first_error
 
 __all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of", "targets_of"]
 
+_logger = logging.getLogger(__name__)
 ERROR_CHARACTERS = 500
 """Errors are stored cut to this length (chosen: a whole message of most providers, without a dumped prompt)."""
 _PARSE_ERROR_CHARACTERS = 300  # chosen: a parser's or jsonschema's message may repeat the whole answer
@@ -48,19 +51,31 @@ class AnswerTarget:
         """
         if self.is_text:
             return _present(answer if isinstance(answer, str) else canonical_json(answer))
-        value = answer_value(answer) if isinstance(answer, BaseModel) else answer
-        if isinstance(value, str):
-            value = _parse(value)
+        if isinstance(answer, BaseModel):
+            return self.fitted(answer_value(answer))
+        return self.fitted(_parse(answer) if isinstance(answer, str) else answer)
+
+    def fitted(self, value: Any) -> Any:
+        """The JSON value as ``output_cls`` reads and writes it. Raises StructuredAnswerError where it does not fit."""
         if self.output_cls is None:
             return value
         try:
-            valid = answer_value(self.output_cls.model_validate(value))
+            valid = answer_value(_read(self.output_cls, value))
             canonical_json(valid)  # a float field may still hold NaN
         except ValidationError as error:
             raise StructuredAnswerError(_first_errors(error)) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StructuredAnswerError(f"not JSON: {error}") from error
         return valid
+
+
+def _read(output_cls: type[BaseModel], value: Any) -> BaseModel:
+    """The value read as JSON is, so that a strict class takes a date from text."""
+    text = compact_json(value)
+    try:
+        return output_cls.model_validate_json(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which Pydantic's parser refuses
+        return output_cls.model_validate(value)
 
 
 def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) -> list[AnswerTarget]:
@@ -74,26 +89,44 @@ def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) 
 def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
     """The target of one example: ``output_cls``, else the example's own JSON schema, else any JSON.
 
-    Raises DatasetError where the gold answer is not JSON or does not fit.
+    A gold answer that the example's own schema refuses is gold all the same, with a logged warning, and the answers to
+    that example may be any JSON. Raises DatasetError where the gold answer is not JSON or ``output_cls`` refuses it.
     """
-    model = output_cls
-    if model is None and example.answer_schema is not None:
-        # not canonical JSON: the prompt and the grammar equal training's only with the schema's own key order
-        schema_json = json.dumps(example.answer_schema, ensure_ascii=False)
-        model = _model_for(schema_json, example.schema_name or "Answer")
-    target = AnswerTarget(example, model, None if model is None else model.model_json_schema(), None)
     try:
-        return replace(target, gold=target.read(example.answer_object()))
-    except ValueError as error:
+        gold = example.answer_object()
+        model = output_cls or _schema_class(example, gold)
+        target = AnswerTarget(example, model, None if model is None else model.model_json_schema(), None)
+        return replace(target, gold=target.fitted(gold))
+    except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"example {example.id[:12]}: its answer cannot be scored field by field: {error}. "
             "Expected a JSON object that fits output_cls (or the example's answer_schema)."
         ) from error
 
 
+def _schema_class(example: Example, gold: Any) -> type[BaseModel] | None:
+    """The class of the example's JSON schema; one that takes any JSON where ``gold`` does not fit the schema."""
+    if example.answer_schema is None:
+        return None
+    try:
+        error = first_error(example.answer_schema, gold)
+    except ValueError as unusable:
+        error = str(unusable)
+    if error:
+        _logger.warning(
+            "example %s: its own answer does not fit its answer_schema (%s), so answers to it are not checked "
+            "against it; revalidate the data set, or pass output_cls",
+            example.id[:12],
+            error[:_PARSE_ERROR_CHARACTERS],
+        )
+    # not canonical JSON: the prompt and the grammar equal training's only with the schema's own key order
+    schema_json = json.dumps(example.answer_schema, ensure_ascii=False)
+    return _model_for(schema_json, example.schema_name or "Answer", is_checked=not error)
+
+
 @lru_cache(maxsize=64)
-def _model_for(schema_json: str, name: str) -> type[BaseModel]:
-    """A Pydantic class whose JSON schema is exactly this one; it validates with jsonschema."""
+def _model_for(schema_json: str, name: str, *, is_checked: bool) -> type[BaseModel]:
+    """A Pydantic class whose JSON schema is exactly this one; it validates with jsonschema where ``is_checked``."""
     schema: dict[str, Any] = json.loads(schema_json)
 
     class SchemaAnswer(RootModel[Any]):
@@ -105,7 +138,7 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
         @model_validator(mode="before")
         @classmethod
         def _fits(cls, value: Any) -> Any:
-            if error := first_error(schema, value):
+            if is_checked and (error := first_error(schema, value)):
                 raise ValueError(error[:_PARSE_ERROR_CHARACTERS])
             return value
 

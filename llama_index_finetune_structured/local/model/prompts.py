@@ -139,9 +139,10 @@ def trained_text(example: Example) -> str:
 def _answer_text(example: Example) -> str:
     if example.answer_schema is None:
         return example.answer_text()
+    text = example.answer_text()
     try:
-        return compact_json(in_schema_order(example.answer_schema, example.answer_object()))
-    except ValueError as error:
+        return compact_json(in_schema_order(example.answer_schema, json.loads(text)))
+    except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"it has a schema and its answer is not JSON ({error}): fix or remove it"
         ) from error
