@@ -43,8 +43,8 @@ class LocalModel:
         self._grammars: GrammarCache | None = None
         self._creating_cache = threading.Lock()
 
-    def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar | None:
-        """The compiled grammar of a schema, cached; None where the schema cannot be made a grammar.
+    def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar:
+        """The compiled grammar of a schema, cached. Raises ConfigurationError where it cannot be made.
 
         ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded.
         """
