@@ -115,6 +115,8 @@ HARD: dict[str, dict[str, Any]] = {
     "text alone": TEXT,
     "list alone": {"type": "array", "items": TREE["$defs"]["Tree"]} | {"$defs": TREE["$defs"]},
 }  # fmt: skip
+# Python has no \\p, jsonschema divides floats, and a key that was written twice counts once.
+NOT_BY_JSONSCHEMA = ("letters of any script", "multiples", "free keys")
 WALKS = ("anything", "never the end", "characters of several bytes and escapes")
 
 
@@ -155,8 +157,8 @@ def test_every_answer_is_whole_at_any_limit_that_holds_the_smallest(name: str, h
     for spare in (0, 1, 4, 30, 110):
         tokens = _walk(grammar, len(grammar.smallest) + spare, random.Random(f"{name}{spare}"), how)
         answer = json.loads(_cache().written(tokens))
-        if name != "free keys":  # a key that was written twice counts once
-            assert first_error(HARD[name] | {"format": None}, answer) is None or "\\p" in str(HARD[name])
+        if name not in NOT_BY_JSONSCHEMA:
+            assert first_error(HARD[name], answer) is None
         assert grammar.refused_at(tokens) is None
 
 
