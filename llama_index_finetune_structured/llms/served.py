@@ -30,8 +30,9 @@ dispatcher = get_dispatcher(__name__)
 class ServedLora(HostedOpenAILike):
     """LlamaIndex's ``OpenAILike`` with the prompts of training and a bounded schema for the server's grammar.
 
-    The schema stands in the system message as in training; ``response_format`` holds it with the bounds of
-    training. Answers that do not fit all the same raise StructuredAnswerError.
+    The schema stands in the system message as in training; ``response_format`` holds the schema of the local
+    grammar, stricter than the class's own, with the bounds of training. Answers that do not fit all the same
+    raise StructuredAnswerError.
 
     Args:
         model: The model's name at the server.

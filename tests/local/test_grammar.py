@@ -90,7 +90,9 @@ HARD: dict[str, dict[str, Any]] = {
     "long enum": _object(e={"enum": ["x" * 90, "y" * 50, "xyz"]}),
     "long constant": _object(c={"const": 'long "text", ' * 9}),
     "numbers": _object(n={"type": "number", "minimum": 1e12}, m={"type": "integer", "maximum": -12345}),
-    "multiples": _object(n={"type": "integer", "multipleOf": 7, "minimum": 1}, m={"type": "number", "multipleOf": 0.01}),
+    "multiples": _object(
+        n={"type": "integer", "multipleOf": 7, "minimum": 1}, m={"type": "number", "multipleOf": 0.01}
+    ),
     "many fields": _object(**dict.fromkeys((f"field_{n}" for n in range(30)), NUMBER)),
     "optional large object": {
         **_object(name=TEXT),
@@ -136,7 +138,9 @@ def _walk(grammar: AnswerGrammar, limit: int, draw: random.Random, how: str) -> 
         allowed = state.mask().nonzero()[:, 0].tolist()
         kept = allowed if how == WALKS[0] else [token for token in allowed if token != 1]
         if how == WALKS[2]:
-            kept = [token for token in kept if _cache().written([token]) >= b"\x80" or token == BACKSLASH] or kept
+            kept = [
+                token for token in kept if _cache().written([token]) >= b"\x80" or token == BACKSLASH
+            ] or kept
         token = state.within_limit(draw.choice(kept or allowed))
         if token == 1:
             break
