@@ -89,13 +89,13 @@ class _Pattern:
         end = re.compile(r"\^?\]?(?:\\.|[^\]\\])*").match(self._pattern, self._at)
         body = str(end[0]) if end else ""
         self._at += len(body) + 1
-        for candidate in (*_OTHERS, *body):
+        for candidate in _OTHERS + body:
             try:
                 if re.fullmatch(f"[{body}]", candidate):
                     return candidate
             except re.error:
                 break
-        return body.lstrip("^\\")[:1] or "a"
+        return str(body.lstrip("^\\"))[:1] or "a"
 
     def _repeats(self) -> int:
         if self._at >= len(self._pattern):
