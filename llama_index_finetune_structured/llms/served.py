@@ -14,12 +14,13 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..example import Message
+from ..formats.wire import message_to_wire
 from ..local.model.adapter import read_folder_card
 from ..local.model.prompts import messages_with_schema
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
-from .structured import parse_answer, request_schema, with_schema
+from .structured import parse_response, request_schema, with_schema
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -29,8 +30,9 @@ dispatcher = get_dispatcher(__name__)
 class ServedLora(HostedOpenAILike):
     """LlamaIndex's ``OpenAILike`` with the prompts of training and a bounded schema for the server's grammar.
 
-    The schema stands in the system message as in training; ``response_format`` holds it with the bounds of
-    training. Answers that do not fit all the same raise StructuredAnswerError.
+    The schema stands in the system message as in training; ``response_format`` holds the schema of the local
+    grammar, stricter than the class's own, with the bounds of training. Answers that do not fit all the same
+    raise StructuredAnswerError.
 
     Args:
         model: The model's name at the server.
@@ -77,7 +79,7 @@ class ServedLora(HostedOpenAILike):
         """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
-        return parse_answer(output_cls, response.message.content or "")
+        return parse_response(output_cls, response)
 
     @dispatcher.span
     async def astructured_predict(
@@ -100,7 +102,7 @@ class ServedLora(HostedOpenAILike):
         """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
-        return parse_answer(output_cls, response.message.content or "")
+        return parse_response(output_cls, response)
 
     def _structured_stream_call(
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -155,21 +157,20 @@ class ServedLora(HostedOpenAILike):
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> list[ChatMessage]:
         """The messages as in training: the schema, without bounds, at the end of the leading system message."""
-        plain = [Message(role=message.role.value, content=message.content or "") for message in messages]
+        plain = [Message(**message_to_wire(message)) for message in messages]
         schema = request_schema(kwargs.get("response_format"))
         return [ChatMessage(**message) for message in messages_with_schema(plain, schema)]
 
     def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords with a bounded schema, so that the server's grammar ends inside the token limit."""
+        """The keywords with the grammar's schema, bounded, so that answers validate and end inside the limit."""
         schema = request_schema(kwargs.get("response_format"))
+        sent = {name: value for name, value in kwargs.items() if name != "grammar_schema"}
         if schema is None:
-            return dict(kwargs)
+            return sent
         name = re.sub(r"[^a-zA-Z0-9_-]", "_", kwargs["response_format"]["json_schema"].get("name", "answer"))
-        bounded = bounded_schema(schema, schema_key(schema), self.bounds)
-        return {
-            **kwargs,
-            "response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": bounded}},
-        }
+        bounded = bounded_schema(kwargs.get("grammar_schema", schema), schema_key(schema), self.bounds)
+        sent["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": bounded}}
+        return sent
 
 
 def served_llm(

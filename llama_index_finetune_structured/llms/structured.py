@@ -11,14 +11,21 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import json_span
 from ..local.schema.bounds import AnswerBounds, bounded_schema, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 
-__all__ = ["StructuredAnswerEvent", "StructuredCall", "parse_answer", "request_schema", "with_schema"]
+__all__ = [
+    "StructuredAnswerEvent",
+    "StructuredCall",
+    "parse_answer",
+    "parse_response",
+    "request_schema",
+    "with_schema",
+]
 
 dispatcher = get_dispatcher(__name__)
 _SHOWN_CHARACTERS = 200
@@ -59,10 +66,7 @@ class StructuredCall:
     ) -> None:
         """``bounds``: those of the grammar; None: no grammar, and one attempt only."""
         self._output_cls, self._bounds = output_cls, bounds
-        self._kwargs = {
-            **with_schema(output_cls, llm_kwargs),
-            "grammar_schema": grammar_schema(output_cls),
-        }
+        self._kwargs = with_schema(output_cls, llm_kwargs)
         self._distinct = bounds is not None and (
             schema_key(output_cls.model_json_schema()) in bounds.distinct
         )
@@ -80,13 +84,13 @@ class StructuredCall:
         self._attempts += 1
         self._text = "" if response is None else response.message.content or ""
         try:
-            self._outcome = self._parsed()
+            self._outcome = self._parsed(response)
         except StructuredAnswerError as error:
             self._outcome = error
 
-    def _parsed(self) -> BaseModel:
-        answer = parse_answer(self._output_cls, self._text)
-        value = json.loads(json_span(self._text)) if self._distinct else None
+    def _parsed(self, response: ChatResponse | None) -> BaseModel:
+        answer = parse_response(self._output_cls, response)
+        value = json.loads(_json_text(self._output_cls, self._text)) if self._distinct else None
         if (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
                 return parse_answer(self._output_cls, json.dumps(distinct))
@@ -103,11 +107,15 @@ class StructuredCall:
 
 
 def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments of a chat call that requests ``output_cls``, by OpenAI's ``response_format``."""
+    """Keyword arguments of a chat call that requests ``output_cls``, by OpenAI's ``response_format``.
+
+    That schema stands in the prompt, as in training; ``grammar_schema`` is the stricter one for the grammar.
+    """
     schema = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
     return {
         **(llm_kwargs or {}),
         "response_format": {"type": "json_schema", "json_schema": schema},
+        "grammar_schema": grammar_schema(output_cls),
     }
 
 
@@ -125,18 +133,57 @@ def request_schema(response_format: Any) -> dict[str, Any] | None:
     return dict(schema)
 
 
+def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -> BaseModel:
+    """Parse the answer in a response. Raises StructuredAnswerError, which says so where the answer was cut."""
+    try:
+        return parse_answer(output_cls, "" if response is None else response.message.content or "")
+    except StructuredAnswerError as error:
+        if (tokens := _cut_after(response)) is None:
+            raise
+        raise StructuredAnswerError(
+            f"the answer was cut at the limit of {tokens} tokens, raise max_new_tokens (of a server, max_tokens): "
+            f"{error}"
+        ) from error
+
+
 def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
     """Parse the JSON in ``text`` as ``output_cls``. Raises StructuredAnswerError where it is missing or invalid."""
     try:
-        return output_cls.model_validate_json(json_span(text))
+        return output_cls.model_validate_json(_json_text(output_cls, text))
     except ValidationError as error:
         raise StructuredAnswerError(
             f"the answer does not fit {output_cls.__name__}: {_problems(error)}"
         ) from error
     except ValueError as error:
+        expected = "value" if issubclass(output_cls, RootModel) else "object"
         raise StructuredAnswerError(
-            f"the answer holds no JSON object: {text[:_SHOWN_CHARACTERS]!r}"
+            f"the answer holds no JSON {expected}: {text[:_SHOWN_CHARACTERS]!r}"
         ) from error
+
+
+def _json_text(output_cls: type[BaseModel], text: str) -> str:
+    """The JSON in a model's text: for a root model the whole text may be any value, such as ``"red"`` or ``12``.
+
+    Raises ValueError where there is none.
+    """
+    if issubclass(output_cls, RootModel):
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(text)
+            return text.strip()
+    return json_span(text)
+
+
+def _cut_after(response: ChatResponse | None) -> int | None:
+    """Tokens after which the token limit ended an answer; None where something else did, or it is not known."""
+    raw = None if response is None else response.raw
+    raw = raw.model_dump() if isinstance(raw, BaseModel) else raw
+    if not isinstance(raw, Mapping):
+        return None
+    choices = raw.get("choices")
+    reasons = [raw.get("finish_reason"), *(choice.get("finish_reason") for choice in choices or ())]
+    usage = raw.get("usage") or {}
+    tokens = usage.get("completion_tokens")
+    return tokens if "length" in reasons and isinstance(tokens, int) else None
 
 
 def _without_last_repetition(value: Any) -> Any:
@@ -154,7 +201,7 @@ def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) ->
     schema = output_cls.model_json_schema()
     bounded = bounded_schema(schema, schema_key(schema), bounds)
     try:
-        answer = json.loads(json_span(text))
+        answer = json.loads(_json_text(output_cls, text))
     except ValueError:
         return []
     return bounds_hit(bounded, schema, answer)

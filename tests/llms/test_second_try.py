@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage, ChatResponse
-from pydantic import BaseModel, Field, RootModel, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    RootModel,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from llama_index_finetune_structured import LoraLLM
-from llama_index_finetune_structured.errors import StructuredAnswerError
-from llama_index_finetune_structured.llms.structured import parse_answer
+from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+from llama_index_finetune_structured.llms.structured import StructuredCall, parse_answer
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds
 from tests.llms.structured_events import StructuredEvents
 
@@ -178,3 +186,109 @@ def test_an_answer_that_is_a_list_is_read_whole() -> None:
 
     for text in ('[{"a": 1}, {"a": 2}]', ' [{"a": 1}, {"a": 2}]\n'):
         assert parse_answer(Spans, text) == Spans([{"a": 1}, {"a": 2}])
+
+
+Big = create_model("Big", **{f"field_{number}": (int, ...) for number in range(60)})  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("ask", ASK, ids=lambda ask: ask.__name__)
+def test_a_limit_too_small_for_any_answer_is_refused_before_the_model_runs(
+    llm: LoraLLM, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    submitted: list[Any] = []
+    monkeypatch.setattr(llm._loaded.engine, "submit", submitted.append)
+    with pytest.raises(ConfigurationError, match=r"smallest answer .* about 771 tokens and the limit is 200"):
+        asyncio.run(ask(llm, Big))
+    assert submitted == []
+
+
+def test_the_room_that_the_context_leaves_counts_as_the_limit(tiny_llama: Path) -> None:
+    llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=2000)
+    assert isinstance(llm.structured_predict(Big, PROMPT, thing="x"), Big)
+    room = 8192 - len(llm.prompt_token_ids([ChatMessage("x")], Big))
+    with pytest.raises(ConfigurationError, match="about 771 tokens and the limit is 500"):
+        llm.structured_predict(Big, PromptTemplate("{thing}"), thing="x" * (room + 1 - 500))
+
+
+def test_other_calls_are_answered_while_one_is_refused(llm: LoraLLM) -> None:
+    async def all_of_them() -> list[Any]:
+        calls = [llm.astructured_predict(shape, PROMPT, thing="x") for shape in (Ordered, Big, Ordered)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, refused, last = asyncio.run(all_of_them())
+    assert isinstance(refused, ConfigurationError)
+    assert type(first) is type(last)
+    assert not isinstance(first, ConfigurationError)
+
+
+class Text(RootModel[str]): ...
+
+
+class Count(RootModel[int]): ...
+
+
+class Perhaps(RootModel[bool | None]): ...
+
+
+class Colour(RootModel[Literal["red", "blue"]]): ...
+
+
+class Day(BaseModel):
+    day: str = Field(pattern=r"\d{4}-\d{2}-\d{2}")
+
+
+@pytest.mark.parametrize("shape", [Text, Count, Perhaps, Colour, Day])
+def test_an_answer_of_any_json_type_is_given_at_once(
+    llm: LoraLLM, structured_events: StructuredEvents, shape: type[BaseModel]
+) -> None:
+    assert isinstance(llm.structured_predict(shape, PROMPT, thing="x"), shape)
+    assert [retries for retries, _ in structured_events.events] == [0]
+
+
+def test_an_answer_that_is_the_text_of_a_control_token_ends_only_at_its_end(llm: LoraLLM) -> None:
+    class Mark(BaseModel):
+        mark: Literal["<|im_end|>", "<|im_start|>user"]
+        note: Literal["<|im_end|>"]
+
+    for attempt in range(2):  # the second time with drafts of the first answer
+        answer = llm.structured_predict(Mark, PROMPT, thing=str(attempt))
+        assert answer.mark in ("<|im_end|>", "<|im_start|>user")
+        assert answer.note == "<|im_end|>"
+
+
+def test_a_root_model_takes_any_json_and_an_object_no_prose() -> None:
+    assert parse_answer(Text, ' "red {}"\n') == Text("red {}")
+    assert parse_answer(Perhaps, "null") == Perhaps(None)
+    assert parse_answer(Count, "12") == Count(12)
+    with pytest.raises(StructuredAnswerError, match=r"Count: .*found 'red'"):
+        parse_answer(Count, '"red"')
+    with pytest.raises(StructuredAnswerError, match="no JSON value: 'It is red'"):
+        parse_answer(Text, "It is red")
+    with pytest.raises(StructuredAnswerError, match="no JSON object: '\"red\"'"):
+        parse_answer(Day, '"red"')
+
+
+def test_an_answer_that_the_limit_cut_is_told_as_such() -> None:
+    cut = ChatResponse(
+        message=ChatMessage(role="assistant", content='{"day": "2026-'),
+        raw={"finish_reason": "length", "usage": {"completion_tokens": 7}},
+    )
+    call = StructuredCall(Day, None, None)
+    call.record(cut)
+    with pytest.raises(StructuredAnswerError, match="cut at the limit of 7 tokens, raise max_new_tokens"):
+        call.result()
+
+
+def test_the_cut_of_an_answer_without_the_grammar_is_told(tiny_llama: Path) -> None:
+    free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=5, constrained=False)
+    with pytest.raises(StructuredAnswerError, match="cut at the limit of 5 tokens"):
+        free.structured_predict(Day, PROMPT, thing="x")
+
+
+def test_a_schema_without_a_grammar_is_refused_unless_the_call_goes_without(tiny_llama: Path) -> None:
+    schema = {"type": "object", "properties": {"s": {"type": "string", "pattern": "("}}, "required": ["s"]}
+    asked: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+    with pytest.raises(ConfigurationError, match="constrained=False"):
+        LoraLLM(base_model=str(tiny_llama)).chat([ChatMessage("go")], **asked)
+    free = LoraLLM(base_model=str(tiny_llama), constrained=False, max_new_tokens=3)
+    assert free.chat([ChatMessage("go")], **asked).raw["finish_reason"] in ("length", "stop")

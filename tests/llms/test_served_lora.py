@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from llama_index.core import SummaryIndex
-from llama_index.core.llms import ChatMessage
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, Field
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+from llama_index_finetune_structured.example import Message
+from llama_index_finetune_structured.formats.wire import message_to_wire
 from llama_index_finetune_structured.llms.exported import open_export
 from llama_index_finetune_structured.llms.served import ServedLora
+from llama_index_finetune_structured.llms.structured import parse_response
+from llama_index_finetune_structured.local.model.prompts import messages_with_schema
+from llama_index_finetune_structured.local.schema.bounds import bounded_schema, schema_key
+from llama_index_finetune_structured.local.schema.grammar_schema import grammar_schema
 from tests import exporting
 from tests.exporting import Colour
 from tests.fakes.openai_server import OpenAIServer
@@ -70,6 +84,83 @@ def test_every_way_of_asking_sends_the_trained_prompt_and_a_bounded_schema(
     assert schema["additionalProperties"] is False
     assert (body["temperature"], body["max_tokens"]) == (0.0, 512)
     assert server.refusals == []
+
+
+class Bill(BaseModel):
+    total: Decimal = Field(max_digits=6, decimal_places=2)
+    due: AwareDatetime
+    by_year: dict[int, str]
+
+
+@pytest.mark.parametrize(
+    "way", ["predict", "apredict", "stream", "astream", "structured llm", "query engine"]
+)
+def test_the_servers_grammar_is_the_local_one_and_the_prompt_the_trained_one(way: str, adapter: Path) -> None:
+    answer = '{"total":"1.50","due":"2026-01-01T00:00:00Z","by_year":{"1":"a"}}'
+
+    async def last_of(llm: ServedLora) -> Any:
+        return [part async for part in await llm.astream_structured_predict(Bill, PROMPT)][-1]
+
+    with OpenAIServer(answer_chat=lambda _: answer) as server:
+        llm = _llm(adapter, server)
+        engine = SummaryIndex([TextNode(text="A bill.")]).as_query_engine(llm=llm, output_cls=Bill)
+        ask: dict[str, Any] = {
+            "predict": lambda: llm.structured_predict(Bill, PROMPT),
+            "apredict": lambda: asyncio.run(llm.astructured_predict(Bill, PROMPT)),
+            "stream": lambda: [*llm.stream_structured_predict(Bill, PROMPT)][-1],
+            "astream": lambda: asyncio.run(last_of(llm)),
+            "structured llm": lambda: llm.as_structured_llm(Bill).chat([ChatMessage("A bill.")]).raw,
+            "query engine": lambda: engine.query("Which bill?").response,
+        }
+        assert ask[way]().total == Decimal("1.50")
+        body = server.calls("POST", CHAT)[-1].json()
+        assert server.refusals == []
+    assert body["messages"][0]["content"].endswith(json.dumps(_untitled(Bill), separators=(",", ":")))
+    sent = body["response_format"]["json_schema"]["schema"]
+    local = grammar_schema(Bill)
+    assert sent == bounded_schema(local, schema_key(Bill.model_json_schema()), llm.bounds)
+    texts = [branch for branch in sent["properties"]["total"]["anyOf"] if branch["type"] == "string"]
+    assert not any(re.fullmatch(branch["pattern"], "-{") for branch in texts)
+    zoned = sent["properties"]["due"]["pattern"]
+    assert re.fullmatch(zoned, "2026-01-01T00:00:00Z")
+    assert not re.fullmatch(zoned, "2026-01-01T00:00:00")
+
+
+def test_thinking_is_left_out_and_calls_are_sent_as_in_training(adapter: Path, server: OpenAIServer) -> None:
+    call = ToolCallBlock(tool_call_id="1", tool_name="price", tool_kwargs={"of": "red"})
+    messages = [
+        ChatMessage("Price?"),
+        ChatMessage(role="assistant", blocks=[ThinkingBlock(content="hm"), call]),
+        ChatMessage(role="assistant", blocks=[ThinkingBlock(content="hm"), TextBlock(text="Low.")]),
+        ChatMessage("And blue?"),
+    ]
+    trained = messages_with_schema([Message(**message_to_wire(message)) for message in messages], None)
+    _llm(adapter, server).chat(messages)
+    sent = server.calls("POST", CHAT)[-1].json()["messages"]
+    assert [message["content"] for message in sent] == [message["content"] for message in trained]
+    assert "price" in sent[1]["content"]
+    assert sent[2]["content"] == "Low."
+
+
+def test_an_answer_that_the_servers_limit_cut_is_told_as_such(adapter: Path) -> None:
+    raw = {"choices": [{"finish_reason": "length"}], "usage": {"completion_tokens": 9}}
+    response = ChatResponse(message=ChatMessage(role="assistant", content='{"na'), raw=raw)
+    with pytest.raises(StructuredAnswerError, match="cut at the limit of 9 tokens"):
+        parse_response(Colour, response)
+
+
+def test_llama_cpp_writes_decimals_and_moments_that_validate(adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (extra llamacpp)")
+
+    class Paid(BaseModel):
+        total: Annotated[Decimal, Field(ge=0)] | None
+        due: AwareDatetime
+
+    output = export_adapter(adapter, tmp_path / "tuned.gguf", format="gguf")
+    with open_export(output, adapter, format="gguf") as llm:
+        for seed in range(3):
+            options = {"temperature": 1.0, "seed": seed}
+            assert llm.structured_predict(Paid, PROMPT, llm_kwargs=options).due.tzinfo is not None
 
 
 def _untitled(output_cls: type[BaseModel]) -> Any:

@@ -36,9 +36,7 @@ SCHEMA: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def grammar() -> AnswerGrammar:
-    compiled = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP).get(SCHEMA)
-    assert compiled is not None
-    return compiled
+    return GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP).get(SCHEMA)
 
 
 def _prompts(count: int, seed: int = 0) -> list[tuple[int, ...]]:
@@ -54,7 +52,7 @@ def _prompts(count: int, seed: int = 0) -> list[tuple[int, ...]]:
 
 
 class _FullMask(LogitsProcessor):
-    """Plain constrained decoding: the full mask for every token, from its own matcher."""
+    """Plain constrained decoding: the full mask for every token, from its own matcher, and the end inside the limit."""
 
     def __init__(self, grammar: AnswerGrammar, prompt: int, limit: int) -> None:
         self._state, self._prompt = grammar.start(limit), prompt
@@ -62,7 +60,9 @@ class _FullMask(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self._prompt:
             self._state.append(int(input_ids[0, -1]))
-        return scores.masked_fill(~self._state.mask(), float("-inf"))
+        allowed = scores.masked_fill(~self._state.mask(), float("-inf"))
+        token = self._state.within_limit(int(allowed.argmax()))
+        return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([token]), 0.0)
 
 
 def _plainly(model: Any, prompt: tuple[int, ...], limit: int, grammar: AnswerGrammar | None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...errors import ConfigurationError, MissingDependencyError
@@ -29,7 +30,9 @@ class AnswerWalk:
         except ImportError as error:
             raise MissingDependencyError(error.name or "llguidance", "local", "Checking answers") from error
         self._tokenizer, self._bounds = tokenizer, learn_bounds(examples)
-        self._cache = GrammarCache(tokenizer, vocabulary=vocabulary, stop_id=stop_id)
+        # Created with the first schema: a tokenizer that grammars cannot use trains on text all the same.
+        self._new_cache = partial(GrammarCache, tokenizer, vocabulary=vocabulary, stop_id=stop_id)
+        self._cache: GrammarCache | None = None
         self._grammars: dict[str, AnswerGrammar | None] = {}
 
     def faults(self, example: Example, answer: Sequence[int]) -> list[Fault]:
@@ -48,12 +51,13 @@ class AnswerWalk:
         """Build the grammar of a schema; a warning where it has none."""
         from ...local.generate.answer_grammar import answer_grammar
 
-        self._grammars[key], reason = None, "no grammar can be made of the schema"
         try:
+            self._cache = self._cache or self._new_cache()
             self._grammars[key] = answer_grammar(self._cache, schema, key, self._bounds)
         except ConfigurationError as error:
-            reason = str(error)
-        return [] if self._grammars[key] is not None else [Fault("no_grammar", reason)]
+            self._grammars[key] = None
+            return [Fault("no_grammar", str(error))]
+        return []
 
     def _unsayable(self, ids: list[int], refused: int) -> Fault:
         before, text = self._text(ids[:refused]), self._text(ids)

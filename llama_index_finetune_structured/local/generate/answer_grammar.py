@@ -13,9 +13,10 @@ __all__ = ["answer_grammar"]
 
 def answer_grammar(
     cache: GrammarCache, schema: Mapping[str, Any], key: str, bounds: AnswerBounds
-) -> AnswerGrammar | None:
-    """The compiled grammar of a schema, cached; None where the schema cannot be made a grammar.
+) -> AnswerGrammar:
+    """The compiled grammar of a schema, cached.
 
-    ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded.
+    ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded. Raises ConfigurationError
+    where the schema cannot be made a grammar.
     """
     return cache.get(bounded_schema(schema, key, bounds), distinct=key in bounds.distinct)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,85 +17,67 @@ import llguidance.numpy
 import numpy
 import torch
 
+from ...errors import ConfigurationError, StructuredAnswerError
 from ...example import canonical_json
-from ...json_schema import UNIONS, follow_references
-from ..model.control_tokens import text_ids, without_control_tokens
+from ..model.control_tokens import without_control_tokens
 from ..schema.grammar_schema import with_named_keys
+from .ending import EndingSearch
 from .json_text import JsonText
+from .sample_texts import largest_growth, sample_texts
 from .speculation import AnswerIndex
 
 __all__ = ["AnswerGrammar", "GrammarCache", "GrammarState"]
 
-_logger = logging.getLogger(__name__)
+_CACHED_GRAMMARS = 64  # chosen: about 0.2 MB each
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
-# Tokens tried in this order to end an answer near its token limit; inside a string, the quote, or what a URL or an
-# e-mail address needs before it can end.
-_CLOSERS = ("}", "]", ",", "null", '"', "[", "{", "0", "true", "false")
-_STRING_CLOSERS = ('"', "@", ":", "/", ".", "a", "0")
-_CLOSING_SLACK = (
-    32  # tokens; chosen: what the smallest answer does not cover, an open string or number among it
-)
-_LONGEST_WALK = 2048  # tokens; chosen: longer than answers are, and compiled in a fraction of a second
-_ESTIMATE_DEPTH = 12  # levels of a recursive schema; chosen: deeper than schemas written by hand
+# What llguidance may compute between two masks; chosen: by its default of 200,000 a long string with a pattern fails.
+_FUEL = 50_000_000
+_TRIED_ENDINGS = 3  # chosen: starts of the last known ending that a token may have replaced
 
 
 class GrammarCache:
-    """Compiled grammars of one tokenizer, by bounded schema. Thread-safe; a schema is compiled once.
+    """Compiled grammars of one tokenizer, by bounded schema: the 64 used last. Thread-safe; each is compiled once.
 
     ``vocabulary``: size of the model's logits, which may exceed the tokenizer's.
-    ``stop_id``: token that ends an answer. ``closers``: ids of the closing texts that are one token.
+    ``stop_id``: token that ends an answer.
+
+    Raises ConfigurationError where llguidance cannot read the tokenizer.
     """
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, stop_id: int) -> None:
-        self._tokenizer, self.vocabulary, self.stop_id = tokenizer, vocabulary, stop_id
-        self._engine = llguidance.LLTokenizer(
-            without_control_tokens(tokenizer, vocabulary), n_vocab=vocabulary, eos_token=stop_id
-        )
-        self._grammars: dict[str, AnswerGrammar | None] = {}
+        self.vocabulary, self.stop_id = vocabulary, stop_id
+        self.engine = _engine(tokenizer, vocabulary, stop_id)
+        self._grammars: OrderedDict[str, AnswerGrammar] = OrderedDict()
         self._compiling = threading.Lock()
-        self.closers = {
-            text: ids[0]
-            for text in (*_CLOSERS, *_STRING_CLOSERS)
-            if len(ids := text_ids(tokenizer, text)) == 1
-        }
 
-    def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar | None:
-        """The grammar of a bounded schema; None, logged once, where llguidance cannot compile it.
+    def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar:
+        """The grammar of a bounded schema.
 
         ``distinct``: a list ends after an object that it held already, unless the schema requires more items.
+        Raises ConfigurationError where llguidance cannot compile the schema.
         """
         key = f"{distinct} {canonical_json(schema)}"
         with self._compiling:
             if key not in self._grammars:
                 self._grammars[key] = self._compile(schema, distinct)
+            self._grammars.move_to_end(key)
+            if len(self._grammars) > _CACHED_GRAMMARS:
+                self._grammars.popitem(last=False)
             return self._grammars[key]
 
-    def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar | None:
-        named = json.dumps(with_named_keys(schema))
-        text = llguidance.LLMatcher.grammar_from_json_schema(named, overrides=_OPTIONS)
-        error = llguidance.LLMatcher(self._engine, text, log_level=0).get_error()
-        if error:
-            _logger.warning("Answers are not constrained: the schema cannot be made a grammar: %s", error)
-            return None
-        smallest = json.dumps(_smallest(schema, schema, depth=0), separators=(",", ":"))
-        tokens = len(text_ids(self._tokenizer, smallest))
-        walked = self._walked_tokens(text)
-        return AnswerGrammar(
-            self, text, closing_tokens=max(2 * tokens, walked) + _CLOSING_SLACK, distinct=distinct
+    def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar:
+        text = llguidance.LLMatcher.grammar_from_json_schema(
+            json.dumps(with_named_keys(schema)), overrides=_OPTIONS
         )
-
-    def _walked_tokens(self, grammar: str) -> int:
-        """Tokens of the answer that closing alone writes, from the start; 0 where that does not end.
-
-        The smallest answer leaves out what patterns require, such as the 36 characters of a UUID.
-        """
-        state = GrammarState(self, self.matcher(grammar), free_tokens=0, distinct=False)
-        for tokens in range(1, _LONGEST_WALK):
-            allowed = state.mask().nonzero()[:, 0].tolist()
-            if not allowed or allowed[0] == self.stop_id:
-                return tokens
-            state.append(allowed[0])
-        return 0
+        limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
+        matcher = llguidance.LLMatcher(self.engine, text, log_level=0, limits=limits)
+        if error := matcher.get_error():
+            raise ConfigurationError(
+                f"no grammar can be made of the answer's schema: {error.splitlines()[0]}; change the schema, or "
+                "pass constrained=False, and answers are validated only"
+            )
+        search = EndingSearch(self.engine, *sample_texts(schema))
+        return AnswerGrammar(self, matcher, search, growth=largest_growth(schema), distinct=distinct)
 
     @functools.cached_property
     def list_continuations(self) -> list[int]:
@@ -103,61 +85,119 @@ class GrammarCache:
         texts = ((token, self.text(token)) for token in range(self.vocabulary))
         return [token for token, text in texts if text.startswith(",") or "}," in text]
 
-    def matcher(self, grammar: str) -> llguidance.LLMatcher:
-        """A new matcher of an llguidance grammar."""
-        return llguidance.LLMatcher(self._engine, grammar, log_level=0)
+    def written(self, tokens: Sequence[int]) -> bytes:
+        """The text of tokens, in UTF-8."""
+        return bytes(self.engine.decode_bytes(list(tokens)))
 
     def text(self, token: int) -> str:
         """A token's text; bytes that are no UTF-8 by themselves become replacement characters."""
-        return str(self._engine.decode_bytes([token]).decode("utf-8", "replace"))
+        return str(self.engine.decode_bytes([token]).decode("utf-8", "replace"))
 
 
 class AnswerGrammar:
     """A compiled schema.
 
-    ``closing_tokens``: tokens that ending an unfinished answer may take. ``answers``: index of earlier answers to
-    the schema, for draft tokens.
+    ``smallest``: tokens of a smallest answer, without the stop token; None where none was found. ``answers``: index
+    of earlier answers to the schema, for draft tokens.
     """
 
-    def __init__(self, cache: GrammarCache, text: str, *, closing_tokens: int, distinct: bool) -> None:
-        self._cache, self._closing_tokens, self._distinct = cache, closing_tokens, distinct
-        self._matcher = cache.matcher(text)
-        _mask_of(self._matcher, cache.vocabulary)  # fills caches that copies of the matcher share
+    def __init__(
+        self,
+        cache: GrammarCache,
+        matcher: llguidance.LLMatcher,
+        search: EndingSearch,
+        *,
+        growth: int,
+        distinct: bool,
+    ) -> None:
+        self._cache, self._matcher, self._distinct = cache, matcher, distinct
+        self.search, self.growth = search, growth
+        _mask_of(matcher, cache.vocabulary)  # fills caches that copies of the matcher share
         self.answers = AnswerIndex()
+        self.smallest = search.tokens(matcher, b"")
 
     def start(self, max_new_tokens: int) -> GrammarState:
         """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens."""
-        free_tokens = max_new_tokens - self._closing_tokens
-        return GrammarState(self._cache, self._matcher.deep_copy(), free_tokens, distinct=self._distinct)
+        return GrammarState(
+            self, self._cache, self._matcher.deep_copy(), max_new_tokens, distinct=self._distinct
+        )
+
+    def require_room(self, max_new_tokens: int) -> None:
+        """Raise ConfigurationError where no answer fits in so many tokens."""
+        if self.smallest is not None and len(self.smallest) > max_new_tokens:
+            raise ConfigurationError(
+                f"the smallest answer that fits the schema has about {len(self.smallest)} tokens and the limit is "
+                f"{max_new_tokens}: raise max_new_tokens, shorten the prompt where it fills the context window, or "
+                "require fewer fields"
+            )
 
     def refused_at(self, token_ids: Sequence[int]) -> int | None:
-        """The index of the first token of a complete answer, without its stop token, that the grammar refuses.
+        """Index of the first token of an answer, without its stop token, that the grammar refuses; None: accepted.
 
-        ``len(token_ids)``: all are allowed and the answer may not end after them. None: nothing is refused.
+        The number of tokens where all are accepted and the answer may not end after them.
         """
-        state = self.start(len(token_ids) + 1 + self._closing_tokens)
-        for index, token in enumerate([*token_ids, self._cache.stop_id]):
-            if not state.allows(token) and not bool(state.mask()[token]):
+        tokens = list(token_ids)
+        matcher, text = self._matcher.deep_copy(), JsonText(distinct=self._distinct)
+        accepted = int(matcher.validate_tokens(tokens))
+        for index, token in enumerate(tokens[:accepted]):
+            if token == self._cache.stop_id:
                 return index
+            piece = self._cache.text(token)
+            if not text.allows(piece):
+                # As in generation, a rule on the text gives way where the grammar allows nothing else.
+                state = self._state_after(tokens[:index])
+                if not bool(state.mask()[token]):
+                    return index
+            text.append(piece)
+        if accepted < len(tokens):
+            return accepted
+        matcher.consume_tokens(tokens)
+        return None if matcher.is_accepting() else accepted
+
+    def _state_after(self, tokens: Sequence[int]) -> GrammarState:
+        state = self.start(len(tokens) + 1)
+        for token in tokens:
             state.append(token)
-        return None
+        return state
 
 
 class GrammarState:
-    """Grammar state of one answer. After ``free_tokens`` tokens it allows only what leads to the answer's end."""
+    """Grammar state of one answer of at most ``max_new_tokens`` tokens.
+
+    A known shortest end is kept. Once it may not fit after the next token, every token is checked before it is
+    taken, and the first after which the answer could not end is replaced by the start of the known end.
+    """
 
     def __init__(
-        self, cache: GrammarCache, matcher: llguidance.LLMatcher, free_tokens: int, *, distinct: bool
+        self,
+        grammar: AnswerGrammar,
+        cache: GrammarCache,
+        matcher: llguidance.LLMatcher,
+        max_new_tokens: int,
+        *,
+        distinct: bool,
     ) -> None:
-        self._cache, self._matcher, self._free_tokens = cache, matcher, free_tokens
-        self._length, self._text, self._distinct = 0, JsonText(distinct=distinct), distinct
+        self._grammar, self._cache, self._matcher, self._left = grammar, cache, matcher, max_new_tokens
+        self._text, self._distinct = JsonText(distinct=distinct), distinct
+        self._tokens: list[int] = []
+        self._closing = False
+        self._ending: list[int] | None = None  # a short end of the first ``_ending_at`` tokens
+        self._ending_at = self._checked_at = 0  # ``_checked_at``: tokens after which it may no longer fit
+        self._know(grammar.smallest, 0)
 
     def append(self, token: int) -> None:
         """Advance by a token, which must be allowed."""
-        self._length += 1
-        if token != self._cache.stop_id:
-            self._matcher.consume_token(token)
-            self._text.append(self._cache.text(token))
+        if token == self._cache.stop_id:
+            return
+        self._left -= 1
+        if not self._matcher.consume_token(token):
+            raise StructuredAnswerError(
+                f"the grammar cannot continue the answer: {self._matcher.get_error().splitlines()[0]}"
+            )
+        self._text.append(self._cache.text(token))
+        self._tokens.append(token)
+        if self._closing and self._ending:
+            self._ending = self._ending[1:]
 
     def allows(self, token: int) -> bool:
         """Whether a token may come next, decided without the mask of all tokens; False where that needs the mask."""
@@ -166,6 +206,51 @@ class GrammarState:
         if token == self._cache.stop_id:
             return bool(self._matcher.is_accepting())
         return self._matcher.validate_tokens([token]) == 1 and self._text.allows(self._cache.text(token))
+
+    def within_limit(self, token: int) -> int:
+        """``token``, which is allowed; the first of the shortest end where the answer cannot end after it."""
+        unchecked = len(self._tokens) < self._checked_at
+        if self._closing or unchecked or self._ending is None or token == self._cache.stop_id:
+            return token
+        if self._ending_at < len(self._tokens):  # the known end dates from some tokens ago
+            self._know(self._shortest_end(self._matcher, self._tokens), len(self._tokens))
+            if len(self._tokens) < self._checked_at:
+                return token
+        after = self._matcher.deep_copy()
+        after.consume_token(token)
+        tokens = [*self._tokens, token]
+        ending = self._shortest_end(after, tokens)
+        if ending is not None and len(ending) >= self._left:  # there may be a shorter one than what is left
+            ending = self._grammar.search.tokens(after, self._cache.written(tokens))
+        if ending is None or self._ending is None or len(ending) < self._left:
+            self._know(ending, len(self._tokens) + 1)
+            return token
+        self._closing = True
+        return self._ending[0] if self._ending else self._cache.stop_id
+
+    def _know(self, ending: list[int] | None, length: int) -> None:
+        """Keep an end of the answer of ``length`` tokens, and until when it fits whatever is written."""
+        self._ending, self._ending_at = ending, length
+        if ending is not None:
+            spare = self._left - (length - len(self._tokens)) - len(ending)
+            self._checked_at = length + max(0, spare) // (1 + self._grammar.growth)
+
+    def _shortest_end(self, matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> list[int] | None:
+        """A short end of the answer ``tokens``: what is left of the known end where that leads there, or a new one."""
+        known = self._ending or []
+        for start in reversed(range(min(_TRIED_ENDINGS, len(known)))):
+            rest = known[start:]
+            if matcher.validate_tokens(rest) == len(rest):
+                ended = matcher.deep_copy()
+                ended.consume_tokens(rest)
+                if ended.is_accepting():
+                    return rest
+        return self._grammar.search.tokens(matcher, self._cache.written(tokens))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
 
     def allowed_start(self, tokens: Sequence[int]) -> list[int]:
         """The longest start of ``tokens`` that the grammar allows."""
@@ -177,15 +262,16 @@ class GrammarState:
 
     def mask(self) -> torch.Tensor:
         """Which tokens may come next: booleans [vocabulary]."""
+        if self._closing:
+            only = torch.zeros(self._cache.vocabulary, dtype=torch.bool)
+            only[self._ending[0] if self._ending else self._cache.stop_id] = True
+            return only
         allowed = _mask_of(self._matcher, self._cache.vocabulary)
         if self._text.in_number:
             allowed = self._without_refused(allowed, allowed.nonzero()[:, 0].tolist())
         elif self._distinct:
             candidates = [token for token in self._cache.list_continuations if allowed[token]]
             allowed = self._without_refused(allowed, candidates)
-        if self._closing and (token := self._closer(allowed)) is not None:
-            allowed = torch.zeros_like(allowed)
-            allowed[token] = True
         return allowed
 
     def _without_refused(self, allowed: torch.Tensor, candidates: list[int]) -> torch.Tensor:
@@ -199,18 +285,6 @@ class GrammarState:
         kept[refused] = False
         return kept if bool(kept.any()) else allowed
 
-    @property
-    def _closing(self) -> bool:
-        return self._length >= self._free_tokens
-
-    def _closer(self, allowed: torch.Tensor) -> int | None:
-        """The allowed token, of a mask [vocabulary], that ends the answer soonest; None if no closing token is."""
-        if allowed[self._cache.stop_id]:
-            return self._cache.stop_id
-        texts = _STRING_CLOSERS if self._text.in_string else _CLOSERS
-        ids = (self._cache.closers[text] for text in texts if text in self._cache.closers)
-        return next((token for token in ids if allowed[token]), None)
-
 
 def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:
     """The matcher's mask as booleans [vocabulary]. llguidance's own torch kernel would start torch.compile."""
@@ -221,22 +295,15 @@ def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:
     ).bool()
 
 
-def _smallest(root: Mapping[str, Any], node: Any, depth: int) -> Any:
-    """About the smallest answer that fits a schema: to estimate ``closing_tokens``, not always a valid answer."""
-    if not isinstance(node, Mapping) or depth > _ESTIMATE_DEPTH:
-        return None
-    if "$ref" in node:
-        return _smallest(root, follow_references(root, node), depth + 1)
-    for key in UNIONS:
-        if node.get(key):
-            return min((_smallest(root, b, depth + 1) for b in node[key]), key=lambda v: len(json.dumps(v)))
-    if "const" in node or "enum" in node:
-        return node["const"] if "const" in node else max(node["enum"], key=lambda v: len(json.dumps(v)))
-    if node.get("type") == "object":
-        properties = node.get("properties", {})
-        return {name: _smallest(root, properties.get(name), depth + 1) for name in node.get("required", ())}
-    if node.get("type") == "array":
-        return [_smallest(root, node.get("items"), depth + 1)] * max(1, int(node.get("minItems", 0)))
-    if node.get("type") == "string":
-        return "2026-01-01T00:00:00Z" if node.get("format") else "x" * int(node.get("minLength", 0))
-    return 0
+def _engine(tokenizer: Any, vocabulary: int, stop_id: int) -> llguidance.LLTokenizer:
+    """llguidance's view of a tokenizer, in which the text of a control token is text and no control token."""
+    try:
+        return llguidance.LLTokenizer(
+            without_control_tokens(tokenizer, vocabulary), n_vocab=vocabulary, eos_token=stop_id
+        )
+    except Exception as error:  # llguidance raises ValueError and its Rust library's own errors
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"no grammar can be made with the base model's tokenizer: {error}"
+        ) from error

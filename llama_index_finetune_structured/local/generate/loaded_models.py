@@ -44,7 +44,7 @@ class LocalModel:
         self._grammars: GrammarCache | None = None
         self._creating_cache = threading.Lock()
 
-    def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar | None:
+    def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar:
         """As ``answer_grammar``, with the cache of this model."""
         with self._creating_cache:
             if self._grammars is None:

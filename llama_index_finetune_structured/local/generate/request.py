@@ -60,6 +60,8 @@ class GenerationRequest:
     ``on_token``: called for each token of the answer, in the thread that runs the model.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
     ``future``: ends with the result or with the error.
+
+    Raises ConfigurationError where no answer to the grammar fits in ``max_new_tokens``.
     """
 
     prompt: tuple[int, ...]
@@ -69,3 +71,7 @@ class GenerationRequest:
     on_token: Callable[[int], None] | None = None
     cancelled: bool = False
     future: Future[GenerationResult] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        if self.grammar is not None:
+            self.grammar.require_room(self.max_new_tokens)

@@ -45,8 +45,13 @@ class GeneratedSequence:
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:
         """The next token by logits [vocabulary]: the likeliest that the grammar allows, or a random draw.
 
-        ``likeliest`` is the index of the largest logit; while the grammar allows it, no mask is computed.
+        ``likeliest`` is the index of the largest logit; while the grammar allows it, no mask is computed. Where the
+        answer could not end inside its limit after the token, the first of the shortest end instead.
         """
+        token = self._preferred(logits, likeliest)
+        return token if self._grammar is None else self._grammar.within_limit(token)
+
+    def _preferred(self, logits: torch.Tensor, likeliest: int) -> int:
         if not self.request.sampling.is_greedy:
             return sample_token(self._masked(logits), self.request.sampling, self._random)
         if self._grammar is None or self._grammar.allows(likeliest):
@@ -84,7 +89,8 @@ class GeneratedSequence:
             context = self.request.prompt[-LONGEST_NGRAM:]
             self.request.grammar.answers.add([*context, *self.tokens, self._stop])
         if not self.request.future.done():
-            reason = "length" if self._stop is None else "stop"
+            complete = self._grammar is not None and self._grammar.is_complete
+            reason = "length" if self._stop is None and not complete else "stop"
             self.request.future.set_result(GenerationResult(tuple(self.tokens), reason))
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
