@@ -14,10 +14,12 @@ from ..dataset import FinetuneDataset
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..files import read_json, write_json
+from ..json_schema import without_titles
+from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, read_card, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..local.schema.bounds import learn_bounds
+from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine
@@ -282,6 +284,14 @@ class LoraFinetuneEngine(FinetuneEngine):
         return rows
 
     def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
+        from ..local.model.base_models import load_tokenizer
+
+        schemas = {
+            schema_key(example.answer_schema): without_titles(example.answer_schema)
+            for example in self.examples
+            if example.answer_schema is not None
+        }
+        tokenizer = load_tokenizer(self.base)
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
@@ -291,6 +301,8 @@ class LoraFinetuneEngine(FinetuneEngine):
             rows=len(rows),
             fingerprint=self.fingerprint,
             context_window=context_window(self.base),
+            schemas=tuple(schemas.values()),
+            schema_tokens=max((schema_room(tokenizer, schema) for schema in schemas.values()), default=0),
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:

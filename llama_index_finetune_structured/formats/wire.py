@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ImageBlock,
     MessageRole,
@@ -64,7 +65,9 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
     blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
     if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:
         return {"role": role, "content": blocks[0].text}
-    parts = [_part(block) for block in blocks if not isinstance(block, (ToolCallBlock, ThinkingBlock))]
+    parts = [
+        _part(block) for block in blocks if not isinstance(block, (ToolCallBlock, ThinkingBlock, CachePoint))
+    ]
     text_only = all(part["type"] == "text" for part in parts)
     content = "".join(part["text"] for part in parts) if text_only else parts
     wire: dict[str, Any] = {"role": role, "content": content}

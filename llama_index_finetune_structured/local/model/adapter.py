@@ -54,7 +54,8 @@ class AdapterCard(BaseModel):
     ``base_model`` and ``base_sha256``: name and content hash of the base. ``bounds``: bounds of answers, learned
     from the training data. ``chat_prompts``: most training prompts lead with a system message, as LlamaIndex's
     chat prompts do. ``longest_answer_tokens`` and ``rows``: of the training data. ``fingerprint``: content hash
-    of data, base and settings. ``context_window``: in tokens, of the base.
+    of data, base and settings. ``context_window``: in tokens, of the base. ``schemas``: those of the training
+    rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,8 @@ class AdapterCard(BaseModel):
     rows: int
     fingerprint: str
     context_window: int | None = None
+    schemas: tuple[dict[str, Any], ...] = ()
+    schema_tokens: int | None = None
 
     @property
     def answer_tokens(self) -> int:
