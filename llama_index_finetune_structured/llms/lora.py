@@ -177,7 +177,8 @@ class LoraLLM(LLM):
     def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
         """As ``metadata``, with room for exactly the schema of a class. Loads the model's tokenizer and weights.
 
-        ``PromptHelper.from_llm_metadata(llm.metadata_for(output_cls))`` packs texts for structured calls.
+        ``PromptHelper.from_llm_metadata(llm.metadata_for(output_cls))`` packs texts for structured calls: pass it
+        to ``get_response_synthesizer`` as ``prompt_helper``.
 
         Args:
             output_cls: Class of the answers.
