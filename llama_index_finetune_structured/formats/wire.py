@@ -60,7 +60,7 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
 
     Args:
         message: LlamaIndex's message. Text stays a string, other blocks become content parts, tool calls are
-            read from blocks or ``additional_kwargs``, thinking is dropped.
+            read from blocks or ``additional_kwargs``, thinking and cache points are dropped.
     """
     blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
     if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,40 +18,29 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.instrumentation.events.llm import (
-    LLMStructuredPredictEndEvent,
-    LLMStructuredPredictStartEvent,
-)
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
-from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.program.utils import process_streaming_objects
-from llama_index.core.prompts import BasePromptTemplate
-from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr
 
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..local.schema.bounds import AnswerBounds, schema_key
+from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, schema_room
-from .structured import StructuredCall, request_schema
-from .structured_lora import StructuredLoraLLM
-from .trained_schemas import difference_to_trained
+from .structured import request_schema
+from .structured_answers import StructuredAnswersLLM
+from .trained_schemas import UntrainedSchemas
 
 if TYPE_CHECKING:
     from ..local.generate.loaded_models import LocalModel
 
 __all__ = ["LoraLLM"]
 
-dispatcher = get_dispatcher(__name__)
-_logger = logging.getLogger(__name__)
 _SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described fields
 _ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
 
 
-class LoraLLM(LLM):
+class LoraLLM(StructuredAnswersLLM):
     """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
@@ -105,15 +93,7 @@ class LoraLLM(LLM):
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="Draw among the likeliest tokens of this probability."
     )
-    constrained: bool = Field(
-        default=True, description="Hold structured answers to their schema by a grammar."
-    )
     batch_size: int = Field(default=8, gt=0, description="Most calls generated together in one batch.")
-    bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
-    chat_prompts: bool = Field(
-        default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
-    )
-
     schema_tokens: int | None = Field(
         default=None, ge=0, description="Tokens that query engines leave free for a schema."
     )
@@ -122,7 +102,7 @@ class LoraLLM(LLM):
     )
 
     _context_window: int = PrivateAttr()
-    _warned_schemas: set[str] = PrivateAttr(default_factory=set)
+    _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
 
     def __init__(self, **kwargs: Any) -> None:
@@ -278,119 +258,6 @@ class LoraLLM(LLM):
         call = await asyncio.to_thread(self._completion_call, prompt, formatted, kwargs)
         return (CompletionResponse(text=text, delta=delta) async for text, delta in call.astream())
 
-    # Structured answers
-
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
-        """An LLM whose answers are objects of ``output_cls``; query engines leave room for exactly its schema.
-
-        Args:
-            output_cls: Class of the answers.
-            **kwargs: Fields of LlamaIndex's ``StructuredLLM``.
-        """
-        return StructuredLoraLLM(llm=self, output_cls=output_cls, **kwargs)
-
-    @dispatcher.span
-    def structured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> BaseModel:
-        """The answer as ``output_cls``.
-
-        Args:
-            output_cls: Class of the answer.
-            prompt: The prompt template.
-            llm_kwargs: Keywords of the call, such as ``temperature``.
-            **prompt_args: Variables of the template.
-
-        Raises:
-            StructuredAnswerError: The answer does not fit, and the second attempt neither.
-        """
-        _emit_start(output_cls, prompt, prompt_args)
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for keywords in call.attempts():
-            call.record(self.chat(messages, **keywords))
-        result = call.result()
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    @dispatcher.span
-    async def astructured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> BaseModel:
-        """``structured_predict()`` for asyncio; concurrent calls share batches.
-
-        Args:
-            output_cls: Class of the answer.
-            prompt: The prompt template.
-            llm_kwargs: Keywords of the call, such as ``temperature``.
-            **prompt_args: Variables of the template.
-
-        Raises:
-            StructuredAnswerError: As ``structured_predict()``.
-        """
-        _emit_start(output_cls, prompt, prompt_args)
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for keywords in call.attempts():
-            call.record(await self.achat(messages, **keywords))
-        result = call.result()
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Any, None, None]:
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for keywords in call.attempts():
-            partial: Any = None
-            response: ChatResponse | None = None
-            for response in self.stream_chat(messages, **keywords):
-                partial = _partial(response, output_cls, partial)
-                yield partial
-            call.record(response)
-        yield call.result()
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Any, None]:
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-
-        async def partials() -> AsyncGenerator[Any, None]:
-            for keywords in call.attempts():
-                partial: Any = None
-                response: ChatResponse | None = None
-                async for response in await self.astream_chat(messages, **keywords):
-                    partial = _partial(response, output_cls, partial)
-                    yield partial
-                call.record(response)
-            yield call.result()
-
-        return partials()
-
-    def _messages(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
-        """The prompt's messages, in the form (chat or plain) in which the training data had them."""
-        llm = self if self.chat_prompts else None
-        return self._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
-
-    def _structured_call(
-        self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None
-    ) -> StructuredCall:
-        return StructuredCall(output_cls, llm_kwargs, self.bounds if self.constrained else None)
-
     # From messages to tokens and back
 
     @property
@@ -432,7 +299,8 @@ class LoraLLM(LLM):
     def _call(self, prompt: Sequence[int], options: CallOptions) -> LocalCall:
         schema, grammar = request_schema(options.response_format), None
         if schema is not None:
-            self._warn_if_untrained(schema, options.response_format["json_schema"].get("name"))
+            name = options.response_format["json_schema"].get("name")
+            self._untrained.warn_of(schema, name, self.trained_schemas, self.bounds)
             if self.constrained:
                 wanted = schema if options.grammar_schema is None else options.grammar_schema
                 grammar = self._loaded.grammar(wanted, schema_key(schema), self.bounds)
@@ -451,19 +319,6 @@ class LoraLLM(LLM):
                 "llama_index.core.set_global_tokenizer()"
             ) from None
 
-    def _warn_if_untrained(self, schema: Mapping[str, Any], name: str | None) -> None:
-        """Log once for each schema that training did not show."""
-        key = schema_key(schema)
-        if key in self.bounds.longest or not self.bounds.longest or key in self._warned_schemas:
-            return
-        self._warned_schemas.add(key)
-        _logger.warning(
-            "%s was not a schema of the training: the adapter's bounds do not hold for it, and strings and lists "
-            "get the default bounds (bounds.default_characters, bounds.default_items). %s",
-            name or "this schema",
-            difference_to_trained(schema, self.trained_schemas),
-        )
-
 
 def _settings_of(card: AdapterCard) -> dict[str, Any]:
     return {
@@ -474,19 +329,6 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "schema_tokens": card.schema_tokens,
         "trained_schemas": list(card.schemas),
     }
-
-
-def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:
-    dispatcher.event(
-        LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
-    )
-
-
-def _partial(response: ChatResponse, output_cls: type[BaseModel], previous: Any) -> Any:
-    """The object as far as its JSON goes; ``previous``, the one before, where that cannot be parsed yet."""
-    return process_streaming_objects(
-        response, output_cls, cur_objects=None if previous is None else [previous]
-    )
 
 
 def _chat_chunk(text: str, delta: str) -> ChatResponse:

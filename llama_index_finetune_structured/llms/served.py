@@ -200,5 +200,6 @@ def served_llm(
         "transport": "json_schema",
     }
     if card.context_window is not None:
-        as_trained["context_window"] = card.context_window
+        # LlamaIndex packs texts into the window before the schema is added to the prompt.
+        as_trained["context_window"] = card.context_window - (card.schema_tokens or 0)
     return ServedLora(model=model, api_base=api_base, api_key=api_key, **{**as_trained, **options})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..example import canonical_json
 from ..json_schema import UNIONS, follow_references, without_titles
+from ..local.schema.bounds import AnswerBounds, schema_key
 
-__all__ = ["difference_to_trained"]
+__all__ = ["UntrainedSchemas", "difference_to_trained"]
+
+_logger = logging.getLogger(__name__)
 
 _NESTING = {
     "properties",
@@ -21,6 +25,35 @@ _NESTING = {
     "$ref",
 }
 _SHOWN = 5  # chosen: a line that can be read
+
+
+class UntrainedSchemas:
+    """Logs once for each schema of a call that training did not show."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def warn_of(
+        self,
+        schema: Mapping[str, Any],
+        name: str | None,
+        trained: Sequence[Mapping[str, Any]],
+        bounds: AnswerBounds,
+    ) -> None:
+        """Log a schema without bounds, with how it differs from the nearest trained one.
+
+        ``name``: of the class. ``bounds``: of training; nothing is logged where they are of no schema.
+        """
+        key = schema_key(schema)
+        if not bounds.longest or key in bounds.longest or key in self._warned:
+            return
+        self._warned.add(key)
+        _logger.warning(
+            "%s was not a schema of the training: the adapter's bounds do not hold for it, and its strings and "
+            "lists get the default ones (bounds.default_characters, bounds.default_items). %s",
+            name or "this schema",
+            difference_to_trained(schema, trained),
+        )
 
 
 def difference_to_trained(schema: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> str:
