@@ -222,7 +222,7 @@ def test_an_unknown_keyword_is_an_error_that_names_those_there_are(llm: LoraLLM,
 
 def test_the_nearest_keyword_is_named(llm: LoraLLM) -> None:
     with pytest.raises(ConfigurationError, match="did you mean temperature"):
-        llm.complete("go", temprature=1.0)
+        llm.complete("go", temperatures=1.0)
 
 
 @pytest.mark.parametrize("way", [*WAYS, *STRUCTURED_WAYS])
@@ -266,8 +266,8 @@ CONSTRUCTORS = {
 def test_an_unknown_constructor_argument_is_an_error_that_names_the_nearest_field(
     tiny_llama: Path, make: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"no field temprature.*did you mean temperature"):
-        CONSTRUCTORS[make](str(tiny_llama), temprature=0.5)
+    with pytest.raises(ConfigurationError, match=r"no field temperatures.*did you mean temperature"):
+        CONSTRUCTORS[make](str(tiny_llama), temperatures=0.5)
     assert CONSTRUCTORS[make](str(tiny_llama), temperature=0.5, system_prompt="Brief.").temperature == 0.5
 
 
