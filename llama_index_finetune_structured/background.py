@@ -16,6 +16,7 @@ from concurrent.futures import Future, wait
 from typing import Any, ParamSpec, TypeVar
 
 from .errors import ConfigurationError
+from .forks import reset_after_fork
 
 __all__ = ["blocking", "result_of", "run_in_background"]
 
@@ -41,8 +42,31 @@ class _Loop:
             self.loop.close()
 
 
-_lock = threading.Lock()
-_current: _Loop | None = None
+class _SharedLoop:
+    """The process's loop. A forked child, in which its thread does not exist, starts with none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: _Loop | None = None
+        self._of_parents: list[_Loop] = []
+        reset_after_fork(self)
+
+    def get(self) -> _Loop:
+        with self._lock:
+            if self._loop is None or not self._loop.thread.is_alive():
+                self._loop = _Loop()
+            return self._loop
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._loop is not None:
+            # Stopping or closing it would reach the parent: both share the loop's sockets.
+            atexit.unregister(self._loop.stop)
+            self._of_parents.append(self._loop)
+        self._loop = None
+
+
+_shared = _SharedLoop()
 
 
 def blocking(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -77,7 +101,7 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
     Raises:
         ConfigurationError: When called on the background loop itself, where waiting would deadlock.
     """
-    background = _running_loop()
+    background = _shared.get()
     if threading.current_thread() is background.thread:
         job.close()
         raise ConfigurationError(
@@ -119,12 +143,3 @@ def result_of(future: Future[T]) -> T:
     while not future.done():
         wait([future], timeout=_POLL_S)
     return future.result()
-
-
-def _running_loop() -> _Loop:
-    """The process's loop; a new one in a forked child, where the thread does not exist."""
-    global _current
-    with _lock:
-        if _current is None or not _current.thread.is_alive():
-            _current = _Loop()
-        return _current

@@ -8,6 +8,7 @@ FinetuneStructuredError
 ├── EngineError (also RuntimeError)        a fine-tuning run failed, was cancelled or ran out of time
 │   └── CheckpointError (also OSError)     a checkpoint could not be written or read
 ├── ServiceError (also RuntimeError)       a hosted service refused a request or did not answer
+├── PromptTooLongError (also RuntimeError)   a prompt leaves no room for an answer in the context window
 ├── StructuredAnswerError (also ValueError)  a model's answer does not match the requested schema
 └── ParityError (also ValueError)          an exported model's answers differ from its adapter's
 """
@@ -23,6 +24,7 @@ __all__ = [
     "FinetuneStructuredError",
     "MissingDependencyError",
     "ParityError",
+    "PromptTooLongError",
     "ServiceError",
     "StructuredAnswerError",
 ]
@@ -79,6 +81,13 @@ class ServiceError(FinetuneStructuredError, RuntimeError):
     def __init__(self, message: str, *, refused: bool) -> None:
         super().__init__(message)
         self.refused = refused
+
+
+class PromptTooLongError(FinetuneStructuredError, RuntimeError):
+    """A prompt leaves no room for an answer in the context window.
+
+    Not a ValueError: LlamaIndex's refine and compact modes log those and go on without the piece of text.
+    """
 
 
 class StructuredAnswerError(FinetuneStructuredError, ValueError):

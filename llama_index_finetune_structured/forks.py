@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from typing import Protocol
@@ -16,6 +17,7 @@ class ForkAware(Protocol):
         """Called in the child, before any other code runs there."""
 
 
+_logger = logging.getLogger(__name__)
 _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
@@ -26,7 +28,10 @@ def reset_after_fork(item: ForkAware) -> None:
 
 def _reset_all() -> None:
     for item in list(_registered):
-        item.after_fork()
+        try:
+            item.after_fork()
+        except Exception:  # the other objects must be reset all the same
+            _logger.exception("%s could not be reset after a fork", type(item).__name__)
 
 
 if hasattr(os, "register_at_fork"):

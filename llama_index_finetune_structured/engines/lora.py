@@ -18,10 +18,12 @@ from ..dataset.checks.targets import TrainingTarget, local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..files import read_json, write_json
+from ..json_schema import without_titles
+from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, read_card, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
-from ..local.schema.bounds import learn_bounds
+from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.run_lock import locked_run
 from ..local.train.settings import LoraSettings
@@ -322,6 +324,12 @@ class LoraFinetuneEngine(FinetuneEngine):
         return today if today is None or not same_run else started.get(_DATE) or today
 
     def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
+        schemas = {
+            schema_key(example.answer_schema): without_titles(example.answer_schema)
+            for example in self.examples
+            if example.answer_schema is not None
+        }
+        tokenizer = load_tokenizer(self.base)
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
@@ -332,6 +340,8 @@ class LoraFinetuneEngine(FinetuneEngine):
             fingerprint=self.fingerprint,
             context_window=context_window(self.base),
             prompt_date=self._prompt_date,
+            schemas=tuple(schemas.values()),
+            schema_tokens=max((schema_room(tokenizer, schema) for schema in schemas.values()), default=0),
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:

@@ -22,18 +22,33 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from typing_extensions import Self
 
-from ..errors import ConfigurationError, ServiceError
+from ..errors import ServiceError
+from .call_options import Stops, checked_options, refuse_unknown_fields
 from .gradient_api import GradientApi, connect_gradient, resolve_host
 from .keys import ApiKey, secret_key
 
 __all__ = ["GradientBaseModelLLM", "GradientModelAdapterLLM"]
 
-_PER_CALL = {"temperature", "top_k", "top_p", "auto_template", "guidance", "rag"}
 _DEFAULT_OUTPUT_TOKENS = 256  # reported to LlamaIndex where max_tokens is None
+
+
+class _Options(BaseModel):
+    """The options of one call, with the names and ranges of its keywords. None: the server's default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int | None = Field(default=None, gt=0, lt=512, strict=True)
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
+    top_k: int | None = Field(default=None, gt=0, strict=True)
+    top_p: float | None = Field(default=None, gt=0, le=1, strict=True)
+    auto_template: Any = None
+    guidance: Any = None
+    rag: Any = None
+    stop: Stops = ()
 
 
 class _GradientLLM(CustomLLM):
@@ -58,6 +73,7 @@ class _GradientLLM(CustomLLM):
     _model_id: str | None = PrivateAttr(default=None)
 
     def __init__(self, *, host: str | None = None, access_token: ApiKey = None, **fields: Any) -> None:
+        refuse_unknown_fields(type(self), fields, also=("host", "access_token"))
         access_token = secret_key(access_token)
         super().__init__(host=resolve_host(host), **fields)
         self._token = access_token
@@ -114,33 +130,26 @@ class _GradientLLM(CustomLLM):
 
     # -- one answer --
 
-    def _answer(self, prompt: str, **options: Any) -> CompletionResponse:
+    def _answer(self, prompt: str, **keywords: Any) -> CompletionResponse:
         """One answer; a request without a reply is retried, a refused one is not."""
-        stop = options.pop("stop", None)
-        parameters = self._parameters(options)
+        options = checked_options(_Options, keywords, self._defaults(), of=type(self).__name__)
+        parameters = options.model_dump(exclude={"stop", "max_tokens"}, exclude_unset=True)
+        parameters["max_generated_token_count"] = options.max_tokens
         reply = Retrying(
             stop=stop_after_attempt(self.max_retries + 1),
             wait=wait_exponential(multiplier=0.25, max=8),
             retry=retry_if_exception(lambda e: isinstance(e, ServiceError) and not e.refused),
             reraise=True,
         )(lambda: self._complete_once(prompt, parameters))
-        text = _cut(reply.generated_output, stop)
+        text = _cut(reply.generated_output, options.stop)
         return CompletionResponse(text=text, raw={"finish_reason": reply.finish_reason})
 
     def _complete_once(self, prompt: str, parameters: dict[str, Any]) -> Any:
         api, model_id = self._connected()
         return api.complete(model_id, prompt, **parameters)
 
-    def _parameters(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The protocol's parameters of a call with these options."""
-        max_tokens = options.pop("max_tokens", self.max_tokens)
-        if unknown := set(options) - _PER_CALL:
-            accepted = ", ".join(sorted(_PER_CALL | {"stop", "max_tokens"}))
-            raise ConfigurationError(
-                f"Gradient's protocol has no {', '.join(sorted(unknown))}; it accepts {accepted}"
-            )
-        own = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        return {**own, **options, "max_generated_token_count": max_tokens}
+    def _defaults(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
 
     def _prompt(self, messages: Sequence[ChatMessage]) -> str:
         assert self.messages_to_prompt is not None
@@ -213,10 +222,9 @@ class _GradientLLM(CustomLLM):
         return chunks()
 
 
-def _cut(text: str, stop: str | Sequence[str] | None) -> str:
-    """The text up to the first stop word. The protocol has no stop words, so they are applied here."""
-    words = [stop] if isinstance(stop, str) else list(stop or ())
-    ends = [text.find(word) for word in words if word and word in text]
+def _cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop text. The protocol has none, so they are applied here."""
+    ends = [text.find(stop) for stop in stops if stop in text]
     return text[: min(ends)] if ends else text
 
 

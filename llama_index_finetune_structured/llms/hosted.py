@@ -6,6 +6,7 @@ answers over the transport the model was trained with; LlamaIndex's choose one b
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic import SecretStr
 
 from ..errors import MissingDependencyError
 from ..example import Transport
+from .call_options import refuse_unknown_fields
 from .keys import ApiKey, secret_key
 
 try:
@@ -49,6 +51,7 @@ class _Hosted(OpenAI):
     def __init__(
         self, model: str, transport: Transport | None = None, api_key: ApiKey = None, **options: Any
     ) -> None:
+        refuse_unknown_fields(type(self), options, also=inspect.signature(OpenAI.__init__).parameters)
         api_key = secret_key(api_key)
         options.setdefault("pydantic_program_mode", _MODES[transport])
         super().__init__(model=model, transport=transport, api_key="stored privately", **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,39 +17,30 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
     MessageRole,
-    TextBlock,
-)
-from llama_index.core.instrumentation.events.llm import (
-    LLMStructuredPredictEndEvent,
-    LLMStructuredPredictStartEvent,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
-from llama_index.core.program.utils import process_streaming_objects
-from llama_index.core.prompts import BasePromptTemplate
-from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr
 
-from ..background import result_of
-from ..errors import ConfigurationError, MissingDependencyError
-from ..example import Message
+from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
-from ..local.model.prompts import messages_with_schema, render_prompt
-from ..local.schema.bounds import AnswerBounds, schema_key
-from .structured import StructuredCall, request_schema
+from ..local.schema.bounds import schema_key
+from .call_options import CallOptions, checked_options, refuse_unknown_fields
+from .local_calls import LocalCall, as_chat, prompt_ids, schema_room
+from .structured import request_schema
+from .structured_answers import StructuredAnswersLLM
+from .trained_schemas import UntrainedSchemas
 
 if TYPE_CHECKING:
     from ..local.generate.loaded_models import LocalModel
-    from ..local.generate.request import GenerationRequest, GenerationResult
 
 __all__ = ["LoraLLM"]
 
-dispatcher = get_dispatcher(__name__)
+_SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described fields
 _ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
 
 
-class LoraLLM(LLM):
+class LoraLLM(StructuredAnswersLLM):
     """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
@@ -57,7 +48,10 @@ class LoraLLM(LLM):
     grammar holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a
     validator refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names
     field and reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``,
-    ``top_p``, ``seed`` and ``response_format``. Weights are loaded on first use and shared by all objects
+    ``top_p``, ``seed``, ``stop`` and ``response_format``; None means the default, other keywords raise
+    ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured
+    call takes none. A structured call with a schema that the adapter was not trained on is logged once, since its
+    bounds are not known. Weights are loaded on first use and shared by all objects
     with the same weights and ``batch_size``. Needs the extra ``local``.
 
     Text is text: what stands in messages, prompts and schemas never becomes a control token such as
@@ -77,11 +71,16 @@ class LoraLLM(LLM):
         batch_size: Most calls generated together in one batch; 8 by default.
         bounds: Bounds of lists and strings.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+        schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
+            to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
+            ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
+        trained_schemas: Schemas of the training rows, to log how another one differs.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
-            another base. Of a call: the prompt fills the context window, or a message has a block that is not
-            text.
+            another base; an argument is no attribute. Of a call: a keyword is unknown or out of range, the prompt
+            is empty, or a message has a block that is not text.
+        PromptTooLongError: Of a call: the prompt fills the context window.
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
 
@@ -90,25 +89,28 @@ class LoraLLM(LLM):
         default=DEFAULT_BASE_MODEL, description="Base model: name, folder, .gguf or hub id."
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
-    temperature: float = Field(default=0.0, ge=0, description="0: always the likeliest token (greedy).")
+    temperature: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="0: always the likeliest token (greedy)."
+    )
     top_k: int = Field(default=0, ge=0, description="Draw among the k likeliest tokens; 0: among all.")
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="Draw among the likeliest tokens of this probability."
     )
-    constrained: bool = Field(
-        default=True, description="Hold structured answers to their schema by a grammar."
-    )
     batch_size: int = Field(default=8, gt=0, description="Most calls generated together in one batch.")
-    bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
-    chat_prompts: bool = Field(
-        default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
+    schema_tokens: int | None = Field(
+        default=None, ge=0, description="Tokens that query engines leave free for a schema."
+    )
+    trained_schemas: list[dict[str, Any]] = Field(
+        default_factory=list, repr=False, description="Schemas of the training rows."
     )
 
     _context_window: int = PrivateAttr()
     _prompt_date: str | None = PrivateAttr(default=None)
+    _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
 
     def __init__(self, **kwargs: Any) -> None:
+        refuse_unknown_fields(type(self), kwargs)
         super().__init__(**kwargs)
         base = resolve(self.base_model)
         if self.adapter is not None:
@@ -149,13 +151,49 @@ class LoraLLM(LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Context window, token limit and name, as LlamaIndex reads them."""
+        """Context window, token limit and name, as LlamaIndex reads them.
+
+        ``context_window`` is the model's less the room for a schema: LlamaIndex packs texts into it before the
+        schema is added, and cannot know that one will be.
+        """
+        return self._metadata(self._schema_reserve())
+
+    def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
+        """As ``metadata``, with room for exactly the schema of a class. Loads the model's tokenizer and weights.
+
+        ``PromptHelper.from_llm_metadata(llm.metadata_for(output_cls))`` packs texts for structured calls: pass it
+        to ``get_response_synthesizer`` as ``prompt_helper``.
+
+        Args:
+            output_cls: Class of the answers.
+
+        Raises:
+            ConfigurationError: Schema and answer leave no room for a text.
+            MissingDependencyError: The extra ``local`` is not installed.
+        """
+        room = schema_room(self._loaded.tokenizer, output_cls.model_json_schema())
+        if room + self.max_new_tokens >= self._context_window:
+            raise ConfigurationError(
+                f"{output_cls.__name__}: its schema takes {room} tokens, an answer up to {self.max_new_tokens} "
+                f"(max_new_tokens), and the model's context window is {self._context_window}: nothing is left for "
+                "a text. Lower max_new_tokens, shorten the class's descriptions, or use a base with a larger window"
+            )
+        return self._metadata(room)
+
+    def _metadata(self, reserved: int) -> LLMMetadata:
         return LLMMetadata(
-            context_window=self._context_window,
+            context_window=self._context_window - reserved,
             num_output=self.max_new_tokens,
             is_chat_model=True,
             model_name=str(self.adapter or self.base_model),
         )
+
+    def _schema_reserve(self) -> int:
+        wanted = self.schema_tokens
+        if wanted is None:
+            wanted = min(_SCHEMA_TOKENS, self._context_window // 4)
+        # At least half of what answers leave is for texts: a larger schema is an error of the call, not of LlamaIndex.
+        return min(wanted, max(0, self._context_window - self.max_new_tokens) // 2)
 
     def prompt_token_ids(
         self, messages: Sequence[ChatMessage], output_cls: type[BaseModel] | None = None
@@ -163,7 +201,7 @@ class LoraLLM(LLM):
         """The token ids that a call with these messages sends to the model.
 
         Args:
-            messages: Messages of text only.
+            messages: The messages. Thinking and cache points are left out; tool calls are kept.
             output_cls: Class of a structured call, whose schema is in the prompt. None: a plain call.
 
         Raises:
@@ -179,41 +217,41 @@ class LoraLLM(LLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
-        return self._chat_response(*self._generate(self._request(messages, kwargs)))
+        return as_chat(self._chat_call(messages, kwargs).complete())
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
-        request = await asyncio.to_thread(self._request, messages, kwargs)
-        return self._chat_response(*await self._agenerate(request))
+        call = await asyncio.to_thread(self._chat_call, messages, kwargs)
+        return as_chat(await call.acomplete())
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer to messages, as a stream."""
-        chunks = self._stream(self._request(messages, kwargs))
+        chunks = self._chat_call(messages, kwargs).stream()
         return (_chat_chunk(text, delta) for text, delta in chunks)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer to messages, as a stream."""
-        chunks = self._astream(await asyncio.to_thread(self._request, messages, kwargs))
-        return (_chat_chunk(text, delta) async for text, delta in chunks)
+        call = await asyncio.to_thread(self._chat_call, messages, kwargs)
+        return (_chat_chunk(text, delta) async for text, delta in call.astream())
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt."""
-        return self._completion(*self._generate(self._completion_request(prompt, formatted, kwargs)))
+        return self._completion_call(prompt, formatted, kwargs).complete()
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt."""
-        request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
-        return self._completion(*await self._agenerate(request))
+        call = await asyncio.to_thread(self._completion_call, prompt, formatted, kwargs)
+        return await call.acomplete()
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The answer to a prompt, as a stream."""
-        chunks = self._stream(self._completion_request(prompt, formatted, kwargs))
+        chunks = self._completion_call(prompt, formatted, kwargs).stream()
         return (CompletionResponse(text=text, delta=delta) for text, delta in chunks)
 
     @llm_completion_callback()
@@ -221,112 +259,8 @@ class LoraLLM(LLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """The answer to a prompt, as a stream."""
-        request = await asyncio.to_thread(self._completion_request, prompt, formatted, kwargs)
-        return (CompletionResponse(text=text, delta=delta) async for text, delta in self._astream(request))
-
-    # Structured answers
-
-    @dispatcher.span
-    def structured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> BaseModel:
-        """The answer as ``output_cls``.
-
-        Args:
-            output_cls: Class of the answer.
-            prompt: The prompt template.
-            llm_kwargs: Keywords of the call, such as ``temperature``.
-            **prompt_args: Variables of the template.
-
-        Raises:
-            StructuredAnswerError: The answer does not fit, and the second attempt neither.
-        """
-        _emit_start(output_cls, prompt, prompt_args)
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for keywords in call.attempts():
-            call.record(self.chat(messages, **keywords))
-        result = call.result()
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    @dispatcher.span
-    async def astructured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> BaseModel:
-        """``structured_predict()`` for asyncio; concurrent calls share batches.
-
-        Args:
-            output_cls: Class of the answer.
-            prompt: The prompt template.
-            llm_kwargs: Keywords of the call, such as ``temperature``.
-            **prompt_args: Variables of the template.
-
-        Raises:
-            StructuredAnswerError: As ``structured_predict()``.
-        """
-        _emit_start(output_cls, prompt, prompt_args)
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for keywords in call.attempts():
-            call.record(await self.achat(messages, **keywords))
-        result = call.result()
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Any, None, None]:
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-        for keywords in call.attempts():
-            partial: Any = None
-            response: ChatResponse | None = None
-            for response in self.stream_chat(messages, **keywords):
-                partial = _partial(response, output_cls, partial)
-                yield partial
-            call.record(response)
-        yield call.result()
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[BaseModel],
-        prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Any, None]:
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
-
-        async def partials() -> AsyncGenerator[Any, None]:
-            for keywords in call.attempts():
-                partial: Any = None
-                response: ChatResponse | None = None
-                async for response in await self.astream_chat(messages, **keywords):
-                    partial = _partial(response, output_cls, partial)
-                    yield partial
-                call.record(response)
-            yield call.result()
-
-        return partials()
-
-    def _messages(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
-        """The prompt's messages, in the form (chat or plain) in which the training data had them."""
-        llm = self if self.chat_prompts else None
-        return self._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
-
-    def _structured_call(
-        self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None
-    ) -> StructuredCall:
-        return StructuredCall(output_cls, llm_kwargs, self.bounds if self.constrained else None)
+        call = await asyncio.to_thread(self._completion_call, prompt, formatted, kwargs)
+        return (CompletionResponse(text=text, delta=delta) async for text, delta in call.astream())
 
     # From messages to tokens and back
 
@@ -340,89 +274,54 @@ class LoraLLM(LLM):
             self._model = load_local_model(self.base_model, self.adapter, self.batch_size)
         return self._model
 
-    def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> GenerationRequest:
-        schema = request_schema(kwargs.get("response_format"))
-        return self._request_of_tokens(self._prompt(messages, schema), schema, kwargs)
-
-    def _completion_request(
-        self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
-    ) -> GenerationRequest:
-        """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
-        if not formatted:
-            return self._request([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
-        ids = self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return self._request_of_tokens(ids, request_schema(kwargs.get("response_format")), kwargs)
+    def _chat_call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> LocalCall:
+        options = self._options(kwargs)
+        schema = request_schema(options.response_format)
+        return self._call(self._prompt(messages, schema), options)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
-        """Token ids of the prompt, as in training: by the chat template, the schema in the system message."""
-        return render_prompt(
-            self._loaded.tokenizer,
-            messages_with_schema([_message(m) for m in messages], schema),
-            date=self._prompt_date,
-        )
+        return prompt_ids(self._loaded.tokenizer, messages, schema, date=self._prompt_date)
 
-    def _request_of_tokens(
-        self, prompt: Sequence[int], schema: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
-    ) -> GenerationRequest:
-        from ..local.generate.request import GenerationRequest, Sampling
-        from ..local.model.devices import release_idle_threads
+    def _completion_call(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> LocalCall:
+        """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
+        if not prompt:
+            raise ConfigurationError("the prompt is empty: pass a text")
+        if not formatted:
+            return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
+        options = self._options(kwargs)
+        return self._call(self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"], options)
 
-        room = self._context_window - len(prompt)
-        if room < 1:
+    def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
+        defaults = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
+        options = checked_options(CallOptions, kwargs, defaults, of="LoraLLM")
+        if options.stop and options.response_format is not None:
             raise ConfigurationError(
-                f"the prompt has {len(prompt)} tokens and the model's context window is {self._context_window}: "
-                "retrieve fewer or smaller chunks"
+                "stop= would cut a structured answer into broken JSON, and its grammar ends it: leave stop= out"
             )
-        limit = int(kwargs.get("max_new_tokens") or kwargs.get("max_tokens") or self.max_new_tokens)
-        request = GenerationRequest(
-            prompt=tuple(prompt),
-            max_new_tokens=min(limit, room),
-            sampling=Sampling(
-                temperature=float(kwargs.get("temperature", self.temperature)),
-                top_k=int(kwargs.get("top_k", self.top_k)),
-                top_p=float(kwargs.get("top_p", self.top_p)),
-                seed=kwargs.get("seed"),
-            ),
-            grammar=(
-                self._loaded.grammar(kwargs.get("grammar_schema", schema), schema_key(schema), self.bounds)
-                if schema is not None and self.constrained
-                else None
-            ),
-        )
-        release_idle_threads()  # those of this thread, which may have loaded the model
-        return request
+        return options
 
-    def _generate(self, request: GenerationRequest) -> tuple[GenerationRequest, GenerationResult]:
+    def _call(self, prompt: Sequence[int], options: CallOptions) -> LocalCall:
+        schema, grammar = request_schema(options.response_format), None
+        if schema is not None:
+            name = options.response_format["json_schema"].get("name")
+            self._untrained.warn_of(schema, name, self.trained_schemas, self.bounds)
+            if self.constrained:
+                wanted = schema if options.grammar_schema is None else options.grammar_schema
+                grammar = self._loaded.grammar(wanted, schema_key(schema), self.bounds)
         try:
-            return request, result_of(self._loaded.engine.submit(request))
-        finally:
-            request.cancelled = True
-
-    async def _agenerate(self, request: GenerationRequest) -> tuple[GenerationRequest, GenerationResult]:
-        try:
-            return request, await asyncio.wrap_future(self._loaded.engine.submit(request))
-        finally:
-            request.cancelled = True
-
-    def _stream(self, request: GenerationRequest) -> Any:
-        from ..local.generate.streaming import stream
-
-        return stream(self._loaded.engine, self._loaded.tokenizer, request)
-
-    def _astream(self, request: GenerationRequest) -> Any:
-        from ..local.generate.streaming import astream
-
-        return astream(self._loaded.engine, self._loaded.tokenizer, request)
-
-    def _chat_response(self, request: GenerationRequest, result: GenerationResult) -> ChatResponse:
-        completion = self._completion(request, result)
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
-        return ChatResponse(message=message, raw=completion.raw)
-
-    def _completion(self, request: GenerationRequest, result: GenerationResult) -> CompletionResponse:
-        text = self._loaded.tokenizer.decode(result.tokens, skip_special_tokens=True)
-        usage = {"prompt_tokens": len(request.prompt), "completion_tokens": len(result.tokens)}
-        return CompletionResponse(text=text, raw={"usage": usage, "finish_reason": result.finish_reason})
+            return LocalCall.of(
+                self._loaded, prompt, options, grammar=grammar, context_window=self._context_window
+            )
+        except PromptTooLongError as error:
+            if schema is None:
+                raise
+            room = schema_room(self._loaded.tokenizer, schema)
+            raise PromptTooLongError(
+                f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave "
+                f"{self._context_window - self.metadata.context_window} free for it: set schema_tokens={room}, or "
+                "pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is that of "
+                "llama_index.core.set_global_tokenizer()"
+            ) from None
 
 
 def _settings_of(card: AdapterCard) -> dict[str, Any]:
@@ -431,26 +330,9 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "bounds": card.bounds,
         "chat_prompts": card.chat_prompts,
         "max_new_tokens": card.answer_tokens,
+        "schema_tokens": card.schema_tokens,
+        "trained_schemas": list(card.schemas),
     }
-
-
-def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:
-    dispatcher.event(
-        LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
-    )
-
-
-def _partial(response: ChatResponse, output_cls: type[BaseModel], previous: Any) -> Any:
-    """The object as far as its JSON goes; ``previous``, the one before, where that cannot be parsed yet."""
-    return process_streaming_objects(
-        response, output_cls, cur_objects=None if previous is None else [previous]
-    )
-
-
-def _message(message: ChatMessage) -> Message:
-    if any(not isinstance(block, TextBlock) for block in message.blocks):
-        raise ConfigurationError("a message has a block that is not text; a local model reads text only")
-    return Message(role=message.role.value, content=message.content or "")
 
 
 def _chat_chunk(text: str, delta: str) -> ChatResponse:

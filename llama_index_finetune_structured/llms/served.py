@@ -13,13 +13,12 @@ from llama_index.core.prompts.base import SelectorPromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
-from ..example import Message
-from ..formats.wire import message_to_wire
 from ..local.model.adapter import read_folder_card
 from ..local.model.prompts import messages_with_schema
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
+from .local_calls import trained_messages
 from .structured import parse_response, request_schema, with_schema
 
 __all__ = ["ServedLora", "served_llm"]
@@ -157,7 +156,7 @@ class ServedLora(HostedOpenAILike):
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> list[ChatMessage]:
         """The messages as in training: the schema, without bounds, at the end of the leading system message."""
-        plain = [Message(**message_to_wire(message)) for message in messages]
+        plain = trained_messages(messages)
         schema = request_schema(kwargs.get("response_format"))
         return [ChatMessage(**message) for message in messages_with_schema(plain, schema)]
 
@@ -201,5 +200,6 @@ def served_llm(
         "transport": "json_schema",
     }
     if card.context_window is not None:
-        as_trained["context_window"] = card.context_window
+        # LlamaIndex packs texts into the window before the schema is added to the prompt.
+        as_trained["context_window"] = card.context_window - (card.schema_tokens or 0)
     return ServedLora(model=model, api_base=api_base, api_key=api_key, **{**as_trained, **options})

@@ -114,8 +114,8 @@ def test_stop_words_cut_the_answer(stop: Any, llm: GradientBaseModelLLM) -> None
 
 
 def test_options_that_the_protocol_does_not_have_are_refused(llm: GradientBaseModelLLM) -> None:
-    with pytest.raises(ConfigurationError, match="no logit_bias"):
-        llm.complete("hello", logit_bias={})
+    with pytest.raises(ConfigurationError, match="no keyword logit_bias"):
+        llm.complete("hello", logit_bias={"1": 2})
 
 
 @pytest.mark.parametrize("tokens", [0, 512])

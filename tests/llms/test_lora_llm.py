@@ -21,7 +21,11 @@ from llama_index.core.schema import TextNode
 from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured import LoraLLM
-from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+from llama_index_finetune_structured.errors import (
+    ConfigurationError,
+    PromptTooLongError,
+    StructuredAnswerError,
+)
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from tests.llms.structured_events import StructuredEvents
 
@@ -180,7 +184,7 @@ def test_a_prefix_that_calls_share_is_computed_once(llm: LoraLLM, batches: _Batc
 
 
 def test_rows_that_have_ended_leave_the_batch(llm: LoraLLM, batches: _Batches) -> None:
-    requests = [llm._completion_request("go on", False, {"max_new_tokens": n}) for n in (2, 2, 2, 20)]
+    requests = [llm._completion_call("go on", False, {"max_new_tokens": n}).request for n in (2, 2, 2, 20)]
     for answer in [llm._loaded.engine.submit(request) for request in requests]:
         answer.result()
     assert batches.sizes[-1] == 1
@@ -237,7 +241,7 @@ def test_an_answer_that_reached_a_bound_is_reported(
 
 
 def test_a_prompt_beyond_the_context_window_is_refused_with_the_fix(llm: LoraLLM) -> None:
-    with pytest.raises(ConfigurationError, match="retrieve fewer"):
+    with pytest.raises(PromptTooLongError, match="retrieve fewer"):
         llm.complete("x" * 9000)
 
 
@@ -255,7 +259,7 @@ def test_a_picture_is_refused(llm: LoraLLM) -> None:
 
 def test_metadata_needs_no_weights(tiny_llama: Path) -> None:
     llm = LoraLLM(base_model=str(tiny_llama))
-    assert llm.metadata.context_window == 8192
+    assert llm.metadata.context_window == 8192 - 1024, "room for a schema"
     assert llm.metadata.is_chat_model
     assert llm._model is None
 

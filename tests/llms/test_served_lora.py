@@ -213,7 +213,7 @@ def test_a_merged_folder_is_enough_for_the_prompts_of_training(
     merged = export_adapter(adapter, tmp_path / "merged")
     llm = served_llm(merged, model="tuned", api_base=server.base, api_key=server.key)
     assert llm.bounds == _llm(adapter, server).bounds
-    assert llm.metadata.context_window == 8192
+    assert llm.metadata.context_window == LoraLLM.from_merged(merged).metadata.context_window < 8192
     with pytest.raises(ConfigurationError, match=r"finetune_structured\.json"):
         served_llm(tmp_path, model="tuned", api_base=server.base)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 
-from .kv_cache import KVCacheModel
+from .kv_cache import KeyValues, KVCacheModel
 from .prefix_cache import PrefixCache
 from .request import GenerationRequest
 from .sequence import GeneratedSequence
 
 __all__ = ["BatchDecoder", "PaddedDecoder"]
+
+_logger = logging.getLogger(__name__)
 
 
 class BatchDecoder:
@@ -31,29 +34,58 @@ class BatchDecoder:
     def join(self, request: GenerationRequest) -> None:
         """Prefill the prompt, reusing cached prefixes, and choose the first token of the answer."""
         sequence, slot = GeneratedSequence(request, self._stop_ids), len(self.sequences)
-        cached = self._model.load(slot, self._prefixes.find(request.prompt))
+        cached = self._model.load(slot, self._cached_parts(request))
         logits = self._model.prefill(slot, request.prompt, cached)
-        self._prefixes.add(request.prompt, lambda start, stop: self._model.save(slot, start, stop))
+        self._cache_prompt(request, slot)
         sequence.length = len(request.prompt)
         sequence.append(sequence.choose(logits, int(logits.argmax())))
         if not sequence.ended:
             self.sequences.append(sequence)
 
+    def _cached_parts(self, request: GenerationRequest) -> list[KeyValues]:
+        try:
+            return self._prefixes.find(request.prompt)
+        except Exception:
+            self._forget_prefixes()
+            return []
+
+    def _cache_prompt(self, request: GenerationRequest, slot: int) -> None:
+        try:
+            self._prefixes.add(request.prompt, lambda start, stop: self._model.save(slot, start, stop))
+        except Exception:
+            self._forget_prefixes()
+
+    def _forget_prefixes(self) -> None:
+        """Start an empty prefix cache: it saves time only, so its failure is no reason to fail a request."""
+        _logger.warning("the prefix cache failed and was emptied", exc_info=True)
+        self._prefixes = PrefixCache()
+
     def step(self) -> None:
-        """Run one forward for all sequences; each gets at least one more token."""
-        drafts = [sequence.draft() for sequence in self.sequences]
+        """Run one forward for all sequences; each gets at least one more token.
+
+        Where a sequence's own grammar or sampling fails, that sequence ends with the error and the others go on.
+        """
+        drafts = [_draft(sequence) for sequence in self.sequences]
         inputs = [
             [sequence.tokens[-1], *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)
         ]
         logits = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
         for sequence, draft, scores in zip(self.sequences, drafts, logits, strict=True):
-            _verify(sequence, draft, scores)
+            try:
+                _verify(sequence, draft, scores)
+            except Exception as error:
+                sequence.fail(error)
         self._remove_ended()
 
     def clear(self) -> None:
         """Drop all sequences and free their KV cache; the prefix cache stays."""
         self.sequences = []
         self._model.release()
+
+    def reset(self) -> None:
+        """Drop all sequences and both caches, whatever state they are in."""
+        self.sequences, self._prefixes = [], PrefixCache()
+        self._model.reset()
 
     def _remove_ended(self) -> None:
         """Remove ended sequences, and fill their slots from the end, because ``extend`` uses slots 0, 1, 2, ..."""
@@ -63,6 +95,15 @@ class BatchDecoder:
                 if slot < len(self.sequences):
                     self._model.move(len(self.sequences), slot, last.length)
                     self.sequences[slot] = last
+
+
+def _draft(sequence: GeneratedSequence) -> list[int]:
+    """The sequence's draft tokens. Without them it is slower, not wrong: none where they cannot be had."""
+    try:
+        return sequence.draft()
+    except Exception:
+        _logger.warning("no draft tokens", exc_info=True)
+        return []
 
 
 def _verify(sequence: GeneratedSequence, draft: list[int], logits: torch.Tensor) -> None:
@@ -115,18 +156,25 @@ class PaddedDecoder:
         """Drop all sequences."""
         self.sequences = []
 
+    reset = clear
+
     def _choose(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Logits processor that lets each sequence choose its token: all others get minus infinity.
 
         ``scores``: [sequences, tokens of the vocabulary], as the result. Ended sequences get a stop token.
         """
-        chosen = [
-            min(self._stop_ids) if sequence.ended else sequence.choose(scores[n], int(scores[n].argmax()))
-            for n, sequence in enumerate(self.sequences)
-        ]
-        for sequence, token in zip(self.sequences, chosen, strict=True):
-            if not sequence.ended:
-                sequence.append(token)
+        chosen = [self._next_token(sequence, scores[n]) for n, sequence in enumerate(self.sequences)]
         only_chosen = torch.full_like(scores, float("-inf"))
         only_chosen[torch.arange(len(chosen)), chosen] = 0
         return only_chosen
+
+    def _next_token(self, sequence: GeneratedSequence, logits: torch.Tensor) -> int:
+        """Choose and append a sequence's token by logits [vocabulary]; a stop token once it has ended or failed."""
+        if not sequence.ended:
+            try:
+                token = sequence.choose(logits, int(logits.argmax()))
+                sequence.append(token)
+                return token
+            except Exception as error:
+                sequence.fail(error)
+        return min(self._stop_ids)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 import torch
 
+from ...forks import reset_after_fork
 from ..model.devices import release_idle_threads
 from .decoders import BatchDecoder, PaddedDecoder
 from .kv_cache import supports_kv_cache_slots
@@ -23,8 +25,16 @@ _logger = logging.getLogger(__name__)
 _GATHER_S = 0.02  # chosen: concurrent callers submit within it; short beside an answer
 
 
+class _EngineThread(threading.Thread):
+    """The thread of an engine, by its type distinct from threads that wait for answers."""
+
+
 class GenerationEngine:
     """A causal LM behind a queue. Its thread starts with the first request and ends when the queue is empty.
+
+    Every submitted request ends with an answer or an error, whatever fails. When the interpreter ends and no
+    thread is left that could wait for an answer, the open requests end with an error. A forked child starts with
+    an empty queue and empty caches.
 
     ``stop_ids``: tokens that end an answer. ``pad_id``: padding for models without KV cache slots.
     ``batch_size``: most requests generated together.
@@ -33,38 +43,84 @@ class GenerationEngine:
     def __init__(self, model: Any, *, stop_ids: Sequence[int], pad_id: int, batch_size: int) -> None:
         self.model, self.batch_size = model.eval(), batch_size
         self._decoder = _decoder(self.model, frozenset(stop_ids), pad_id)
+        self._reset_queue()
+        reset_after_fork(self)
+
+    def _reset_queue(self) -> None:
         self._waiting: deque[GenerationRequest] = deque()
+        self._joining: GenerationRequest | None = None
         self._lock = threading.Lock()
-        self._running = False
+        self._thread: threading.Thread | None = None
+
+    def after_fork(self) -> None:
+        """Forget the parent's requests, and its thread, which was perhaps in the middle of a forward."""
+        self._reset_queue()
+        self._decoder.reset()
 
     def submit(self, request: GenerationRequest) -> Future[GenerationResult]:
         """Queue a request. Its future ends with the result, or with the error that the model raised."""
         with self._lock:
             self._waiting.append(request)
-            if not self._running:
-                self._running = True
-                release_idle_threads()
-                # Not a daemon, explicitly, since threads inherit that from a daemon thread: a daemon that still
-                # computes while Python shuts down aborts the process.
-                threading.Thread(target=self._work, name="local-model", daemon=False).start()
+            requests, failure = list[GenerationRequest](), None
+            try:
+                if self._thread is None or not self._thread.is_alive():
+                    self._start()
+            except BaseException as error:  # the system has no thread left
+                requests, failure = self._taken_queue(), error
+        if failure is not None:
+            _fail(requests, failure)
         return request.future
 
-    @torch.inference_mode()
+    def _start(self) -> None:
+        release_idle_threads()
+        # Not a daemon, explicitly, since threads inherit that from a daemon thread: a daemon that still computes
+        # while Python shuts down aborts the process.
+        thread = _EngineThread(target=self._work, name="local-model", daemon=False)
+        thread.start()
+        self._thread = thread
+
     def _work(self) -> None:
+        failure: BaseException = RuntimeError("the thread that runs the model ended")
+        try:
+            self._answer_all()
+        except BaseException as error:
+            failure = error
+        finally:
+            self._end(failure)
+
+    def _end(self, failure: BaseException) -> None:
+        """Fail the open requests where the thread's loop itself failed.
+
+        Where it ended in order, another thread may already answer later requests.
+        """
+        requests = list[GenerationRequest]()
+        with self._lock:
+            if self._thread is threading.current_thread():
+                self._thread, requests = None, self._taken_batch() + self._taken_queue()
+        _fail(requests, failure)
+
+    @torch.inference_mode()
+    def _answer_all(self) -> None:
         time.sleep(_GATHER_S)  # requests submitted together then share the first forwards
         while not self._is_done():
-            self._join()
-            self._step()
+            try:
+                if _nobody_waits():
+                    raise RuntimeError("the interpreter is shutting down: the answer was not generated")
+                self._join()
+                self._step()
+            except BaseException as error:
+                _fail(self._taken_batch() + self._taken_queue(), error)
 
     def _is_done(self) -> bool:
         """Whether no work is left; the thread then ends, and the next request starts another."""
         if self._decoder.sequences:
             return False
         with self._lock:
-            self._running = bool(self._waiting)
-            if not self._running:
-                self._decoder.clear()
-            return not self._running
+            if self._waiting:
+                return False
+            self._thread = None
+            self._clear()
+            return True
 
     def _join(self) -> None:
         """Let waiting requests join the batch, up to ``batch_size``."""
@@ -72,28 +128,68 @@ class GenerationEngine:
             try:
                 self._decoder.join(request)
             except BaseException as error:
-                if not request.future.done():
-                    request.future.set_exception(error)
+                _fail([request], error)
+            self._joining = None
 
     def _next(self) -> GenerationRequest | None:
         """The next waiting request that is not cancelled."""
         with self._lock:
             while self._waiting:
                 request = self._waiting.popleft()
-                if request.future.set_running_or_notify_cancel() and not request.cancelled:
+                if request.cancelled:
+                    request.future.cancel()
+                if request.future.set_running_or_notify_cancel():
+                    self._joining = request
                     return request
         return None
 
     def _step(self) -> None:
-        sequences = self._decoder.sequences
-        if not sequences:
-            return
+        if self._decoder.sequences:
+            try:
+                self._decoder.step()
+            except BaseException as error:
+                _fail(self._taken_batch(), error)
+
+    def _taken_batch(self) -> list[GenerationRequest]:
+        """The requests of the batch and the one that is about to join it, none of which is continued."""
+        requests = [sequence.request for sequence in self._decoder.sequences]
+        if self._joining is not None:
+            requests.append(self._joining)
+        self._joining = None
+        self._clear()
+        return requests
+
+    def _taken_queue(self) -> list[GenerationRequest]:
+        """The waiting requests, removed from the queue."""
+        requests = list[GenerationRequest]()
+        while self._waiting:
+            requests.append(self._waiting.popleft())
+        return requests
+
+    def _clear(self) -> None:
+        """Drop all sequences. Failing to free their memory is no reason to fail a later request."""
         try:
-            self._decoder.step()
-        except BaseException as error:
-            for sequence in sequences:
-                sequence.fail(error)
             self._decoder.clear()
+        except BaseException:
+            _logger.warning("the KV cache could not be freed; it is rebuilt", exc_info=True)
+            self._decoder.reset()
+
+
+def _fail(requests: Sequence[GenerationRequest], error: BaseException) -> None:
+    """End requests with an error, those excepted that have ended. Runs their callbacks: not with a lock held."""
+    for request in requests:
+        with contextlib.suppress(InvalidStateError):
+            request.future.set_exception(error)
+
+
+def _nobody_waits() -> bool:
+    """Whether the interpreter ends and only engines keep it from doing so: daemon threads end with it."""
+    if threading.main_thread().is_alive():
+        return False
+    return not any(
+        thread.is_alive() and not thread.daemon and not isinstance(thread, _EngineThread)
+        for thread in threading.enumerate()
+    )
 
 
 @torch.inference_mode()

@@ -98,6 +98,10 @@ class KVCacheModel:
         # transformers renamed the argument in 5.24; the old name warns there and is gone in 5.40.
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
         self._cache: Any = DynamicCache(config=model.config)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start with new buffers, whatever state those of now are in."""
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
 
     def release(self) -> None:

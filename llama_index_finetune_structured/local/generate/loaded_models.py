@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from ...forks import reset_after_fork
 from ..model.adapter import merge_adapter, read_matching_card
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, resolve
 from ..model.devices import precision
@@ -21,8 +22,21 @@ from .grammar import AnswerGrammar, GrammarCache
 
 __all__ = ["LocalModel", "load_local_model"]
 
-_loaded: WeakValueDictionary[tuple[str, str, int], LocalModel] = WeakValueDictionary()
-_loading = threading.Lock()
+
+class _LoadedModels:
+    """The models of this process, by content of base and adapter and by batch size."""
+
+    def __init__(self) -> None:
+        self.models: WeakValueDictionary[tuple[str, str, int], LocalModel] = WeakValueDictionary()
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A new lock: another thread of the parent may have held this one."""
+        self.lock = threading.Lock()
+
+
+_loaded = _LoadedModels()
 
 
 class LocalModel:
@@ -41,6 +55,11 @@ class LocalModel:
             model, stop_ids=sorted(stops), pad_id=self.stop_id if pad is None else pad, batch_size=batch_size
         )
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the compiled grammars: the parent's thread may hold locks inside them, or the lock of the cache."""
         self._grammars: GrammarCache | None = None
         self._creating_cache = threading.Lock()
 
@@ -65,10 +84,12 @@ def load_local_model(base_model: str, adapter: Path | None, batch_size: int) -> 
     """
     base = resolve(base_model)
     key = (base.sha256, _adapter_version(adapter), batch_size)
-    with _loading:
-        model = _loaded.get(key)
+    with _loaded.lock:
+        model = _loaded.models.get(key)
         if model is None:
-            model = _loaded[key] = LocalModel(_weights(base, adapter), load_tokenizer(base), batch_size)
+            model = _loaded.models[key] = LocalModel(
+                _weights(base, adapter), load_tokenizer(base), batch_size
+            )
     return model
 
 

@@ -90,15 +90,18 @@ class PrefixCache:
     def _evict(self) -> None:
         """Remove the least recently used leaves until the limit is met."""
         while self.bytes > self._limit:
-            leaf = min((n for n in self._nodes(self._root) if not n.children), key=lambda n: n.used)
+            leaf = min((node for node in self._nodes() if not node.children), key=lambda node: node.used)
             assert leaf.parent is not None
             del leaf.parent.children[leaf.tokens[0]]
             self.bytes -= leaf.size
 
-    def _nodes(self, node: _Node) -> Iterator[_Node]:
-        for child in node.children.values():
-            yield child
-            yield from self._nodes(child)
+    def _nodes(self) -> Iterator[_Node]:
+        """All nodes but the root. Not recursive: one prompt that grows is one level a version."""
+        unseen = list(self._root.children.values())
+        while unseen:
+            node = unseen.pop()
+            unseen += node.children.values()
+            yield node
 
 
 def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:

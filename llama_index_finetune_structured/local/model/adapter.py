@@ -55,7 +55,8 @@ class AdapterCard(BaseModel):
     from the training data. ``chat_prompts``: most training prompts lead with a system message, as LlamaIndex's
     chat prompts do. ``longest_answer_tokens`` and ``rows``: of the training data. ``fingerprint``: content hash
     of data, base and settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as
-    ``2026-01-31``, in the training prompts; None where the chat template prints none.
+    ``2026-01-31``, in the training prompts; None where the chat template prints none. ``schemas``: those of the
+    training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,8 @@ class AdapterCard(BaseModel):
     fingerprint: str
     context_window: int | None = None
     prompt_date: str | None = None
+    schemas: tuple[dict[str, Any], ...] = ()
+    schema_tokens: int | None = None
 
     @property
     def answer_tokens(self) -> int:

@@ -1,0 +1,155 @@
+"""Calls of a local model: from messages and options to a generation request, and from its tokens to a response."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from pydantic import ValidationError
+
+from ..background import result_of
+from ..errors import ConfigurationError, DatasetError, PromptTooLongError
+from ..example import Message
+from ..formats.wire import message_of
+from ..local.model.prompts import messages_with_schema, render_prompt
+from .call_options import CallOptions
+
+if TYPE_CHECKING:
+    from ..local.generate.grammar import AnswerGrammar
+    from ..local.generate.loaded_models import LocalModel
+    from ..local.generate.request import GenerationRequest, GenerationResult
+    from ..local.generate.stop_texts import StopTexts
+
+__all__ = ["LocalCall", "as_chat", "prompt_ids", "schema_room", "trained_messages"]
+
+
+@dataclass(frozen=True)
+class LocalCall:
+    """One call of a loaded model. Each may be generated once, in one of four ways."""
+
+    model: LocalModel
+    request: GenerationRequest
+    stops: StopTexts
+
+    @classmethod
+    def of(
+        cls,
+        model: LocalModel,
+        prompt: Sequence[int],
+        options: CallOptions,
+        *,
+        grammar: AnswerGrammar | None,
+        context_window: int,
+    ) -> LocalCall:
+        """The call that continues ``prompt``, token ids.
+
+        Raises ConfigurationError for an empty prompt and PromptTooLongError where no room is left for an answer.
+        """
+        from ..local.generate.request import GenerationRequest, Sampling
+        from ..local.generate.stop_texts import StopTexts
+        from ..local.model.devices import release_idle_threads
+
+        if not prompt:
+            raise ConfigurationError("the prompt has no tokens: pass a text that is not empty")
+        room = context_window - len(prompt)
+        if room < 1:
+            raise PromptTooLongError(
+                f"the prompt has {len(prompt)} tokens and the model's context window is {context_window}: "
+                "retrieve fewer or smaller chunks"
+            )
+        sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+        request = GenerationRequest(
+            tuple(prompt), min(options.max_new_tokens, room), sampling=sampling, grammar=grammar
+        )
+        release_idle_threads()  # those of this thread, which may have loaded the model
+        return cls(model, request, StopTexts(options.stop))
+
+    def complete(self) -> CompletionResponse:
+        """The answer, waited for."""
+        try:
+            return self._completion(result_of(self._submitted()))
+        finally:
+            self.request.cancelled = True
+
+    async def acomplete(self) -> CompletionResponse:
+        """The answer, awaited."""
+        try:
+            return self._completion(await asyncio.wrap_future(self._submitted()))
+        finally:
+            self.request.cancelled = True
+
+    def stream(self) -> Any:
+        """The answer as an iterator of (text so far, new text)."""
+        from ..local.generate.streaming import stream
+
+        return stream(self.model.engine, self.model.tokenizer, self.request, self.stops)
+
+    def astream(self) -> Any:
+        """The answer as an asynchronous iterator of (text so far, new text)."""
+        from ..local.generate.streaming import astream
+
+        return astream(self.model.engine, self.model.tokenizer, self.request, self.stops)
+
+    def _submitted(self) -> Any:
+        self.stops.end(self.request, self.model.tokenizer)
+        return self.model.engine.submit(self.request)
+
+    def _completion(self, result: GenerationResult) -> CompletionResponse:
+        decoded = self.model.tokenizer.decode(result.tokens, skip_special_tokens=True)
+        text, stopped = self.stops.cut(decoded)
+        usage = {"prompt_tokens": len(self.request.prompt), "completion_tokens": len(result.tokens)}
+        reason = "stop" if stopped else result.finish_reason
+        return CompletionResponse(text=text, raw={"usage": usage, "finish_reason": reason})
+
+
+def as_chat(completion: CompletionResponse) -> ChatResponse:
+    """The chat response with the text of a completion."""
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
+    return ChatResponse(message=message, raw=completion.raw)
+
+
+def prompt_ids(
+    tokenizer: Any,
+    messages: Sequence[ChatMessage],
+    schema: Mapping[str, Any] | None,
+    *,
+    date: str | None = None,
+) -> list[int]:
+    """Token ids of the prompt, as in training: by the chat template, the schema in the system message.
+
+    ``date``: as for ``render_prompt``. Raises ConfigurationError without messages, and as ``trained_messages``.
+    """
+    if not messages:
+        raise ConfigurationError("there are no messages to answer: pass one at least")
+    return render_prompt(tokenizer, messages_with_schema(trained_messages(messages), schema), date=date)
+
+
+def trained_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    """LlamaIndex's messages in the form in which captured ones are trained.
+
+    Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
+    text.
+    """
+    return [_message(n, message) for n, message in enumerate(messages)]
+
+
+def _message(number: int, message: ChatMessage) -> Message:
+    try:
+        return message_of(message, text_only=True)
+    except DatasetError as error:
+        raise ConfigurationError(f"message {number}: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"] for problem in error.errors(include_url=False))
+        raise ConfigurationError(f"message {number} ({message.role.value}): {problems}") from error
+
+
+def schema_room(tokenizer: Any, schema: Mapping[str, Any]) -> int:
+    """How many tokens longer a prompt is with the schema, a system message for it included."""
+    question = [Message(role="user", content="?")]
+    plain, asked = (
+        render_prompt(tokenizer, messages_with_schema(question, wanted)) for wanted in (None, schema)
+    )
+    return len(asked) - len(plain)

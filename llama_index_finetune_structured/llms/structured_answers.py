@@ -1,0 +1,168 @@
+"""Structured calls of a local model: an object, a stream of objects, or an LLM for one class."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictStartEvent,
+)
+from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.program.utils import process_streaming_objects
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index_instrumentation import get_dispatcher
+from pydantic import BaseModel, Field
+
+from ..local.schema.bounds import AnswerBounds
+from .structured import StructuredCall
+from .structured_lora import StructuredLoraLLM
+
+__all__ = ["StructuredAnswersLLM"]
+
+dispatcher = get_dispatcher(__name__)
+
+
+class StructuredAnswersLLM(LLM):
+    """What ``LoraLLM`` adds to a chat model: structured calls by ``response_format``, with a second attempt.
+
+    Attributes:
+        constrained: Hold structured answers to their schema by a grammar; True by default.
+        bounds: Bounds of lists and strings.
+        chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+    """
+
+    constrained: bool = Field(
+        default=True, description="Hold structured answers to their schema by a grammar."
+    )
+    bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
+    chat_prompts: bool = Field(
+        default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
+    )
+
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+        """An LLM whose answers are objects of ``output_cls``; query engines leave room for exactly its schema.
+
+        Args:
+            output_cls: Class of the answers.
+            **kwargs: Fields of LlamaIndex's ``StructuredLLM``.
+        """
+        return StructuredLoraLLM(llm=self, output_cls=output_cls, **kwargs)
+
+    @dispatcher.span
+    def structured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """The answer as ``output_cls``.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt: The prompt template.
+            llm_kwargs: Keywords of the call, such as ``temperature``.
+            **prompt_args: Variables of the template.
+
+        Raises:
+            StructuredAnswerError: The answer does not fit, and the second attempt neither.
+        """
+        _emit_start(output_cls, prompt, prompt_args)
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        for keywords in call.attempts():
+            call.record(self.chat(messages, **keywords))
+        result = call.result()
+        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
+        return result
+
+    @dispatcher.span
+    async def astructured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """``structured_predict()`` for asyncio; concurrent calls share batches.
+
+        Args:
+            output_cls: Class of the answer.
+            prompt: The prompt template.
+            llm_kwargs: Keywords of the call, such as ``temperature``.
+            **prompt_args: Variables of the template.
+
+        Raises:
+            StructuredAnswerError: As ``structured_predict()``.
+        """
+        _emit_start(output_cls, prompt, prompt_args)
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        for keywords in call.attempts():
+            call.record(await self.achat(messages, **keywords))
+        result = call.result()
+        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
+        return result
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        for keywords in call.attempts():
+            partial: Any = None
+            response: ChatResponse | None = None
+            for response in self.stream_chat(messages, **keywords):
+                partial = _partial(response, output_cls, partial)
+                yield partial
+            call.record(response)
+        yield call.result()
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+
+        async def partials() -> AsyncGenerator[Any, None]:
+            for keywords in call.attempts():
+                partial: Any = None
+                response: ChatResponse | None = None
+                async for response in await self.astream_chat(messages, **keywords):
+                    partial = _partial(response, output_cls, partial)
+                    yield partial
+                call.record(response)
+            yield call.result()
+
+        return partials()
+
+    def _messages(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
+        """The prompt's messages, in the form (chat or plain) in which the training data had them."""
+        llm = self if self.chat_prompts else None
+        return self._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
+
+    def _structured_call(
+        self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None
+    ) -> StructuredCall:
+        return StructuredCall(output_cls, llm_kwargs, self.bounds if self.constrained else None)
+
+
+def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:
+    dispatcher.event(
+        LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
+    )
+
+
+def _partial(response: ChatResponse, output_cls: type[BaseModel], previous: Any) -> Any:
+    """The object as far as its JSON goes; ``previous``, the one before, where that cannot be parsed yet."""
+    return process_streaming_objects(
+        response, output_cls, cur_objects=None if previous is None else [previous]
+    )

@@ -1,0 +1,46 @@
+"""LoraLLM for one class: what its ``as_structured_llm`` returns."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from llama_index.core.base.llms.types import LLMMetadata
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.program.function_program import get_function_tool
+from llama_index.core.utilities.token_counting import TokenCounter
+from pydantic import BaseModel, PrivateAttr
+
+__all__ = ["StructuredLoraLLM"]
+
+
+class _KnowsSchemaRoom(Protocol):
+    """The LLM inside: its metadata for a class, with room for the class's schema."""
+
+    def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata: ...
+
+
+class StructuredLoraLLM(StructuredLLM):
+    """LlamaIndex's ``StructuredLLM`` over a ``LoraLLM``, with room for exactly the schema of ``output_cls``.
+
+    Attributes:
+        llm: The ``LoraLLM``.
+        output_cls: Class of the answers.
+    """
+
+    _metadata: LLMMetadata | None = PrivateAttr(default=None)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The LLM's metadata, its context window less what the schema takes.
+
+        Raises:
+            ConfigurationError: Schema and answer leave no room for a text.
+        """
+        if self._metadata is None:
+            inner: Any = self.llm
+            metadata = cast(_KnowsSchemaRoom, inner).metadata_for(self.output_cls)
+            # LlamaIndex itself leaves room for the class as a tool, which is not sent.
+            tool = get_function_tool(self.output_cls).metadata.to_openai_tool()
+            window = metadata.context_window + TokenCounter().estimate_tokens_in_tools([tool])
+            self._metadata = metadata.model_copy(update={"context_window": window})
+        return self._metadata
