@@ -16,7 +16,7 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "example", "files", "forks", "jsonl", "jsonl_store", "json_schema", "background",
+    "errors", "lazy", "printable", "example", "files", "forks", "jsonl", "jsonl_store", "json_schema", "background",
     "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [

@@ -58,8 +58,11 @@ def export(
     if examples is None:
         return Result(data, tuple(shown))
     result = _parity(adapter, output, format, base_model, examples)
-    data["parity"] = result.model_dump(mode="json", exclude={"answers"}) | {"failures": result.failures}
-    return Result(data, (*shown, result.table(), result.verdict()), ok=result.passed)
+    data["parity"] = result.model_dump(mode="json", exclude={"answers"}) | {
+        "failures": result.failures,
+        "problems": result.problems(),
+    }
+    return Result(data, (*shown, result.table(), result.verdict(), *result.problems()), ok=result.passed)
 
 
 def _parity(

@@ -10,16 +10,18 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
 from ...errors import ConfigurationError, MissingDependencyError
 from ...example import answer_value, canonical_json, content_hash
 from .answer_log import AnswerLog, RawAnswer
+from .redacted import error_text
 from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
 from .tracing import Tracer, tracing
@@ -163,9 +165,9 @@ async def _answer(
     if error is None:
         try:
             return answer.model_copy(update=_reply_fields(reply))
-        except ValueError as caught:  # the answer has no JSON form
-            error = caught
-    return answer.model_copy(update=_error_fields(error, timeout_s))
+        except Exception as caught:  # the answer has no JSON form, or its own serializer is broken
+            return answer.model_copy(update=_error_fields(caught, timeout_s, system) | {"failed": False})
+    return answer.model_copy(update=_error_fields(error, timeout_s, system))
 
 
 async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
@@ -178,20 +180,37 @@ async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
 
 def _reply_fields(reply: Reply) -> dict[str, Any]:
     """The fields of a RawAnswer that a reply fills; raises ValueError where the answer has no JSON form."""
-    value = answer_value(reply.answer) if isinstance(reply.answer, BaseModel) else reply.answer
+    value = _json_value(reply.answer)
     if isinstance(value, dict | list):
         return {"text": canonical_json(value), "value": value, "sources": reply.sources}
     return {"text": "" if value is None else str(value), "sources": reply.sources}
 
 
-def _error_fields(error: Exception, timeout_s: float) -> dict[str, Any]:
+def _json_value(answer: Any) -> Any:
+    """The answer as text, None or a JSON value; raises ValueError or TypeError for what has no JSON form."""
+    if answer is None or isinstance(answer, str):
+        return answer
+    if isinstance(answer, BaseModel):
+        return answer_value(answer)
+    if isinstance(answer, Mapping | list | tuple | set | frozenset | bool | int | float) or is_dataclass(
+        answer
+    ):
+        value = to_jsonable_python(dict(answer) if isinstance(answer, Mapping) else answer)
+        return value if isinstance(value, dict | list) else canonical_json(value)
+    raise TypeError(
+        f"the system returned {type(answer).__name__}; expected a Pydantic object, a dict or list, JSON text, or a "
+        "response of LlamaIndex"
+    )
+
+
+def _error_fields(error: Exception, timeout_s: float, system: System) -> dict[str, Any]:
     """The fields of a RawAnswer that an error fills.
 
     ValueError and TypeError mean an answer that does not fit its schema, which is kept; any other error means
     that the call failed and may be repeated. So does ConfigurationError, though a ValueError: a model that does
     not load, or a prompt longer than the context window.
     """
-    text = " ".join(str(error).split())[:ERROR_CHARACTERS]
+    text = error_text(error, system)[:ERROR_CHARACTERS]
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not text:
         text = f"no answer within {timeout_s:g} s"
     failed = isinstance(error, ConfigurationError) or not isinstance(error, ValueError | TypeError)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, answer_value, canonical_json, json_span
 from ...json_schema import first_error
 
-__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of", "targets_of"]
+__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of"]
 
 ERROR_CHARACTERS = 500
 """Errors are stored cut to this length (chosen: a whole message of most providers, without a dumped prompt)."""
@@ -61,14 +60,6 @@ class AnswerTarget:
         except ValueError as error:
             raise StructuredAnswerError(f"not JSON: {error}") from error
         return valid
-
-
-def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) -> list[AnswerTarget]:
-    """The target of every example; see ``target_of``. Raises DatasetError, also for an empty data set."""
-    targets = [target_of(example, output_cls) for example in examples]
-    if not targets:
-        raise DatasetError("nothing to compare on: the data set is empty")
-    return targets
 
 
 def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
