@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ...errors import ConfigurationError, MissingDependencyError
 from ...example import answer_value, canonical_json, content_hash
+from ...printable import one_line
 from .answer_log import AnswerLog, RawAnswer
 from .redacted import error_text
 from .systems import Reply, System, ask_system, check_askable, fingerprint
@@ -91,7 +92,7 @@ async def _ask_all(
         with tqdm(
             total=total,
             initial=total - len(missing),
-            desc=name,
+            desc=one_line(name),
             unit="answer",
             disable=not asking.show_progress,
         ) as bar:
