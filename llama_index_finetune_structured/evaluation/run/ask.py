@@ -192,7 +192,8 @@ def _json_value(answer: Any) -> Any:
     if answer is None or isinstance(answer, str):
         return answer
     if isinstance(answer, BaseModel):
-        return answer_value(answer)
+        value = answer_value(answer)
+        return value if isinstance(value, dict | list) else canonical_json(value)
     if isinstance(answer, Mapping | list | tuple | set | frozenset | bool | int | float) or is_dataclass(
         answer
     ):
@@ -219,9 +220,13 @@ def _error_fields(error: Exception, timeout_s: float, system: System) -> dict[st
 
 
 def _key(identity: str, target: AnswerTarget) -> str:
-    """Key of one call in the log. The schema enters as text, as another key order makes another prompt."""
-    example = target.example
-    return content_hash([identity, example.id, example.query, json.dumps(target.schema)])
+    """Key of one call in the log. The schema enters as text, as another key order makes another prompt.
+
+    The class enters by its name, as an LLM raises for an answer that it refuses.
+    """
+    example, cls = target.example, target.output_cls
+    name = None if cls is None else f"{cls.__module__}.{cls.__qualname__}"
+    return content_hash([identity, example.id, example.query, json.dumps(target.schema), name])
 
 
 def _wall_seconds(answers: Sequence[RawAnswer]) -> float:
