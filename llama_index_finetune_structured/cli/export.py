@@ -20,6 +20,7 @@ from ..local.export.serving import serving_commands
 from ..local.model.adapter import find_adapter
 from .command import Result, command
 from .schema_option import SchemaOption, answer_class
+from .trained import require_readable
 
 __all__ = ["export", "register"]
 
@@ -45,6 +46,7 @@ def export(
     on top of gguf-base. With --check both get the same prompts and are compared field by field.
     """
     adapter = find_adapter(model)
+    require_readable(adapter)
     examples = (
         None if check is None else list(FinetuneDataset.load(check))
     )  # an error before anything is written
