@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
 from .build_folder import BuildSettings, held_out_path, open_build_folder
 from .command import FEW_ROWS, Result, command, counted, say
+from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
 
 __all__ = ["bm25_retriever", "register"]
@@ -86,11 +87,12 @@ def build(
     )
     if labels is not None:
         rows = list(_labelled_rows(retriever, labels, output_cls))
-        open_build_folder(output, settings)
+        remember_schema(open_build_folder(output, settings), schema, output_cls)
         return _save(rows, output, validation, seed)
     llm = hosted_teacher(str(teacher), api_base, top_k * chunk_size)
     own_questions = None if questions is None else read_questions(questions)
     build_folder = open_build_folder(output, settings)
+    remember_schema(build_folder, schema, output_cls)
     calls = TeacherCalls(llm, output_cls, build_folder, CallPolicy(concurrency=concurrency), retry_failed)
     all_questions = own_questions or calls.questions(
         nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed

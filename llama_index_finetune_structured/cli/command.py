@@ -19,6 +19,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from ..errors import FinetuneStructuredError
+from ..printable import printable
 
 __all__ = ["FEW_ROWS", "Result", "command", "counted", "say"]
 
@@ -44,7 +45,7 @@ def counted(number: int, noun: str) -> str:
 
 def say(text: str) -> None:
     """Print a progress message to stderr; stdout is reserved for the result."""
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def command(
@@ -88,17 +89,26 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 def _failed(message: str) -> Result:
     Console(stderr=True, style="red").print(
-        f"Error: {message}", markup=False, highlight=False, soft_wrap=True
+        printable(f"Error: {message}"), markup=False, highlight=False, soft_wrap=True
     )
     return Result({"error": message}, (), ok=False)
 
 
 def _print(result: Result, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(result.data, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(_json_text(result.data) + "\n")
     else:
         console = Console()
         for part in result.shown:
-            console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+            shown = printable(part) if isinstance(part, str) else part
+            console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(part, str))
     if not result.ok:
         raise typer.Exit(1)
+
+
+def _json_text(data: dict[str, Any] | list[Any]) -> str:
+    """The data as JSON; control characters that JSON allows as they are, and half surrogate pairs, are escaped too."""
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    return "".join(
+        char if char == "\n" or printable(char) == char else f"\\u{ord(char):04x}" for char in text
+    )

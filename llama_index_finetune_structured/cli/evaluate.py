@@ -13,6 +13,7 @@ from ..evaluation import Scorecard, compare
 from ..example import content_hash
 from ..llms.lora import LoraLLM
 from .command import Result, command, say
+from .schema_option import SchemaOption, answer_class
 from .scores import score_result
 from .trained import Trained, find_trained, loss_curve_of
 
@@ -34,14 +35,18 @@ def evaluate(
     ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers generated in one batch.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N examples.")] = None,
+    schema: SchemaOption = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Before and after",
 ) -> Result:
     """Send the examples' messages to the models, score every field against their answers, write a report.
 
     Answers are stored as they arrive, so the same command generates only the
-    missing ones.
+    missing ones. With --schema an answer is valid if the class accepts it, and
+    both sides are compared as the class writes them. The exit code is 1 if
+    every call to a model failed.
     """
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
+    output_cls = answer_class(schema, data)
     trained = find_trained(model)
     options = {"constrained": grammar, "batch_size": batch_size}
     systems = (
@@ -55,12 +60,14 @@ def evaluate(
         "data": str(data),
         "grammar": grammar,
         "limit": limit,
+        "schema": None if output_cls is None else schema or output_cls.__name__,
     }
     _require_same_evaluation(output / "scorecard.json", settings)
     say(f"{len(examples)} examples, {len(systems)} models")
     card = compare(
         systems,
         examples,
+        output_cls=output_cls,
         concurrency=batch_size,
         cache_dir=output / "answers" / _answers_key(trained, systems, grammar),
         notes={key: value for key, value in settings.items() if value is not None},
@@ -97,7 +104,9 @@ def _require_same_evaluation(scorecard: Path, settings: dict[str, Any]) -> None:
     if not scorecard.exists():
         return
     stored = Scorecard.from_json(scorecard).settings
-    changed = [name for name in ("model", "data", "grammar", "limit") if stored.get(name) != settings[name]]
+    changed = [
+        name for name in ("model", "data", "grammar", "limit", "schema") if stored.get(name) != settings[name]
+    ]
     if changed:
         raise ConfigurationError(
             f"{scorecard}: holds an evaluation with another {', '.join(changed)} and is not overwritten; give "

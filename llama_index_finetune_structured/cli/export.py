@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 from rich.console import RenderableType
 
 from ..dataset import FinetuneDataset
@@ -18,6 +19,8 @@ from ..local.export import FORMATS, export_adapter
 from ..local.export.serving import serving_commands
 from ..local.model.adapter import find_adapter
 from .command import Result, command
+from .schema_option import SchemaOption, answer_class
+from .trained import require_readable
 
 __all__ = ["export", "register"]
 
@@ -35,6 +38,7 @@ def export(
         typer.Option(help="Examples on which adapter and export must agree, else exit code 1."),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model on the servers.")] = "tuned",
+    schema: SchemaOption = None,
 ) -> Result:
     """Write a trained model for vLLM, SGLang, llama.cpp or Ollama, and print how to serve it.
 
@@ -42,9 +46,11 @@ def export(
     on top of gguf-base. With --check both get the same prompts and are compared field by field.
     """
     adapter = find_adapter(model)
+    require_readable(adapter)
     examples = (
         None if check is None else list(FinetuneDataset.load(check))
     )  # an error before anything is written
+    output_cls = None if check is None else answer_class(schema, check)
     if examples is not None and format == "gguf-base":
         raise ConfigurationError("--check compares the trained model; gguf-base holds only the base model")
     export_adapter(adapter, output, format=format, dtype=dtype, base_model=base_model)
@@ -57,18 +63,27 @@ def export(
         shown += [f"To serve with {server}: {line}" for server, line in commands.items()]
     if examples is None:
         return Result(data, tuple(shown))
-    result = _parity(adapter, output, format, base_model, examples)
-    data["parity"] = result.model_dump(mode="json", exclude={"answers"}) | {"failures": result.failures}
-    return Result(data, (*shown, result.table(), result.verdict()), ok=result.passed)
+    result = _parity(adapter, output, format, base_model, examples, output_cls)
+    data["parity"] = result.model_dump(mode="json", exclude={"answers"}) | {
+        "failures": result.failures,
+        "problems": result.problems(),
+    }
+    return Result(data, (*shown, result.table(), result.verdict(), *result.problems()), ok=result.passed)
 
 
 def _parity(
-    adapter: Path, output: Path, format: str, base_model: str | None, examples: list[Example]
+    adapter: Path,
+    output: Path,
+    format: str,
+    base_model: str | None,
+    examples: list[Example],
+    output_cls: type[BaseModel] | None,
 ) -> Parity:
     """Compare the answers of the export with those of the adapter it was made from."""
     moved = {} if base_model is None else {"base_model": base_model}
     with open_export(output, adapter, format=format, base_model=base_model) as llm:
-        return parity(LoraLLM.from_adapter(adapter, **moved), examples, {format: llm})
+        tuned = LoraLLM.from_adapter(adapter, **moved)
+        return parity(tuned, examples, {format: llm}, output_cls=output_cls)
 
 
 def register(app: typer.Typer) -> None:

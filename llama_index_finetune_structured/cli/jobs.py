@@ -16,6 +16,7 @@ from ..engines.hosted.journal import RUNS_VARIABLE, Run, RunJournal, find_run, l
 from ..engines.hosted.providers import normal_status
 from ..engines.timeouts import SYSTEM_CLOCK
 from ..errors import FinetuneStructuredError
+from ..printable import one_line, printable
 from .command import Result, command, say
 
 __all__ = ["register"]
@@ -53,7 +54,7 @@ def show(name: RunName, runs: RunsFolder = None) -> Result:
     fields = Table.grid(padding=(0, 2))
     for field, value in run.model_dump(mode="json").items():
         if value not in (None, "", [], {}):
-            fields.add_row(field, Text(str(value)))
+            fields.add_row(field, Text(printable(str(value))))
     return Result(run.model_dump(mode="json"), (fields,))
 
 
@@ -110,7 +111,7 @@ def _table(runs: list[tuple[Path, Run]]) -> Table:
         colour = _COLOURS[normal_status(status)] if run.job_id else "magenta"
         outcome = run.fine_tuned_model or (run.error or "").partition("\n")[0]
         cells = [folder.name, run.provider, run.base_model, run.job_id or "", status, outcome, run.updated_at]
-        table.add_row(*(Text(cell, style=colour if cell is status else "") for cell in cells))
+        table.add_row(*(Text(one_line(cell), style=colour if cell is status else "") for cell in cells))
     return table
 
 

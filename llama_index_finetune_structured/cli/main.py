@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -40,4 +42,7 @@ for module in (demo, build, check, train, evaluate, report, export, jobs):
 
 def main() -> None:
     """Entry point of the ``finetune-structured`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack a character
     app()

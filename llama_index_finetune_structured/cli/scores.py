@@ -14,7 +14,10 @@ __all__ = ["score_result"]
 
 
 def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Prices | None = None) -> Result:
-    """Verdict, main figures of every system and paths of the files; with ``prices`` the break-even point."""
+    """Verdict, main figures of every system, what failed, paths of the files; with ``prices`` the break-even point.
+
+    The exit code is 1 where a system gave no answer at all: its figures say nothing about it.
+    """
     data: dict[str, Any] = {
         "verdict": card.verdict(),
         "examples": len(card.rows),
@@ -28,13 +31,17 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
             }
             for name, score in card.systems.items()
         },
+        "problems": card.problems(),
+        "left_out": len(card.left_out),
         "scorecard": str(scorecard),
         "report": str(report),
     }
-    shown: list[Any] = [card.table(), card.verdict()]
+    shown: list[Any] = [card.table(), card.verdict(), *card.problems()]
     if prices is not None:
         student = main_system(card)
         break_even = card.break_even(student, prices)
         data["break_even"] = asdict(break_even)
         shown.append(break_even.sentence(student))
-    return Result(data, (*shown, f"Report: {report}   figures: {scorecard}"))
+    if card.unanswered:
+        data["error"] = "; ".join(problem for problem in card.problems() if "calls failed" in problem)
+    return Result(data, (*shown, f"Report: {report}   figures: {scorecard}"), ok=not card.unanswered)

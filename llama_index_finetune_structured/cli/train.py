@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ..dataset import FinetuneDataset
+from ..dataset.schema.load import load_schema
 from ..engines.lora import LoraFinetuneEngine
+from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
 from .command import FEW_ROWS, Result, command, counted, say
+from .schema_option import SchemaOption
 
 __all__ = ["register"]
 
@@ -41,13 +45,15 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Train only the top N layers, for faster steps (the embedded model has 30).",
+            help="Train only the top N layers (the embedded model has 30): the backward pass ends there, so a step "
+            "takes less time and memory; fewer layers learn less, by how much depends on the task: compare with eval.",
         ),
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Maximum tokens in a row; longer rows are an error.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
+    schema: SchemaOption = None,
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
 
@@ -59,13 +65,16 @@ def train(
         learning_rate=learning_rate,
         batch_size=batch_size,
         rank=rank,
-        alpha=2 * rank,
         upper_layers=upper_layers,
         max_length=max_length,
         seed=seed,
     )
     engine = LoraFinetuneEngine(
-        data, base_model=base_model, validation=validation, output_dir=output, config=settings
+        _rows(data, schema),
+        base_model=base_model,
+        validation=None if validation is None else _rows(validation, schema),
+        output_dir=output,
+        config=settings,
     )
     if (rows := len(engine.examples)) < FEW_ROWS:
         say(f"only {counted(rows, 'example')}: enough to learn the form of an answer, hardly the task")
@@ -74,6 +83,21 @@ def train(
     held_out = "" if job.validation_loss is None else f", {job.validation_loss:.3f} on held-out rows"
     shown = f"{job.steps} steps in {job.seconds:.0f} s, loss {job.loss:.3f}{held_out} -> {job.adapter}"
     return Result(job.model_dump(mode="json"), (shown,))
+
+
+def _rows(data: Path, schema: str | None) -> Path | FinetuneDataset:
+    """The file or, with ``--schema``, its rows as the class writes them. Raises DatasetError for a row it refuses."""
+    if schema is None:
+        return data
+    found = FinetuneDataset.load(data).revalidate(load_schema(schema))
+    if found.lost:
+        first = found.lost[0]
+        raise DatasetError(
+            f"{data}: {schema} refuses the answers of {counted(len(found.lost), 'row')} of "
+            f"{len(found.lost) + len(found.examples)}; the first, row {first.row + 1}: {first.reason}. "
+            f"'check --schema {schema} --fix FILE' lists them and writes the others"
+        )
+    return FinetuneDataset(found.examples)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigurationError
 from ..files import read_json
 from ..local.model.adapter import AdapterCard, adapter_or_none, read_card
 
-__all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
+__all__ = ["Trained", "find_trained", "loss_curve_of", "require_readable", "training_of"]
 
 _LOG = "training_log.json"
+_UNREADABLE = (OSError, ValueError, RecursionError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,26 @@ def find_trained(model: str) -> Trained | None:
     adapter = adapter_or_none(Path(model))
     if adapter is None:
         return None
+    require_readable(adapter)
     run = adapter.parent if (adapter.parent / _LOG).is_file() else None
     return Trained(adapter, read_card(adapter), run)
+
+
+def require_readable(adapter: Path) -> None:
+    """Raise ConfigurationError where the adapter's configuration or weights are damaged."""
+    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
+    path = config
+    try:
+        if read_json(config)["peft_type"] != "LORA":
+            raise ValueError("no LoRA adapter")
+        path = weights
+        content = weights.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size]) if 0 < size < len(content) else None
+        if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+            raise ValueError("no header")
+    except _UNREADABLE as error:
+        raise ConfigurationError(f"{path}: damaged; train the model again, or restore the file") from error
 
 
 def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
@@ -41,9 +62,12 @@ def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
     path = Path(run) / _LOG if isinstance(run, str) else None
     if path is None or not path.is_file():
         return []
-    log = read_json(path)
-    held_out = [{"step": entry["step"], "validation_loss": entry["loss"]} for entry in log["validation"]]
-    return [*log["steps"], *held_out]
+    try:
+        log = read_json(path)
+        held_out = [{"step": entry["step"], "validation_loss": entry["loss"]} for entry in log["validation"]]
+        return [*log["steps"], *held_out]
+    except _UNREADABLE as error:
+        raise ConfigurationError(f"{path}: damaged, or not the log of a training run; remove it") from error
 
 
 def training_of(run: Any) -> tuple[float, int] | None:

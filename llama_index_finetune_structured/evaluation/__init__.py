@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from .learning_curves import LearningCurve, learning_curve
     from .report.costs import BreakEven, Prices
     from .report.gap import Gap
+    from .report.terminal import FittedTable
     from .results import ScoredRow
+    from .run.usable_rows import LeftOut
     from .score.answers import FieldScore
+    from .score.failures import Failure
     from .score.intervals import Difference
     from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
     from .score.rules import FieldRule, embedding_similarity
@@ -28,8 +31,11 @@ else:
             ".learning_curves": ["LearningCurve", "learning_curve"],
             ".report.costs": ["BreakEven", "Prices"],
             ".report.gap": ["Gap"],
+            ".report.terminal": ["FittedTable"],
             ".results": ["ScoredRow"],
+            ".run.usable_rows": ["LeftOut"],
             ".score.answers": ["FieldScore"],
+            ".score.failures": ["Failure"],
             ".score.intervals": ["Difference"],
             ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
@@ -41,13 +47,16 @@ else:
 __all__ = [
     "BreakEven",
     "Difference",
+    "Failure",
     "FieldMetrics",
     "FieldRule",
     "FieldScore",
+    "FittedTable",
     "FormParity",
     "Gap",
     "Interval",
     "LearningCurve",
+    "LeftOut",
     "Metrics",
     "Parity",
     "Prices",

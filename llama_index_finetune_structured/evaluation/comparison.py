@@ -12,7 +12,8 @@ from ..example import Example
 from .results import ScoredRow, differences_of, resamples_of, system_scores
 from .run.ask import AskSettings, SystemAnswers, ask_systems
 from .run.systems import System, question_of
-from .run.target import AnswerTarget, targets_of
+from .run.target import AnswerTarget
+from .run.usable_rows import LeftOut, usable_targets
 from .score.grading import FieldPlan, grade
 from .score.rules import Rules
 from .scorecard import Scorecard
@@ -35,15 +36,16 @@ async def acompare(
     """Ask every system every example and score the answers against gold.
 
     A call that fails or exceeds ``timeout_s`` is an invalid answer, recorded with its error; only a missing
-    package ends the run. The systems are asked one after the other.
+    package ends the run. An example whose own answer is not valid is not asked; the scorecard counts it with
+    the reason. The systems are asked one after the other.
 
     Args:
         systems: Name -> LLM (asked the example's messages), query engine (asked ``example.query``), Pydantic
             program, or a function of an Example (sync or async) that returns an object or JSON text. The
             first one is the baseline that the others are compared with, and so is one named "teacher".
         dataset: The examples; their answers are the gold.
-        output_cls: Class of a valid answer. None: each example's ``answer_schema``, judged as Pydantic judges; where
-            it refuses the example's own answer, that is logged and answers to the example may be any JSON.
+        output_cls: Class of a valid answer: gold and answers are validated by it and compared as it writes them,
+            so normalising validators apply. None: each example's ``answer_schema``, judged as Pydantic judges.
         fields: Field path ("year", "author.name", "citations[].desc") -> FieldRule, a comparison's name or a
             function (gold, answer) -> 0..1. Fields without a rule are compared as the schema's types suggest.
         concurrency: Most calls at once.
@@ -56,16 +58,15 @@ async def acompare(
         ConfigurationError: Before the first call: there are no systems, one cannot be asked these examples, a
             comparison is unknown, ``fields`` has a path that is in no schema, a number is not positive, or
             ``cache_dir`` cannot be written.
-        DatasetError: Before the first call: there are no examples, or an example's own answer is not JSON, or is
-            not valid by ``output_cls``.
+        DatasetError: Before the first call: there are no examples, or none has a valid answer of its own.
         MissingDependencyError: A system's package is not installed.
     """
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
-    targets = targets_of(dataset, output_cls)
+    targets, left_out = usable_targets(dataset, output_cls)
     plan = FieldPlan(targets, fields)
     answers = await ask_systems(systems, targets, asking)
     rows = score_rows(targets, answers, plan)
-    return summarise(rows, answers, plan, asking, notes)
+    return summarise(rows, answers, plan, asking, notes, left_out)
 
 
 compare = blocking(acompare)
@@ -95,6 +96,7 @@ def summarise(
     plan: FieldPlan,
     asking: AskSettings,
     notes: Mapping[str, JsonValue] | None,
+    left_out: tuple[LeftOut, ...],
 ) -> Scorecard:
     """The scorecard of the scored rows: every system's figures and the differences between systems."""
     resamples = resamples_of(rows, plan.kinds)
@@ -104,5 +106,6 @@ def summarise(
         systems=system_scores(rows, plan.kinds, wall_seconds, resamples),
         differences=tuple(differences_of(list(answers), plan.kinds, resamples)),
         rows=tuple(rows),
+        left_out=left_out,
         settings=facts | dict(notes or {}),
     )

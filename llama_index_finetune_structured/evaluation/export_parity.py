@@ -7,15 +7,15 @@ from typing import Any
 
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from ..errors import ConfigurationError, ParityError
 from ..example import Example, Message, canonical_json
 from .comparison import compare
+from .report.terminal import FittedTable, print_result
 from .report.text import percent
 from .results import ScoredRow
+from .score.failures import Failure, failure_sentences
+from .score.metrics import SystemScore
 from .scorecard import Scorecard
 
 __all__ = ["FormParity", "Parity", "parity"]
@@ -31,6 +31,8 @@ class FormParity(BaseModel):
         agreement: Mean field score with the adapter's own answers as gold.
         identical: Share of answers with every field as in the adapter's.
         seconds_per_answer: Wall seconds of the form's run / number of examples.
+        n: Number of examples.
+        failures: The causes of the form's failed calls and invalid answers, most frequent first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +41,13 @@ class FormParity(BaseModel):
     agreement: float
     identical: float
     seconds_per_answer: float
+    n: int
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def reasons(self) -> list[str]:
+        """What failed and why; empty where all answers are valid."""
+        return failure_sentences(self.failures, self.n)
 
 
 class Parity(BaseModel):
@@ -46,7 +55,8 @@ class Parity(BaseModel):
 
     Attributes:
         adapter_valid: The adapter's share of valid answers, from 0 to 1.
-        forms: Name -> figures: ``valid``, ``agreement``, ``identical`` and ``seconds_per_answer``.
+        adapter_failures: The causes of the adapter's own invalid answers.
+        forms: Name -> figures: ``valid``, ``agreement``, ``identical``, ``seconds_per_answer`` and ``failures``.
         min_agreement: Limit: the lowest ``agreement`` of a form at parity.
         max_valid_loss: Limit: how far ``valid`` of a form at parity may be below ``adapter_valid``.
         answers: Each form scored against the adapter's valid answers, row by row.
@@ -55,6 +65,7 @@ class Parity(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     adapter_valid: float
+    adapter_failures: tuple[Failure, ...] = ()
     forms: dict[str, FormParity]
     min_agreement: float
     max_valid_loss: float
@@ -66,11 +77,12 @@ class Parity(BaseModel):
         failures = []
         for name, form in self.forms.items():
             if self.adapter_valid - form.valid > self.max_valid_loss:
+                reasons = "".join(f"; {reason}" for reason in form.reasons)
                 failures.append(
                     f"{name}: {percent(form.valid)} of its answers are valid, "
-                    f"the adapter's {percent(self.adapter_valid)}"
+                    f"the adapter's {percent(self.adapter_valid)}{reasons}"
                 )
-            if form.agreement < self.min_agreement:
+            if form.valid > 0 and form.agreement < self.min_agreement:
                 failures.append(
                     f"{name}: its fields agree with the adapter's in {percent(form.agreement)}, "
                     f"expected {percent(self.min_agreement)}"
@@ -84,7 +96,19 @@ class Parity(BaseModel):
 
     def verdict(self) -> str:
         """The failures as one text, or a sentence that there are none."""
-        return "; ".join(self.failures) or "At parity with the adapter."
+        return "\n".join(self.failures) or "At parity with the adapter."
+
+    def problems(self) -> list[str]:
+        """What failed within the limits: one sentence for each kind of failure that ``failures`` does not name."""
+        named = "\n".join(self.failures)
+        found = [f"{_REFERENCE}: {text}" for text in failure_sentences(self.adapter_failures, self.examples)]
+        found += [
+            f"{name}: {text}"
+            for name, form in self.forms.items()
+            for text in form.reasons
+            if text not in named
+        ]
+        return found
 
     def require(self) -> None:
         """Raise ParityError, with all failures, where a form is not at parity.
@@ -95,23 +119,30 @@ class Parity(BaseModel):
         if self.failures:
             raise ParityError(self.verdict())
 
-    def table(self) -> Table:
-        """A rich table: one line per form."""
-        table = Table(box=box.SIMPLE_HEAD, title="Parity with the adapter", title_justify="left")
-        for heading in ("form", "valid", "fields agree", "identical", "s/answer", ""):
-            table.add_column(heading, justify="left" if heading in ("form", "") else "right")
-        table.add_row(_REFERENCE, percent(self.adapter_valid), "", "", "", "")
+    @property
+    def examples(self) -> int:
+        """The number of examples that adapter and forms were asked."""
+        return next(iter(self.forms.values())).n
+
+    def table(self) -> FittedTable:
+        """A table for rich: one line per form."""
+        rows = [(_REFERENCE, percent(self.adapter_valid), "", "", "", "")]
         for name, form in self.forms.items():
             failed = any(failure.startswith(f"{name}: ") for failure in self.failures)
-            cells = [percent(rate) for rate in (form.valid, form.agreement, form.identical)]
-            table.add_row(name, *cells, f"{form.seconds_per_answer:.1f}", "differs" if failed else "same")
-        return table
+            valid, agreement, identical = map(percent, (form.valid, form.agreement, form.identical))
+            verdict = "differs" if failed else "same"
+            rows.append((name, valid, agreement, identical, f"{form.seconds_per_answer:.1f}", verdict))
+        headings = ("form", "valid", "fields agree", "identical", "s/answer", "verdict")
+        return FittedTable("Parity with the adapter", headings, tuple(rows))
 
     def print(self) -> None:
-        """Print the table and the verdict to the terminal."""
-        console = Console()
-        console.print(self.table())
-        console.print(self.verdict(), markup=False, highlight=False)
+        """Print the table, the verdict and what failed to the terminal."""
+        print_result(self.table(), self.verdict(), *self.problems())
+
+    def __repr__(self) -> str:
+        return f"<Parity of {', '.join(self.forms)} on {self.examples} examples; print() shows it>"
+
+    __str__ = __repr__
 
 
 def parity(
@@ -155,29 +186,38 @@ def parity(
     examples = list(dataset)
     asking: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s, "output_cls": output_cls}
     first = compare({_REFERENCE: adapter, **forms}, examples, show_progress=show_progress, **asking)
+    left_out = {row.row for row in first.left_out}
+    asked = [example for at, example in enumerate(examples) if at not in left_out]
     gold = [
         (_relabelled(example, row.answers[_REFERENCE].value), row)
-        for example, row in zip(examples, first.rows, strict=True)
+        for example, row in zip(asked, first.rows, strict=True)
         if row.answers[_REFERENCE].valid
     ]
+    reference = first.systems[_REFERENCE]
     if not gold:
-        raise ConfigurationError("none of the adapter's own answers is valid: score it with compare() first")
+        reasons = "; ".join(failure_sentences(reference.failures, reference.n))
+        raise ConfigurationError(f"none of the adapter's own answers is valid: {reasons}")
     replayed = {name: _Replay(name, gold) for name in forms}
     agreed = compare(replayed, [example for example, _ in gold], show_progress=False, **asking)
     return Parity(
-        adapter_valid=first.systems[_REFERENCE].schema_valid,
-        forms={
-            name: FormParity(
-                valid=first.systems[name].schema_valid,
-                agreement=score.field_score,
-                identical=score.exact_match,
-                seconds_per_answer=first.systems[name].seconds_per_answer,
-            )
-            for name, score in agreed.systems.items()
-        },
+        adapter_valid=reference.schema_valid,
+        adapter_failures=reference.failures,
+        forms={name: _form(first.systems[name], score) for name, score in agreed.systems.items()},
         min_agreement=min_agreement,
         max_valid_loss=max_valid_loss,
         answers=agreed,
+    )
+
+
+def _form(asked: SystemScore, agreed: SystemScore) -> FormParity:
+    """A form's figures: from the examples' answers, and from those with the adapter's answers as gold."""
+    return FormParity(
+        valid=asked.schema_valid,
+        agreement=agreed.field_score,
+        identical=agreed.exact_match,
+        seconds_per_answer=asked.seconds_per_answer,
+        n=asked.n,
+        failures=asked.failures,
     )
 
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
-from rich.console import Console
-from rich.table import Table
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from ..background import run_in_background
 from ..dataset import FinetuneDataset
@@ -20,9 +18,10 @@ from ..example import Example
 from ..files import write_public_text
 from .comparison import score_rows, summarise
 from .report.charts import learning_picture
+from .report.terminal import FittedTable, print_result
 from .report.text import signed
 from .run.ask import AskSettings, SystemAnswers, ask_systems
-from .run.target import targets_of
+from .run.usable_rows import usable_targets
 from .score.grading import FieldPlan
 from .score.intervals import Difference, check_metric
 from .score.metrics import Interval
@@ -71,6 +70,9 @@ class LearningCurve(BaseModel):
     def verdict(self) -> str:
         """Whether more rows of this kind are likely to help, with the gain of the last step and its interval."""
         gain, (before, last) = self.last_step, self.sizes[-2:]
+        silent = {_name(before), _name(last)} & set(self.scorecard.unanswered)
+        if silent:
+            return f"There is no result: every call failed after training on {' and '.join(sorted(silent))}."
         points, low, high = (signed(100 * rate) for rate in (gain.difference, gain.low, gain.high))
         step = f"From {before} to {last} rows: {points} points (95% interval {low} to {high}). "
         if not gain.is_clear:
@@ -80,15 +82,18 @@ class LearningCurve(BaseModel):
             return f"{step}More rows made it worse: check the later rows for errors."
         return f"{step}Still rising: more rows of this kind are worth it."
 
-    def table(self) -> Table:
-        """A rich table: one line per size."""
+    def table(self) -> FittedTable:
+        """A table for rich: one line per size."""
         return self.scorecard.table()
 
     def print(self) -> None:
-        """Print the table and the verdict to the terminal."""
-        console = Console()
-        console.print(self.table())
-        console.print(self.verdict(), markup=False, highlight=False)
+        """Print the table, the verdict and what failed to the terminal."""
+        print_result(self.table(), self.verdict(), *self.scorecard.problems())
+
+    def __repr__(self) -> str:
+        return f"<LearningCurve of {', '.join(map(str, self.sizes))} rows in {self.metric}; print() shows it>"
+
+    __str__ = __repr__
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture: the metric over the rows trained on, with its intervals.
@@ -141,12 +146,12 @@ def learning_curve(
         ConfigurationError: Before anything is trained: ``sizes`` are out of range, there is no such
             ``metric``, or ``fields`` or a number is invalid. Later: a model cannot be asked, or ``cache_dir``
             not be written.
-        DatasetError: Before anything is trained: no held-out rows, or the answer of one is not valid.
+        DatasetError: Before anything is trained: no held-out rows, or none with a valid answer.
     """
     rows = sorted(train, key=lambda example: (unit_hash(seed, example.id), example.id))
     chosen = _sizes(sizes, len(rows))
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
-    targets = targets_of(validation, output_cls)
+    targets, left_out = usable_targets(validation, output_cls)
     plan = FieldPlan(targets, fields)
     check_metric(metric, plan.kinds)
     answers: dict[str, SystemAnswers] = {}
@@ -158,7 +163,8 @@ def learning_curve(
         del engine, model
         gc.collect()  # frees a local model's memory before the next one is trained
     scored = score_rows(targets, answers, plan)
-    card = summarise(scored, answers, plan, asking, {"sizes": list(chosen), "seed": seed})
+    notes: dict[str, JsonValue] = {"sizes": list(chosen), "seed": seed}
+    card = summarise(scored, answers, plan, asking, notes, left_out)
     return LearningCurve(sizes=chosen, metric=metric, scorecard=card)
 
 

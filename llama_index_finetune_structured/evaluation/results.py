@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ..errors import ConfigurationError
 from ..example import Usage
+from .run.usable_rows import LeftOut
+from .score.failures import failure_sentences
 from .score.intervals import Difference, Resamples, check_metric, metric_names
 from .score.metrics import ScoredAnswer, SystemScore, system_score
 
@@ -58,6 +60,7 @@ class ScoreTable(BaseModel):
     systems: dict[str, SystemScore]
     differences: tuple[Difference, ...] = ()
     rows: tuple[ScoredRow, ...]
+    left_out: tuple[LeftOut, ...] = ()
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
@@ -80,6 +83,23 @@ class ScoreTable(BaseModel):
             if (known.system, known.against, known.metric) == (system, against, metric):
                 return known
         return resamples_of(self.rows, self.field_kinds).difference(system, against, metric)
+
+    def problems(self) -> list[str]:
+        """One sentence for each kind of failure of a system, with its causes, and one on the examples left out."""
+        found = [
+            f"{name}: {sentence}"
+            for name, score in self.systems.items()
+            for sentence in failure_sentences(score.failures, score.n)
+        ]
+        if self.left_out:
+            total, n = len(self.left_out) + len(self.rows), len(self.left_out)
+            found.append(f"{n} of {total} examples were left out; the first: {self.left_out[0].reason}")
+        return found
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The systems whose every call failed."""
+        return [name for name, score in self.systems.items() if score.all_calls_failed]
 
     @property
     def field_kinds(self) -> dict[str, str]:

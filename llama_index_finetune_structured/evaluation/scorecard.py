@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
 from ..errors import ConfigurationError
 from ..files import write_public_text
@@ -19,6 +17,7 @@ from .report.costs import BreakEven, Prices, break_even
 from .report.gap import Gap, gaps
 from .report.page import page_of
 from .report.slices import SliceBy, slices
+from .report.terminal import FittedTable, print_result
 from .report.text import terminal_table, verdict_of
 from .results import ScoredRow, ScoreTable
 from .score.metrics import Metrics
@@ -34,6 +33,7 @@ class Scorecard(ScoreTable):
             ``intervals`` (by metric), ``seconds_per_answer``, ``errors`` (kind -> count) and others.
         differences: Of every system to the first one and to the teacher, in every metric.
         rows: Every example with every system's answer.
+        left_out: The examples that were not asked, since their own answer is not valid, each with the reason.
         settings: Facts about the run, for readers: ``concurrency``, ``timeout_s`` and ``compare``'s notes.
         created: Time of the comparison, ISO 8601, UTC.
     """
@@ -103,15 +103,19 @@ class Scorecard(ScoreTable):
                 f"{path}: not a scorecard as Scorecard.to_json writes it: {error.errors()[0]['msg']}"
             ) from error
 
-    def table(self) -> Table:
-        """A rich table: one line per system."""
+    def table(self) -> FittedTable:
+        """A table for rich: one line per system, or one per figure where that is too wide for the terminal."""
         return terminal_table(self)
 
     def print(self) -> None:
-        """Print the table and the verdict to the terminal."""
-        console = Console()
-        console.print(self.table())
-        console.print(self.verdict(), markup=False, highlight=False)
+        """Print the table, the verdict and what failed to the terminal."""
+        print_result(self.table(), self.verdict(), *self.problems())
+
+    def __repr__(self) -> str:
+        return f"<Scorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{self.verdict()}"
 
     def to_html(
         self,

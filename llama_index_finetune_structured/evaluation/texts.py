@@ -13,23 +13,27 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.evaluation import BaseEvaluator, CorrectnessEvaluator, SemanticSimilarityEvaluator
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from ..background import run_in_background
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from ..files import write_public_text
+from .report.terminal import FittedTable, print_result
 from .run.answer_log import RawAnswer
 from .run.ask import AskSettings, ask_systems, gather_all
+from .run.redacted import error_text
 from .run.systems import System, question_of
 from .run.target import ERROR_CHARACTERS, AnswerTarget
+from .score.failures import INVALID, Failure, failure_sentences, group_failures
 
 __all__ = ["TextScorecard", "compare_texts"]
 
 WORST = {"correctness": 1.0, "semantic_similarity": 0.0}
 """Score of a missing answer; correctness is judged from 1 to 5, similarity from 0 to 1."""
+
+
+JUDGE_FAILED = "the judge failed: "
+"""Beginning of the feedback where a judge's call raised."""
 
 
 class TextAnswer(BaseModel):
@@ -38,6 +42,8 @@ class TextAnswer(BaseModel):
     Attributes:
         text: The answer.
         error: Why there is no answer; None where there is one.
+        error_kind: Class name of the call's error; "invalid" for an empty answer.
+        call_failed: Whether the call itself failed.
         scores: Metric -> score; None where the judge gave none (``feedback`` has the reason).
         feedback: Metric -> the judge's reasoning; "" where it gave none.
         sources: The retrieved nodes; None where the system is not a query engine.
@@ -48,6 +54,8 @@ class TextAnswer(BaseModel):
 
     text: str
     error: str | None = None
+    error_kind: str | None = None
+    call_failed: bool = False
     scores: dict[str, float | None]
     feedback: dict[str, str]
     sources: tuple[Source, ...] | None = None
@@ -83,6 +91,8 @@ class TextScore(BaseModel):
         means: Metric -> mean score: "correctness" from 1 to 5, "semantic_similarity" up to 1; None if all
             unjudged.
         unjudged: Metric -> number of answers that the judge gave no score.
+        failures: The causes of the missing answers, most frequent first.
+        judge_failures: The causes of the missing scores.
         seconds_per_answer: Wall seconds of the run / n.
     """
 
@@ -92,6 +102,8 @@ class TextScore(BaseModel):
     answered: float
     means: dict[str, float | None]
     unjudged: dict[str, int]
+    failures: tuple[Failure, ...] = ()
+    judge_failures: tuple[Failure, ...] = ()
     seconds_per_answer: float
 
 
@@ -108,21 +120,35 @@ class TextScorecard(BaseModel):
     systems: dict[str, TextScore]
     rows: tuple[TextRow, ...]
 
-    def table(self) -> Table:
-        """A rich table in the form of LlamaIndex's ``get_results_df``: names, then one mean per metric."""
-        table = Table(box=box.SIMPLE_HEAD, title=f"{len(self.rows)} questions", title_justify="left")
+    def table(self) -> FittedTable:
+        """A table for rich in the form of LlamaIndex's ``get_results_df``: names, then one mean per metric."""
         metrics = list(next(iter(self.systems.values())).means)
-        for heading in ("names", *metrics, "answered", "unjudged", "s/answer"):
-            table.add_column(heading, justify="left" if heading == "names" else "right")
+        rows = []
         for name, score in self.systems.items():
             means = [_figure(score.means[metric]) for metric in metrics]
             unjudged = str(sum(score.unjudged.values()))
-            table.add_row(name, *means, f"{score.answered:.0%}", unjudged, f"{score.seconds_per_answer:.2f}")
-        return table
+            seconds = f"{score.seconds_per_answer:.2f}"
+            rows.append((name, *means, f"{score.answered:.0%}", unjudged, seconds))
+        headings = ("names", *metrics, "answered", "unjudged", "s/answer")
+        return FittedTable(f"{len(self.rows)} questions", headings, tuple(rows))
+
+    def problems(self) -> list[str]:
+        """One sentence for each kind of failure of a system or of the judge, with its causes."""
+        found = []
+        for name, score in self.systems.items():
+            found += [f"{name}: {text}" for text in failure_sentences(score.failures, score.n)]
+            judged = score.n * len(score.means)
+            found += [f"{name}, judged: {text}" for text in failure_sentences(score.judge_failures, judged)]
+        return found
 
     def print(self) -> None:
-        """Print the table to the terminal."""
-        Console().print(self.table())
+        """Print the table and what failed to the terminal."""
+        print_result(self.table(), *self.problems())
+
+    def __repr__(self) -> str:
+        return f"<TextScorecard of {len(self.rows)} questions: {', '.join(self.systems)}; print() shows it>"
+
+    __str__ = __repr__
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write everything as JSON, atomically.
@@ -230,12 +256,12 @@ async def _judge(
     answer: RawAnswer, target: AnswerTarget, evaluators: Mapping[str, BaseEvaluator]
 ) -> TextAnswer:
     """One answer's scores; a missing one gets the worst without asking the judge."""
-    error, text = answer.error, answer.text
+    error, kind, text = answer.error, answer.error_kind, answer.text
     if error is None:
         try:
             text = target.read(answer.text)
         except StructuredAnswerError as unfit:
-            error = str(unfit)
+            error, kind = str(unfit), INVALID
     scores: dict[str, float | None] = {}
     feedback: dict[str, str] = {}
     for metric, evaluator in evaluators.items():
@@ -247,6 +273,8 @@ async def _judge(
     return TextAnswer(
         text=text,
         error=error,
+        error_kind=kind,
+        call_failed=answer.failed,
         scores=scores,
         feedback=feedback,
         sources=answer.sources,
@@ -261,7 +289,7 @@ async def _evaluate(
     try:
         result = await evaluator.aevaluate(query=question, response=text, reference=reference)
     except Exception as error:
-        return None, f"the judge failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+        return None, f"{JUDGE_FAILED}{type(error).__name__}: {error_text(error)}"[:ERROR_CHARACTERS]
     return result.score, result.feedback or ""
 
 
@@ -287,8 +315,17 @@ def _score(answers: Sequence[TextAnswer], evaluators: Iterable[str], wall_second
         answered=sum(answer.error is None for answer in answers) / len(answers),
         means=means,
         unjudged=unjudged,
+        failures=group_failures(
+            [(a.call_failed, a.error_kind or INVALID, a.error) for a in answers if a.error is not None]
+        ),
+        judge_failures=_judge_failures(answers, means),
         seconds_per_answer=wall_seconds / len(answers),
     )
+
+
+def _judge_failures(answers: Sequence[TextAnswer], metrics: Iterable[str]) -> tuple[Failure, ...]:
+    unjudged = [(m, a.feedback[m]) for a in answers for m in metrics if a.scores[m] is None]
+    return group_failures([(text.startswith(JUDGE_FAILED), metric, text) for metric, text in unjudged])
 
 
 def _figure(mean: float | None) -> str:

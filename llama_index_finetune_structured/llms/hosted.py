@@ -7,7 +7,6 @@ answers over the transport the model was trained with; LlamaIndex's choose one b
 from __future__ import annotations
 
 import inspect
-import os
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -18,7 +17,7 @@ from pydantic import SecretStr
 from ..errors import MissingDependencyError
 from ..example import Transport
 from .call_options import refuse_unknown_fields
-from .keys import ApiKey, secret_key
+from .keys import ApiKey, request_key, secret_key
 
 try:
     from llama_index.llms.openai import OpenAI
@@ -58,7 +57,7 @@ class _Hosted(OpenAI):
         self._key, self.api_key = api_key, None
 
     def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
-        key = self._key.get_secret_value() or os.environ.get("OPENAI_API_KEY")
+        key = request_key(self._key, self.api_base)
         return {**super()._get_credential_kwargs(is_async), "api_key": key}
 
     def _get_model_kwargs(self, **kwargs: Any) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def hosted_llm(
     Args:
         model: The model's name at the server; SGLang's name of an adapter is ``base:adapter``.
         api_base: Address of the server.
-        api_key: The key. None: $OPENAI_API_KEY; a server without keys accepts any.
+        api_key: The key. None: $OPENAI_API_KEY; a server other than OpenAI's may need none.
         transport: How structured answers are requested: ``json_schema``, ``tools`` or ``text``. None: chosen
             by the model's name.
         context_window: In tokens. None: LlamaIndex's figure, 3900 for models whose name it does not know.

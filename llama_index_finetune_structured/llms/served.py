@@ -183,7 +183,7 @@ def served_llm(
         adapter: Only its card is read, for the bounds, prompts and token limits of training.
         model: The model's name at the server.
         api_base: Address of the server.
-        api_key: The key. None: $OPENAI_API_KEY; a server without keys accepts any.
+        api_key: The key. None: $OPENAI_API_KEY; a server that asks for no key needs neither.
         **options: Fields of LlamaIndex's ``OpenAILike``; they override the card.
 
     Raises:

@@ -84,7 +84,10 @@ def test_a_form_that_breaks_its_answers_fails_on_the_rate_of_valid_ones(adapter:
         broken = served_llm(adapter, model="tuned", api_base=server.base, api_key=server.key, max_retries=0)
         found = parity(LoraLLM.from_adapter(adapter), exporting.colours(), {"served": broken}, **QUIET)
     assert found.forms["served"].valid == 0.75
-    assert "served: 75% of its answers are valid, the adapter's 100%" in found.failures
+    assert (
+        "served: 75% of its answers are valid, the adapter's 100%; "
+        "1 of 4 answers are not valid: the answer holds no JSON object: 'no json'"
+    ) in found.failures
 
 
 def test_an_adapter_without_a_valid_answer_cannot_be_the_measure(adapter: Path) -> None:

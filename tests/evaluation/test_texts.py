@@ -58,9 +58,7 @@ def test_texts_are_judged_and_tabled_as_the_reference_does(tmp_path: Path) -> No
     assert similarity[1] == pytest.approx(1)
     assert similarity[0] < 1
     assert found.rows[0].answers["rag"].sources
-    assert [str(column.header) for column in found.table().columns][:3] == [
-        "names", "correctness", "semantic_similarity",
-    ]  # fmt: skip
+    assert found.table().headings[:3] == ("names", "correctness", "semantic_similarity")
     written = json.loads(found.to_json(tmp_path / "texts.json").read_text())
     assert written["systems"]["rag"]["means"]["correctness"] == 5
 

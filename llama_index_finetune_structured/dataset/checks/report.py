@@ -36,6 +36,10 @@ class TrainedSpan:
     prompt_text: str
     trained_text: str
 
+    def __repr__(self) -> str:
+        """Short: the token ids alone would fill a terminal."""
+        return f"<TrainedSpan: {sum(self.trained)} trained of {len(self.ids)} tokens, {self.trained_text[:80]!r}>"
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -98,6 +102,11 @@ class CheckReport:
         except OSError as error:
             raise DatasetError(str(unreadable(self.source, error))) from error
         return save_lines(target, map(_line_text, good))
+
+    def __repr__(self) -> str:
+        """Short: the problems and the span could fill a terminal; ``str`` has all problems."""
+        found = f"{self.good} of {self.lines} lines are good, {len(self.problems)} problems"
+        return f"<CheckReport for target {self.target!r}: {found}>"
 
     def __str__(self) -> str:
         about = " (estimated: not the target's tokenizer)" if self.estimated else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +12,7 @@ from ...example import canonical_json
 from ..results import ScoredRow, ScoreTable
 from ..score.metrics import ScoredAnswer
 from ..score.rules import normal_text
+from .markup import escape
 from .text import percent
 
 __all__ = ["cases_of", "worst_rows"]

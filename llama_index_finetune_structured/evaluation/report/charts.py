@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from ..results import ScoreTable
 from ..score.metrics import Interval
+from .markup import escape
 from .text import headline_fields, percent
 
 __all__ = ["COLOURS", "bar_groups", "learning_picture", "loss_curve", "picture_of"]

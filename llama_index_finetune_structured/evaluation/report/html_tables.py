@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 from ..results import ScoreTable
 from ..score.intervals import Difference
 from ..score.metrics import Metrics, SystemScore
 from .gap import gaps
+from .markup import escape
 from .slices import slices
 from .text import headline_fields, percent, signed
 
@@ -26,31 +26,25 @@ _RATES = {"schema_valid": "schema valid", "exact_match": "exact match", "field_s
 
 
 def metrics_table(table: ScoreTable) -> str:
-    """One line per system: the rates with their intervals, time, errors, bound hits, retries."""
+    """One line per figure, one column per system: rates with intervals, time, errors, bound hits, retries.
+
+    The systems are few and the figures many: a line per system would be wider than a page.
+    """
+    scores = table.systems.values()
     rows = [
-        [
-            name,
-            str(score.n),
-            *(_with_interval(score, metric) for metric in _RATES),
-            f"{score.seconds_per_answer:.2f}",
-            f"{score.median_latency_s:.2f}",
-            ", ".join(f"{kind} {count}" for kind, count in score.errors.items()) or "none",
-            str(score.bound_hits),
-            str(score.retries),
-        ]
-        for name, score in table.systems.items()
+        ["examples", *(str(score.n) for score in scores)],
+        *([label, *(_with_interval(score, metric) for score in scores)] for metric, label in _RATES.items()),
+        ["seconds per answer", *(f"{score.seconds_per_answer:.2f}" for score in scores)],
+        ["median latency, s", *(f"{score.median_latency_s:.2f}" for score in scores)],
+        ["invalid by kind", *(_by_kind(score) for score in scores)],
+        ["bound hits", *(str(score.bound_hits) for score in scores)],
+        ["retried", *(str(score.retries) for score in scores)],
     ]
-    headings = [
-        "system",
-        "n",
-        *_RATES.values(),
-        "s per answer",
-        "median latency, s",
-        "invalid by kind",
-        "bound hits",
-        "retried",
-    ]
-    return _html_table(headings, rows, "All systems on the same examples")
+    return _html_table(["figure", *table.systems], rows, "All systems on the same examples")
+
+
+def _by_kind(score: SystemScore) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in score.errors.items()) or "none"
 
 
 def field_tables(table: ScoreTable) -> str:
@@ -167,6 +161,6 @@ def _html_table(headings: Iterable[str], rows: Iterable[Sequence[str]], label: s
         for row in rows
     )
     return (
-        f"<div class='scroll' role='region' aria-label='{escape(label, quote=True)}' tabindex='0'><table>"
+        f"<div class='scroll' role='region' aria-label='{escape(label)}' tabindex='0'><table>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

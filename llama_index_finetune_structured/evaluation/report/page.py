@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from ..results import ScoreTable, main_system
@@ -18,6 +17,7 @@ from .html_tables import (
     retrieval_table,
     slice_tables,
 )
+from .markup import escape
 from .style import STYLE
 from .text import verdict_of
 
@@ -58,8 +58,9 @@ def page_of(
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         "<meta name='color-scheme' content='light dark'>"
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f"<header><h1>{escape(title)}</h1><p class='verdict'>{escape(verdict_of(table))}</p></header>"
+        f"<header><h1>{escape(title)}</h1><p class='verdict'>{escape(verdict_of(table))}</p>{_problems(table)}</header>"
         f"{''.join(sections)}</main></body></html>\n"
     )
 
@@ -72,6 +73,12 @@ _LEGEND = (
     "list by its F1. Lists: F1 over items, in any order. Text is compared after Unicode and white-space "
     "normalisation.</p>"
 )
+
+
+def _problems(table: ScoreTable) -> str:
+    """What failed and why; empty where nothing did."""
+    items = "".join(f"<li>{escape(problem)}</li>" for problem in table.problems())
+    return f"<ul class='problems' aria-label='What failed'>{items}</ul>" if items else ""
 
 
 def _section(heading: str, body: str) -> str:

@@ -19,16 +19,18 @@ h3{font-size:1rem;margin:0;overflow-wrap:anywhere}
 h4{font-size:.9rem;margin:0 0 6px;overflow-wrap:anywhere}
 .verdict{font-size:1.25rem;line-height:1.4;margin:0;padding:14px 18px;background:var(--card);
 border-left:5px solid #2f7fd1;border-radius:6px}
+.problems{margin:12px 0 0;padding:10px 18px 10px 34px;background:var(--bad-bg);color:var(--bad);border-radius:6px;
+overflow-wrap:anywhere}
 .quiet{color:var(--quiet);font-size:.85rem;margin:4px 0 8px;overflow-wrap:anywhere}
 figure{margin:0}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.9rem;min-width:100%}
 .fields{display:grid;gap:18px 32px;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr))}
 .fields>div{min-width:0}
 .fields th,.fields td{padding:4px 6px}
-th,td{padding:5px 8px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap;
-font-variant-numeric:tabular-nums}
-th:first-child{text-align:left;white-space:normal;min-width:5.5em}
+th,td{padding:5px 8px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;
+font-variant-numeric:tabular-nums;overflow-wrap:anywhere;min-width:5.5em}
+th:first-child{text-align:left}
 tbody th{font-weight:500}
 thead th{color:var(--quiet);font-weight:600}
 .case{border:1px solid var(--line);border-radius:8px;padding:14px;margin:0 0 16px}

@@ -1,12 +1,11 @@
-"""The score table in words: verdict, formatted rates, and a rich table for the terminal."""
+"""The score table in words: verdict, formatted rates, and a table for the terminal."""
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-
 from ..results import TEACHER, ScoreTable, main_system
+from ..score.failures import failure_sentences
 from ..score.intervals import Difference
+from .terminal import FittedTable
 
 __all__ = ["headline_fields", "percent", "signed", "terminal_table", "verdict_of"]
 
@@ -17,18 +16,28 @@ def verdict_of(table: ScoreTable) -> str:
     """The best student against the first system and the teacher, by field score, with 95% intervals."""
     main, base = main_system(table), next(iter(table.systems))
     score = table.systems[main]
-    parts = []
-    if main != base:
-        parts.append(_against(table.difference(main, base), score.n))
-    if TEACHER in table.systems and TEACHER not in (main, base):
-        parts.append(_against(table.difference(main, TEACHER), score.n))
+    if score.all_calls_failed:
+        return f"There is no result: {main} gave no answer. {_reason(table, main)}"
+    references = dict.fromkeys([base, *([TEACHER] if TEACHER in table.systems else [])])
+    parts, silent = [], []
+    for reference in references:
+        if reference in table.unanswered:
+            silent.append(f" {reference} gave no answer to compare with. {_reason(table, reference)}")
+        elif main not in (reference, TEACHER):
+            parts.append(_against(table.difference(main, reference), score.n))
     claim = f"{main} {'; it '.join(parts)}. " if parts else ""
     subject = "It" if claim else f"{main[:1].upper()}{main[1:]}"
     valid, right = percent(score.schema_valid), percent(score.field_score)
     return (
         f"{claim}{subject} gives a valid answer in {valid} of {score.n} cases "
-        f"and gets {right} of the fields right.{_few_documents(table)}"
+        f"and gets {right} of the fields right.{_few_documents(table)}{''.join(silent)}"
     )
+
+
+def _reason(table: ScoreTable, name: str) -> str:
+    score = table.systems[name]
+    sentence = failure_sentences(score.failures, score.n)[0]
+    return f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}."
 
 
 def _against(difference: Difference, n: int) -> str:
@@ -67,27 +76,15 @@ def signed(points: float) -> str:
     return f"+{whole}" if whole > 0 else f"−{-whole}" if whole < 0 else "0"
 
 
-def terminal_table(table: ScoreTable) -> Table:
-    """One line per system: valid, exact, each field, time per answer. Words are never broken."""
-    out = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{len(table.rows)} examples",
-        title_justify="left",
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    out.add_column("system", style="bold", min_width=_longest_word([*table.systems]))
+def terminal_table(table: ScoreTable) -> FittedTable:
+    """One line per system: valid, exact, each field, time per answer."""
     fields = headline_fields(table)
-    for heading in ["valid", "exact", *fields.values(), "time"]:
-        out.add_column(heading, justify="right", min_width=_longest_word([heading]))
+    rows = []
     for name, score in table.systems.items():
         rates = [score.schema_valid, score.exact_match, *(score.fields[path].headline for path in fields)]
-        out.add_row(name, *map(percent, rates), f"{score.seconds_per_answer:.1f} s")
-    return out
-
-
-def _longest_word(texts: list[str]) -> int:
-    return max(len(word) for text in texts for word in text.split())
+        rows.append((name, *map(percent, rates), f"{score.seconds_per_answer:.1f} s"))
+    headings = ("system", "valid", "exact", *fields.values(), "time")
+    return FittedTable(f"{len(table.rows)} examples", headings, tuple(rows))
 
 
 def headline_fields(table: ScoreTable) -> dict[str, str]:

@@ -10,17 +10,20 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
 from ...answer_values import answer_value
 from ...errors import ConfigurationError, MissingDependencyError
 from ...example import canonical_json, content_hash
+from ...printable import one_line
 from .answer_log import AnswerLog, RawAnswer
+from .redacted import error_text
 from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
 from .tracing import Tracer, tracing
@@ -90,7 +93,7 @@ async def _ask_all(
         with tqdm(
             total=total,
             initial=total - len(missing),
-            desc=name,
+            desc=one_line(name),
             unit="answer",
             disable=not asking.show_progress,
         ) as bar:
@@ -164,9 +167,9 @@ async def _answer(
     if error is None:
         try:
             return answer.model_copy(update=_reply_fields(reply))
-        except ValueError as caught:  # the answer has no JSON form
-            error = caught
-    return answer.model_copy(update=_error_fields(error, timeout_s))
+        except Exception as caught:  # the answer has no JSON form, or its own serializer is broken
+            return answer.model_copy(update=_error_fields(caught, timeout_s, system) | {"failed": False})
+    return answer.model_copy(update=_error_fields(error, timeout_s, system))
 
 
 async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
@@ -179,22 +182,38 @@ async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
 
 def _reply_fields(reply: Reply) -> dict[str, Any]:
     """The fields of a RawAnswer that a reply fills; raises ValueError where the answer has no JSON form."""
-    value = answer_value(reply.answer) if isinstance(reply.answer, BaseModel) else reply.answer
+    value = _json_value(reply.answer)
     if isinstance(value, dict | list):
         return {"text": canonical_json(value), "value": value, "sources": reply.sources}
-    if isinstance(reply.answer, BaseModel):  # a RootModel of a text or number
-        return {"text": canonical_json(value), "sources": reply.sources}
     return {"text": "" if value is None else str(value), "sources": reply.sources}
 
 
-def _error_fields(error: Exception, timeout_s: float) -> dict[str, Any]:
+def _json_value(answer: Any) -> Any:
+    """The answer as text, None or a JSON value; raises ValueError or TypeError for what has no JSON form."""
+    if answer is None or isinstance(answer, str):
+        return answer
+    if isinstance(answer, BaseModel):
+        value = answer_value(answer)
+        return value if isinstance(value, dict | list) else canonical_json(value)
+    if isinstance(answer, Mapping | list | tuple | set | frozenset | bool | int | float) or is_dataclass(
+        answer
+    ):
+        value = to_jsonable_python(dict(answer) if isinstance(answer, Mapping) else answer)
+        return value if isinstance(value, dict | list) else canonical_json(value)
+    raise TypeError(
+        f"the system returned {type(answer).__name__}; expected a Pydantic object, a dict or list, JSON text, or a "
+        "response of LlamaIndex"
+    )
+
+
+def _error_fields(error: Exception, timeout_s: float, system: System) -> dict[str, Any]:
     """The fields of a RawAnswer that an error fills.
 
     ValueError and TypeError mean an answer that does not fit its schema, which is kept; any other error means
     that the call failed and may be repeated. So does ConfigurationError, though a ValueError: a model that does
     not load, or a prompt longer than the context window.
     """
-    text = " ".join(str(error).split())[:ERROR_CHARACTERS]
+    text = error_text(error, system)[:ERROR_CHARACTERS]
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not text:
         text = f"no answer within {timeout_s:g} s"
     failed = isinstance(error, ConfigurationError) or not isinstance(error, ValueError | TypeError)
@@ -202,9 +221,13 @@ def _error_fields(error: Exception, timeout_s: float) -> dict[str, Any]:
 
 
 def _key(identity: str, target: AnswerTarget) -> str:
-    """Key of one call in the log. The schema enters as text, as another key order makes another prompt."""
-    example = target.example
-    return content_hash([identity, example.id, example.query, json.dumps(target.schema)])
+    """Key of one call in the log. The schema enters as text, as another key order makes another prompt.
+
+    The class enters by its name, as an LLM raises for an answer that it refuses.
+    """
+    example, cls = target.example, target.output_cls
+    name = None if cls is None else f"{cls.__module__}.{cls.__qualname__}"
+    return content_hash([identity, example.id, example.query, json.dumps(target.schema), name])
 
 
 def _wall_seconds(answers: Sequence[RawAnswer]) -> float:

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.base.llms.types import ChatMessage
-from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
+from llama_index.core.base.response.schema import (
+    AsyncStreamingResponse,
+    PydanticResponse,
+    Response,
+    StreamingResponse,
+)
+from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.llms.llm import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import ChatPromptTemplate
@@ -77,12 +83,24 @@ def check_askable(name: str, system: System, targets: Sequence[AnswerTarget]) ->
 
 
 async def _ask_query_engine(engine: BaseQueryEngine, example: Example) -> Reply:
-    response: Any = await engine.aquery(example.query or "")
-    if isinstance(response, AsyncStreamingResponse):
-        response = await response.get_response()
-    elif isinstance(response, StreamingResponse):
-        response = response.get_response()
-    return Reply(response.response, tuple(source_of(node) for node in response.source_nodes))
+    return await _reply_of(await engine.aquery(example.query or ""))
+
+
+async def _reply_of(answer: Any) -> Reply:
+    """The answer within a response of LlamaIndex, with the retrieved nodes of a query engine's; else the answer."""
+    if isinstance(answer, Reply):
+        return answer
+    if isinstance(answer, AsyncStreamingResponse):
+        answer = await answer.get_response()
+    elif isinstance(answer, StreamingResponse):
+        answer = answer.get_response()
+    if isinstance(answer, Response | PydanticResponse | AgentChatResponse):
+        return Reply(answer.response, tuple(source_of(node) for node in answer.source_nodes))
+    if isinstance(answer, ChatResponse):
+        return Reply(answer.message.content)
+    if isinstance(answer, CompletionResponse):
+        return Reply(answer.text)
+    return Reply(answer.content if isinstance(answer, ChatMessage) else answer)
 
 
 async def _ask_structured_llm(llm: StructuredLLM, example: Example) -> Reply:
@@ -104,8 +122,7 @@ async def _ask_program(program: BasePydanticProgram[Any], example: Example) -> R
 
 async def _ask_function(function: Callable[[Example], Any], example: Example) -> Reply:
     answer = function(example)
-    answer = await answer if inspect.isawaitable(answer) else answer
-    return answer if isinstance(answer, Reply) else Reply(answer)
+    return await _reply_of(await answer if inspect.isawaitable(answer) else answer)
 
 
 def _program_arguments(program: BasePydanticProgram[Any], example: Example) -> dict[str, Any]:

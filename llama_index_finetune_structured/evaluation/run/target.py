@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,9 +16,8 @@ from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, canonical_json, compact_json, json_span
 from ...json_schema import first_error
 
-__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of", "targets_of"]
+__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of"]
 
-_logger = logging.getLogger(__name__)
 ERROR_CHARACTERS = 500
 """Errors are stored cut to this length (chosen: a whole message of most providers, without a dumped prompt)."""
 _PARSE_ERROR_CHARACTERS = 300  # chosen: a parser's or jsonschema's message may repeat the whole answer
@@ -78,23 +75,14 @@ def _read(output_cls: type[BaseModel], value: Any) -> BaseModel:
         return output_cls.model_validate(value)
 
 
-def targets_of(examples: Iterable[Example], output_cls: type[BaseModel] | None) -> list[AnswerTarget]:
-    """The target of every example; see ``target_of``. Raises DatasetError, also for an empty data set."""
-    targets = [target_of(example, output_cls) for example in examples]
-    if not targets:
-        raise DatasetError("nothing to compare on: the data set is empty")
-    return targets
-
-
 def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
     """The target of one example: ``output_cls``, else the example's own JSON schema, else any JSON.
 
-    A gold answer that the example's own schema refuses is gold all the same, with a logged warning, and the answers to
-    that example may be any JSON. Raises DatasetError where the gold answer is not JSON or ``output_cls`` refuses it.
+    Raises DatasetError where the gold answer is not JSON, or is not valid by them.
     """
     try:
         gold = example.answer_object()
-        model = output_cls or _schema_class(example, gold)
+        model = output_cls or _schema_class(example)
         target = AnswerTarget(example, model, None if model is None else model.model_json_schema(), None)
         return replace(target, gold=target.fitted(gold))
     except (ValueError, RecursionError) as error:
@@ -104,29 +92,17 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTar
         ) from error
 
 
-def _schema_class(example: Example, gold: Any) -> type[BaseModel] | None:
-    """The class of the example's JSON schema; one that takes any JSON where ``gold`` does not fit the schema."""
+def _schema_class(example: Example) -> type[BaseModel] | None:
     if example.answer_schema is None:
         return None
-    try:
-        error = first_error(example.answer_schema, gold)
-    except ValueError as unusable:
-        error = str(unusable)
-    if error:
-        _logger.warning(
-            "example %s: its own answer does not fit its answer_schema (%s), so answers to it are not checked "
-            "against it; revalidate the data set, or pass output_cls",
-            example.id[:12],
-            error[:_PARSE_ERROR_CHARACTERS],
-        )
     # not canonical JSON: the prompt and the grammar equal training's only with the schema's own key order
     schema_json = json.dumps(example.answer_schema, ensure_ascii=False)
-    return _model_for(schema_json, example.schema_name or "Answer", is_checked=not error)
+    return _model_for(schema_json, example.schema_name or "Answer")
 
 
 @lru_cache(maxsize=64)
-def _model_for(schema_json: str, name: str, *, is_checked: bool) -> type[BaseModel]:
-    """A Pydantic class whose JSON schema is exactly this one; it validates with jsonschema where ``is_checked``."""
+def _model_for(schema_json: str, name: str) -> type[BaseModel]:
+    """A Pydantic class whose JSON schema is exactly this one, judged as Pydantic judges."""
     schema: dict[str, Any] = json.loads(schema_json)
 
     class SchemaAnswer(RootModel[Any]):
@@ -138,7 +114,7 @@ def _model_for(schema_json: str, name: str, *, is_checked: bool) -> type[BaseMod
         @model_validator(mode="before")
         @classmethod
         def _fits(cls, value: Any) -> Any:
-            if is_checked and (error := first_error(schema, value)):
+            if error := first_error(schema, value):
                 raise ValueError(error[:_PARSE_ERROR_CHARACTERS])
             return value
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from ...errors import ConfigurationError, StructuredAnswerError
 from ...example import Example, canonical_json
 from ..run.answer_log import RawAnswer
+from ..run.redacted import error_text
 from ..run.target import AnswerTarget
 from .answers import FieldScore, score_answer
+from .failures import INVALID
 from .fields import Field, fields_of, inferred_schema
 from .metrics import ScoredAnswer
 from .rules import Rules, as_rule
@@ -61,7 +63,9 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         try:
             value = target.read(answer.text if answer.value is None else answer.value)
         except StructuredAnswerError as unfit:
-            error, kind = str(unfit), "invalid"
+            error, kind = str(unfit), INVALID
+        except Exception as broken:  # a validator of the user's class may raise anything
+            error, kind = error_text(broken) or "(no message)", type(broken).__name__
     valid = error is None
     fields = plan.fields(target)
     scores = score_answer(fields, target.gold, value, valid)
@@ -77,6 +81,7 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         raw_text=answer.raw_text,
         error=error,
         error_kind=kind,
+        call_failed=answer.failed,
         retrieval_hit=_retrieval_hit(target.example, answer),
         sources=answer.sources,
         bound_hits=answer.bound_hits,

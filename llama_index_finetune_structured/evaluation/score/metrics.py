@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ...example import Source
 from .answers import FieldScore
+from .failures import INVALID, Failure, group_failures
 
 __all__ = ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore", "field_metrics", "metrics"]
 
@@ -27,6 +28,7 @@ class ScoredAnswer(BaseModel):
         raw_text: The last text of the system's LLM, from its events; None where there was none.
         error: What went wrong; None where valid.
         error_kind: Class name of the call's error; "invalid" for an answer that does not fit the schema.
+        call_failed: Whether the call itself failed, so that there is no answer.
         retrieval_hit: Whether the gold document was among the retrieved; None where unknown.
         sources: The retrieved nodes; None where the system is not a query engine.
         bound_hits: JSON paths where the grammar's bound on a list or text was reached.
@@ -45,6 +47,7 @@ class ScoredAnswer(BaseModel):
     raw_text: str | None = None
     error: str | None = None
     error_kind: str | None = None
+    call_failed: bool = False
     retrieval_hit: bool | None = None
     sources: tuple[Source, ...] | None = None
     bound_hits: tuple[str, ...] = ()
@@ -129,6 +132,7 @@ class SystemScore(Metrics):
         median_latency_s: Median latency of the single calls.
         p95_latency_s: 95th percentile of the latencies of the single calls.
         errors: Kind of error -> number of invalid answers.
+        failures: The causes of the failed calls and invalid answers, most frequent first.
         bound_hits: Number of answers in which the grammar's bound on a list or text was reached.
         retries: Number of answers whose call was repeated because the first did not fit the schema.
         intervals: Metric -> its rate and 95% interval.
@@ -141,12 +145,18 @@ class SystemScore(Metrics):
     median_latency_s: float
     p95_latency_s: float
     errors: dict[str, int]
+    failures: tuple[Failure, ...] = ()
     bound_hits: int
     retries: int = 0
     intervals: dict[str, Interval] = Field(default_factory=dict)
     retrieval_hit_rate: float | None = None
     retrieval_hit: Metrics | None = None
     retrieval_miss: Metrics | None = None
+
+    @property
+    def all_calls_failed(self) -> bool:
+        """Whether there is no answer at all, so that the rates say nothing about the system."""
+        return sum(failure.count for failure in self.failures if failure.call_failed) == self.n
 
 
 def metrics(answers: Sequence[ScoredAnswer], kinds: dict[str, str]) -> Metrics:
@@ -172,13 +182,19 @@ def system_score(answers: Sequence[ScoredAnswer], kinds: dict[str, str], wall_se
         seconds_per_answer=wall_seconds / len(answers),
         median_latency_s=median(latencies),
         p95_latency_s=latencies[min(len(latencies) - 1, int(0.95 * len(latencies)))],
-        errors=dict(Counter(a.error_kind or "invalid" for a in answers if not a.valid)),
+        errors=dict(Counter(a.error_kind or INVALID for a in answers if not a.valid)),
+        failures=_failures(answers),
         bound_hits=sum(bool(answer.bound_hits) for answer in answers),
         retries=sum(bool(answer.retries) for answer in answers),
         retrieval_hit_rate=len(hits) / known if known else None,
         retrieval_hit=metrics(hits, kinds) if hits else None,
         retrieval_miss=metrics(misses, kinds) if misses else None,
     )
+
+
+def _failures(answers: Sequence[ScoredAnswer]) -> tuple[Failure, ...]:
+    invalid = [answer for answer in answers if not answer.valid]
+    return group_failures([(a.call_failed, a.error_kind or INVALID, a.error or "") for a in invalid])
 
 
 def field_metrics(kind: str, counts: FieldScore) -> FieldMetrics:

@@ -36,8 +36,9 @@ def atomic_output(target: Path) -> Iterator[Path]:
         sync_folder(holder)
         os.replace(path, target)
     except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise EngineError(
-            f"{target}: could not be written ({error}): free disk space, or write elsewhere"
+            f"{target}: could not be written ({reason}): free disk space, or write elsewhere"
         ) from error
     finally:
         if holder is not None:

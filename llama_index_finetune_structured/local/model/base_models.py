@@ -210,7 +210,7 @@ def _hub_folder(name: str) -> Path:
         )
     except Exception as error:  # the hub client raises httpx, OSError and its own kinds
         raise ConfigurationError(
-            f"base model {name!r} could not be downloaded from the hub ({type(error).__name__}). Check the name and "
+            f"base model {name!r} could not be downloaded from the hub. Check the name and "
             f"the network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
         ) from error
 

@@ -1,0 +1,70 @@
+"""The ``--schema`` option: the class that decides which answers are valid, and the record of it beside a data set."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from ..dataset.schema.load import load_schema
+from ..errors import ConfigurationError
+from ..files import read_json, write_json
+from ..printable import one_line
+from .command import say
+
+__all__ = ["SchemaOption", "answer_class", "remember_schema"]
+
+SchemaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--schema",
+        help="Class that answers are validated by and written as: schema.yaml, schema.py:Class (its code is run) or "
+        "module:Class. Default: the JSON schema stored with the data.",
+    ),
+]
+
+_RECORD = "schema.json"
+_YAML = (".yaml", ".yml", ".json")
+
+
+def remember_schema(build_folder: Path, source: str, output_cls: type[BaseModel]) -> None:
+    """Record in a build's folder which ``--schema`` its data set was made with."""
+    write_json(build_folder / _RECORD, {"source": source, "schema": output_cls.model_json_schema()})
+
+
+def answer_class(source: str | None, data: Path) -> type[BaseModel] | None:
+    """The class that ``--schema`` names; without it that of the data set's own, unchanged YAML file, else None.
+
+    A data file never causes Python code to run: where the data set was made with a Python class, this only says how
+    to name it. Raises ConfigurationError where the class that ``--schema`` names cannot be loaded.
+    """
+    if source is not None:
+        return load_schema(source)
+    recorded, schema = _recorded(data)
+    if recorded is None:
+        return None
+    if recorded.lower().endswith(_YAML):
+        with contextlib.suppress(ConfigurationError):
+            output_cls = load_schema(recorded)
+            if output_cls.model_json_schema() == schema:
+                return output_cls
+    say(f"validated by the stored JSON schema alone; --schema {recorded} validates by the class")
+    return None
+
+
+def _recorded(data: Path) -> tuple[str | None, Any]:
+    """The ``--schema`` of the build that wrote ``data``, and its JSON schema, from ``data.build`` beside it."""
+    stem = data.name.removesuffix(data.suffix).removesuffix(".validation")
+    try:
+        record: Any = read_json(data.with_name(f"{stem}.build") / _RECORD)
+    except (OSError, ValueError):
+        return None, None
+    source = record.get("source") if isinstance(record, dict) else None
+    return (
+        (source, record.get("schema"))
+        if isinstance(source, str) and one_line(source) == source
+        else (None, None)
+    )

@@ -1,0 +1,156 @@
+"""``--schema``: one class decides which answers are valid, in check, train, eval, export and the data set's record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llama_index_finetune_structured import FinetuneDataset, LoraLLM, Scorecard, load_schema
+from llama_index_finetune_structured.cli import app
+from tests.cli.conftest import Call
+
+MODELS = '''
+from decimal import Decimal
+from pydantic import BaseModel, field_validator
+
+open("code-was-run", "w").close()
+
+class Invoice(BaseModel):
+    """An invoice."""
+    number: str
+    total: Decimal
+
+    @field_validator("number")
+    @classmethod
+    def _upper(cls, value: str) -> str:
+        return value.strip().upper()
+
+    @field_validator("total")
+    @classmethod
+    def _whole_cents(cls, value: Decimal) -> Decimal:
+        if value != round(value, 2):
+            raise ValueError("more than two decimals")
+        return value
+'''
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve rows that fit the JSON schema; the class refuses the last one, and writes the first one otherwise."""
+    monkeypatch.chdir(tmp_path)
+    Path("models.py").write_text(MODELS)
+    schema = load_schema("models.py:Invoice").model_json_schema()
+    answers = [{"number": f" a{n} ", "total": f"{n}.50"} for n in range(11)] + [
+        {"number": "A", "total": "1.834"}
+    ]
+    pairs = [(f"Invoice {n}?", answer) for n, answer in enumerate(answers)]
+    path = FinetuneDataset.from_pairs(pairs, schema=schema).save("rows.jsonl")
+    Path("code-was-run").unlink()
+    return path
+
+
+def test_check_names_the_lines_that_the_class_refuses_and_fix_leaves_them_out(rows: Path, call: Call) -> None:
+    ask = ["check", "rows.jsonl", "--target", "openai"]
+    assert call(*ask)["good"] == 12
+    found = call(*ask, "--schema", "models.py:Invoice", code=1)
+    (problem,) = [problem for problem in found["problems"] if not problem["is_warning"]]
+    assert (problem["line"], problem["code"], found["good"]) == (12, "answer_not_in_schema", 11)
+    assert "more than two decimals" in problem["message"]
+    call(*ask, "--schema", "models.py:Invoice", "--fix", "good.jsonl")
+    assert len(FinetuneDataset.load("good.jsonl")) == 11
+
+
+def test_train_refuses_what_the_class_refuses_and_trains_on_what_it_writes(
+    rows: Path, call: Call, tiny_llama: Path
+) -> None:
+    ask = ["train", "--base-model", str(tiny_llama), "--rank", "2", "--epochs", "1", "--output", "run"]
+    refused = call(*ask, "rows.jsonl", "--schema", "models.py:Invoice", code=1)["error"]
+    assert "refuses the answers of 1 row of 12; the first, row 12: " in refused
+    assert "more than two decimals" in refused
+    assert not Path("run").exists()
+    call("check", "rows.jsonl", "--target", "openai", "--schema", "models.py:Invoice", "--fix", "good.jsonl")
+    call(*ask, "good.jsonl", "--schema", "models.py:Invoice")
+    written = FinetuneDataset.load("good.jsonl").revalidate(load_schema("models.py:Invoice")).examples
+    assert json.loads(written[0].answer_text())["number"] == "A0"
+
+
+def test_eval_is_by_the_class_for_gold_and_answers_alike(rows: Path, call: Call, tiny_llama: Path) -> None:
+    ask = ["eval", str(tiny_llama), "rows.jsonl", "--output"]
+    by_schema = call(*ask, "by-schema")
+    assert (by_schema["examples"], by_schema["left_out"]) == (12, 0)
+    by_class = call(*ask, "by-class", "--schema", "models.py:Invoice")
+    assert (by_class["examples"], by_class["left_out"]) == (11, 1)
+    card = Scorecard.from_json("by-class/scorecard.json")
+    assert card.rows[0].gold == {"number": "A0", "total": "0.50"}
+    assert card.settings["schema"] == "models.py:Invoice"
+    assert "another schema" in call(*ask, "by-class", code=1)["error"]
+
+
+def test_a_data_set_names_its_class_but_never_runs_it(rows: Path, call: Call, tiny_llama: Path) -> None:
+    Path("rows.build").mkdir()
+    Path("rows.build/schema.json").write_text(json.dumps({"source": "models.py:Invoice"}))
+    found = call("eval", str(tiny_llama), "rows.jsonl", "--limit", "1")
+    assert "--schema models.py:Invoice validates by the class" in " ".join(found["stderr"].split())
+    assert not Path("code-was-run").exists()
+    FinetuneDataset.load("rows.jsonl").save("rows.validation.jsonl")
+    held_out = call("check", "rows.validation.jsonl", "--target", "openai")
+    assert "--schema models.py:Invoice" in " ".join(held_out["stderr"].split())
+    for damaged in ('{"source": 3}', "[]", "not JSON", '{"source": "a\\nb"}'):
+        Path("rows.build/schema.json").write_text(damaged)
+        assert "--schema" not in call("check", "rows.jsonl", "--target", "openai")["stderr"]
+
+
+def test_a_yaml_schema_is_found_again_since_it_runs_no_code(work: Path, call: Call) -> None:
+    pairs = Path("pairs.jsonl")
+    rows = [
+        {"query": f"What did Miller {n}?", "response": {"author": f"A{n}", "year": 1990 + n}}
+        for n in range(20)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call("build", "papers", "--schema", "schema.yaml", "--pairs", "pairs.jsonl", "--output", "data.jsonl")
+    base = ["check", "data.jsonl", "--target", "openai"]
+    assert "--schema" not in call(*base)["stderr"]
+    strict = Path("schema.yaml").read_text().replace("year: integer", "year: {type: integer, max: 1980}")
+    Path("schema.yaml").write_text(strict)
+    assert "--schema schema.yaml validates by the class" in " ".join(call(*base)["stderr"].split())
+    assert call(*base, "--schema", "schema.yaml", code=1)["good"] == 0
+
+
+def test_export_checks_by_the_class(rows: Path, call: Call, tiny_llama: Path) -> None:
+    call("check", "rows.jsonl", "--target", "openai", "--schema", "models.py:Invoice", "--fix", "good.jsonl")
+    call(
+        "train",
+        "good.jsonl",
+        "--base-model",
+        str(tiny_llama),
+        "--rank",
+        "2",
+        "--epochs",
+        "1",
+        "--output",
+        "run",
+    )
+    LoraLLM.from_adapter("run")
+    Path("code-was-run").unlink()
+    done = CliRunner().invoke(
+        app, ["export", "run", "merged", "--check", "good.jsonl", "--schema", "models.py:Invoice", "--json"]
+    )
+    assert Path("code-was-run").exists(), done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("command", ["eval nowhere", "check", "train", "export run merged --check"])
+@pytest.mark.parametrize(
+    "schema", ["nowhere.py:Invoice", "models.py:Nobody", "models.py", "nowhere.yaml", "a:b:c", ""]
+)
+def test_a_schema_that_cannot_be_loaded_is_one_clear_error(
+    command: str, schema: str, rows: Path, call: Call, tiny_llama: Path
+) -> None:
+    Path("run").mkdir(exist_ok=True)
+    base = ["--base-model", str(tiny_llama)] if command in ("check", "train") else []
+    found = call(*command.split(), "rows.jsonl", "--schema", schema, *base, code=1)
+    assert found["error"]
+    assert "Traceback" not in found["stderr"]
