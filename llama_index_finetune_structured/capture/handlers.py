@@ -78,7 +78,8 @@ class _FineTuningHandler(FineTuningHandlerBase):
         """Counts of this process so far.
 
         Returns:
-            ``captured``, ``rejected`` (reason -> count), ``dropped_by_redaction`` and ``internal_errors``.
+            ``captured``, ``rejected`` (reason -> count), ``dropped_by_redaction``, ``internal_errors`` and
+            ``outside``: LLM calls that no handler and no ``capture`` recorded.
         """
         return self._recorder.summary()
 

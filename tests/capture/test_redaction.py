@@ -185,6 +185,7 @@ def test_a_failing_redactor_withholds_the_record_and_counts_it(redactor: Any, pa
         "rejected": {},
         "dropped_by_redaction": 2,
         "internal_errors": 0,
+        "outside": 0,
     }
     assert path.read_text() == ""
     assert not captured.rejects_path.exists()
