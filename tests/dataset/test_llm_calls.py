@@ -77,7 +77,7 @@ def test_lines_are_cleaned_deduplicated_and_counted() -> None:
     made = QuestionGenerator(llm, calls=QUICK).generate(teacher_run.chunks(2), show_progress=False)
     assert texts(made) == ["What?", "Who ?", "where?"]
     assert (made.duplicates_removed, made.paid, made.reused, made.failures) == (5, 2, 0, ())
-    assert made[0] == Question("What?", "node 0", None)
+    assert made[0] == Question("What?", None, None)  # either chunk may hold its answer
     assert str(made) == "3 questions (5 duplicates removed), 2 calls paid, 0 reused, 0 failed"
 
 
