@@ -20,7 +20,7 @@ from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
 from .answer_check import Rejected, check_answer
 from .calls import example_row, finish_reason
-from .redaction import Redactor, redact_row
+from .redaction import Redactor, redact_record
 from .request import AnswerRequest, read_request, without_tool_schema
 from .spans import Call, Scope
 
@@ -168,7 +168,7 @@ class Recorder:
         if self._redact is None:
             return line
         try:
-            row = redact_row(json.loads(line), self._redact)
+            row = redact_record(json.loads(line), self._redact)
             if check is not None:
                 check({"content": None, **row["answer"]})
             return json.dumps(row, ensure_ascii=False).encode()
