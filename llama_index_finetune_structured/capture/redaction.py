@@ -24,7 +24,7 @@ _CARDS = re.compile(
 )
 # By length of the whole number: the countries of the IBAN registry (ISO 13616).
 _IBAN_COUNTRIES = {
-    15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD",  # codespell:ignore FO
+    15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD",
     19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
     22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
     25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
