@@ -206,7 +206,8 @@ def require_id(reply: Any, what: str) -> Any:
 def require_rows(request: Callable[[], Any], what: str, *, with_ids: bool = True) -> Any:
     """The listing that ``request`` returns.
 
-    Raises ValueError where the reply is no list, or a row of its first page has no id (``with_ids``), so that an unreadable listing is not taken for an empty one.
+    Raises ValueError where the reply is no list, or a row of its first page has no id (``with_ids``), so that an
+    unreadable listing is not taken for an empty one.
     """
     try:
         reply = request()
