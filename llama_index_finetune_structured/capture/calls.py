@@ -63,6 +63,7 @@ def start_call(
         query=queries[0] if queries else None,
         user_query=queries[-1] if queries else None,
         sources=_sources(lineage, wire),
+        labels=span.labels,
     )
 
 
@@ -128,6 +129,10 @@ def example_row(call: Call, answer: dict[str, Any], request: AnswerRequest, resp
         best = max(call.sources, key=lambda source: source.get("score", 0.0))
         row["sources"] = call.sources
         row["document_id"] = best.get("document_id", best["node_id"])
+    if call.labels is not None:
+        row["metadata"] |= call.labels.metadata
+        if call.labels.document_id is not None:
+            row["document_id"] = call.labels.document_id
     if call.model is not None:
         row["model"] = call.model
     usage = _usage(response)

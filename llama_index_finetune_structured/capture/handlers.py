@@ -78,7 +78,8 @@ class _FineTuningHandler(FineTuningHandlerBase):
         """Counts of this process so far.
 
         Returns:
-            ``captured``, ``rejected`` (reason -> count), ``dropped_by_redaction`` and ``internal_errors``.
+            ``captured``, ``rejected`` (reason -> count), ``dropped_by_redaction``, ``internal_errors`` and
+            ``outside``: LLM calls that no handler and no ``capture`` recorded.
         """
         return self._recorder.summary()
 
@@ -155,8 +156,8 @@ class OpenAIFineTuningHandler(_FineTuningHandler):
         path: File of the Examples; an existing capture is continued. None: a private temporary file that is
             deleted with the handler.
         output_cls: Class of the answers of calls that carry no schema. None: their answers may be any text.
-        redact: True removes keys, tokens, e-mail addresses, phone and card numbers before anything is written
-            (``redact_secrets``); a function from text to text replaces that.
+        redact: True removes keys, tokens, e-mail addresses, phone, account and card numbers before anything is
+            written (``redact_secrets``); a function from text to text replaces that.
         fsync: Whether records survive power loss, at about 1 ms a record.
 
     Raises:
@@ -178,8 +179,8 @@ class GradientAIFineTuningHandler(_FineTuningHandler):
         path: File of the Examples; an existing capture is continued. None: a private temporary file that is
             deleted with the handler.
         output_cls: Class of the answers of calls that carry no schema. None: their answers may be any text.
-        redact: True removes keys, tokens, e-mail addresses, phone and card numbers before anything is written
-            (``redact_secrets``); a function from text to text replaces that.
+        redact: True removes keys, tokens, e-mail addresses, phone, account and card numbers before anything is
+            written (``redact_secrets``); a function from text to text replaces that.
         fsync: Whether records survive power loss, at about 1 ms a record.
 
     Raises:

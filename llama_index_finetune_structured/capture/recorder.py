@@ -20,7 +20,7 @@ from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
 from .answer_check import Rejected, check_answer
 from .calls import example_row, finish_reason
-from .redaction import Redactor, redact_row
+from .redaction import Redactor, redact_record
 from .request import AnswerRequest, read_request, without_tool_schema
 from .spans import Call, Scope
 
@@ -75,13 +75,14 @@ class Recorder:
         self._rejected.clear()
 
     def summary(self) -> dict[str, Any]:
-        """Counts of this process: captured, rejected by reason, dropped by redaction, internal errors."""
+        """Counts of this process: captured, rejected by reason, dropped by redaction, internal errors, outside."""
         with self._lock:
             return {
                 "captured": self._counts["captured"],
                 "rejected": dict(self._rejected),
                 "dropped_by_redaction": self._counts["dropped_by_redaction"],
                 "internal_errors": self._counts["internal_errors"],
+                "outside": self._counts["outside"],
             }
 
     def close(self) -> None:
@@ -104,6 +105,24 @@ class Recorder:
         if first:
             _logger.warning(
                 "capture to %s failed (%s); later failures are only counted", self.path, _location(error)
+            )
+
+    def count_outside(self) -> None:
+        """Count an LLM call that no recorder owns."""
+        self._count("outside")
+
+    def warn_of_outside(self) -> None:
+        """Log how many LLM calls were not recorded, and how to record them; nothing where there were none."""
+        with self._lock:
+            outside, recorded = self._counts["outside"], self._counts["captured"]
+        if outside:
+            _logger.warning(
+                "capture to %s: %d LLM calls were made outside of its block and not captured (%d were captured). They "
+                "came from asyncio tasks or threads that other code started, such as a web server's: pass "
+                "everywhere=True to capture, or attach(...) the LLM or query engine",
+                self.path,
+                outside,
+                recorded,
             )
 
     def _record(self, call: Call, response: Any) -> None:
@@ -149,7 +168,7 @@ class Recorder:
         if self._redact is None:
             return line
         try:
-            row = redact_row(json.loads(line), self._redact)
+            row = redact_record(json.loads(line), self._redact)
             if check is not None:
                 check({"content": None, **row["answer"]})
             return json.dumps(row, ensure_ascii=False).encode()

@@ -11,15 +11,43 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Redactor", "redact_row", "redact_secrets"]
+__all__ = ["Redactor", "redact_record", "redact_row", "redact_secrets"]
 
 Redactor = Callable[[str], str]
 """A function that returns a text without its secrets."""
 
 
+# Lengths and first digits that card issuers use. Of other numbers a tenth passes Luhn's check as well: times in
+# milliseconds, article numbers.
+_CARDS = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|(?:2[2-7]|35|5[0-9])\d{14}|6\d{15,18}"
+)
+# By length of the whole number: the countries of the IBAN registry (ISO 13616).
+_IBAN_COUNTRIES = {
+    15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD",
+    19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
+}  # fmt: skip
+_IBAN_FORMS = "|".join(
+    rf"(?:{countries.replace(' ', '|')})\d{{2}}(?:[ -]?[A-Z0-9]){{{length - 4}}}"
+    for length, countries in _IBAN_COUNTRIES.items()
+)
+
+
+def _redact_iban(match: re.Match[str]) -> str:
+    """``[IBAN]`` for an account number with the right check digits (ISO 7064, modulo 97), else the text itself."""
+    iban = "".join(char for char in match[0] if char.isalnum())
+    number = "".join(str(int(char, 36)) for char in iban[4:] + iban[:4])
+    return "[IBAN]" if int(number) % 97 == 1 else match[0]
+
+
 def _redact_card(match: re.Match[str]) -> str:
-    """``[CARD]`` for a number that passes Luhn's check, else the number itself."""
+    """``[CARD]`` for a card's number that passes Luhn's check, else the number itself."""
     digits = [int(char) for char in reversed(match[0]) if char.isdigit()]
+    if not _CARDS.fullmatch("".join(char for char in match[0] if char.isdigit())):
+        return match[0]
     doubled = [digit * 2 - 9 if digit > 4 else digit * 2 for digit in digits[1::2]]
     return match[0] if (sum(digits[0::2]) + sum(doubled)) % 10 else "[CARD]"
 
@@ -63,6 +91,7 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[s
         re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
         "[EMAIL]",
     ),
+    ((), re.compile(rf"(?i)(?<![A-Z0-9])(?:{_IBAN_FORMS})(?![A-Z0-9])", re.ASCII), _redact_iban),
     (
         (),
         re.compile(
@@ -88,16 +117,18 @@ _DIGITS = re.compile(r"\d[\d ().-]{7,}\d")
 
 
 def redact_secrets(text: str) -> str:
-    """Replace keys, tokens, passwords, e-mail addresses, card and phone numbers by marks such as ``[KEY]``.
+    """Replace keys, tokens, passwords, e-mail addresses, account, card and phone numbers by marks such as ``[KEY]``.
 
-    Card numbers are those that pass Luhn's check.
+    Account numbers are IBANs with the right check digits; card numbers are those of a card issuer that pass Luhn's
+    check.
 
     Args:
         text: Any text.
 
     Returns:
         The text with ``[PRIVATE_KEY]``, ``[KEY]``, ``[TOKEN]``, ``[SECRET]`` (the value after a name such as
-            ``password``), ``[CREDENTIALS]`` (of a URL), ``[EMAIL]``, ``[CARD]`` and ``[PHONE]`` in their places.
+            ``password``), ``[CREDENTIALS]`` (of a URL), ``[EMAIL]``, ``[IBAN]``, ``[CARD]`` and ``[PHONE]`` in
+            their places.
     """
     if len(text) < _SHORTEST:
         return text
@@ -114,25 +145,38 @@ def redact_secrets(text: str) -> str:
     return text
 
 
-def redact_row(row: Any, redact: Redactor) -> Any:
+def redact_record(record: dict[str, Any], redact: Redactor) -> dict[str, Any]:
+    """Redact the row of an Example, or of a rejected one under "example".
+
+    Numbers change in the messages only: one in an answer is what a model has to learn, and no text of a person.
+    """
+    return {
+        key: redact_record(value, redact)
+        if key == "example"
+        else redact_row(value, redact, numbers=key == "messages")
+        for key, value in record.items()
+    }
+
+
+def redact_row(row: Any, redact: Redactor, *, numbers: bool = True) -> Any:
     """Apply ``redact`` to every string of a JSON value, including keys and JSON inside strings, at any depth.
 
-    A number whose digits ``redact`` changes becomes 0.
+    With ``numbers``, a number whose digits ``redact`` changes becomes 0.
     """
     if isinstance(row, str):
-        return _redact_text(row, redact)
+        return _redact_text(row, redact, numbers)
     if isinstance(row, dict):
-        return {redact(key): _redact_value(key, value, redact) for key, value in row.items()}
+        return {redact(key): _redact_value(key, value, redact, numbers) for key, value in row.items()}
     if isinstance(row, list):
-        return [redact_row(value, redact) for value in row]
-    if isinstance(row, (int, float)) and not isinstance(row, bool):
+        return [redact_row(value, redact, numbers=numbers) for value in row]
+    if numbers and isinstance(row, (int, float)) and not isinstance(row, bool):
         return row if redact(str(row)) == str(row) else 0
     return row
 
 
-def _redact_value(key: str, value: Any, redact: Redactor) -> Any:
+def _redact_value(key: str, value: Any, redact: Redactor, numbers: bool) -> Any:
     """Redact a value, also where only its key gives it away, as in ``{"password": "tiger7"}``."""
-    redacted = redact_row(value, redact)
+    redacted = redact_row(value, redact, numbers=numbers)
     if not isinstance(value, str) or redacted != value or len(value) > _LONGEST_NAMED:
         return redacted
     named = redact(f"{key}: {value}")
@@ -141,7 +185,7 @@ def _redact_value(key: str, value: Any, redact: Redactor) -> Any:
     return named.removeprefix(f"{key}: ") if named.startswith(f"{key}: ") else "[SECRET]"
 
 
-def _redact_text(text: str, redact: Redactor) -> str:
+def _redact_text(text: str, redact: Redactor, numbers: bool) -> str:
     """Redact a string; one that contains JSON stays valid JSON, unchanged where nothing was redacted."""
     if text[:1] in "{[" and text:
         try:
@@ -149,7 +193,7 @@ def _redact_text(text: str, redact: Redactor) -> str:
         except ValueError:
             pass
         else:
-            redacted = redact_row(value, redact)
+            redacted = redact_row(value, redact, numbers=numbers)
             return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
     redacted_text = redact(text)
     if not isinstance(redacted_text, str):

@@ -110,11 +110,13 @@ _blocks: ContextVar[tuple[BlockScope, ...]] = ContextVar("finetune_structured_bl
 class BlockScope:
     """Spans inside a ``with`` block: of its own code, its asyncio tasks and the threads started while it is open.
 
-    Threads that were running before the block are outside, except for the calls of components passed to ``attach``.
+    Threads that were running before the block, and asyncio tasks that other code created, are outside, except for
+    the calls of components passed to ``attach``. ``everywhere``: all spans of the process while the block is open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, everywhere: bool = False) -> None:
         self.attached = Attachments()
+        self._everywhere = everywhere
         self._threads_before: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def enter(self) -> None:
@@ -129,7 +131,7 @@ class BlockScope:
     def covers(self, span: Span) -> bool:
         """Whether the running code is inside the block, or the span's component was attached."""
         blocks = _blocks.get()
-        if self in blocks or self.attached.cover(span.instance):
+        if self._everywhere or self in blocks or self.attached.cover(span.instance):
             return True
         # A thread started inside the block has an empty context; one with blocks of its own belongs to those.
         return not blocks and threading.current_thread() not in self._threads_before

@@ -20,6 +20,8 @@ from llama_index.core.response_synthesizers.refine import DefaultRefineProgram
 from llama_index.core.types import BasePydanticProgram
 from pydantic import BaseModel
 
+from .labels import Labels, current_labels
+
 __all__ = ["Call", "ComponentKind", "Scope", "Span", "SpanOwner", "SpanTree"]
 
 _MAX_OPEN = 100_000  # chosen: bounds the memory of spans that never end; the oldest are dropped first
@@ -45,6 +47,9 @@ class SpanOwner(Protocol):
     def count_fault(self, error: Exception) -> None:
         """Count an error inside capture."""
 
+    def count_outside(self) -> None:
+        """Count an LLM call that no recorder owns."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -52,7 +57,8 @@ class Call:
 
     ``kind``: "chat" or "complete". ``messages``: in OpenAI's wire format. ``query``: the innermost query around the
     call, ``user_query`` the outermost. ``sources``: the retrieved nodes, as fields of ``example.Source``.
-    ``finish_reason``: from a stream's chunks, where its last chunk does not carry it.
+    ``labels``: of the code that made the call. ``finish_reason``: from a stream's chunks, where its last chunk does
+    not carry it.
     """
 
     event_id: str
@@ -65,6 +71,7 @@ class Call:
     query: str | None
     user_query: str | None
     sources: list[dict[str, Any]]
+    labels: Labels | None = None
     finish_reason: str | None = None
 
 
@@ -96,7 +103,9 @@ class Span:
 
     ``owners``: the recorders that own it. ``output_cls``: the class that the component parses its answer to.
     ``only_tool``: metadata of the one tool of a ``predict_and_call``. ``nodes``: the retrieved nodes. ``bound``: the
-    bound arguments of an LLM method. ``call``: the LLM call under way; ``has_call``: there was one here or below.
+    bound arguments of an LLM method. ``labels``: of the running code or, where it has none, of the parent (a
+    generator's body may run later, and a worker thread has an empty context). ``call``: the LLM call under way;
+    ``has_call``: there was one here or below; ``is_call``: there was one here.
     """
 
     id: str
@@ -110,8 +119,10 @@ class Span:
     query: str | None = None
     nodes: Any = None
     bound: Any = None
+    labels: Labels | None = None
     call: Call | None = None
     has_call: bool = False
+    is_call: bool = False
 
     @property
     def is_engine(self) -> bool:
@@ -173,6 +184,7 @@ class SpanTree:
         """Open a span below its parent and read the output class and the query from its arguments."""
         kind = _component_kind(type(instance))  # type: ignore[arg-type]  # mypy takes type[Any] for unhashable
         span = Span(span_id, _method_name(span_id), instance, kind, self._parent(parent_id))
+        span.labels = current_labels() or (span.parent.labels if span.parent is not None else None)
         span.bound = bound if span.kind.is_llm else None
         arguments = bound.arguments
         span.output_cls = _output_cls(span, arguments)

@@ -132,7 +132,7 @@ class Tracker:
         span = self.tree.get(event.span_id)
         if span is None or isinstance(span.instance, StructuredLLM):
             return  # its inner call is recorded instead, which has the messages that were sent
-        owners = _claim_call(span)
+        owners = self._claim_call(span)
         if owners:
             call = start_call(
                 span,
@@ -176,7 +176,7 @@ class Tracker:
 
     def _record_without_events(self, span: Span, response: Any) -> None:
         """Record a ``complete`` without LlamaIndex's decorator, or an LLM's own ``structured_predict``."""
-        owners = _claim_call(span)
+        owners = self._claim_call(span)
         if owners:
             kind = "complete" if "complete" in span.method else "chat"
             messages, kwargs = span.call_arguments()
@@ -187,22 +187,27 @@ class Tracker:
             for recorder in owners:
                 recorder.record(call, response)
 
+    def _claim_call(self, span: Span) -> frozenset[SpanOwner]:
+        """Mark the span and its ancestors as having a call, and return the recorders that have to record it.
 
-def _claim_call(span: Span) -> frozenset[SpanOwner]:
-    """Mark the span and its ancestors as having a call, and return the recorders that have to record it.
-
-    An LLM may call itself or another LLM (``chat`` by ``complete``). A recorder takes the outermost call only, so
-    those that record a call around this one are left out.
-    """
-    owners = span.owners
-    for owner in owners:
-        if not owner.listening:
-            owners = owners - {owner}
-    for item in span.lineage():
-        item.has_call = True
-        if item.call is not None and owners:
-            owners = owners - item.call.owners
-    return owners
+        An LLM may call itself or another LLM (``chat`` by ``complete``). A recorder takes the outermost call only, so
+        those that record a call around this one are left out. A call that nobody owns is counted, once as well.
+        """
+        owners = span.owners
+        for owner in owners:
+            if not owner.listening:
+                owners = owners - {owner}
+        span.is_call, inner_call = True, False
+        for item in span.lineage():
+            item.has_call = True
+            inner_call = inner_call or (item is not span and item.is_call)
+            if item.call is not None and owners:
+                owners = owners - item.call.owners
+        if not span.owners and not inner_call:
+            for ref in self._recorders:
+                if (recorder := ref()) is not None:
+                    recorder.count_outside()
+        return owners
 
 
 def _add_owners_to_engine(span: Span) -> None:

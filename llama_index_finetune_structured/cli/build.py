@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +13,16 @@ from llama_index.core.prompts.chat_prompts import TEXT_QA_PROMPT_TMPL_MSGS
 from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
-from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder
+from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder, document_hashes
 from ..dataset.generate.documents import read_nodes
 from ..dataset.generate.llm_calls import FailedCall
+from ..dataset.generate.misses import RetrievalMisses, is_miss, settle_misses
+from ..dataset.labels import AnswerShape
 from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
-from .build_folder import BuildSettings, held_out_path, open_build_folder
+from .build_folder import BuildSettings, DocumentChanges, held_out_path, open_build_folder
 from .command import FEW_ROWS, Result, command, counted, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
@@ -62,6 +65,12 @@ def build(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Chunks retrieved for a question, by BM25.")] = 2,
     chunk_size: Annotated[int, typer.Option(min=128, help="Tokens in a chunk.")] = 512,
+    retrieval_misses: Annotated[
+        RetrievalMisses,
+        typer.Option(
+            help="Answers without the question's own chunk in the prompt: drop, keep, or abstain (an empty answer)."
+        ),
+    ] = "drop",
     validation: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of rows held out, by document; 0: none.")
     ] = 0.2,
@@ -74,11 +83,12 @@ def build(
     """Make a data set from documents: ask a teacher through a query engine and keep the valid answers.
 
     All answers are kept beside the output, so the same command resumes and
-    pays for no answer twice. Failed calls are listed, and repeated with
-    --retry-failed.
+    pays for no answer twice; of a document that has changed, questions are
+    asked again. Failed calls are listed, and repeated with --retry-failed.
     """
     labels = _labels(teacher, questions, pairs)
     output_cls = load_schema(schema)
+    abstention = _empty_answer(output_cls) if retrieval_misses == "abstain" else None
     nodes = read_nodes(folder, chunk_size=chunk_size)
     retriever = bm25_retriever(nodes, top_k)
     say(f"{len({node.ref_doc_id for node in nodes})} documents, {len(nodes)} chunks")
@@ -87,19 +97,23 @@ def build(
     )
     if labels is not None:
         rows = list(_labelled_rows(retriever, labels, output_cls))
-        remember_schema(open_build_folder(output, settings), schema, output_cls)
-        return _save(rows, output, validation, seed)
+        build_folder = open_build_folder(output, settings)
+        remember_schema(build_folder, schema, output_cls)
+        documents = DocumentChanges(build_folder, document_hashes(nodes))
+        settled = _Settled.of(rows, retrieval_misses, abstention)
+        return _save(settled, output, validation, seed, documents)
     llm = hosted_teacher(str(teacher), api_base, top_k * chunk_size)
     own_questions = None if questions is None else read_questions(questions)
     build_folder = open_build_folder(output, settings)
     remember_schema(build_folder, schema, output_cls)
+    documents = DocumentChanges(build_folder, document_hashes(nodes))
     calls = TeacherCalls(llm, output_cls, build_folder, CallPolicy(concurrency=concurrency), retry_failed)
     all_questions = own_questions or calls.questions(
         nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
     )
-    examples = calls.examples(retriever, all_questions)
+    settled = _Settled.of(calls.examples(nodes, retriever, all_questions), retrieval_misses, abstention)
     notes = _failure_lines(calls, api_base or OPENAI)
-    return _save(examples, output, validation, seed, calls.failures, calls.rejected, notes)
+    return _save(settled, output, validation, seed, documents, calls, notes)
 
 
 def _labels(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | None:
@@ -133,29 +147,74 @@ def _labelled_rows(retriever: BaseRetriever, pairs: Path, output_cls: type[BaseM
         qa_template=str(user.content),
         system_prompt=str(system.content),
         output_cls=output_cls,
+        retrieval_misses="keep",
     )
     return builder.build(pairs)
 
 
+def _empty_answer(output_cls: type[BaseModel]) -> str:
+    """The answer that says that the context lacks it. Raises ConfigurationError where the schema has none."""
+    try:
+        return AnswerShape(output_cls, None).answer_text(output_cls())
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--retrieval-misses abstain: {output_cls.__name__} has no empty answer, since a field is required; make "
+            "every field optional (optional: true), or drop or keep such rows"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """The rows to write, and what has become of the retrieval misses among ``answered`` rows."""
+
+    examples: list[Example]
+    answered: int
+    missed: int
+    how: RetrievalMisses
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], how: RetrievalMisses, abstention: str | None) -> _Settled:
+        kept = list(settle_misses(examples, how, abstention))
+        return cls(kept, len(examples), sum(map(is_miss, examples)), how)
+
+    def lines(self) -> list[str]:
+        """What the summary says of them."""
+        if not self.missed:
+            return []
+        what = {
+            "drop": "left out (--retrieval-misses keep keeps them, at no cost)",
+            "keep": "kept, which trains inventing (--retrieval-misses drop leaves them out)",
+            "abstain": "given the empty answer instead",
+        }[self.how]
+        return [
+            f"{self.missed} of {counted(self.answered, 'answer')} had no chunk in the prompt that supports them, and "
+            f"were {what}; a larger --top-k makes that rarer"
+        ]
+
+
 def _save(
-    examples: Sequence[Example],
+    settled: _Settled,
     output: Path,
     validation: float,
     seed: int,
-    failures: Sequence[FailedCall] = (),
-    rejected: int = 0,
+    documents: DocumentChanges,
+    calls: TeacherCalls | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
     """Write the training and the held-out file; the result counts rows, rejects and failures."""
-    if not examples:
+    notes = [*settled.lines(), *notes]
+    if not settled.examples:
         raise DatasetError("\n".join(["no valid answer, so no data set", *notes]))
-    train, held_out = _split(examples, validation, seed)
+    failures: Sequence[FailedCall] = calls.failures if calls else ()
+    changes = documents.counts()
+    train, held_out = _split(settled.examples, validation, seed)
     path = held_out_path(output)
     if held_out is None:
         path.unlink(missing_ok=True)  # of an earlier build; its rows may be in the training file now
     else:
         held_out.save(path)
     train.save(output)
+    documents.save()
     data = {
         "data": str(output),
         "examples": len(train),
@@ -165,7 +224,10 @@ def _save(
         "validation_documents": _documents(held_out or ()),
         "mixed": _mixed(train, held_out or ()),
         "empty": sum(map(_is_empty, [*train, *(held_out or ())])),
-        "rejected": rejected,
+        "retrieval_misses": settled.missed,
+        "rejected": calls.rejected if calls else 0,
+        "changes": changes,
+        "asked_again": calls.outdated if calls else 0,
         "failures": [{"asked": f.subject, "error": f.error, "message": f.message} for f in failures],
     }
     return Result(data, ("\n".join([*_summary(data, validation), *notes]),))
@@ -222,6 +284,12 @@ def _summary(data: dict[str, Any], requested: float) -> list[str]:
     if train < FEW_ROWS:
         lines.append(
             f"{train} examples are few: some dozens teach the form of an answer, some hundreds the task"
+        )
+    if any(data["changes"].values()):
+        changes = ", ".join(f"{number} {what}" for what, number in data["changes"].items() if number)
+        again = data["asked_again"]
+        lines.append(
+            f"documents since the last build: {changes}; {counted(again, 'question')} of changed ones asked again"
         )
     if data["mixed"]:
         lines.append(

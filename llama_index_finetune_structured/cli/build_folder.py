@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
 
-__all__ = ["BuildSettings", "held_out_path", "open_build_folder"]
+__all__ = ["BuildSettings", "DocumentChanges", "held_out_path", "open_build_folder"]
+
+
+_Documents: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 
 class BuildSettings(BaseModel):
@@ -22,6 +26,46 @@ class BuildSettings(BaseModel):
     teacher: str | None
     top_k: int
     chunk_size: int
+
+
+class DocumentChanges:
+    """What has become of the documents since the last build in ``folder``, and the record of it.
+
+    ``now``: hash of each document's text, by name.
+    """
+
+    def __init__(self, folder: Path, now: Mapping[str, str]) -> None:
+        self._file, self._now = folder / "documents.json", dict(now)
+
+    def counts(self) -> dict[str, int]:
+        """Documents that are new, changed, removed, or renamed with the same text; empty at the first build.
+
+        Raises ConfigurationError where the record cannot be read.
+        """
+        if not self._file.is_file():
+            return {}
+        try:
+            before = _Documents.validate_python(read_json(self._file))
+        except (ValueError, ValidationError) as error:
+            raise ConfigurationError(
+                f"{self._file}: cannot be read ({' '.join(str(error).split())}); remove it: it only serves to say "
+                "which documents have changed"
+            ) from error
+        now = self._now
+        added, gone = now.keys() - before.keys(), before.keys() - now.keys()
+        renamed = {name for name in added if now[name] in {before[old] for old in gone}}
+        moved = {old for old in gone if before[old] in {now[name] for name in renamed}}
+        changed = sum(before[name] != now[name] for name in now.keys() & before.keys())
+        return {
+            "new": len(added - renamed),
+            "changed": changed,
+            "removed": len(gone - moved),
+            "renamed": len(renamed),
+        }
+
+    def save(self) -> None:
+        """Record the documents as they are now."""
+        write_json(self._file, self._now)
 
 
 def held_out_path(output: Path) -> Path:

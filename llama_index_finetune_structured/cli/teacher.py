@@ -12,11 +12,11 @@ from typing import Any
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms import LLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode
 from pydantic import BaseModel
 
 from ..capture.recorder import rejects_path
-from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions
+from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions, document_hashes
 from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.splits import unit_hash
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError, StructuredAnswerError
@@ -77,7 +77,8 @@ def read_questions(path: Path) -> list[Question]:
 class TeacherCalls:
     """Calls to one teacher. Results are kept in ``folder`` and not paid for again.
 
-    ``failures`` are the failed calls so far; ``rejected`` counts answers that are no valid example.
+    ``failures`` are the failed calls so far; ``rejected`` counts answers that are no valid example, ``outdated`` the
+    questions that were asked again since a document has changed.
     """
 
     llm: LLM
@@ -87,6 +88,7 @@ class TeacherCalls:
     retry_failed: bool
     failures: list[FailedCall] = field(default_factory=list)
     rejected: int = 0
+    outdated: int = 0
 
     @property
     def rejects(self) -> Path:
@@ -110,7 +112,7 @@ class TeacherCalls:
         """Questions about the chunks; with ``limit`` about a sample of them that ``seed`` draws."""
         chunks = list(nodes)
         if limit is not None:
-            chunks = sorted(chunks, key=lambda node: unit_hash(seed, node.node_id))[: -(-limit // per_chunk)]
+            chunks = sorted(chunks, key=lambda node: unit_hash(seed, _text(node)))[: -(-limit // per_chunk)]
         generator = QuestionGenerator(
             self.llm,
             question_gen_query=ask_for or _default_query(self.output_cls, per_chunk),
@@ -123,7 +125,9 @@ class TeacherCalls:
         self.failures += generated.failures
         return list(generated.questions[:limit])
 
-    def examples(self, retriever: BaseRetriever, questions: Sequence[Question]) -> list[Example]:
+    def examples(
+        self, nodes: Sequence[BaseNode], retriever: BaseRetriever, questions: Sequence[Question]
+    ) -> list[Example]:
         """Send every question to a query engine with ``output_cls``; the valid answers as Examples."""
         engine = RetrieverQueryEngine.from_args(retriever, llm=self.llm, output_cls=self.output_cls)
         report = answer_questions(
@@ -133,19 +137,19 @@ class TeacherCalls:
             output_cls=self.output_cls,
             calls=self.calls,
             retry_failed=self.retry_failed,
+            documents=document_hashes(nodes),
         )
         self.failures += self._with_reason(report.failures)
-        documents = {answer.query: answer.document_id for answer in report.answers}
-        captured = report.load() if documents else ()
-        examples = [_with_document(example, documents) for example in captured if example.query in documents]
-        self.rejected = len(documents.keys() - {example.query for example in examples})
+        self.outdated = report.outdated
+        answered = {answer.query for answer in report.answers}
+        captured = report.load(retrieval_misses="keep") if answered else ()
+        examples = [example for example in captured if example.query in answered]
+        self.rejected = len(answered - {example.query for example in examples})
         return examples
 
 
-def _with_document(example: Example, documents: dict[str, str | None]) -> Example:
-    """The example with the document its question was generated from, whatever was retrieved for it."""
-    document = documents[example.query or ""]
-    return example if document is None else example.model_copy(update={"document_id": document})
+def _text(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.NONE)
 
 
 def _default_query(output_cls: type[BaseModel], number: int) -> str:

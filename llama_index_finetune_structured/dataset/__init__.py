@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .checks.report import CheckReport, check
     from .finetune_dataset import DatasetSummary, FinetuneDataset
     from .generate.answers import AnswerReport, aanswer_questions, answer_questions
-    from .generate.documents import read_nodes
+    from .generate.documents import document_hashes, read_nodes
     from .generate.llm_calls import CallPolicy
     from .generate.questions import GeneratedQuestions, Question, QuestionGenerator
     from .generate.recipe import ServingRecipe
@@ -25,7 +25,7 @@ else:
         __name__,
         {
             ".generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
-            ".generate.documents": ["read_nodes"],
+            ".generate.documents": ["document_hashes", "read_nodes"],
             ".finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".leakage": ["Leak", "LeakageReport"],
             ".generate.llm_calls": ["CallPolicy"],
@@ -58,6 +58,7 @@ __all__ = [
     "aanswer_questions",
     "answer_questions",
     "check",
+    "document_hashes",
     "load_schema",
     "read_nodes",
     "render",

@@ -204,9 +204,9 @@ def _block(part: dict[str, Any]) -> TextBlock | ImageBlock | None:
     if isinstance(image, dict):
         url = str(image.get("url"))
         return (
-            ImageBlock(image=url.partition("base64,")[2].encode())
+            ImageBlock(image=url.partition("base64,")[2].encode(), detail=image.get("detail"))
             if url[:5] == "data:"
-            else ImageBlock(url=url)
+            else ImageBlock(url=url, detail=image.get("detail"))
         )
     return TextBlock(text=str(part["text"])) if part.get("text") else None
 

@@ -130,7 +130,10 @@ class GradientApi:
         from urllib3.exceptions import HTTPError
 
         try:
-            return request()
+            reply = request()
+            if reply is None:  # the SDK's reading of an empty reply and of null
+                raise ValueError("the reply is empty")
+            return reply
         except ApiException as error:
             raise self._error(
                 doing, *_of_reply(error)

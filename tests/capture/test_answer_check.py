@@ -96,6 +96,7 @@ async def test_tool_calls_that_do_not_fit_are_rejected(
         "rejected": {reason: 1},
         "dropped_by_redaction": 0,
         "internal_errors": 0,
+        "outside": 0,
     }
     assert rejects(path)[0]["example"]["tools"] == server.requests[0]["tools"]
 

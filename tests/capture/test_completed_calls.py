@@ -237,6 +237,7 @@ def test_a_stream_started_before_the_block_is_not_saved(path: Path) -> None:
         "rejected": {},
         "dropped_by_redaction": 0,
         "internal_errors": 0,
+        "outside": 0,
     }
 
 

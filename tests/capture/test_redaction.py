@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured.capture import capture, read_examples
-from llama_index_finetune_structured.capture.redaction import redact_row, redact_secrets
+from llama_index_finetune_structured.capture.redaction import _IBAN_COUNTRIES, redact_row, redact_secrets
 from tests.capture.fakes import EchoLLM, OpenAIServer, tool_message
 
 SECRETS = {
@@ -35,6 +36,9 @@ SECRETS = {
     "card": "4111 1111 1111 1111",
     "amex": "3782 822463 10005",
     "plain card": "5500005555555559",
+    "iban": "DE89 3704 0044 0532 0130 00",
+    "iban with letters": "GB29NWBK60161331926819",
+    "iban in lower case": "nl91abna0417164300",
     "private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA75\n-----END RSA PRIVATE KEY-----",
     "url": "postgres://ada:countess1815@db.example.com/engines",
 }
@@ -72,6 +76,10 @@ def test_values_called_secret_go_and_their_names_stay(text: str) -> None:
         "Smith et al., 2019-2021, pages 1234-1250, doi:10.1000/182",
         " ".join(str(number % 10) for number in range(400)),
         "1234567890123456",  # no card: the check digit is wrong
+        "1700000000007 9780306406157 1234567890123452",  # Luhn's check passes, but no issuer has such numbers
+        "DE88 3704 0044 0532 0130 00",  # no account: the check digits are wrong
+        "DE89 3704 0044 0532 0130 0",  # one digit short
+        "XX82 3704 0044 0532 0130 00 ABCD1234567890123456789",
         "networkx.algorithms.shortest_paths(G, source=None) -> 3.14159265358979",
         "risk-management of task-oriented disk-based systems",
         "the token is the key to the password of the secret",
@@ -185,6 +193,7 @@ def test_a_failing_redactor_withholds_the_record_and_counts_it(redactor: Any, pa
         "rejected": {},
         "dropped_by_redaction": 2,
         "internal_errors": 0,
+        "outside": 0,
     }
     assert path.read_text() == ""
     assert not captured.rejects_path.exists()
@@ -216,3 +225,47 @@ def test_a_secret_is_known_by_the_name_it_stands_under(path: Path) -> None:
     assert json.loads(example.answer_text()) == {
         "username": "ada", "password": "[SECRET]", "of": [{"access_token": "[SECRET]"}]
     }  # fmt: skip
+
+
+def _iban(country: str, length: int, rng: random.Random) -> str:
+    """An account number of random characters with the right check digits."""
+    account = "".join(rng.choice("0123456789" * 4 + "ABCXYZ") for _ in range(length - 4))
+    number = "".join(str(int(char, 36)) for char in f"{account}{country}00")
+    return f"{country}{98 - int(number) % 97:02}{account}"
+
+
+@pytest.mark.parametrize(("length", "countries"), _IBAN_COUNTRIES.items())
+def test_an_account_number_of_every_country_goes_however_it_is_grouped(length: int, countries: str) -> None:
+    rng = random.Random(length)
+    for country in countries.split():
+        iban = _iban(country, length, rng)
+        while re.search(r"\d{9}", iban) is None:  # a text without a long number is not searched
+            iban = _iban(country, length, rng)
+        grouped = " ".join(iban[start : start + 4] for start in range(0, length, 4))
+        for text in (iban, grouped, grouped.lower(), grouped.replace(" ", "-")):
+            assert redact_secrets(f"to {text} FROM ME") == "to [IBAN] FROM ME"
+        assert redact_secrets(f"{iban} {iban}") == "[IBAN] [IBAN]"
+        assert redact_secrets(f"{iban}9") != "[IBAN]9"
+
+
+def test_numbers_of_an_answer_are_never_changed(path: Path, server: OpenAIServer) -> None:
+    numbers = {
+        "order": 4111111111111111,
+        "call": 15558675309,
+        "share": 4111111111111111.0,
+        "seen": [5500005555555559],
+    }
+    text = json.dumps({**numbers, "card": "4111111111111111"})
+    kept = {**numbers, "card": "[CARD]"}
+    server.reply = lambda _: tool_message("Song", text)
+    tool = {"type": "function", "function": {"name": "Song", "parameters": {"type": "object"}}}
+    with capture(path, redact=True) as captured:
+        EchoLLM(reply=text).chat([ChatMessage(content=text)])
+        EchoLLM(reply=f"Here it is: {text}").complete("x")
+        server.llm("gpt-4").chat([ChatMessage(content="y")], tools=[tool])
+        EchoLLM(reply="").complete("z")
+    by_prompt = {str(example.messages[0].content)[:1]: example for example in read_examples(path)}
+    assert by_prompt["{"].answer_object() == kept
+    assert by_prompt["y"].answer_object() == kept
+    assert json.loads(str(by_prompt["{"].messages[0].content))["order"] == 0  # a prompt is no label
+    assert captured.summary()["dropped_by_redaction"] == 0

@@ -63,6 +63,212 @@ def test_a_new_document_costs_only_its_own_calls(work: Path, teacher: Teacher, c
     assert found["examples"] + found["validation_examples"] == 8
 
 
+def _queries(requests: list[dict[str, Any]]) -> set[str]:
+    """The questions that were answered, without the requests for questions."""
+    asked = (re.search(r"Query: (What did \w+ show\?)", str(request)) for request in requests)
+    return {match[1] for match in asked if match}
+
+
+def _rows() -> dict[str, Any]:
+    files = [Path("data.jsonl"), Path("data.validation.jsonl")]
+    return {str(row.query): row for file in files if file.exists() for row in FinetuneDataset.load(file)}
+
+
+def test_a_changed_document_is_asked_about_again_and_the_rest_is_kept(
+    work: Path, teacher: Teacher, call: Call
+) -> None:
+    first = call(*_taught(teacher))
+    assert (first["changes"], first["asked_again"]) == ({}, 0)
+    before, asked = _rows(), len(teacher.requests)
+    changed = papers.text_of("gamma").replace("works", "fails").replace("1991", "2001")
+    (work / "papers" / "gamma.md").write_text(changed)
+    found = call(*_taught(teacher))
+    assert found["changes"] == {"new": 0, "changed": 1, "removed": 0, "renamed": 0}
+    assert found["asked_again"] == 2
+    assert _queries(teacher.requests[asked:]) == set(papers.questions("gamma"))
+    assert len(teacher.requests) - asked == 1 + 2  # the questions about one chunk, and their answers
+    after = _rows()
+    assert after.keys() == before.keys()
+    for query, row in after.items():
+        if "Gamma" in query:
+            assert row.answer_object()["finding"].endswith("fails")
+            assert "gamma 0 works" not in str(row.messages)
+        else:
+            assert row == before[query]
+    settled = len(teacher.requests)
+    again = call(*_taught(teacher))
+    assert (again["asked_again"], len(teacher.requests)) == (0, settled)
+    assert _rows() == after
+
+
+def test_own_questions_are_asked_again_where_a_retrieved_document_has_changed(
+    work: Path, teacher: Teacher, call: Call
+) -> None:
+    asked = [*papers.questions("alpha"), *papers.questions("gamma")]
+    Path("questions.txt").write_text("\n".join(asked))
+    arguments = [*_taught(teacher), "--questions", "questions.txt", "--validation", "0", "--top-k", "1"]
+    call(*arguments)
+    (work / "papers" / "gamma.md").write_text(papers.text_of("gamma").replace("works", "fails"))
+    before = len(teacher.requests)
+    assert call(*arguments)["asked_again"] == 2
+    assert _queries(teacher.requests[before:]) == set(papers.questions("gamma"))
+    assert {row.answer_object()["finding"][-5:] for row in _rows().values()} == {"works", "fails"}
+
+
+def test_a_renamed_document_costs_nothing_and_its_rows_have_the_new_name(
+    work: Path, teacher: Teacher, call: Call
+) -> None:
+    call(*_taught(teacher), "--limit", "4")
+    before, asked = _rows(), len(teacher.requests)
+    (work / "papers" / "deeper").mkdir()
+    (work / "papers" / "gamma.md").rename(work / "papers" / "deeper" / "a much longer name of gamma.md")
+    (work / "papers" / "alpha.pdf").rename(work / "papers" / "zeta.pdf")
+    found = call(*_taught(teacher), "--limit", "4")
+    assert found["changes"] == {"new": 0, "changed": 0, "removed": 0, "renamed": 2}
+    assert len(teacher.requests) == asked
+    names = {"gamma.md": "deeper/a much longer name of gamma.md", "alpha.pdf": "zeta.pdf"}
+    after = _rows()
+    for query, row in before.items():
+        assert after[query].document_id == names.get(row.document_id, row.document_id)
+        assert [s.document_id for s in after[query].sources] == [
+            names.get(s.document_id, s.document_id) for s in row.sources
+        ]
+        assert after[query].messages == row.messages
+
+
+def test_a_removed_document_loses_its_rows_and_costs_nothing(
+    work: Path, teacher: Teacher, call: Call
+) -> None:
+    call(*_taught(teacher))
+    asked = len(teacher.requests)
+    (work / "papers" / "gamma.md").unlink()
+    found = call(*_taught(teacher))
+    assert found["changes"] == {"new": 0, "changed": 0, "removed": 1, "renamed": 0}
+    assert len(teacher.requests) == asked
+    assert set(_rows()) == {*papers.questions("alpha"), *papers.questions("beta")}
+
+
+def test_the_answer_to_a_changed_document_that_fails_is_not_replaced_by_the_old_one(
+    work: Path, call: Call
+) -> None:
+    broken = [False]
+
+    def reply(request: dict[str, Any]) -> dict[str, Any] | int:
+        return 400 if broken[0] and "Query: What did Gamma1" in str(request) else papers.reply(request)
+
+    with Teacher(reply).running() as teacher:
+        call(*_taught(teacher))
+        (work / "papers" / "gamma.md").write_text(papers.text_of("gamma").replace("works", "fails"))
+        broken[0] = True
+        for _ in range(2):
+            found = call(*_taught(teacher))
+            assert [failure["asked"] for failure in found["failures"]] == ["What did Gamma1 show?"]
+            assert "What did Gamma1 show?" not in _rows()
+        broken[0] = False
+        assert call(*_taught(teacher), "--retry-failed")["failures"] == []
+        assert _rows()["What did Gamma1 show?"].answer_object()["finding"].endswith("fails")
+
+
+def test_a_changed_document_is_named_in_the_summary(work: Path, teacher: Teacher, call: Call) -> None:
+    call(*_taught(teacher))
+    (work / "papers" / "gamma.md").write_text(papers.text_of("gamma").replace("works", "fails"))
+    shown = CliRunner().invoke(app, _taught(teacher), env={"COLUMNS": "200"}).stdout
+    assert "documents since the last build: 1 changed; 2 questions of changed ones asked again" in shown
+
+
+def test_a_damaged_record_of_the_documents_is_a_clear_error(work: Path, teacher: Teacher, call: Call) -> None:
+    call(*_taught(teacher))
+    for text in ("{", "[]", '{"a": 1}'):
+        Path("data.build/documents.json").write_text(text)
+        assert "documents.json: cannot be read" in call(*_taught(teacher), code=1)["error"]
+
+
+FORGETFUL = """\
+name: Finding
+fields:
+  author: string?
+  finding: string?
+"""
+MISSED = "Which gamma works, by gamma and gamma?"
+
+
+def _answers_from_memory(request: dict[str, Any]) -> dict[str, Any]:
+    """About beta it asks a question whose words are in gamma, and it answers whatever the context has."""
+    prompt = str(request["messages"])
+    if MISSED in prompt or "Query: " in prompt:
+        value = {"author": "Remembered" if MISSED in prompt else "Read", "finding": "anything"}
+        if request.get("tools"):
+            function = {"name": "Finding", "arguments": json.dumps(value)}
+            return {"tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
+        return {"content": json.dumps(value)}
+    if "Beta0" in prompt:
+        if request.get("response_format"):
+            return {"content": json.dumps({"questions": [MISSED]})}
+        if request.get("tools"):
+            function = {"name": "_QuestionList", "arguments": json.dumps({"questions": [MISSED]})}
+            return {"tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
+        return {"content": MISSED}
+    return papers.reply(request)
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-4-turbo", "my-own-model"])  # schema, tools, text
+def test_answers_without_the_questions_own_chunk_are_left_out_kept_or_taught_as_empty(
+    model: str, work: Path, call: Call
+) -> None:
+    Path("schema.yaml").write_text(FORGETFUL)
+    with Teacher(_answers_from_memory).running() as teacher:
+        arguments = [*_taught(teacher, model), "--top-k", "1", "--validation", "0"]
+        dropped = call(*arguments)
+        assert dropped["retrieval_misses"] == 1
+        assert MISSED not in _rows()
+        assert dropped["examples"] == 4
+        assert {row.metadata["context"] for row in _rows().values()} == {"with_support"}
+        asked = len(teacher.requests)
+
+        assert call(*arguments, "--retrieval-misses", "keep")["examples"] == 5
+        kept = _rows()[MISSED]
+        assert kept.metadata["context"] == "support_missed"
+        assert kept.answer_object()["author"] == "Remembered"
+        assert (kept.document_id, kept.sources[0].document_id) == ("beta.pdf", "gamma.md")
+
+        assert call(*arguments, "--retrieval-misses", "abstain")["examples"] == 5
+        taught = _rows()[MISSED]
+        assert taught.answer_object() == {"author": None, "finding": None}
+        assert bool(taught.answer.tool_calls) == bool(kept.answer.tool_calls)
+        assert len(teacher.requests) == asked  # another choice needs no new call
+        shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}).stdout
+    assert "1 of 5 answers had no chunk in the prompt that supports them, and were left out" in shown
+    assert "--retrieval-misses keep" in shown
+
+
+def test_labels_whose_document_is_not_retrieved_are_left_out_too(work: Path, call: Call) -> None:
+    answer = {"author": "Beta0", "year": 1990}
+    rows = [
+        {"query": "What did Beta0 show?", "response": answer, "document_id": "beta.pdf"},
+        {"query": MISSED, "response": answer, "document_id": "beta.pdf"},
+    ]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [*BASIC, "--pairs", "pairs.jsonl", "--top-k", "1", "--validation", "0"]
+    assert call(*arguments)["retrieval_misses"] == 1
+    assert set(_rows()) == {"What did Beta0 show?"}
+    assert call(*arguments, "--retrieval-misses", "keep")["examples"] == 2
+
+
+def test_where_every_answer_missed_its_chunk_the_error_says_so(work: Path, call: Call) -> None:
+    Path("pairs.jsonl").write_text(
+        json.dumps({"query": MISSED, "response": {"author": "B", "year": 1}, "document_id": "beta.pdf"})
+    )
+    error = call(*BASIC, "--pairs", "pairs.jsonl", "--top-k", "1", code=1)["error"]
+    assert "1 of 1 answer had no chunk in the prompt that supports them" in error
+    assert "--retrieval-misses keep" in error
+
+
+def test_abstaining_needs_a_schema_with_an_empty_answer(work: Path, teacher: Teacher, call: Call) -> None:
+    error = call(*_taught(teacher), "--retrieval-misses", "abstain", code=1)["error"]
+    assert "--retrieval-misses abstain: Finding has no empty answer, since a field is required" in error
+    assert not teacher.requests
+
+
 def test_failed_calls_are_listed_and_repeated_only_on_demand(work: Path, call: Call) -> None:
     broken = [True]
 

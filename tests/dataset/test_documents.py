@@ -9,6 +9,7 @@ import pytest
 from llama_index.core.schema import MetadataMode
 
 from llama_index_finetune_structured import read_nodes
+from llama_index_finetune_structured.dataset import document_hashes
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 
 
@@ -66,3 +67,18 @@ def test_a_folder_that_is_not_there_or_holds_nothing_is_a_clear_error(tmp_path: 
         read_nodes(tmp_path)
     with pytest.raises(ConfigurationError, match="chunk_size 10"):
         read_nodes(tmp_path, chunk_size=10)
+
+
+def test_a_documents_hash_and_chunks_depend_on_its_text_and_not_on_its_name(tmp_path: Path) -> None:
+    text = " ".join(f"Sentence number {n} stands here." for n in range(300))
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / f"{'a long name ' * 9}.txt").write_text(text)
+    (tmp_path / "b.txt").write_text(f"{text} One more.")
+    nodes = read_nodes(tmp_path, chunk_size=128)
+    short, long, other = document_hashes(nodes).values()
+    assert short == long != other
+    texts = {
+        name: [n.get_content() for n in nodes if n.ref_doc_id == name] for name in document_hashes(nodes)
+    }
+    first, second, _ = texts.values()
+    assert first == second

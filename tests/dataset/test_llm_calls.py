@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.query_engine import CustomQueryEngine, RetrieverQueryEngine
 from llama_index.core.schema import TextNode
+from llama_index.llms.openai import OpenAI
 
 from llama_index_finetune_structured.background import run_in_background
 from llama_index_finetune_structured.dataset import (
@@ -30,7 +32,7 @@ from llama_index_finetune_structured.dataset import (
     aanswer_questions,
     answer_questions,
 )
-from llama_index_finetune_structured.dataset.generate.answers import answers_path
+from llama_index_finetune_structured.dataset.generate.answers import AnswerReport, answers_path
 from llama_index_finetune_structured.dataset.generate.llm_calls import LlmCalls
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from tests.dataset import teacher_run
@@ -75,7 +77,7 @@ def test_lines_are_cleaned_deduplicated_and_counted() -> None:
     made = QuestionGenerator(llm, calls=QUICK).generate(teacher_run.chunks(2), show_progress=False)
     assert texts(made) == ["What?", "Who ?", "where?"]
     assert (made.duplicates_removed, made.paid, made.reused, made.failures) == (5, 2, 0, ())
-    assert made[0] == Question("What?", "node 0", None)
+    assert made[0] == Question("What?", None, None)  # either chunk may hold its answer
     assert str(made) == "3 questions (5 duplicates removed), 2 calls paid, 0 reused, 0 failed"
 
 
@@ -242,6 +244,52 @@ def test_answers_become_retrieval_augmented_rows(tmp_path: Path) -> None:
     assert len(rows) == 10
     assert rows[0].answer_schema == teacher_run.Card.model_json_schema()
     assert rows[0].metadata["context"] == "with_support"
+
+
+def _report_with_a_miss(folder: Path, api_base: str) -> AnswerReport:
+    """Answers to a question whose chunk is retrieved, one whose chunk is not, and one of unknown origin."""
+    engine = RetrieverQueryEngine.from_args(
+        teacher_run.WordRetriever(), llm=OpenAI(model="gpt-4o-mini", api_base=api_base, api_key="sk-test")
+    )
+    questions: list[str | Question] = [
+        Question("Part of 1", "node 1", "first"),
+        Question("Part of 2", "node 7", "seventh"),
+        "Part of 3",
+    ]
+    return answer_questions(engine, questions, folder / "a.jsonl", calls=QUICK, show_progress=False)
+
+
+def test_answers_without_their_own_chunk_are_left_out_of_a_report_unless_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Teacher(lambda _: {"content": "invented"}).running() as teacher:
+        report = _report_with_a_miss(tmp_path, teacher.api_base)
+    assert [answer.retrieved for answer in report.answers] == [True, False, None]
+    assert [answer.query for answer in report.misses] == ["Part of 2"]
+    assert "1 without the question's own chunk" in str(report)
+    assert [row.query for row in report.load()] == ["Part of 1", "Part of 3"]
+    assert "1 of 3 answers were given without the question's own chunk in the prompt" in caplog.text
+    kept = {row.query: row for row in report.load(retrieval_misses="keep")}
+    assert {query: row.metadata.get("context") for query, row in kept.items()} == {
+        "Part of 1": "with_support", "Part of 2": "support_missed", "Part of 3": None,
+    }  # fmt: skip
+    assert kept["Part of 2"].document_id == "seventh"  # not that of the chunk that was retrieved instead
+    taught = report.load(retrieval_misses="abstain", abstention="Not in the text.")
+    assert [row.answer_text() for row in taught] == ["invented", "Not in the text.", "invented"]
+    assert [pair["query"] for pair in report.pairs()] == ["Part of 1", "Part of 3"]
+    assert len(report.pairs(retrieval_misses="keep")) == 3
+    with pytest.raises(ConfigurationError, match="give the abstention as well"):
+        report.load(retrieval_misses="abstain")
+    with pytest.raises(ConfigurationError, match="expected drop, keep or abstain"):
+        report.load(retrieval_misses="refuse")  # type: ignore[arg-type]
+
+
+def test_where_all_answers_missed_their_chunk_the_error_says_what_to_do(tmp_path: Path) -> None:
+    with Teacher(lambda _: {"content": "invented"}).running() as teacher:
+        report = _report_with_a_miss(tmp_path, teacher.api_base)
+    only = replace(report, answers=report.misses)
+    with pytest.raises(DatasetError, match="all 1 answers were given without the question's own chunk"):
+        only.load()
 
 
 async def test_a_cancelled_run_keeps_what_was_answered(tmp_path: Path) -> None:

@@ -137,15 +137,33 @@ def test_distractors_are_the_retrievers_best_chunks_that_do_not_support() -> Non
     assert [s.node_id for s in without[0].sources] == ["b1", "c1"]
 
 
+MISSED = {"query": "q", "response": "r", "node_id": "elsewhere"}
+MISSED_COUNT = "questions whose supporting chunk was not retrieved; raise the retriever's top_k"
+
+
 def test_a_support_that_was_not_retrieved_is_counted_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
     builder = RetrievalAugmentedDatasetBuilder(FixedRetriever(*THREE))
-    rows = builder.build([{"query": "q", "response": "r", "node_id": "elsewhere"}], show_progress=False)
-    assert rows[0].metadata["context"] == "support_missed"
-    assert builder.counts == {"rows support_missed": 1}
-    assert "1 rows contain no chunk that supports their answer" in caplog.text
+    rows = builder.build([MISSED, {"query": "p", "response": "r", "node_id": "a1"}], show_progress=False)
+    assert [row.query for row in rows] == ["p"]
+    assert builder.counts == {"rows with_support": 1, MISSED_COUNT: 1}
+    assert f"{MISSED_COUNT}: 1" in caplog.text
     caplog.clear()
     builder.build([{"query": "q", "response": "r", "node_id": "a1"}], show_progress=False)
     assert caplog.text == ""
+
+
+def test_a_missed_support_can_be_kept_or_taught_as_an_abstention(caplog: pytest.LogCaptureFixture) -> None:
+    (kept,) = build([MISSED], retrieval_misses="keep")
+    assert (kept.metadata["context"], kept.answer_text()) == ("support_missed", "r")
+    assert "1 rows contain no chunk that supports their answer, which trains hallucination" in caplog.text
+    (taught,) = build([MISSED], retrieval_misses="abstain", abstention="I do not know.")
+    assert (taught.metadata["context"], taught.answer_text()) == ("support_missed", "I do not know.")
+    assert taught.metadata["answer_as_sent"] == "r"
+
+
+def test_a_supporting_document_that_was_not_retrieved_is_missed_too() -> None:
+    pairs = [{"query": name, "response": "r", "document_id": name} for name in "ABC"]
+    assert [row.query for row in build(pairs)] == ["A", "B"]
 
 
 def test_what_could_not_be_built_is_counted_with_a_fix(caplog: pytest.LogCaptureFixture) -> None:

@@ -97,7 +97,7 @@ fields:
         ("name: A\nfields:\n  a: {type: integer, min: soon}\n", ":3: fields.a.min"),
         ("name: A\nfields:\n  year: interger\n", ":3: fields.year: unknown type 'interger', expected one of: string"),
         ("name: A\nfields:\n  year: {type: list of B}\n", ":3: fields.year.type: unknown type 'B'"),
-        ("fields:\n  year: integer\n", ":1: the file.name: Field required"),
+        ("fields:\n  year: integer\n", ":1: the file.name: missing; expected name"),
         ("name: A\nfields: {}\n", ":2: fields: "),
         ("name: A\nfields:\n  a: {type: string, optionl: true}\n", ":3: fields.a.optionl: unknown key; expected"),
         ("name: A\nfields:\n  a: {description: d}\n", ":3: fields.a: expected either 'type' or 'enum'"),

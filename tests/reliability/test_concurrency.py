@@ -77,7 +77,13 @@ def test_ten_thousand_concurrent_calls_are_ten_thousand_records(way: Any, tmp_pa
     with context:
         nine_thousand_calls_in_64_threads_and_a_thousand_tasks(llm)
     examples = list(read_examples(path))
-    assert summary() == {"captured": 10_000, "rejected": {}, "dropped_by_redaction": 0, "internal_errors": 0}
+    assert summary() == {
+        "captured": 10_000,
+        "rejected": {},
+        "dropped_by_redaction": 0,
+        "internal_errors": 0,
+        "outside": 0,
+    }
     assert len(examples) == 10_000
     answers = {str(example.messages[0].content): example.answer_text() for example in examples}
     assert answers == {f"say {number}": str(number) for number in range(10_000)}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import BaseNode, Document
+from llama_index.core.schema import BaseNode, Document, MetadataMode
 
 from ...errors import ConfigurationError, DatasetError, MissingDependencyError
+from ...example import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["read_nodes"]
+__all__ = ["document_hashes", "read_nodes"]
 
 _TEXT_SUFFIXES = (".txt", ".md", ".markdown")
 _MIN_CHUNK_TOKENS = 128  # chosen: below, a chunk is mostly its file's name and overlap
@@ -26,11 +28,12 @@ def read_nodes(
     """The PDF, text and Markdown files under ``folder``, cut into chunks; hidden files are left out.
 
     A document's id is its path inside the folder, a chunk's id that and its number, so that later runs recognise
-    both. Retriever and model see a chunk with its file's name.
+    both. Retriever and model see a chunk with its file's name; where it is cut depends on the text alone, so that a
+    renamed document has the same chunks.
 
     Args:
         folder: Folder that is searched with all folders in it.
-        chunk_size: Tokens of a chunk, 128 or more.
+        chunk_size: Tokens of a chunk, 128 or more; the file's name is not counted.
         chunk_overlap: Tokens that a chunk repeats of the one before. None: an eighth of the chunk.
 
     Raises:
@@ -49,7 +52,23 @@ def read_nodes(
         chunk_overlap=overlap,
         id_func=lambda number, document: f"{document.id_}#{number}",
     )
-    return splitter.get_nodes_from_documents(_documents(Path(folder)))
+    nodes = splitter.get_nodes_from_documents(_documents(Path(folder)))
+    for node in nodes:
+        node.metadata = {"file_name": node.ref_doc_id}  # after cutting: the splitter makes room for metadata
+    return nodes
+
+
+def document_hashes(nodes: Iterable[BaseNode]) -> dict[str, str]:
+    """A hash of each document's text, by the document's id; names and metadata do not enter into it.
+
+    Args:
+        nodes: All chunks of the documents, such as those of ``read_nodes``.
+    """
+    texts: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.ref_doc_id is not None:
+            texts.setdefault(node.ref_doc_id, []).append(node.get_content(metadata_mode=MetadataMode.NONE))
+    return {document: content_hash(chunks) for document, chunks in texts.items()}
 
 
 def _documents(folder: Path) -> list[Document]:
@@ -83,7 +102,7 @@ def _documents(folder: Path) -> list[Document]:
             f"{len(unreadable)} of {len(names)} documents cannot be read; fix them or move them out of the "
             "folder:\n" + "\n".join(unreadable[:_SHOWN]) + more
         )
-    return [Document(id_=name, text=text, metadata={"file_name": name}) for name, text in texts.items()]
+    return [Document(id_=name, text=text) for name, text in texts.items()]
 
 
 def _is_hidden(name: Path) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,19 +98,28 @@ class LlmCalls:
         return sum("result" in self.rows.get(key, {}) for key in calls)
 
     async def run(
-        self, calls: Mapping[str, LlmCall], *, retry_failed: bool, description: str, show_progress: bool
+        self,
+        calls: Mapping[str, LlmCall],
+        *,
+        retry_failed: bool,
+        description: str,
+        show_progress: bool,
+        outdated: Set[str] = frozenset(),
     ) -> None:
-        """Make the calls whose key has no row; with ``retry_failed`` also those whose row is an error."""
+        """Make the calls whose key has no row or is ``outdated``; with ``retry_failed`` also those that failed."""
         missing = {
             key: call
             for key, call in calls.items()
-            if key not in self.rows or (retry_failed and "error" in self.rows[key])
+            if key not in self.rows or key in outdated or (retry_failed and "error" in self.rows[key])
         }
         pending = iter(missing.items())
         done = len(calls) - len(missing)
         store = contextlib.closing(self._store) if self._store else contextlib.nullcontext()
         with store, tqdm(total=len(calls), initial=done, desc=description, disable=not show_progress) as bar:
-            workers = [asyncio.create_task(self._work(pending, bar)) for _ in range(self._policy.concurrency)]
+            workers = [
+                asyncio.create_task(self._work(pending, outdated, bar))
+                for _ in range(self._policy.concurrency)
+            ]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -118,10 +127,12 @@ class LlmCalls:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _work(self, pending: Iterator[tuple[str, LlmCall]], bar: Any) -> None:
+    async def _work(self, pending: Iterator[tuple[str, LlmCall]], outdated: Set[str], bar: Any) -> None:
         """One of the concurrent workers, which share ``pending``."""
         for key, call in pending:
             row = {"key": key, **call.metadata, **await self._outcome(call)}
+            if key in outdated:
+                row["replaces"] = True
             if self._store is not None:
                 self._store.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
             self.rows[key] = row
@@ -170,7 +181,7 @@ def _is_retryable(error: BaseException) -> bool:
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The newest row of each key; a result is never replaced by a later error."""
+    """The newest row of each key; a result is replaced by a later error only where that says so."""
     rows: dict[str, dict[str, Any]] = {}
     for line in read_shards(path):
         try:
@@ -180,6 +191,6 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
             raise DatasetError(
                 f"{line.where}: expected a result of an earlier run; give another path"
             ) from error
-        if is_outcome and not ("error" in row and "result" in rows.get(key, {})):
+        if is_outcome and ("result" in row or row.get("replaces") or "result" not in rows.get(key, {})):
             rows[key] = row
     return rows

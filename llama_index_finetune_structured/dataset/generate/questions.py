@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index.core.llms import LLM
@@ -45,8 +45,8 @@ class Question:
 
     Attributes:
         text: The question.
-        node_id: Id of the chunk it was generated from. None: unknown.
-        document_id: Id of that chunk's document. None: unknown.
+        node_id: Id of the chunk it was generated from. None: unknown, or several chunks gave the same question.
+        document_id: Id of that chunk's document. None: unknown, or several documents gave the same question.
     """
 
     text: str
@@ -171,7 +171,8 @@ class QuestionGenerator:
         generated = [q for key, node in keyed for q in _questions(llm_calls.rows[key], node)]
         unique: dict[str, Question] = {}
         for question in generated:
-            unique.setdefault(_without_case_and_spaces(question.text), question)
+            text = _without_case_and_spaces(question.text)
+            unique[text] = _of_both(unique[text], question) if text in unique else question
         return GeneratedQuestions(
             questions=tuple(unique.values())[:num],
             failures=llm_calls.failures(calls),
@@ -217,6 +218,15 @@ def _lines(text: str) -> Iterator[str]:
         question = re.sub(r"^\s*(?:\d+[).:\s]|[-*•])\s*", "", line).strip()
         if question:
             yield question
+
+
+def _of_both(first: Question, other: Question) -> Question:
+    """The first of two equal questions, with the origin that they share: either chunk may hold its answer."""
+    return replace(
+        first,
+        node_id=first.node_id if first.node_id == other.node_id else None,
+        document_id=first.document_id if first.document_id == other.document_id else None,
+    )
 
 
 def _without_case_and_spaces(text: str) -> str:

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts import PromptTemplate
@@ -30,16 +30,15 @@ from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape
 from ..pairs import Pair, PairSource, read_pairs
 from ..splits import unit_hash
+from .misses import CONTEXT_KEY, ContextKind, RetrievalMisses, check_misses, settle_misses
 from .recipe import DEFAULT_QA_TEMPLATE, ServingRecipe, context_text, template_text
 
-__all__ = ["ContextKind", "RetrievalAugmentedDatasetBuilder"]
+__all__ = ["RetrievalAugmentedDatasetBuilder"]
 
 _log = logging.getLogger(__name__)
-ContextKind = Literal["with_support", "support_missed", "without_support", "without_context"]
-"""What a row's context contains; "support_missed": the retriever did not return the supporting chunk."""
-
 # Keys of ``counts``, which are logged.
 _SKIPPED = "questions skipped: nothing retrieved"
+_MISSED = "questions whose supporting chunk was not retrieved; raise the retriever's top_k"
 _FEW_DISTRACTORS = "fewer distractors retrieved than requested; raise the retriever's top_k"
 _SUPPORT_KEPT = (
     "the supporting chunk could not be removed: nothing else was retrieved; raise the retriever's top_k"
@@ -71,17 +70,20 @@ class RetrievalAugmentedDatasetBuilder:
         system_prompt: System message of every row. None: there is none.
         output_cls: Class that the answers are validated against. None: a Pydantic answer has its own class, other
             answers may be any text.
+        retrieval_misses: What becomes of a pair whose supporting chunk is known and was not retrieved, so that its
+            answer is not in the prompt. "drop": it is left out; "abstain": ``abstention`` is its answer; "keep": its
+            row trains answering from memory.
         distractors: Keep the supporting chunks and this many others of the retriever's list. 0: the whole list.
         share_without_support: Share of questions, 0 to 1, whose supporting chunks are removed.
-        abstention: Answer of the rows without support, such as "I do not know.". None: they keep their answer,
-            which trains answering from memory.
+        abstention: Answer of the rows without support, such as "I do not know.". None: those of
+            ``share_without_support`` keep their answer, which trains answering from memory.
         share_without_context: Share of questions, 0 to 1, without any chunk; 1.0 trains the knowledge itself.
         seed: A hash of seed and question decides which share a question belongs to: the same pairs give the same
             rows in any order.
 
     Raises:
         ConfigurationError: A setting is out of range, the template lacks a placeholder, ``abstention`` is no valid
-            answer, or a retriever is missing.
+            answer or missing, or a retriever is missing.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class RetrievalAugmentedDatasetBuilder:
         qa_template: str | PromptTemplate = DEFAULT_QA_TEMPLATE,
         system_prompt: str | None = None,
         output_cls: type[BaseModel] | None = None,
+        retrieval_misses: RetrievalMisses = "drop",
         distractors: int = 0,
         share_without_support: float = 0.0,
         abstention: Any = None,
@@ -99,7 +102,9 @@ class RetrievalAugmentedDatasetBuilder:
         seed: int = 0,
     ) -> None:
         _check_settings(share_without_support, share_without_context, distractors, retriever)
+        check_misses(retrieval_misses, abstention)
         self._retriever = retriever
+        self._retrieval_misses = retrieval_misses
         self._shape = AnswerShape(output_cls, None)
         self._abstention = None if abstention is None else _abstention_text(abstention, self._shape)
         self._distractors = distractors
@@ -234,9 +239,15 @@ class RetrievalAugmentedDatasetBuilder:
         answer = _answer_text(pair, shape)
         if context.kind == "without_support" and self._abstention is not None:
             answer = self._abstention
-        for chunks in self._per_row(context.nodes):
-            self.counts[f"rows {context.kind}"] += 1
-            yield self._example(pair, answer, shape, chunks, context)
+        rows = [
+            self._example(pair, answer, shape, chunks, context) for chunks in self._per_row(context.nodes)
+        ]
+        if context.kind == "support_missed":
+            self.counts[_MISSED] += 1
+            rows = list(settle_misses(rows, self._retrieval_misses, self._abstention))
+        if rows:
+            self.counts[f"rows {context.kind}"] += len(rows)
+        yield from rows
 
     def _per_row(self, nodes: list[NodeWithScore]) -> Iterable[list[NodeWithScore]]:
         """The chunks of each row: all in one, or one each."""
@@ -255,16 +266,17 @@ class RetrievalAugmentedDatasetBuilder:
             query=pair.query,
             sources=tuple(source_of(chunk) for chunk in chunks),
             document_id=context.document_id,
-            metadata={**self._metadata, "context": context.kind},
+            metadata={**self._metadata, CONTEXT_KEY: context.kind},
         )
 
     def _log_counts(self) -> None:
         for key, count in sorted(self.counts.items()):
             _log.log(logging.INFO if key.startswith("rows") else logging.WARNING, "%s: %d", key, count)
-        if missed := self.counts["rows support_missed"]:
+        missed = self.counts["rows support_missed"]
+        if missed and self._retrieval_misses == "keep":
             _log.warning(
                 "%d rows contain no chunk that supports their answer, which trains hallucination: raise the "
-                "retriever's top_k, or leave out those whose metadata['context'] is 'support_missed'",
+                "retriever's top_k, or leave them out with retrieval_misses='drop'",
                 missed,
             )
 

@@ -21,8 +21,10 @@ from pydantic import (
     create_model,
 )
 from pydantic import model_validator as validator
+from yaml.reader import ReaderError
 
 from ...errors import ConfigurationError
+from .mistakes import key_reason, type_suggestion, value_reason, yaml_fix
 
 __all__ = ["yaml_schema_class"]
 
@@ -31,6 +33,9 @@ _SCALARS: dict[str, Any] = {
 }  # fmt: skip
 _LIST = re.compile(r"list +of +(?P<item>.+)")
 _JSON_SCHEMA_KEYS = {"$schema", "$defs", "properties"}
+_MAX_BYTES = 1_000_000  # chosen: about 10,000 fields
+_MAX_DEPTH = 16  # chosen: an enum of a field of a type is at 6
+_KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _KeyPath = tuple[str | int, ...]  # the keys and list positions that lead to a value of the file
 _Choices = Annotated[list[StrictStr | StrictInt], Field(min_length=1)]
 
@@ -86,13 +91,19 @@ class _File(_Strict):
     types: dict[StrictStr, _Type] = {}
 
 
-# Enum values stay text: YAML 1.1 reads ``no`` as false and ``2024-01-01`` as a date.
+# Enum values stay text: YAML 1.1 reads ``no`` as false, ``2024-01-01`` as a date, ``01234`` as an octal number and
+# ``12:30`` as 750. Numbers are those of JSON.
 _RESOLVERS = {
-    first: [(tag, form) for tag, form in forms if not tag.endswith((":timestamp", ":bool"))]
+    first: [(tag, form) for tag, form in forms if tag.endswith((":null", ":merge"))]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader: Any = type("_Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": _RESOLVERS})
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), list("tf"))
+for _tag, _form, _first in (
+    ("bool", r"(?:true|false)$", "tf"),
+    ("int", r"-?(?:0|[1-9][0-9]{0,17})$", "-0123456789"),
+    ("float", r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?$", "-0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_form), list(_first))
 
 
 def yaml_schema_class(path: Path) -> type[BaseModel]:
@@ -116,19 +127,17 @@ def yaml_schema_class(path: Path) -> type[BaseModel]:
 
 
 def _reason(detail: Any) -> str:
+    place = detail["loc"]
     if detail["type"] == "extra_forbidden":
-        return (
-            "unknown key; expected name, description, fields, types, or of a field: type, enum, optional, min, "
-            "max (a text with a comma or a colon in it needs quotes)"
-        )
-    return str(detail["msg"]).removeprefix("Value error, ")
+        return key_reason(str(place[-1]), in_file=len(place) == 1)
+    return value_reason(detail)
 
 
 def _error(path: Path, lines: dict[_KeyPath, int], keys: _KeyPath, reason: str) -> ConfigurationError:
     """An error at the innermost of ``keys`` that is in the file: Pydantic's go on into union branches."""
     known = next(keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in lines)
     where = ".".join(map(str, known)) or "the file"
-    name = f"{where}.{keys[-1]}" if reason.startswith("Field required") else where
+    name = f"{where}.{keys[-1]}" if reason.startswith("missing") else where
     return ConfigurationError(f"{path}:{lines[known]}: {name}: {reason}")
 
 
@@ -139,9 +148,12 @@ def _joined(errors: Iterable[ConfigurationError]) -> ConfigurationError:
 def _parse(path: Path, lines: dict[_KeyPath, int]) -> Any:
     """The file as plain values; ``lines`` is filled with the line of each key, counted from 1."""
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigurationError(
+                f"{path}: larger than {_MAX_BYTES:,} bytes, so not the schema of an answer"
+            )
         text = path.read_text(encoding="utf-8-sig")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-            raise ConfigurationError(f"{path}: YAML aliases (*name) are not supported; write the value out")
+        _refuse_unused_yaml(path, text)
         loader = _Loader(text)
         node = loader.get_single_node()
         _record_lines(path, node, (), 1, lines)
@@ -152,11 +164,40 @@ def _parse(path: Path, lines: dict[_KeyPath, int]) -> Any:
         raise ConfigurationError(f"{path}: not UTF-8 text (byte {error.start + 1})") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{path}:{line}: not valid YAML ({error.problem})") from error
+        raise ConfigurationError(
+            f"{path}:{line}: not valid YAML ({error.problem}){yaml_fix(str(error.problem))}"
+        ) from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigurationError(
+            f"{path}:{line}: not valid YAML (unacceptable character #x{error.character:04x}); remove it"
+        ) from error
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def _refuse_unused_yaml(path: Path, text: str) -> None:
+    """Raises ConfigurationError for an alias, a tag, or brackets or indentation far deeper than a schema has them.
+
+    They are found while the file is read, as the time that PyYAML takes grows with the square of the depth.
+    """
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigurationError(
+                f"{path}:{line}: YAML aliases (*name) are not supported; write the value out, or give it a name "
+                "under types"
+            )
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise ConfigurationError(f"{path}:{line}: YAML tags ({event.tag}) are not supported; remove it")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ConfigurationError(
+                f"{path}:{line}: more than {_MAX_DEPTH} levels of brackets or indentation; expected name and fields"
+            )
 
 
 def _record_lines(path: Path, node: Any, keys: _KeyPath, line: int, lines: dict[_KeyPath, int]) -> None:
@@ -165,6 +206,11 @@ def _record_lines(path: Path, node: Any, keys: _KeyPath, line: int, lines: dict[
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner, key_line = (*keys, str(key.value)), key.start_mark.line + 1
+            if key.tag not in _KEY_TAGS:
+                found = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+                raise ConfigurationError(
+                    f"{path}:{key_line}: {found}: expected a text as key; choose another name, or write it in quotes"
+                )
             if inner in lines:
                 raise ConfigurationError(f"{path}:{key_line}: {'.'.join(map(str, inner))}: duplicate key")
             _record_lines(path, value, inner, key_line, lines)
@@ -186,9 +232,13 @@ class _ClassBuilder:
         self._errors: list[ConfigurationError] = []
 
     def build(self) -> type[BaseModel]:
-        for name in self._file.types:
-            self._named_type(name, ("types", name), ())
         file = self._file
+        for name in file.types:
+            if name in _SCALARS or name == file.name or name.startswith("list of "):
+                taken = "the answer itself" if name == file.name else "a built-in type"
+                self._errors.append(self._error(("types", name), f"{taken} has this name; choose another"))
+            else:
+                self._named_type(name, ("types", name), ())
         built = self._class(file.name, file.description, file.fields, (), ())
         if self._errors:
             raise _joined(self._errors)
@@ -260,7 +310,8 @@ class _ClassBuilder:
         if text in self._file.types:
             return self._named_type(text, keys, enclosing)
         known = ", ".join([*_SCALARS, "list of ...", *self._file.types])
-        raise self._error(keys, f"unknown type {text!r}, expected one of: {known}")
+        meant = type_suggestion(text, [*_SCALARS, *self._file.types])
+        raise self._error(keys, f"unknown type {text!r}, expected one of: {known}{meant}")
 
     def _named_type(self, name: str, keys: _KeyPath, enclosing: tuple[str, ...]) -> Any:
         if name in enclosing:

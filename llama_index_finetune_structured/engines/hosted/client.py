@@ -203,15 +203,20 @@ def require_id(reply: Any, what: str) -> Any:
     return reply
 
 
-def require_rows(request: Callable[[], Any], what: str) -> Any:
+def require_rows(request: Callable[[], Any], what: str, *, with_ids: bool = True) -> Any:
     """The listing that ``request`` returns.
 
-    Raises ValueError where the reply is no list, so that an unreadable listing is not taken for an empty one.
+    Raises ValueError where the reply is no list, or a row of its first page has no id (``with_ids``), so that an
+    unreadable listing is not taken for an empty one.
     """
     try:
         reply = request()
     except AttributeError as error:  # raised by the SDK's pagination on an HTML page
         raise ValueError(f"the reply is no list of {what}") from error
-    if not isinstance(getattr(reply, "data", None), list):
+    rows = getattr(reply, "data", None)
+    readable = isinstance(rows, list) and (
+        not with_ids or all(isinstance(getattr(row, "id", None), str) for row in rows)
+    )
+    if not readable:
         raise ValueError(f"the reply is no list of {what}: {str(reply)[:200]!r}")
     return reply

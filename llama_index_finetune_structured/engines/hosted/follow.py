@@ -108,7 +108,7 @@ def _events(service: Service, job_id: str) -> list[Any]:
     """The newest events, or none where the provider has none: they are needed only for the progress bar."""
     try:
         newest = partial(service.client.fine_tuning.jobs.list_events, job_id, limit=100)
-        return list(require_rows(newest, "events").data)
+        return list(require_rows(newest, "events", with_ids=False).data)
     except sdk_errors() as error:
         logger.debug("no events of %s: %s", job_id, type(error).__name__)
         return []
