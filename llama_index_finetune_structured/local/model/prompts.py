@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DatasetError
-from ...example import Example, Message, compact_json
-from ...json_schema import in_schema_order, without_titles
+from ...example import Example, Message
+from ...json_schema import without_titles
+from ..schema.objects import in_schema_order
+from ..schema.spelling import spelled_json
 
 __all__ = [
     "TokenRow",
@@ -121,7 +123,7 @@ def trained_text(example: Example) -> str:
     if example.answer_schema is None:
         return example.answer_text()
     try:
-        return compact_json(in_schema_order(example.answer_schema, example.answer_object()))
+        return spelled_json(in_schema_order(example.answer_schema, example.answer_object()))
     except ValueError as error:
         raise DatasetError(
             f"example {example.id[:12]}: it has a schema and its answer is not JSON ({error}): fix or remove it"
