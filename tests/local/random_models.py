@@ -241,7 +241,7 @@ LEAVES: dict[str, Kind] = {
         Annotated[Decimal, Field(ge=0, max_digits=8, decimal_places=2)], _decimal("0", "999999.99", 2)
     ),
     "digits": Kind(Annotated[Decimal, Field(max_digits=6)], _decimal("-99.9999", "99.9999", 4)),
-    "cents": Kind(Annotated[Decimal, Field(multiple_of=Decimal("0.01"), gt=0)], _decimal("0.01", "999", 2)),
+    "cents": Kind(Annotated[Decimal, Field(multiple_of=0.01, gt=0)], _decimal("0.01", "999", 2)),
     "date": Kind(datetime.date, lambda draw: _moment(None)(draw).date()),
     "time": Kind(datetime.time, lambda draw: _moment(draw.choice([None, ZONE]))(draw).timetz()),
     "datetime": Kind(

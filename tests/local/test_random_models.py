@@ -15,6 +15,8 @@ from llama_index_finetune_structured.local.schema.grammar_schema import grammar_
 from tests.local.grammar_walks import compiled, drawn, refused_from
 from tests.local.random_models import KEYS, LEAVES, Kind, random_model
 
+# Pydantic's, for an IntEnum's member in a union with int.
+pytestmark = pytest.mark.filterwarnings("ignore:__int__ returned non-int:DeprecationWarning")
 SHORT = AnswerBounds(default_items=3, default_characters=60)
 
 

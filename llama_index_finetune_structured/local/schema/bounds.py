@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ...example import Example, canonical_json, content_hash
 from ...json_schema import UNIONS, map_sub_schemas, pointer_part, resolve_pointer, sub_schemas, without_titles
 from .closing import LEARNED_KEYS, UNENFORCED, closed_schema
+from .drafts import by_reference_alone
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
 from .string_formats import SHORT_FORMATS, translate_string
 
@@ -94,7 +95,9 @@ def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
             key = schema_key(example.answer_schema)
             schemas.setdefault(key, example.answer_schema)
             answers.setdefault(key, []).append(example.answer_object())
-    learned = {key: learn_keys(schema, answers[key]) for key, schema in schemas.items()}
+    learned = {
+        key: learn_keys(by_reference_alone(dict(schema)), answers[key]) for key, schema in schemas.items()
+    }
     longest = {
         key: _longest(_with_keys(schema, learned[key]), answers[key]) for key, schema in schemas.items()
     }
@@ -131,7 +134,7 @@ def _lists(value: Any) -> Iterator[list[Any]]:
 
 
 def _with_keys(schema: Mapping[str, Any], learned: LearnedKeys) -> dict[str, Any]:
-    return with_learned_keys(copy.deepcopy(dict(schema)), learned)
+    return with_learned_keys(copy.deepcopy(by_reference_alone(dict(schema))), learned)
 
 
 def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> dict[str, Any]:

@@ -58,14 +58,13 @@ class _Closing:
             if describes_objects(self._root, {keyword: schema[keyword]})
         ]
         copy, names = self._opened(node), key_names(schemas)
-        learned = node.get(LEARNED_KEYS, {})
         if len(unions) != 1 or unions[0][0] is not node:
             every = [schema for union in unions for schema in self._branch_members(*union)]
-            return _listed(copy, [*schemas, *every], learned)
+            return _listed(copy, [*schemas, *every])
         keyword = unions[0][1]
         branches = zip(node[keyword], copy[keyword], strict=True)
         copy[keyword] = [
-            _listed(opened, [*schemas, *self._all_members(branch)], learned)
+            _listed(opened, [*schemas, *self._all_members(branch)])
             if isinstance(opened, dict) and opened.get("type", "object") == "object"
             else opened
             for branch, opened in branches
@@ -115,13 +114,12 @@ class _Closing:
         return self._opened(child, depth) if keyword in _IN_PLACE else self.closed(child)
 
 
-def _listed(
-    node: dict[str, Any], schemas: list[Mapping[str, Any]], learned: Mapping[str, Any]
-) -> dict[str, Any]:
+def _listed(node: dict[str, Any], schemas: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The schema with all keys of ``schemas`` listed, further ones forbidden unless one of these allows them."""
     own = node.get("properties", {})
     listing = {name: own.get(name, True) for name in key_names(schemas)}
-    listing |= {name: learned[name] for name in sorted(learned)}
+    learned = {name: child for schema in schemas for name, child in schema.get(LEARNED_KEYS, {}).items()}
+    listing |= {name: learned[name] for name in sorted(learned) if name not in listing}
     rest = {key: value for key, value in node.items() if key not in ("properties", LEARNED_KEYS)}
     closes = any("properties" in schema for schema in schemas)
     if closes and not any("additionalProperties" in schema for schema in schemas):
