@@ -157,6 +157,10 @@ MERGED: dict[str, tuple[dict[str, Any], list[Any]]] = {
         },
         [{"x": {"a": 1}}],
     ),
+    "siblings at the root that older drafts ignore": (
+        {"$schema": DRAFT_7, "$ref": "#/definitions/A", "properties": {"z": INT}, "definitions": {"A": A}},
+        [{"z": "x", "a": 1}],
+    ),
     "a condition": (
         {
             **_object("a"),

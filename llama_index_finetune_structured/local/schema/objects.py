@@ -16,6 +16,7 @@ from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
 from ...json_schema import resolve_pointer, schema_validator
+from .drafts import by_reference_alone
 
 __all__ = [
     "KeyOrder",
@@ -180,7 +181,8 @@ class KeyOrder:
 
 def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
     """``value`` with the keys of every object in the order that the grammar of the schema demands."""
-    return KeyOrder(schema).ordered(schema, value)
+    root = by_reference_alone(dict(schema))
+    return KeyOrder(root).ordered(root, value)
 
 
 def _learned(schemas: list[Mapping[str, Any]], value: Mapping[str, Any]) -> list[str]:
