@@ -1,4 +1,4 @@
-"""JSON Schema: resolve references, compile validators, remove titles, order keys as the schema does."""
+"""JSON Schema: walk sub-schemas, resolve references, validate as Pydantic does, remove titles."""
 
 from __future__ import annotations
 
@@ -23,18 +23,26 @@ __all__ = [
     "find_error",
     "first_error",
     "follow_references",
-    "in_schema_order",
+    "map_sub_schemas",
     "pointer_part",
     "resolve_pointer",
     "schema_title",
     "schema_validator",
+    "sub_schemas",
     "without_titles",
 ]
 
 UNIONS = ("anyOf", "oneOf", "allOf")
 """The keywords whose value is a list of schemas for the same value."""
-_MAX_UNION_DEPTH = 12  # chosen: deeper than unions are nested in practice; ends the walk of a recursive union
 _FLOAT_TOLERANCE = 1e-9  # Pydantic's, relative to the value, for multiples of a float
+# The keywords that hold schemas, by their form. A property may have any of these names, so a schema is walked by
+# position: what stands in "properties" is a schema by a property's name, never a keyword.
+_ONE_SCHEMA = {
+    "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+    "unevaluatedItems", "unevaluatedProperties",
+}  # fmt: skip
+_SCHEMA_LISTS = {*UNIONS, "items", "prefixItems"}
+_SCHEMA_MAPS = {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
 
 
 def schema_validator(schema: Mapping[str, Any]) -> Validator:
@@ -213,6 +221,39 @@ def _length(draft: Any, keyword: str) -> _Rule:
     return length
 
 
+def sub_schemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield keyword, relative JSON pointer (``properties/name``) and value of every direct sub-schema.
+
+    Booleans, which are schemas too, are among them; in ``dependencies`` lists of names are not.
+    """
+    for keyword, value in schema.items():
+        if keyword in _SCHEMA_LISTS and isinstance(value, list):
+            for n, item in enumerate(value):
+                yield keyword, f"{keyword}/{n}", item
+        elif keyword in _SCHEMA_MAPS and isinstance(value, Mapping):
+            for name, item in value.items():
+                if isinstance(item, Mapping | bool):
+                    yield keyword, f"{keyword}/{pointer_part(name)}", item
+        elif keyword in _ONE_SCHEMA and isinstance(value, Mapping | bool):
+            yield keyword, keyword, value
+
+
+def map_sub_schemas(schema: Mapping[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """Copy a schema with every direct sub-schema replaced by ``change(keyword, sub_schema)``."""
+    copy = dict(schema)
+    for keyword, value in schema.items():
+        if keyword in _SCHEMA_LISTS and isinstance(value, list):
+            copy[keyword] = [change(keyword, item) for item in value]
+        elif keyword in _SCHEMA_MAPS and isinstance(value, Mapping):
+            copy[keyword] = {
+                name: change(keyword, item) if isinstance(item, Mapping | bool) else item
+                for name, item in value.items()
+            }
+        elif keyword in _ONE_SCHEMA and isinstance(value, Mapping | bool):
+            copy[keyword] = change(keyword, value)
+    return copy
+
+
 def resolve_pointer(root: Any, pointer: str) -> Any:
     """The value in ``root`` at a JSON pointer (RFC 6901, ``#/properties/name``), or ``{}`` where there is none."""
     path = pointer.removeprefix("#")
@@ -244,44 +285,6 @@ def follow_references(root: Any, node: Any) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
-def _branches(root: Any, node: Any, *, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """Yield a schema with its references followed, then the branches of its unions, recursively."""
-    node = follow_references(root, node)
-    yield node
-    if depth < _MAX_UNION_DEPTH:
-        for key in UNIONS:
-            for branch in node.get(key, ()):
-                yield from _branches(root, branch, depth=depth + 1)
-
-
-def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` with the keys of every object in the order of the schema's properties, other keys last."""
-    return _in_order(schema, schema, value)
-
-
-def _in_order(root: Mapping[str, Any], node: Any, value: Any) -> Any:
-    branches = list(_branches(root, node))
-    if isinstance(value, list):
-        prefix, rest = _first(branches, "prefixItems", ()), _first(branches, "items", None)
-        nodes = [*prefix[: len(value)], *[rest] * (len(value) - len(prefix))]
-        return [_in_order(root, node, item) for node, item in zip(nodes, value, strict=True)]
-    if not isinstance(value, dict):
-        return value
-    # In a union, order by the branch whose properties cover most of the value's keys.
-    candidates = [branch.get("properties", {}) for branch in branches]
-    properties = max(candidates, key=lambda properties: len(value.keys() & properties.keys()))
-    names = [name for name in properties if name in value]
-    names += [name for name in value if name not in properties]
-    rest = _first(branches, "additionalProperties", None)
-    return {name: _in_order(root, properties.get(name, rest), value[name]) for name in names}
-
-
-def _first(branches: list[Mapping[str, Any]], keyword: str, default: Any) -> Any:
-    """The first value of ``keyword`` in ``branches`` that is not a boolean, else ``default``."""
-    values = (branch[keyword] for branch in branches if keyword in branch)
-    return next((value for value in values if not isinstance(value, bool)), default)
-
-
 def schema_title(schema: Mapping[str, Any] | None) -> str | None:
     """The schema's title, or None where it has none that is a string."""
     title = schema.get("title") if schema else None
@@ -290,10 +293,7 @@ def schema_title(schema: Mapping[str, Any] | None) -> str | None:
 
 def without_titles(schema: Any) -> Any:
     """The schema without Pydantic's generated titles, which cost tokens and carry no information."""
-    if isinstance(schema, Mapping):
-        return {
-            key: without_titles(value)
-            for key, value in schema.items()
-            if not (key == "title" and isinstance(value, str))
-        }
-    return [without_titles(item) for item in schema] if isinstance(schema, list) else schema
+    if not isinstance(schema, Mapping):
+        return schema
+    kept = {name: value for name, value in schema.items() if name != "title" or not isinstance(value, str)}
+    return map_sub_schemas(kept, lambda _, child: without_titles(child))

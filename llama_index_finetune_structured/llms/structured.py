@@ -15,7 +15,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import json_span
-from ..local.schema.bounds import AnswerBounds, bounded_schema, bounds_hit, schema_key
+from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 
 __all__ = [
@@ -199,12 +199,11 @@ def _without_last_repetition(value: Any) -> Any:
 def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) -> list[str]:
     """JSON pointers into the schema at which the answer reaches a bound of the grammar; none if it is no JSON."""
     schema = output_cls.model_json_schema()
-    bounded = bounded_schema(schema, schema_key(schema), bounds)
     try:
         answer = json.loads(_json_text(output_cls, text))
     except ValueError:
         return []
-    return bounds_hit(bounded, schema, answer)
+    return bounds_hit(schema, schema_key(schema), bounds, answer)
 
 
 def _problems(error: ValidationError) -> str:

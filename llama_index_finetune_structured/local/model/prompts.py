@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DatasetError
-from ...example import Example, Message, compact_json
-from ...json_schema import in_schema_order, without_titles
+from ...example import Example, Message
+from ...json_schema import without_titles
+from ..schema.objects import in_schema_order
+from ..schema.spelling import spelled_json
 from .chat_template import render_parts
 from .control_tokens import control_tokens, encode_parts, text_ids
 
@@ -141,7 +143,7 @@ def _answer_text(example: Example) -> str:
         return example.answer_text()
     text = example.answer_text()
     try:
-        return compact_json(in_schema_order(example.answer_schema, json.loads(text)))
+        return spelled_json(in_schema_order(example.answer_schema, json.loads(text)))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"it has a schema and its answer is not JSON ({error}): fix or remove it"

@@ -7,6 +7,7 @@ training answers at that place.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,17 +16,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...example import Example, canonical_json, content_hash
-from ...json_schema import UNIONS, pointer_part, resolve_pointer, without_titles
-from .string_formats import GRAMMAR_FORMATS, PATTERNS, SHORT_FORMATS
+from ...json_schema import UNIONS, map_sub_schemas, pointer_part, resolve_pointer, sub_schemas, without_titles
+from .closing import LEARNED_KEYS, UNENFORCED, closed_schema
+from .drafts import by_reference_alone
+from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
+from .string_formats import SHORT_FORMATS, translate_string
 
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
 
 _LIMITS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
 _LEAST = {"array": "minItems", "string": "minLength", "object": "minProperties"}
+_VALUE_KINDS: dict[type, str] = {list: "array", str: "string", dict: "object"}
+# Type -> the keywords by which a schema without "type" describes values of the type.
+_KEYWORDS = {
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("pattern", "format", "minLength", "maxLength"),
+    "object": ("properties", "required", "additionalProperties", "patternProperties"),
+}
 _SELF_BOUNDED = ("enum", "const")
 # A pattern that text of any length can match: not anchored at both ends, or with *, + or {n,}.
 _ENDLESS = re.compile(r"^(?!\^)|(?<!\$)$|[*+]|,\}")
-_LOOKAROUND = ("(?=", "(?!", "(?<")  # grammars have no lookaround
 # Smallest bounds, chosen: where training has short values only, a longer one may still come.
 _LEAST_CHARACTERS, _LEAST_ITEMS = 80, 8
 
@@ -35,6 +45,8 @@ class AnswerBounds(BaseModel):
 
     Attributes:
         longest: ``schema_key`` of a schema -> JSON pointer into it -> items, characters or properties.
+        learned_keys: ``schema_key`` of a schema -> JSON pointer into it -> keys that the schema allows there
+            without naming them and that training answers have, with a schema of their values.
         distinct: Keys of the schemas whose training answers have lists of several objects, and no list with
             the same object twice.
         default_items: Bound of lists and free-form objects that no training answer fills; 32 by default
@@ -45,6 +57,7 @@ class AnswerBounds(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     longest: dict[str, dict[str, int]] = Field(default_factory=dict)
+    learned_keys: dict[str, LearnedKeys] = Field(default_factory=dict)
     distinct: tuple[str, ...] = ()
     default_items: int = Field(default=32, gt=0)
     default_characters: int = Field(default=400, gt=0)
@@ -75,103 +88,119 @@ def schema_key(schema: Mapping[str, Any]) -> str:
 
 def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
     """Learn the bounds from the answers of examples that have a schema; the others are skipped."""
-    longest: dict[str, dict[str, int]] = {}
-    distinct: dict[str, bool] = {}
+    schemas: dict[str, Mapping[str, Any]] = {}
+    answers: dict[str, list[Any]] = {}
     for example in examples:
-        if example.answer_schema is None:
-            continue
-        key = schema_key(example.answer_schema)
-        seen = longest.setdefault(key, {})
-        for pointer, _, value in _places(example.answer_schema, example.answer_object()):
-            seen[pointer] = max(seen.get(pointer, 0), len(value))
-            if isinstance(value, list) and sum(isinstance(item, dict) for item in value) > 1:
-                all_differ = len({canonical_json(item) for item in value}) == len(value)
-                distinct[key] = all_differ and distinct.get(key, True)
-    return AnswerBounds(longest=longest, distinct=tuple(sorted(key for key in distinct if distinct[key])))
+        if example.answer_schema is not None:
+            key = schema_key(example.answer_schema)
+            schemas.setdefault(key, example.answer_schema)
+            answers.setdefault(key, []).append(example.answer_object())
+    learned = {
+        key: learn_keys(by_reference_alone(dict(schema)), answers[key]) for key, schema in schemas.items()
+    }
+    longest = {
+        key: _longest(_with_keys(schema, learned[key]), answers[key]) for key, schema in schemas.items()
+    }
+    return AnswerBounds(
+        longest=longest,
+        learned_keys={key: keys for key, keys in learned.items() if keys},
+        distinct=tuple(sorted(key for key, found in answers.items() if _all_distinct(found))),
+    )
+
+
+def _longest(schema: Mapping[str, Any], answers: list[Any]) -> dict[str, int]:
+    longest: dict[str, int] = {}
+    for answer in answers:
+        for pointer, _, value in _places(schema, answer):
+            longest[pointer] = max(longest.get(pointer, 0), len(value))
+    return longest
+
+
+def _all_distinct(answers: list[Any]) -> bool:
+    """Whether lists of several objects are in the answers, and none has the same object twice."""
+    lists = [found for answer in answers for found in _lists(answer) if sum(map(_is_object, found)) > 1]
+    return bool(lists) and all(len({canonical_json(item) for item in found}) == len(found) for found in lists)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _lists(value: Any) -> Iterator[list[Any]]:
+    if isinstance(value, list):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _lists(item)
+
+
+def _with_keys(schema: Mapping[str, Any], learned: LearnedKeys) -> dict[str, Any]:
+    return with_learned_keys(copy.deepcopy(by_reference_alone(dict(schema))), learned)
 
 
 def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> dict[str, Any]:
     """Copy a schema and bound every unbounded list, string and free-form object in it.
 
     ``key``: the ``schema_key`` of the schema in training. In the copy, objects with named properties allow no
-    others, and string formats and patterns that grammars do not support are removed; pydantic checks those.
+    others than those that training answers had there, and string formats and patterns that grammars do not
+    support are removed; pydantic checks those.
     """
-    bounded: dict[str, Any] = _closed(schema)
+    bounded: dict[str, Any] = _translated(_with_keys(schema, bounds.learned_keys.get(key, {})))
     for pointer, kind, node in _unbounded(bounded, "#"):
         node[_LIMITS[kind]] = max(bounds.limit(key, pointer, kind), 2 * node.get(_LEAST[kind], 0))
-    return bounded
+    return closed_schema(bounded)
 
 
-def bounds_hit(bounded: Mapping[str, Any], original: Mapping[str, Any], answer: Any) -> list[str]:
+def bounds_hit(schema: Mapping[str, Any], key: str, bounds: AnswerBounds, answer: Any) -> list[str]:
     """The JSON pointers where an answer is as long as the added bound allows: it may have been cut there.
 
-    ``bounded``: ``bounded_schema`` of ``original``. A bound of the original schema does not count.
+    Args as of ``bounded_schema``. A bound of the schema itself does not count.
     """
-    unbounded = _unbounded(_closed(original), "#")
-    added = {pointer: resolve_pointer(bounded, pointer)[_LIMITS[kind]] for pointer, kind, _ in unbounded}
-    values = _places(original, answer)
+    extended = _with_keys(schema, bounds.learned_keys.get(key, {}))
+    added = {
+        pointer: max(bounds.limit(key, pointer, kind), 2 * node.get(_LEAST[kind], 0))
+        for pointer, kind, node in _unbounded(_translated(extended), "#")
+    }
+    values = _places(extended, answer)
     return sorted({pointer for pointer, _, value in values if len(value) >= added.get(pointer, math.inf)})
 
 
-def _closed(node: Any) -> Any:
-    """Copy a schema with closed objects and without what grammars do not support; pydantic checks that later."""
-    if isinstance(node, list):
-        return [_closed(item) for item in node]
+def _translated(node: Any) -> Any:
+    """Copy a schema without what grammars do not support; pydantic checks that later."""
     if not isinstance(node, Mapping):
         return node
-    closed = {key: _closed(value) for key, value in node.items()}
-    if _kind(closed) == "object" and isinstance(closed.get("properties"), dict):
-        closed.setdefault("additionalProperties", False)
-    if _kind(closed) == "string":
-        _translate_format(closed)
-    if expressible := [branch for branch in closed.get("anyOf", ()) if not _looks_around(branch)]:
-        closed["anyOf"] = expressible
-    elif _looks_around(closed):
-        del closed["pattern"]
-    return closed
+    translated = map_sub_schemas(node, lambda _, child: _translated(child))
+    learned = translated.get(LEARNED_KEYS)
+    if isinstance(learned, Mapping):
+        translated[LEARNED_KEYS] = {name: _translated(child) for name, child in learned.items()}
+    if "string" in _kinds(node):
+        translate_string(translated)
+    return translated
 
 
-def _translate_format(node: dict[str, Any]) -> None:
-    """Replace a string format by its pattern, if it has one; remove formats that grammars do not support.
+def _kinds(node: Mapping[str, Any]) -> list[str]:
+    """Which of ``array``, ``string`` and ``object``, the types that a bound exists for, the values may have.
 
-    Patterns are stricter: by the grammar's own formats a time can be 23:59:60 and a date the 30th of February.
+    Without a type, those whose keywords the schema has.
     """
-    name = node.get("format")
-    if name in PATTERNS and "pattern" not in node:
-        node["pattern"] = PATTERNS[node.pop("format")]
-    elif name not in GRAMMAR_FORMATS:
-        node.pop("format", None)
-
-
-def _looks_around(node: Any) -> bool:
-    return isinstance(node, Mapping) and any(
-        opening in str(node.get("pattern", "")) for opening in _LOOKAROUND
-    )
-
-
-def _kind(node: Mapping[str, Any]) -> str | None:
-    """``array``, ``string`` or ``object``, the types that a bound exists for; else None."""
-    kind = node.get("type")
-    return kind if isinstance(kind, str) and kind in _LIMITS else None
+    named = node.get("type")
+    if named is None:
+        return [kind for kind, keywords in _KEYWORDS.items() if any(keyword in node for keyword in keywords)]
+    return [kind for kind in _LIMITS if kind in (named if isinstance(named, list) else [named])]
 
 
 def _unbounded(node: Any, pointer: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield pointer, type and sub-schema of every place whose values have no longest."""
-    if isinstance(node, list):
-        for n, item in enumerate(node):
-            yield from _unbounded(item, f"{pointer}/{n}")
-        return
     if not isinstance(node, dict):
         return
-    kind = _kind(node)
-    free_form = kind != "object" or node.get("additionalProperties", False) not in (False, True)
-    if kind and free_form and _LIMITS[kind] not in node and not _bounds_itself(node):
-        yield pointer, kind, node
-    for key in ("properties", "$defs", "definitions"):
-        for name, child in node.get(key, {}).items():
-            yield from _unbounded(child, f"{pointer}/{key}/{pointer_part(name)}")
-    for key in ("items", "additionalProperties", "anyOf", "oneOf", "allOf", "prefixItems"):
-        yield from _unbounded(node.get(key), f"{pointer}/{key}")
+    for kind in _kinds(node):
+        free_form = kind != "object" or node.get("additionalProperties", False) not in (False, True)
+        if free_form and _LIMITS[kind] not in node and not _bounds_itself(node):
+            yield pointer, kind, node
+    for keyword, place, child in sub_schemas(node):
+        if keyword not in UNENFORCED:
+            yield from _unbounded(child, f"{pointer}/{place}")
+    for name, child in node.get(LEARNED_KEYS, {}).items():
+        yield from _unbounded(child, f"{pointer}/{LEARNED_KEYS}/{pointer_part(name)}")
 
 
 def _bounds_itself(node: Mapping[str, Any]) -> bool:
@@ -184,42 +213,28 @@ def _bounds_itself(node: Mapping[str, Any]) -> bool:
 
 def _places(root: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str, Any]]:
     """Yield pointer, type and value of every list, string and object of an answer."""
-    yield from _walk(root, root, "#", answer)
+    yield from _walk(root, root, "#", answer, ())
 
 
-def _walk(root: Mapping[str, Any], node: Any, pointer: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    """As ``_places``, for a value and the sub-schema ``node`` at ``pointer``.
+def _walk(
+    root: Mapping[str, Any], node: Any, pointer: str, value: Any, chain: tuple[str, ...]
+) -> Iterator[tuple[str, str, Any]]:
+    """As ``_places``, for a value and the sub-schema ``node`` at ``pointer``; ``chain``: references to it.
 
     All branches of a union are walked: a value counts at each branch whose type it has.
     """
     if not isinstance(node, Mapping):
         return
-    if isinstance(reference := node.get("$ref"), str):
-        yield from _walk(root, resolve_pointer(root, reference), reference, value)
-        return
+    reference = node.get("$ref")
+    if isinstance(reference, str) and reference not in chain:
+        target = resolve_pointer(root, reference)
+        yield from _walk(root, target, reference, value, (*chain, reference))
     for key in UNIONS:
-        for n, branch in enumerate(node.get(key, ())):
-            yield from _walk(root, branch, f"{pointer}/{key}/{n}", value)
-    kind = _kind(node)
-    if (kind, type(value)) not in {("array", list), ("string", str), ("object", dict)} or kind is None:
-        return
-    yield pointer, kind, value
-    if isinstance(value, list):
-        yield from _walk_items(root, node, pointer, value)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            known = name in node.get("properties", {})
-            child = node["properties"][name] if known else node.get("additionalProperties")
-            place = f"properties/{pointer_part(name)}" if known else "additionalProperties"
-            yield from _walk(root, child, f"{pointer}/{place}", item)
-
-
-def _walk_items(
-    root: Mapping[str, Any], node: Mapping[str, Any], pointer: str, value: list[Any]
-) -> Iterator[tuple[str, str, Any]]:
-    first = node.get("prefixItems", [])
-    for n, item in enumerate(value):
-        if n < len(first):
-            yield from _walk(root, first[n], f"{pointer}/prefixItems/{n}", item)
-        else:
-            yield from _walk(root, node.get("items"), f"{pointer}/items", item)
+        branches = node.get(key)
+        for n, branch in enumerate(branches if isinstance(branches, list) else ()):
+            yield from _walk(root, branch, f"{pointer}/{key}/{n}", value, chain)
+    kind = _VALUE_KINDS.get(type(value))
+    if kind in _kinds(node):
+        yield pointer, str(kind), value
+    for place, child, item in sub_values(node, value):
+        yield from _walk(root, child, f"{pointer}/{place}", item, ())

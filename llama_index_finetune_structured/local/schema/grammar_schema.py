@@ -7,14 +7,16 @@ their text.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from ...json_schema import follow_references
-from .string_formats import url_pattern
+from ...json_schema import follow_references, map_sub_schemas
+from .decimal_patterns import DecimalLimit, decimal_range_pattern, digits_pattern
+from .string_formats import ANY_DECIMAL, KEY_PATTERNS, expressible, translate_string, url_pattern
 
 __all__ = ["grammar_schema", "with_named_keys"]
 
@@ -34,6 +36,8 @@ _KEYS = {
     "bool": "^(?:true|false)$",
 }
 
+_BYTE_SIZE = r"^[0-9]{1,15}(?:\.[0-9]{1,3})? ?(?:[kKmMgGtTpPeE]i?)?[bB]$"
+
 
 def grammar_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a class with strings restricted to those that validate.
@@ -46,15 +50,14 @@ def grammar_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
 def with_named_keys(schema: Any, root: Any = None) -> Any:
     """Copy a schema with ``propertyNames`` rewritten as ``patternProperties``, which grammars support."""
     root = schema if root is None else root
-    if isinstance(schema, list):
-        return [with_named_keys(item, root) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    copy = {key: with_named_keys(value, root) for key, value in schema.items()}
+    copy = map_sub_schemas(schema, lambda _, child: with_named_keys(child, root))
     pattern = _key_pattern(copy.get("propertyNames"), root)
-    if pattern is not None and isinstance(copy.get("additionalProperties"), dict):
+    rest = copy.get("additionalProperties", True)
+    if pattern is not None and expressible(pattern) and (rest is True or isinstance(rest, dict)):
         del copy["propertyNames"]
-        copy["patternProperties"] = {pattern: copy["additionalProperties"]}
+        copy["patternProperties"] = copy.get("patternProperties", {}) | {pattern: rest}
         copy["additionalProperties"] = False
     return copy
 
@@ -67,17 +70,25 @@ def _key_pattern(names: Any, root: Any) -> str | None:
     allowed = [names["const"]] if "const" in names else names.get("enum")
     if allowed:
         return f"^(?:{'|'.join(re.escape(str(name)) for name in allowed)})$"
-    pattern = names.get("pattern")
-    return None if pattern is None else str(pattern)
+    if branches := names.get("anyOf"):  # keys are text, so numbers are left out
+        found = [_key_pattern(branch, root) for branch in branches if branch.get("type") == "string"]
+        return found[0] if len(found) == 1 else None
+    names = dict(names)
+    translate_string(names)
+    if "pattern" not in names and names.get("format") in KEY_PATTERNS:
+        return KEY_PATTERNS[names["format"]]
+    if "pattern" not in names and ("minLength" in names or "maxLength" in names):
+        return f"^[\\s\\S]{{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$"
+    return str(names["pattern"]) if "pattern" in names else None
 
 
 class _Narrowed(GenerateJsonSchema):
     """Pydantic's schema generator, stricter for decimals, datetimes, URLs and dict keys."""
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        """A number with the class's limits, or a string of such a number where a pattern can hold them.
+        """A number with the class's limits, or, as Pydantic writes it, a string of such a number.
 
-        A pattern limits digits and sign only; with any limit other than a minimum of 0 the string is left out.
+        The string is no multiple of anything but a power of ten.
         """
         limits, (whole, places) = _limits(schema), _digits(schema)
         most = 10.0**whole - 1  # the largest value of so many digits
@@ -88,13 +99,32 @@ class _Narrowed(GenerateJsonSchema):
         if "max_digits" in schema or "decimal_places" in schema:
             constraints.setdefault("multipleOf", 10.0**-places)
         number = {"type": "number", **constraints}
-        if any(keyword != "minimum" or limit != 0 for keyword, limit in limits.items()):
+        patterns = _text_patterns(schema)
+        if not patterns:
             return number
-        text = "0" if whole == 0 else f"(?:0|[1-9][0-9]{{0,{whole - 1}}})"
-        fraction = f"(?:\\.[0-9]{{1,{places}}})?" if places else ""
-        return {
-            "anyOf": [number, {"type": "string", "pattern": f"^{'' if limits else '-?'}{text}{fraction}$"}]
-        }
+        text: JsonSchemaValue = {"type": "string", "pattern": patterns[0]}
+        if len(patterns) > 1:
+            text["allOf"] = [{"pattern": pattern} for pattern in patterns[1:]]
+        return {"anyOf": [number, text]}
+
+    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
+        """A union whose branches require the field that tells them apart, which Pydantic demands of all input.
+
+        Where a function tells them apart, they require every field that can have one value only.
+        """
+        own = super().tagged_union_schema(schema)
+        tag = own.get("discriminator", {}).get("propertyName")
+        branches = [self._with_tags(branch, tag) for branch in own.get("oneOf", ())]
+        return {**own, "oneOf": branches} if branches else own
+
+    def _with_tags(self, branch: JsonSchemaValue, tag: str | None) -> JsonSchemaValue:
+        if tag is not None:
+            tags = [tag]
+        else:
+            target = self.resolve_ref_schema(branch)
+            tags = [name for name, child in target.get("properties", {}).items() if "const" in child]
+        required = list(dict.fromkeys([*branch.get("required", ()), *tags]))
+        return {**branch, "required": required} if required else branch
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
         """A date-time, with or without a time zone where the class demands that."""
@@ -113,8 +143,18 @@ class _Narrowed(GenerateJsonSchema):
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         """A free-form object whose keys are the text of the class's key type."""
         own = super().dict_schema(schema)
-        keys = _KEYS.get(schema["keys_schema"]["type"]) if "keys_schema" in schema else None
+        key_schema: Any = schema.get("keys_schema", {"type": "any"})
+        keys = _KEYS.get(key_schema["type"])
+        if key_schema["type"] == "decimal":
+            keys = next(iter(_text_patterns(key_schema)), None)
+        if "patternProperties" in own:  # Pydantic's form of keys with a pattern, which refuses all others
+            return {"additionalProperties": False, **own}
         return {**own, "propertyNames": {"pattern": keys}} if keys else own
+
+    def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
+        """A string; the text of a ByteSize has a unit that the class knows."""
+        own = super().str_schema(schema)
+        return own | {"pattern": _BYTE_SIZE} if own.get("pattern") == ByteSize.byte_string_pattern else own
 
 
 def _with_schemes(
@@ -140,3 +180,40 @@ def _digits(schema: core_schema.DecimalSchema) -> tuple[int, int]:
     if places is None:
         places = _DIGITS if most is None else min(2, most - 1)
     return (_DIGITS if most is None else max(0, most - places)), places
+
+
+def _text_patterns(schema: core_schema.DecimalSchema) -> list[str]:
+    """The patterns that the text of a decimal has to match; none where no text fits the limits."""
+    most, places = schema.get("max_digits"), schema.get("decimal_places")
+    low, high = _limit(schema, "ge", "gt", max), _limit(schema, "le", "lt", min)
+    whole = _DIGITS if most is None else most if places is None else max(0, most - places)
+    if places is None:
+        places = _DIGITS if most is None else most
+    step = schema.get("multiple_of")
+    if step is not None:
+        places = min(places, max(0, -int(Decimal(str(step)).normalize().as_tuple().exponent)))
+    if (
+        low is None
+        and high is None
+        and most is None
+        and schema.get("decimal_places") is None
+        and step is None
+    ):
+        return [ANY_DECIMAL]
+    pattern = decimal_range_pattern(low, high, whole=whole, places=places)
+    if pattern is None:
+        return []
+    shared = most is not None and schema.get("decimal_places") is None
+    return [pattern, digits_pattern(most)] if shared and most is not None else [pattern]
+
+
+def _limit(
+    schema: core_schema.DecimalSchema, included: str, excluded: str, tightest: Any
+) -> DecimalLimit | None:
+    """The tighter of the limits that may and may not be reached."""
+    limits = [
+        DecimalLimit(Decimal(str(schema[key])), included=key == included)  # type: ignore[literal-required]
+        for key in (excluded, included)
+        if schema.get(key) is not None
+    ]
+    return tightest(limits, key=lambda limit: limit.value) if limits else None

@@ -8,8 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["GRAMMAR_FORMATS", "PATTERNS", "SHORT_FORMATS", "url_pattern"]
+from .decimal_patterns import decimal_range_pattern
+
+__all__ = [
+    "ANY_DECIMAL",
+    "GRAMMAR_FORMATS",
+    "KEY_PATTERNS",
+    "PATTERNS",
+    "SHORT_FORMATS",
+    "expressible",
+    "translate_string",
+    "url_pattern",
+]
 
 SHORT_FORMATS = {"ipv4", "ipv6", "uuid"}
 """Formats whose values have a longest: they need no bound."""
@@ -32,9 +44,31 @@ _SECONDS = r"[0-9]{1,5}(?:\.[0-9]{1,6})?S"
 _CLOCK = f"T(?:[0-9]{{1,5}}H(?:[0-9]{{1,5}}M)?(?:{_SECONDS})?|[0-9]{{1,5}}M(?:{_SECONDS})?|{_SECONDS})"
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_BYTE}(?:\.{_BYTE}){{3}}"
-_NETWORKS = [rf"(?:{_BYTE}\.){{3}}0/24", rf"(?:{_BYTE}\.){{2}}0\.0/16", rf"{_BYTE}\.0\.0\.0/8"]
-_IPV4_NETWORK = f"(?:{'|'.join([f'{_IPV4}(?:/32)?', *_NETWORKS])})"
+
+
+def _network_byte(bits: int) -> str:
+    """The bytes of which only so many leading bits are set."""
+    return f"(?:{'|'.join(str(byte) for byte in range(0, 256, 2 ** (8 - bits)))})"
+
+
+def _network(prefix: int) -> str:
+    """The IPv4 networks with a prefix of so many bits: the bits after it are 0."""
+    free, bits = divmod(prefix, 8)
+    parts = [_BYTE] * free + ([_network_byte(bits)] if bits else [])
+    return "[.]".join([*parts, *["0"] * (4 - len(parts))]) + f"/{prefix}"
+
+
+_IPV4_NETWORK = f"(?:{'|'.join([_IPV4, *map(_network, range(33))])})"
 _HEX = "[0-9a-f]"
+_GROUP = f"{_HEX}{{1,4}}"
+_GROUPS = [
+    f"{_GROUP}(?::{_GROUP}){{0,{most - 1}}}" for most in range(1, 8)
+]  # at index n: from 1 to n + 1 groups
+_COMPRESSED = [f"(?:{_GROUP}:){{{n}}}(?::|:{_GROUPS[6 - n]})" for n in range(1, 7)]
+_IPV6 = f"(?:{_GROUP}(?::{_GROUP}){{7}}|::(?:{_GROUPS[6]})?|{'|'.join(_COMPRESSED)}|(?:{_GROUP}:){{7}}:)"
+_IPV6_PREFIX = "/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+_BASE64 = "[A-Za-z0-9{0}]"
+_BASE64_END = f"(?:{_BASE64}{{{{2}}}}==|{_BASE64}{{{{3}}}}=)?"
 _ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LOCAL = rf"(?:{_ATOM}{{1,63}}|{_ATOM}{{1,31}}\.{_ATOM}{{1,31}}|(?:{_ATOM}{{1,14}}\.){{2,3}}{_ATOM}{{1,14}})"
 _LABEL = "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,28}"
@@ -47,7 +81,11 @@ PATTERNS = {
     "date-time": f"^{_DATE}T{_TIME}$",
     "aware-date-time": f"^{_DATE}T{_CLOCK_TIME}{_ZONE}$",
     "naive-date-time": f"^{_DATE}T{_CLOCK_TIME}$",
-    "duration": f"^P(?:[0-9]{{1,5}}Y(?:{_DAYS})?(?:{_CLOCK})?|{_DAYS}(?:{_CLOCK})?|{_CLOCK})$",
+    "duration": f"^-?P(?:[0-9]{{1,5}}Y(?:{_DAYS})?(?:{_CLOCK})?|{_DAYS}(?:{_CLOCK})?|{_CLOCK})$",
+    "base64": f"^(?:{_BASE64}{{{{4}}}})*{_BASE64_END}$".format("+/"),
+    "base64url": f"^(?:{_BASE64}{{{{4}}}})*{_BASE64_END}$".format("_-"),
+    "ipv6network": f"^{_IPV6}(?:{_IPV6_PREFIX})?$",
+    "ipv6interface": f"^{_IPV6}(?:{_IPV6_PREFIX})?$",
     "ipv4network": f"^{_IPV4_NETWORK}$",
     "ipv4interface": f"^{_IPV4}(?:/(?:[12]?[0-9]|3[0-2]))?$",
     **{
@@ -57,10 +95,8 @@ PATTERNS = {
 }
 """Format -> anchored pattern."""
 
-_GROUP = f"{_HEX}{{1,4}}"
-_IPV6 = rf"\[(?:{_GROUP}(?::{_GROUP}){{7}}|(?:{_GROUP}(?::{_GROUP}){{0,4}})?::(?:{_GROUP}(?::{_GROUP})?)?)\]"
 _NAME = "[A-Za-z0-9_-]*[A-Za-z0-9_]"
-_HOST = rf"(?:(?:[A-Za-z0-9_](?:{_NAME})?\.)*[A-Za-z_](?:{_NAME})?|{_IPV4}|{_IPV6})"
+_HOST = rf"(?:(?:[A-Za-z0-9_](?:{_NAME})?\.)*[A-Za-z_](?:{_NAME})?|{_IPV4}|\[{_IPV6}\])"
 _USER = "(?:[A-Za-z0-9._~%!$&'()*+;=:-]{1,80}@)?"
 _PORT = "(?::(?:6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?"
 _TEXT = r'[^\x00-\x20"\\]'
@@ -78,3 +114,49 @@ def url_pattern(schemes: Sequence[str], *, hosts: bool = False) -> str:
         return f"^{scheme}://(?:{_HOST})?/{_TEXT}*$"
     rest = f"(?:,{_HOST}{_PORT})*{_REST_OF_SEVERAL}" if hosts else _REST
     return f"^{scheme}://{_USER}{_HOST}{_PORT}{rest}$"
+
+
+_PYDANTIC_DECIMAL = re.compile(
+    r"\^\(\?!\^\[-\+\.\]\*\$\)\[\+-\]\?0\*\\d(?:\*|\{0,(?P<whole>\d+)\})"
+    r"(?:\(\?:\\\.\\d\{0,(?P<places>\d+)\}0\*\)\?|\\\.\?\\d\*)\$"
+)
+# Lookaround, word boundaries, references to groups, and ends of text by other names than $.
+_INEXPRESSIBLE = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?(?:=|!|<=|<!|>|P=)|\\[bBAzZGk1-9])")
+
+
+ANY_DECIMAL = r"^-?(?:(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,20})?|[0-9](?:\.[0-9]{1,20})?E[+-][0-9]{1,2})$"
+"""Decimals without limits, as Python writes them: up to 20 digits before and after the point, or an exponent."""
+
+
+KEY_PATTERNS = {
+    "uuid": f"^{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}$",
+    "ipv4": f"^{_IPV4}$",
+    "ipv6": f"^{_IPV6}$",
+}
+"""Format -> anchored pattern, of the formats that grammars know for values but not for keys."""
+
+
+def expressible(pattern: str) -> bool:
+    """Whether a grammar can hold a pattern: it has no lookaround, word boundary or reference to a group."""
+    return _INEXPRESSIBLE.search(pattern) is None
+
+
+def translate_string(node: dict[str, Any]) -> None:
+    """Replace a schema's string format by its pattern, if it has one; remove what grammars do not support.
+
+    Patterns are stricter: by the grammar's own formats a time can be 23:59:60 and a date the 30th of February.
+    Pydantic's pattern of decimals has lookaround; here it is the canonical text of such numbers.
+    """
+    name = node.get("format")
+    if name in PATTERNS and "pattern" not in node:
+        node["pattern"] = PATTERNS[node.pop("format")]
+    elif name not in GRAMMAR_FORMATS:
+        node.pop("format", None)
+    pattern = str(node.get("pattern", ""))
+    if decimal := _PYDANTIC_DECIMAL.fullmatch(pattern):
+        whole, places = decimal["whole"], decimal["places"]
+        node["pattern"] = (
+            decimal_range_pattern(None, None, whole=int(whole or 20), places=int(places or 20)) or ANY_DECIMAL
+        )
+    elif not expressible(pattern):
+        del node["pattern"]

@@ -1,0 +1,238 @@
+"""The keys that an object may have by its schema, and their order, the same in training and in the grammar.
+
+Several schemas can hold for one object: what a ``$ref`` names, the branches of ``allOf``, and one branch of each
+``anyOf`` or ``oneOf``. They are its *members* here. Keys stand in this order: the members' properties, keys that a
+member requires and none describes, keys learned from training answers (sorted), then keys by pattern and free keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jsonschema.protocols import Validator
+from referencing.exceptions import Unresolvable
+
+from ...json_schema import resolve_pointer, schema_validator
+from .drafts import by_reference_alone
+
+__all__ = [
+    "KeyOrder",
+    "closing_place",
+    "describes_objects",
+    "in_schema_order",
+    "key_names",
+    "matching_patterns",
+    "members",
+    "union_keywords",
+]
+
+_UNIONS = ("anyOf", "oneOf")
+_KEYED = ("properties", "required", "patternProperties", "additionalProperties")
+_MOST_UNIONS = 3  # chosen: unions inside unions of one value; ends the walk of a union of itself
+_MOST_MEMBERS = (
+    64  # chosen: more than schemas written by hand have; ends the walk of one that refers to itself
+)
+
+
+def members(root: Any, node: Any) -> list[Mapping[str, Any]]:
+    """The schemas that hold for every value of ``node``: itself, its reference and its ``allOf``, recursively."""
+    found: list[Mapping[str, Any]] = []
+    waiting = [node]
+    while waiting and len(found) < _MOST_MEMBERS:
+        schema = waiting.pop(0)
+        if not isinstance(schema, Mapping) or any(schema is other for other in found):
+            continue
+        found.append(schema)
+        inner = list(_list(schema, "allOf"))
+        if isinstance(schema.get("$ref"), str):
+            inner.insert(0, resolve_pointer(root, schema["$ref"]))
+        waiting = inner + waiting
+    return found
+
+
+def union_keywords(node: Mapping[str, Any]) -> list[str]:
+    """Which of ``anyOf`` and ``oneOf`` a schema has."""
+    return [keyword for keyword in _UNIONS if _list(node, keyword)]
+
+
+def key_names(schemas: list[Mapping[str, Any]]) -> list[str]:
+    """The keys that the schemas name, in the order that answers have them."""
+    described = [name for schema in schemas for name in _map(schema, "properties")]
+    required = [name for schema in schemas for name in _list(schema, "required") if isinstance(name, str)]
+    return list(dict.fromkeys([*described, *required]))
+
+
+def closing_place(root: Any, node: Any) -> Literal["here", "inside", "nowhere"]:
+    """Where further keys of the objects of a schema are forbidden: at the node, in one of its members, or nowhere.
+
+    Inside: only the reference, one branch of ``allOf`` or one union of the schema describes objects.
+    """
+    if not isinstance(node, Mapping):
+        return "nowhere"
+    inner = [resolve_pointer(root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
+    keyed = [branch for branch in [*inner, *_list(node, "allOf")] if describes_objects(root, branch)]
+    unions = [
+        keyword
+        for keyword in union_keywords(node)
+        if any(describes_objects(root, branch) for branch in node[keyword])
+    ]
+    if _is_keyed(node):
+        return "here"
+    if not keyed and not unions:
+        return "nowhere"
+    return "inside" if len(keyed) + len(unions) == 1 else "here"
+
+
+def describes_objects(root: Any, node: Any, depth: int = 0) -> bool:
+    """Whether a schema, one of its members or of its union's branches says which keys objects have."""
+    branches = [
+        branch
+        for member in members(root, node)
+        for keyword in union_keywords(member)
+        for branch in member[keyword]
+    ]
+    return any(_is_keyed(member) for member in members(root, node)) or (
+        depth < 8 and any(describes_objects(root, branch, depth + 1) for branch in branches)
+    )
+
+
+def _is_keyed(node: Mapping[str, Any]) -> bool:
+    return any(keyword in node for keyword in _KEYED)
+
+
+def matching_patterns(schema: Mapping[str, Any], name: str) -> list[str]:
+    """The patterns of a schema's ``patternProperties`` that a key matches."""
+    return [pattern for pattern in _map(schema, "patternProperties") if _matches(pattern, name)]
+
+
+def _by_pattern(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
+    """The schemas of a key by ``patternProperties``."""
+    return [schema["patternProperties"][p] for schema in schemas for p in matching_patterns(schema, name)]
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:  # a pattern of another dialect
+        return False
+
+
+class KeyOrder:
+    """Which keys answers to a schema have, by the branches of unions that they fit, and in which order."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root
+
+    def ordered(self, node: Any, value: Any) -> Any:
+        """``value`` of the sub-schema ``node`` with the keys of every object in order."""
+        if not isinstance(value, list | dict):
+            return value
+        chosen = self._chosen_members(node, value)
+        if isinstance(value, list):
+            return [self.ordered(_item_schema(chosen, n), item) for n, item in enumerate(value)]
+        names = [name for name in key_names(chosen) if name in value]
+        learned = _learned(chosen, value)
+        rest = [name for name in value if name not in {*names, *learned}]
+        ordered = {name: self.ordered(_key_schema(chosen, name), value[name]) for name in names}
+        ordered |= {name: _sorted(value[name]) for name in learned}
+        return ordered | {name: self.ordered(_key_schema(chosen, name), value[name]) for name in rest}
+
+    def learned_keys(self, node: Any, value: Mapping[str, Any]) -> list[str]:
+        """The keys of an object that its schema neither names nor describes, though it allows them; sorted."""
+        return _learned(self._chosen_members(node, value), value)
+
+    def fitting(self, branches: list[Any], value: Any) -> list[int]:
+        """Which branches of a union the value fits; all of them where it fits none."""
+        if len(branches) < 2 or not isinstance(value, dict | list):
+            return list(range(len(branches)))
+        return [n for n, branch in enumerate(branches) if self._fits(branch, value)] or list(
+            range(len(branches))
+        )
+
+    def _chosen_members(self, node: Any, value: Any, depth: int = 0) -> list[Mapping[str, Any]]:
+        """The members of ``node`` that hold for ``value``, with one branch of each union.
+
+        Of the branches that the value fits, the one that names most of its keys.
+        """
+        found: list[Mapping[str, Any]] = []
+        for member in members(self.root, node):
+            found.append(member)
+            for keyword in union_keywords(member) if depth < _MOST_UNIONS else ():
+                branches: list[Any] = member[keyword]
+                chosen = [
+                    self._chosen_members(branches[n], value, depth + 1) for n in self.fitting(branches, value)
+                ]
+                found += max(chosen, key=lambda schemas: _covered(list(schemas), value))
+        return found
+
+    def _fits(self, branch: Any, value: Any) -> bool:
+        try:
+            return bool(self._validator.evolve(schema=branch).is_valid(value))
+        except (Unresolvable, ValueError, RecursionError, re.error):
+            return False
+
+    @functools.cached_property
+    def _validator(self) -> Validator:
+        return schema_validator(self.root)
+
+
+def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
+    """``value`` with the keys of every object in the order that the grammar of the schema demands."""
+    root = by_reference_alone(dict(schema))
+    return KeyOrder(root).ordered(root, value)
+
+
+def _learned(schemas: list[Mapping[str, Any]], value: Mapping[str, Any]) -> list[str]:
+    if not any("properties" in schema for schema in schemas):
+        return []
+    if any("additionalProperties" in schema for schema in schemas):
+        return []
+    names = key_names(schemas)
+    return sorted(name for name in value if name not in names and not _by_pattern(schemas, name))
+
+
+def _covered(schemas: list[Mapping[str, Any]], value: Any) -> int:
+    return len(value.keys() & set(key_names(schemas))) if isinstance(value, dict) else 0
+
+
+def _item_schema(schemas: list[Mapping[str, Any]], index: int) -> Any:
+    """The schema of a list's item."""
+    found = []
+    for schema in schemas:
+        items = schema.get("items")
+        first = [*_list(schema, "prefixItems")] or (items if isinstance(items, list) else [])
+        rest = schema.get("additionalItems") if isinstance(items, list) else items
+        found.append(first[index] if index < len(first) else rest)
+    return _all_of(found)
+
+
+def _key_schema(schemas: list[Mapping[str, Any]], name: str) -> Any:
+    """The schema of a key's value."""
+    named = [_map(schema, "properties")[name] for schema in schemas if name in _map(schema, "properties")]
+    named += _by_pattern(schemas, name)
+    return _all_of(named or [schema.get("additionalProperties") for schema in schemas])
+
+
+def _all_of(schemas: list[Any]) -> Any:
+    described = [schema for schema in schemas if isinstance(schema, Mapping)]
+    return described[0] if len(described) == 1 else {"allOf": described} if described else None
+
+
+def _sorted(value: Any) -> Any:
+    """A value that no schema describes, with sorted keys: so the grammar of learned keys has them."""
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+def _list(node: Mapping[str, Any], keyword: str) -> list[Any]:
+    value = node.get(keyword)
+    return value if isinstance(value, list) else []
+
+
+def _map(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
+    value = node.get(keyword)
+    return value if isinstance(value, Mapping) else {}
