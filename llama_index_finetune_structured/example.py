@@ -250,7 +250,7 @@ class Example(_Frozen):
         if calls > 1 or (calls and has_content and self.answer_schema is None):
             found = f"{calls} tool calls" if calls > 1 else "content and a tool call"
             raise DatasetError(
-                f"example {self.id[:12]}: its answer has {found}, which are not one text; use a format with tool "
+                f"its answer has {found}, which are not one text; use a format with tool "
                 "calls ('openai', 'trl-messages'), or leave the row out"
             )
         return texts[-1] if texts else ""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, bounded_schema
 from tests import tiny
@@ -23,21 +24,19 @@ def _tokenizer() -> Any:
 def compiled(
     schema: Mapping[str, Any], key: str = "", bounds: AnswerBounds | None = None
 ) -> AnswerGrammar | None:
-    """The grammar that answers to a schema are served with."""
+    """The grammar that answers to a schema are served with; None where the schema cannot be made one."""
     tokenizer = _tokenizer()
     cache = GrammarCache(tokenizer, vocabulary=len(tokenizer), stop_id=STOP)
-    return cache.get(bounded_schema(schema, key, bounds or AnswerBounds()))
+    try:
+        return cache.get(bounded_schema(schema, key, bounds or AnswerBounds()))
+    except ConfigurationError:
+        return None
 
 
 def refused_from(grammar: AnswerGrammar, text: str) -> str | None:
     """The rest of a text from where the grammar does not let it through; None where it may be written and end."""
-    state = grammar.start(_FREE)
-    tokens = _tokenizer()(text, add_special_tokens=False)["input_ids"]
-    for n, token in enumerate([*tokens, STOP]):
-        if not state.allows(token):
-            return text.encode()[n:].decode("utf-8", "replace") or "<end>"
-        state.append(token)
-    return None
+    place = grammar.refused_at(_tokenizer()(text, add_special_tokens=False)["input_ids"])
+    return None if place is None else text.encode()[place:].decode("utf-8", "replace") or "<end>"
 
 
 def drawn(grammar: AnswerGrammar, seed: int, *, free: int = 120, longest: int = 1500) -> str | None:

@@ -11,11 +11,13 @@ from ...errors import ConfigurationError, MissingDependencyError
 from ...example import Example, compact_json
 from ...json_schema import pointer_part
 from ...local.schema.bounds import learn_bounds, schema_key
+from ...local.schema.enforcement import not_enforced
 from .problems import Fault
 
 __all__ = ["AnswerWalk"]
 
 _SHOWN_BEFORE, _SHOWN_REST = 60, 20  # chosen: characters of an answer that a problem quotes
+_SHOWN_PLACES = 6  # chosen: keywords that one warning names
 
 
 class AnswerWalk:
@@ -48,7 +50,7 @@ class AnswerWalk:
         return faults if refused is None else [*faults, self._unsayable(ids, refused)]
 
     def _compile(self, schema: Mapping[str, Any], key: str) -> list[Fault]:
-        """Build the grammar of a schema; a warning where it has none."""
+        """Build the grammar of a schema; a warning where it has none, or does not enforce all of the schema."""
         from ...local.generate.answer_grammar import answer_grammar
 
         try:
@@ -57,7 +59,10 @@ class AnswerWalk:
         except ConfigurationError as error:
             self._grammars[key] = None
             return [Fault("no_grammar", str(error))]
-        return []
+        loose = not_enforced(schema)
+        more = f" and {len(loose) - _SHOWN_PLACES} more" if len(loose) > _SHOWN_PLACES else ""
+        shown = ", ".join(loose[:_SHOWN_PLACES]) + more
+        return [Fault("not_enforced", f"the grammar does not enforce {shown}")] if loose else []
 
     def _unsayable(self, ids: list[int], refused: int) -> Fault:
         before, text = self._text(ids[:refused]), self._text(ids)

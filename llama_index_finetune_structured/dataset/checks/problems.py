@@ -40,6 +40,7 @@ FIXES = {
     "tools_not_rendered": "render the data as 'text', or use a base model whose chat template renders tools",
     "answer_not_sayable": "change the answer, or allow it in the schema: the grammar never lets the model write it",
     "no_grammar": "simplify the schema, or serve the model with constrained=False: answers are validated only",
+    "not_enforced": "check answers for it yourself; a class's own validation refuses such answers after they are made",
     "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it out",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
     "stop_token_untrained": "use a chat template that ends the answer with the stop token",
@@ -50,7 +51,15 @@ FIXES = {
 }  # fmt: skip
 """The suggested fix of each problem code."""
 WARNINGS = frozenset(
-    {"unknown_keys", "duplicate", "prompt_not_prefix", "torn_line", "no_grammar", "field_untaught"}
+    {
+        "unknown_keys",
+        "duplicate",
+        "prompt_not_prefix",
+        "torn_line",
+        "no_grammar",
+        "not_enforced",
+        "field_untaught",
+    }
 )
 """Codes of problems that keep no complete line out of training."""
 

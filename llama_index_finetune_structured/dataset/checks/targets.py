@@ -155,13 +155,13 @@ def _gradient(max_length: int | None) -> TrainingTarget:
         answer = encoding.encode(example.answer_text(), disallowed_special=())
         is_prompt_trained = not example.metadata.get("prompt_not_trained", False)
         trained = (is_prompt_trained,) * len(prompt) + (True,) * len(answer)
-        return TokenisedRow((*prompt, *answer), trained, faults=tuple(_parts_left_out(example)))
+        return TokenisedRow((*prompt, *answer), trained)
 
     return TrainingTarget("gradient", tokenise, encoding.decode, max_length=max_length, estimated=True)
 
 
 def _parts_left_out(example: Example) -> Iterator[Fault]:
-    """Parts that are not text: a target that reads text alone would train without them, or on their Python form."""
+    """Parts that are not text: chat templates of text models leave them out, or write their Python form."""
     for message in (*example.messages, example.answer):
         for part in message.content if isinstance(message.content, list) else ():
             if part.get("type") != "text" or not isinstance(part.get("text"), str):
