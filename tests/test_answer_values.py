@@ -270,7 +270,7 @@ class Tagged(BaseModel):
 )
 def test_an_answer_that_its_class_takes_fits_its_schema(answer: BaseModel) -> None:
     report = check(FinetuneDataset.from_pairs([("q", answer)]), target="openai")
-    assert [problem.code for problem in report.problems] == ["too_few_examples"]
+    assert [p.code for p in report.problems if p.code != "field_untaught"] == ["too_few_examples"]
 
 
 def test_what_a_serializer_writes_outside_the_schema_is_told_as_no_grammar_could_say_it() -> None:

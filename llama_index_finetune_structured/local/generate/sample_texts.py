@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...json_schema import UNIONS, follow_references
+from ...json_schema import UNIONS, follow_references, sub_schemas
 
 __all__ = ["largest_growth", "sample_texts", "smallest_match"]
 
@@ -122,8 +122,8 @@ def sample_texts(schema: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             (strings if isinstance(value, str) else numbers)[_json(value).strip('"')] = None
         if isinstance(pattern := node.get("pattern"), str):
             strings[_json(smallest_match(pattern))[1:-1]] = None
-        if node.get("format") in _SAMPLES:
-            strings[_SAMPLES[node["format"]]] = None
+        if (sample := _SAMPLES.get(str(node.get("format")))) is not None:
+            strings[sample] = None
         if node.get("type") in ("number", "integer"):
             numbers.update(dict.fromkeys(_number_samples(node)))
     return list(strings), list(numbers)
@@ -145,14 +145,11 @@ def _json(value: Any) -> str:
 
 
 def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
-    """Every mapping in a schema: more than its sub-schemas, which costs candidates that nothing accepts."""
+    """A schema and every schema inside it."""
     if isinstance(node, Mapping):
         yield node
-        for value in node.values():
-            yield from _nodes(value)
-    elif isinstance(node, list):
-        for item in node:
-            yield from _nodes(item)
+        for _, _, child in sub_schemas(node):
+            yield from _nodes(child)
 
 
 def largest_growth(schema: Mapping[str, Any]) -> int:
@@ -161,7 +158,7 @@ def largest_growth(schema: Mapping[str, Any]) -> int:
     The whole answer has begun already, unless the schema refers to itself.
     """
     nodes = [node for node in _nodes(schema) if node is not schema or _refers_to_root(schema)]
-    names = [len(str(name).encode()) for node in nodes for name in node]
+    names = [len(name.encode()) for node in nodes for name in node.get("properties", ())]
     largest = max((_value_size(schema, node, 0) for node in nodes), default=0)
     return largest + max(names, default=0) + _TOKEN
 
@@ -178,8 +175,8 @@ def _value_size(root: Mapping[str, Any], node: Any, depth: int) -> int:
         return _value_size(root, follow_references(root, node), depth + 1)
     sizes = [_scalar_size(node), _array_size(root, node, depth), _object_size(root, node, depth)]
     for key in UNIONS:
-        if branches := _list(node.get(key)):
-            sizes.append(min(_value_size(root, branch, depth + 1) for branch in branches))
+        if branches := [_value_size(root, branch, depth + 1) for branch in _list(node.get(key))]:
+            sizes.append(sum(branches) if key == "allOf" else min(branches))
     return max(sizes)
 
 
