@@ -304,11 +304,7 @@ def _summary(data: dict[str, Any], requested: float) -> list[str]:
 def _failure_lines(calls: TeacherCalls, address: str) -> list[str]:
     """Lines on answers that do not fit the schema, with the reason, and on calls that failed."""
     invalid = [f"{f.subject[:80]!r}: {f.message[:200]}" for f in calls.failures if f.error == INVALID_ANSWER]
-    failed = [
-        f"{f.subject[:80]!r}: {f.error}: {f.message[:200]}"
-        for f in calls.failures
-        if f.error != INVALID_ANSWER
-    ]
+    failed = [f"{f.subject[:80]!r}: {_reason(f)}" for f in calls.failures if f.error != INVALID_ANSWER]
     lines = []
     if invalid or calls.rejected:
         count = counted(len(invalid) + calls.rejected, "answer")
@@ -321,6 +317,12 @@ def _failure_lines(calls: TeacherCalls, address: str) -> list[str]:
         lines.append(f"{count} to {address} failed; fix the cause and add --retry-failed:")
         lines += _shown(failed)
     return lines
+
+
+def _reason(failure: FailedCall) -> str:
+    """The message alone where it is a sentence; with the error's class where it is a word, as a KeyError's is."""
+    message = failure.message[:200]
+    return message if " " in message else f"{failure.error}: {message}".removesuffix(": ")
 
 
 def _shown(items: Sequence[str]) -> list[str]:

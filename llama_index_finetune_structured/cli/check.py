@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
-from ..dataset.checks.lines import LineReader
-from ..dataset.checks.problems import Problem
 from ..dataset.checks.report import CheckReport, check
-from ..dataset.labels import AnswerShape
 from ..errors import ConfigurationError
-from ..jsonl import one_line_reason, read_lines
-from ..jsonl_store import shards_of
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
 from .command import Result, command, counted
@@ -52,7 +45,6 @@ def check_file(
     unless --fix left those lines out. With --schema an answer that the class
     refuses is an error too.
     """
-    output_cls = answer_class(schema, data)
     report = check(
         data,
         target=target,
@@ -60,30 +52,12 @@ def check_file(
         max_length=max_length,
         epochs=epochs,
         price_per_million=price,
+        output_cls=answer_class(schema, data),
     )
-    if output_cls is not None:
-        report = _with_class_problems(report, data, output_cls)
     fixed = fix is not None and _fix(report, fix)
     left = f"the {report.good} good lines are in {fix}" if fix is not None else None
     steps = _steps(report) if target == "local" and report.good else None
     return Result(_data(report, fix), (str(report), *filter(None, [steps, left])), ok=report.ok or fixed)
-
-
-def _with_class_problems(report: CheckReport, data: Path, output_cls: type[BaseModel]) -> CheckReport:
-    """The report with a problem for each line with an answer that the class refuses."""
-    bad = {(problem.file, problem.line) for problem in report.problems if not problem.is_warning}
-    reader, shape, found = LineReader(report.target), AnswerShape(output_cls, None), []
-    for path in shards_of(data):
-        for line in read_lines(path, torn_from=None) if path.is_file() else ():
-            example, _ = reader.read(line.raw)
-            if example is None or (str(path), line.number) in bad:
-                continue
-            try:
-                shape.answer_text(example.answer_text())
-            except Exception as error:  # a validator of the user's class may raise anything
-                message = f"{output_cls.__name__} refuses it: {one_line_reason(error)}"
-                found.append(Problem("answer_not_in_schema", message, str(path), line.number))
-    return replace(report, problems=(*report.problems, *found), good=report.good - len(found))
 
 
 def _steps(report: CheckReport) -> str:

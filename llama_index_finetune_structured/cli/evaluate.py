@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from ..evaluation import Scorecard, compare
 from ..example import content_hash
 from ..llms.lora import LoraLLM
-from .command import Result, command, say
+from .command import Result, command, counted, say
 from .schema_option import SchemaOption, answer_class
 from .scores import score_result
 from .trained import Trained, find_trained, loss_curve_of
@@ -63,7 +63,7 @@ def evaluate(
         "schema": None if output_cls is None else schema or output_cls.__name__,
     }
     _require_same_evaluation(output / "scorecard.json", settings)
-    say(f"{len(examples)} examples, {len(systems)} models")
+    say(f"{counted(len(examples), 'example')}, {counted(len(systems), 'model')}")
     card = compare(
         systems,
         examples,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engines.hosted.engine import OpenAIFinetuneEngine
-from ..engines.hosted.journal import RUNS_VARIABLE, Run, RunJournal, find_run, list_runs
+from ..engines.hosted.journal import RUNS_VARIABLE, Run, RunJournal, find_run, list_runs, runs_root
 from ..engines.hosted.providers import normal_status
 from ..engines.timeouts import SYSTEM_CLOCK
 from ..errors import FinetuneStructuredError
@@ -45,7 +45,12 @@ def list_all(
         _poll_until_all_ended(runs, every_s)
     all_runs = list_runs(runs)
     rows = [{"folder": str(folder)} | run.model_dump(mode="json") for folder, run in all_runs]
-    return Result(rows, (_table(all_runs),))
+    return Result(rows, (_table(all_runs) if all_runs else _no_runs(runs),))
+
+
+def _no_runs(runs: Path | None) -> str:
+    where = runs or runs_root()
+    return f"no hosted runs in {where}; local training has no jobs: its run is the folder of train --output"
 
 
 def show(name: RunName, runs: RunsFolder = None) -> Result:

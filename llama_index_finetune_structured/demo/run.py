@@ -33,8 +33,8 @@ _ANSWER_TOKENS = 256  # chosen: the longest card fits
 _TRAIN_SHARE = 0.7
 _BATCH = 20  # chosen: answers generated together; half of the default number of test questions
 _SHOWN = 5  # failures listed; the rest are counted
-# Chosen: small batches for more steps, and the upper two thirds of the layers for less time.
-_TRAINING: dict[str, Any] = {"batch_size": 2, "upper_layers": 20, "epochs": 1}
+_TRAINING: dict[str, Any] = {"batch_size": 2, "epochs": 1}  # chosen: small batches for more steps
+_UPPER_LAYERS = 20  # chosen: two thirds of the embedded model's layers, for less time
 _PARSER = "docstring parser"
 
 
@@ -68,11 +68,12 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
     data = _captured(_engine(retriever, teacher), train, test, output, say)
     data.save(output / "train.jsonl")
     test.save(output / "test.jsonl")
+    upper = _UPPER_LAYERS if settings.base_model == DEFAULT_BASE_MODEL else None
     engine = LoraFinetuneEngine(
         data,
         base_model=settings.base_model,
         output_dir=output / "model",
-        config=LoraSettings(seed=settings.seed, **_TRAINING),
+        config=LoraSettings(seed=settings.seed, upper_layers=upper, **_TRAINING),
     )
     engine.finetune()
     job = engine.get_current_job()

@@ -155,8 +155,9 @@ class LoraFinetuneEngine(FinetuneEngine):
             EngineError: Another process trains in ``output_dir``.
             DatasetError: Rows cannot be trained on, for example because they are longer than ``max_length``; the
                 text is that of ``check(data, base_model=...)``.
-            ConfigurationError: ``output_dir`` belongs to another run, the base model does not load, or
-                accelerate is configured for FSDP or DeepSpeed, which shard the model.
+            ConfigurationError: ``output_dir`` belongs to another run, the base model does not load or has fewer
+                layers than ``upper_layers``, or accelerate is configured for FSDP or DeepSpeed, which shard the
+                model.
             MissingDependencyError: The extra ``local`` is not installed.
         """
         processes = DistributedRun()

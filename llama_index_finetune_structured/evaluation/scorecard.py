@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from .report.gap import Gap, gaps
 from .report.page import page_of
 from .report.slices import SliceBy, slices
 from .report.terminal import FittedTable, print_result
-from .report.text import terminal_table, verdict_of
+from .report.text import json_text, terminal_table, verdict_of
 from .results import ScoredRow, ScoreTable
 from .score.metrics import Metrics
 
@@ -81,8 +80,7 @@ class Scorecard(ScoreTable):
         Returns:
             ``path``.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
-        return write_public_text(Path(path), text + "\n")
+        return write_public_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Scorecard:

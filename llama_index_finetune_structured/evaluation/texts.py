@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from ..files import write_public_text
 from .report.terminal import FittedTable, print_result
+from .report.text import json_text
 from .run.answer_log import RawAnswer
 from .run.ask import AskSettings, ask_systems, gather_all
 from .run.redacted import error_text
@@ -159,8 +159,7 @@ class TextScorecard(BaseModel):
         Returns:
             ``path``.
         """
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        return write_public_text(Path(path), text + "\n")
+        return write_public_text(Path(path), json_text(self.model_dump(mode="json")))
 
 
 def compare_texts(

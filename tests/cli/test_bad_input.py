@@ -194,6 +194,7 @@ def test_bad_input_is_one_clear_error(command: str, kind: str, here: Path) -> No
         "train rows.jsonl --base-model base --output out --learning-rate x",
         "train rows.jsonl --base-model base --output out --learning-rate nan",
         "train rows.jsonl --base-model base --output out --rank 0",
+        "train rows.jsonl --base-model base --output out --upper-layers 99",
         "train rows.jsonl --base-model base --output out --max-length 3",
         "train rows.jsonl --base-model '' --output out",
         "eval run rows.jsonl --output scorecard.json",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llama_index_finetune_structured import FinetuneDataset, LoraLLM, Scorecard, load_schema
+from llama_index_finetune_structured import FinetuneDataset, LoraLLM, Scorecard, check, load_schema
 from llama_index_finetune_structured.cli import app
 from tests.cli.conftest import Call
 
@@ -59,6 +59,9 @@ def test_check_names_the_lines_that_the_class_refuses_and_fix_leaves_them_out(ro
     (problem,) = [problem for problem in found["problems"] if not problem["is_warning"]]
     assert (problem["line"], problem["code"], found["good"]) == (12, "answer_not_in_schema", 11)
     assert "more than two decimals" in problem["message"]
+    kept = FinetuneDataset(list(FinetuneDataset.load("rows.jsonl"))[:11])
+    assert found["tokens"] == check(kept, target="openai").tokens
+    assert check("rows.jsonl", target="openai", output_cls=load_schema("models.py:Invoice")).good == 11
     call(*ask, "--schema", "models.py:Invoice", "--fix", "good.jsonl")
     assert len(FinetuneDataset.load("good.jsonl")) == 11
 

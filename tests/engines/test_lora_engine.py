@@ -317,16 +317,14 @@ def test_upper_layers_train_those_and_plain_peft_loads_them(tmp_path: Path) -> N
     assert trained == {"1"}
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own
-def test_more_upper_layers_than_there_are_train_all(tmp_path: Path) -> None:
+def test_more_upper_layers_than_the_base_model_has_are_an_error_that_names_their_number(
+    tmp_path: Path,
+) -> None:
     base = tiny.save("llama", tmp_path / "base")
-    engine = _engine(base, tmp_path / "run", config=SETTINGS.model_copy(update={"upper_layers": 20}))
-    engine.finetune()
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), engine.adapter)
-    assert {name.split(".layers.")[1][0] for name, _ in plain.named_parameters() if "lora_" in name} == {
-        "0",
-        "1",
-    }
+    engine = _engine(base, tmp_path / "run", config=SETTINGS.model_copy(update={"upper_layers": 3}))
+    with pytest.raises(ConfigurationError, match="upper_layers=3: the base model has 2 layers"):
+        engine.finetune()
+    _engine(base, tmp_path / "all", config=SETTINGS.model_copy(update={"upper_layers": 2})).finetune()
 
 
 @pytest.mark.parametrize(

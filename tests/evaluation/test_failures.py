@@ -158,6 +158,30 @@ def test_a_key_of_the_llm_itself_is_redacted() -> None:
     assert "plainwordsecret" not in card.model_dump_json()
 
 
+LOAD_ERRORS = [
+    ValueError("Failed to load model from file: x.gguf"),
+    TypeError("no such option"),
+    KeyError("choices"),
+]
+
+
+@pytest.mark.parametrize("error", LOAD_ERRORS)
+def test_an_error_before_any_answer_is_a_failed_call_whatever_its_class(error: Exception) -> None:
+    llm = ScriptedLLM(script={"": error})
+    for system in (llm, llm.as_structured_llm(Card), failing(error)):
+        card = quiet({"it": system}, DATA)
+        assert card.unanswered == ["it"], card.problems()
+        assert "all 2 calls failed" in card.problems()[0]
+
+
+def test_an_answer_that_a_parser_refuses_is_an_invalid_answer_not_a_failed_call() -> None:
+    llm = ScriptedLLM(script={"": "prose"})
+    for system in (llm, llm.as_structured_llm(Card)):
+        card = quiet({"it": system}, DATA)
+        assert card.unanswered == []
+        assert "all 2 answers are not valid" in card.problems()[0]
+
+
 def test_parity_names_the_cause_where_a_form_gave_no_answer(tmp_path: Path) -> None:
     adapter = exporting.train(exporting.save_base("llama", tmp_path / "base"), tmp_path / "run").adapter
     tuned = LoraLLM.from_adapter(adapter)

@@ -139,7 +139,7 @@ def test_verdict_names_gain_interval_and_what_cannot_be_told_apart() -> None:
 def test_verdict_of_one_system_compares_with_nothing() -> None:
     data = [example("call f!", card("f"))]
     verdict = compare({"llm": lambda row: row.answer_text()}, data, show_progress=False).verdict()
-    assert verdict == "Llm gives a valid answer in 100% of 1 cases and gets 100% of the fields right."
+    assert verdict == "llm gives a valid answer in 100% of 1 case and gets 100% of the fields right."
 
 
 def test_differences_are_kept_and_others_are_worked_out() -> None:

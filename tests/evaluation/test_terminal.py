@@ -165,6 +165,13 @@ def test_printing_the_object_itself_is_short(kind: str) -> None:
     assert type(result).__name__ in repr(result)
 
 
+def test_a_scorecard_with_half_a_surrogate_pair_is_read_again(tmp_path: Path) -> None:
+    card = quiet({"it\ud800": lambda _: {"function": "\udfffx"}}, [example("\ud800?", {"function": "f"})])
+    again = Scorecard.from_json(card.to_json(tmp_path / "s.json"))
+    assert again.rows[0].answers["it?"].text == '{"function":"?x"}'
+    assert len((tmp_path / "s.json").read_text().splitlines()) < 20
+
+
 def test_pictures_with_any_name_are_xml(tmp_path: Path) -> None:
     card = _hostile_card()
     ElementTree.parse(card.to_svg(tmp_path / "a.svg"))

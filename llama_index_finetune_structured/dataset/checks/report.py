@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
@@ -131,6 +133,7 @@ def check(
     max_length: int | None = None,
     epochs: int | None = None,
     price_per_million: float | None = None,
+    output_cls: type[BaseModel] | None = None,
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
@@ -146,6 +149,7 @@ def check(
         epochs: Number of epochs that the cost is for. None: for "local" as many as ``LoraSettings()`` would take
             for the good lines, for other targets 1.
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
+        output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
 
     Raises:
         ConfigurationError: The target is unknown, the base model does not load, or ``source`` holds anything else.
@@ -154,7 +158,7 @@ def check(
     rows = as_source(source)
     if isinstance(target, str):
         target = target_named(target, base_model, max_length)
-    done = SourceCheck(target)
+    done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
     epochs = target.default_epochs(done.good) if epochs is None else epochs
     return CheckReport(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
+
 from ...errors import ConfigurationError
 from ...example import Example
+from ...jsonl import one_line_reason
+from ..labels import AnswerShape
 from .field_use import FieldUse
 from .lines import LineReader, example_faults
 from .problems import Fault, Problem, refuse_errors
@@ -41,11 +45,13 @@ class SourceCheck:
     """The check of one source for a target: ``check`` and the local engine both decide by it.
 
     ``problems``: errors and warnings in the order of the rows, those of the whole source last. ``first_good``:
-    tokens of the first good row. ``rows``: with ``keep_rows``, the tokens of all good rows.
+    tokens of the first good row. ``rows``: with ``keep_rows``, the tokens of all good rows. ``output_cls``: a class
+    that must accept every answer.
     """
 
     target: TrainingTarget
     keep_rows: bool = False
+    output_cls: type[BaseModel] | None = None
     problems: list[Problem] = field(default_factory=list)
     rows: list[TokenisedRow] = field(default_factory=list)
     first_good: TokenisedRow | None = None
@@ -59,6 +65,7 @@ class SourceCheck:
         self._reader = LineReader(self.target.name)
         self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
         self._fields = FieldUse()
+        self._shape = AnswerShape(self.output_cls, None)
 
     def run(self, source: CheckSource, rows: Iterable[SourceRow] | None = None) -> None:
         """Check a source. ``rows``: those of the source where they are read already; it is not read again.
@@ -102,9 +109,20 @@ class SourceCheck:
         example, faults = self._reader.read_row(row.content, torn=row.torn)
         if example is None:
             return None, None, faults
-        wrong = example_faults(example)
+        wrong = example_faults(example) or self._class_faults(example)
         tokens, token_faults = (None, []) if wrong else self._tokenise(example)
         return example, tokens, [*faults, *wrong, *self._duplicate_faults(example, row), *token_faults]
+
+    def _class_faults(self, example: Example) -> list[Fault]:
+        """The fault of an answer that ``output_cls`` refuses."""
+        if self.output_cls is None:
+            return []
+        try:
+            self._shape.answer_text(example.answer_text())
+        except Exception as error:  # a validator of the user's class may raise anything
+            message = f"{self.output_cls.__name__} refuses it: {one_line_reason(error)}"
+            return [Fault("answer_not_in_schema", message)]
+        return []
 
     def _duplicate_faults(self, example: Example, row: SourceRow) -> list[Fault]:
         here = (row.file, row.number)

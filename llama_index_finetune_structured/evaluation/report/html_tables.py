@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _MOST_DOCUMENTS = 10  # chosen: the hardest ones; all of them could fill pages
+_DASH = "\u2060–\u2060"  # no line break before or after it
 _RATES = {"schema_valid": "schema valid", "exact_match": "exact match", "field_score": "field score"}
 
 
@@ -140,7 +141,7 @@ def _short(part: Metrics, paths: Sequence[str]) -> list[str]:
 
 def _with_interval(score: SystemScore, metric: str) -> str:
     interval = score.intervals[metric]
-    return f"{percent(interval.rate)} ({100 * interval.low:.0f}–{100 * interval.high:.0f})"
+    return f"{percent(interval.rate)} ({100 * interval.low:.0f}{_DASH}{100 * interval.high:.0f})"
 
 
 def _points(difference: Difference) -> str:

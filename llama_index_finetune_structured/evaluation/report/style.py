@@ -31,6 +31,7 @@ table{border-collapse:collapse;font-size:.9rem;min-width:100%}
 th,td{padding:5px 8px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;
 font-variant-numeric:tabular-nums;overflow-wrap:anywhere;min-width:5.5em}
 th:first-child{text-align:left}
+.fields thead th{overflow-wrap:normal}
 tbody th{font-weight:500}
 thead th{color:var(--quiet);font-weight:600}
 .case{border:1px solid var(--line);border-radius:8px;padding:14px;margin:0 0 16px}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from ..results import TEACHER, ScoreTable, main_system
 from ..score.failures import failure_sentences
 from ..score.intervals import Difference
 from .terminal import FittedTable
 
-__all__ = ["headline_fields", "percent", "signed", "terminal_table", "verdict_of"]
+__all__ = ["headline_fields", "json_text", "percent", "signed", "terminal_table", "verdict_of"]
 
 _FEW_DOCUMENTS = 5  # chosen: a bootstrap over fewer documents has few distinct resamples
 
@@ -26,10 +29,10 @@ def verdict_of(table: ScoreTable) -> str:
         elif main not in (reference, TEACHER):
             parts.append(_against(table.difference(main, reference), score.n))
     claim = f"{main} {'; it '.join(parts)}. " if parts else ""
-    subject = "It" if claim else f"{main[:1].upper()}{main[1:]}"
+    subject = "It" if claim else main
     valid, right = percent(score.schema_valid), percent(score.field_score)
     return (
-        f"{claim}{subject} gives a valid answer in {valid} of {score.n} cases "
+        f"{claim}{subject} gives a valid answer in {valid} of {score.n} {'case' if score.n == 1 else 'cases'} "
         f"and gets {right} of the fields right.{_few_documents(table)}{''.join(silent)}"
     )
 
@@ -85,6 +88,25 @@ def terminal_table(table: ScoreTable) -> FittedTable:
         rows.append((name, *map(percent, rates), f"{score.seconds_per_answer:.1f} s"))
     headings = ("system", "valid", "exact", *fields.values(), "time")
     return FittedTable(f"{len(table.rows)} examples", headings, tuple(rows))
+
+
+def json_text(data: dict[str, Any]) -> str:
+    """The data as JSON, a line for each row of a list and each other entry; half surrogate pairs as "?".
+
+    Indented throughout, a large scorecard took a minute and twice the room. Parsers refuse half a pair.
+    """
+    entries = [f"{_json(key)}: {_json_lines(value)}" for key, value in data.items()]
+    return "{\n" + ",\n".join(entries).encode("utf-8", "replace").decode() + "\n}\n"
+
+
+def _json_lines(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(map(_json, value)) + "\n]"
+    return _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def headline_fields(table: ScoreTable) -> dict[str, str]:

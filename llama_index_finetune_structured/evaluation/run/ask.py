@@ -11,15 +11,16 @@ import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
 from ...answer_values import answer_value
-from ...errors import ConfigurationError, MissingDependencyError
+from ...errors import ConfigurationError, MissingDependencyError, StructuredAnswerError
 from ...example import canonical_json, content_hash
 from ...printable import one_line
 from .answer_log import AnswerLog, RawAnswer
@@ -168,8 +169,9 @@ async def _answer(
         try:
             return answer.model_copy(update=_reply_fields(reply))
         except Exception as caught:  # the answer has no JSON form, or its own serializer is broken
-            return answer.model_copy(update=_error_fields(caught, timeout_s, system) | {"failed": False})
-    return answer.model_copy(update=_error_fields(error, timeout_s, system))
+            return answer.model_copy(update=_error_fields(caught, timeout_s, system))
+    fields = _error_fields(error, timeout_s, system)
+    return answer.model_copy(update=fields | {"failed": not _is_unfit(error, trace.answered)})
 
 
 async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
@@ -207,17 +209,24 @@ def _json_value(answer: Any) -> Any:
 
 
 def _error_fields(error: Exception, timeout_s: float, system: System) -> dict[str, Any]:
-    """The fields of a RawAnswer that an error fills.
-
-    ValueError and TypeError mean an answer that does not fit its schema, which is kept; any other error means
-    that the call failed and may be repeated. So does ConfigurationError, though a ValueError: a model that does
-    not load, or a prompt longer than the context window.
-    """
+    """The text and kind of an error, as fields of a RawAnswer."""
     text = error_text(error, system)[:ERROR_CHARACTERS]
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not text:
         text = f"no answer within {timeout_s:g} s"
-    failed = isinstance(error, ConfigurationError) or not isinstance(error, ValueError | TypeError)
-    return {"error": text or "(no message)", "error_kind": type(error).__name__, "failed": failed}
+    return {"error": text or "(no message)", "error_kind": type(error).__name__}
+
+
+def _is_unfit(error: Exception, answered: bool) -> bool:
+    """Whether the error tells of an answer that does not fit its schema, which is kept; else the call failed.
+
+    LlamaIndex's parsers and programs raise ValueError and TypeError for such an answer. Where no LLM has answered,
+    these have another cause, such as a damaged file, unless their own class says that an answer was read.
+    """
+    if isinstance(error, StructuredAnswerError | ValidationError | JSONDecodeError):
+        return True
+    return (
+        answered and isinstance(error, ValueError | TypeError) and not isinstance(error, ConfigurationError)
+    )
 
 
 def _key(identity: str, target: AnswerTarget) -> str:

@@ -19,8 +19,9 @@ _TAG = "finetune_structured_call"
 
 @dataclass
 class Trace:
-    """Events of one call: the LLM's last text, the JSON paths where a bound was reached, the number of retries."""
+    """Events of one call: whether an LLM answered, its last text, the JSON paths where a bound was reached, retries."""
 
+    answered: bool = False
     raw_text: str | None = None
     bound_hits: list[str] = field(default_factory=list)
     retries: int = 0
@@ -58,6 +59,7 @@ class Tracer(BaseEventHandler):
             trace.bound_hits += [str(hit) for hit in event.bound_hits]
             trace.retries += int(getattr(event, "retries", 0))
         elif kind in ("LLMChatEndEvent", "LLMCompletionEndEvent") and event.response is not None:
+            trace.answered = True
             trace.raw_text = _text_of(event.response) or trace.raw_text
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -45,10 +47,17 @@ class FieldScore(BaseModel):
     right: int = 0
     answers: int = 1
 
-    def __add__(self, other: FieldScore) -> FieldScore:
-        # without validation: the counts are valid, and this runs for each field of each answer
-        mine, theirs = self.__dict__, other.__dict__
-        return FieldScore.model_construct(**{name: mine[name] + theirs[name] for name in mine})
+    @classmethod
+    def total(cls, scores: Iterable[FieldScore]) -> FieldScore:
+        """The sum of all counts.
+
+        Args:
+            scores: Scores of one field.
+        """
+        # without validation: the counts are valid, and this runs over each field of each answer
+        columns = zip(*map(_counts, scores), strict=True)
+        sums: dict[str, Any] = dict(zip(_NAMES, map(sum, columns), strict=False)) or {"answers": 0}
+        return cls.model_construct(**sums)
 
     @property
     def f1(self) -> float:
@@ -70,6 +79,10 @@ class FieldScore(BaseModel):
         return self.right / self.answers if self.answers else 0.0
 
 
+_NAMES = tuple(FieldScore.model_fields)
+_counts = attrgetter(*_NAMES)
+
+
 def score_answer(fields: Sequence[Field], gold: Any, answer: Any, valid: bool) -> dict[str, FieldScore]:
     """Field path -> score of one answer.
 
@@ -89,16 +102,27 @@ def _score_field(field: Field, gold: Any, answer: Any, valid: bool) -> dict[str,
 
 def _score_value(field: Field, gold: Any, answer: Any, valid: bool) -> FieldScore:
     if gold is None or answer is None:
-        absent = gold is None and answer is None
-        return FieldScore(
-            gold=int(gold is not None),
-            answered=int(answer is not None),
-            missing=int(gold is not None),
-            invented=int(answer is not None),
-            right=int(absent and valid),
-        )
+        return _absent_score(gold is not None, answer is not None, valid)
     similarity = field.rule.similarity(gold, answer)
-    correct = field.rule.is_correct(similarity)
+    return _present_score(similarity, field.rule.is_correct(similarity))
+
+
+# A large scorecard has millions of these scores, nearly all of them one of a few: equal ones are one object.
+@lru_cache(maxsize=8)
+def _absent_score(gold: bool, answered: bool, valid: bool) -> FieldScore:
+    """The score of a value that gold or the answer, or both, do not have."""
+    return FieldScore(
+        gold=int(gold),
+        answered=int(answered),
+        missing=int(gold),
+        invented=int(answered),
+        right=int(valid and not gold and not answered),
+    )
+
+
+@lru_cache(maxsize=256)
+def _present_score(similarity: float, correct: bool) -> FieldScore:
+    """The score of a value that gold and the answer both have."""
     return FieldScore(
         gold=1,
         answered=1,
@@ -177,17 +201,10 @@ def _score_parts(
     out: dict[str, FieldScore] = {}
     for part in field.items:
         scores = [_score_field(part, part.value_in(g), part.value_in(a), True)[part.path] for g, a in rows]
-        total = _sum(scores)
+        total = FieldScore.total(scores)
         right = valid and total.correct == total.gold == total.answered
         out[part.path] = total.model_copy(update={"right": int(right), "answers": 1})
     return out
-
-
-def _sum(scores: Iterable[FieldScore]) -> FieldScore:
-    total = FieldScore(answers=0)
-    for score in scores:
-        total = total + score
-    return total
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -215,11 +215,7 @@ def field_metrics(kind: str, counts: FieldScore) -> FieldMetrics:
 
 
 def _summed(answers: Sequence[ScoredAnswer], path: str) -> FieldScore:
-    total = FieldScore(answers=0)
-    for answer in answers:
-        if path in answer.fields:
-            total = total + answer.fields[path]
-    return total
+    return FieldScore.total(answer.fields[path] for answer in answers if path in answer.fields)
 
 
 def _share(part: int, whole: int) -> float:

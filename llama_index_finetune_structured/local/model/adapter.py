@@ -82,7 +82,8 @@ class AdapterCard(BaseModel):
 def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = None) -> Any:
     """Return the model as a PEFT model with LoRA on all linear layers, the rest frozen (arXiv:2106.09685).
 
-    ``upper_layers``: only in that many of the uppermost blocks; None, or more than there are: in all.
+    ``upper_layers``: only in that many of the uppermost blocks; None: in all. Raises ConfigurationError where there
+    are fewer.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -109,8 +110,12 @@ def _linear_names(model: Any) -> list[str]:
 
 
 def _upper(count: int, upper: int | None) -> list[int] | None:
-    """Indices of the ``upper`` last of ``count`` blocks; None for all."""
-    return None if upper is None or upper >= count else list(range(count - upper, count))
+    """Indices of the ``upper`` last of ``count`` blocks; None for all. Raises ConfigurationError for more than all."""
+    if upper is not None and upper > count:
+        raise ConfigurationError(
+            f"upper_layers={upper}: the base model has {count} layers; give at most {count}"
+        )
+    return None if upper is None or upper == count else list(range(count - upper, count))
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

@@ -17,7 +17,7 @@ class LoraSettings(BaseModel):
         rank: Rank of LoRA's matrices; 16 by default.
         alpha: LoRA's updates are scaled by alpha / rank; twice the rank by default.
         upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
-            (default), or as many as there are: all.
+            (default): all. More than the base model has are an error.
         learning_rate: The highest, after warm-up; 1e-3 by default.
         epochs: Passes over the rows. None (default): as many as give about 100 steps, from 1 to 5.
         batch_size: Rows a step; 2 by default.
