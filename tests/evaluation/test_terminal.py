@@ -168,7 +168,8 @@ def test_printing_the_object_itself_is_short(kind: str) -> None:
 def test_a_scorecard_with_half_a_surrogate_pair_is_read_again(tmp_path: Path) -> None:
     card = quiet({"it\ud800": lambda _: {"function": "\udfffx"}}, [example("\ud800?", {"function": "f"})])
     again = Scorecard.from_json(card.to_json(tmp_path / "s.json"))
-    assert again.rows[0].answers["it?"].text == '{"function":"?x"}'
+    (answer,) = again.rows[0].answers.values()
+    assert answer.text == '{"function":"?x"}'
     assert len((tmp_path / "s.json").read_text().splitlines()) < 20
 
 
