@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from llama_index_finetune_structured import FinetuneDataset
 from llama_index_finetune_structured.cli import app
-from llama_index_finetune_structured.cli.build import _split
+from llama_index_finetune_structured.cli.build import _reason, _split
+from llama_index_finetune_structured.dataset.generate.llm_calls import FailedCall
 from tests.cli import papers
 from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
@@ -469,3 +470,12 @@ def test_rows_without_a_document_beside_those_of_one_are_split_by_question() -> 
     assert held_out is not None
     assert len(train) + len(held_out) == 20
     assert len(train) > len(held_out) > 0
+
+
+def test_a_failed_call_is_told_in_its_own_words() -> None:
+    def told(error: str, message: str) -> str:
+        return _reason(FailedCall("q", error, message, 1))
+
+    assert told("APIConnectionError", "Connection error.") == "Connection error."
+    assert told("KeyError", "'choices'") == "KeyError: 'choices'"
+    assert told("TimeoutError", "") == "TimeoutError"
