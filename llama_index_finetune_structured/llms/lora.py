@@ -28,7 +28,7 @@ from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolv
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_room
-from .structured import class_schema, request_schema
+from .structured import output_schema, request_schema
 from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas
 
@@ -201,7 +201,7 @@ class LoraLLM(StructuredAnswersLLM):
             ConfigurationError: Schema and answer leave no room for a text.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        room = schema_room(self._loaded.tokenizer, class_schema(output_cls))
+        room = schema_room(self._loaded.tokenizer, output_schema(output_cls))
         if room + self.max_new_tokens >= self._context_window:
             raise ConfigurationError(
                 f"{output_cls.__name__}: its schema takes {room} tokens, an answer up to {self.max_new_tokens} "
@@ -239,7 +239,7 @@ class LoraLLM(StructuredAnswersLLM):
             DatasetError: The model's chat template rejects the messages, or leaves the text of one out.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        schema = None if output_cls is None else class_schema(output_cls)
+        schema = None if output_cls is None else output_schema(output_cls)
         return self._prompt(messages, schema)
 
     # Chat and completion

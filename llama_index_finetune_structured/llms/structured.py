@@ -21,7 +21,7 @@ from ..local.schema.grammar_schema import grammar_schema
 __all__ = [
     "StructuredAnswerEvent",
     "StructuredCall",
-    "class_schema",
+    "output_schema",
     "parse_answer",
     "parse_response",
     "request_schema",
@@ -112,7 +112,7 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
 
     That schema stands in the prompt, as in training; ``grammar_schema`` is the stricter one for the grammar.
     """
-    schema = class_schema(output_cls)
+    schema = output_schema(output_cls)
     return {
         **(llm_kwargs or {}),
         "response_format": {
@@ -123,7 +123,7 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
     }
 
 
-def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
+def output_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a class of answers. Raises ConfigurationError where it is no Pydantic class."""
     if isinstance(output_cls, type) and issubclass(output_cls, BaseModel):
         return output_cls.model_json_schema()

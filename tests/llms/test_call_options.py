@@ -192,12 +192,18 @@ def test_a_prompt_that_is_no_text_is_refused(llm: LoraLLM, prompt: Any) -> None:
         lambda llm, bad: llm.complete(bad, formatted=True),
         lambda llm, bad: llm.chat([ChatMessage(role="system", content=bad), *MESSAGES]),
         lambda llm, bad: llm.structured_predict(Song, PromptTemplate("{x}"), x=bad),
-        lambda llm, bad: llm.structured_predict(create_model("Bad", a=(int, Field(description=bad))), PROMPT),
     ],
 )
 def test_text_that_no_encoding_can_write_is_refused_by_name(llm: LoraLLM, ask: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"(the prompt|message) has a lone surrogate"):
         ask(llm, "half \ud83d of a pair")
+
+
+@pytest.mark.parametrize("field", [{"description": "\ud83d"}, {"alias": "\ud83d"}])
+def test_a_schema_that_no_encoding_can_write_is_refused(llm: LoraLLM, field: dict[str, Any]) -> None:
+    bad = create_model("Bad", a=(int, Field(**field)))
+    with pytest.raises(ConfigurationError, match="no grammar can be made"):
+        llm.structured_predict(bad, PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +224,7 @@ def test_an_output_class_that_is_none_of_pydantics_is_refused(llm: LoraLLM, foun
         lambda: list(llm.stream_structured_predict(found, PROMPT)),
         lambda: llm.metadata_for(found),
     ):
-        with pytest.raises(ConfigurationError, match="output_cls: expected a class of pydantic.BaseModel"):
+        with pytest.raises(ConfigurationError, match=r"output_cls: expected a class of pydantic\.BaseModel"):
             ask()
 
 
