@@ -15,7 +15,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from llama_index_finetune_structured import GradientBaseModelLLM, LoraLLM, hosted_llm
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
