@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         FinetuneStructuredError,
         MissingDependencyError,
         ParityError,
+        PromptTooLongError,
         ServiceError,
         StructuredAnswerError,
     )
@@ -91,6 +92,7 @@ else:
                 "FinetuneStructuredError",
                 "MissingDependencyError",
                 "ParityError",
+                "PromptTooLongError",
                 "ServiceError",
                 "StructuredAnswerError",
             ],
@@ -151,6 +153,7 @@ __all__ = [
     "Parity",
     "ParityError",
     "Prices",
+    "PromptTooLongError",
     "Question",
     "QuestionGenerator",
     "RetrievalAugmentedDatasetBuilder",

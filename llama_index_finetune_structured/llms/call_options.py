@@ -47,7 +47,8 @@ def checked_options(
     """The options of a call: its keywords, and the defaults where a keyword is missing or None.
 
     ``max_tokens`` stands for ``max_new_tokens`` where the options have that name only. An unknown keyword without
-    a value (None, False or empty) is ignored.
+    a value (None, False or empty) is ignored, and so is ``extra_headers``: LlamaIndex's DocumentContextExtractor
+    passes headers of one provider to every LLM.
 
     Args:
         options: The class of the options.
@@ -69,7 +70,7 @@ def checked_options(
                 f"max_new_tokens={given['max_new_tokens']!r} and max_tokens={limit!r} are two names of one limit: "
                 "pass one of them"
             )
-    unknown = [name for name in given if name not in options.model_fields]
+    unknown = [name for name in given if name not in {"extra_headers", *options.model_fields}]
     _refuse([name for name in unknown if _has_value(given[name])], options, of)
     known = {name: value for name, value in given.items() if name in options.model_fields}
     try:

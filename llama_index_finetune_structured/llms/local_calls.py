@@ -7,13 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    MessageRole,
+)
 from pydantic import ValidationError
 
 from ..background import result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
 from ..example import Message
 from ..formats.wire import message_of
+from ..jsonl import require_utf8
 from ..local.model.prompts import messages_with_schema, render_prompt
 from .call_options import CallOptions
 
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
     from ..local.generate.request import GenerationRequest, GenerationResult
     from ..local.generate.stop_texts import StopTexts
 
-__all__ = ["LocalCall", "as_chat", "prompt_ids", "schema_room", "trained_messages"]
+__all__ = ["LocalCall", "as_chat", "prompt_ids", "require_encodable", "schema_room", "trained_messages"]
 
 
 @dataclass(frozen=True)
@@ -81,17 +89,19 @@ class LocalCall:
         finally:
             self.request.cancelled = True
 
-    def stream(self) -> Any:
-        """The answer as an iterator of (text so far, new text)."""
+    def stream(self) -> CompletionResponseGen:
+        """The answer as it grows; the last response has what ``complete`` gives."""
         from ..local.generate.streaming import stream
 
-        return stream(self.model.engine, self.model.tokenizer, self.request, self.stops)
+        for chunk in stream(self.model.engine, self.model.tokenizer, self.request, self.stops):
+            yield self._response(*chunk)
 
-    def astream(self) -> Any:
-        """The answer as an asynchronous iterator of (text so far, new text)."""
+    async def astream(self) -> CompletionResponseAsyncGen:
+        """The answer as it grows; the last response has what ``complete`` gives."""
         from ..local.generate.streaming import astream
 
-        return astream(self.model.engine, self.model.tokenizer, self.request, self.stops)
+        async for chunk in astream(self.model.engine, self.model.tokenizer, self.request, self.stops):
+            yield self._response(*chunk)
 
     def _submitted(self) -> Any:
         self.stops.end(self.request, self.model.tokenizer)
@@ -99,16 +109,21 @@ class LocalCall:
 
     def _completion(self, result: GenerationResult) -> CompletionResponse:
         decoded = self.model.tokenizer.decode(result.tokens, skip_special_tokens=True)
-        text, stopped = self.stops.cut(decoded)
+        text, result = self.stops.applied(decoded, result)
+        return self._response(text, None, result)
+
+    def _response(self, text: str, delta: str | None, result: GenerationResult | None) -> CompletionResponse:
+        if result is None:
+            return CompletionResponse(text=text, delta=delta)
         usage = {"prompt_tokens": len(self.request.prompt), "completion_tokens": len(result.tokens)}
-        reason = "stop" if stopped else result.finish_reason
-        return CompletionResponse(text=text, raw={"usage": usage, "finish_reason": reason})
+        raw = {"usage": usage, "finish_reason": result.finish_reason}
+        return CompletionResponse(text=text, delta=delta, raw=raw)
 
 
 def as_chat(completion: CompletionResponse) -> ChatResponse:
     """The chat response with the text of a completion."""
     message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
-    return ChatResponse(message=message, raw=completion.raw)
+    return ChatResponse(message=message, delta=completion.delta, raw=completion.raw)
 
 
 def prompt_ids(
@@ -124,16 +139,29 @@ def prompt_ids(
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    return render_prompt(tokenizer, messages_with_schema(trained_messages(messages), schema), date=date)
+    return render_prompt(tokenizer, trained_messages(messages, schema), date=date)
 
 
-def trained_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """LlamaIndex's messages in the form in which captured ones are trained.
+def trained_messages(
+    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None
+) -> list[dict[str, str]]:
+    """LlamaIndex's messages as role and content, in the form in which captured ones and their schema are trained.
 
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
-    text.
+    text, and for text that UTF-8 cannot encode.
     """
-    return [_message(n, message) for n, message in enumerate(messages)]
+    trained = messages_with_schema([_message(n, message) for n, message in enumerate(messages)], schema)
+    for message in trained:
+        require_encodable(message["content"], f"a {message['role']} message")
+    return trained
+
+
+def require_encodable(text: str, where: str) -> None:
+    """Raise ConfigurationError for text that no tokenizer and no server takes."""
+    try:
+        require_utf8(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{where} has {error}: decode the text that it came from anew") from error
 
 
 def _message(number: int, message: ChatMessage) -> Message:

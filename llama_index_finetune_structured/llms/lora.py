@@ -20,14 +20,15 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import BaseModel, Field, PrivateAttr
+from typing_extensions import Self
 
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
-from .local_calls import LocalCall, as_chat, prompt_ids, schema_room
-from .structured import request_schema
+from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_room
+from .structured import output_schema, request_schema
 from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas
 
@@ -52,7 +53,8 @@ class LoraLLM(StructuredAnswersLLM):
     ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured
     call takes none. A structured call with a schema that the adapter was not trained on is logged once, since its
     bounds are not known. Weights are loaded on first use and shared by all objects
-    with the same weights and ``batch_size``. Needs the extra ``local``.
+    with the same weights and ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot
+    change. Needs the extra ``local``.
 
     Text is text: what stands in messages, prompts and schemas never becomes a control token such as
     ``<|im_end|>``. Only a completion prompt with ``formatted=True`` is sent as it is, control tokens included.
@@ -84,9 +86,11 @@ class LoraLLM(StructuredAnswersLLM):
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
 
-    adapter: Path | None = Field(default=None, description="Folder of the adapter; None: base model only.")
+    adapter: Path | None = Field(
+        default=None, frozen=True, description="Folder of the adapter; None: base model only."
+    )
     base_model: str = Field(
-        default=DEFAULT_BASE_MODEL, description="Base model: name, folder, .gguf or hub id."
+        default=DEFAULT_BASE_MODEL, frozen=True, description="Base model: name, folder, .gguf or hub id."
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
     temperature: float = Field(
@@ -96,7 +100,9 @@ class LoraLLM(StructuredAnswersLLM):
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="Draw among the likeliest tokens of this probability."
     )
-    batch_size: int = Field(default=8, gt=0, description="Most calls generated together in one batch.")
+    batch_size: int = Field(
+        default=8, gt=0, frozen=True, description="Most calls generated together in one batch."
+    )
     schema_tokens: int | None = Field(
         default=None, ge=0, description="Tokens that query engines leave free for a schema."
     )
@@ -144,6 +150,30 @@ class LoraLLM(StructuredAnswersLLM):
         """
         return cls(**{**_settings_of(read_folder_card(Path(folder))), "base_model": str(folder), **kwargs})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the weights. The copy loads them on first use."""
+        bare = self.model_copy()
+        bare._model = None
+        return dict(super(LoraLLM, bare).__getstate__())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with other settings of the same model.
+
+        Args:
+            update: Attributes with new values, those excepted that choose the weights.
+            deep: Whether to copy the attributes too; the weights are shared.
+
+        Raises:
+            ConfigurationError: ``update`` has ``adapter``, ``base_model`` or ``batch_size``.
+        """
+        if fixed := [
+            name for name in update or () if (field := type(self).model_fields.get(name)) and field.frozen
+        ]:
+            raise ConfigurationError(
+                f"{', '.join(fixed)} cannot change in a copy: make another {type(self).__name__}"
+            )
+        return super().model_copy(update=update, deep=deep)
+
     @classmethod
     def class_name(cls) -> str:
         """The class's name in LlamaIndex's dumps."""
@@ -171,7 +201,7 @@ class LoraLLM(StructuredAnswersLLM):
             ConfigurationError: Schema and answer leave no room for a text.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        room = schema_room(self._loaded.tokenizer, output_cls.model_json_schema())
+        room = schema_room(self._loaded.tokenizer, output_schema(output_cls))
         if room + self.max_new_tokens >= self._context_window:
             raise ConfigurationError(
                 f"{output_cls.__name__}: its schema takes {room} tokens, an answer up to {self.max_new_tokens} "
@@ -209,7 +239,7 @@ class LoraLLM(StructuredAnswersLLM):
             DatasetError: The model's chat template rejects the messages, or leaves the text of one out.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        schema = None if output_cls is None else output_cls.model_json_schema()
+        schema = None if output_cls is None else output_schema(output_cls)
         return self._prompt(messages, schema)
 
     # Chat and completion
@@ -228,14 +258,13 @@ class LoraLLM(StructuredAnswersLLM):
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer to messages, as a stream."""
-        chunks = self._chat_call(messages, kwargs).stream()
-        return (_chat_chunk(text, delta) for text, delta in chunks)
+        return (as_chat(chunk) for chunk in self._chat_call(messages, kwargs).stream())
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer to messages, as a stream."""
         call = await asyncio.to_thread(self._chat_call, messages, kwargs)
-        return (_chat_chunk(text, delta) async for text, delta in call.astream())
+        return (as_chat(chunk) async for chunk in call.astream())
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -251,8 +280,7 @@ class LoraLLM(StructuredAnswersLLM):
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The answer to a prompt, as a stream."""
-        chunks = self._completion_call(prompt, formatted, kwargs).stream()
-        return (CompletionResponse(text=text, delta=delta) for text, delta in chunks)
+        return self._completion_call(prompt, formatted, kwargs).stream()
 
     @llm_completion_callback()
     async def astream_complete(
@@ -260,7 +288,7 @@ class LoraLLM(StructuredAnswersLLM):
     ) -> CompletionResponseAsyncGen:
         """The answer to a prompt, as a stream."""
         call = await asyncio.to_thread(self._completion_call, prompt, formatted, kwargs)
-        return (CompletionResponse(text=text, delta=delta) async for text, delta in call.astream())
+        return call.astream()
 
     # From messages to tokens and back
 
@@ -284,11 +312,12 @@ class LoraLLM(StructuredAnswersLLM):
 
     def _completion_call(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> LocalCall:
         """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
-        if not prompt:
-            raise ConfigurationError("the prompt is empty: pass a text")
+        if not isinstance(prompt, str) or not prompt:
+            raise ConfigurationError(f"the prompt is {prompt or 'empty'!r}: pass a text")
         if not formatted:
             return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         options = self._options(kwargs)
+        require_encodable(prompt, "the prompt")
         return self._call(self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"], options)
 
     def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
@@ -333,7 +362,3 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "schema_tokens": card.schema_tokens,
         "trained_schemas": list(card.schemas),
     }
-
-
-def _chat_chunk(text: str, delta: str) -> ChatResponse:
-    return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=text), delta=delta)

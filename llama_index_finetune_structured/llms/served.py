@@ -14,7 +14,6 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..local.model.adapter import read_folder_card
-from ..local.model.prompts import messages_with_schema
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
@@ -156,9 +155,8 @@ class ServedLora(HostedOpenAILike):
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> list[ChatMessage]:
         """The messages as in training: the schema, without bounds, at the end of the leading system message."""
-        plain = trained_messages(messages)
         schema = request_schema(kwargs.get("response_format"))
-        return [ChatMessage(**message) for message in messages_with_schema(plain, schema)]
+        return [ChatMessage(**message) for message in trained_messages(messages, schema)]
 
     def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords with the grammar's schema, bounded, so that answers validate and end inside the limit."""

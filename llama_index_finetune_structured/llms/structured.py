@@ -21,6 +21,7 @@ from ..local.schema.grammar_schema import grammar_schema
 __all__ = [
     "StructuredAnswerEvent",
     "StructuredCall",
+    "output_schema",
     "parse_answer",
     "parse_response",
     "request_schema",
@@ -111,25 +112,39 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
 
     That schema stands in the prompt, as in training; ``grammar_schema`` is the stricter one for the grammar.
     """
-    schema = {"name": output_cls.__name__, "schema": output_cls.model_json_schema()}
+    schema = output_schema(output_cls)
     return {
         **(llm_kwargs or {}),
-        "response_format": {"type": "json_schema", "json_schema": schema},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": output_cls.__name__, "schema": schema},
+        },
         "grammar_schema": grammar_schema(output_cls),
     }
+
+
+def output_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a class of answers. Raises ConfigurationError where it is no Pydantic class."""
+    if isinstance(output_cls, type) and issubclass(output_cls, BaseModel):
+        return output_cls.model_json_schema()
+    raise ConfigurationError(
+        f"output_cls: expected a class of pydantic.BaseModel, found {output_cls!r}; for other types (a list, a "
+        "dataclass, an enum), write class Answer(pydantic.RootModel[...])"
+    )
 
 
 def request_schema(response_format: Any) -> dict[str, Any] | None:
     """The JSON schema in a ``response_format``; None for None. Raises ConfigurationError for other forms."""
     if response_format is None:
         return None
-    try:
-        schema = response_format["json_schema"]["schema"]
-    except (KeyError, TypeError) as error:
+    schema: Any = response_format
+    for key in ("json_schema", "schema"):
+        schema = schema.get(key) if isinstance(schema, Mapping) else None
+    if not isinstance(schema, Mapping):
         raise ConfigurationError(
             "response_format: expected {'type': 'json_schema', 'json_schema': {'name': ..., 'schema': {...}}}, "
             f"found {response_format!r}"
-        ) from error
+        )
     return dict(schema)
 
 

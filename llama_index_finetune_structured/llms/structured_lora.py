@@ -8,7 +8,7 @@ from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.utilities.token_counting import TokenCounter
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel
 
 __all__ = ["StructuredLoraLLM"]
 
@@ -27,8 +27,6 @@ class StructuredLoraLLM(StructuredLLM):
         output_cls: Class of the answers.
     """
 
-    _metadata: LLMMetadata | None = PrivateAttr(default=None)
-
     @property
     def metadata(self) -> LLMMetadata:
         """The LLM's metadata, its context window less what the schema takes.
@@ -36,11 +34,9 @@ class StructuredLoraLLM(StructuredLLM):
         Raises:
             ConfigurationError: Schema and answer leave no room for a text.
         """
-        if self._metadata is None:
-            inner: Any = self.llm
-            metadata = cast(_KnowsSchemaRoom, inner).metadata_for(self.output_cls)
-            # LlamaIndex itself leaves room for the class as a tool, which is not sent.
-            tool = get_function_tool(self.output_cls).metadata.to_openai_tool()
-            window = metadata.context_window + TokenCounter().estimate_tokens_in_tools([tool])
-            self._metadata = metadata.model_copy(update={"context_window": window})
-        return self._metadata
+        inner: Any = self.llm
+        metadata = cast(_KnowsSchemaRoom, inner).metadata_for(self.output_cls)
+        # LlamaIndex itself leaves room for the class as a tool, which is not sent.
+        tool = get_function_tool(self.output_cls).metadata.to_openai_tool()
+        window = metadata.context_window + TokenCounter().estimate_tokens_in_tools([tool])
+        return metadata.model_copy(update={"context_window": window})

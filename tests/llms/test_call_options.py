@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core import PromptTemplate, SummaryIndex
+from llama_index.core import Document, PromptTemplate, SummaryIndex
+from llama_index.core.extractors import DocumentContextExtractor
 from llama_index.core.llms import ChatMessage
+from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import TextNode
+from llama_index.core.storage.docstore import SimpleDocumentStore
 from pydantic import BaseModel, ValidationError
 
 from llama_index_finetune_structured import GradientBaseModelLLM, LoraLLM, hosted_llm
-from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
+from llama_index_finetune_structured.local.generate.request import GenerationResult
 from llama_index_finetune_structured.local.generate.stop_texts import StopTexts
 from llama_index_finetune_structured.local.generate.streaming import _GrowingText
 from tests import tiny
@@ -113,14 +118,154 @@ def test_no_chunk_of_a_stream_shows_a_part_of_a_stop_text(answer: str, stops: li
     )  # a token a byte: every character of several bytes, and every stop text, is split
     expected = answer[: min((answer.find(stop) for stop in stops if stop in answer), default=len(answer))]
     text, shown = _GrowingText(tokenizer, StopTexts(stops)), ""
-    for token in tokenizer(answer, add_special_tokens=False)["input_ids"]:
+    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    for token in tokens:
         if chunk := text.append(token):
-            shown += chunk[1]
-            assert chunk[0] == shown
+            shown += chunk.delta
+            assert chunk.text == shown
             assert expected.startswith(shown)
-    if chunk := text.rest():
-        shown += chunk[1]
-    assert shown == expected
+    last = text.last(GenerationResult(tuple(tokens), "length"))
+    assert shown + last.delta == last.text == expected
+    assert last.result is not None
+    assert last.result.finish_reason == ("length" if expected == answer else "stop")
+
+
+class _Counting:
+    """A tokenizer that counts the tokens it decodes."""
+
+    def __init__(self) -> None:
+        self.inner, self.decoded = tiny.tokenizer(), 0
+
+    def decode(self, tokens: Any, **keywords: Any) -> str:
+        self.decoded += len(tokens)
+        return str(self.inner.decode(tokens, **keywords))
+
+
+@pytest.mark.parametrize("answer", ["plain words " * 100, "日本語のテキスト " * 50])
+def test_the_work_of_a_stream_grows_with_its_length_not_with_its_square(answer: str) -> None:
+    tokenizer = _Counting()
+    text = _GrowingText(tokenizer, StopTexts(["never there"]))
+    tokens = tokenizer.inner(answer, add_special_tokens=False)["input_ids"]
+    shown = "".join(chunk.delta for token in tokens if (chunk := text.append(token)))
+    assert answer.startswith(shown)
+    assert tokenizer.decoded < 15 * len(tokens)
+
+
+LAST = {
+    "stream_chat": lambda llm, **kw: list(llm.stream_chat(MESSAGES, **kw)),
+    "astream_chat": lambda llm, **kw: asyncio.run(_all(llm.astream_chat(MESSAGES, **kw))),
+    "stream_complete": lambda llm, **kw: list(llm.stream_complete("go", **kw)),
+    "astream_complete": lambda llm, **kw: asyncio.run(_all(llm.astream_complete("go", **kw))),
+}
+
+
+async def _all(stream: Any) -> list[Any]:
+    return [chunk async for chunk in await stream]
+
+
+@pytest.mark.parametrize("way", LAST)
+def test_a_streams_last_chunk_tells_usage_and_why_it_ended_as_complete_does(llm: LoraLLM, way: str) -> None:
+    full = llm.complete("go").text
+    for keywords in ({}, {"stop": full[20:23]}, {"stop": full[:1]}, {"max_tokens": 1}):
+        chunks = LAST[way](llm, **keywords)
+        assert chunks[-1].raw == llm.complete("go", **keywords).raw
+        assert [chunk.raw for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+@pytest.mark.parametrize("way", ["structured_predict", "astructured_predict", "stream_structured_predict"])
+def test_an_answer_that_was_cut_says_so_however_it_was_asked_for(tiny_llama: Path, way: str) -> None:
+    free = LoraLLM(base_model=str(tiny_llama), max_new_tokens=20, constrained=False)
+    with pytest.raises(StructuredAnswerError, match="cut at the limit of 20 tokens"):
+        STRUCTURED_WAYS[way](free)
+
+
+@pytest.mark.parametrize("prompt", [5, b"x", ["x"], None])
+def test_a_prompt_that_is_no_text_is_refused(llm: LoraLLM, prompt: Any) -> None:
+    with pytest.raises(ConfigurationError, match="pass a text"):
+        llm.complete(prompt)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda llm, bad: llm.complete(bad),
+        lambda llm, bad: llm.complete(bad, formatted=True),
+        lambda llm, bad: llm.chat([ChatMessage(role="system", content=bad), *MESSAGES]),
+        lambda llm, bad: llm.structured_predict(Song, PromptTemplate("{x}"), x=bad),
+    ],
+)
+def test_text_that_no_encoding_can_write_is_refused_by_name(llm: LoraLLM, ask: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"(the prompt|message) has a lone surrogate"):
+        ask(llm, "half \ud83d of a pair")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "description": "\ud83d"},
+        {"enum": ["\ud83d"]},
+        {"type": "object", "properties": {"\ud83d": {"type": "null"}}, "required": ["\ud83d"]},
+    ],
+)
+def test_a_schema_that_no_encoding_can_write_is_refused(llm: LoraLLM, schema: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="no grammar can be made"):
+        llm.chat(MESSAGES, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+
+
+@pytest.mark.parametrize(
+    "found",
+    [Song, "json", [1], {"type": "json_object"}]
+    + [{"json_schema": value} for value in (None, {}, {"schema": True}, {"schema": "x"}, {"schema": [1]})],
+    ids=str,
+)
+def test_a_response_format_without_a_schema_is_refused_with_the_right_form(llm: LoraLLM, found: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"response_format: expected .* found"):
+        llm.chat(MESSAGES, response_format=found)
+
+
+@pytest.mark.parametrize("found", [dict, int, list[Song], None, Song(seconds=1)], ids=str)
+def test_an_output_class_that_is_none_of_pydantics_is_refused(llm: LoraLLM, found: Any) -> None:
+    for ask in (
+        lambda: llm.structured_predict(found, PROMPT),
+        lambda: list(llm.stream_structured_predict(found, PROMPT)),
+        lambda: llm.metadata_for(found),
+    ):
+        with pytest.raises(ConfigurationError, match=r"output_cls: expected a class of pydantic\.BaseModel"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["adapter", "base_model", "batch_size"])
+def test_what_chooses_the_weights_cannot_change_behind_the_loaded_ones(llm: LoraLLM, name: str) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(llm, name, getattr(llm, name))
+    with pytest.raises(ConfigurationError, match=f"{name} cannot change"):
+        llm.model_copy(update={name: getattr(llm, name)})
+    assert llm.model_copy(update={"temperature": 0.5}).temperature == 0.5
+
+
+def test_a_structured_llm_follows_later_changes_of_its_llm(tiny_llama: Path) -> None:
+    inner = LoraLLM(base_model=str(tiny_llama), max_new_tokens=60)
+    structured = inner.as_structured_llm(Song)
+    before = structured.metadata
+    inner.max_new_tokens = 200
+    assert (before.num_output, structured.metadata.num_output) == (60, 200)
+
+
+def test_pickling_logs_nothing_and_the_copy_answers(llm: LoraLLM, caplog: pytest.LogCaptureFixture) -> None:
+    expected = llm.complete("go").text  # the weights are loaded
+    for original in (llm, llm.as_structured_llm(Song)):
+        copy = pickle.loads(pickle.dumps(original))
+        assert copy.complete("go").text == original.complete("go").text
+    assert pickle.loads(pickle.dumps(llm)).complete("go").text == expected
+    assert not caplog.records
+
+
+def test_llamaindexs_document_context_extractor_works(llm: LoraLLM) -> None:
+    documents = [Document(text="A song of 30 seconds.")]
+    store = SimpleDocumentStore()
+    store.add_documents(documents)
+    extractor = DocumentContextExtractor(docstore=store, llm=llm, max_context_length=1000)
+    assert asyncio.run(extractor.aextract(SentenceSplitter()(documents)))[0]["context"]
 
 
 @pytest.mark.parametrize("stop", ["", ["a", ""], 5, [5], b"x"])

@@ -66,12 +66,16 @@ class GrammarCache:
             return self._grammars[key]
 
     def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar:
-        text = llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(with_named_keys(schema)), overrides=_OPTIONS
-        )
         limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
-        matcher = llguidance.LLMatcher(self.engine, text, log_level=0, limits=limits)
-        if error := matcher.get_error():
+        try:
+            text = llguidance.LLMatcher.grammar_from_json_schema(
+                json.dumps(with_named_keys(schema)), overrides=_OPTIONS
+            )
+            matcher = llguidance.LLMatcher(self.engine, text, log_level=0, limits=limits)
+            error = matcher.get_error()
+        except ValueError as unreadable:  # a text in it that UTF-8 cannot encode
+            error = str(unreadable)
+        if error:
             raise ConfigurationError(
                 f"no grammar can be made of the answer's schema: {error.splitlines()[0]}; change the schema, or "
                 "pass constrained=False, and answers are validated only"

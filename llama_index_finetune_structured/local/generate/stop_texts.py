@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .request import GenerationRequest
+from .request import GenerationRequest, GenerationResult
 
 __all__ = ["StopTexts"]
 
@@ -22,6 +23,11 @@ class StopTexts:
         """The text before the first stop text, and whether it has one."""
         ends = [end for stop in self._texts if (end := text.find(stop)) >= 0]
         return (text[: min(ends)], True) if ends else (text, False)
+
+    def applied(self, text: str, result: GenerationResult) -> tuple[str, GenerationResult]:
+        """A result's text before the first stop text, and the result, whose reason is ``stop`` if it has one."""
+        text, stopped = self.cut(text)
+        return text, replace(result, finish_reason="stop") if stopped else result
 
     def without_start(self, text: str) -> str:
         """The text, which has no stop text, without the end of it that more text may turn into one."""

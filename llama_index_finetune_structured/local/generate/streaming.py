@@ -1,26 +1,32 @@
-"""Token streams, sync and async, as (text so far, new text)."""
+"""Token streams, sync and async, as chunks of text; the last has the result."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from .engine import GenerationEngine
-from .request import GenerationRequest
+from .request import GenerationRequest, GenerationResult
 from .stop_texts import StopTexts
 
-__all__ = ["astream", "stream"]
+__all__ = ["Chunk", "astream", "stream"]
 
-Chunk = tuple[str, str]
+
+class Chunk(NamedTuple):
+    """The text so far, what this chunk adds to it, and in the last chunk, which may add nothing, the result."""
+
+    text: str
+    delta: str
+    result: GenerationResult | None = None
 
 
 def stream(
     engine: GenerationEngine, tokenizer: Any, request: GenerationRequest, stops: StopTexts
 ) -> Iterator[Chunk]:
-    """Generate a request and yield (text so far, new text) as it grows, up to the first stop text.
+    """Generate a request and yield its text as it grows, up to the first stop text.
 
     Closing the iterator stops the generation. Raises what the model raised.
     """
@@ -34,9 +40,7 @@ def stream(
         while (token := tokens.get()) is not None:
             if chunk := text.append(token):
                 yield chunk
-        request.future.result()  # raises the model's error
-        if chunk := text.rest():
-            yield chunk
+        yield text.last(request.future.result())  # raises the model's error
     finally:
         request.cancelled = True
 
@@ -62,9 +66,7 @@ async def astream(
         while (token := await tokens.get()) is not None:
             if chunk := text.append(token):
                 yield chunk
-        request.future.result()
-        if chunk := text.rest():
-            yield chunk
+        yield text.last(request.future.result())
     finally:
         request.cancelled = True
 
@@ -77,27 +79,31 @@ class _GrowingText:
 
     def __init__(self, tokenizer: Any, stops: StopTexts) -> None:
         self._tokenizer, self._stops = tokenizer, stops
-        self._tokens, self._shown = list[int](), ""
+        self._shown = ""
+        # Decoding all tokens at each one would take time with the square of their number. Decoded again are those
+        # since the last whole character, and those before them as context: a text's first token may lose a space.
+        self._done, self._context, self._new = "", list[int](), list[int]()
 
     def append(self, token: int) -> Chunk | None:
         """The chunk that a token adds; None where it adds none."""
-        self._tokens.append(token)
-        text, stopped = self._text()
-        if not stopped and text.endswith("\N{REPLACEMENT CHARACTER}"):
+        self._new.append(token)
+        before = self._decoded(self._context)
+        added = self._decoded(self._context + self._new)[len(before) :]
+        text, stopped = self._stops.cut(self._done + added)
+        if not stopped and added.endswith("\N{REPLACEMENT CHARACTER}"):
             return None
-        return self._show(text if stopped else self._stops.without_start(text))
+        self._done, self._context, self._new = self._done + added, self._new, []
+        shown = text if stopped else self._stops.without_start(text)
+        return Chunk(*self._show(shown)) if len(shown) > len(self._shown) else None
 
-    def rest(self) -> Chunk | None:
-        """The chunk of what was held back; None without any.
+    def last(self, result: GenerationResult) -> Chunk:
+        """The last chunk: what was held back, and the result."""
+        text, result = self._stops.applied(self._decoded(result.tokens), result)
+        return Chunk(*self._show(text), result)
 
-        An empty answer is one empty chunk: LlamaIndex's events need a response.
-        """
-        return self._show(self._text()[0]) or (None if self._shown else ("", ""))
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _text(self) -> tuple[str, bool]:
-        """The text before the first stop text, and whether it has one."""
-        return self._stops.cut(str(self._tokenizer.decode(self._tokens, skip_special_tokens=True)))
-
-    def _show(self, text: str) -> Chunk | None:
+    def _show(self, text: str) -> tuple[str, str]:
         delta, self._shown = text[len(self._shown) :], max(text, self._shown, key=len)
-        return (text, delta) if delta else None
+        return text, delta
