@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..local.model.control_tokens import encode_parts
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, schema_room
@@ -289,7 +290,7 @@ class LoraLLM(StructuredAnswersLLM):
         if not formatted:
             return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         options = self._options(kwargs)
-        return self._call(self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"], options)
+        return self._call(encode_parts(self._loaded.tokenizer, [(prompt, False)]), options)
 
     def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
         defaults = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
