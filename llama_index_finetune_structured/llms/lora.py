@@ -81,6 +81,8 @@ class LoraLLM(StructuredAnswersLLM):
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
             another base; an argument is no attribute. Of a call: a keyword is unknown or out of range, the prompt
             is empty, or a message has a block that is not text.
+        DatasetError: Of a call: the chat template rejects the messages or leaves the text of one out, or a text has
+            half a character (a lone surrogate).
         PromptTooLongError: Of a call: the prompt fills the context window.
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """

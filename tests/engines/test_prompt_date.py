@@ -139,4 +139,4 @@ def test_control_tokens_in_a_formatted_completion_are_sent_and_nowhere_else(tmp_
     assert sent(False).count(0) == 2
     for formatted in (True, False):
         with pytest.raises(DatasetError, match="half a character"):
-            llm.complete("caf\ud83c", formatted=formatted)
+            llm.complete("smile \ud83c", formatted=formatted)
