@@ -134,9 +134,9 @@ def test_a_message_that_the_template_leaves_out_is_an_error_in_training_and_in_s
 def test_control_tokens_in_a_formatted_completion_are_sent_and_nowhere_else(tmp_path: Path) -> None:
     llm = LoraLLM(base_model=str(_base(tmp_path / "base", tiny.TEMPLATE)))
     text = "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n"
-    sent = lambda formatted: llm._completion_call(text, formatted, {}).request.prompt  # noqa: E731
-    assert sent(True) == tuple(llm.prompt_token_ids([ChatMessage(content="Which?")]))
-    assert sent(False).count(0) == 2
+    asked = tuple(llm.prompt_token_ids([ChatMessage(content="Which?")]))
+    assert llm._completion_call(text, True, {}).request.prompt == asked
+    assert llm._completion_call(text, False, {}).request.prompt.count(0) == 2
     for formatted in (True, False):
         with pytest.raises(DatasetError, match="half a character"):
             llm.complete("smile \ud83c", formatted=formatted)
