@@ -23,6 +23,7 @@ from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, read_card, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
+from ..local.model.chat_template import prompt_date, system_form
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.run_lock import locked_run
@@ -314,8 +315,6 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _date_of_run(self, tokenizer: Any) -> str | None:
         """The date in the prompts, where the chat template prints one: of the run's start, also when resumed."""
-        from ..local.model.chat_template import prompt_date
-
         today = prompt_date(tokenizer)
         try:
             started: dict[str, Any] = read_json(self.output_dir / _RUN)
@@ -343,6 +342,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             prompt_date=self._prompt_date,
             schemas=tuple(schemas.values()),
             schema_tokens=max((schema_room(tokenizer, schema) for schema in schemas.values()), default=0),
+            system_messages=system_form(tokenizer),
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:

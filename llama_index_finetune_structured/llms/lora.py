@@ -25,6 +25,7 @@ from typing_extensions import Self
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
+from ..local.model.control_tokens import encode_parts
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_room
@@ -82,6 +83,8 @@ class LoraLLM(StructuredAnswersLLM):
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
             another base; an argument is no attribute. Of a call: a keyword is unknown or out of range, the prompt
             is empty, or a message has a block that is not text.
+        DatasetError: Of a call: the chat template rejects the messages or leaves the text of one out, or a text has
+            half a character (a lone surrogate).
         PromptTooLongError: Of a call: the prompt fills the context window.
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
@@ -318,7 +321,7 @@ class LoraLLM(StructuredAnswersLLM):
             return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         options = self._options(kwargs)
         require_encodable(prompt, "the prompt")
-        return self._call(self._loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"], options)
+        return self._call(encode_parts(self._loaded.tokenizer, [(prompt, False)]), options)
 
     def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
         defaults = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}

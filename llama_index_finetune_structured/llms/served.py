@@ -9,16 +9,16 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseAsyncGen, ChatResponseGen
 from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.prompts.base import SelectorPromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..local.model.adapter import read_folder_card
+from ..local.model.chat_template import SystemForm, with_system_messages
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
 from .local_calls import trained_messages
-from .structured import parse_response, request_schema, with_schema
+from .structured import bare_prompt, parse_response, request_schema, with_schema
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -43,12 +43,17 @@ class ServedLora(HostedOpenAILike):
     Attributes:
         bounds: Bounds of lists and strings.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+        system_messages: The form in which training's chat template took system messages: ``own`` (default),
+            ``joined`` to one, or ``in_question``, at the start of the first one.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
     bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
     chat_prompts: bool = Field(
         default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
+    )
+    system_messages: SystemForm = Field(
+        default="own", description="Form of system messages: own, joined or in_question."
     )
 
     @classmethod
@@ -119,8 +124,7 @@ class ServedLora(HostedOpenAILike):
 
     def _as_trained(self, prompt: BasePromptTemplate) -> Any:
         """The chat prompt of a selector, if the training data had chat prompts."""
-        selects = isinstance(prompt, SelectorPromptTemplate) and self.chat_prompts
-        return prompt.select(self) if selects else prompt  # type: ignore[attr-defined]
+        return bare_prompt(prompt, self if self.chat_prompts else None)
 
     def _prepare_schema(
         self, llm_kwargs: dict[str, Any] | None, output_cls: type[BaseModel]
@@ -154,9 +158,12 @@ class ServedLora(HostedOpenAILike):
     def _trained_messages(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> list[ChatMessage]:
-        """The messages as in training: the schema, without bounds, at the end of the leading system message."""
-        schema = request_schema(kwargs.get("response_format"))
-        return [ChatMessage(**message) for message in trained_messages(messages, schema)]
+        """The messages as in training: the schema, without bounds, at the end of the leading system message.
+
+        They are what the local chat template got, as the server's may reject or leave out system messages.
+        """
+        plain = trained_messages(messages, request_schema(kwargs.get("response_format")))
+        return [ChatMessage(**message) for message in with_system_messages(plain, self.system_messages)]
 
     def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords with the grammar's schema, bounded, so that answers validate and end inside the limit."""
@@ -191,6 +198,7 @@ def served_llm(
     as_trained: dict[str, Any] = {
         "bounds": card.bounds,
         "chat_prompts": card.chat_prompts,
+        "system_messages": card.system_messages,
         "max_tokens": card.answer_tokens,
         "temperature": 0.0,
         "is_chat_model": True,

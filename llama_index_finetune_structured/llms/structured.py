@@ -10,6 +10,10 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.llms.llm import LLM
+from llama_index.core.output_parsers import PydanticOutputParser
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts.base import SelectorPromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, RootModel, ValidationError
 
@@ -21,6 +25,7 @@ from ..local.schema.grammar_schema import grammar_schema
 __all__ = [
     "StructuredAnswerEvent",
     "StructuredCall",
+    "bare_prompt",
     "output_schema",
     "parse_answer",
     "parse_response",
@@ -105,6 +110,17 @@ class StructuredCall:
             return self._outcome
         attempts = " (asked twice)" if self._attempts > 1 else ""
         raise StructuredAnswerError(f"{self._outcome}{attempts}") from self._outcome
+
+
+def bare_prompt(prompt: BasePromptTemplate, llm: LLM | None) -> BasePromptTemplate:
+    """The prompt that a selector chooses for ``llm``, without a schema text of its own.
+
+    LlamaIndex leaves its output parser, which appends that text, on a prompt that a model of the text transport was
+    asked with.
+    """
+    chosen = prompt.select(llm) if isinstance(prompt, SelectorPromptTemplate) else prompt
+    appends = isinstance(chosen.output_parser, PydanticOutputParser)
+    return chosen.model_copy(update={"output_parser": None}) if appends else chosen
 
 
 def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

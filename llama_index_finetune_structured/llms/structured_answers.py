@@ -18,7 +18,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..local.schema.bounds import AnswerBounds
-from .structured import StructuredCall
+from .structured import StructuredCall, bare_prompt
 from .structured_lora import StructuredLoraLLM
 
 __all__ = ["StructuredAnswersLLM"]
@@ -146,8 +146,8 @@ class StructuredAnswersLLM(LLM):
 
     def _messages(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
         """The prompt's messages, in the form (chat or plain) in which the training data had them."""
-        llm = self if self.chat_prompts else None
-        return self._extend_messages(prompt.format_messages(llm=llm, **prompt_args))
+        bare = bare_prompt(prompt, self if self.chat_prompts else None)
+        return self._extend_messages(bare.format_messages(**prompt_args))
 
     def _structured_call(
         self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None

@@ -112,6 +112,13 @@ def test_a_template_without_a_date_has_none_in_the_card(tmp_path: Path) -> None:
     assert read_card(engine.adapter).prompt_date is None
 
 
+def test_the_card_has_the_form_of_system_messages_that_the_template_takes(tmp_path: Path) -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    engine = _engine(_base(tmp_path / "base", refuses + tiny.TEMPLATE), tmp_path / "run")
+    engine.finetune()
+    assert read_card(engine.adapter).system_messages == "in_question"
+
+
 def test_a_message_that_the_template_leaves_out_is_an_error_in_training_and_in_serving(
     tmp_path: Path,
 ) -> None:
@@ -130,3 +137,6 @@ def test_control_tokens_in_a_formatted_completion_are_sent_and_nowhere_else(tmp_
     asked = tuple(llm.prompt_token_ids([ChatMessage(content="Which?")]))
     assert llm._completion_call(text, True, {}).request.prompt == asked
     assert llm._completion_call(text, False, {}).request.prompt.count(0) == 2
+    for formatted in (True, False):
+        with pytest.raises(DatasetError, match="half a character"):
+            llm.complete("smile \ud83c", formatted=formatted)

@@ -19,26 +19,35 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from llama_index.core.prompts import PromptTemplate
+from llama_index.core.output_parsers import PydanticOutputParser
+from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate, SelectorPromptTemplate
 from llama_index.core.schema import TextNode
 from pydantic import AwareDatetime, BaseModel, Field
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, StructuredAnswerError
 from llama_index_finetune_structured.example import Message
+from llama_index_finetune_structured.files import write_json
 from llama_index_finetune_structured.formats.wire import message_to_wire
 from llama_index_finetune_structured.llms.exported import open_export
+from llama_index_finetune_structured.llms.local_calls import prompt_ids
 from llama_index_finetune_structured.llms.served import ServedLora
 from llama_index_finetune_structured.llms.structured import parse_response
+from llama_index_finetune_structured.local.model.adapter import CARD, AdapterCard
+from llama_index_finetune_structured.local.model.chat_template import system_form
 from llama_index_finetune_structured.local.model.prompts import messages_with_schema
-from llama_index_finetune_structured.local.schema.bounds import bounded_schema, schema_key
+from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from llama_index_finetune_structured.local.schema.grammar_schema import grammar_schema
-from tests import exporting
+from tests import exporting, tiny
 from tests.exporting import Colour
 from tests.fakes.openai_server import OpenAIServer
+from tests.local import chat_bases
 
 CHAT = "/v1/chat/completions"
 PROMPT = PromptTemplate("Describe colour 7.")
+FIRST_ONLY = tiny.TEMPLATE.replace(
+    "messages %}", "messages if message == messages[0] or message.role != 'system' %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +254,44 @@ def test_a_base_that_moved_after_training_is_looked_for_at_base_model(adapter: P
         open_export(output, adapter, format="gguf-adapter", base_model="/moved/away"),
     ):
         pass
+
+
+@pytest.mark.parametrize("template", ["gemma", "phi3", "llama3", "first only"])
+def test_a_server_gets_system_messages_in_the_form_of_training(
+    template: str, tmp_path: Path, server: OpenAIServer
+) -> None:
+    tokenizer = chat_bases.tokenizer("byte-level", None if template == "first only" else template)
+    if template == "first only":
+        tokenizer.chat_template = FIRST_ONLY
+    card = AdapterCard(
+        base_model="base", base_sha256="0", bounds=AnswerBounds(), longest_answer_tokens=9, rows=1,
+        fingerprint="f", system_messages=system_form(tokenizer),
+    )  # fmt: skip
+    write_json(tmp_path / CARD, card.model_dump(mode="json"))
+    llm = _llm(tmp_path, server, system_prompt="Be brief.")
+    asked = [ChatMessage(role="system", content="Cite."), ChatMessage(content="Describe colour 7.")]
+    llm.structured_predict(Colour, ChatPromptTemplate(asked))
+    sent = server.calls("POST", CHAT)[-1].json()["messages"]
+    messages = [ChatMessage(role="system", content="Be brief."), *asked]
+    trained = prompt_ids(tokenizer, messages, Colour.model_json_schema())
+    assert tokenizer.apply_chat_template(sent, add_generation_prompt=True)["input_ids"] == trained
+    assert "Cite." in tokenizer.decode(trained)
+
+
+@pytest.mark.parametrize("selects", [False, True])
+def test_a_prompt_that_a_model_of_the_text_transport_was_asked_with_is_the_trained_one(
+    selects: bool, adapter: Path, server: OpenAIServer
+) -> None:
+    local = LoraLLM.from_adapter(adapter)
+    prompt: Any = PromptTemplate("Describe colour {n}.")
+    prompt = SelectorPromptTemplate(prompt, [(lambda _: True, prompt)]) if selects else prompt
+    before = local._messages(prompt, {"n": 7})
+    prompt.output_parser = PydanticOutputParser(
+        Colour
+    )  # LlamaIndex's text program sets it on the user's object
+    assert local._messages(prompt, {"n": 7}) == before
+    llm = _llm(adapter, server)
+    llm.structured_predict(Colour, prompt, n=7)
+    [*llm.stream_structured_predict(Colour, prompt, n=7)]
+    for call in server.calls("POST", CHAT):
+        assert "JSON schema to follow" not in json.dumps(call.json()["messages"])

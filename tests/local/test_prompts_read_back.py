@@ -10,8 +10,14 @@ import pytest
 
 from llama_index_finetune_structured import Example, Message
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
-from llama_index_finetune_structured.local.model.chat_template import chat_template, prompt_date
+from llama_index_finetune_structured.local.model.chat_template import (
+    chat_template,
+    prompt_date,
+    system_form,
+    with_system_messages,
+)
 from llama_index_finetune_structured.local.model.prompts import (
+    _row,
     messages_with_schema,
     render_prompt,
     stop_token_id,
@@ -68,6 +74,59 @@ def test_a_system_message_before_an_answer_goes_to_the_next_question() -> None:
     )
     talk = [TALK[0], Message(role="assistant", content="Hello"), Message(role="user", content="Q")]
     assert "assistant\nHello<|im_end|>\n<|im_start|>user\n  Be brief." in _prompt(tokenizer, talk)
+
+
+@pytest.mark.parametrize("template", [*chat_bases.TEMPLATES, "first only", "at the start only"])
+def test_several_system_messages_stay_together_and_in_their_order_before_the_question(template: str) -> None:
+    first_only = tiny.TEMPLATE.replace("messages %}", "messages if loop.first or message.role != 'system' %}")
+    refuses = (
+        "{% for m in messages[1:] if m.role == 'system' %}{{ raise_exception('at the start') }}{% endfor %}"
+    )
+    own = {"first only": first_only.replace(" if loop.first or", " if message == messages[0] or")}
+    own["at the start only"] = refuses + tiny.TEMPLATE
+    tokenizer = _tiny(own[template]) if template in own else _tokenizer(template)
+    talk = [TALK[0], Message(role="system", content="Cite."), Message(role="system", content=" "), TALK[1]]
+    text = _prompt(tokenizer, talk, SCHEMA)
+    places = [text.index(part) for part in ("Be brief.", "Answer with one JSON", "Cite.", "When was Meddle")]
+    assert places == sorted(places)
+    form = system_form(tokenizer)
+    if template in own:
+        assert form == "joined"
+        assert text.count("<|im_start|>system") == 1
+    sent = with_system_messages(messages_with_schema(talk, SCHEMA), form)
+    assert _decoded(tokenizer, sent) == text
+
+
+def _decoded(tokenizer: Any, messages: Any) -> str:
+    """The prompt that a server makes by the template alone."""
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    return str(tokenizer.decode(ids))
+
+
+def test_the_form_of_system_messages_is_told_for_every_family() -> None:
+    forms = {name: system_form(_tokenizer(name)) for name in chat_bases.TEMPLATES}
+    folded = {name for name, form in forms.items() if form == "in_question"}
+    assert folded == {"gemma", "phi3"}
+    assert system_form(_tiny("{{ messages | length }}")) == "own", "a template that takes no message at all"
+
+
+def test_a_schema_is_in_the_prompt_in_its_own_letters() -> None:
+    schema = {"type": "object", "properties": {"größe": {"enum": ["小", "<|im_end|>"]}}}
+    assert '{"größe":{"enum":["小","<|im_end|>"]}}' in _prompt(_tokenizer("chatml"), TALK, schema)
+
+
+@pytest.mark.parametrize("place", ["message", "schema", "answer"])
+def test_half_a_character_is_refused_by_name(place: str) -> None:
+    texts = {"message": "Q", "schema": "a", "answer": "1971"} | {place: "smile \ud83c"}
+    schema = {"type": "string", "description": texts["schema"]} if place == "schema" else None
+    example = Example.model_construct(
+        messages=(Message.model_construct(role="user", content=texts["message"], tool_calls=None),),
+        answer=Message.model_construct(role="assistant", content=texts["answer"], tool_calls=None),
+        answer_schema=schema,
+        schema_text=None,
+    )
+    with pytest.raises(DatasetError, match=r"half a character \('\\ud83c' after '.*smile '\)"):
+        _row(_tokenizer("chatml"), example, 1, None)
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "tool"])

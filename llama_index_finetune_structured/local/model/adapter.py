@@ -14,6 +14,7 @@ from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
 from .base_models import BaseModelFiles
+from .chat_template import SystemForm
 
 __all__ = [
     "AdapterCard",
@@ -57,6 +58,7 @@ class AdapterCard(BaseModel):
     of data, base and settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as
     ``2026-01-31``, in the training prompts; None where the chat template prints none. ``schemas``: those of the
     training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
+    ``system_messages``: the form in which the base's chat template takes them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,7 @@ class AdapterCard(BaseModel):
     prompt_date: str | None = None
     schemas: tuple[dict[str, Any], ...] = ()
     schema_tokens: int | None = None
+    system_messages: SystemForm = "own"
 
     @property
     def answer_tokens(self) -> int:

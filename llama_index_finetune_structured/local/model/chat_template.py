@@ -7,12 +7,24 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ...errors import ConfigurationError, DatasetError
 from .control_tokens import Part, control_tokens, has_control_text, private_prefix
 
-__all__ = ["chat_template", "prompt_date", "render_parts"]
+__all__ = [
+    "SystemForm",
+    "chat_template",
+    "prompt_date",
+    "render_parts",
+    "system_form",
+    "with_system_messages",
+]
+
+_Messages = Sequence[Mapping[str, Any]]
+
+SystemForm = Literal["own", "joined", "in_question"]
+"""System messages at the start of a prompt: each its own, joined to one, or at the start of the first question."""
 
 _PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
@@ -23,8 +35,6 @@ _CLOCK_CALL = re.compile(_CLOCK + r"""\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
 _END_OF_THINKING = "</think>"
 _QUOTE = 40  # characters of a message that an error quotes
 _LIST_REPR = "'type': 'text'"  # a template printed a list of parts as such
-
-_Messages = Sequence[Mapping[str, Any]]
 
 
 def chat_template(tokenizer: Any, date: str | None = None) -> str:
@@ -58,17 +68,53 @@ def render_parts(
 ) -> list[Part]:
     """The prompt in parts: the template's own text, and the content of messages.
 
-    Where the template rejects or drops a system message, it is put before the first user message; where it
-    reads content as a list of parts, it gets that. Raises DatasetError where the template rejects the messages, or
-    the text of one of them is not in the prompt.
+    System messages at the start have the first form in which the template takes them; where it reads content as a
+    list of parts, it gets that. Raises DatasetError where the template rejects the messages, or the text of one of
+    them is not in the prompt.
     """
+    return _rendered(tokenizer, messages, date, add_generation_prompt)[0]
+
+
+def system_form(tokenizer: Any) -> SystemForm:
+    """The form in which the chat template takes system messages."""
+    roles = ("system", "system", "user")
+    talk = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]
+    try:
+        return _rendered(tokenizer, talk, None, True)[1]
+    except DatasetError:  # it takes none of them
+        return "own"
+
+
+def with_system_messages(messages: _Messages, form: SystemForm) -> _Messages:
+    """The messages with those of the system at their start in another form, their texts unchanged."""
+    leading = list(itertools.takewhile(lambda message: message["role"] == "system", messages))
+    if form == "own" or not leading:
+        return messages
+    system, rest = _joined(leading), list(messages[len(leading) :])
+    if form == "joined":
+        return [{**leading[0], "content": system}, *rest]
+    for index, message in enumerate(rest):
+        if message["role"] == "user":
+            rest[index] = {**message, "content": _joined([{"content": system}, message])}
+            return rest
+    return [{"role": "user", "content": system}, *rest]
+
+
+def _joined(messages: _Messages) -> str:
+    return "\n\n".join(message["content"] for message in messages if message["content"].strip())
+
+
+def _rendered(
+    tokenizer: Any, messages: _Messages, date: str | None, add_generation_prompt: bool
+) -> tuple[list[Part], SystemForm]:
+    """The prompt in parts, and the form of its system messages. Raises DatasetError."""
     rendering = _Rendering(tokenizer, chat_template(tokenizer, date), add_generation_prompt)
     messages = [_without_thinking(message, rendering.template) for message in messages]
     dropped: DatasetError | None = None
     rejected: Exception | None = None
-    for candidate, as_parts in _candidates(messages):
+    for candidate, form, as_parts in _candidates(messages):
         try:
-            return rendering.parts(candidate, as_parts=as_parts)
+            return rendering.parts(candidate, as_parts=as_parts), form
         except DatasetError as error:
             dropped = dropped or error
         except Exception as error:  # templates raise jinja's own errors, e.g. Gemma's on a system message
@@ -214,25 +260,15 @@ def _named(number: int, message: Mapping[str, Any]) -> str:
     return f"message {number + 1} of the prompt ({message['role']}, {quoted!r})"
 
 
-def _candidates(messages: _Messages) -> Iterator[tuple[_Messages, bool]]:
-    """The messages as templates may take them, and whether their contents are lists of parts."""
-    folded = _folded(messages)
+def _candidates(messages: _Messages) -> Iterator[tuple[_Messages, SystemForm, bool]]:
+    """The messages as templates may take them, the form of the first ones, and whether contents are lists of parts."""
+    forms: list[tuple[_Messages, SystemForm]] = []
+    for form in get_args(SystemForm):
+        candidate = with_system_messages(messages, form)
+        if all(candidate != other for other, _ in forms):
+            forms.append((candidate, form))
     for as_parts in (False, True):
-        yield messages, as_parts
-        if folded is not None:
-            yield folded, as_parts
-
-
-def _folded(messages: _Messages) -> _Messages | None:
-    """The messages with a leading system message put before the first user message; None without one."""
-    if not messages or messages[0]["role"] != "system":
-        return None
-    system, rest = messages[0]["content"], list(messages[1:])
-    for index, message in enumerate(rest):
-        if message["role"] == "user":
-            rest[index] = {**message, "content": f"{system}\n\n{message['content']}"}
-            return rest
-    return [{"role": "user", "content": system}, *rest]
+        yield from ((candidate, form, as_parts) for candidate, form in forms)
 
 
 def _without_thinking(message: Mapping[str, Any], template: str) -> Mapping[str, Any]:

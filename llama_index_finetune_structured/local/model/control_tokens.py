@@ -8,6 +8,7 @@ only the control tokens of the template are written by those names.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ Part = tuple[str, bool]
 _START, _ALPHABET = "\U0001d300", [chr(0x1D306 + n) for n in range(64)]
 _PREFIX_DIGITS, _NAME_DIGITS = 8, 4
 _SENTENCEPIECE_SPACE = "▁"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_QUOTE = 40  # characters before a surrogate that an error quotes
 
 _controls: WeakKeyDictionary[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 _twins: WeakKeyDictionary[Any, tuple[int, _Twin]] = WeakKeyDictionary()
@@ -52,10 +55,9 @@ def encode_parts(tokenizer: Any, parts: Sequence[Part]) -> list[int]:
     Raises DatasetError where the tokenizer cannot encode the content as text.
     """
     controls = control_tokens(tokenizer)
-    ids = _encode(tokenizer, "".join(text for text, _ in parts))
-    expected = [
-        n for text, content in parts if not content for n in _encode(tokenizer, text) if n in controls
-    ]
+    texts = ["".join(text for text, _ in parts), *(text for text, content in parts if not content)]
+    ids, *template = _encode(tokenizer, texts)  # in one call, each of which has its own cost
+    expected = [number for ids_ in template for number in ids_ if number in controls]
     if [n for n in ids if n in controls] == expected:
         return ids
     if not tokenizer.is_fast:
@@ -115,7 +117,7 @@ def without_control_tokens(tokenizer: Any, vocabulary: int) -> str:
 def has_control_text(tokenizer: Any, text: str) -> bool:
     """Whether the tokenizer by itself finds a control token in the text."""
     controls = control_tokens(tokenizer)
-    return any(number in controls for number in _encode(tokenizer, text))
+    return any(number in controls for number in _encode(tokenizer, [text])[0])
 
 
 def private_prefix(texts: Sequence[str]) -> str:
@@ -138,8 +140,15 @@ def _is_spelling(content: str) -> bool:
     return not bare or bare.isalnum()
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The tokenizer's own ids of each text. Raises DatasetError for what no tokenizer encodes."""
+    for text in texts:
+        if lone := _LONE_SURROGATE.search(text):
+            raise DatasetError(
+                f"a message, schema or answer has half a character ({lone[0]!r} after "
+                f"{text[: lone.start()][-_QUOTE:]!r}), a lone surrogate: remove it, or decode the text as UTF-16"
+            )
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ids
 
 

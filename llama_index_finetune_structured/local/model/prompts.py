@@ -56,7 +56,9 @@ def messages_with_schema(
     plain = [{"role": _role(message), "content": _text(message)} for message in messages]
     if schema is None:
         return plain
-    instruction = SCHEMA_PROMPT.format(schema=json.dumps(without_titles(schema), separators=(",", ":")))
+    instruction = SCHEMA_PROMPT.format(
+        schema=json.dumps(without_titles(schema), separators=(",", ":"), ensure_ascii=False)
+    )
     if plain and plain[0]["role"] == "system":
         text = plain[0]["content"].rstrip()
         return [
@@ -179,7 +181,7 @@ def _text(message: Message) -> str:
     content = message.content
     if isinstance(content, list):
         content = "".join(_part_text(part) for part in content)
-    calls = json.dumps(message.tool_calls) if message.tool_calls else ""
+    calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
     return "\n".join(text for text in (content, calls) if text)
 
 
