@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from ..dataset.checks.lines import LineReader
-from ..dataset.checks.problems import Problem
+from ..dataset.checks.problems import Fault
 from ..dataset.checks.report import CheckReport, check
+from ..dataset.checks.rows import reader_of, source_rows
 from ..dataset.labels import AnswerShape
 from ..errors import ConfigurationError
-from ..jsonl import one_line_reason, read_lines
-from ..jsonl_store import shards_of
+from ..jsonl import one_line_reason
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
 from .command import Result, command, counted
@@ -72,17 +71,18 @@ def check_file(
 def _with_class_problems(report: CheckReport, data: Path, output_cls: type[BaseModel]) -> CheckReport:
     """The report with a problem for each line with an answer that the class refuses."""
     bad = {(problem.file, problem.line) for problem in report.problems if not problem.is_warning}
-    reader, shape, found = LineReader(report.target), AnswerShape(output_cls, None), []
-    for path in shards_of(data):
-        for line in read_lines(path, torn_from=None) if path.is_file() else ():
-            example, _ = reader.read(line.raw)
-            if example is None or (str(path), line.number) in bad:
-                continue
-            try:
-                shape.answer_text(example.answer_text())
-            except Exception as error:  # a validator of the user's class may raise anything
-                message = f"{output_cls.__name__} refuses it: {one_line_reason(error)}"
-                found.append(Problem("answer_not_in_schema", message, str(path), line.number))
+    if not report.good:
+        return report
+    reader, shape, found = reader_of(data, report.target), AnswerShape(output_cls, None), []
+    for row in source_rows(data):
+        example, _ = reader.read_row(row.content, torn=row.torn)
+        if example is None or (row.file, row.number) in bad:
+            continue
+        try:
+            shape.answer_text(example.answer_text())
+        except Exception as error:  # a validator of the user's class may raise anything
+            message = f"{output_cls.__name__} refuses it: {one_line_reason(error)}"
+            found.append(row.problem(Fault("answer_not_in_schema", message)))
     return replace(report, problems=(*report.problems, *found), good=report.good - len(found))
 
 

@@ -106,6 +106,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             "data": content_hash([example.id for example in self.examples]),
             "base model": self.base.sha256,
             **self.config.model_dump(exclude={"checkpoint_steps"}),
+            "alpha": self.config.lora_alpha,
         }
         self.fingerprint = content_hash(self._identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
@@ -289,7 +290,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         model = add_lora(
             model,
             rank=self.config.rank,
-            alpha=self.config.alpha,
+            alpha=self.config.lora_alpha,
             upper_layers=self.config.upper_layers,
         )
         try:
@@ -345,7 +346,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:
-        settings = self.config.model_dump() | {"epochs": epochs}
+        settings = self.config.model_dump() | {"alpha": self.config.lora_alpha, "epochs": epochs}
         write_json(
             self.output_dir / "training_log.json",
             {"steps": log.steps, "validation": log.validation, "settings": settings},

@@ -340,8 +340,9 @@ def test_few_rows_are_seen_more_often(rows: int, batch_size: int, epochs: int) -
 
 @pytest.mark.parametrize("rank", [1, 8, 16])
 def test_alpha_is_twice_the_rank_unless_it_is_given(rank: int) -> None:
-    assert LoraSettings(rank=rank).alpha == 2 * rank
-    assert LoraSettings(rank=rank, alpha=5).alpha == 5
+    assert LoraSettings(rank=rank).lora_alpha == 2 * rank
+    assert LoraSettings(rank=rank, alpha=5).lora_alpha == 5
+    assert LoraSettings().model_copy(update={"rank": rank}).lora_alpha == 2 * rank, "of the new rank"
 
 
 def test_settings_without_a_valid_rank_are_one_clear_error() -> None:
