@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check
 from llama_index_finetune_structured.dataset.checks.problems import FIXES
-from llama_index_finetune_structured.dataset.checks.targets import TrainingTarget, target_named
+from llama_index_finetune_structured.dataset.checks.targets import TokenisedRow, TrainingTarget, target_named
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
 from tests.dataset.tiny_base import tiny_base
@@ -63,7 +63,6 @@ BAD_LINES = {
     "orphan_tool_message": json.dumps(
         {"messages": [USER, {"role": "tool", "content": "r", "tool_call_id": "9"}, ANSWER]}
     ).encode(),
-    "wrong_format": line(SONG, answer={"role": "assistant", "content": '{"title":1}'}).encode(),
     "answer_cut": json.dumps({"messages": [USER | {"content": "word " * 70_000}, ANSWER]}).encode(),
 }
 
@@ -445,3 +444,25 @@ def test_prompts_are_not_kept_for_the_walk_of_answers(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert report.good == 150
     assert peak < 16 * report.tokens, "the ids and the marks of all rows would take that"
+
+
+def test_what_no_source_or_setting_can_be_is_a_settings_error() -> None:
+    for source in ("a\0b", None):
+        with pytest.raises(ConfigurationError, match="source: "):
+            check(source, target="openai")  # type: ignore[arg-type]
+    for length, epochs in ((0, None), (None, -1)):
+        with pytest.raises(ConfigurationError, match="expected at least 1, or None"):
+            check([SONG], target="openai", max_length=length, epochs=epochs)
+
+
+def test_a_file_that_is_removed_during_the_check_is_still_reported(tmp_path: Path) -> None:
+    path = FinetuneDataset([SONG] * 3).save(tmp_path / "data.jsonl")
+    built_in = target_named("gradient", None, None)
+
+    def tokenise(example: Example) -> TokenisedRow:
+        path.unlink(missing_ok=True)
+        return built_in.tokenise(example)
+
+    report = check(path, target=replace(built_in, tokenise=tokenise))
+    assert report.span is None
+    assert [p.code for p in report.problems if not p.is_warning] == ["cannot_read"]

@@ -150,9 +150,13 @@ def check(
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
 
     Raises:
-        ConfigurationError: The target is unknown, the base model does not load, or ``source`` holds anything else.
+        ConfigurationError: The target is unknown, the base model does not load, ``source`` holds anything else, or
+            ``max_length`` or ``epochs`` is below 1.
         MissingDependencyError: The extra "local" is not installed, which the targets "local" and "trl" need.
     """
+    for name, value in (("max_length", max_length), ("epochs", epochs)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
         target = target_named(target, base_model, max_length)

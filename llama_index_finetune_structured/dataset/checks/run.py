@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -88,14 +89,18 @@ class SourceCheck:
         self.problems += [*at_end, *fields]
 
     def first_good(self, source: CheckSource) -> TokenisedRow | None:
-        """The tokens of the first good row, for which the source is read again up to that row."""
-        first = self._first_good
-        if first is None:
+        """The tokens of the first good row, for which the source is read again up to that row.
+
+        None where there is none, or where the file has been removed or changed in between.
+        """
+        if self._first_good is None:
             return None
-        for row in source_rows(source):
-            if (row.file, row.number) == (first.file, first.number):
-                example, _ = self._reader.read_row(row.content, torn=row.torn)
-                return None if example is None else self.target.tokenise(example)
+        place = (self._first_good.file, self._first_good.number)
+        with contextlib.suppress(OSError, *RENDER_ERRORS):
+            for row in source_rows(source):
+                if (row.file, row.number) == place:
+                    example, _ = self._reader.read_row(row.content, torn=row.torn)
+                    return None if example is None else self.target.tokenise(example)
         return None
 
     def _checked(self, row: SourceRow) -> _CheckedRow:
