@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import ConfigurationError, DatasetError, EngineError, ServiceError
 from ..example import content_hash
-from ..formats.gradient import gradient_sample
+from ..formats.gradient_samples import gradient_sample
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...example import Example, Message
-from ...formats.gradient import gradient_sample
+from ...formats.gradient_samples import gradient_sample
 from ...formats.openai import from_openai
 from ...formats.preferences import from_openai_preference
 from ...formats.reading import RowForm, example_from_row, row_form
