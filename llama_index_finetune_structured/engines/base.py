@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from ..errors import ConfigurationError
+from ..formats.reading import holds_examples
+from ..jsonl_store import shards_of
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -20,8 +21,9 @@ __all__ = [
     "EventSaver",
     "FinetuneEngine",
     "SavesData",
-    "path_or_dataset",
+    "named_file",
     "one_of_data",
+    "path_or_dataset",
     "training_path",
 ]
 
@@ -130,22 +132,27 @@ def path_or_dataset(data: Data) -> Path | SavesData:
     """
     if isinstance(data, SavesData):
         return data
+    path = named_file(data)
+    return _loaded(path) if holds_examples(path) else path
+
+
+@overload
+def named_file(data: str | os.PathLike[str]) -> Path: ...
+@overload
+def named_file(data: Data) -> Path | None: ...
+def named_file(data: Data) -> Path | None:
+    """The training file that the data names; None for a dataset.
+
+    Raises ConfigurationError when the file does not exist or the data is neither.
+    """
+    if isinstance(data, SavesData):
+        return None
     if not isinstance(data, (str, os.PathLike)):
         raise ConfigurationError(f"data is a {type(data).__name__}; expected a path or a FinetuneDataset")
     path = Path(data)
-    if not path.is_file():
+    if not any(file.is_file() for file in shards_of(path)):
         raise ConfigurationError(f"{path}: no such training file")
-    return _loaded(path) if _is_canonical(path) else path
-
-
-def _is_canonical(path: Path) -> bool:
-    """Whether the first line of the file is an Example, as captures and FinetuneDataset.save() write them."""
-    with path.open("rb") as file:
-        try:
-            row = json.loads(file.readline())
-        except (ValueError, RecursionError):
-            return False
-    return isinstance(row, dict) and "answer" in row and "messages" in row
+    return path
 
 
 def _loaded(path: Path) -> SavesData:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..errors import ConfigurationError, DatasetError, EngineError, ServiceError
 from ..example import content_hash
+from ..formats.gradient_samples import gradient_sample
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
@@ -382,28 +383,6 @@ def _read_samples(path: Path, max_samples: int | None = None) -> list[dict[str, 
 
 def _sample(line: Line) -> dict[str, Any]:
     try:
-        row = parse_line(line.raw)
+        return gradient_sample(parse_line(line.raw))
     except READ_ERRORS as error:
         raise DatasetError(f"{line.where}: {one_line_reason(error)}") from None
-    inputs = row.get("inputs") if isinstance(row, dict) else None
-    if not _is_text(inputs) and not _is_parts(inputs):
-        raise DatasetError(
-            f'{line.where}: expected {{"inputs": text}} or parts {{"value": text, "trainable": true or false}}; '
-            'GradientAIFineTuningHandler and FinetuneDataset.save(format="gradient") write such lines'
-        )
-    kept = {"inputs": inputs}
-    if isinstance(row.get("fineTuningParameters"), dict):
-        kept["fineTuningParameters"] = row["fineTuningParameters"]
-    return kept
-
-
-def _is_text(inputs: object) -> bool:
-    return isinstance(inputs, str) and bool(inputs)
-
-
-def _is_parts(inputs: object) -> bool:
-    return (
-        isinstance(inputs, list)
-        and all(isinstance(part, dict) and _is_text(part.get("value")) for part in inputs)
-        and any(part.get("trainable", True) for part in inputs)
-    )

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from tqdm.auto import tqdm
 
 from ..dataset import FinetuneDataset
-from ..dataset.checks.rows import as_source, parsed_rows
-from ..dataset.checks.run import trainable_rows
-from ..dataset.checks.targets import TrainingTarget, local_target
+from ..dataset.checks.rows import as_source
+from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..files import read_json, write_json
@@ -29,6 +28,7 @@ from ..local.train.distributed import DistributedRun
 from ..local.train.run_lock import locked_run
 from ..local.train.settings import LoraSettings
 from .base import EventSaver, FinetuneEngine
+from .training_rows import TrainingRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,9 +97,9 @@ class LoraFinetuneEngine(FinetuneEngine):
         config: LoraSettings | None = None,
     ) -> None:
         self.config = config or LoraSettings()
-        self._data = _Rows(data)
+        self._data = TrainingRows(data)
         held_out = () if validation is None else as_source(validation)
-        self._validation = None if held_out == () else _Rows(held_out)
+        self._validation = None if held_out == () else TrainingRows(held_out)
         self.examples = self._data.examples
         self.validation = [] if self._validation is None else self._validation.examples
         self.base = resolve(base_model)
@@ -107,6 +107,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             "data": content_hash([example.id for example in self.examples]),
             "base model": self.base.sha256,
             **self.config.model_dump(exclude={"checkpoint_steps"}),
+            "alpha": self.config.lora_alpha,
         }
         self.fingerprint = content_hash(self._identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
@@ -229,7 +230,18 @@ class LoraFinetuneEngine(FinetuneEngine):
         return self.output_dir / "checkpoints"
 
     def _finished(self) -> bool:
-        """Whether this run's adapter is there. Raises ConfigurationError for an adapter of another run."""
+        """Whether this run's adapter is there.
+
+        Raises ConfigurationError for an adapter of another run, or a folder that cannot be read.
+        """
+        try:
+            return self._holds_adapter()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.output_dir}: cannot be read ({error.strerror}); choose another output folder"
+            ) from error
+
+    def _holds_adapter(self) -> bool:
         if not (self.adapter / "adapter_config.json").is_file():
             if self.adapter.exists() and (not self.adapter.is_dir() or any(self.adapter.iterdir())):
                 raise ConfigurationError(
@@ -291,7 +303,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         model = add_lora(
             model,
             rank=self.config.rank,
-            alpha=self.config.alpha,
+            alpha=self.config.lora_alpha,
             upper_layers=self.config.upper_layers,
         )
         try:
@@ -346,27 +358,11 @@ class LoraFinetuneEngine(FinetuneEngine):
         )
 
     def _write_log(self, log: TrainingLog, epochs: int) -> None:
-        settings = self.config.model_dump() | {"epochs": epochs}
+        settings = self.config.model_dump() | {"alpha": self.config.lora_alpha, "epochs": epochs}
         write_json(
             self.output_dir / "training_log.json",
             {"steps": log.steps, "validation": log.validation, "settings": settings},
         )
-
-
-class _Rows:
-    """Training or held-out data: its rows with their places, read as ``check`` reads them. Raises DatasetError."""
-
-    def __init__(self, data: FinetuneDataset | str | Path | Iterable[Example]) -> None:
-        self._source = as_source(data)
-        self._rows = parsed_rows(self._source, "local")
-        self.examples = [row.content for row in self._rows if isinstance(row.content, Example)]
-
-    def trainable(self, target: TrainingTarget) -> list[TokenRow]:
-        """The rows as token ids. Raises DatasetError with every error that ``check`` has for them."""
-        from ..local.model.prompts import TokenRow
-
-        rows = trainable_rows(target, self._source, self._rows)
-        return [TokenRow(row.prompt, row.answer) for row in rows]
 
 
 def _differences(run: Path, here: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..jsonl_store import shards_of
 from .trl import from_trl
 
-__all__ = ["RowForm", "example_from_row", "read_examples", "row_form"]
+__all__ = ["RowForm", "example_from_row", "holds_examples", "read_examples", "row_form"]
 
 RowForm = Literal["example", "chat", "completion", "preference", "gradient"]
 """The form of a row: an Example, chat ``messages``, TRL's ``prompt`` with ``completion``, OpenAI's DPO, Gradient."""
@@ -57,6 +58,24 @@ def _example_from_line(line: Line) -> Example:
             f"{line.where}: {one_line_reason(error)}; see every problem of the file with check(path), in the shell "
             "`finetune-structured check`"
         ) from error
+
+
+def holds_examples(path: Path) -> bool:
+    """Whether a file is one of Examples, as captures and ``FinetuneDataset.save()`` write them, by its first row.
+
+    Hosted engines read all rows of such a file as Examples and upload them in the provider's form; any other file
+    they upload as it is.
+
+    Args:
+        path: The file; where it has no row, its shards are looked at. Raises OSError where it cannot be read.
+    """
+    for file in shards_of(path):
+        for line in read_lines(file, torn_from=None):
+            with contextlib.suppress(*READ_ERRORS):
+                row = parse_line(line.raw)
+                if isinstance(row, dict):
+                    return row_form(row) == "example"
+    return False
 
 
 def row_form(row: dict[str, Any]) -> RowForm | None:

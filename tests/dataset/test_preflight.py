@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llama_index_finetune_structured.dataset import FinetuneDataset, check
-from llama_index_finetune_structured.dataset.checks.targets import TrainingTarget, target_named
+from llama_index_finetune_structured.dataset.checks.problems import FIXES
+from llama_index_finetune_structured.dataset.checks.targets import TokenisedRow, TrainingTarget, target_named
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
+from tests.dataset.tiny_base import tiny_base
 
 PYTHON_ERROR = re.compile(r"(Attribute|Type|Key|Index|Value)Error")
 USER = {"role": "user", "content": "q"}
@@ -60,7 +63,6 @@ BAD_LINES = {
     "orphan_tool_message": json.dumps(
         {"messages": [USER, {"role": "tool", "content": "r", "tool_call_id": "9"}, ANSWER]}
     ).encode(),
-    "answer_not_in_schema": line(SONG, answer={"role": "assistant", "content": '{"title":1}'}).encode(),
     "answer_cut": json.dumps({"messages": [USER | {"content": "word " * 70_000}, ANSWER]}).encode(),
 }
 
@@ -192,8 +194,7 @@ def test_gradient_lines_are_read_with_their_trainable_parts(tmp_path: Path) -> N
     rows = [{"inputs": "all of it"}, {"inputs": parts}, {"inputs": nothing}, {"inputs": [{"value": 1}]}]
     path.write_text("\n".join(map(json.dumps, rows)))
     report = check(path, target="gradient")
-    assert [(p.line, p.code) for p in report.problems if p.line < 4] == [(3, "empty_answer")]
-    assert [p.code for p in report.problems if p.line == 4] == ["bad_message"]
+    assert [(p.line, p.code) for p in report.problems] == [(3, "bad_message"), (4, "bad_message")]
     assert report.estimated
     assert "estimated" in str(report)
 
@@ -403,3 +404,65 @@ def test_fixing_what_cannot_be_read_or_written_is_a_clear_error(tmp_path: Path) 
     ):
         check([SONG], target="openai").fix(tmp_path / "file" / "fixed.jsonl")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_many_problems_are_listed_by_kind_with_each_fix_once(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n".join([*good_lines(10), *[b"{"] * 190, b"[]", b"{", *good_lines(1)]))
+    lines = str(check(path, target="openai")).splitlines()
+    report = check(path, target="openai")
+    assert len(report.problems) == 193, "the report itself keeps every problem"
+    assert [line.count(FIXES["not_json"]) for line in lines].count(1) == 1
+    assert lines[:2] == [str(report.problems[0]), report.problems[1].finding]
+    assert lines[5:7] == ["... and 186 more [not_json]: lines 16-200, 202", str(report.problems[190])]
+    assert lines[7].startswith(f"{path}:203: warning [duplicate]"), "warnings come after errors"
+    assert len(lines) < 13
+
+
+@pytest.mark.parametrize("answer", ['{"a":NaN}', '{"a":1e400}', '{"a":"\\ud800"}', '{"a":1} and text'])
+@pytest.mark.parametrize("target", ["openai", "gradient", "local"])
+def test_an_answer_to_a_schema_is_one_json_value_for_every_target(answer: str, target: str) -> None:
+    row = SONG.model_copy(
+        update={"answer": Message(role="assistant", content=answer), "answer_schema": {"type": "object"}}
+    )
+    problem = check([row], target=target).problems[0]
+    assert problem.code == "answer_not_in_schema"
+    assert problem.message.startswith("the answer is not one JSON value: ")
+
+
+def test_prompts_are_not_kept_for_the_walk_of_answers(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    rows = ((f"{n} " + "x" * 1500, {"title": "One"}) for n in range(150))
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}}
+    path = FinetuneDataset.from_pairs(rows, schema=schema).save(tmp_path / "data.jsonl")
+    check(path, base_model=base)
+    tracemalloc.start()
+    try:
+        report = check(path, base_model=base)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.good == 150
+    assert peak < 16 * report.tokens, "the ids and the marks of all rows would take that"
+
+
+def test_what_no_source_or_setting_can_be_is_a_settings_error() -> None:
+    for source in ("a\0b", None):
+        with pytest.raises(ConfigurationError, match="source: "):
+            check(source, target="openai")  # type: ignore[arg-type]
+    for length, epochs in ((0, None), (None, -1)):
+        with pytest.raises(ConfigurationError, match="expected at least 1, or None"):
+            check([SONG], target="openai", max_length=length, epochs=epochs)
+
+
+def test_a_file_that_is_removed_during_the_check_is_still_reported(tmp_path: Path) -> None:
+    path = FinetuneDataset([SONG] * 3).save(tmp_path / "data.jsonl")
+    built_in = target_named("gradient", None, None)
+
+    def tokenise(example: Example) -> TokenisedRow:
+        path.unlink(missing_ok=True)
+        return built_in.tokenise(example)
+
+    report = check(path, target=replace(built_in, tokenise=tokenise))
+    assert report.span is None
+    assert [p.code for p in report.problems if not p.is_warning] == ["cannot_read"]

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_empty_data_is_refused(tiny_llama: Path) -> None:
 
 
 def test_a_row_longer_than_the_limit_is_refused_not_cut(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"dataset:8: error \[answer_cut\] 282 tokens, the limit is 50;"):
+    with pytest.raises(DatasetError, match=r"dataset:1: error \[answer_cut\] 281 tokens, the limit is 50;"):
         _engine(tiny_llama, tmp_path, config=LoraSettings(max_length=50)).finetune()
 
 
@@ -338,14 +339,15 @@ def test_few_rows_are_seen_more_often(rows: int, batch_size: int, epochs: int) -
 
 @pytest.mark.parametrize("rank", [1, 8, 16])
 def test_alpha_is_twice_the_rank_unless_it_is_given(rank: int) -> None:
-    assert LoraSettings(rank=rank).alpha == 2 * rank
-    assert LoraSettings(rank=rank, alpha=5).alpha == 5
+    assert LoraSettings(rank=rank).lora_alpha == 2 * rank
+    assert LoraSettings(rank=rank, alpha=5).lora_alpha == 5
+    assert LoraSettings().model_copy(update={"rank": rank}).lora_alpha == 2 * rank, "of the new rank"
 
 
 def test_settings_without_a_valid_rank_are_one_clear_error() -> None:
     with pytest.raises(ValidationError) as raised:
         LoraSettings(rank=0)
-    assert {error["loc"] for error in raised.value.errors()} == {("rank",), ("alpha",)}
+    assert {error["loc"] for error in raised.value.errors()} == {("rank",)}
 
 
 def test_the_check_counts_the_epochs_that_training_takes(tiny_llama: Path, tmp_path: Path) -> None:
@@ -430,3 +432,28 @@ def test_the_log_tells_how_many_epochs_were_chosen(tiny_llama: Path, tmp_path: P
     log = json.loads((engine.output_dir / "training_log.json").read_text())
     assert log["settings"]["epochs"] == 5
     assert len(log["steps"]) == 5 * -(-len(engine.examples) // 4)
+
+
+def test_an_output_folder_that_cannot_be_is_one_clear_error(tiny_llama: Path, tmp_path: Path) -> None:
+    engine = LoraFinetuneEngine(_data(2), base_model=tiny_llama, output_dir=tmp_path / ("n" * 300))
+    with pytest.raises(ConfigurationError, match=r"cannot be read .* choose another output folder"):
+        engine.finetune()
+
+
+def test_the_lock_is_taken_of_a_file_only_and_never_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    makers: dict[str, Callable[[Path], None]] = {
+        "link": lambda path: path.symlink_to(other),
+        "pipe": lambda path: os.mkfifo(path),
+        "folder": Path.mkdir,
+    }
+    for name, make in makers.items():
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / ".lock")
+        with (
+            pytest.raises(CheckpointError, match=r"\.lock: could not be written"),
+            locked_run(tmp_path / name),
+        ):
+            pass
+    assert other.read_text() == "precious"

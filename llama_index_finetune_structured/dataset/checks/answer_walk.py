@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, MissingDependencyError
-from ...example import Example, compact_json
+from ...example import compact_json
 from ...json_schema import pointer_part
-from ...local.schema.bounds import learn_bounds, schema_key
+from ...local.schema.bounds import AnswerTexts, learn_bounds
 from ...local.schema.enforcement import not_enforced
 from .problems import Fault
+
+if TYPE_CHECKING:
+    from ...local.generate.grammar import AnswerGrammar, GrammarCache
 
 __all__ = ["AnswerWalk"]
 
@@ -21,43 +24,43 @@ _SHOWN_PLACES = 6  # chosen: keywords that one warning names
 
 
 class AnswerWalk:
-    """The grammars of the examples' schemas, with bounds learned from all their answers, as serving builds them.
+    """The grammars of the answers' schemas, with bounds learned from all answers, as serving builds them.
 
     ``vocabulary``: size of the model's logits. Raises MissingDependencyError without the extra ``local``.
     """
 
-    def __init__(self, tokenizer: Any, examples: Iterable[Example], *, vocabulary: int, stop_id: int) -> None:
+    def __init__(self, tokenizer: Any, answers: AnswerTexts, *, vocabulary: int, stop_id: int) -> None:
         try:
-            from ...local.generate.grammar import AnswerGrammar, GrammarCache
+            from ...local.generate.grammar import GrammarCache
         except ImportError as error:
             raise MissingDependencyError(error.name or "llguidance", "local", "Checking answers") from error
-        self._tokenizer, self._bounds = tokenizer, learn_bounds(examples)
+        self._tokenizer, self._schemas, self._bounds = tokenizer, answers.schemas, learn_bounds(answers)
         # Created with the first schema: a tokenizer that grammars cannot use trains on text all the same.
         self._new_cache = partial(GrammarCache, tokenizer, vocabulary=vocabulary, stop_id=stop_id)
         self._cache: GrammarCache | None = None
-        self._grammars: dict[str, AnswerGrammar | None] = {}
+        self._key = ""
+        self._grammar: AnswerGrammar | None = None  # of the last schema only: a file may have thousands
 
-    def faults(self, example: Example, answer: Sequence[int]) -> list[Fault]:
-        """Why an example's answer, token ids with the stop token, cannot be generated; its schema's warnings."""
-        schema = example.answer_schema
-        if schema is None:
-            return []
-        key = schema_key(schema)
-        faults = [] if key in self._grammars else self._compile(schema, key)
-        grammar = self._grammars[key]
+    def faults(self, key: str, answer: Sequence[int]) -> list[Fault]:
+        """Why an answer, token ids with the stop token, to the schema of that key cannot be generated.
+
+        The warnings of a schema come with the first of its answers; they are to follow one another.
+        """
+        faults = [] if key == self._key else self._compile(key)
         ids = list(answer[:-1])
-        refused = None if grammar is None else grammar.refused_at(ids)
+        refused = None if self._grammar is None else self._grammar.refused_at(ids)
         return faults if refused is None else [*faults, self._unsayable(ids, refused)]
 
-    def _compile(self, schema: Mapping[str, Any], key: str) -> list[Fault]:
+    def _compile(self, key: str) -> list[Fault]:
         """Build the grammar of a schema; a warning where it has none, or does not enforce all of the schema."""
         from ...local.generate.answer_grammar import answer_grammar
 
+        schema = self._schemas[key]
+        self._key, self._grammar = key, None
         try:
             self._cache = self._cache or self._new_cache()
-            self._grammars[key] = answer_grammar(self._cache, schema, key, self._bounds)
+            self._grammar = answer_grammar(self._cache, schema, key, self._bounds)
         except ConfigurationError as error:
-            self._grammars[key] = None
             return [Fault("no_grammar", str(error))]
         loose = not_enforced(schema)
         more = f" and {len(loose) - _SHOWN_PLACES} more" if len(loose) > _SHOWN_PLACES else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...example import Example, Message
+from ...formats.gradient_samples import gradient_sample
 from ...formats.openai import from_openai
 from ...formats.preferences import from_openai_preference
 from ...formats.reading import RowForm, example_from_row, row_form
@@ -25,24 +26,30 @@ _TARGETS_OF: dict[RowForm, tuple[str, ...]] = {
     "gradient": ("gradient",),
     "completion": ("trl", "local"),
 }
+_UPLOADS = ("openai", "trl", "gradient")  # targets that read a file themselves
 _KEY_OF: dict[RowForm, str] = {"preference": "input", "gradient": "inputs", "completion": "prompt"}
 _GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # the first bytes of such files
 
 
 class LineReader:
-    """Parses the lines of a file for the target of the given name."""
+    """Parses the lines of a file for the target of the given name.
 
-    def __init__(self, target: str) -> None:
+    ``of_examples``: the file is one of Examples, which every engine reads itself, whatever the form of a row, and
+    without a torn last line. Other files go to a provider, or to TRL, as they are; the local engine reads all.
+    """
+
+    def __init__(self, target: str, *, of_examples: bool = False) -> None:
         self._target = target
+        self._is_read_here = of_examples or target == "local"
 
     def read_row(self, content: bytes | Example, *, torn: bool) -> tuple[Example | None, list[Fault]]:
         """The Example of a line, or of a row that is one already, and its faults of form.
 
-        ``torn``: a crash cut the line short; the local engine leaves such a line out, others refuse it.
+        ``torn``: a crash cut the line short.
         """
         if isinstance(content, Example):
             return content, []
-        if torn and self._target == "local":
+        if torn and self._is_read_here:
             return None, [Fault("torn_line", "the last line of the file is incomplete")]
         return self.read(content)
 
@@ -65,8 +72,7 @@ class LineReader:
         if form is None:
             keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS])
             return None, [Fault("unknown_format", f"found {keys or 'no keys'}")]
-        if self._target not in _TARGETS_OF.get(form, (self._target,)):
-            reason = f"a row with {_KEY_OF[form]!r} is not for target {self._target!r}"
+        if reason := self._wrong_form(form):
             return None, [Fault("wrong_format", reason)]
         try:
             example = self._reader(form)(row)
@@ -75,9 +81,19 @@ class LineReader:
         except READ_ERRORS as error:
             return None, [Fault("bad_message", one_line_reason(error))]
         unknown = set(row) - _CHAT_KEYS
-        if unknown and self._target == "openai" and form == "chat":
+        if unknown and self._target == "openai" and form == "chat" and not self._is_read_here:
             return example, [Fault("unknown_keys", ", ".join(sorted(unknown)))]
         return example, []
+
+    def _wrong_form(self, form: RowForm) -> str | None:
+        """Why the target takes no row of that form; None where it does."""
+        reads = "local" if self._is_read_here else self._target
+        if form == "example" and reads in _UPLOADS:
+            return "an Example among lines of another form"
+        if reads not in _TARGETS_OF.get(form, (reads,)):
+            place = f"target {reads!r}" if reads == self._target else "a file of Examples"
+            return f"a row with {_KEY_OF[form]!r} is not for {place}"
+        return None
 
     def _reader(self, form: RowForm) -> _RowReader:
         if form == "preference":
@@ -85,7 +101,8 @@ class LineReader:
         if form == "gradient":
             return _from_gradient
         # OpenAI refuses what only TRL writes, such as tool arguments as objects.
-        return from_openai if form == "chat" and self._target == "openai" else example_from_row
+        strict = self._target == "openai" and not self._is_read_here
+        return from_openai if form == "chat" and strict else example_from_row
 
 
 def _encoding_reason(line: bytes, error: UnicodeDecodeError) -> str:
@@ -100,12 +117,10 @@ def _from_preference(row: dict[str, Any]) -> Example:
 
 def _from_gradient(row: dict[str, Any]) -> Example:
     """Parts that are not trainable become the prompt, all others the answer."""
-    inputs = row["inputs"]
-    parts = [{"value": inputs, "trainable": True}] if isinstance(inputs, str) else inputs
-    if not isinstance(parts, list) or not all(
-        isinstance(p, dict) and isinstance(p.get("value"), str) for p in parts
-    ):
-        raise ValueError("inputs: expected text or a list of {'value': text, 'trainable': true or false}")
+    inputs = gradient_sample(row)["inputs"]
+    parts: list[dict[str, Any]] = (
+        [{"value": inputs, "trainable": True}] if isinstance(inputs, str) else inputs
+    )
     texts = {kind: "".join(p["value"] for p in parts if bool(p.get("trainable", True)) is kind)
              for kind in (False, True)}  # fmt: skip
     return Example(
@@ -126,15 +141,16 @@ def example_faults(example: Example) -> list[Fault]:
 def _schema_faults(example: Example, schema: dict[str, Any]) -> list[Fault]:
     for text in _structured_texts(example):
         try:
-            value = json.loads(text)
-        except READ_ERRORS:
-            return [Fault("answer_not_in_schema", "the answer is not one JSON value")]
+            value = parse_line(text.encode("utf-8", "surrogatepass"))
+        except READ_ERRORS as error:
+            reason = f"the answer is not one JSON value: {one_line_reason(error)}"
+            return [Fault("answer_not_in_schema", reason)]
         try:
-            error = first_error(schema, value)
+            wrong = first_error(schema, value)
         except ValueError as unusable:
-            error = str(unusable)
-        if error:
-            return [Fault("answer_not_in_schema", error[:_SHOWN_CHARACTERS])]
+            wrong = str(unusable)
+        if wrong:
+            return [Fault("answer_not_in_schema", wrong[:_SHOWN_CHARACTERS])]
     return []
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import DatasetError
 
-__all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "refuse_errors"]
+__all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "listing", "refuse_errors"]
 
-_SHOWN = 20  # problems in an error message; the rest are counted
+_SHOWN = 5  # chosen: problems of one kind that a list names; of the others it names the lines
+_SHOWN_RANGES = 8  # chosen: ranges of lines, as 8-12, that one line of a list names
 
 FIXES = {
     "cannot_read": "give the path of a file that exists and can be read",
@@ -41,7 +42,7 @@ FIXES = {
     "answer_not_sayable": "change the answer, or allow it in the schema: the grammar never lets the model write it",
     "no_grammar": "simplify the schema, or serve the model with constrained=False: answers are validated only",
     "not_enforced": "check answers for it yourself; a class's own validation refuses such answers after they are made",
-    "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it out",
+    "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it empty",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
     "stop_token_untrained": "use a chat template that ends the answer with the stop token",
     "prompt_not_prefix": "end the prompt on a token boundary: the template merges it with the answer",
@@ -97,15 +98,49 @@ class Problem:
         """Whether the line can still be trained on."""
         return self.code in WARNINGS
 
-    def __str__(self) -> str:
+    @property
+    def finding(self) -> str:
+        """The problem without its fix."""
         where = f"{self.file}:{self.line}" if self.line else self.file
         kind = "warning" if self.is_warning else "error"
-        return f"{where}: {kind} [{self.code}] {self.message}; {self.fix}"
+        return f"{where}: {kind} [{self.code}] {self.message}"
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.fix}"
+
+
+def listing(problems: Iterable[Problem]) -> Iterator[str]:
+    """The problems as lines of text: errors first, by kind, each kind's fix once.
+
+    Of many problems of one kind the first five are shown, of the others the numbers of their lines.
+    """
+    kinds: dict[str, list[Problem]] = {}
+    for problem in sorted(problems, key=lambda problem: problem.is_warning):
+        kinds.setdefault(problem.code, []).append(problem)
+    for code, found in kinds.items():
+        yield str(found[0])
+        yield from (problem.finding for problem in found[1:_SHOWN])
+        if more := found[_SHOWN:]:
+            files = {problem.file for problem in more}
+            numbers = sorted({problem.line for problem in more} - {0})
+            where = f": lines {_ranges(numbers)}" if len(files) == 1 and numbers else ""
+            yield f"... and {len(more)} more [{code}]{where}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers with their ranges, as ``4, 8-12``."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_SHOWN_RANGES]]
+    return ", ".join(shown) + (", ..." if len(ranges) > _SHOWN_RANGES else "")
 
 
 def refuse_errors(problems: Iterable[Problem]) -> None:
-    """Raise DatasetError with the text of every error among the problems; warnings alone raise nothing."""
-    errors = [str(problem) for problem in problems if not problem.is_warning]
+    """Raise DatasetError that lists every error among the problems; warnings alone raise nothing."""
+    errors = [problem for problem in problems if not problem.is_warning]
     if errors:
-        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise DatasetError("\n".join(errors[:_SHOWN]) + more)
+        raise DatasetError("\n".join(listing(errors)))

@@ -14,12 +14,14 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
-from .problems import Problem
+from .problems import Problem, listing
 from .rows import CheckSource, as_source, files_of, source_rows, unreadable
 from .run import SourceCheck
 from .targets import TokenisedRow, TrainingTarget, target_named
 
 __all__ = ["CheckReport", "TrainedSpan", "check"]
+
+_SHOWN, _SHOWN_END = 400, 60  # chosen: characters of a printed span, and of its end
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,14 @@ class CheckReport:
         return save_lines(target, map(_line_text, good))
 
     def __repr__(self) -> str:
-        """Short: the problems and the span could fill a terminal; ``str`` has all problems."""
+        """Short: the problems and the span could fill a terminal; ``str`` lists the problems."""
         found = f"{self.good} of {self.lines} lines are good, {len(self.problems)} problems"
         return f"<CheckReport for target {self.target!r}: {found}>"
 
     def __str__(self) -> str:
         about = " (estimated: not the target's tokenizer)" if self.estimated else ""
-        lines = [str(problem) for problem in self.problems]
-        lines += [
+        lines = [
+            *listing(self.problems),
             f"{self.good} of {self.lines} lines are good for target {self.target!r}",
             f"{self.trained_tokens} trained of {self.tokens} tokens x {self.epochs} epochs{about}, "
             f"longest row {self.longest_tokens}",
@@ -121,7 +123,7 @@ class CheckReport:
         if self.cost is not None:
             lines.append(f"about {self.cost:.2f} at the given price")
         if self.span is not None:
-            lines.append(f"trained span of the first good line: {self.span.trained_text!r}")
+            lines.append(f"trained span of the first good line: {_shortened(self.span.trained_text)!r}")
         return "\n".join(lines)
 
 
@@ -152,15 +154,20 @@ def check(
         output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
 
     Raises:
-        ConfigurationError: The target is unknown, the base model does not load, or ``source`` holds anything else.
+        ConfigurationError: The target is unknown, the base model does not load, ``source`` holds anything else, or
+            ``max_length`` or ``epochs`` is below 1.
         MissingDependencyError: The extra "local" is not installed, which the targets "local" and "trl" need.
     """
+    for name, value in (("max_length", max_length), ("epochs", epochs)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
         target = target_named(target, base_model, max_length)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
     epochs = target.default_epochs(done.good) if epochs is None else epochs
+    first_good = done.first_good(rows)
     return CheckReport(
         target=target.name,
         source=rows,
@@ -173,8 +180,13 @@ def check(
         estimated=target.estimated,
         epochs=epochs,
         cost=None if price_per_million is None else done.tokens * epochs * price_per_million / 1e6,
-        span=None if done.first_good is None else _span(done.first_good, target),
+        span=None if first_good is None else _span(first_good, target),
     )
+
+
+def _shortened(text: str) -> str:
+    """The text without its middle where it would fill a terminal; its end shows the stop token."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - _SHOWN_END]} [...] {text[-_SHOWN_END:]}"
 
 
 def _span(row: TokenisedRow, target: TrainingTarget) -> TrainedSpan:

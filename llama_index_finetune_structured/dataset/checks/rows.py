@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ...errors import ConfigurationError
 from ...example import Example
+from ...formats.reading import holds_examples
 from ...jsonl import is_json, read_lines
 from ...jsonl_store import shards_of
 from .lines import LineReader
@@ -22,6 +23,7 @@ __all__ = [
     "empty",
     "files_of",
     "parsed_rows",
+    "reader_of",
     "source_name",
     "source_rows",
     "unreadable",
@@ -53,7 +55,15 @@ class SourceRow(NamedTuple):
 def as_source(source: str | Path | Iterable[Example]) -> CheckSource:
     """The source with its Examples as a tuple. Raises ConfigurationError where it holds anything else."""
     if isinstance(source, str | Path):
+        if "\0" in str(source):
+            raise ConfigurationError(
+                f"source: {str(source)!r} holds a null character, which no path may hold"
+            )
         return source
+    if not isinstance(source, Iterable):
+        raise ConfigurationError(
+            f"source: is a {type(source).__name__}, expected Examples, or the path of a file"
+        )
     examples = tuple(source)
     wrong = next((type(item).__name__ for item in examples if not isinstance(item, Example)), None)
     if wrong is not None:
@@ -88,6 +98,11 @@ def source_rows(source: CheckSource) -> Iterator[SourceRow]:
             yield row._replace(torn=not is_first and _is_torn(path, row.content))
 
 
+def reader_of(source: CheckSource, target: str) -> LineReader:
+    """The reader of a source's rows for a target. Raises OSError where a file cannot be read."""
+    return LineReader(target, of_examples=isinstance(source, tuple) or holds_examples(Path(source)))
+
+
 def _is_torn(path: Path, last: bytes | Example) -> bool:
     """Whether the last line of a file has no line ending and is not JSON."""
     with path.open("rb") as file:
@@ -100,8 +115,10 @@ def parsed_rows(source: CheckSource, target: str) -> tuple[SourceRow, ...]:
 
     Raises DatasetError with every line that cannot be read, or where there is no row.
     """
-    reader, rows, problems = LineReader(target), [], []
+    rows: list[SourceRow] = []
+    problems: list[Problem] = []
     try:
+        reader = reader_of(source, target)
         for row in source_rows(source):
             example, faults = reader.read_row(row.content, torn=row.torn)
             problems += [row.problem(fault) for fault in faults]

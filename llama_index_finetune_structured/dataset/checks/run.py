@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -10,25 +12,30 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError
 from ...example import Example
 from ...jsonl import one_line_reason
+from ...local.schema.bounds import AnswerTexts
 from ..labels import AnswerShape
 from .field_use import FieldUse
-from .lines import LineReader, example_faults
+from .lines import example_faults
 from .problems import Fault, Problem, refuse_errors
-from .rows import CheckSource, SourceRow, empty, files_of, source_name, source_rows, unreadable
+from .rows import CheckSource, SourceRow, empty, files_of, reader_of, source_name, source_rows, unreadable
 from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget
 
 __all__ = ["SourceCheck", "trainable_rows"]
 
 
-@dataclass
+@dataclass(slots=True)
 class _CheckedRow:
-    """One row's place, faults and counts; its Example and tokens where they are still needed."""
+    """One row's place, faults and counts; its tokens where they are still needed.
+
+    ``key`` and ``answer``: of a row that is walked, the key of its schema and its trained tokens, four bytes each.
+    """
 
     row: SourceRow
     faults: list[Fault]
     total: int = 0
     trained: int = 0
-    example: Example | None = None
+    key: str = ""
+    answer: array[int] | None = None
     tokens: TokenisedRow | None = None
 
     @property
@@ -44,9 +51,8 @@ class _CheckedRow:
 class SourceCheck:
     """The check of one source for a target: ``check`` and the local engine both decide by it.
 
-    ``problems``: errors and warnings in the order of the rows, those of the whole source last. ``first_good``:
-    tokens of the first good row. ``rows``: with ``keep_rows``, the tokens of all good rows. ``output_cls``: a class
-    that must accept every answer.
+    ``problems``: errors and warnings in the order of the rows, those of the whole source last. ``rows``: with
+    ``keep_rows``, the tokens of all good rows. ``output_cls``: a class that must accept every answer.
     """
 
     target: TrainingTarget
@@ -54,7 +60,6 @@ class SourceCheck:
     output_cls: type[BaseModel] | None = None
     problems: list[Problem] = field(default_factory=list)
     rows: list[TokenisedRow] = field(default_factory=list)
-    first_good: TokenisedRow | None = None
     lines: int = 0
     good: int = 0
     tokens: int = 0
@@ -62,9 +67,9 @@ class SourceCheck:
     longest: int = 0
 
     def __post_init__(self) -> None:
-        self._reader = LineReader(self.target.name)
         self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
-        self._fields = FieldUse()
+        self._fields, self._answers = FieldUse(), AnswerTexts()
+        self._first_good: SourceRow | None = None
         self._shape = AnswerShape(self.output_cls, None)
 
     def run(self, source: CheckSource, rows: Iterable[SourceRow] | None = None) -> None:
@@ -75,6 +80,7 @@ class SourceCheck:
         checked: list[_CheckedRow] = []
         at_end: list[Problem] = []
         try:
+            self._reader = reader_of(source, self.target.name)
             for row in source_rows(source) if rows is None else rows:
                 checked.append(self._checked(row))
             at_end = self._size_problems(source)
@@ -87,6 +93,21 @@ class SourceCheck:
             at_end = [*self._count_problems(source), *at_end]
         fields = (Problem(fault.code, fault.message, source_name(source)) for fault in self._fields.faults())
         self.problems += [*at_end, *fields]
+
+    def first_good(self, source: CheckSource) -> TokenisedRow | None:
+        """The tokens of the first good row, for which the source is read again up to that row.
+
+        None where there is none, or where the file has been removed or changed in between.
+        """
+        if self._first_good is None:
+            return None
+        place = (self._first_good.file, self._first_good.number)
+        with contextlib.suppress(OSError, *RENDER_ERRORS):
+            for row in source_rows(source):
+                if (row.file, row.number) == place:
+                    example, _ = self._reader.read_row(row.content, torn=row.torn)
+                    return None if example is None else self.target.tokenise(example)
+        return None
 
     def _checked(self, row: SourceRow) -> _CheckedRow:
         checked = _CheckedRow(row._replace(content=b""), [])  # the line itself is not needed any more
@@ -147,31 +168,31 @@ class SourceCheck:
     def _keep(self, checked: _CheckedRow, example: Example, tokens: TokenisedRow) -> None:
         """Keep what later steps need of a good row: all of it would be several times the size of the file."""
         self._fields.add(example)
-        if self.target.walker is not None and example.answer_schema is not None:
-            checked.example, checked.tokens = example, tokens
-        elif self.keep_rows or self.first_good is None:
-            checked.tokens = self.first_good = tokens
+        if self.target.walker is not None and (key := self._answers.add(example)) is not None:
+            checked.key, checked.answer = key, array("I", tokens.answer)
+        if self.keep_rows:
+            checked.tokens = tokens
 
     def _walk(self, checked: list[_CheckedRow], source: CheckSource) -> list[Problem]:
         """Walk the good rows' answers through the grammars that bounds learned from all of them give.
 
         Returns what is wrong with the source as a whole; faults of rows are added to them.
         """
-        examples = [item.example for item in checked if item.example is not None]
-        if self.target.walker is None or not examples:
+        if self.target.walker is None or not self._answers.schemas:
             return []
         try:
-            walk = self.target.walker(examples)
+            walk = self.target.walker(self._answers)
         except ConfigurationError:  # of the base model, or a missing extra
             raise
         except Exception as error:
             return [Problem("internal", f"{type(error).__name__}: {error}", source_name(source))]
-        for item in checked:
-            if item.example is not None and item.tokens is not None:
+        for item in sorted(checked, key=lambda row: row.key):  # stable: each schema's rows keep their order
+            if item.answer is not None:
                 try:
-                    item.faults += walk(item.example, item.tokens)
+                    item.faults += walk(item.key, item.answer)
                 except Exception as error:  # as for the rows
                     item.faults.append(Fault("internal", f"{type(error).__name__}: {error}"))
+                item.answer = None
         return []
 
     def _count(self, item: _CheckedRow) -> None:
@@ -183,11 +204,10 @@ class SourceCheck:
         self.tokens += item.total
         self.trained += item.trained
         self.longest = max(self.longest, item.total)
+        if self.good == 1:
+            self._first_good = item.row
         if item.tokens is not None:
-            if self.good == 1:
-                self.first_good = item.tokens
-            if self.keep_rows:
-                self.rows.append(item.tokens)
+            self.rows.append(item.tokens)
 
     def _count_problems(self, source: CheckSource) -> list[Problem]:
         if self.lines == sum(problem.code == "torn_line" for problem in self.problems):

@@ -15,6 +15,7 @@ from ...example import Example
 from ...formats.gradient import gradient_prompt
 from ...formats.openai import to_openai
 from ...formats.trl import to_trl_prompt_completion
+from ...local.schema.bounds import AnswerTexts
 from .openai_rules import openai_faults
 from .problems import Fault
 
@@ -78,8 +79,9 @@ class TrainingTarget:
         min_examples: Least number of examples of a file.
         max_bytes: Most bytes of a file. None: no limit.
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
-        walker: Takes all good Examples that have a schema and returns the function that finds why one of their
-            answers could not be generated. None: answers are generated without a grammar.
+        walker: Takes the answers of all good rows that have a schema and returns the function that finds why one
+            of them could not be generated, from the key of its schema and its trained tokens; it is called with
+            all answers to a schema one after the other. None: answers are generated without a grammar.
         default_epochs: Takes the number of good rows and returns the epochs of a run that sets none.
     """
 
@@ -90,7 +92,7 @@ class TrainingTarget:
     min_examples: int = 0
     max_bytes: int | None = None
     estimated: bool = False
-    walker: Callable[[Sequence[Example]], Callable[[Example, TokenisedRow], list[Fault]]] | None = None
+    walker: Callable[[AnswerTexts], Callable[[str, Sequence[int]], list[Fault]]] | None = None
     default_epochs: Callable[[int], int] = lambda _rows: 1
 
 
@@ -238,10 +240,9 @@ def local_target(
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
         return TokenisedRow(row.prompt + row.answer, trained, faults=faults)
 
-    def walker(examples: Sequence[Example]) -> Callable[[Example, TokenisedRow], list[Fault]]:
+    def walker(answers: AnswerTexts) -> Callable[[str, Sequence[int]], list[Fault]]:
         size = vocabulary_size(base) or len(tokenizer)
-        walk = AnswerWalk(tokenizer, examples, vocabulary=size, stop_id=stop_id)
-        return lambda example, row: walk.faults(example, row.answer)
+        return AnswerWalk(tokenizer, answers, vocabulary=size, stop_id=stop_id).faults
 
     return TrainingTarget(
         "local",

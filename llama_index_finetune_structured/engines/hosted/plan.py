@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ConfigurationError
 from ...example import Transport, content_hash
-from ..base import Data
+from ..base import Data, named_file
 from .client import Service
 from .follow import current_job, recorded
 from .journal import Run, RunJournal, list_runs, runs_root
@@ -39,14 +39,16 @@ class JobPlan:
         """The training file and, if there is one, the validation file, checked."""
         mark = service.provider.byte_order_mark
         sources = [("train", self.data), ("validation", self.validation)]
-        files = [
-            prepare(data, runs_root() / "data", byte_order_mark=mark, name=name)
-            for name, data in sources
-            if data is not None
-        ]
-        if self.validate_json:
-            for file in files:
-                preflight(file.path)
+        files = []
+        for name, data in sources:
+            if data is None:
+                continue
+            path = named_file(data)
+            if self.validate_json and path is not None:  # problems by the lines of the user's own file
+                preflight(path)
+            files.append(prepare(data, runs_root() / "data", byte_order_mark=mark, name=name))
+            if self.validate_json and path is None:
+                preflight(files[-1].path)
         return files
 
     def identity(self, service: Service, files: list[TrainingFile]) -> str:

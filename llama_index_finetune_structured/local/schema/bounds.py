@@ -8,6 +8,7 @@ training answers at that place.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from .drafts import by_reference_alone
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
 from .string_formats import SHORT_FORMATS, translate_string
 
-__all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
+__all__ = ["AnswerBounds", "AnswerTexts", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
 
 _LIMITS = {"array": "maxItems", "string": "maxLength", "object": "maxProperties"}
 _LEAST = {"array": "minItems", "string": "minLength", "object": "minProperties"}
@@ -86,29 +87,51 @@ def schema_key(schema: Mapping[str, Any]) -> str:
     return content_hash(without_titles(schema))
 
 
-def learn_bounds(examples: Iterable[Example]) -> AnswerBounds:
+class AnswerTexts:
+    """The answers of examples by the ``schema_key`` of their schema.
+
+    They are kept as text, since parsed they take several times the memory, and parsed once for each walk over them.
+    """
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Mapping[str, Any]] = {}
+        self._texts: dict[str, list[str]] = {}
+
+    def add(self, example: Example) -> str | None:
+        """Keep an example's answer; returns the key of its schema, or None where it has no schema."""
+        if example.answer_schema is None:
+            return None
+        key = schema_key(example.answer_schema)
+        self.schemas.setdefault(key, example.answer_schema)
+        self._texts.setdefault(key, []).append(example.answer_text())
+        return key
+
+    def parsed(self, key: str) -> Iterator[Any]:
+        """The answers to one schema, in the order in which they were added."""
+        return map(json.loads, self._texts[key])
+
+
+def learn_bounds(examples: Iterable[Example] | AnswerTexts) -> AnswerBounds:
     """Learn the bounds from the answers of examples that have a schema; the others are skipped."""
-    schemas: dict[str, Mapping[str, Any]] = {}
-    answers: dict[str, list[Any]] = {}
-    for example in examples:
-        if example.answer_schema is not None:
-            key = schema_key(example.answer_schema)
-            schemas.setdefault(key, example.answer_schema)
-            answers.setdefault(key, []).append(example.answer_object())
+    answers = examples if isinstance(examples, AnswerTexts) else AnswerTexts()
+    for example in () if isinstance(examples, AnswerTexts) else examples:
+        answers.add(example)
     learned = {
-        key: learn_keys(by_reference_alone(dict(schema)), answers[key]) for key, schema in schemas.items()
+        key: learn_keys(by_reference_alone(dict(schema)), answers.parsed(key))
+        for key, schema in answers.schemas.items()
     }
     longest = {
-        key: _longest(_with_keys(schema, learned[key]), answers[key]) for key, schema in schemas.items()
+        key: _longest(_with_keys(schema, learned[key]), answers.parsed(key))
+        for key, schema in answers.schemas.items()
     }
     return AnswerBounds(
         longest=longest,
         learned_keys={key: keys for key, keys in learned.items() if keys},
-        distinct=tuple(sorted(key for key, found in answers.items() if _all_distinct(found))),
+        distinct=tuple(sorted(key for key in answers.schemas if _all_distinct(answers.parsed(key)))),
     )
 
 
-def _longest(schema: Mapping[str, Any], answers: list[Any]) -> dict[str, int]:
+def _longest(schema: Mapping[str, Any], answers: Iterable[Any]) -> dict[str, int]:
     longest: dict[str, int] = {}
     for answer in answers:
         for pointer, _, value in _places(schema, answer):
@@ -116,10 +139,15 @@ def _longest(schema: Mapping[str, Any], answers: list[Any]) -> dict[str, int]:
     return longest
 
 
-def _all_distinct(answers: list[Any]) -> bool:
+def _all_distinct(answers: Iterable[Any]) -> bool:
     """Whether lists of several objects are in the answers, and none has the same object twice."""
-    lists = [found for answer in answers for found in _lists(answer) if sum(map(_is_object, found)) > 1]
-    return bool(lists) and all(len({canonical_json(item) for item in found}) == len(found) for found in lists)
+    is_any = False
+    for found in (found for answer in answers for found in _lists(answer)):
+        if sum(map(_is_object, found)) > 1:
+            is_any = True
+            if len({canonical_json(item) for item in found}) < len(found):
+                return False
+    return is_any
 
 
 def _is_object(value: Any) -> bool:

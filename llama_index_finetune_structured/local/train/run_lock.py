@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,10 @@ def locked_run(folder: Path) -> Iterator[None]:
     path = folder / _NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        if path.exists() and not path.is_file():  # opening a pipe could wait for ever
+            raise OSError(errno.EINVAL, "it is no file")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, flags, 0o600)  # never the target of a link: its content would be lost
     except OSError as error:
         raise CheckpointError(
             f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's permissions and "

@@ -15,7 +15,7 @@ class LoraSettings(BaseModel):
 
     Attributes:
         rank: Rank of LoRA's matrices; 16 by default.
-        alpha: LoRA's updates are scaled by alpha / rank; twice the rank by default.
+        alpha: LoRA's updates are scaled by alpha / rank. None (default): twice the rank.
         upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
             (default): all. More than the base model has are an error.
         learning_rate: The highest, after warm-up; 1e-3 by default.
@@ -30,7 +30,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=16, gt=0)
-    alpha: int = Field(default_factory=lambda given: 2 * int(given["rank"]), gt=0)
+    alpha: int | None = Field(default=None, gt=0)
     upper_layers: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     epochs: int | None = Field(default=None, gt=0)
@@ -38,6 +38,11 @@ class LoraSettings(BaseModel):
     max_length: int | None = Field(default=None, gt=0)
     seed: int = 0
     checkpoint_steps: int | None = Field(default=None, gt=0)
+
+    @property
+    def lora_alpha(self) -> int:
+        """``alpha`` or, where it is None, twice the rank."""
+        return 2 * self.rank if self.alpha is None else self.alpha
 
     def epochs_for(self, rows: int) -> int:
         """Epochs for a number of rows: ``epochs``, or else more for fewer rows. Training and ``check`` take these.
