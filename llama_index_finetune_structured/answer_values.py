@@ -1,4 +1,4 @@
-"""JSON values of Pydantic answers, under the names by which their classes validate them."""
+"""JSON values of Pydantic answers, under the names by which their classes validate them, and the classes' schemas."""
 
 from __future__ import annotations
 
