@@ -1,4 +1,4 @@
-"""JSON values of Pydantic answers, under the names by which their classes validate them."""
+"""JSON values of Pydantic answers, under the names by which their classes validate them, and the classes' schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import datetime
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import (
@@ -20,16 +21,36 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
+from pydantic_core import to_jsonable_python
 
-from .errors import DatasetError
+from .errors import ConfigurationError, DatasetError
 from .example import canonical_json, compact_json
 
-__all__ = ["answer_value", "given_value", "trained_value"]
+__all__ = ["answer_value", "class_schema", "given_value", "readable_value", "trained_value"]
 
 _SECRETS = (Secret, SecretStr, SecretBytes)
 _LISTS = (list, tuple, deque)
 _SETS = (set, frozenset)
+_PLAIN = frozenset({str, int, float, bool, type(None)})  # most values: neither searched nor named
+_PATH_HINT = ": AliasPath is not part of a JSON schema; give the field a plain alias"
+_VALIDATOR_HINT = ": its validator does not undo what its type or serializer writes; make the two agree"
+_OTHER_VALUE = "is read as another value"
 _DEEP = "the answer contains itself, or is nested too deeply"
+
+
+@lru_cache(maxsize=256)
+def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a class, cached; callers must not change it. Raises ConfigurationError where it has none."""
+    try:
+        return output_cls.model_json_schema()
+    except (
+        Exception
+    ) as error:  # Pydantic's own errors, which are no ValueError, and those of the user's methods
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"{output_cls.__name__} has no JSON schema: {reason}; give the field another type, or annotate it with "
+            "pydantic.WithJsonSchema"
+        ) from error
 
 
 def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:
@@ -47,7 +68,16 @@ def trained_value(answer: BaseModel, output_cls: type[BaseModel] | None = None) 
 
     Raises DatasetError, without values, naming the first field that it reads otherwise, and for secrets.
     """
-    return _checked(answer, output_cls or type(answer), exclude_unset=False)
+    _refuse_secrets(answer)
+    return _equal_value(answer, output_cls or type(answer), exclude_unset=False)
+
+
+def readable_value(answer: BaseModel, output_cls: type[BaseModel]) -> Any:
+    """``trained_value`` where ``output_cls`` reads an equal answer from it, else ``answer_value``."""
+    try:
+        return trained_value(answer, output_cls)
+    except DatasetError:
+        return answer_value(answer)
 
 
 def given_value(text: str, output_cls: type[BaseModel]) -> Any:
@@ -59,15 +89,14 @@ def given_value(text: str, output_cls: type[BaseModel]) -> Any:
     answer = output_cls.model_validate_json(text)
     _refuse_secrets(answer)
     try:
-        return _checked(answer, output_cls, exclude_unset=True)
+        return _equal_value(answer, output_cls, exclude_unset=True)
     except DatasetError:
         return json.loads(text)
 
 
-def _checked(answer: BaseModel, output_cls: type[BaseModel], *, exclude_unset: bool) -> Any:
+def _equal_value(answer: BaseModel, output_cls: type[BaseModel], *, exclude_unset: bool) -> Any:
     try:
         value = answer_value(answer, exclude_unset=exclude_unset)
-        _refuse_secrets(answer)
         fault = _fault(answer, value, output_cls, exclude_unset)
         if fault is None:
             return value
@@ -94,13 +123,15 @@ def _dumped(answer: BaseModel, *, by_alias: bool, exclude_unset: bool) -> Any:
 
 def _with_validation_names(value: Any, dumped: Any) -> Any:
     """``dumped``, the dump of ``value``, with every field under the name by which its class validates it."""
+    if type(value) in _PLAIN:
+        return dumped
     if isinstance(value, RootModel):
         return _with_validation_names(value.root, dumped)
-    if _field_names(value) is not None and isinstance(dumped, dict):
-        parts = dict(_fields(value))
+    if isinstance(dumped, dict) and (parts := _fields(value)) is not None:
+        cls: Any = type(value)
+        names = _validation_names(cls)
         return {
-            _validation_name(type(value), key): _with_validation_names(parts.get(key), part)
-            for key, part in dumped.items()
+            names.get(key, key): _with_validation_names(parts.get(key), part) for key, part in dumped.items()
         }
     if isinstance(value, dict) and isinstance(dumped, dict) and len(value) == len(dumped):
         pairs = zip(value.values(), dumped.items(), strict=True)
@@ -119,48 +150,59 @@ def _in_order(items: list[Any]) -> list[Any]:
         return sorted(items, key=canonical_json)
 
 
-def _validation_name(cls: Any, key: str) -> str:
-    """The first plain alias by which ``cls`` validates the field ``key``, or ``key`` itself."""
-    field = getattr(cls, "__pydantic_fields__", {}).get(key)
+@lru_cache(maxsize=1024)
+def _validation_names(cls: Any) -> dict[str, str]:
+    """Field -> the first plain alias by which ``cls`` validates it, where there is one."""
     config = getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}
-    if field is None or config.get("validate_by_alias") is False:
-        return key
-    alias = field.validation_alias
-    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    return next((choice for choice in choices if isinstance(choice, str)), key)
+    if config.get("validate_by_alias") is False:
+        return {}
+    names = {}
+    for name, field in getattr(cls, "__pydantic_fields__", {}).items():
+        if plain := [choice for choice in _aliases(field) if isinstance(choice, str)]:
+            names[name] = plain[0]
+    return names
 
 
-def _field_names(value: Any) -> list[str] | None:
-    """The fields of a model or dataclass; None for any other value."""
+def _aliases(field: Any) -> list[str | AliasPath]:
+    """The names and paths by which a field is validated; empty for its own name alone."""
+    alias = getattr(field, "validation_alias", None)
+    if isinstance(alias, AliasChoices):
+        return list(alias.choices)
+    return [] if alias is None else [alias]
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    """The fields of a model, then its extra fields, or those of a dataclass; None for any other value.
+
+    Read from the object's own values: deprecated fields warn where they are read as attributes. An object of
+    ``model_construct`` may lack some.
+    """
     if isinstance(value, BaseModel):
-        return list(type(value).model_fields)
+        own = vars(value)
+        fields = {name: own[name] for name in type(value).model_fields if name in own}
+        return fields | value.__pydantic_extra__ if value.__pydantic_extra__ else fields
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [field.name for field in dataclasses.fields(value)]
+        names = (field.name for field in dataclasses.fields(value))
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
     return None
 
 
-def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of each field of a model or dataclass, then of a model's extra fields."""
-    for name in _field_names(value) or ():
-        if hasattr(value, name):  # an object of ``model_construct`` may lack some
-            yield name, getattr(value, name)
-    if isinstance(value, BaseModel):
-        yield from (value.__pydantic_extra__ or {}).items()
-
-
-def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The values directly inside ``value``, each with its path."""
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    """The values directly inside ``value``, each with its name, key or index; None names that of a root model."""
+    if type(value) in _PLAIN:
+        return ()
     if isinstance(value, RootModel):
-        yield path, value.root
-    elif _field_names(value) is not None:
-        yield from ((_join(path, name), part) for name, part in _fields(value))
-    elif isinstance(value, Mapping):
-        yield from ((_join(path, key), part) for key, part in value.items())
-    elif isinstance(value, (*_LISTS, *_SETS)):
-        yield from ((_join(path, index), part) for index, part in enumerate(value))
+        return [(None, value.root)]
+    if (fields := _fields(value)) is not None:
+        return fields.items()
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, (*_LISTS, *_SETS)) else ()
 
 
 def _join(path: str, name: object) -> str:
+    if name is None:
+        return path
     return f"{path}.{name}" if path else str(name)
 
 
@@ -169,26 +211,33 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
     waiting, seen = [("", value)], {id(value)}
     for path, item in waiting:
         yield path, item
-        for place, part in _parts(item, path):
+        for name, part in _parts(item):
             if id(part) not in seen:
                 seen.add(id(part))
-                waiting.append((place, part))
+                waiting.append((_join(path, name), part))
 
 
 def _refuse_secrets(answer: BaseModel) -> None:
-    for path, value in _walk(answer):
-        if isinstance(value, _SECRETS):
-            raise DatasetError(
-                f"{path}: a secret ({type(value).__name__}), which is no training data; "
-                "leave the field out of the class, or make it plain text that may be trained on"
-            )
+    waiting: list[Any] = [answer]
+    seen = {id(answer)}
+    for item in waiting:
+        for _, part in _parts(item):
+            if type(part) not in _PLAIN and id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(part)
+    if any(isinstance(item, _SECRETS) for item in waiting):
+        path, secret = next((path, value) for path, value in _walk(answer) if isinstance(value, _SECRETS))
+        raise DatasetError(
+            f"{path}: a secret ({type(secret).__name__}), which is no training data; "
+            "leave the field out of the class, or make it plain text that may be trained on"
+        )
 
 
 def _unwritable_field(answer: BaseModel) -> str:
     """The path of the innermost field that cannot be dumped."""
     models = [(path, value) for path, value in _walk(answer) if isinstance(value, BaseModel)]
     for path, model in reversed(models):
-        for name in _field_names(model) or ():
+        for name in type(model).model_fields:
             try:
                 model.model_dump(mode="json", round_trip=True, include={name}, warnings=False)
             except Exception:
@@ -198,13 +247,18 @@ def _unwritable_field(answer: BaseModel) -> str:
 
 def _fault(answer: BaseModel, value: Any, output_cls: type[BaseModel], only_set: bool) -> str | None:
     """Why ``output_cls`` does not read an answer equal to ``answer`` from ``value``, or None if it does."""
-    for path, number in _walk(value):
-        if isinstance(number, float) and not math.isfinite(number):
-            return f"{path or 'the answer'}: {number}, for which JSON has no number"
     try:
-        read = output_cls.model_validate_json(compact_json(value))
+        text = compact_json(value)
+    except ValueError:
+        numbers = ((path, part) for path, part in _walk(value) if isinstance(part, float))
+        path, number = next(item for item in numbers if not math.isfinite(item[1]))
+        return f"{path or 'the answer'}: {number}, for which JSON has no number"
+    try:
+        read = output_cls.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "missing" and (field := _field_of_a_path(answer)):
+            return field + _PATH_HINT
         place = ".".join(map(str, first["loc"])) or "the answer"
         reason = str(first["msg"]).removeprefix("Value error, ")
         return f"{place}: {reason} (when {output_cls.__name__} reads the JSON that it writes)"
@@ -215,65 +269,103 @@ def _fault(answer: BaseModel, value: Any, output_cls: type[BaseModel], only_set:
     return _difference(answer, read, "", only_set)
 
 
+def _field_of_a_path(answer: BaseModel) -> str | None:
+    """The path of the first field that is read by an AliasPath alone."""
+    for path, model in _walk(answer):
+        cls: Any = type(model)
+        for name, field in getattr(cls, "__pydantic_fields__", {}).items():
+            if _is_read_by_path(field) and name not in _validation_names(cls):
+                return _join(path, name)
+    return None
+
+
+def _is_read_by_path(field: Any) -> bool:
+    return any(isinstance(alias, AliasPath) for alias in _aliases(field))
+
+
 def _difference(given: Any, read: Any, path: str, only_set: bool) -> str | None:
     """The first place at which ``read`` differs from ``given``, with the reason; fields not set are left out."""
+    if type(given) is type(read) and type(given) in _PLAIN and given == read:
+        return None
     if isinstance(given, RootModel) and type(given) is type(read):
         return _difference(given.root, read.root, path, only_set)
-    names = _field_names(given)
-    if names is not None:
-        if _field_names(read) != names or not isinstance(given, type(read)):
-            kinds = f"is a {type(given).__name__} and is read as a {type(read).__name__}"
-            return f"{path or 'the answer'}: {kinds}; give the field the type of its value"
-        return _field_difference(given, read, path, only_set)
+    fields, others = _fields(given), _fields(read)
+    if fields is not None:
+        if others is None or not isinstance(given, type(read)) or _names(given) != _names(read):
+            return _other_kind(given, read, path)
+        return _field_difference(given, fields, others, path, only_set)
     if isinstance(given, Mapping) and isinstance(read, Mapping) and given.keys() == read.keys():
-        pairs = [(_join(path, key), part, read[key]) for key, part in given.items()]
+        pairs = [(key, part, read[key]) for key, part in given.items()]
     elif isinstance(given, _LISTS) and isinstance(read, _LISTS) and len(given) == len(read):
-        parts = zip(given, read, strict=True)
-        pairs = [(_join(path, index), part, other) for index, (part, other) in enumerate(parts)]
+        pairs = [(index, *both) for index, both in enumerate(zip(given, read, strict=True))]
+    elif _is_equal(given, read):
+        return None
+    elif isinstance(given, Mapping) and isinstance(read, Mapping):
+        return (
+            f"{path or 'the answer'}: its keys are read as others (JSON has text alone); give the keys a type"
+        )
+    elif type(given) is type(read):
+        return f"{path or 'the answer'}: {_OTHER_VALUE}"
     else:
-        return None if _is_equal(given, read) else f"{path or 'the answer'}: is read as another value"
-    return next((fault for place, a, b in pairs if (fault := _difference(a, b, place, only_set))), None)
+        return _other_kind(given, read, path)
+    faults = (_difference(part, other, _join(path, name), only_set) for name, part, other in pairs)
+    return next(filter(None, faults), None)
 
 
-def _field_difference(given: Any, read: Any, path: str, only_set: bool) -> str | None:
-    """``_difference`` of two models or dataclasses of the same fields."""
-    others = dict(_fields(read))
-    for name, part in _fields(given):
-        if only_set and isinstance(given, BaseModel) and name not in given.model_fields_set:
+def _names(value: Any) -> list[str]:
+    """The names of the fields that the class of a model or dataclass has."""
+    if isinstance(value, BaseModel):
+        return list(type(value).model_fields)
+    return [field.name for field in dataclasses.fields(value)]
+
+
+def _other_kind(given: Any, read: Any, path: str) -> str:
+    kinds = f"is a {type(given).__name__} and is read as a {type(read).__name__}"
+    return f"{path or 'the answer'}: {kinds}; give the field the type of its value"
+
+
+def _field_difference(
+    given: Any, fields: dict[str, Any], others: dict[str, Any], path: str, only_set: bool
+) -> str | None:
+    """``_difference`` of two models or dataclasses of the same class by their fields."""
+    declared = getattr(type(given), "__pydantic_fields__", {})
+    for name, part in fields.items():
+        is_default = isinstance(given, BaseModel) and name not in given.model_fields_set
+        if is_default and (only_set or getattr(declared.get(name), "exclude", None)):
             continue
         place = _join(path, name)
         if name not in others:
             return f"{place}: is not read back"
         if fault := _difference(part, others[name], place, only_set):
-            return fault + _hint(type(given), name) if fault.startswith(f"{place}: is read as") else fault
+            other_value = f"{place}: {_OTHER_VALUE}"
+            if getattr(declared.get(name), "exclude", None):
+                return f"{other_value}: exclude=True leaves it out of JSON; drop exclude, or the value"
+            if _is_read_by_path(declared.get(name)):
+                return other_value + _PATH_HINT
+            return fault + _VALIDATOR_HINT if fault == other_value else fault
     return None
 
 
-def _hint(cls: Any, name: str) -> str:
-    """What to do about a field that is read back otherwise than it was given."""
-    field = getattr(cls, "__pydantic_fields__", {}).get(name)
-    if getattr(field, "exclude", None):
-        return ": exclude=True leaves it out of JSON; drop exclude, or the value"
-    alias = getattr(field, "validation_alias", None)
-    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    if any(isinstance(choice, AliasPath) for choice in choices):
-        return ": AliasPath is not part of a JSON schema; give the field a plain alias"
-    return ": its validator does not undo what its type or serializer writes; make the two agree"
-
-
 def _is_equal(given: Any, read: Any) -> bool:
-    """Whether two values without fields or items are equal; NaN is, and points in time of different zones are."""
+    """Whether two values without fields or items are equal; NaN is, and points in time of different zones are.
+
+    A text is equal to what is written as the same text: a union may read it as the date that it names.
+    """
     try:
-        if bool(given == read) or (given != given and read != read):
+        if _holds(given == read) or (_holds(given != given) and _holds(read != read)):
             return True
-        if type(given) is type(read) and not _has_equality(type(given)):
+        compares_identity: bool = getattr(type(given), "__eq__", None) is object.__eq__
+        if type(given) is type(read) and compares_identity:
             return bool(getattr(given, "__dict__", None) == getattr(read, "__dict__", None))
-    except Exception:  # an own __eq__, or that of an array
+        # Python holds a time in a changed hour unequal to that of every other zone.
+        if isinstance(given, datetime.datetime):
+            return given.isoformat() == getattr(read, "isoformat", str)()
+        return type(given) is str and bool(to_jsonable_python(read) == given)
+    except Exception:  # an own __eq__
         return False
-    # Python holds a time in a changed hour unequal to that of every other zone.
-    return isinstance(given, datetime.datetime) and given.isoformat() == getattr(read, "isoformat", str)()
 
 
-def _has_equality(cls: type) -> bool:
-    """Whether a class defines ``==``; objects of one that does not equal themselves alone."""
-    return any("__eq__" in vars(base) for base in cls.__mro__[:-1])
+def _holds(comparison: Any) -> bool:
+    """The truth of a comparison: of arrays and tables, that it holds for every item."""
+    every = getattr(comparison, "all", None)
+    return bool(every(axis=None) if every is not None else comparison)

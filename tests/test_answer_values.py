@@ -9,11 +9,14 @@ import ipaddress
 import json
 import pathlib
 import uuid
+import warnings
 from collections import deque
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pydantic.dataclasses
 import pytest
 from hypothesis import given
@@ -26,13 +29,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    HttpUrl,
     Json,
+    PlainSerializer,
     PrivateAttr,
     RootModel,
     Secret,
     SecretBytes,
     SecretStr,
     SerializeAsAny,
+    WithJsonSchema,
     computed_field,
     field_serializer,
     model_serializer,
@@ -42,7 +48,8 @@ from typing_extensions import TypedDict
 
 from llama_index_finetune_structured import FinetuneDataset, check
 from llama_index_finetune_structured.answer_values import answer_value, given_value, trained_value
-from llama_index_finetune_structured.errors import DatasetError
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.evaluation.run.target import target_of
 
 Item = TypeVar("Item")
 
@@ -278,8 +285,140 @@ def test_what_a_serializer_writes_outside_the_schema_is_told_as_no_grammar_could
     assert [p.code for p in report.problems] == ["answer_not_in_schema", "too_few_examples"]
 
 
+NUMBERS = Annotated[
+    np.ndarray[Any, Any],
+    BeforeValidator(lambda items: np.asarray(items, dtype=float)),
+    PlainSerializer(lambda array: array.tolist()),
+    WithJsonSchema({"type": "array", "items": {"type": "number"}}),
+]
+
+
+class Embedded(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    vector: NUMBERS
+    more: list[NUMBERS] = []
+
+
+class Traced(BaseModel):
+    """A field left out of JSON whose default is another one in every object."""
+
+    name: str
+    trace: str = Field(default_factory=lambda: uuid.uuid4().hex, exclude=True)
+
+
+class Warned(BaseModel):
+    old: int | None = Field(None, deprecated=True)
+    new: int = 0
+
+
+class Warning_(BaseModel):
+    inner: Warned
+
+
+class ReadFromText(BaseModel):
+    """Its objects made by ``ReadFromText(**row)`` hold texts, those read from JSON what the texts name."""
+
+    end: datetime.date | Literal["present"] | str
+    price: Decimal | str
+    link: HttpUrl | str
+    key: uuid.UUID | str
+
+
+class Times(BaseModel):
+    local: datetime.time = datetime.time(9, 30)
+    exact: datetime.time = datetime.time(1, 2, 3, 4, tzinfo=datetime.timezone.utc)
+    ahead: datetime.time = datetime.time(9, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+
+
+@pydantic.dataclasses.dataclass
+class Started:
+    n: int
+    start: dataclasses.InitVar[int] = 3
+
+    def __post_init__(self, start: int) -> None:
+        self.sum = self.n + start
+
+
+@pydantic.dataclasses.dataclass
+class StartedFrom:
+    n: int
+    start: dataclasses.InitVar[int]
+
+
+class HasStarted(BaseModel):
+    one: Started | None = None
+    other: StartedFrom | None = None
+
+
+class Opaque:
+    """Its class takes the equality of all objects by name."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+
+class HasOpaque(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    opaque: Annotated[
+        Opaque,
+        BeforeValidator(lambda v: v if isinstance(v, Opaque) else Opaque(v)),
+        PlainSerializer(lambda v: v.number),
+        WithJsonSchema({"type": "number"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Embedded(vector=[1, 2.5], more=[[3], []]), '{"vector":[1.0,2.5],"more":[[3.0],[]]}'),
+        (Traced(name="a"), '{"name":"a"}'),
+        (Warning_(inner=Warned(old=1)), '{"inner":{"old":1,"new":0}}'),
+        (
+            ReadFromText(end="2020-01-02", price="1.50", link="http://a.b/c", key=str(uuid.UUID(int=1))),
+            '{"end":"2020-01-02","price":"1.50","link":"http://a.b/c",'
+            '"key":"00000000-0000-0000-0000-000000000001"}',
+        ),
+        (Times(), '{"local":"09:30:00","exact":"01:02:03.000004Z","ahead":"09:00:00+02:00"}'),
+        (HasStarted(one=Started(1)), '{"one":{"n":1},"other":null}'),
+        (HasOpaque(opaque=1.5), '{"opaque":1.5}'),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseModel) else "",
+)
+def test_an_answer_of_a_common_class_is_taken_without_warnings(answer: BaseModel, text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = FinetuneDataset.from_pairs(
+            [("q", answer), ("r", text), ("s", json.loads(text))], output_cls=type(answer)
+        )
+    assert {row.answer_text() for row in rows} == {text}
+
+
+def test_an_answer_with_aliased_dicts_is_valid_where_it_is_scored() -> None:
+    answer = ANSWERS[2]
+    target = target_of(FinetuneDataset.from_pairs([("q", answer)])[0], Containers)
+    assert target.read(answer) == target.gold == target.read(trained_value(answer))
+
+
+class Unwritable(BaseModel):
+    call: Callable[[int], int] | None = None
+
+
+def test_a_class_without_a_json_schema_is_an_error_of_ours_that_names_it() -> None:
+    for pairs, output_cls in ([("q", {})], Unwritable), ([("q", Unwritable())], None):
+        with pytest.raises((ConfigurationError, DatasetError), match="Unwritable has no JSON schema: Cannot"):
+            FinetuneDataset.from_pairs(pairs, output_cls=output_cls)
+
+
 class FromPath(BaseModel):
     n: int = Field(1, validation_alias=AliasPath("outer", "n"))
+
+
+class FromPathAlone(BaseModel):
+    name: str = "x"
+    city: str = Field(validation_alias=AliasPath("address", "city"))
 
 
 class Keyed(BaseModel):
@@ -383,6 +522,10 @@ def deep() -> Tree:
     ("answer", "reason"),
     [
         (FromPath(outer={"n": 4}), "n: is read as another value: AliasPath"),
+        (FromPathAlone(address={"city": "Bonn"}), "city: AliasPath is not part of a JSON schema"),
+        (Loose(anything={1: 2}), "anything: its keys are read as others"),
+        (Loose(anything={1}), "anything: is a set and is read as a list"),
+        (HasStarted(other=StartedFrom(1, 2)), r"other\.start: Field required"),
         (Excluded(note="x"), "note: is read as another value: exclude=True"),
         (Keyed(keys=["s3"]), r"keys\.0: a secret \(SecretStr\)"),
         (Told(key="s3"), r"key: a secret \(SecretStr\)"),
@@ -399,10 +542,10 @@ def deep() -> Tree:
         (cyclic(), "child: cannot be written as JSON"),
         (Bytes(raw=b"\xff"), "raw: cannot be written as JSON"),
         (Pairs(by_point={(1, 2): "a"}), r"by_point\.1,2"),
-        (Loose(anything=Decimal("1.5")), "anything: is read as another value"),
+        (Loose(anything=Decimal("1.5")), "anything: is a Decimal and is read as a str"),
         (Loose(anything=Frozen(fullName="Ada")), "anything: is a Frozen and is read as a dict"),
         (Number.model_construct(value=cast("float", "many")), "value: Input should be a valid number"),
-        (Open(note="a", day=datetime.date(2020, 1, 2)), "day: is read as another value"),
+        (Open(note="a", day=datetime.date(2020, 1, 2)), "day: is a date and is read as a str"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseModel) else "",
 )

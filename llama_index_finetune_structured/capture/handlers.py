@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 from llama_index.core.callbacks.schema import CBEventType
 from pydantic import BaseModel
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from ..files import replacing
 from ..formats.gradient import to_gradient
@@ -29,6 +30,8 @@ from .scopes import AttachedScope, FineTuningHandlerBase
 from .tracker import tracker
 
 __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
+
+_logger = logging.getLogger(__name__)
 
 
 class _FineTuningHandler(FineTuningHandlerBase):
@@ -103,21 +106,35 @@ class _FineTuningHandler(FineTuningHandlerBase):
     def save_finetuning_events(self, path: str | os.PathLike[str]) -> None:
         """Write the events as a training file, atomically, and print how many.
 
+        Events that the format cannot express (for Gradient several tool calls in one answer, or an image) are left
+        out, with one logged warning.
+
         Args:
             path: Training file to write, one JSON line an event; a file that is there is replaced.
 
         Raises:
             ConfigurationError: ``path`` is the capture itself.
-            DatasetError: The capture cannot be read or has an invalid line.
+            DatasetError: The capture cannot be read or has an invalid line, or the format can express no event of it.
         """
         target = Path(path)
         if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
             raise ConfigurationError(f"{path}: this is the capture that is being exported; pass another path")
-        count = 0
+        count, left_out = 0, []
         with replacing(Path(path)) as file:
             for example in self._examples():
-                file.write(json.dumps(self._line(example), ensure_ascii=False) + "\n")
+                try:
+                    line = self._line(example)
+                except DatasetError as error:
+                    left_out.append(f"{example.id[:12]}: {error}")
+                    continue
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 count += 1
+            if left_out and not count:
+                raise DatasetError(
+                    f"{path}: none of {len(left_out)} events has such a form; the first, {left_out[0]}"
+                )
+        if left_out:
+            _logger.warning("%s: %d events were left out; the first, %s", path, len(left_out), left_out[0])
         print(f"Wrote {count} examples to {path}")
 
     def _examples(self) -> Iterator[Example]:

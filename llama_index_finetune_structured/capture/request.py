@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..answer_values import class_schema
 from ..example import Transport
 from ..formats.wire import json_safe, tools_to_wire
 from ..json_schema import schema_title
 
-__all__ = ["AnswerRequest", "class_schema", "read_request", "without_tool_schema"]
+__all__ = ["AnswerRequest", "read_request", "without_tool_schema"]
 
 _SCHEMA_HEADER = "Here's a JSON schema to follow:"
 # LlamaIndex's PydanticOutputParser appends this to the prompt, with the braces doubled.
@@ -44,12 +45,6 @@ class AnswerRequest:
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     forced: bool = False
-
-
-@lru_cache(maxsize=256)
-def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a class, cached; callers must not change it."""
-    return output_cls.model_json_schema()
 
 
 def read_request(

@@ -9,7 +9,7 @@ from typing import Any
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
-from ..answer_values import given_value, trained_value
+from ..answer_values import class_schema, given_value, trained_value
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example, Message, compact_json
 from ..formats.wire import message_of
@@ -35,7 +35,7 @@ class AnswerShape:
         if isinstance(schema, type):
             raise ConfigurationError(f"schema: {schema.__name__} is a class; pass it as output_cls")
         self._output_cls = output_cls
-        self.schema = output_cls.model_json_schema() if output_cls else (dict(schema) if schema else None)
+        self.schema = class_schema(output_cls) if output_cls else (dict(schema) if schema else None)
         self.name = output_cls.__name__ if output_cls else schema_title(self.schema)
         if schema is not None:
             try:

@@ -6,17 +6,20 @@ import base64
 import copy
 import gc
 import json
+import logging
 import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import llama_index.core
 import pytest
 from llama_index.core import Settings
 from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
-from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.llms import ChatMessage, ChatResponse, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool
 
 from llama_index_finetune_structured.capture import (
@@ -25,7 +28,7 @@ from llama_index_finetune_structured.capture import (
     capture,
     read_examples,
 )
-from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from tests.capture.fakes import SONG, EchoLLM, OpenAIServer, Song, index_of_songs
 
 
@@ -94,6 +97,35 @@ def test_gradient_line_is_the_text_that_is_served_and_the_answer(tmp_path: Path)
         {"inputs": "system: Be brief.\nuser: A song?\nassistant: Echoes"},
         {"inputs": "A song isEchoes"},
     ]
+
+
+class ParallelLLM(EchoLLM):
+    """Answers every chat with two tool calls."""
+
+    def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+        blocks = [ToolCallBlock(tool_call_id=i, tool_name="f", tool_kwargs={"n": i}) for i in "ab"]
+        return ChatResponse(message=ChatMessage(role="assistant", blocks=blocks))
+
+
+def test_events_that_gradient_cannot_express_are_left_out_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler, target = GradientAIFineTuningHandler(), tmp_path / "events.jsonl"
+    managed = CallbackManager([handler])
+    handler.attach(parallel := ParallelLLM())
+    for _ in range(2):
+        parallel.chat([ChatMessage(content="Two?")])
+    with pytest.raises(DatasetError, match=r"none of 2 events has such a form; the first, .*2 tool calls"):
+        handler.save_finetuning_events(target)
+    assert not target.exists()
+    EchoLLM(reply="Echoes", callback_manager=managed).chat([ChatMessage(content="A song?")])
+    with caplog.at_level(logging.WARNING):
+        handler.save_finetuning_events(target)
+    assert [json.loads(line) for line in target.read_text().splitlines()] == [
+        {"inputs": "user: A song?\nassistant: Echoes"}
+    ]
+    (warning,) = caplog.messages
+    assert "2 events were left out; the first, " in warning
 
 
 def test_the_capture_itself_is_not_replaced_by_its_export(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
-from ...answer_values import answer_value
+from ...answer_values import answer_value, class_schema, readable_value
 from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, canonical_json, compact_json, json_span
 from ...json_schema import first_error
@@ -49,7 +49,7 @@ class AnswerTarget:
         if self.is_text:
             return _present(answer if isinstance(answer, str) else canonical_json(answer))
         if isinstance(answer, BaseModel):
-            return self.fitted(answer_value(answer))
+            return self.fitted(readable_value(answer, self.output_cls or type(answer)))
         return self.fitted(_parse(answer) if isinstance(answer, str) else answer)
 
     def fitted(self, value: Any) -> Any:
@@ -83,7 +83,7 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTar
     try:
         gold = example.answer_object()
         model = output_cls or _schema_class(example)
-        target = AnswerTarget(example, model, None if model is None else model.model_json_schema(), None)
+        target = AnswerTarget(example, model, None if model is None else class_schema(model), None)
         return replace(target, gold=target.fitted(gold))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
