@@ -19,6 +19,8 @@ from .targets import TokenisedRow, TrainingTarget, target_named
 
 __all__ = ["CheckReport", "TrainedSpan", "check"]
 
+_SHOWN_CHARACTERS = 400  # chosen: of the start and of the end of a trained span
+
 
 @dataclass(frozen=True)
 class TrainedSpan:
@@ -119,8 +121,15 @@ class CheckReport:
         if self.cost is not None:
             lines.append(f"about {self.cost:.2f} at the given price")
         if self.span is not None:
-            lines.append(f"trained span of the first good line: {self.span.trained_text!r}")
+            lines.append(f"trained span of the first good line: {_shortened(self.span.trained_text)}")
         return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    """The text quoted; of a long one the start and the end, which shows the stop token."""
+    if len(text) <= 2 * _SHOWN_CHARACTERS:
+        return repr(text)
+    return f"{text[:_SHOWN_CHARACTERS]!r} ... {text[-_SHOWN_CHARACTERS:]!r} ({len(text)} characters)"
 
 
 def check(
