@@ -101,11 +101,11 @@ def _component_kind(cls: type[Any]) -> ComponentKind:
 class Span:
     """One open span.
 
-    ``owners``: the recorders that own it. ``output_cls``: the class that the component parses its answer to.
-    ``only_tool``: metadata of the one tool of a ``predict_and_call``. ``nodes``: the retrieved nodes. ``bound``: the
-    bound arguments of an LLM method. ``labels``: of the running code or, where it has none, of the parent (a
-    generator's body may run later, and a worker thread has an empty context). ``call``: the LLM call under way;
-    ``has_call``: there was one here or below; ``is_call``: there was one here.
+    ``owners``: the recorders that own it, once ``is_placed``. ``output_cls``: the class that the component parses
+    its answer to. ``only_tool``: metadata of the one tool of a ``predict_and_call``. ``nodes``: the retrieved
+    nodes. ``bound``: the bound arguments of an LLM method. ``labels``: of the running code or, where it has none,
+    of the parent (a generator's body may run later, and a worker thread has an empty context). ``call``: the LLM
+    call under way; ``has_call``: there was one here or below; ``is_call``: there was one here.
     """
 
     id: str
@@ -114,6 +114,7 @@ class Span:
     kind: ComponentKind
     parent: Span | None
     owners: frozenset[SpanOwner] = frozenset()
+    is_placed: bool = False
     output_cls: type[BaseModel] | None = None
     only_tool: Any = None
     query: str | None = None

@@ -111,6 +111,7 @@ class Tracker:
                 span.owners |= {recorder}
         if span.owners is not inherited and span.kind.is_retriever:
             _add_owners_to_engine(span)
+        span.is_placed = True
 
     def left(self, span_id: str, result: Any) -> None:
         """Close a span that returned ``result``; an LLM that fires no events is recorded from its span alone."""
@@ -203,7 +204,7 @@ class Tracker:
             inner_call = inner_call or (item is not span and item.is_call)
             if item.call is not None and owners:
                 owners = owners - item.call.owners
-        if not span.owners and not inner_call:
+        if span.is_placed and not span.owners and not inner_call:
             for ref in self._recorders:
                 if (recorder := ref()) is not None:
                     recorder.count_outside()

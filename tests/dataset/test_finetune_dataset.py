@@ -352,7 +352,7 @@ def schema_with(reference: str) -> dict[str, Any]:
 
 def test_a_reference_into_a_list_is_followed_in_labels_and_in_the_check() -> None:
     data = FinetuneDataset.from_pairs([("q", {"b": {}})], schema=schema_with("#/properties/a/anyOf/0"))
-    assert [p.code for p in check(data, target="openai").problems] == ["too_few_examples"]
+    assert [p.code for p in check(data, target="openai").problems if not p.is_warning] == ["too_few_examples"]
 
 
 @pytest.mark.parametrize(

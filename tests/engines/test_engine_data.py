@@ -140,7 +140,10 @@ BAD_ROWS: dict[str, tuple[str, dict[str, Any] | bytes]] = {
     ),
     "an answer against its schema": ("answer_not_in_schema", _example('{"title":1}')),
     "an answer that is no JSON": ("answer_not_in_schema", _example("One")),
-    "a key that the grammar does not write": ("answer_not_sayable", _example('{"title":"One","b":2}')),
+    "a number that the grammar writes otherwise": (
+        "answer_not_sayable",
+        _example('{"n":2.0}', answer_schema={"type": "object", "properties": {"n": {"type": "integer"}}}),
+    ),
     "an image": (
         "cannot_render",
         _chat({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}]}, ANSWER),

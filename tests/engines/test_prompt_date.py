@@ -127,7 +127,6 @@ def test_a_message_that_the_template_leaves_out_is_an_error_in_training_and_in_s
 def test_control_tokens_in_a_formatted_completion_are_sent_and_nowhere_else(tmp_path: Path) -> None:
     llm = LoraLLM(base_model=str(_base(tmp_path / "base", tiny.TEMPLATE)))
     text = "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n"
-    assert llm._completion_request(text, True, {}).prompt == tuple(
-        llm.prompt_token_ids([ChatMessage(content="Which?")])
-    )
-    assert llm._completion_request(text, False, {}).prompt.count(0) == 2
+    asked = tuple(llm.prompt_token_ids([ChatMessage(content="Which?")]))
+    assert llm._completion_call(text, True, {}).request.prompt == asked
+    assert llm._completion_call(text, False, {}).request.prompt.count(0) == 2

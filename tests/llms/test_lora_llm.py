@@ -253,7 +253,7 @@ def test_another_response_format_is_refused(llm: LoraLLM, response_format: Any) 
 
 def test_a_picture_is_refused(llm: LoraLLM) -> None:
     picture = ChatMessage(role="user", blocks=[ImageBlock(url="http://127.0.0.1/none.png")])
-    with pytest.raises(ConfigurationError, match="not text"):
+    with pytest.raises(ConfigurationError, match="type 'image', expected text"):
         llm.chat([picture])
 
 
