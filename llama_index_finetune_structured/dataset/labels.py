@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
-from ..answer_values import class_schema, given_value, trained_value
+from ..answer_values import answer_value, class_schema, given_value, trained_value
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example, Message, compact_json
 from ..formats.wire import message_of
@@ -63,11 +63,18 @@ class AnswerShape:
         if self._output_cls is not None:
             return _through_class(answer, self._output_cls)
         if self.schema is None:
-            return answer if isinstance(answer, str) else compact_json(_plain(answer))
+            return answer if isinstance(answer, str) else _json_text(_plain(answer))
         value = json.loads(answer) if isinstance(answer, str) else _plain(answer)
         if error := first_error(self.schema, value):
             raise ValueError(error)
+        return _json_text(value)
+
+
+def _json_text(value: Any) -> str:
+    try:
         return compact_json(value)
+    except TypeError as error:
+        raise ValueError(f"{error}; give the Pydantic object itself, or model_dump(mode='json')") from None
 
 
 def _plain(answer: Any) -> Any:
@@ -78,8 +85,18 @@ def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
     """The answer as its class writes it: fields in the class's order, without those that JSON left out."""
     if isinstance(answer, output_cls):
         return compact_json(trained_value(answer, output_cls))
-    text = answer if isinstance(answer, str) else compact_json(_plain(answer))
+    try:
+        text = answer if isinstance(answer, str) else compact_json(_plain(answer))
+    except TypeError:  # Python's values, such as those of model_dump()
+        text = _python_text(answer, output_cls)
     return compact_json(given_value(text, output_cls))
+
+
+def _python_text(answer: Any, output_cls: type[BaseModel]) -> str:
+    """A dict or list with dates, Decimals or objects, as its class writes it."""
+    read = output_cls.model_validate(answer)
+    trained_value(read, output_cls)  # raises where the class reads another value from its JSON
+    return compact_json(answer_value(read, exclude_unset=True))
 
 
 def labelled_examples(
@@ -97,13 +114,24 @@ def labelled_examples(
     examples = []
     for row, pair in enumerate(pairs):
         try:
-            conversation, answer = pair
+            conversation, answer = _input_and_answer(pair)
             messages, query = _messages_and_query(conversation, system_prompt)
             answer_shape = shape.for_answer(answer)
             examples.append(_example(messages, query, answer_shape.answer_text(answer), answer_shape))
         except (ValueError, TypeError) as error:
             raise DatasetError(f"pairs[{row}]: {one_line_reason(error)}") from error
     return examples if document_ids is None else _with_documents(examples, document_ids)
+
+
+def _input_and_answer(pair: Any) -> tuple[Any, Any]:
+    """Both parts of a pair; what merely iterates over two things, such as a dict of two keys, is none."""
+    try:
+        if isinstance(pair, str | bytes | Mapping | Set | BaseModel):
+            raise TypeError
+        conversation, answer = pair
+    except (TypeError, ValueError):
+        raise ValueError(f"expected (input, answer), found {type(pair).__name__}") from None
+    return conversation, answer
 
 
 def _example(messages: tuple[Message, ...], query: str | None, text: str, shape: AnswerShape) -> Example:

@@ -48,9 +48,15 @@ class Revalidation:
     migrated: tuple[int, ...]
     lost: tuple[LostRow, ...]
 
+    def __repr__(self) -> str:
+        """Short: the rows could fill a terminal."""
+        return f"<Revalidation: {self._counts()}>"
+
+    def _counts(self) -> str:
+        return f"{len(self.held)} rows still valid, {len(self.migrated)} migrated, {len(self.lost)} lost"
+
     def __str__(self) -> str:
-        counts = f"{len(self.held)} rows still valid, {len(self.migrated)} migrated, {len(self.lost)} lost"
-        return "\n".join([counts, *(f"  row {lost.row}: {lost.reason}" for lost in self.lost)])
+        return "\n".join([self._counts(), *(f"  row {lost.row}: {lost.reason}" for lost in self.lost)])
 
 
 def revalidate(

@@ -86,7 +86,7 @@ def test_pairs_take_messages_of_every_kind_and_a_system_prompt() -> None:
         (([], {"title": "x"}), r"pairs\[1\]: the input is an empty list"),
         (([{"role": "user", "colour": 1}], {"title": "x"}), r"pairs\[1\]: colour"),
         (([{"role": "system", "content": "s"}], {"title": "x"}), r"pairs\[1\]: .*system message of its own"),
-        (("q",), r"pairs\[1\]: not enough values"),
+        (("q",), r"pairs\[1\]: expected \(input, answer\), found tuple"),
         (("\ud800", {"title": "x"}), r"pairs\[1\]: a lone surrogate"),
         ((None, {"title": "x"}), r"pairs\[1\]: .*not iterable"),
     ],

@@ -119,6 +119,16 @@ def test_some_failed_calls_are_grouped_by_cause_most_frequent_first(
     }
 
 
+def test_answers_that_one_validator_refuses_are_one_cause() -> None:
+    messages = [
+        "items add up to 14, not 84, found {'currency': 'EUR', 'discount': 1, ...} (asked twice)",
+        "items add up to -1.84, not 263.36, found {'items': [{'amount': '0.3', ...}]} (asked twice)",
+        "items add up to 1,000.5, not +3 (asked twice)",
+    ]
+    found = group_failures([(False, "StructuredAnswerError", message) for message in messages])
+    assert [(f.message, f.count) for f in found] == [(messages[0], 2), (messages[2], 1)]
+
+
 def test_messages_that_differ_in_numbers_and_quoted_values_are_one_cause() -> None:
     messages = ["12 tokens of 'a'", "7 tokens of 'b'", "id 3f2a-99 is gone", "id 77ab-01 is gone", "other"]
     found = group_failures([(True, "E", message) for message in messages])

@@ -18,8 +18,10 @@ INVALID = "invalid"
 _REASONS = {INVALID, StructuredAnswerError.__name__, ConfigurationError.__name__}
 _SHOWN = 3  # chosen: causes named in a sentence; the JSON has all
 _MESSAGE_CHARACTERS = 300  # chosen: of each cause in a sentence
-# What differs between messages of one cause: numbers, ids, quoted values.
-_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+|\d+")
+# What differs between messages of one cause: the value that was found, numbers, ids, quoted values.
+_VARYING = re.compile(
+    r"\{.*\}|'[^']*'|\"[^\"]*\"|[-+]?\d+(?:[.,]\d+)*(?![\w-])|\b(?=\w*\d)[\w-]+|\d+", re.DOTALL
+)
 
 
 class Failure(BaseModel):

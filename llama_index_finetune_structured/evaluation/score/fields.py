@@ -114,11 +114,21 @@ def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
     """The comparison that fits the schema's type."""
-    types = schema.get("type")
-    kinds = {types} if isinstance(types, str) else set(types or ())
+    kinds = _types(schema)
     if schema.get("format") in ("date", "date-time"):
         return "date"
-    return "number" if kinds and kinds <= _NUMBERS | {"null"} else "exact"
+    for choice in _choices(schema):
+        kinds |= _types(choice)
+    is_decimal = "number" in kinds and kinds <= _NUMBERS | {
+        "string",
+        "null",
+    }  # Pydantic's schema of a Decimal
+    return "number" if is_decimal or (kinds and kinds <= _NUMBERS | {"null"}) else "exact"
+
+
+def _types(schema: Mapping[str, Any]) -> set[str]:
+    types = schema.get("type")
+    return {types} if isinstance(types, str) else set(types or ())
 
 
 def _graded(rule: FieldRule) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,6 +29,8 @@ _ROUNDING = 1e-9
 """Absolute difference of two numbers that are equal but for rounding (chosen: far above that of a double)."""
 _TEXTS, _EMBEDDINGS = 8192, 4096
 """Texts kept normalised or embedded (chosen: some thousand rows; an embedding takes some kB)."""
+_DECIMAL_TEXT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+"""A number as JSON writes it; not a text such as 007, which may be a name."""
 _DATE: TypeAdapter[date | datetime] = TypeAdapter(date | datetime)
 
 
@@ -36,7 +40,8 @@ class FieldRule:
 
     Attributes:
         compare: "exact" (text after Unicode NFC and whitespace collapsed; anything else by JSON equality),
-            "casefold" (the same, ignoring case), "number" (within ``tolerance``, or an absolute 1e-9),
+            "casefold" (the same, ignoring case), "number" (within ``tolerance``, or an absolute 1e-9; a decimal in
+            text, as Pydantic writes it, by its exact value unless there is a ``tolerance``),
             "date" (the same moment or day), "token_f1" (free text: F1 of its lower-case words), "ignore"
             (left out), or a function (gold, answer) -> similarity from 0 to 1.
         tolerance: Relative difference of two numbers that are equal; used by "number" only.
@@ -58,12 +63,18 @@ class FieldRule:
             return min(1.0, max(0.0, float(self.compare(gold, answer))))
         if self.compare == "token_f1":
             return token_f1(_plain(gold), _plain(answer))
-        if self.compare == "number" and _is_number(gold) and _is_number(answer):
-            return float(math.isclose(gold, answer, rel_tol=self.tolerance, abs_tol=_ROUNDING))
+        if self.compare == "number" and (pair := _numbers(gold, answer)) is not None:
+            return float(self._is_near(*pair))
         if self.compare == "date":
             return float(_same(_moment(gold), _moment(answer), fold=False))
         fold = self.compare == "casefold"
         return float(_same(gold, answer, fold))
+
+    def _is_near(self, gold: float | Decimal, answer: float | Decimal) -> bool:
+        exact = isinstance(gold, Decimal) and self.tolerance == _ROUNDING
+        return (
+            gold == answer if exact else math.isclose(gold, answer, rel_tol=self.tolerance, abs_tol=_ROUNDING)
+        )
 
     def is_correct(self, similarity: float) -> bool:
         """Whether this similarity counts as correct, give or take rounding.
@@ -145,6 +156,16 @@ def _moment(value: Any) -> Any:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
+
+
+def _numbers(gold: Any, answer: Any) -> tuple[float, float] | tuple[Decimal, Decimal] | None:
+    """Both values as numbers, as Decimals where one is text; None where one is no number."""
+    if _is_number(gold) and _is_number(answer):
+        return gold, answer
+    texts = [value if isinstance(value, str) else str(value) for value in (gold, answer)]
+    if isinstance(gold, bool) or isinstance(answer, bool) or not all(map(_DECIMAL_TEXT.fullmatch, texts)):
+        return None
+    return Decimal(texts[0]), Decimal(texts[1])
 
 
 def _is_number(value: Any) -> bool:
