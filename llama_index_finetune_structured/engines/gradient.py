@@ -17,7 +17,7 @@ from ..example import content_hash
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
-from .hosted.journal import Run, RunJournal, list_runs, run_folder, runs_root
+from .hosted.journal import Run, RunJournal, attached_folder, list_runs, run_folder
 from .timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class GradientFinetuneEngine(FinetuneEngine):
         """The journal of an existing adapter: ``own_journal``, else the known one, else a new one."""
         adapter = self._retried(lambda: self._api.adapter(adapter_id))
         known = [folder for folder, run in list_runs() if run.job_id == adapter_id]
-        journal = own_journal or RunJournal(known[0] if known else runs_root() / adapter_id)
+        journal = own_journal or RunJournal(known[0] if known else attached_folder(adapter_id))
         run = journal.read()
         if run is None:
             run = self._new_run(str(adapter.base_model_id))
