@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from ..errors import ConfigurationError
 
-__all__ = ["ApiKey", "checked_key", "request_key", "secret_key"]
+__all__ = ["ApiKey", "check_address", "checked_key", "request_key", "secret_key"]
 
 ApiKey = str | SecretStr | None
 
@@ -32,6 +32,22 @@ def checked_key(key: str) -> str:
             "(a key read from a file: .strip())"
         )
     return key
+
+
+def check_address(address: str, name: str, key_name: str) -> None:
+    """Raise ConfigurationError for what is no server's address, or holds credentials, which errors would show.
+
+    ``name``, ``key_name``: the parameters of the address and of the key.
+    """
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that are not closed
+        parts, is_address = urlsplit(""), False
+    if "@" in parts.netloc or parts.query:
+        raise ConfigurationError(f"{name} holds credentials or a query; give the key as {key_name} instead")
+    if not is_address or not address.isprintable() or " " in address:
+        raise ConfigurationError(f"{name} {address!r}: expected an address such as http://127.0.0.1:8000/v1")
 
 
 def request_key(key: SecretStr, api_base: str | None) -> str | None:

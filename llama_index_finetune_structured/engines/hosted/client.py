@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from ...errors import ConfigurationError, EngineError, MissingDependencyError
+from ...errors import EngineError, MissingDependencyError
+from ...llms.keys import check_address
 from ..timeouts import Timeouts
 from .providers import Provider
 
@@ -170,23 +170,11 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, ti
         raise MissingDependencyError("openai", "openai", "OpenAIFinetuneEngine") from error
     key = SecretStr(provider.api_key(api_key))
     base = provider.api_base(api_base)
-    _check_address(base)
+    check_address(base, "api_base", "api_key")
     client = openai.OpenAI(
         api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=timeouts.request_s
     )
     return Service(provider, base, timeouts, key, client)
-
-
-def _check_address(base: str) -> None:
-    try:
-        parts = urlsplit(base)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of a port that is no number, or of brackets that are not closed
-        parts, is_address = urlsplit(""), False
-    if "@" in parts.netloc or parts.query:
-        raise ConfigurationError("api_base holds credentials or a query; give the key as api_key instead")
-    if not is_address or not base.isprintable() or " " in base:
-        raise ConfigurationError(f"api_base {base!r}: expected an address such as http://127.0.0.1:8000/v1")
 
 
 def sdk_errors() -> tuple[type[Exception], ...]:
