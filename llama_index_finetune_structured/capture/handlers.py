@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,6 +30,9 @@ from .scopes import AttachedScope, FineTuningHandlerBase
 from .tracker import tracker
 
 __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
+
+
+_logger = logging.getLogger(__name__)
 
 
 class _FineTuningHandler(FineTuningHandlerBase):
@@ -103,6 +107,8 @@ class _FineTuningHandler(FineTuningHandlerBase):
     def save_finetuning_events(self, path: str | os.PathLike[str]) -> None:
         """Write the events as a training file, atomically, and print how many.
 
+        Events that the format cannot express, such as images in Gradient's, are left out with one logged warning.
+
         Args:
             path: Training file to write, one JSON line an event; a file that is there is replaced.
 
@@ -113,11 +119,18 @@ class _FineTuningHandler(FineTuningHandlerBase):
         target = Path(path)
         if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
             raise ConfigurationError(f"{path}: this is the capture that is being exported; pass another path")
-        count = 0
+        count, reasons = 0, []
         with replacing(Path(path)) as file:
             for example in self._examples():
-                file.write(json.dumps(self._line(example), ensure_ascii=False) + "\n")
+                try:
+                    line = self._line(example)
+                except ValueError as error:
+                    reasons.append(str(error))
+                    continue
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 count += 1
+        if reasons:
+            _logger.warning("%s: %d events are left out, the first since %s", path, len(reasons), reasons[0])
         print(f"Wrote {count} examples to {path}")
 
     def _examples(self) -> Iterator[Example]:

@@ -43,8 +43,8 @@ def read_nodes(
         DatasetError: There are no documents, or some cannot be read or have no text; the message names them.
         MissingDependencyError: There are PDFs, and the extra ``pdf`` is not installed.
     """
-    for size in (chunk_size, chunk_overlap):
-        if not isinstance(size, int | None):
+    for size in (chunk_size, 0 if chunk_overlap is None else chunk_overlap):
+        if not isinstance(size, int):
             raise ConfigurationError(f"chunk_size and chunk_overlap: {size!r}, expected a number of tokens")
     overlap = chunk_size // 8 if chunk_overlap is None else chunk_overlap
     if chunk_size < _MIN_CHUNK_TOKENS or not 0 <= overlap < chunk_size:

@@ -25,7 +25,7 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example, Message
 from ...formats.registry import training_lines
 from ...formats.wire import source_of
-from ...jsonl import one_line_reason, write_lines
+from ...jsonl import one_line_reason, save_lines
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape
 from ..pairs import Pair, PairSource, read_pairs
@@ -164,13 +164,13 @@ class RetrievalAugmentedDatasetBuilder:
             ``path``.
 
         Raises:
-            ConfigurationError: The format is unknown.
+            ConfigurationError: The format is unknown, or the file cannot be written.
             DatasetError: There are no pairs, one does not fit, or the format cannot express a row; the message
                 names it.
         """
         rows = self.stream(pairs, show_progress=show_progress)
         lines = (row.to_json() for row in rows) if format is None else training_lines(rows, format)
-        return write_lines(Path(path), lines)
+        return save_lines(Path(path), lines)
 
     def stream(self, pairs: PairSource, *, show_progress: bool = False) -> Iterator[Example]:
         """Rows one by one, in the order of the pairs.
