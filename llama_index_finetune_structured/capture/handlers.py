@@ -124,7 +124,7 @@ class _FineTuningHandler(FineTuningHandlerBase):
             for example in self._examples():
                 try:
                     line = self._line(example)
-                except DatasetError as error:
+                except ValueError as error:  # DatasetError too
                     left_out.append(f"{example.id[:12]}: {error}")
                     continue
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .spans import Call, Scope
 __all__ = ["Recorder", "rejects_path"]
 
 _logger = logging.getLogger(__name__)
+_recording: ContextVar[bool] = ContextVar("finetune_structured_recording", default=False)
 
 
 def rejects_path(path: str | os.PathLike[str]) -> Path:
@@ -92,10 +94,15 @@ class Recorder:
 
     def record(self, call: Call, response: Any) -> None:
         """Store a completed call. Errors are counted, never raised."""
+        if _recording.get():
+            return  # a call that the redactor made: recording it would make another one
+        token = _recording.set(True)
         try:
             self._record(call, response)
         except Exception as error:
             self.count_fault(error)
+        finally:
+            _recording.reset(token)
 
     def count_fault(self, error: Exception) -> None:
         """Count an error inside capture; the first is logged without its message, which may contain secrets."""

@@ -18,10 +18,11 @@ Redactor = Callable[[str], str]
 
 
 # Lengths and first digits that card issuers use. Of other numbers a tenth passes Luhn's check as well: times in
-# milliseconds, article numbers.
+# milliseconds, article numbers. Cards of 13 digits are no longer issued, and article numbers (EAN) have as many.
 _CARDS = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|(?:2[2-7]|35|5[0-9])\d{14}|6\d{15,18}"
+    r"4(?:\d{15}|\d{18})|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|(?:2[2-7]|35|5[0-9])\d{14}|6\d{15,18}"
 )
+_GAP = "[ \u00a0\u202f\u2011-]"  # between groups of digits; texts of PDFs have spaces that do not break
 # By length of the whole number: the countries of the IBAN registry (ISO 13616).
 _IBAN_COUNTRIES = {
     15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD",
@@ -31,7 +32,7 @@ _IBAN_COUNTRIES = {
     29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
 }  # fmt: skip
 _IBAN_FORMS = "|".join(
-    rf"(?:{countries.replace(' ', '|')})\d{{2}}(?:[ -]?[A-Z0-9]){{{length - 4}}}"
+    rf"(?:{countries.replace(' ', '|')})\d{{2}}(?:{_GAP}?[A-Z0-9]){{{length - 4}}}"
     for length, countries in _IBAN_COUNTRIES.items()
 )
 
@@ -45,11 +46,18 @@ def _redact_iban(match: re.Match[str]) -> str:
 
 def _redact_card(match: re.Match[str]) -> str:
     """``[CARD]`` for a card's number that passes Luhn's check, else the number itself."""
-    digits = [int(char) for char in reversed(match[0]) if char.isdigit()]
-    if not _CARDS.fullmatch("".join(char for char in match[0] if char.isdigit())):
-        return match[0]
+    if _is_card(match[0]):
+        return "[CARD]"
+    # A group after the number may be something else, such as the card's security code.
+    number, tail = match["groups"] or "", match["tail"] or ""
+    return f"[CARD]{tail}" if tail and _is_card(number) else match[0]
+
+
+def _is_card(text: str) -> bool:
+    number = "".join(char for char in text if char.isdigit())
+    digits = [int(char) for char in reversed(number)]
     doubled = [digit * 2 - 9 if digit > 4 else digit * 2 for digit in digits[1::2]]
-    return match[0] if (sum(digits[0::2]) + sum(doubled)) % 10 else "[CARD]"
+    return bool(_CARDS.fullmatch(number)) and (sum(digits[0::2]) + sum(doubled)) % 10 == 0
 
 
 _KEY_STARTS = (
@@ -95,8 +103,8 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[s
     (
         (),
         re.compile(
-            r"(?<![\w.-])(?:\d{4}[ -]\d{4}[ -]\d{4}[ -]\d{1,4}(?:[ -]\d{1,3})?"
-            r"|\d{4}[ -]\d{6}[ -]\d{4,5}|\d{13,19})(?![\w-])"
+            rf"(?<![\w.-])(?:(?P<groups>\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{1,4}})(?P<tail>{_GAP}\d{{1,3}})?"
+            rf"|\d{{4}}{_GAP}\d{{6}}{_GAP}\d{{4,5}}|\d{{13,19}})(?![\w-])"
         ),
         _redact_card,
     ),
@@ -113,7 +121,7 @@ _SHORTEST = 7  # characters of the shortest text that any rule matches, such as 
 _LONGEST_NAMED = (
     512  # characters; chosen: longer values are text, not a secret under a key such as "password"
 )
-_DIGITS = re.compile(r"\d[\d ().-]{7,}\d")
+_DIGITS = re.compile("\\d[\\d ().\u00a0\u202f\u2011-]{7,}\\d")
 
 
 def redact_secrets(text: str) -> str:

@@ -32,7 +32,8 @@ class capture:
         path: JSON Lines file to write; an existing capture is continued, a missing folder is created.
         output_cls: Class of the answers of calls that carry no schema. None: their answers may be any text.
         redact: True removes keys, tokens, e-mail addresses, phone, account and card numbers before anything is
-            written (``redact_secrets``); a function from text to text replaces that.
+            written (``redact_secrets``); a function from text to text replaces that, whose own LLM calls are not
+            captured.
         fsync: Whether records survive power loss, at about 1 ms a record.
         everywhere: Whether every call of the process is captured while the block is open, whichever thread or
             asyncio task makes it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from llama_index.core.prompts.chat_prompts import TEXT_QA_PROMPT_TMPL_MSGS
 from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
+from ..capture.redaction import redact_secrets
 from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder, document_hashes
 from ..dataset.generate.documents import read_nodes
 from ..dataset.generate.llm_calls import FailedCall
@@ -112,7 +113,7 @@ def build(
         nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
     )
     settled = _Settled.of(calls.examples(nodes, retriever, all_questions), retrieval_misses, abstention)
-    notes = _failure_lines(calls, api_base or OPENAI)
+    notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
     return _save(settled, output, validation, seed, documents, calls, notes)
 
 
@@ -207,7 +208,7 @@ def _save(
         raise DatasetError("\n".join(["no valid answer, so no data set", *notes]))
     failures: Sequence[FailedCall] = calls.failures if calls else ()
     changes = documents.counts()
-    train, held_out = _split(settled.examples, validation, seed)
+    train, held_out = _split(settled.examples, validation, seed, documents.split_name)
     path = held_out_path(output)
     if held_out is None:
         path.unlink(missing_ok=True)  # of an earlier build; its rows may be in the training file now
@@ -234,21 +235,24 @@ def _save(
 
 
 def _split(
-    examples: Sequence[Example], validation: float, seed: int
+    examples: Sequence[Example], validation: float, seed: int, split_name: Callable[[str], str]
 ) -> tuple[FinetuneDataset, FinetuneDataset | None]:
-    """Split by document, or by question where there is a single document."""
+    """Split by document, under the name that ``split_name`` gives it, or by question where there is a single one."""
     whole = FinetuneDataset(examples)
     if validation == 0:
         return whole, None
     documents = {document_of(example) for example in examples}
-    by_document = None not in documents and len(documents) > 1
+    groups = {split_name(document) for document in documents if document is not None}
+    by_document = None not in documents and len(groups) > 1
     if not by_document:
         say(
             "the questions do not name several documents: rows are held out by question, so the score will be too "
             "high"
         )
     parts: tuple[FinetuneDataset, FinetuneDataset] = whole.split(
-        1 - validation, group_by="document" if by_document else None, seed=seed
+        1 - validation,
+        group_by=(lambda example: split_name(document_of(example) or "")) if by_document else None,
+        seed=seed,
     )
     return parts
 

@@ -14,7 +14,16 @@ from ..files import read_json, write_json
 __all__ = ["BuildSettings", "DocumentChanges", "held_out_path", "open_build_folder"]
 
 
-_Documents: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+class _Document(BaseModel):
+    """``text``: hash of the text. ``split_name``: the name that decides on the side of the split, the first it had."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    split_name: str
+
+
+_Documents: TypeAdapter[dict[str, _Document]] = TypeAdapter(dict[str, _Document])
 
 
 class BuildSettings(BaseModel):
@@ -36,36 +45,45 @@ class DocumentChanges:
 
     def __init__(self, folder: Path, now: Mapping[str, str]) -> None:
         self._file, self._now = folder / "documents.json", dict(now)
+        self._before = self._read()
+        before = self._before or {}
+        gone = {document.text: name for name, document in before.items() if name not in now}
+        self._renamed = {new: gone[text] for new, text in now.items() if new not in before and text in gone}
 
-    def counts(self) -> dict[str, int]:
-        """Documents that are new, changed, removed, or renamed with the same text; empty at the first build.
-
-        Raises ConfigurationError where the record cannot be read.
-        """
+    def _read(self) -> dict[str, _Document] | None:
+        """The record of the last build, or None at the first. Raises ConfigurationError where it cannot be read."""
         if not self._file.is_file():
-            return {}
+            return None
         try:
-            before = _Documents.validate_python(read_json(self._file))
-        except (ValueError, ValidationError) as error:
+            return _Documents.validate_python(read_json(self._file))
+        except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"{self._file}: cannot be read ({' '.join(str(error).split())}); remove it: it only serves to say "
-                "which documents have changed"
+                "which documents have changed, and to keep renamed ones on their side of the split"
             ) from error
-        now = self._now
-        added, gone = now.keys() - before.keys(), before.keys() - now.keys()
-        renamed = {name for name in added if now[name] in {before[old] for old in gone}}
-        moved = {old for old in gone if before[old] in {now[name] for name in renamed}}
-        changed = sum(before[name] != now[name] for name in now.keys() & before.keys())
+
+    def counts(self) -> dict[str, int]:
+        """Documents that are new, changed, removed, or renamed with the same text; empty at the first build."""
+        if self._before is None:
+            return {}
+        added, gone = self._now.keys() - self._before.keys(), self._before.keys() - self._now.keys()
+        kept = self._now.keys() & self._before.keys()
         return {
-            "new": len(added - renamed),
-            "changed": changed,
-            "removed": len(gone - moved),
-            "renamed": len(renamed),
+            "new": len(added - self._renamed.keys()),
+            "changed": sum(self._before[name].text != self._now[name] for name in kept),
+            "removed": len(gone - set(self._renamed.values())),
+            "renamed": len(self._renamed),
         }
+
+    def split_name(self, document: str) -> str:
+        """The name by which a document is held out: a renamed one stays on its side, as rows of it were trained on."""
+        known = (self._before or {}).get(self._renamed.get(document, document))
+        return document if known is None else known.split_name
 
     def save(self) -> None:
         """Record the documents as they are now."""
-        write_json(self._file, self._now)
+        now = {name: {"text": text, "split_name": self.split_name(name)} for name, text in self._now.items()}
+        write_json(self._file, now)
 
 
 def held_out_path(output: Path) -> Path:

@@ -18,7 +18,7 @@ from ..formats.gradient_samples import gradient_sample
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
-from .hosted.journal import Run, RunJournal, list_runs, run_folder, runs_root
+from .hosted.journal import Run, RunJournal, attached_folder, list_runs, run_folder
 from .timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class GradientFinetuneEngine(FinetuneEngine):
     Raises:
         ConfigurationError: Not exactly one of ``data`` and ``data_path``, or of the two ways to name an
             adapter, is given; a number is less than 1; host, token or workspace is missing or the host is the
-            retired one; the server has no such base model; or ``output_dir`` holds another run.
+            retired one or no address; the server has no such base model; or ``output_dir`` holds another run.
         MissingDependencyError: The extra ``gradient`` is not installed.
+        EngineError: ``output_dir`` cannot be read or written.
         ServiceError: The server refuses a request, or does not answer after six attempts.
     """
 
@@ -86,8 +87,11 @@ class GradientFinetuneEngine(FinetuneEngine):
     ) -> None:
         if (model_adapter_id is None) == (base_model_slug is None or name is None):
             raise ConfigurationError("give either base_model_slug and name, or model_adapter_id")
-        if batch_size < 1 or (max_steps is not None and max_steps < 1):
-            raise ConfigurationError(f"batch_size {batch_size}, max_steps {max_steps}: expected 1 or more")
+        for value in (batch_size, 1 if max_steps is None else max_steps):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(
+                    f"batch_size {batch_size}, max_steps {max_steps}: expected 1 or more"
+                )
         self._data = one_of_data(data, data_path)
         self._timeouts = timeouts or Timeouts()
         self._api = connect_gradient(host, access_token, workspace_id, self._timeouts.request_s)
@@ -120,7 +124,7 @@ class GradientFinetuneEngine(FinetuneEngine):
         """The journal of an existing adapter: ``own_journal``, else the known one, else a new one."""
         adapter = self._retried(lambda: self._api.adapter(adapter_id))
         known = [folder for folder, run in list_runs() if run.job_id == adapter_id]
-        journal = own_journal or RunJournal(known[0] if known else runs_root() / adapter_id)
+        journal = own_journal or RunJournal(known[0] if known else attached_folder(adapter_id))
         run = journal.read()
         if run is None:
             run = self._new_run(str(adapter.base_model_id))
@@ -209,7 +213,8 @@ class GradientFinetuneEngine(FinetuneEngine):
         Raises:
             ConfigurationError: There is no such training file.
             DatasetError: A line is no sample, with ``file:line``; or there are none.
-            EngineError: Samples were refused, or not accepted after six attempts, with their numbers.
+            EngineError: Samples were refused, or not accepted after six attempts, with their numbers; or the run's
+                folder cannot be written.
             ServiceError: The adapter's state cannot be read from the server.
         """
         path = training_path(

@@ -14,6 +14,7 @@ from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict
 
 from ..background import run_in_background
+from ..capture.error_text import error_text
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from ..files import write_public_text
@@ -21,7 +22,6 @@ from .report.terminal import FittedTable, print_result
 from .report.text import json_text
 from .run.answer_log import RawAnswer
 from .run.ask import AskSettings, ask_systems, gather_all
-from .run.redacted import error_text
 from .run.systems import System, question_of
 from .run.target import ERROR_CHARACTERS, AnswerTarget
 from .score.failures import INVALID, Failure, failure_sentences, group_failures

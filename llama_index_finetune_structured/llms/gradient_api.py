@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ..errors import ConfigurationError, MissingDependencyError, ServiceError
-from .keys import ApiKey, secret_key
+from .keys import ApiKey, check_address, checked_key, secret_key
 
 __all__ = ["GradientApi", "connect_gradient", "resolve_host"]
 
@@ -25,8 +25,12 @@ _RETIRED = "api.gradient.ai"
 
 
 def resolve_host(host: str | None) -> str:
-    """The server's address from the argument or $GRADIENT_API_URL. Raises ConfigurationError for the retired one."""
+    """The server's address from the argument or $GRADIENT_API_URL.
+
+    Raises ConfigurationError for the retired one, for what is no address, and for one with credentials in it.
+    """
     address = host or os.environ.get("GRADIENT_API_URL") or f"https://{_RETIRED}/api"
+    check_address(address, "host", "access_token")
     if urlsplit(address).hostname == _RETIRED:
         raise ConfigurationError(
             f"{address}: Gradient's hosted service is retired. Train the same data with "
@@ -183,7 +187,7 @@ def connect_gradient(
     """
     address = resolve_host(host)
     token_argument = secret_key(access_token).get_secret_value()
-    token = SecretStr(_from_environment(token_argument, "GRADIENT_ACCESS_TOKEN", "access_token"))
+    token = SecretStr(checked_key(_from_environment(token_argument, "GRADIENT_ACCESS_TOKEN", "access_token")))
     workspace = _from_environment(workspace_id, "GRADIENT_WORKSPACE_ID", "workspace_id")
     sdk = _sdk()
     settings = sdk.Configuration(access_token=token.get_secret_value(), host=address)

@@ -269,3 +269,21 @@ def test_numbers_of_an_answer_are_never_changed(path: Path, server: OpenAIServer
     assert by_prompt["y"].answer_object() == kept
     assert json.loads(str(by_prompt["{"].messages[0].content))["order"] == 0  # a prompt is no label
     assert captured.summary()["dropped_by_redaction"] == 0
+
+
+@pytest.mark.parametrize("gap", [" ", "\u00a0", "\u202f", "-", "\u2011"])
+def test_numbers_with_the_gaps_of_pdfs_are_redacted(gap: str) -> None:
+    card, iban = (
+        gap.join(["4111"] * 1 + ["1111"] * 3),
+        gap.join(["DE89", "3704", "0044", "0532", "0130", "00"]),
+    )
+    assert redact_secrets(f"pay {card} or {iban}.") == "pay [CARD] or [IBAN]."
+
+
+def test_a_card_is_found_beside_its_security_code() -> None:
+    assert redact_secrets("4111 1111 1111 1111 123") == "[CARD] 123"
+
+
+def test_article_numbers_are_no_cards() -> None:
+    numbers = [f"4{number:012d}" for number in range(0, 10**12, 10**9 + 7)]
+    assert [number for number in numbers if redact_secrets(number) != number] == []

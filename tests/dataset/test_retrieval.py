@@ -161,6 +161,33 @@ def test_a_missed_support_can_be_kept_or_taught_as_an_abstention(caplog: pytest.
     assert taught.metadata["answer_as_sent"] == "r"
 
 
+ABSTAIN: dict[str, Any] = {"retrieval_misses": "abstain", "abstention": "I do not know."}
+NAMED = {"query": "q", "response": "r"}
+
+
+@pytest.mark.parametrize("support", [{"node_id": "a1"}, {"document_id": "A"}])
+def test_a_row_with_only_a_distractor_never_teaches_the_answer_from_memory(support: dict[str, str]) -> None:
+    pair, own = NAMED | support, ["a1"] if "node_id" in support else ["a1", "a2"]
+    rows = build([pair], separate_context=True)
+    assert [source.node_id for row in rows for source in row.sources] == own
+    rows = build([pair], separate_context=True, **ABSTAIN)
+    assert {row.sources[0].node_id: row.answer_text() for row in rows} == {
+        name: "r" if name in own else "I do not know." for name in ("a1", "b1", "a2")
+    }
+    kept = build([pair], separate_context=True, retrieval_misses="keep")
+    assert [row.answer_text() for row in kept] == ["r", "r", "r"]
+    assert {row.metadata["context"] for row in kept if row.sources[0].node_id not in own} == {"distractor"}
+
+
+def test_rows_of_distractors_that_are_left_out_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    builder = RetrievalAugmentedDatasetBuilder(FixedRetriever(*THREE), separate_context=True)
+    builder.build([NAMED | {"node_id": "a1"}], show_progress=False)
+    left_out = "rows whose only chunk does not support the answer, left out; retrieval_misses decides"
+    assert builder.counts == {"rows with_support": 1, left_out: 2}
+    build([NAMED | {"node_id": "a1"}], separate_context=True, retrieval_misses="keep")
+    assert "2 rows contain no chunk that supports their answer" in caplog.text
+
+
 def test_a_supporting_document_that_was_not_retrieved_is_missed_too() -> None:
     pairs = [{"query": name, "response": "r", "document_id": name} for name in "ABC"]
     assert [row.query for row in build(pairs)] == ["A", "B"]

@@ -15,6 +15,12 @@ import pytest
 from llama_index_finetune_structured import errors
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.hosted.journal import (
+    Run,
+    RunJournal,
+    attached_folder,
+    list_runs,
+)
 from llama_index_finetune_structured.engines.timeouts import Timeouts
 from tests.fakes.clock import FakeClock
 from tests.fakes.gradient_server import SLUG, GradientServer
@@ -126,3 +132,88 @@ def test_the_gradient_engine_raises_documented_errors_only(
         if start == 0:
             assert step == "__init__"
             assert error is not None
+
+
+FIRST_PAGE = [{"id": f"x-{number}"} for number in range(3)]
+NEXT_PAGES = {
+    "null rows": Reply(200, {"data": [None], "has_more": False}),
+    "numbers": Reply(200, {"data": [3], "has_more": False}),
+    "rows without id": Reply(200, {"data": [{}], "has_more": False}),
+    "text": Reply(200, {"data": "x", "has_more": False}),
+    "null": Reply(200, {"data": None, "has_more": False}),
+    "a page of a proxy": Reply(200, PAGE, "text/html"),
+    "a bad gateway": Reply(502, PAGE, "text/html"),
+    "the same page for ever": Reply(200, {"data": FIRST_PAGE, "has_more": True}),
+}
+
+
+@pytest.mark.parametrize("listing", ["files", "fine_tuning/jobs", "fine_tuning/jobs/[^/]+/events"])
+@pytest.mark.parametrize("page", NEXT_PAGES.values(), ids=list(NEXT_PAGES))
+def test_later_pages_of_a_listing_are_checked_and_end(
+    listing: str, page: Reply, data: Path, timeouts: Timeouts
+) -> None:
+    with OpenAIServer() as server:
+        proper = server.answer
+
+        def answer(request: Request) -> Reply:
+            if request.method != "GET" or not re.fullmatch(f".*/{listing}", request.path):
+                return proper(request)
+            return page if "after" in request.query else Reply(200, {"data": FIRST_PAGE, "has_more": True})
+
+        server.answer = answer  # type: ignore[method-assign]
+
+        def make() -> OpenAIFinetuneEngine:
+            return OpenAIFinetuneEngine(
+                "gpt-4o-mini", data, api_base=server.base, api_key=server.key, timeouts=timeouts
+            )
+
+        step, error = _drive(make, OpenAIFinetuneEngine, ["finetune", "wait", "metrics"])
+        if page is NEXT_PAGES["the same page for ever"]:
+            assert error is None
+        elif "events" not in listing:
+            assert step == "finetune"
+
+
+EVENTS: list[Any] = [
+    None,
+    {},
+    {"message": "Step 1/2: training loss=1.2.3"},
+    {"id": "e", "message": f"Step {'9' * 5000}/2: training loss=1"},
+    {"id": "e", "data": {"step": float("nan"), "train_loss": 1}},
+    {"id": ["e"], "level": "error", "message": None},
+    {"id": "e", "data": {"step": -5, "total_steps": 0}},
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=str)
+def test_an_event_that_is_none_stops_nothing(event: Any, data: Path, timeouts: Timeouts) -> None:
+    with OpenAIServer(script=("running", "failed")) as server:
+        proper = server.answer
+        reply = Reply(200, {"data": [event], "has_more": False})
+        server.answer = lambda r: reply if r.path.endswith("/events") else proper(r)  # type: ignore[method-assign]
+        engine = OpenAIFinetuneEngine(
+            "gpt-4o-mini", data, api_base=server.base, api_key=server.key, timeouts=timeouts
+        )
+        engine.finetune()
+        assert isinstance(engine.metrics(), list)
+        with pytest.raises(errors.EngineError, match="failed"):
+            engine.wait()
+
+
+@pytest.mark.parametrize("job_id", ["../../outside", "a/b", "x" * 300])
+def test_an_attached_job_stays_inside_the_folder_of_runs(
+    job_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS", str(tmp_path / "runs"))
+    folder = attached_folder(job_id)
+    assert folder.resolve().parent == tmp_path / "runs"
+    folder.mkdir(parents=True)
+
+
+def test_one_unreadable_journal_does_not_hide_the_others(tmp_path: Path) -> None:
+    for name, content in (("bad", b"\xff\xfe"), ("good", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_bytes(content or b"")
+    run = Run(engine="openai", provider="openai", api_base="b", base_model="m", data_path="d")
+    RunJournal(tmp_path / "good").write(run)
+    assert [folder.name for folder, _ in list_runs(tmp_path)] == ["good"]

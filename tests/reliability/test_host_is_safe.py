@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_index.core.base.llms.types import AudioBlock, DocumentBlock, ImageBlock, TextBlock
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import ChatMessage
 
-from llama_index_finetune_structured.capture import OpenAIFineTuningHandler, capture, read_examples
+from llama_index_finetune_structured.capture import (
+    GradientAIFineTuningHandler,
+    OpenAIFineTuningHandler,
+    capture,
+    read_examples,
+)
 from llama_index_finetune_structured.capture import calls as calls_module
 from llama_index_finetune_structured.capture import recorder as recorder_module
 from llama_index_finetune_structured.capture import tracker as tracker_module
@@ -72,8 +78,56 @@ def test_a_hundred_errors_do_not_reach_the_host_and_are_counted(
     assert [str(example.messages[0].content) for example in read_examples(captured.path)][
         -1
     ] == "and on it goes"
-    assert len(caplog.records) == 1
+    assert caplog.text.count("later failures are only counted") == 1
+    # Calls whose scope could not be asked belong to nobody.
+    assert captured.summary()["outside"] == 10
+    assert "10 LLM calls were made outside of its block" in caplog.text
     assert "sk-secret" not in caplog.text
+
+
+ODD_MESSAGES = [
+    ChatMessage(role="user", blocks=[TextBlock(text="a"), AudioBlock(audio=b"xx")]),
+    ChatMessage(role="user", blocks=[DocumentBlock(data=b"xx", document_mimetype="application/pdf")]),
+    ChatMessage(role="user", blocks=[ImageBlock(image=b"xx")]),
+    ChatMessage(role="user", blocks=[]),
+    ChatMessage(role="user", content="half \ud800"),
+]
+
+
+@pytest.mark.parametrize("handler", [OpenAIFineTuningHandler, GradientAIFineTuningHandler])
+def test_events_that_a_format_cannot_express_are_left_out_with_one_warning(
+    handler: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = handler(tmp_path / "calls.jsonl")
+    llm = EchoLLM(callback_manager=CallbackManager([recorder]))
+    for messages in ([], *([message] for message in ODD_MESSAGES), [ChatMessage(content="plain")]):
+        assert llm.chat(messages).message.content == SONG
+    assert (
+        len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    )  # no message at all
+    caplog.clear()
+    recorder.save_finetuning_events(tmp_path / "train.jsonl")
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    assert "plain" in lines[-1]
+    assert len(lines) == (3 if handler is GradientAIFineTuningHandler else 6)
+    left_out = [record.getMessage() for record in caplog.records]
+    assert len(left_out) == (6 - len(lines) > 0)
+    assert all(
+        "3 events are left out, the first since messages[0] has a part of type" in text for text in left_out
+    )
+
+
+def test_a_redactor_may_call_an_llm(tmp_path: Path) -> None:
+    llm = EchoLLM()
+
+    def redact(text: str) -> str:
+        llm.complete("Which names are in this text?")
+        return text.replace("Ada", "[NAME]")
+
+    with capture(tmp_path / "calls.jsonl", redact=redact, everywhere=True) as captured:
+        llm.complete("Who is Ada?")
+    assert [row.messages[0].content for row in read_examples(captured.path)] == ["Who is [NAME]?"]
+    assert captured.summary()["captured"] == 1
 
 
 def test_a_full_disk_loses_records_but_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

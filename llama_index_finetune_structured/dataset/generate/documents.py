@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from llama_index.core.schema import BaseNode, Document, MetadataMode
 
 from ...errors import ConfigurationError, DatasetError, MissingDependencyError
 from ...example import content_hash
+from ...printable import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +43,9 @@ def read_nodes(
         DatasetError: There are no documents, or some cannot be read or have no text; the message names them.
         MissingDependencyError: There are PDFs, and the extra ``pdf`` is not installed.
     """
+    for size in (chunk_size, 0 if chunk_overlap is None else chunk_overlap):
+        if not isinstance(size, int):
+            raise ConfigurationError(f"chunk_size and chunk_overlap: {size!r}, expected a number of tokens")
     overlap = chunk_size // 8 if chunk_overlap is None else chunk_overlap
     if chunk_size < _MIN_CHUNK_TOKENS or not 0 <= overlap < chunk_size:
         raise ConfigurationError(
@@ -72,7 +77,7 @@ def document_hashes(nodes: Iterable[BaseNode]) -> dict[str, str]:
 
 
 def _documents(folder: Path) -> list[Document]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         what = "is a file" if folder.is_file() else "no such folder"
         raise ConfigurationError(f"{folder}: {what}; give the folder that holds the documents")
     readers: dict[str, Callable[[Path], str]] = {
@@ -80,22 +85,20 @@ def _documents(folder: Path) -> list[Document]:
         **dict.fromkeys(_TEXT_SUFFIXES, _plain_text),
     }
     names = {
-        path: name
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.suffix.lower() in readers
-        and not _is_hidden(name := path.relative_to(folder))
+        path: path.relative_to(folder)
+        for path in _visible_files(folder)
+        if path.suffix.lower() in readers and path.is_file()
     }
     if not names:
         raise DatasetError(f"{folder}: no documents in it; expected {', '.join(readers)} files")
     texts, unreadable = {}, []
     for path, name in names.items():
         try:
-            texts[name.as_posix()] = _not_empty(readers[path.suffix.lower()](path))
+            texts[_utf8_name(name)] = _not_empty(readers[path.suffix.lower()](path))
         except MissingDependencyError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            unreadable.append(f"{path}: {' '.join(str(error).split())}")
+            unreadable.append(one_line(f"{path}: {error}"))
     if unreadable:
         more = f"\nand {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
         raise DatasetError(
@@ -105,8 +108,31 @@ def _documents(folder: Path) -> list[Document]:
     return [Document(id_=name, text=text) for name, text in texts.items()]
 
 
-def _is_hidden(name: Path) -> bool:
-    return any(part.startswith(".") for part in name.parts)
+def _visible_files(folder: Path) -> list[Path]:
+    """The files that are not hidden, sorted. Raises DatasetError where a folder cannot be listed."""
+    found = []
+    try:
+        for parent, folders, files in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [Path(parent, name) for name in files if not name.startswith(".")]
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename}: cannot be listed ({error.strerror}), and its documents would be missing; make it "
+            "readable, or move it out of the folder"
+        ) from error
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _utf8_name(name: Path) -> str:
+    try:
+        name.as_posix().encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not UTF-8; rename it") from None
+    return name.as_posix()
 
 
 def _not_empty(text: str) -> str:
@@ -117,9 +143,12 @@ def _not_empty(text: str) -> str:
 
 def _plain_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("binary content, not text")
+    return text
 
 
 def _pdf_text(path: Path) -> str:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 from tqdm import tqdm
 
-from ...capture.redaction import redact_secrets
+from ...capture.error_text import error_text
 from ...errors import DatasetError
 from ...jsonl import parse_line
 from ...jsonl_store import JsonlStore, read_shards
@@ -148,7 +148,7 @@ class LlmCalls:
                     self.paid += 1
                     return {"result": await call.make()}
         except Exception as error:  # stored and reported; one failure must not end the other calls
-            message = redact_secrets(str(error))[:_MESSAGE_CHARACTERS]
+            message = error_text(error)[:_MESSAGE_CHARACTERS]
             return {"error": {"type": type(error).__name__, "message": message, "attempts": attempts}}
         raise AssertionError("unreachable: tenacity raises when attempts run out")
 

@@ -10,8 +10,12 @@ from ...example import Example
 
 __all__ = ["CONTEXT_KEY", "ContextKind", "RetrievalMisses", "check_misses", "is_miss", "settle_misses"]
 
-ContextKind = Literal["with_support", "support_missed", "without_support", "without_context"]
-"""What a row's context contains; "support_missed": the retriever did not return the supporting chunk."""
+ContextKind = Literal["with_support", "support_missed", "distractor", "without_support", "without_context"]
+"""What a row's context contains.
+
+"support_missed": the retriever did not return the supporting chunk. "distractor": it did, and this row, of a question's
+rows with one chunk each, has another one. "without_support": it was removed to train that case.
+"""
 
 RetrievalMisses = Literal["drop", "keep", "abstain"]
 """What becomes of such a row: it is left out, kept with an answer from memory, or answered by the abstention."""
@@ -30,8 +34,8 @@ def check_misses(retrieval_misses: str, abstention: object) -> None:
 
 
 def is_miss(example: Example) -> bool:
-    """Whether the supporting chunk is known and was not retrieved."""
-    return example.metadata.get(CONTEXT_KEY) == "support_missed"
+    """Whether the supporting chunk is known and the row lacks it, unless that was asked for by a share."""
+    return example.metadata.get(CONTEXT_KEY) in ("support_missed", "distractor")
 
 
 def settle_misses(

@@ -25,7 +25,7 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example, Message
 from ...formats.registry import training_lines
 from ...formats.wire import source_of
-from ...jsonl import one_line_reason, write_lines
+from ...jsonl import one_line_reason, save_lines
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape
 from ..pairs import Pair, PairSource, read_pairs
@@ -38,6 +38,7 @@ __all__ = ["RetrievalAugmentedDatasetBuilder"]
 _log = logging.getLogger(__name__)
 # Keys of ``counts``, which are logged.
 _SKIPPED = "questions skipped: nothing retrieved"
+_DISTRACTOR = "rows whose only chunk does not support the answer, left out; retrieval_misses decides"
 _MISSED = "questions whose supporting chunk was not retrieved; raise the retriever's top_k"
 _FEW_DISTRACTORS = "fewer distractors retrieved than requested; raise the retriever's top_k"
 _SUPPORT_KEPT = (
@@ -65,14 +66,14 @@ class RetrievalAugmentedDatasetBuilder:
     Args:
         retriever: The retriever that will serve. None: only with ``share_without_context=1.0``.
         separate_context: Whether to make k rows of question and chunk_i -> answer, instead of one row with the
-            chunks joined.
+            chunks joined. Where the pair names its support, ``retrieval_misses`` also decides on rows of other chunks.
         qa_template: Text with ``{context_str}`` and ``{query_str}``.
         system_prompt: System message of every row. None: there is none.
         output_cls: Class that the answers are validated against. None: a Pydantic answer has its own class, other
             answers may be any text.
-        retrieval_misses: What becomes of a pair whose supporting chunk is known and was not retrieved, so that its
-            answer is not in the prompt. "drop": it is left out; "abstain": ``abstention`` is its answer; "keep": its
-            row trains answering from memory.
+        retrieval_misses: What becomes of a row whose supporting chunk is known and not in the prompt. "drop": it is
+            left out; "abstain": ``abstention`` is its answer; "keep": it trains answering from memory, as RA-DIT does
+            on purpose.
         distractors: Keep the supporting chunks and this many others of the retriever's list. 0: the whole list.
         share_without_support: Share of questions, 0 to 1, whose supporting chunks are removed.
         abstention: Answer of the rows without support, such as "I do not know.". None: those of
@@ -163,13 +164,13 @@ class RetrievalAugmentedDatasetBuilder:
             ``path``.
 
         Raises:
-            ConfigurationError: The format is unknown.
+            ConfigurationError: The format is unknown, or the file cannot be written.
             DatasetError: There are no pairs, one does not fit, or the format cannot express a row; the message
                 names it.
         """
         rows = self.stream(pairs, show_progress=show_progress)
         lines = (row.to_json() for row in rows) if format is None else training_lines(rows, format)
-        return write_lines(Path(path), lines)
+        return save_lines(Path(path), lines)
 
     def stream(self, pairs: PairSource, *, show_progress: bool = False) -> Iterator[Example]:
         """Rows one by one, in the order of the pairs.
@@ -239,15 +240,16 @@ class RetrievalAugmentedDatasetBuilder:
         answer = _answer_text(pair, shape)
         if context.kind == "without_support" and self._abstention is not None:
             answer = self._abstention
+        self.counts[_MISSED] += context.kind == "support_missed"
         rows = [
             self._example(pair, answer, shape, chunks, context) for chunks in self._per_row(context.nodes)
         ]
-        if context.kind == "support_missed":
-            self.counts[_MISSED] += 1
-            rows = list(settle_misses(rows, self._retrieval_misses, self._abstention))
-        if rows:
-            self.counts[f"rows {context.kind}"] += len(rows)
-        yield from rows
+        settled = list(settle_misses(rows, self._retrieval_misses, self._abstention))
+        if context.kind == "with_support":
+            self.counts[_DISTRACTOR] += len(rows) - len(settled)
+        self.counts.update(f"rows {row.metadata[CONTEXT_KEY]}" for row in settled)
+        self.counts += Counter()  # without those that are 0
+        yield from settled
 
     def _per_row(self, nodes: list[NodeWithScore]) -> Iterable[list[NodeWithScore]]:
         """The chunks of each row: all in one, or one each."""
@@ -257,6 +259,7 @@ class RetrievalAugmentedDatasetBuilder:
         self, pair: Pair, answer: str, shape: AnswerShape, chunks: list[NodeWithScore], context: _Context
     ) -> Example:
         schema = shape.schema or pair.answer_schema
+        kind = "distractor" if self._is_distractor(pair, chunks, context) else context.kind
         return Example(
             messages=self.recipe.messages(pair.query, context_text(chunks) if chunks else None),
             answer=Message(role="assistant", content=answer),
@@ -266,13 +269,19 @@ class RetrievalAugmentedDatasetBuilder:
             query=pair.query,
             sources=tuple(source_of(chunk) for chunk in chunks),
             document_id=context.document_id,
-            metadata={**self._metadata, CONTEXT_KEY: context.kind},
+            metadata={**self._metadata, CONTEXT_KEY: kind},
         )
+
+    def _is_distractor(self, pair: Pair, chunks: list[NodeWithScore], context: _Context) -> bool:
+        """Whether a row with one chunk lacks the support that the pair names; a guessed support decides nothing."""
+        named = bool(pair.node_ids or pair.document_id)
+        separated = self.recipe.separate_context and context.kind == "with_support"
+        return named and separated and not _support(pair, chunks)
 
     def _log_counts(self) -> None:
         for key, count in sorted(self.counts.items()):
             _log.log(logging.INFO if key.startswith("rows") else logging.WARNING, "%s: %d", key, count)
-        missed = self.counts["rows support_missed"]
+        missed = self.counts["rows support_missed"] + self.counts["rows distractor"]
         if missed and self._retrieval_misses == "keep":
             _log.warning(
                 "%d rows contain no chunk that supports their answer, which trains hallucination: raise the "

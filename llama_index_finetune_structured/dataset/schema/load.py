@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -92,14 +93,14 @@ def _import_errors(folder: Path, location: str) -> Iterator[None]:
     sys.path.insert(0, str(folder))
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where, reason = f"{location}{_error_line(location, error)}", f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"schema {where}: cannot be imported ({reason}); {_EXPECTED}") from error
     finally:
         sys.path.remove(str(folder))
 
 
-def _error_line(location: str, error: Exception) -> str:
+def _error_line(location: str, error: BaseException) -> str:
     """``:line`` of the user's file that an error of importing it points at, or an empty text."""
     if isinstance(error, SyntaxError) and _is_file(error.filename or "", location):
         return f":{error.lineno}"
@@ -110,4 +111,6 @@ def _error_line(location: str, error: Exception) -> str:
 
 
 def _is_file(filename: str, location: str) -> bool:
-    return Path(filename).resolve() == Path(location).resolve()
+    return os.path.abspath(filename) == os.path.abspath(
+        location
+    )  # no look at the disk: it refuses some names

@@ -288,6 +288,10 @@ class _ClassBuilder:
             return kind
         if field.min is not None and field.max is not None and field.min > field.max:
             raise self._error((*keys, "min"), f"{field.min} is greater than max, {field.max}")
+        whole = field.type == "integer"
+        for end, limit in (("min", field.min), ("max", field.max)):
+            if whole and isinstance(limit, float):
+                raise self._error((*keys, end), f"expected an integer, as the field is one, found {limit}")
         if field.type in ("integer", "number"):
             return Annotated[kind, Field(ge=field.min, le=field.max)]
         if field.type != "string" and not _LIST.fullmatch(field.type or ""):

@@ -6,19 +6,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from ...errors import ConfigurationError, EngineError, MissingDependencyError
+from ...errors import EngineError, MissingDependencyError
+from ...llms.keys import check_address
 from ..timeouts import Timeouts
 from .providers import Provider
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["SdkFailure", "Service", "connect", "read_failure", "require_id", "require_rows", "sdk_errors"]
+__all__ = ["SdkFailure", "Service", "connect", "read_failure", "read_rows", "require_id", "sdk_errors"]
 
 T = TypeVar("T")
 FailureKind = Literal["permanent", "transient", "unknown"]
@@ -162,7 +162,7 @@ class Service:
 def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
     """Create the SDK's client, with its own retries off: they would repeat a submission.
 
-    Raises ConfigurationError without a key or address, or where ``api_base`` contains credentials.
+    Raises ConfigurationError without a key or address, or where ``api_base`` is no address or contains credentials.
     """
     try:
         import openai
@@ -170,8 +170,7 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, ti
         raise MissingDependencyError("openai", "openai", "OpenAIFinetuneEngine") from error
     key = SecretStr(provider.api_key(api_key))
     base = provider.api_base(api_base)
-    if "@" in urlsplit(base).netloc or urlsplit(base).query:
-        raise ConfigurationError("api_base holds credentials or a query; give the key as api_key instead")
+    check_address(base, "api_base", "api_key")
     client = openai.OpenAI(
         api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=timeouts.request_s
     )
@@ -182,7 +181,7 @@ def sdk_errors() -> tuple[type[Exception], ...]:
     """The exceptions of a request that was refused, not answered, or answered with an unreadable reply."""
     import openai
 
-    return (openai.OpenAIError, ValueError)  # ValueError: JSON that cannot be read, require_id, require_rows
+    return (openai.OpenAIError, ValueError)  # ValueError: JSON that cannot be read, read_rows, require_id
 
 
 def _is_retryable(error: BaseException) -> bool:
@@ -203,20 +202,34 @@ def require_id(reply: Any, what: str) -> Any:
     return reply
 
 
-def require_rows(request: Callable[[], Any], what: str, *, with_ids: bool = True) -> Any:
-    """The listing that ``request`` returns.
+def read_rows(
+    request: Callable[[], Any], what: str, *, most: int | None = None, with_ids: bool = True
+) -> list[Any]:
+    """The rows of the listing that ``request`` returns, of all pages or the first ``most``.
 
-    Raises ValueError where the reply is no list, or a row of its first page has no id (``with_ids``), so that an
-    unreadable listing is not taken for an empty one.
+    Raises ValueError where a page is no list, or a row has no id (``with_ids``), so that an unreadable listing is not
+    taken for an empty one. A page that ends as an earlier one did ends the listing: some servers ignore ``after`` and
+    would be asked for ever.
     """
+    rows: list[Any] = []
+    ends: set[str] = set()
     try:
-        reply = request()
-    except AttributeError as error:  # raised by the SDK's pagination on an HTML page
+        for page in request().iter_pages():
+            if not _are_rows(page.data, with_ids):
+                raise ValueError(f"the reply is no list of {what}: {str(page)[:200]!r}")
+            end = str(getattr(page.data[-1], "id", None)) if page.data else ""
+            if end in ends:
+                break
+            ends.add(end)
+            rows += page.data
+            if most is not None and len(rows) >= most:
+                break
+    except AttributeError as error:  # an HTML page, which the SDK returns as text
         raise ValueError(f"the reply is no list of {what}") from error
-    rows = getattr(reply, "data", None)
-    readable = isinstance(rows, list) and (
-        not with_ids or all(isinstance(getattr(row, "id", None), str) for row in rows)
+    return rows[:most]
+
+
+def _are_rows(data: object, with_ids: bool) -> bool:
+    return isinstance(data, list) and (
+        not with_ids or all(isinstance(getattr(row, "id", None), str) for row in data)
     )
-    if not readable:
-        raise ValueError(f"the reply is no list of {what}: {str(reply)[:200]!r}")
-    return reply

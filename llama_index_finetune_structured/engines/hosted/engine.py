@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import Generator, Mapping
@@ -15,7 +16,7 @@ from ...errors import ConfigurationError, EngineError
 from ...example import Transport
 from ..base import Data, FinetuneEngine, one_of_data
 from ..timeouts import Timeouts
-from .client import Service, connect, require_id, require_rows, sdk_errors
+from .client import Service, connect, read_rows, require_id, sdk_errors
 from .deprecations import warn_of_sunset
 from .follow import current_job, follow, raise_unless_succeeded, recorded
 from .journal import Run, RunJournal, run_folder
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenAIFinetuneEngine"]
 
 logger = logging.getLogger(__name__)
+
+_MAPPINGS = ("hyperparameters", "extra_body")
 
 
 class OpenAIFinetuneEngine(FinetuneEngine):
@@ -68,9 +71,11 @@ class OpenAIFinetuneEngine(FinetuneEngine):
 
     Raises:
         ConfigurationError: Not exactly one of ``data`` and ``data_path`` is given; the provider is unknown;
-            key or address is missing; ``api_base`` holds credentials; or ``output_dir`` holds another job.
+            key or address is missing or cannot be used; ``api_base`` holds credentials; a setting cannot be sent as
+            JSON; or ``output_dir`` holds another job.
         MissingDependencyError: The extra ``openai`` is not installed.
-        EngineError: The provider does not know ``start_job_id``, or does not answer.
+        EngineError: The provider does not know ``start_job_id``, or does not answer; or ``output_dir`` cannot be
+            read or written.
     """
 
     def __init__(
@@ -94,12 +99,11 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         transport: Transport | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        settings = {
-            "hyperparameters": dict(hyperparameters or {}),
-            "suffix": suffix,
-            "seed": seed,
-            "extra_body": dict(extra_body or {}),
-        }
+        settings = _checked_settings(
+            hyperparameters=hyperparameters or {}, suffix=suffix, seed=seed, extra_body=extra_body or {}
+        )
+        if transport not in (None, "tools", "json_schema", "text"):
+            raise ConfigurationError(f"transport {transport!r}: expected tools, json_schema or text")
         rows = one_of_data(data, data_path)
         self._plan = JobPlan(base_model, rows, validation, settings, transport, validate_json)
         self._verbose = verbose
@@ -172,7 +176,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
                 ``output_dir`` holds another run.
             DatasetError: The check (``validate_json``) finds errors, with ``file:line``.
             EngineError: The provider refuses the file or the job, with its own reason; or it does not answer
-                within ``timeouts.submit_s``.
+                within ``timeouts.submit_s``; or the run's folder cannot be written.
         """
         files = self._plan.files(self._service)
         journal = self._find_journal(files)
@@ -306,7 +310,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         _, run = self._submitted()
         newest = partial(self._service.client.fine_tuning.jobs.list_events, str(run.job_id), limit=100)
         events = self._service.call(
-            f"reading the events of {run.job_id}", lambda: list(require_rows(newest, "events"))
+            f"reading the events of {run.job_id}", lambda: read_rows(newest, "events", with_ids=False)
         )
         return metric_rows(reversed(events))
 
@@ -368,6 +372,18 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def __repr__(self) -> str:
         where = f"{self._service.provider.name}, {self._service.api_base}"
         return f"{type(self).__name__}({self._plan.base_model!r} at {where})"
+
+
+def _checked_settings(**settings: Any) -> dict[str, Any]:
+    """The settings as JSON values. Raises ConfigurationError for one that cannot be sent."""
+    for name, value in settings.items():
+        try:
+            settings[name] = json.loads(
+                json.dumps(dict(value) if name in _MAPPINGS else value, allow_nan=False)
+            )
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{name}: cannot be sent as JSON ({error})") from error
+    return settings
 
 
 def _tuned_llm(service: Service, run: Run, transport: Transport | None, llm_kwargs: dict[str, Any]) -> LLM:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import EngineError
 from ..timeouts import backoff_s
-from .client import Service, require_id, require_rows, sdk_errors
+from .client import Service, read_rows, require_id, sdk_errors
 from .journal import Run, RunJournal
 from .progress import Progress
 from .providers import normal_status
@@ -21,6 +21,7 @@ __all__ = ["current_job", "follow", "raise_unless_succeeded", "recorded"]
 
 logger = logging.getLogger(__name__)
 
+_SHOWN_EVENTS = 100  # the longest page that OpenAI gives
 _MODEL_NAME_GRACE_S = 300  # chosen: some providers name the model some time after the job has succeeded
 
 
@@ -90,10 +91,14 @@ def recorded(journal: RunJournal, run: Run, job: Any) -> Run:
 
 def _with_reason(journal: RunJournal, run: Run, events: list[Any]) -> Run:
     """The run of a failed job with the reason from its events, where the job itself gives none."""
-    reasons = [event.message for event in events if getattr(event, "level", None) == "error"]
+    reasons = [
+        reason
+        for event in events
+        if getattr(event, "level", None) == "error" and (reason := getattr(event, "message", None))
+    ]
     if normal_status(run.status) != "failed" or run.error or not reasons:
         return run
-    return _write(journal, run, error=reasons[0])
+    return _write(journal, run, error=str(reasons[0]))
 
 
 def _write(journal: RunJournal, run: Run, **changes: Any) -> Run:
@@ -107,8 +112,8 @@ def _write(journal: RunJournal, run: Run, **changes: Any) -> Run:
 def _events(service: Service, job_id: str) -> list[Any]:
     """The newest events, or none where the provider has none: they are needed only for the progress bar."""
     try:
-        newest = partial(service.client.fine_tuning.jobs.list_events, job_id, limit=100)
-        return list(require_rows(newest, "events", with_ids=False).data)
+        newest = partial(service.client.fine_tuning.jobs.list_events, job_id, limit=_SHOWN_EVENTS)
+        return read_rows(newest, "events", most=_SHOWN_EVENTS, with_ids=False)
     except sdk_errors() as error:
         logger.debug("no events of %s: %s", job_id, type(error).__name__)
         return []

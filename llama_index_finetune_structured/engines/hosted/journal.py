@@ -19,10 +19,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from ...errors import ConfigurationError, EngineError
+from ...errors import CheckpointError, ConfigurationError, EngineError
+from ...example import content_hash
 from ...files import replacing, sync
 
-__all__ = ["RUNS_VARIABLE", "Run", "RunJournal", "find_run", "list_runs", "run_folder", "runs_root"]
+__all__ = [
+    "RUNS_VARIABLE",
+    "Run",
+    "RunJournal",
+    "attached_folder",
+    "find_run",
+    "list_runs",
+    "run_folder",
+    "runs_root",
+]
 
 Phase = Literal["new", "submitting", "submitted", "refused"]
 
@@ -104,13 +114,15 @@ class RunJournal:
         self.path = self.folder / "run.json"
 
     def read(self) -> Run | None:
-        """The run as last written, or None. Raises EngineError where the file is not a run."""
+        """The run as last written, or None. Raises EngineError where the file cannot be read or is not a run."""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            return Run.model_validate_json(self.path.read_bytes())
         except FileNotFoundError:
             return None
-        try:
-            return Run.model_validate_json(text)
+        except OSError as error:
+            raise EngineError(
+                f"{self.path}: cannot be read ({error.strerror}); give the run's own folder, which you can read"
+            ) from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
@@ -127,20 +139,38 @@ class RunJournal:
         return run
 
     def write(self, run: Run) -> Run:
-        """Write the run durably (fsync) and return it. The folder is readable by its owner only."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Write the run durably (fsync) and return it. The folder is readable by its owner only.
+
+        Raises CheckpointError where it cannot be written.
+        """
         text = json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        with replacing(self.path) as file:
-            file.write(text + "\n")
-        if sys.platform != "win32":
-            sync(self.folder)
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with replacing(self.path) as file:
+                file.write(text + "\n")
+            if sys.platform != "win32":
+                sync(self.folder)
         return run
 
     @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: the run's folder cannot be written ({error.strerror}); free disk space, or give an "
+                "output_dir that you can write"
+            ) from error
+
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the operating system releases it when the process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        """Hold the run for this process; the operating system releases it when the process ends.
+
+        Raises CheckpointError where the folder cannot be written.
+        """
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock_file(descriptor)
             yield
@@ -168,6 +198,12 @@ def run_folder(base_model: str, identity: str) -> Path:
     """The default folder of the run with this ``identity``, a content hash; equal requests share one."""
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", base_model).strip("-.")[:40] or "run"
     return runs_root() / f"{slug}-{identity[:12]}"
+
+
+def attached_folder(job_id: str) -> Path:
+    """The default folder of a run that is attached to by the id of its job, which may be anything."""
+    is_name = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", job_id)
+    return runs_root() / job_id if is_name else run_folder(job_id, content_hash(job_id))
 
 
 def list_runs(root: Path | None = None) -> list[tuple[Path, Run]]:

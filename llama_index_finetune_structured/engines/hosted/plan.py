@@ -13,7 +13,7 @@ from ...example import Transport, content_hash
 from ..base import Data, named_file
 from .client import Service
 from .follow import current_job, recorded
-from .journal import Run, RunJournal, list_runs, runs_root
+from .journal import Run, RunJournal, attached_folder, list_runs, runs_root
 from .providers import DEAD, JobRequest, normal_status
 from .submission import KEY_NAME
 from .training_file import TrainingFile, preflight, prepare, transport_of
@@ -119,7 +119,7 @@ def attach_run(plan: JobPlan, service: Service, journal: RunJournal | None, job_
     Raises ConfigurationError where ``journal`` is given and holds another job.
     """
     known = [folder for folder, run in list_runs() if run.job_id == job_id]
-    journal = journal or RunJournal(known[0] if known else runs_root() / job_id)
+    journal = journal or RunJournal(known[0] if known else attached_folder(job_id))
     job = current_job(service, job_id)
     run = journal.read() or plan.new_run(service, [])
     if run.job_id not in (None, job_id):

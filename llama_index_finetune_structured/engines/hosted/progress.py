@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,10 @@ from tqdm import tqdm
 __all__ = ["Progress", "metric_row", "metric_rows"]
 
 # OpenAI's event messages, for events that carry no data
-_STEP_MESSAGE = re.compile(r"Step (?P<step>\d+)(?:/(?P<total>\d+))?: training loss=(?P<loss>[0-9.eE+-]+)")
+_STEP_MESSAGE = re.compile(
+    r"Step (?P<step>\d{1,15})(?:/(?P<total>\d{1,15}))?: "
+    r"training loss=(?P<loss>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
+)
 
 
 def metric_row(event: Any) -> dict[str, float]:
@@ -20,6 +24,8 @@ def metric_row(event: Any) -> dict[str, float]:
     row: dict[str, float] = {}
     if isinstance(data, dict):
         row = {k: v for k, v in data.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if not math.isfinite(row.get("step", 0)):
+        del row["step"]
     if "step" not in row and (match := _STEP_MESSAGE.search(str(getattr(event, "message", "")))):
         row["step"] = int(match["step"])
         row["train_loss"] = float(match["loss"])
@@ -48,9 +54,10 @@ class Progress:
     def take(self, status: str, events: Iterable[Any]) -> None:
         """Show the status and the new ones among ``events``, which are sorted newest first."""
         for event in reversed(list(events)):
-            if event.id in self._seen:
+            name = str(getattr(event, "id", event))
+            if name in self._seen:
                 continue
-            self._seen.add(event.id)
+            self._seen.add(name)
             self._show(metric_row(event))
         self._bar.set_postfix_str(self._label(status))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigurationError
+from ...llms.keys import checked_key
 
 __all__ = ["DEAD", "PROVIDERS", "JobRequest", "Provider", "normal_status", "provider_named"]
 
@@ -64,13 +65,13 @@ class Provider:
         return base
 
     def api_key(self, given: str | None) -> str:
-        """The key: ``given``, else from the environment. Raises ConfigurationError when there is none."""
+        """The key: ``given``, else from the environment. Raises ConfigurationError where none can be sent."""
         key = given or _first_set(self.key_variables)
         if not key:
             raise ConfigurationError(
                 f"no API key for provider {self.name!r}: pass api_key= or set {self.key_variables[0]}"
             )
-        return key
+        return checked_key(key)
 
 
 def _first_set(variables: tuple[str, ...]) -> str | None:

@@ -8,7 +8,6 @@ is sent again.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import EngineError
 from ..timeouts import backoff_s
-from .client import Service, require_id, require_rows, sdk_errors
+from .client import Service, read_rows, require_id, sdk_errors
 from .journal import Run, RunJournal
 from .providers import DEAD, JobRequest, normal_status
 from .training_file import TrainingFile
@@ -54,7 +53,7 @@ def upload(service: Service, file: TrainingFile, known_id: str | None) -> str:
 
 def _find_or_upload(service: Service, file: TrainingFile, known_id: str | None) -> Any:
     """The file at the provider, found by id or by name and size: the name contains the content's hash."""
-    for stored in require_rows(partial(service.client.files.list, purpose="fine-tune"), "files"):
+    for stored in read_rows(partial(service.client.files.list, purpose="fine-tune"), "files"):
         same = stored.id == known_id or getattr(stored, "filename", None) == file.upload_name
         complete = getattr(stored, "bytes", None) == file.size_bytes
         if same and complete and str(getattr(stored, "status", None)).lower() not in _FILE_BAD:
@@ -187,9 +186,9 @@ def _jobs(service: Service, run: Run) -> list[FineTuningJob]:
 
     def listed() -> list[FineTuningJob]:
         jobs = service.client.fine_tuning.jobs
-        by_key = require_rows(partial(jobs.list, limit=100, metadata={KEY_NAME: run.key}), "jobs")
-        newest = itertools.islice(require_rows(partial(jobs.list, limit=100), "jobs"), _NEWEST_JOBS)
-        return list({job.id: job for job in itertools.chain(by_key, newest)}.values())
+        by_key = read_rows(partial(jobs.list, limit=100, metadata={KEY_NAME: run.key}), "jobs")
+        newest = read_rows(partial(jobs.list, limit=100), "jobs", most=_NEWEST_JOBS)
+        return list({job.id: job for job in (*by_key, *newest)}.values())
 
     return service.call("searching for the job before submitting it", listed)
 

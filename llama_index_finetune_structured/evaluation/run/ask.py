@@ -20,11 +20,11 @@ from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
 from ...answer_values import answer_value
+from ...capture.error_text import error_text
 from ...errors import ConfigurationError, MissingDependencyError, StructuredAnswerError
 from ...example import canonical_json, content_hash
 from ...printable import one_line
 from .answer_log import AnswerLog, RawAnswer
-from .redacted import error_text
 from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
 from .tracing import Tracer, tracing

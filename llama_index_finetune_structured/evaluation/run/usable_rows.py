@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
+from ...capture.error_text import error_text
 from ...errors import DatasetError
 from ...example import Example
-from .redacted import error_text
 from .target import ERROR_CHARACTERS, AnswerTarget, target_of
 
 __all__ = ["LeftOut", "usable_targets"]

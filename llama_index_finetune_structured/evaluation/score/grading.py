@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...capture.error_text import error_text
 from ...errors import ConfigurationError, StructuredAnswerError
 from ...example import Example, canonical_json
 from ..run.answer_log import RawAnswer
-from ..run.redacted import error_text
 from ..run.target import AnswerTarget
 from .answers import FieldScore, score_answer
 from .failures import INVALID

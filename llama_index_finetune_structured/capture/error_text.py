@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ...capture.redaction import redact_secrets
+from .redaction import redact_secrets
 
 __all__ = ["error_text"]
 
