@@ -379,7 +379,7 @@ def test_tools_are_refused_by_name(llm: LoraLLM, way: str) -> None:
 @pytest.mark.filterwarnings("ignore:The `json` method")  # LlamaIndex's StructuredLLM calls it
 @pytest.mark.parametrize("way", [*WAYS, *STRUCTURED_WAYS])
 def test_options_without_a_value_are_ignored(llm: LoraLLM, way: str) -> None:
-    unused = {
+    unused: dict[str, Any] = {
         "tools": [],
         "tool_choice": None,
         "allow_parallel_tool_calls": False,
@@ -397,7 +397,7 @@ def test_a_query_engine_passes_nothing_that_is_refused(llm: LoraLLM) -> None:
     assert isinstance(index.as_query_engine(llm=llm, output_cls=Song).query("Which?").response, Song)
 
 
-CONSTRUCTORS = {
+CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "LoraLLM": lambda base, **kw: LoraLLM(base_model=base, **kw),
     "gradient": lambda _, **kw: GradientBaseModelLLM(
         base_model_slug="s", host="http://127.0.0.1:1", access_token="t", **kw

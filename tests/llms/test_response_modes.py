@@ -38,9 +38,8 @@ class Song(BaseModel):
     seconds: int = Field(description="As printed on the sleeve " * 8)
 
 
-Large: Any = create_model(
-    "Large", **{f"field_{n}": (int, Field(description="A long description. " * 4)) for n in range(40)}
-)
+_FIELDS: Any = {f"field_{n}": (int, Field(description="A long description. " * 4)) for n in range(40)}
+Large: Any = create_model("Large", **_FIELDS)
 
 
 class _Prompts(BaseEventHandler):

@@ -251,7 +251,7 @@ def test_an_answer_that_is_the_text_of_a_control_token_ends_only_at_its_end(llm:
         note: Literal["<|im_end|>"]
 
     for attempt in range(2):  # the second time with drafts of the first answer
-        answer = llm.structured_predict(Mark, PROMPT, thing=str(attempt))
+        answer: Any = llm.structured_predict(Mark, PROMPT, thing=str(attempt))
         assert answer.mark in ("<|im_end|>", "<|im_start|>user")
         assert answer.note == "<|im_end|>"
 

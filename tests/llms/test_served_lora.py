@@ -274,7 +274,8 @@ def test_a_server_gets_system_messages_in_the_form_of_training(
     sent = server.calls("POST", CHAT)[-1].json()["messages"]
     messages = [ChatMessage(role="system", content="Be brief."), *asked]
     trained = prompt_ids(tokenizer, messages, Colour.model_json_schema())
-    assert tokenizer.apply_chat_template(sent, add_generation_prompt=True)["input_ids"] == trained
+    rendered: Any = tokenizer.apply_chat_template(sent, add_generation_prompt=True)
+    assert rendered["input_ids"] == trained
     assert "Cite." in tokenizer.decode(trained)
 
 

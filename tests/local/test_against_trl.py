@@ -29,7 +29,7 @@ ROWS = [
 def _model() -> Any:
     model = tiny.model("llama")
     torch.manual_seed(1)
-    return add_lora(model, rank=SETTINGS.rank, alpha=SETTINGS.alpha)
+    return add_lora(model, rank=SETTINGS.rank, alpha=SETTINGS.lora_alpha)
 
 
 class _Losses(TrainerCallback):

@@ -27,6 +27,7 @@ from llama_index_finetune_structured.local.generate.request import (
     GenerationResult,
     Sampling,
 )
+from llama_index_finetune_structured.local.generate.sequence import GeneratedSequence
 from tests import tiny
 
 BOUND_S = 10
@@ -88,7 +89,7 @@ def _traced(engine: GenerationEngine, injector: _Injector) -> list[str]:
     try:
         futures = _submitted(engine)
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
     _ended(futures)
     _wait_for_the_thread(engine)
     return injector.places
@@ -127,9 +128,9 @@ SEAMS: list[tuple[Any, str]] = [
     (PrefixCache, "find"),
     (PrefixCache, "add"),
     (PrefixCache, "_evict"),
-    (decoders.GeneratedSequence, "draft"),
-    (decoders.GeneratedSequence, "choose"),
-    (decoders.GeneratedSequence, "append"),
+    (GeneratedSequence, "draft"),
+    (GeneratedSequence, "choose"),
+    (GeneratedSequence, "append"),
     (GenerationEngine, "_is_done"),
     (GenerationEngine, "_next"),
     (threading.Thread, "start"),

@@ -118,7 +118,7 @@ def test_a_schema_is_in_the_prompt_in_its_own_letters() -> None:
 @pytest.mark.parametrize("place", ["message", "schema", "answer"])
 def test_half_a_character_is_refused_by_name(place: str) -> None:
     texts = {"message": "Q", "schema": "a", "answer": "1971"} | {place: "smile \ud83c"}
-    schema = {"type": "string", "description": texts["schema"]} if place == "schema" else None
+    schema: Any = {"type": "string", "description": texts["schema"]} if place == "schema" else None
     example = Example.model_construct(
         messages=(Message.model_construct(role="user", content=texts["message"], tool_calls=None),),
         answer=Message.model_construct(role="assistant", content=texts["answer"], tool_calls=None),
