@@ -47,6 +47,10 @@ def evaluate(
     """
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
     output_cls = answer_class(schema, data)
+    if output_cls is None:
+        say(
+            "an answer is valid if it fits the JSON schema stored with the data; a class's validators need --schema"
+        )
     trained = find_trained(model)
     options = {"constrained": grammar, "batch_size": batch_size}
     systems = (

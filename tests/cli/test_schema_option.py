@@ -84,8 +84,10 @@ def test_eval_is_by_the_class_for_gold_and_answers_alike(rows: Path, call: Call,
     ask = ["eval", str(tiny_llama), "rows.jsonl", "--output"]
     by_schema = call(*ask, "by-schema")
     assert (by_schema["examples"], by_schema["left_out"]) == (12, 0)
+    assert "a class's validators need --schema" in " ".join(by_schema["stderr"].split())
     by_class = call(*ask, "by-class", "--schema", "models.py:Invoice")
     assert (by_class["examples"], by_class["left_out"]) == (11, 1)
+    assert "need --schema" not in by_class["stderr"]
     card = Scorecard.from_json("by-class/scorecard.json")
     assert card.rows[0].gold == {"number": "A0", "total": "0.50"}
     assert card.settings["schema"] == "models.py:Invoice"
