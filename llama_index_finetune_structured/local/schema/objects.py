@@ -20,18 +20,21 @@ from .drafts import by_reference_alone
 
 __all__ = [
     "KeyOrder",
+    "all_members",
     "closing_place",
     "describes_objects",
     "in_schema_order",
     "key_names",
     "matching_patterns",
     "members",
+    "union_by_branch",
     "union_keywords",
 ]
 
 _UNIONS = ("anyOf", "oneOf")
 _KEYED = ("properties", "required", "patternProperties", "additionalProperties")
 _MOST_UNIONS = 3  # chosen: unions inside unions of one value; ends the walk of a union of itself
+_DEEPEST = 8  # unions and references inside each other to the same object; chosen, ends the walk of a circular one
 _MOST_MEMBERS = (
     64  # chosen: more than schemas written by hand have; ends the walk of one that refers to itself
 )
@@ -63,6 +66,38 @@ def key_names(schemas: list[Mapping[str, Any]]) -> list[str]:
     described = [name for schema in schemas for name in _map(schema, "properties")]
     required = [name for schema in schemas for name in _list(schema, "required") if isinstance(name, str)]
     return list(dict.fromkeys([*described, *required]))
+
+
+def all_members(root: Any, node: Any, depth: int = 0) -> list[Mapping[str, Any]]:
+    """The members of a schema and of all branches of its unions that describe objects."""
+    schemas = members(root, node)
+    if depth == _DEEPEST:
+        return schemas
+    return schemas + [
+        inner
+        for schema, keyword in _object_unions(root, schemas)
+        for branch in schema[keyword]
+        for inner in all_members(root, branch, depth + 1)
+    ]
+
+
+def _object_unions(root: Any, schemas: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """The unions of the schemas that describe objects, by schema and keyword."""
+    return [
+        (schema, keyword)
+        for schema in schemas
+        for keyword in union_keywords(schema)
+        if any(describes_objects(root, branch) for branch in schema[keyword])
+    ]
+
+
+def union_by_branch(root: Any, node: Mapping[str, Any]) -> str | None:
+    """The keyword of the one union of a schema, each branch of which lists the keys of its own objects.
+
+    None where objects of all branches have one list of keys: there are several unions, or it is not the schema's own.
+    """
+    unions = _object_unions(root, members(root, node))
+    return unions[0][1] if len(unions) == 1 and unions[0][0] is node else None
 
 
 def closing_place(root: Any, node: Any) -> Literal["here", "inside", "nowhere"]:
@@ -133,7 +168,7 @@ class KeyOrder:
         chosen = self._chosen_members(node, value)
         if isinstance(value, list):
             return [self.ordered(_item_schema(chosen, n), item) for n, item in enumerate(value)]
-        names = [name for name in key_names(chosen) if name in value]
+        names = [name for name in self._key_order(node, value) if name in value]
         learned = _learned(chosen, value)
         rest = [name for name in value if name not in {*names, *learned}]
         ordered = {name: self.ordered(_key_schema(chosen, name), value[name]) for name in names}
@@ -161,12 +196,31 @@ class KeyOrder:
         for member in members(self.root, node):
             found.append(member)
             for keyword in union_keywords(member) if depth < _MOST_UNIONS else ():
-                branches: list[Any] = member[keyword]
-                chosen = [
-                    self._chosen_members(branches[n], value, depth + 1) for n in self.fitting(branches, value)
-                ]
-                found += max(chosen, key=lambda schemas: _covered(list(schemas), value))
+                found += self._chosen_branch(member[keyword], value, depth + 1)[1]
         return found
+
+    def _chosen_branch(
+        self, branches: list[Any], value: Any, depth: int
+    ) -> tuple[Any, list[Mapping[str, Any]]]:
+        """The branch of a union for ``value``, with its members that hold for it."""
+        fitting = [branches[n] for n in self.fitting(branches, value)]
+        chosen = [(branch, self._chosen_members(branch, value, depth)) for branch in fitting]
+        return max(chosen, key=lambda found: _covered(found[1], value))
+
+    def _key_order(self, node: Any, value: Any, depth: int = 0) -> list[str]:
+        """The keys of an object of ``node`` in the order of the closed schema's lists."""
+        schemas = members(self.root, node)
+        if not schemas or depth == _DEEPEST:
+            return key_names(schemas)
+        keyword = union_by_branch(self.root, node)
+        branch = None if keyword is None else self._chosen_branch(node[keyword], value, 1)[0]
+        if closing_place(self.root, node) != "inside":
+            return key_names([*schemas, *all_members(self.root, branch)] if keyword else all_members(self.root, node))
+        if keyword is None:
+            inner = [resolve_pointer(self.root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
+            inner = [one for one in [*inner, *_list(node, "allOf")] if describes_objects(self.root, one)]
+            branch = inner[0]
+        return self._key_order(branch, value, depth + 1)
 
     def _fits(self, branch: Any, value: Any) -> bool:
         try:
