@@ -8,6 +8,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from pydantic import (
@@ -29,6 +30,7 @@ __all__ = ["answer_value", "given_value", "trained_value"]
 _SECRETS = (Secret, SecretStr, SecretBytes)
 _LISTS = (list, tuple, deque)
 _SETS = (set, frozenset)
+_LONGEST_DECIMAL = 40  # characters; what grammars hold: 20 digits before the point and after it
 _DEEP = "the answer contains itself, or is nested too deeply"
 
 
@@ -108,6 +110,9 @@ def _with_validation_names(value: Any, dumped: Any) -> Any:
     if isinstance(value, (*_LISTS, *_SETS)) and isinstance(dumped, list) and len(value) == len(dumped):
         items = [_with_validation_names(inner, part) for inner, part in zip(value, dumped, strict=True)]
         return _in_order(items) if isinstance(value, _SETS) else items
+    if isinstance(value, Decimal) and isinstance(dumped, str) and dumped == str(value):
+        plain = f"{value:f}"  # grammars know the limits of decimals without an exponent
+        return plain if len(plain) <= _LONGEST_DECIMAL else dumped
     return dumped
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class _Place:
 
     keys: tuple[frozenset[bytes] | None, ...] = ()
     in_string: bool = False
+    empty: bool = False  # the open string has no content yet
     escaped: bool = False
     is_key: bool = False
     expects_key: bool = False
@@ -63,7 +64,7 @@ class _Place:
             return
         self.number = byte in (_NUMBER_INSIDE if self.number else _NUMBER)
         if byte == _QUOTE:
-            self.in_string, self.is_key, self.string = True, self.expects_key, b""
+            self.in_string, self.empty, self.is_key, self.string = True, True, self.expects_key, b""
         elif byte in b"{[":
             self.keys = (*self.keys, frozenset() if byte == ord("{") else None)
             self.expects_key = byte == ord("{")
@@ -75,6 +76,7 @@ class _Place:
             self.expects_key = False
 
     def _append_in_string(self, byte: int) -> None:
+        self.empty = False
         if self.escaped or byte != _QUOTE:
             self.string += bytes([byte]) if self.is_key else b""
             is_unicode_escape = self.escaped and byte == ord("u")
@@ -110,8 +112,10 @@ class EndingSearch:
 
     def __init__(self, engine: Any, strings: Sequence[str] = (), numbers: Sequence[str] = ()) -> None:
         self._engine = engine
-        self._strings = [text.encode() for text in strings]
-        self._numbers = [text.encode() for text in numbers]
+        whole = {(text + '"').encode() for text in strings}
+        self._whole_strings = self._with_tokens(sorted(whole, key=len))
+        self._string_tails = self._with_tokens(_suffixes(whole))
+        self._number_tails = self._with_tokens(_suffixes(text.encode() for text in numbers))
         self._byte_tokens: dict[int, int] = {}
         for byte in range(256):
             tokens = engine.tokenize_bytes(bytes([byte]))
@@ -125,6 +129,9 @@ class EndingSearch:
         if text is None:
             text = self._greedy(start)
         return None if text is None else self._tokens(text)
+
+    def _with_tokens(self, texts: Iterable[bytes]) -> list[tuple[bytes, list[int]]]:
+        return [(text, self._tokens(text)) for text in texts]
 
     def _tokens(self, text: bytes) -> list[int]:
         tokens: list[int] = self._engine.tokenize_bytes(text)
@@ -182,8 +189,7 @@ class EndingSearch:
         return _State(matcher, state.text + text, place, shape)
 
     def _accepts(self, state: _State, text: bytes) -> bool:
-        tokens = self._tokens(text)
-        return int(state.matcher.validate_tokens(tokens)) == len(tokens)
+        return _validates(state, self._tokens(text))
 
     def _following(self, state: _State) -> Iterator[_State]:
         """The states after each choice, the likely shortest first."""
@@ -221,8 +227,8 @@ class EndingSearch:
 
         sampled = [
             tail
-            for tail in _suffixes(self._numbers)
-            if self._accepts(state, tail) and (after := self._after(state, tail)) and ended(after)
+            for tail, tokens in self._number_tails
+            if _validates(state, tokens) and (after := self._after(state, tail)) and ended(after)
         ]
         return sampled[:2] or self._ends(state, _NUMBER_INSIDE, ended, 1)
 
@@ -250,18 +256,21 @@ class EndingSearch:
 
     def _sampled_string_ends(self, state: _State) -> list[bytes]:
         """Ends of a string by the known texts and, for a string that is too short, by a repeated letter."""
-        ends = [tail + b'"' for tail in _suffixes(self._strings) if self._accepts(state, tail + b'"')]
-        return [*ends, *self._padding(state)]
+        known = self._whole_strings if state.place.empty else self._string_tails
+        ends = (text for text, tokens in known if _validates(state, tokens))
+        return [*itertools.islice(ends, _ENDS), *self._padding(state)]
 
     def _padding(self, state: _State) -> list[bytes]:
         letter = self._byte_tokens.get(ord("a"))
         if letter is None:
             return []
-        most = int(state.matcher.validate_tokens([letter] * _LONGEST_ENDING))
         least, bound = 0, 1
-        while bound < most and not self._accepts(state, b"a" * bound + b'"'):
+        while bound < _LONGEST_ENDING and not self._accepts(state, b"a" * bound + b'"'):
+            most = int(state.matcher.validate_tokens([letter] * bound))
+            if most < bound:
+                bound = most
+                break
             least, bound = bound, 2 * bound
-        bound = min(bound, most)
         while least < bound:
             middle = (least + bound) // 2
             if self._accepts(state, b"a" * middle + b'"'):
@@ -311,6 +320,10 @@ class EndingSearch:
         return [bytes([byte]) for byte in few]
 
 
-def _suffixes(texts: Sequence[bytes]) -> list[bytes]:
+def _validates(state: _State, tokens: list[int]) -> bool:
+    return int(state.matcher.validate_tokens(tokens)) == len(tokens)
+
+
+def _suffixes(texts: Iterable[bytes]) -> list[bytes]:
     """Every ending of the texts once, the shortest first."""
     return sorted({text[start:] for text in texts for start in range(len(text) + 1) if text[start:]}, key=len)

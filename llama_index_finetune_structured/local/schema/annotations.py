@@ -1,4 +1,7 @@
-"""Remove what says nothing about values: beside a reference in a circle the grammar compiler refuses all it knows not."""
+"""Remove what says nothing about values.
+
+Beside a reference to a schema inside itself the grammar compiler refuses every keyword that it does not know.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ __all__ = ["without_annotations"]
 _KEPT = UNENFORCED | {
     *("$ref", "$id", "id", "$schema", "$anchor", "$dynamicRef", "$dynamicAnchor", "$defs", "definitions"),
     *("type", "enum", "const", "anyOf", "oneOf", "allOf", "title", "description", LEARNED_KEYS),
-    *("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
+    *(
+        "properties",
+        "patternProperties",
+        "additionalProperties",
+        "required",
+        "minProperties",
+        "maxProperties",
+    ),
     *("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "dependentRequired"),
     *("minLength", "maxLength", "pattern", "format", "minContains", "maxContains"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),

@@ -21,6 +21,7 @@ from .annotations import without_annotations
 from .closing import LEARNED_KEYS, UNENFORCED, closed_schema
 from .drafts import by_reference_alone
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
+from .number_limits import translate_limits
 from .string_formats import SHORT_FORMATS, translate_string
 
 __all__ = ["AnswerBounds", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
@@ -177,6 +178,7 @@ def _translated(node: Any) -> Any:
         translated[LEARNED_KEYS] = {name: _translated(child) for name, child in learned.items()}
     if "string" in _kinds(node):
         translate_string(translated)
+    translate_limits(translated)
     return translated
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
+from ...example import canonical_json
 from ...json_schema import resolve_pointer, schema_validator
 from .drafts import by_reference_alone
 
@@ -33,8 +34,11 @@ __all__ = [
 
 _UNIONS = ("anyOf", "oneOf")
 _KEYED = ("properties", "required", "patternProperties", "additionalProperties")
+_NUMBER_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _MOST_UNIONS = 3  # chosen: unions inside unions of one value; ends the walk of a union of itself
-_DEEPEST = 8  # unions and references inside each other to the same object; chosen, ends the walk of a circular one
+_DEEPEST = (
+    8  # unions and references inside each other to the same object; chosen, ends the walk of a circular one
+)
 _MOST_MEMBERS = (
     64  # chosen: more than schemas written by hand have; ends the walk of one that refers to itself
 )
@@ -162,10 +166,15 @@ class KeyOrder:
         self.root = root
 
     def ordered(self, node: Any, value: Any) -> Any:
-        """``value`` of the sub-schema ``node`` with the keys of every object in order."""
-        if not isinstance(value, list | dict):
+        """``value`` of the sub-schema ``node`` as the grammar spells it, the keys of every object in order."""
+        if not isinstance(value, list | dict | float):
             return value
         chosen = self._chosen_members(node, value)
+        constant = _constant(chosen, value)
+        if constant is not None:
+            return constant
+        if isinstance(value, float):
+            return _number(chosen, value)
         if isinstance(value, list):
             return [self.ordered(_item_schema(chosen, n), item) for n, item in enumerate(value)]
         names = [name for name in self._key_order(node, value) if name in value]
@@ -181,7 +190,7 @@ class KeyOrder:
 
     def fitting(self, branches: list[Any], value: Any) -> list[int]:
         """Which branches of a union the value fits; all of them where it fits none."""
-        if len(branches) < 2 or not isinstance(value, dict | list):
+        if len(branches) < 2 or not isinstance(value, dict | list | float):
             return list(range(len(branches)))
         return [n for n, branch in enumerate(branches) if self._fits(branch, value)] or list(
             range(len(branches))
@@ -215,7 +224,9 @@ class KeyOrder:
         keyword = union_by_branch(self.root, node)
         branch = None if keyword is None else self._chosen_branch(node[keyword], value, 1)[0]
         if closing_place(self.root, node) != "inside":
-            return key_names([*schemas, *all_members(self.root, branch)] if keyword else all_members(self.root, node))
+            return key_names(
+                [*schemas, *all_members(self.root, branch)] if keyword else all_members(self.root, node)
+            )
         if keyword is None:
             inner = [resolve_pointer(self.root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
             inner = [one for one in [*inner, *_list(node, "allOf")] if describes_objects(self.root, one)]
@@ -234,9 +245,39 @@ class KeyOrder:
 
 
 def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` with the keys of every object in the order that the grammar of the schema demands."""
+    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point."""
     root = by_reference_alone(dict(schema))
     return KeyOrder(root).ordered(root, value)
+
+
+def _constant(schemas: list[Mapping[str, Any]], value: Any) -> Any:
+    """The member of an ``enum``, or the ``const``, that equals the value, as the grammar spells it; else None."""
+    constants = [allowed for schema in schemas for allowed in _list(schema, "enum")]
+    constants += [schema["const"] for schema in schemas if "const" in schema]
+    given = canonical_json(_whole(value)) if constants else ""
+    return next((spelled for spelled in map(_whole, constants) if canonical_json(spelled) == given), None)
+
+
+def _whole(value: Any) -> Any:
+    """The value with whole numbers as integers."""
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number(schemas: list[Mapping[str, Any]], number: float) -> float:
+    """A float as an integer where the grammar knows only that: in an integer's place, and 0 where there are limits."""
+    types = [kind for schema in schemas if "type" in schema for kind in _types(schema)]
+    is_integer = "integer" in types and "number" not in types
+    is_limited_zero = number == 0 and any(limit in schema for schema in schemas for limit in _NUMBER_LIMITS)
+    return int(number) if number.is_integer() and (is_integer or is_limited_zero) else number
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    named = schema["type"]
+    return named if isinstance(named, list) else [named]
 
 
 def _learned(schemas: list[Mapping[str, Any]], value: Mapping[str, Any]) -> list[str]:
