@@ -146,11 +146,15 @@ def _field_names(value: Any) -> list[str] | None:
 
 def _fields(value: Any) -> Iterator[tuple[str, Any]]:
     """Name and value of each field of a model or dataclass, then of a model's extra fields."""
-    for name in _field_names(value) or ():
-        if hasattr(value, name):  # an object of ``model_construct`` may lack some
-            yield name, getattr(value, name)
-    if isinstance(value, BaseModel):
+    names = _field_names(value) or ()
+    if isinstance(
+        value, BaseModel
+    ):  # getattr would warn of a deprecated field; ``model_construct`` may leave some out
+        held = vars(value)
+        yield from ((name, held[name]) for name in names if name in held)
         yield from (value.__pydantic_extra__ or {}).items()
+    else:
+        yield from ((name, getattr(value, name)) for name in names if hasattr(value, name))
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:

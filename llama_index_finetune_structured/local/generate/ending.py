@@ -33,13 +33,17 @@ _FREE = b"a0bc-.:/@A_ 12"
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _NUMBER = frozenset(b"-0123456789")
 _NUMBER_INSIDE = _NUMBER | frozenset(b".eE+")
-_AFTER_VALUE = b"}],"
-_ALL, _PRINTABLE, _STRUCTURAL = range(256), range(32, 127), b'}],"[{:ntf-0123456789.eE+'
+_AFTER_VALUE, _STRUCTURE = b"}],", b"{}[],:"
+_ALL, _PRINTABLE, _NOT_ASCII = range(256), range(32, 127), range(128, 256)
+_STRUCTURAL = b'}],"[{:ntf-0123456789.eE+'
 
 
 @dataclass
 class _Place:
-    """What the JSON text so far leaves open: brackets, with the keys of objects, and whether a string is open."""
+    """What the JSON text so far leaves open: brackets, with the keys of objects, and whether a string is open.
+
+    ``shape``: hash of its structure and keys, without strings, numbers and literals.
+    """
 
     keys: tuple[frozenset[bytes] | None, ...] = ()
     in_string: bool = False
@@ -48,6 +52,7 @@ class _Place:
     is_key: bool = False
     expects_key: bool = False
     number: bool = False
+    shape: int = 0
     string: bytes = b""
     missing: int = 0  # bytes that an unfinished character, or its \\u escape, still needs
 
@@ -63,6 +68,8 @@ class _Place:
             self._append_in_string(byte)
             return
         self.number = byte in (_NUMBER_INSIDE if self.number else _NUMBER)
+        if byte in _STRUCTURE:
+            self.shape = hash((self.shape, byte))
         if byte == _QUOTE:
             self.in_string, self.empty, self.is_key, self.string = True, True, self.expects_key, b""
         elif byte in b"{[":
@@ -86,6 +93,7 @@ class _Place:
         self.in_string = False
         if self.is_key and self.keys and (names := self.keys[-1]) is not None:
             self.keys = (*self.keys[:-1], names | {self.string})
+            self.shape = hash((self.shape, self.string))
 
 
 def _continuations(byte: int) -> int:
@@ -95,12 +103,11 @@ def _continuations(byte: int) -> int:
 
 @dataclass
 class _State:
-    """A state of the search. ``shape``: the structure written so far, without the content of strings and numbers."""
+    """A state of the search."""
 
     matcher: llguidance.LLMatcher
     text: bytes
     place: _Place
-    shape: int
 
 
 class EndingSearch:
@@ -124,7 +131,7 @@ class EndingSearch:
 
     def tokens(self, matcher: llguidance.LLMatcher, written: bytes) -> list[int] | None:
         """Tokens of a short end of the answer ``written`` so far; None where the search finds none."""
-        start = _State(matcher.deep_copy(), b"", _Place().after(written), 0)
+        start = _State(matcher.deep_copy(), b"", _Place().after(written))
         text = self._cheapest(start)
         if text is None:
             text = self._greedy(start)
@@ -153,7 +160,7 @@ class EndingSearch:
                 return state.text
             place = state.place
             inside = (place.in_string, place.escaped, place.missing)
-            key = (state.shape, inside, self._allowed(state))
+            key = (place.shape, inside, self._allowed(state))
             if key in seen:
                 continue
             seen.add(key)
@@ -182,11 +189,7 @@ class EndingSearch:
         matcher, tokens = state.matcher.deep_copy(), self._tokens(text)
         if matcher.validate_tokens(tokens) < len(tokens) or not matcher.consume_tokens(tokens):
             return None
-        place = state.place.after(text)
-        structural = not (state.place.in_string and place.in_string) and not place.number
-        content = text if state.place.is_key or not state.place.in_string else b'"'
-        shape = hash((state.shape, content)) if structural else state.shape
-        return _State(matcher, state.text + text, place, shape)
+        return _State(matcher, state.text + text, state.place.after(text))
 
     def _accepts(self, state: _State, text: bytes) -> bool:
         return _validates(state, self._tokens(text))
@@ -213,7 +216,12 @@ class EndingSearch:
     def _allowed(self, state: _State) -> frozenset[int]:
         """The bytes that may come next. Asked one by one: a mask of all tokens takes longer in a pattern."""
         place = state.place
-        within = _ALL if place.escaped or place.missing else _PRINTABLE if place.in_string else _STRUCTURAL
+        if place.in_string and not (place.escaped or place.missing):
+            return self._of(state, _PRINTABLE) or self._of(state, _NOT_ASCII)
+        return self._of(state, _ALL if place.in_string else _STRUCTURAL)
+
+    def _of(self, state: _State, within: Iterable[int]) -> frozenset[int]:
+        """Which of some bytes may come next."""
         return frozenset(
             byte
             for byte in within

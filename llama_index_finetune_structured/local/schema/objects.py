@@ -224,9 +224,10 @@ class KeyOrder:
         keyword = union_by_branch(self.root, node)
         branch = None if keyword is None else self._chosen_branch(node[keyword], value, 1)[0]
         if closing_place(self.root, node) != "inside":
-            return key_names(
-                [*schemas, *all_members(self.root, branch)] if keyword else all_members(self.root, node)
-            )
+            if keyword is None:
+                return key_names(all_members(self.root, node))
+            # First what is listed beside the union, then what its branch lists.
+            return key_names(schemas) + key_names([*schemas, *all_members(self.root, branch)])
         if keyword is None:
             inner = [resolve_pointer(self.root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
             inner = [one for one in [*inner, *_list(node, "allOf")] if describes_objects(self.root, one)]
