@@ -8,6 +8,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})  # most values: neither 
 _PATH_HINT = ": AliasPath is not part of a JSON schema; give the field a plain alias"
 _VALIDATOR_HINT = ": its validator does not undo what its type or serializer writes; make the two agree"
 _OTHER_VALUE = "is read as another value"
+_LONGEST_DECIMAL = 40  # characters; what grammars hold: 20 digits before the point and after it
 _DEEP = "the answer contains itself, or is nested too deeply"
 
 
@@ -139,6 +141,9 @@ def _with_validation_names(value: Any, dumped: Any) -> Any:
     if isinstance(value, (*_LISTS, *_SETS)) and isinstance(dumped, list) and len(value) == len(dumped):
         items = [_with_validation_names(inner, part) for inner, part in zip(value, dumped, strict=True)]
         return _in_order(items) if isinstance(value, _SETS) else items
+    if isinstance(value, Decimal) and isinstance(dumped, str) and dumped == str(value):
+        plain = f"{value:f}"  # grammars know the limits of decimals without an exponent
+        return plain if len(plain) <= _LONGEST_DECIMAL else dumped
     return dumped
 
 

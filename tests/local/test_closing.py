@@ -126,6 +126,36 @@ MERGED: dict[str, tuple[dict[str, Any], list[Any]]] = {
         },
         [{"p": 1, "q": 2, "kind": "x"}, {"p": 1, "q": 2, "kind": "y"}],
     ),
+    "unions of keys in another order": (
+        {"allOf": [{"anyOf": [_object("a", "b"), _object("b", "a", "c")]}, {"oneOf": [A, _object("e", "a")]}]},
+        [{"b": 2, "a": 1}, {"e": 1, "c": 3, "b": 2, "a": 1}],
+    ),
+    "a union in a union": (
+        _object("k", anyOf=[_object("m", anyOf=[_object("a", "b"), _object("b", "a", "c")]), _object("z")]),
+        [{"k": 1, "m": 1, "a": 1, "b": 2}, {"c": 1, "b": 2, "a": 1, "m": 3, "k": 1}, {"z": 1, "k": 2}],
+    ),
+    "a requirement beside a union": (
+        {"required": ["b"], "anyOf": [{"properties": {"a": INT, "b": INT}}, {"properties": {"c": INT, "b": INT}}]},
+        [{"a": 1, "b": 2}, {"c": 1, "b": 2}],
+    ),
+    "a reference with siblings to what holds it": (
+        {
+            "$defs": {"N": {"properties": {"v": INT, "n": {"$ref": "#/$defs/N", "required": ["v"]}}}},
+            "$ref": "#/$defs/N",
+        },
+        [{"n": {"v": 2, "n": {"v": 3}}, "v": 1}],
+    ),
+    "keywords of other tools beside a circle": (
+        {
+            "$defs": {"N": {"properties": {"v": INT, "n": {"$ref": "#/$defs/N", "deprecated": True, "x-note": 1}}}},
+            "$ref": "#/$defs/N",
+        },
+        [{"v": 1, "n": {"v": 2}}],
+    ),
+    "definitions under a name of their own": (
+        {"own": {"a": {"$ref": "#/more/b"}}, "more": {"b": _object("v")}, "properties": {"x": {"$ref": "#/own/a"}}},
+        [{"x": {"v": 1}}],
+    ),
     "nested all of": (
         {"allOf": [{"allOf": [A]}, {"allOf": [B, {"properties": {"c": INT}}]}]},
         [{"a": 1, "b": 2, "c": 3}],
@@ -266,6 +296,43 @@ def test_the_field_that_tells_a_union_apart_is_required(annotation: Any) -> None
         assert (refused_from(grammar, text) is None) is allowed, text
         if allowed:
             model.model_validate_json(text)
+
+
+class Number(BaseModel):
+    kind: Literal["number"] = "number"
+    value: float
+
+
+class Sum(BaseModel):
+    kind: Literal["sum"] = "sum"
+    left: Term
+    rest: list[Term] = Field(default=[], deprecated=True)
+
+
+Term = Annotated[Number | Sum, Field(discriminator="kind")]
+Sum.model_rebuild()
+
+
+@pytest.mark.parametrize("annotation", [Term, list[Term], dict[str, Term], Term | None])
+def test_a_tagged_union_may_hold_itself(annotation: Any) -> None:
+    model: Any = create_model("Holder", term=(annotation, ...))
+    term = {
+        "kind": "sum",
+        "left": {"kind": "number", "value": 1.5},
+        "rest": [{"kind": "number", "value": 2.0}],
+    }
+    given = {list[Term]: [term], dict[str, Term]: {"k": term}}.get(annotation, term)
+    (row,) = rows = list(FinetuneDataset.from_pairs([("q", model.model_validate({"term": given}))]))
+    assert row.answer_schema is not None
+    for schema in (grammar_schema(model), row.answer_schema):
+        grammar = compiled(schema, schema_key(row.answer_schema), learn_bounds(rows))
+        assert grammar is not None
+        assert refused_from(grammar, trained_text(row)) is None
+    grammar = compiled(grammar_schema(model))
+    assert grammar is not None
+    assert refused_from(grammar, trained_text(row).replace('"kind":"number",', "")) is not None
+    again = bounded_schema(grammar_schema(model), "", AnswerBounds())
+    assert again == bounded_schema(grammar_schema(model), "", AnswerBounds())  # the cache's key
 
 
 def test_the_field_stays_optional_where_nothing_is_told_apart() -> None:

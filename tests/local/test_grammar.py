@@ -106,6 +106,9 @@ HARD: dict[str, dict[str, Any]] = {
         p={"anyOf": [_object(kind={"const": "cat"}, lives=NUMBER), _object(kind={"const": "dog"}, a=TEXT, b=TEXT)]}
     ),
     "scalar or object": _object(u={"anyOf": [_object(a=NUMBER), {"type": "null"}, {"type": "number"}]}),
+    "keys of other alphabets": {
+        **_object(Ähre=NUMBER, Öl=TEXT), "properties": {"Äther": NUMBER, "Ähre": NUMBER, "Ösen": TEXT, "Öl": TEXT},
+    },
     "free keys": {"type": "object", "additionalProperties": NUMBER, "minProperties": 3},
     "keys of a pattern": {
         "type": "object",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,20 +33,26 @@ _FREE = b"a0bc-.:/@A_ 12"
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _NUMBER = frozenset(b"-0123456789")
 _NUMBER_INSIDE = _NUMBER | frozenset(b".eE+")
-_AFTER_VALUE = b"}],"
-_ALL, _PRINTABLE, _STRUCTURAL = range(256), range(32, 127), b'}],"[{:ntf-0123456789.eE+'
+_AFTER_VALUE, _STRUCTURE = b"}],", b"{}[],:"
+_ALL, _PRINTABLE, _NOT_ASCII = range(256), range(32, 127), range(128, 256)
+_STRUCTURAL = b'}],"[{:ntf-0123456789.eE+'
 
 
 @dataclass
 class _Place:
-    """What the JSON text so far leaves open: brackets, with the keys of objects, and whether a string is open."""
+    """What the JSON text so far leaves open: brackets, with the keys of objects, and whether a string is open.
+
+    ``shape``: hash of its structure and keys, without strings, numbers and literals.
+    """
 
     keys: tuple[frozenset[bytes] | None, ...] = ()
     in_string: bool = False
+    empty: bool = False  # the open string has no content yet
     escaped: bool = False
     is_key: bool = False
     expects_key: bool = False
     number: bool = False
+    shape: int = 0
     string: bytes = b""
     missing: int = 0  # bytes that an unfinished character, or its \\u escape, still needs
 
@@ -62,8 +68,10 @@ class _Place:
             self._append_in_string(byte)
             return
         self.number = byte in (_NUMBER_INSIDE if self.number else _NUMBER)
+        if byte in _STRUCTURE:
+            self.shape = hash((self.shape, byte))
         if byte == _QUOTE:
-            self.in_string, self.is_key, self.string = True, self.expects_key, b""
+            self.in_string, self.empty, self.is_key, self.string = True, True, self.expects_key, b""
         elif byte in b"{[":
             self.keys = (*self.keys, frozenset() if byte == ord("{") else None)
             self.expects_key = byte == ord("{")
@@ -75,6 +83,7 @@ class _Place:
             self.expects_key = False
 
     def _append_in_string(self, byte: int) -> None:
+        self.empty = False
         if self.escaped or byte != _QUOTE:
             self.string += bytes([byte]) if self.is_key else b""
             is_unicode_escape = self.escaped and byte == ord("u")
@@ -84,6 +93,7 @@ class _Place:
         self.in_string = False
         if self.is_key and self.keys and (names := self.keys[-1]) is not None:
             self.keys = (*self.keys[:-1], names | {self.string})
+            self.shape = hash((self.shape, self.string))
 
 
 def _continuations(byte: int) -> int:
@@ -93,12 +103,11 @@ def _continuations(byte: int) -> int:
 
 @dataclass
 class _State:
-    """A state of the search. ``shape``: the structure written so far, without the content of strings and numbers."""
+    """A state of the search."""
 
     matcher: llguidance.LLMatcher
     text: bytes
     place: _Place
-    shape: int
 
 
 class EndingSearch:
@@ -110,8 +119,10 @@ class EndingSearch:
 
     def __init__(self, engine: Any, strings: Sequence[str] = (), numbers: Sequence[str] = ()) -> None:
         self._engine = engine
-        self._strings = [text.encode() for text in strings]
-        self._numbers = [text.encode() for text in numbers]
+        whole = {(text + '"').encode() for text in strings}
+        self._whole_strings = self._with_tokens(sorted(whole, key=len))
+        self._string_tails = self._with_tokens(_suffixes(whole))
+        self._number_tails = self._with_tokens(_suffixes(text.encode() for text in numbers))
         self._byte_tokens: dict[int, int] = {}
         for byte in range(256):
             tokens = engine.tokenize_bytes(bytes([byte]))
@@ -120,11 +131,14 @@ class EndingSearch:
 
     def tokens(self, matcher: llguidance.LLMatcher, written: bytes) -> list[int] | None:
         """Tokens of a short end of the answer ``written`` so far; None where the search finds none."""
-        start = _State(matcher.deep_copy(), b"", _Place().after(written), 0)
+        start = _State(matcher.deep_copy(), b"", _Place().after(written))
         text = self._cheapest(start)
         if text is None:
             text = self._greedy(start)
         return None if text is None else self._tokens(text)
+
+    def _with_tokens(self, texts: Iterable[bytes]) -> list[tuple[bytes, list[int]]]:
+        return [(text, self._tokens(text)) for text in texts]
 
     def _tokens(self, text: bytes) -> list[int]:
         tokens: list[int] = self._engine.tokenize_bytes(text)
@@ -146,7 +160,7 @@ class EndingSearch:
                 return state.text
             place = state.place
             inside = (place.in_string, place.escaped, place.missing)
-            key = (state.shape, inside, self._allowed(state))
+            key = (place.shape, inside, self._allowed(state))
             if key in seen:
                 continue
             seen.add(key)
@@ -175,15 +189,10 @@ class EndingSearch:
         matcher, tokens = state.matcher.deep_copy(), self._tokens(text)
         if matcher.validate_tokens(tokens) < len(tokens) or not matcher.consume_tokens(tokens):
             return None
-        place = state.place.after(text)
-        structural = not (state.place.in_string and place.in_string) and not place.number
-        content = text if state.place.is_key or not state.place.in_string else b'"'
-        shape = hash((state.shape, content)) if structural else state.shape
-        return _State(matcher, state.text + text, place, shape)
+        return _State(matcher, state.text + text, state.place.after(text))
 
     def _accepts(self, state: _State, text: bytes) -> bool:
-        tokens = self._tokens(text)
-        return int(state.matcher.validate_tokens(tokens)) == len(tokens)
+        return _validates(state, self._tokens(text))
 
     def _following(self, state: _State) -> Iterator[_State]:
         """The states after each choice, the likely shortest first."""
@@ -207,7 +216,12 @@ class EndingSearch:
     def _allowed(self, state: _State) -> frozenset[int]:
         """The bytes that may come next. Asked one by one: a mask of all tokens takes longer in a pattern."""
         place = state.place
-        within = _ALL if place.escaped or place.missing else _PRINTABLE if place.in_string else _STRUCTURAL
+        if place.in_string and not (place.escaped or place.missing):
+            return self._of(state, _PRINTABLE) or self._of(state, _NOT_ASCII)
+        return self._of(state, _ALL if place.in_string else _STRUCTURAL)
+
+    def _of(self, state: _State, within: Iterable[int]) -> frozenset[int]:
+        """Which of some bytes may come next."""
         return frozenset(
             byte
             for byte in within
@@ -221,8 +235,8 @@ class EndingSearch:
 
         sampled = [
             tail
-            for tail in _suffixes(self._numbers)
-            if self._accepts(state, tail) and (after := self._after(state, tail)) and ended(after)
+            for tail, tokens in self._number_tails
+            if _validates(state, tokens) and (after := self._after(state, tail)) and ended(after)
         ]
         return sampled[:2] or self._ends(state, _NUMBER_INSIDE, ended, 1)
 
@@ -250,18 +264,21 @@ class EndingSearch:
 
     def _sampled_string_ends(self, state: _State) -> list[bytes]:
         """Ends of a string by the known texts and, for a string that is too short, by a repeated letter."""
-        ends = [tail + b'"' for tail in _suffixes(self._strings) if self._accepts(state, tail + b'"')]
-        return [*ends, *self._padding(state)]
+        known = self._whole_strings if state.place.empty else self._string_tails
+        ends = (text for text, tokens in known if _validates(state, tokens))
+        return [*itertools.islice(ends, _ENDS), *self._padding(state)]
 
     def _padding(self, state: _State) -> list[bytes]:
         letter = self._byte_tokens.get(ord("a"))
         if letter is None:
             return []
-        most = int(state.matcher.validate_tokens([letter] * _LONGEST_ENDING))
         least, bound = 0, 1
-        while bound < most and not self._accepts(state, b"a" * bound + b'"'):
+        while bound < _LONGEST_ENDING and not self._accepts(state, b"a" * bound + b'"'):
+            most = int(state.matcher.validate_tokens([letter] * bound))
+            if most < bound:
+                bound = most
+                break
             least, bound = bound, 2 * bound
-        bound = min(bound, most)
         while least < bound:
             middle = (least + bound) // 2
             if self._accepts(state, b"a" * middle + b'"'):
@@ -311,6 +328,10 @@ class EndingSearch:
         return [bytes([byte]) for byte in few]
 
 
-def _suffixes(texts: Sequence[bytes]) -> list[bytes]:
+def _validates(state: _State, tokens: list[int]) -> bool:
+    return int(state.matcher.validate_tokens(tokens)) == len(tokens)
+
+
+def _suffixes(texts: Iterable[bytes]) -> list[bytes]:
     """Every ending of the texts once, the shortest first."""
     return sorted({text[start:] for text in texts for start in range(len(text) + 1) if text[start:]}, key=len)

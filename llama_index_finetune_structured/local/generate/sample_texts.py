@@ -54,19 +54,20 @@ class _Pattern:
         self._at = 0
 
     def alternatives(self) -> tuple[str, int]:
-        """The shortest branch, and the size of all branches together."""
-        texts, size = [""], 0
+        """The shortest branch, and the size of the longest, each with its fewest repeats."""
+        texts, sizes = [""], [0]
         while self._at < len(self._pattern) and self._pattern[self._at] != ")":
             if self._pattern[self._at] == "|":
                 self._at += 1
                 texts.append("")
+                sizes.append(0)
                 continue
             atom, atom_size = self._atom()
             least = self._repeats()
             texts[-1] = (texts[-1] + atom * least)[:_LONGEST]
-            size = min(size + atom_size * max(1, least), _LONGEST)
+            sizes[-1] = min(sizes[-1] + atom_size * max(1, least), _LONGEST)
         self._at += 1  # the closing parenthesis
-        return min(texts, key=len), size
+        return min(texts, key=len), max(sizes)
 
     def _atom(self) -> tuple[str, int]:
         character = self._pattern[self._at]

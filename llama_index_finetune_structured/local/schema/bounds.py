@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...example import Example, canonical_json, content_hash
 from ...json_schema import UNIONS, map_sub_schemas, pointer_part, resolve_pointer, sub_schemas, without_titles
+from .annotations import without_annotations
 from .closing import LEARNED_KEYS, UNENFORCED, closed_schema
 from .drafts import by_reference_alone
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
+from .number_limits import translate_limits
 from .string_formats import SHORT_FORMATS, translate_string
 
 __all__ = ["AnswerBounds", "AnswerTexts", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
@@ -172,7 +174,9 @@ def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) ->
     others than those that training answers had there, and string formats and patterns that grammars do not
     support are removed; pydantic checks those.
     """
-    bounded: dict[str, Any] = _translated(_with_keys(schema, bounds.learned_keys.get(key, {})))
+    bounded: dict[str, Any] = without_annotations(
+        _translated(_with_keys(schema, bounds.learned_keys.get(key, {})))
+    )
     for pointer, kind, node in _unbounded(bounded, "#"):
         node[_LIMITS[kind]] = max(bounds.limit(key, pointer, kind), 2 * node.get(_LEAST[kind], 0))
     return closed_schema(bounded)
@@ -202,6 +206,7 @@ def _translated(node: Any) -> Any:
         translated[LEARNED_KEYS] = {name: _translated(child) for name, child in learned.items()}
     if "string" in _kinds(node):
         translate_string(translated)
+    translate_limits(translated)
     return translated
 
 

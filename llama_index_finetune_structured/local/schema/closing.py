@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...example import canonical_json
 from ...json_schema import map_sub_schemas, resolve_pointer
-from .objects import closing_place, describes_objects, key_names, members, union_keywords
+from .objects import all_members, closing_place, describes_objects, key_names, members, union_by_branch
 
 __all__ = ["LEARNED_KEYS", "UNENFORCED", "closed_schema"]
 
@@ -33,38 +34,51 @@ def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     Objects whose schema has ``additionalProperties``, or no properties, stay as open as they are.
     """
-    closed: dict[str, Any] = _Closing(schema).closed(schema)
+    closing = _Closing(schema)
+    closed: dict[str, Any] = closing.closed(schema)
+    if closing.definitions:
+        return {**closed, "$defs": {**closed.get("$defs", {}), **closing.definitions}}
     return closed
 
 
 class _Closing:
+    """``definitions``: name -> closed schema, of what open copies hold more than once or inside itself."""
+
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
+        self._closed: dict[str, dict[str, Any]] = {}  # by the text of the schema in ``root``
+        self.definitions: dict[str, dict[str, Any]] = {}
 
     def closed(self, node: Any) -> Any:
         """Copy a schema that is alone responsible for its values."""
         if not isinstance(node, Mapping):
             return node
         if closing_place(self._root, node) == "here":
-            return self._closed_here(node)
+            return self._closed_once(node)
         return map_sub_schemas(node, lambda keyword, c: c if keyword in UNENFORCED else self.closed(c))
+
+    def _closed_once(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """The closed copy of a schema; a reference to it where it is met again, perhaps inside itself."""
+        key = canonical_json(node)
+        if '"$ref"' not in key:
+            return self._closed_here(node)
+        if key in self._closed:
+            name = f"x-closed-{list(self._closed).index(key)}"
+            self.definitions[name] = self._closed[key]
+            return {"$ref": f"#/$defs/{name}"}
+        self._closed[key] = closed = dict[str, Any]()
+        closed.update(self._closed_here(node))
+        return closed
 
     def _closed_here(self, node: Mapping[str, Any]) -> dict[str, Any]:
         schemas = members(self._root, node)
-        unions = [
-            (schema, keyword)
-            for schema in schemas
-            for keyword in union_keywords(schema)
-            if describes_objects(self._root, {keyword: schema[keyword]})
-        ]
         copy, names = self._opened(node), key_names(schemas)
-        if len(unions) != 1 or unions[0][0] is not node:
-            every = [schema for union in unions for schema in self._branch_members(*union)]
-            return _listed(copy, [*schemas, *every])
-        keyword = unions[0][1]
+        keyword = union_by_branch(self._root, node)
+        if keyword is None:
+            return _listed(copy, all_members(self._root, node))
         branches = zip(node[keyword], copy[keyword], strict=True)
         copy[keyword] = [
-            _listed(opened, [*schemas, *self._all_members(branch)])
+            _listed(opened, [*schemas, *all_members(self._root, branch)])
             if isinstance(opened, dict) and opened.get("type", "object") == "object"
             else opened
             for branch, opened in branches
@@ -72,23 +86,6 @@ class _Closing:
         return {"properties": {name: copy.get("properties", {}).get(name, True) for name in names}} | {
             key: value for key, value in copy.items() if key not in ("properties", LEARNED_KEYS)
         }
-
-    def _all_members(self, node: Any, depth: int = 0) -> list[Mapping[str, Any]]:
-        """The members of a schema and of all branches of its unions."""
-        schemas = members(self._root, node)
-        if depth == _DEEPEST:
-            return schemas
-        return schemas + [
-            inner
-            for schema in schemas
-            for keyword in union_keywords(schema)
-            for inner in self._branch_members(schema, keyword, depth + 1)
-        ]
-
-    def _branch_members(
-        self, schema: Mapping[str, Any], keyword: str, depth: int = 0
-    ) -> list[Mapping[str, Any]]:
-        return [inner for branch in schema[keyword] for inner in self._all_members(branch, depth)]
 
     def _opened(self, node: Any, depth: int = 0) -> Any:
         """Copy one of several schemas of the same values: closed inside, not closed itself.

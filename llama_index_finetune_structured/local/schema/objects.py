@@ -15,23 +15,30 @@ from typing import Any, Literal
 from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
+from ...example import canonical_json
 from ...json_schema import resolve_pointer, schema_validator
 from .drafts import by_reference_alone
 
 __all__ = [
     "KeyOrder",
+    "all_members",
     "closing_place",
     "describes_objects",
     "in_schema_order",
     "key_names",
     "matching_patterns",
     "members",
+    "union_by_branch",
     "union_keywords",
 ]
 
 _UNIONS = ("anyOf", "oneOf")
 _KEYED = ("properties", "required", "patternProperties", "additionalProperties")
+_NUMBER_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _MOST_UNIONS = 3  # chosen: unions inside unions of one value; ends the walk of a union of itself
+_DEEPEST = (
+    8  # unions and references inside each other to the same object; chosen, ends the walk of a circular one
+)
 _MOST_MEMBERS = (
     64  # chosen: more than schemas written by hand have; ends the walk of one that refers to itself
 )
@@ -63,6 +70,38 @@ def key_names(schemas: list[Mapping[str, Any]]) -> list[str]:
     described = [name for schema in schemas for name in _map(schema, "properties")]
     required = [name for schema in schemas for name in _list(schema, "required") if isinstance(name, str)]
     return list(dict.fromkeys([*described, *required]))
+
+
+def all_members(root: Any, node: Any, depth: int = 0) -> list[Mapping[str, Any]]:
+    """The members of a schema and of all branches of its unions that describe objects."""
+    schemas = members(root, node)
+    if depth == _DEEPEST:
+        return schemas
+    return schemas + [
+        inner
+        for schema, keyword in _object_unions(root, schemas)
+        for branch in schema[keyword]
+        for inner in all_members(root, branch, depth + 1)
+    ]
+
+
+def _object_unions(root: Any, schemas: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """The unions of the schemas that describe objects, by schema and keyword."""
+    return [
+        (schema, keyword)
+        for schema in schemas
+        for keyword in union_keywords(schema)
+        if any(describes_objects(root, branch) for branch in schema[keyword])
+    ]
+
+
+def union_by_branch(root: Any, node: Mapping[str, Any]) -> str | None:
+    """The keyword of the one union of a schema, each branch of which lists the keys of its own objects.
+
+    None where objects of all branches have one list of keys: there are several unions, or it is not the schema's own.
+    """
+    unions = _object_unions(root, members(root, node))
+    return unions[0][1] if len(unions) == 1 and unions[0][0] is node else None
 
 
 def closing_place(root: Any, node: Any) -> Literal["here", "inside", "nowhere"]:
@@ -127,13 +166,18 @@ class KeyOrder:
         self.root = root
 
     def ordered(self, node: Any, value: Any) -> Any:
-        """``value`` of the sub-schema ``node`` with the keys of every object in order."""
-        if not isinstance(value, list | dict):
+        """``value`` of the sub-schema ``node`` as the grammar spells it, the keys of every object in order."""
+        if not isinstance(value, list | dict | float):
             return value
         chosen = self._chosen_members(node, value)
+        constant = _constant(chosen, value)
+        if constant is not None:
+            return constant
+        if isinstance(value, float):
+            return _number(chosen, value)
         if isinstance(value, list):
             return [self.ordered(_item_schema(chosen, n), item) for n, item in enumerate(value)]
-        names = [name for name in key_names(chosen) if name in value]
+        names = [name for name in self._key_order(node, value) if name in value]
         learned = _learned(chosen, value)
         rest = [name for name in value if name not in {*names, *learned}]
         ordered = {name: self.ordered(_key_schema(chosen, name), value[name]) for name in names}
@@ -146,7 +190,7 @@ class KeyOrder:
 
     def fitting(self, branches: list[Any], value: Any) -> list[int]:
         """Which branches of a union the value fits; all of them where it fits none."""
-        if len(branches) < 2 or not isinstance(value, dict | list):
+        if len(branches) < 2 or not isinstance(value, dict | list | float):
             return list(range(len(branches)))
         return [n for n, branch in enumerate(branches) if self._fits(branch, value)] or list(
             range(len(branches))
@@ -161,12 +205,34 @@ class KeyOrder:
         for member in members(self.root, node):
             found.append(member)
             for keyword in union_keywords(member) if depth < _MOST_UNIONS else ():
-                branches: list[Any] = member[keyword]
-                chosen = [
-                    self._chosen_members(branches[n], value, depth + 1) for n in self.fitting(branches, value)
-                ]
-                found += max(chosen, key=lambda schemas: _covered(list(schemas), value))
+                found += self._chosen_branch(member[keyword], value, depth + 1)[1]
         return found
+
+    def _chosen_branch(
+        self, branches: list[Any], value: Any, depth: int
+    ) -> tuple[Any, list[Mapping[str, Any]]]:
+        """The branch of a union for ``value``, with its members that hold for it."""
+        fitting = [branches[n] for n in self.fitting(branches, value)]
+        chosen = [(branch, self._chosen_members(branch, value, depth)) for branch in fitting]
+        return max(chosen, key=lambda found: _covered(found[1], value))
+
+    def _key_order(self, node: Any, value: Any, depth: int = 0) -> list[str]:
+        """The keys of an object of ``node`` in the order of the closed schema's lists."""
+        schemas = members(self.root, node)
+        if not schemas or depth == _DEEPEST:
+            return key_names(schemas)
+        keyword = union_by_branch(self.root, node)
+        branch = None if keyword is None else self._chosen_branch(node[keyword], value, 1)[0]
+        if closing_place(self.root, node) != "inside":
+            if keyword is None:
+                return key_names(all_members(self.root, node))
+            # First what is listed beside the union, then what its branch lists.
+            return key_names(schemas) + key_names([*schemas, *all_members(self.root, branch)])
+        if keyword is None:
+            inner = [resolve_pointer(self.root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
+            inner = [one for one in [*inner, *_list(node, "allOf")] if describes_objects(self.root, one)]
+            branch = inner[0]
+        return self._key_order(branch, value, depth + 1)
 
     def _fits(self, branch: Any, value: Any) -> bool:
         try:
@@ -180,9 +246,39 @@ class KeyOrder:
 
 
 def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` with the keys of every object in the order that the grammar of the schema demands."""
+    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point."""
     root = by_reference_alone(dict(schema))
     return KeyOrder(root).ordered(root, value)
+
+
+def _constant(schemas: list[Mapping[str, Any]], value: Any) -> Any:
+    """The member of an ``enum``, or the ``const``, that equals the value, as the grammar spells it; else None."""
+    constants = [allowed for schema in schemas for allowed in _list(schema, "enum")]
+    constants += [schema["const"] for schema in schemas if "const" in schema]
+    given = canonical_json(_whole(value)) if constants else ""
+    return next((spelled for spelled in map(_whole, constants) if canonical_json(spelled) == given), None)
+
+
+def _whole(value: Any) -> Any:
+    """The value with whole numbers as integers."""
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number(schemas: list[Mapping[str, Any]], number: float) -> float:
+    """A float as an integer where the grammar knows only that: in an integer's place, and 0 where there are limits."""
+    types = [kind for schema in schemas if "type" in schema for kind in _types(schema)]
+    is_integer = "integer" in types and "number" not in types
+    is_limited_zero = number == 0 and any(limit in schema for schema in schemas for limit in _NUMBER_LIMITS)
+    return int(number) if number.is_integer() and (is_integer or is_limited_zero) else number
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    named = schema["type"]
+    return named if isinstance(named, list) else [named]
 
 
 def _learned(schemas: list[Mapping[str, Any]], value: Mapping[str, Any]) -> list[str]:

@@ -88,6 +88,9 @@ PATTERNS = {
     "ipv6interface": f"^{_IPV6}(?:{_IPV6_PREFIX})?$",
     "ipv4network": f"^{_IPV4_NETWORK}$",
     "ipv4interface": f"^{_IPV4}(?:/(?:[12]?[0-9]|3[0-2]))?$",
+    "ipvanyaddress": f"^(?:{_IPV4}|{_IPV6})$",
+    "ipvanyinterface": f"^(?:{_IPV4}(?:/(?:[12]?[0-9]|3[0-2]))?|{_IPV6}(?:{_IPV6_PREFIX})?)$",
+    "ipvanynetwork": f"^(?:{_IPV4_NETWORK}|{_IPV6}(?:/128)?)$",
     **{
         f"uuid{version}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}$"
         for version in range(1, 9)
@@ -141,12 +144,37 @@ def expressible(pattern: str) -> bool:
     return _INEXPRESSIBLE.search(pattern) is None
 
 
+_WORD = re.compile(r"\\w|\\.|\[|\]")
+
+
+def _with_unicode_words(pattern: str) -> str:
+    r"""The pattern with \w as any script's letters and digits, as Rust and Python have it; grammars take ASCII's."""
+    within = False
+
+    def written(match: re.Match[str]) -> str:
+        nonlocal within
+        if match[0] in "[]":
+            within = match[0] == "["
+        if match[0] != r"\w":
+            return match[0]
+        return _WORD_CLASS if within else f"[{_WORD_CLASS}]"
+
+    return _WORD.sub(written, pattern)
+
+
+_WORD_CLASS = r"\p{L}\p{M}\p{Nd}\p{Pc}"
+
+
 def translate_string(node: dict[str, Any]) -> None:
     """Replace a schema's string format by its pattern, if it has one; remove what grammars do not support.
 
     Patterns are stricter: by the grammar's own formats a time can be 23:59:60 and a date the 30th of February.
     Pydantic's pattern of decimals has lookaround; here it is the canonical text of such numbers.
     """
+    if (
+        "enum" in node or "const" in node
+    ):  # formats are checked by classes, and those have no values of another one
+        node.pop("format", None)
     name = node.get("format")
     if name in PATTERNS and "pattern" not in node:
         node["pattern"] = PATTERNS[node.pop("format")]
@@ -160,3 +188,5 @@ def translate_string(node: dict[str, Any]) -> None:
         )
     elif not expressible(pattern):
         del node["pattern"]
+    elif "pattern" in node:
+        node["pattern"] = _with_unicode_words(pattern)
