@@ -73,9 +73,9 @@ def _root_of(kind: Kind) -> Kind:
 
 def _tagged(kinds: list[Kind], recursive: bool) -> Kind:
     """A discriminated union of classes, the last of which may hold the union itself."""
-    literal: Any = Literal
+    make: Any = create_model
     branches: list[Any] = [
-        create_model(f"Branch{n}", kind=(literal[f"b{n}"], f"b{n}"), value=(kind.annotation, ...))
+        make(f"Branch{n}", kind=(Literal[f"b{n}"], f"b{n}"), value=(kind.annotation, ...))
         for n, kind in enumerate(kinds)
     ]
     if recursive:

@@ -37,7 +37,13 @@ _LONGEST = 4096  # characters; chosen: longer counted repeats are no longer writ
 _DEPTH = 12  # levels of a recursive schema; chosen: deeper than schemas written by hand
 # Bytes, chosen: numbers with limits and formats are shorter; so are "false" and a number without limits; so is a token.
 _VALUE_SIZE, _LITERAL_SIZE, _TOKEN = 48, 5, 24
-_SIZED = ("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_LIMITS = {
+    "minimum": -math.inf,
+    "exclusiveMinimum": -math.inf,
+    "maximum": math.inf,
+    "exclusiveMaximum": math.inf,
+}
+_SIZED = ("format", "multipleOf", *_LIMITS)
 
 
 def smallest_match(pattern: str) -> str:
@@ -184,11 +190,22 @@ def _value_size(root: Mapping[str, Any], node: Any, depth: int) -> int:
 def _scalar_size(node: Mapping[str, Any]) -> int:
     values = [*_list(node.get("enum")), *([node["const"]] if "const" in node else ())]
     sizes = [_LITERAL_SIZE, *(len(_json(value).encode()) for value in values)]
-    if any(keyword in node for keyword in _SIZED):
+    if any(keyword in node for keyword in _SIZED) and not _takes_a_digit(node):
         sizes.append(_VALUE_SIZE)
     if isinstance(pattern := node.get("pattern"), str):
         sizes.append(4 * _Pattern(pattern).alternatives()[1] + 2)  # a character has up to four bytes
     return max(*sizes, _count(node, "minLength") + 2)
+
+
+def _takes_a_digit(node: Mapping[str, Any]) -> bool:
+    """Whether the limits of a number let 0, 1 or -1 through, as most do."""
+    if "format" in node or "multipleOf" in node:
+        return False
+    limits = [node.get(keyword, default) for keyword, default in _LIMITS.items()]
+    if not all(isinstance(limit, (int, float)) for limit in limits):
+        return False
+    least, above, most, below = limits
+    return any(least <= digit <= most and above < digit < below for digit in (0, 1, -1))
 
 
 def _array_size(root: Mapping[str, Any], node: Mapping[str, Any], depth: int) -> int:
