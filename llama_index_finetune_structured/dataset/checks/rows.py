@@ -54,6 +54,10 @@ def as_source(source: str | Path | Iterable[Example]) -> CheckSource:
     """The source with its Examples as a tuple. Raises ConfigurationError where it holds anything else."""
     if isinstance(source, str | Path):
         return source
+    if not isinstance(source, Iterable):
+        raise ConfigurationError(
+            f"source: is a {type(source).__name__}, expected Examples, or the path of a file"
+        )
     examples = tuple(source)
     wrong = next((type(item).__name__ for item in examples if not isinstance(item, Example)), None)
     if wrong is not None:
