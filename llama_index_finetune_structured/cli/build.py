@@ -23,6 +23,7 @@ from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
+from ..local.train.run_lock import locked_run
 from .build_folder import BuildSettings, DocumentChanges, held_out_path, open_build_folder
 from .command import FEW_ROWS, Result, command, counted, say
 from .schema_option import remember_schema
@@ -99,22 +100,24 @@ def build(
     if labels is not None:
         rows = list(_labelled_rows(retriever, labels, output_cls))
         build_folder = open_build_folder(output, settings)
-        remember_schema(build_folder, schema, output_cls)
-        documents = DocumentChanges(build_folder, document_hashes(nodes))
-        settled = _Settled.of(rows, retrieval_misses, abstention)
-        return _save(settled, output, validation, seed, documents)
+        with locked_run(build_folder):
+            remember_schema(build_folder, schema, output_cls)
+            documents = DocumentChanges(build_folder, document_hashes(nodes))
+            settled = _Settled.of(rows, retrieval_misses, abstention)
+            return _save(settled, output, validation, seed, documents)
     llm = hosted_teacher(str(teacher), api_base, top_k * chunk_size)
     own_questions = None if questions is None else read_questions(questions)
     build_folder = open_build_folder(output, settings)
-    remember_schema(build_folder, schema, output_cls)
-    documents = DocumentChanges(build_folder, document_hashes(nodes))
-    calls = TeacherCalls(llm, output_cls, build_folder, CallPolicy(concurrency=concurrency), retry_failed)
-    all_questions = own_questions or calls.questions(
-        nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
-    )
-    settled = _Settled.of(calls.examples(nodes, retriever, all_questions), retrieval_misses, abstention)
-    notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
-    return _save(settled, output, validation, seed, documents, calls, notes)
+    with locked_run(build_folder):  # two builds at once would pay for the same answers
+        remember_schema(build_folder, schema, output_cls)
+        documents = DocumentChanges(build_folder, document_hashes(nodes))
+        calls = TeacherCalls(llm, output_cls, build_folder, CallPolicy(concurrency=concurrency), retry_failed)
+        all_questions = own_questions or calls.questions(
+            nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
+        )
+        settled = _Settled.of(calls.examples(nodes, retriever, all_questions), retrieval_misses, abstention)
+        notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
+        return _save(settled, output, validation, seed, documents, calls, notes)
 
 
 def _labels(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | None:

@@ -55,6 +55,34 @@ def test_a_second_run_asks_nothing_and_gives_the_same_bytes(work: Path, teacher:
     assert Path("data.jsonl").read_bytes() == before
 
 
+def test_two_builds_into_one_file_do_not_pay_twice(work: Path, call: Call) -> None:
+    errors: list[str] = []
+
+    def reply(request: dict[str, Any]) -> dict[str, Any]:
+        if not errors:
+            errors.append("asked")
+            second = CliRunner().invoke(app, _taught(teacher))
+            errors[0] = f"{second.exit_code} {second.output}"
+        return papers.reply(request)
+
+    with Teacher(reply).running() as teacher:
+        call(*_taught(teacher), "--concurrency", "1")
+        assert len(teacher.requests) == 9
+    assert errors[0].startswith("1 ")
+    assert f"process {os.getpid()} is at work there" in " ".join(errors[0].split())
+
+
+def test_a_teachers_error_does_not_show_the_key(
+    work: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may echo the key, in a form that no pattern of secrets knows."""
+    monkeypatch.setenv("OPENAI_API_KEY", "status 400")
+    with Teacher(lambda _: 400).running() as teacher:
+        assert "status 400" not in call(*_taught(teacher), code=1)["error"]
+    stored = [path for path in Path().rglob("*") if path.is_file() and b"status 400" in path.read_bytes()]
+    assert stored == []
+
+
 def test_a_new_document_costs_only_its_own_calls(work: Path, teacher: Teacher, call: Call) -> None:
     call(*_taught(teacher))
     asked = len(teacher.requests)

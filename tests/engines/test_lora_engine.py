@@ -368,7 +368,7 @@ def test_two_runs_never_train_in_one_folder(tiny_llama: Path, tmp_path: Path) ->
     engine = _engine(tiny_llama, output)
     with locked_run(output), pytest.raises(EngineError) as raised:
         engine.finetune()
-    assert f"{output}: process {os.getpid()} is training there: wait" in str(raised.value)
+    assert f"{output}: process {os.getpid()} is at work there: wait" in str(raised.value)
     assert [file.name for file in output.iterdir()] == [".lock"], "nothing was written, nothing removed"
     engine.finetune()
     assert engine.get_current_job().status == "succeeded"
@@ -397,7 +397,7 @@ def test_a_killed_process_leaves_no_lock_and_neither_do_its_children(tmp_path: P
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "locked\n"
-    with pytest.raises(EngineError, match=f"process {process.pid} is training there"), locked_run(tmp_path):
+    with pytest.raises(EngineError, match=f"process {process.pid} is at work there"), locked_run(tmp_path):
         pass
     process.kill()  # its child lives on
     process.wait()

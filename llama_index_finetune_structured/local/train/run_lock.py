@@ -42,7 +42,7 @@ def locked_run(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder, which is created, inside the block.
 
     The system releases the lock when the process ends, in whatever way. Raises EngineError, with the id of the
-    process that trains there, or CheckpointError where the folder cannot be written.
+    process that works there, or CheckpointError where the folder cannot be written.
     """
     path = folder / _NAME
     try:
@@ -73,7 +73,7 @@ def _take(descriptor: int, folder: Path) -> None:
     except OSError as error:
         holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
         raise EngineError(
-            f"{folder}: process {holder or 'of another run'} is training there: wait until it has ended, or choose "
+            f"{folder}: process {holder or 'of another run'} is at work there: wait until it has ended, or choose "
             "another output folder"
         ) from error
     os.ftruncate(descriptor, 0)
