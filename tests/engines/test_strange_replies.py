@@ -160,7 +160,7 @@ def test_later_pages_of_a_listing_are_checked_and_end(
                 return proper(request)
             return page if "after" in request.query else Reply(200, {"data": FIRST_PAGE, "has_more": True})
 
-        server.answer = answer  # type: ignore[method-assign]
+        server.answer = answer
 
         def make() -> OpenAIFinetuneEngine:
             return OpenAIFinetuneEngine(
@@ -190,7 +190,7 @@ def test_an_event_that_is_none_stops_nothing(event: Any, data: Path, timeouts: T
     with OpenAIServer(script=("running", "failed")) as server:
         proper = server.answer
         reply = Reply(200, {"data": [event], "has_more": False})
-        server.answer = lambda r: reply if r.path.endswith("/events") else proper(r)  # type: ignore[method-assign]
+        server.answer = lambda r: reply if r.path.endswith("/events") else proper(r)
         engine = OpenAIFinetuneEngine(
             "gpt-4o-mini", data, api_base=server.base, api_key=server.key, timeouts=timeouts
         )
