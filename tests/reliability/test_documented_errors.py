@@ -9,7 +9,8 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetune
 from tests.capture.fakes import EchoLLM
 
 NO_SERVER = "http://127.0.0.1:1/v1"
+
+
+def _later(call: Callable[[Any], Any], values: Iterable[Any]) -> list[Callable[[], Any]]:
+    return [partial(call, value) for value in values]
 
 
 class Song(BaseModel):
@@ -106,7 +111,7 @@ BAD_PAIRS: list[Any] = [
 ]
 BAD_FILES = ["missing.jsonl", "bytes.jsonl", "text.jsonl", "folder", UNREADABLE, ""]
 INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
-    "load": (FinetuneDataset.load, [lambda f=f: FinetuneDataset.load(f) for f in BAD_FILES]),
+    "load": (FinetuneDataset.load, _later(lambda f: FinetuneDataset.load(f), BAD_FILES)),
     "from_pairs": (
         FinetuneDataset.from_pairs,
         [
@@ -133,8 +138,10 @@ INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
     ),
     "save_preferences": (
         FinetuneDataset.save_preferences,
-        [lambda f=f: _pairs().save_preferences("out.jsonl", f) for f in ("missing.jsonl", "text.jsonl", [])]
-        + [lambda: _pairs().save_preferences(UNREADABLE, _pairs())],
+        [
+            *_later(lambda f: _pairs().save_preferences("out.jsonl", f), ("missing.jsonl", "text.jsonl", [])),
+            lambda: _pairs().save_preferences(UNREADABLE, _pairs()),
+        ],
     ),
     "split": (
         FinetuneDataset.split,
@@ -155,18 +162,18 @@ INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
             lambda: check("rows.jsonl", base_model="nosuch-folder"),
         ],
     ),
-    "read_examples": (read_examples, [lambda f=f: list(read_examples(Path(f))) for f in BAD_FILES if f]),
+    "read_examples": (read_examples, _later(lambda f: list(read_examples(Path(f))), filter(None, BAD_FILES))),
     "read_nodes": (
         read_nodes,
-        [lambda f=f: read_nodes(f) for f in ("missing", "rows.jsonl", "empty", "odd", "nul\0", UNREADABLE)]
-        + [lambda n=n: read_nodes("folder", chunk_size=n) for n in (1, "x", 200.5, None)]
+        _later(lambda f: read_nodes(f), ("missing", "rows.jsonl", "empty", "odd", "nul\0", UNREADABLE))
+        + _later(lambda n: read_nodes("folder", chunk_size=n), (1, "x", 200.5, None))
         + [lambda: read_nodes("folder", chunk_overlap=-1)],
     ),
     "load_schema": (
         load_schema,
-        [
-            lambda s=s: load_schema(s)
-            for s in (
+        _later(
+            lambda s: load_schema(s),
+            (
                 "missing.yaml",
                 "folder",
                 "",
@@ -176,69 +183,69 @@ INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
                 "json:dumps",
                 "bytes.yaml",
                 "half.yaml",
-            )
-        ],
+            ),
+        ),
     ),
     "capture": (
         capture,
-        [lambda f=f: _entered(f) for f in ("text.jsonl", "bytes.jsonl", "folder", UNREADABLE)],
+        _later(lambda f: _entered(f), ("text.jsonl", "bytes.jsonl", "folder", UNREADABLE)),
     ),
-    "capture.document": (capture.document, [lambda n=n: _document(n) for n in ("", None, 3)]),
+    "capture.document": (capture.document, _later(lambda n: _document(n), ("", None, 3))),
     "OpenAIFineTuningHandler": (
         OpenAIFineTuningHandler,
-        [lambda f=f: OpenAIFineTuningHandler(f) for f in ("text.jsonl", "folder", UNREADABLE)],
+        _later(lambda f: OpenAIFineTuningHandler(f), ("text.jsonl", "folder", UNREADABLE)),
     ),
     "GradientAIFineTuningHandler": (
         GradientAIFineTuningHandler,
-        [lambda f=f: GradientAIFineTuningHandler(f) for f in ("text.jsonl", "folder", UNREADABLE)],
+        _later(lambda f: GradientAIFineTuningHandler(f), ("text.jsonl", "folder", UNREADABLE)),
     ),
     "answer_questions": (
         answer_questions,
-        [lambda f=f: _asked(f) for f in ("text.jsonl", "folder", UNREADABLE)],
+        _later(lambda f: _asked(f), ("text.jsonl", "folder", UNREADABLE)),
     ),
     "generate": (
         QuestionGenerator.generate,
-        [lambda f=f: _generated(f) for f in ("text.jsonl", "rows.jsonl", "folder", UNREADABLE)],
+        _later(lambda f: _generated(f), ("text.jsonl", "rows.jsonl", "folder", UNREADABLE)),
     ),
     "QuestionGenerator": (
         QuestionGenerator,
-        [lambda n=n: QuestionGenerator(EchoLLM(), num_questions_per_chunk=n) for n in (0, -1, -9)],
+        _later(lambda n: QuestionGenerator(EchoLLM(), num_questions_per_chunk=n), (0, -1, -9)),
     ),
     "builder": (
         RetrievalAugmentedDatasetBuilder,
-        [
-            lambda s=s: RetrievalAugmentedDatasetBuilder(None, **s)
-            for s in (
+        _later(
+            lambda s: RetrievalAugmentedDatasetBuilder(None, **s),
+            (
                 {},
                 {"share_without_context": 2},
                 {"share_without_context": 1.0, "distractors": -1},
                 {"share_without_context": 1.0, "retrieval_misses": "no"},
                 {"share_without_context": 0.5, "qa_template": "none"},
-            )
-        ],
+            ),
+        ),
     ),
-    "build": (RetrievalAugmentedDatasetBuilder.build, [lambda p=p: _built(p) for p in BAD_PAIRS]),
+    "build": (RetrievalAugmentedDatasetBuilder.build, _later(lambda p: _built(p), BAD_PAIRS)),
     "abuild": (
         RetrievalAugmentedDatasetBuilder.abuild,
-        [lambda p=p: asyncio.run(_abuilt(p)) for p in BAD_PAIRS],
+        _later(lambda p: asyncio.run(_abuilt(p)), BAD_PAIRS),
     ),
     "write": (
         RetrievalAugmentedDatasetBuilder.write,
-        [lambda p=p: _written(p, "out.jsonl", None) for p in BAD_PAIRS]
-        + [
+        [
+            *_later(lambda p: _written(p, "out.jsonl", None), BAD_PAIRS),
             lambda: _written([("q", "a")], "out.jsonl", "nosuch"),
             lambda: _written([("q", "a")], UNREADABLE, None),
         ],
     ),
     "ServingRecipe.of": (
         ServingRecipe.of,
-        [lambda r=r: ServingRecipe.of(r) for r in ((), _pairs(), _pairs()[:1])],
+        _later(lambda r: ServingRecipe.of(r), ((), _pairs(), _pairs()[:1])),
     ),
     "OpenAIFinetuneEngine": (
         OpenAIFinetuneEngine,
-        [
-            lambda s=s: _openai(**s)
-            for s in (
+        _later(
+            lambda s: _openai(**s),
+            (
                 {"data": None},
                 {"provider": 3},
                 {"api_key": "k\n"},
@@ -251,33 +258,30 @@ INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
                 {"hyperparameters": {"n": object()}},
                 {"extra_body": {"n": float("nan")}},
                 {"transport": "morse"},
-            )
-        ],
+            ),
+        ),
     ),
     "finetune": (
         OpenAIFinetuneEngine.finetune,
-        [
-            lambda s=s: _openai(**s).finetune()
-            for s in (
+        _later(
+            lambda s: _openai(**s).finetune(),
+            (
                 {"data": "missing.jsonl"},
                 {"data": "folder"},
                 {"data": "text.jsonl"},
                 {"output_dir": UNREADABLE},
-            )
-        ],
+            ),
+        ),
     ),
     "from_run": (
         OpenAIFinetuneEngine.from_run,
-        [
-            lambda f=f: OpenAIFinetuneEngine.from_run(f)
-            for f in ("missing", "broken", "taken", UNREADABLE, "rows.jsonl")
-        ],
+        _later(OpenAIFinetuneEngine.from_run, ("missing", "broken", "taken", UNREADABLE)),
     ),
     "GradientFinetuneEngine": (
         GradientFinetuneEngine,
-        [
-            lambda s=s: _gradient(**s)
-            for s in (
+        _later(
+            lambda s: _gradient(**s),
+            (
                 {"data": None},
                 {"name": None},
                 {"batch_size": 0},
@@ -288,8 +292,8 @@ INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
                 {"host": "http://user:pw@h"},
                 {"access_token": "t\n"},
                 {"output_dir": UNREADABLE},
-            )
-        ],
+            ),
+        ),
     ),
 }
 
@@ -347,7 +351,7 @@ ELSEWHERE = {
 
 def test_the_table_has_every_public_function_that_documents_errors() -> None:
     values = {name: getattr(module, name) for module in (package, dataset) for name in module.__all__}
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if not re.search(
             r"structured\.(capture|dataset|formats|engines\.(hosted|gradient))", str(value.__module__)
