@@ -8,6 +8,9 @@ DOCS_READY := $(DOCS_VENV)/.ready
 OLDEST_VENV ?= .venv-oldest
 OLDEST_BIN := $(OLDEST_VENV)/bin
 OLDEST_READY := $(OLDEST_VENV)/.ready
+# Processes that share the tests, each with one thread of torch; 0: all in this one, for a debugger.
+WORKERS ?= 2
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Left out of test-oldest for their time: crashes, loops of trainings, walks through what other tests cover in parts.
 # What test_docstrings.py, test_house.py and test_typing.py look at is the same with any version.
 OLDEST_LEFT_OUT ?= tests/reliability tests/demo tests/cli/test_walk.py tests/dataset/test_llm_calls.py \
@@ -23,12 +26,12 @@ demo: $(READY)
 
 # Fails below the coverage floor of pyproject.toml, except for a part of the tests: make test ARGS="tests/capture"
 test: $(READY)
-	$(BIN)/python -m pytest --cov --cov-report=term $(if $(ARGS),--cov-fail-under=0) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --cov --cov-report=term $(if $(ARGS),--cov-fail-under=0) $(ARGS)
 
 # Most of the tests with the oldest dependencies that pyproject.toml allows.
 # All of them: make test-oldest OLDEST_LEFT_OUT=tests/test_typing.py
 test-oldest: $(OLDEST_READY)
-	$(OLDEST_BIN)/python -m pytest $(OLDEST_LEFT_OUT:%=--ignore=%) $(ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST_BIN)/python $(PYTEST) $(OLDEST_LEFT_OUT:%=--ignore=%) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
