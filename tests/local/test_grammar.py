@@ -68,7 +68,7 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 
 NUMBER, TEXT = {"type": "integer"}, {"type": "string"}
-TREE = {
+TREE: dict[str, Any] = {
     "$defs": {
         "Tree": _object(name=TEXT, kids={"type": "array", "items": {"$ref": "#/$defs/Tree"}}),
     },
