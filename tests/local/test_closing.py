@@ -127,7 +127,7 @@ MERGED: dict[str, tuple[dict[str, Any], list[Any]]] = {
         [{"p": 1, "q": 2, "kind": "x"}, {"p": 1, "q": 2, "kind": "y"}],
     ),
     "unions of keys in another order": (
-        {"allOf": [{"anyOf": [_object("a", "b"), _object("b", "a", "c")]}, {"oneOf": [A, _object("e", "a")]}]},
+        {"allOf": [{"anyOf": [_object("a", "b"), _object("b", "a", "c")]}, {"anyOf": [A, _object("e", "a")]}]},
         [{"b": 2, "a": 1}, {"e": 1, "c": 3, "b": 2, "a": 1}],
     ),
     "a union in a union": (
