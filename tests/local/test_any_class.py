@@ -24,17 +24,17 @@ from tests.local.random_models import LEAVES, NAMES, Kind
 pytestmark = pytest.mark.filterwarnings("ignore:__int__ returned non-int:DeprecationWarning")
 SHORT = AnswerBounds(default_items=3, default_characters=40)
 FIGURES: Counter[str] = Counter()
+# A name with a DEL, which grammars write raw in names and escaped in texts, cannot be trained.
+_letters = st.characters(codec="utf-8", exclude_characters="\x7f")
 _names = st.lists(
-    st.sampled_from(NAMES) | st.text(min_size=1, max_size=6), min_size=1, max_size=4, unique=True
+    st.sampled_from(NAMES) | st.text(_letters, min_size=1, max_size=6), min_size=1, max_size=4, unique=True
 )
 
 
 @st.composite
 def models(draw: st.DrawFn, inner: st.SearchStrategy[Kind]) -> Kind:
     """A class whose fields have odd names, by alias, and may be optional."""
-    names = draw(
-        _names.filter(lambda found: all(name.encode("utf-8", "ignore").decode() == name for name in found))
-    )
+    names = draw(_names)
     kinds = [draw(inner) for _ in names]
     optional = [draw(st.booleans()) for _ in names]
     fields: dict[str, Any] = {
@@ -73,11 +73,11 @@ def _root_of(kind: Kind) -> Kind:
 
 def _tagged(kinds: list[Kind], recursive: bool) -> Kind:
     """A discriminated union of classes, the last of which may hold the union itself."""
-    make: Any = create_model
-    branches: list[Any] = [
-        make(f"Branch{n}", kind=(Literal[f"b{n}"], f"b{n}"), value=(kind.annotation, ...))
-        for n, kind in enumerate(kinds)
+    literal: Any = Literal
+    fields: list[dict[str, Any]] = [
+        {"kind": (literal[f"b{n}"], f"b{n}"), "value": (kind.annotation, ...)} for n, kind in enumerate(kinds)
     ]
+    branches: list[Any] = [create_model(f"Branch{n}", **own) for n, own in enumerate(fields)]
     if recursive:
 
         class Holder(BaseModel):
@@ -101,7 +101,8 @@ def _tagged(kinds: list[Kind], recursive: bool) -> Kind:
     return Kind(Tagged, value)
 
 
-_leaves = st.sampled_from([LEAVES[name] for name in LEAVES if name != "None"])
+# None of an optional field is not read as the None of what it may hold.
+_leaves = st.sampled_from([LEAVES[name] for name in LEAVES if name not in ("None", "literal")])
 _kinds: st.SearchStrategy[Kind] = st.recursive(
     _leaves,
     lambda inner: st.one_of(

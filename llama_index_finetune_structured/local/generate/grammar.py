@@ -32,7 +32,7 @@ _CACHED_GRAMMARS = 64  # chosen: about 0.2 MB each
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
 # What llguidance may compute between two masks; chosen: by its default of 200,000 a long string with a pattern fails.
 _FUEL = 50_000_000
-_TRIED_ENDINGS = 3  # chosen: starts of the last known ending that a token may have replaced
+_REPLACED = 3  # chosen: tokens of the last known ending that one token may have replaced
 
 
 class GrammarCache:
@@ -242,7 +242,8 @@ class GrammarState:
     def _shortest_end(self, matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> list[int] | None:
         """A short end of the answer ``tokens``: what is left of the known end where that leads there, or a new one."""
         known = self._ending or []
-        for start in reversed(range(min(_TRIED_ENDINGS, len(known)))):
+        first = min(_REPLACED, len(known))
+        for start in (*reversed(range(first)), *range(first, len(known))):
             rest = known[start:]
             if matcher.validate_tokens(rest) == len(rest):
                 ended = matcher.deep_copy()

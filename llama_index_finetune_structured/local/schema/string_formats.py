@@ -162,7 +162,7 @@ def _with_unicode_words(pattern: str) -> str:
     return _WORD.sub(written, pattern)
 
 
-_WORD_CLASS = r"\p{L}\p{M}\p{Nd}\p{Pc}"
+_WORD_CLASS = r"\p{L}\p{M}\p{N}_"
 
 
 def translate_string(node: dict[str, Any]) -> None:
