@@ -144,7 +144,7 @@ def expressible(pattern: str) -> bool:
     return _INEXPRESSIBLE.search(pattern) is None
 
 
-# Letters of all scripts would make the grammar compiler give up on patterns such as (\\w+\\.)+\\d.
+# Letters of all scripts would make the grammar compiler give up on patterns such as (\w+\.)+\d.
 _WORD_CLASS = "a-zA-Z0-9_À-ÖØ-öø-ɏ"
 _WORD = re.compile(r"\\w|\\.|\[|\]")
 
