@@ -31,7 +31,8 @@ ROWS: list[tuple[dict[str, Any], str, str]] = [
     ({"enum": [True, 1, 2.5]}, "true", "true"),
     ({"enum": [[1.0, "a"], [3]]}, "[3.0]", "[3]"),
     ({"enum": [{"b": 1.0, "a": 2}, {"a": 1, "b": 2.5}]}, '{"a":2.0,"b":1}', '{"b":1,"a":2}'),
-    ({"type": "string", "pattern": r"^\w+ [\w.]+$"}, '"größe 日本."', '"größe 日本."'),
+    ({"type": "string", "pattern": r"^\w+ [\w.]+$"}, '"größe Łódź."', '"größe Łódź."'),
+    ({"type": "string", "pattern": r"(\w+\.)+[0-9]+"}, '"a.ö.1"', '"a.ö.1"'),
     ({"enum": ["never", "2026-01-01"], "format": "date"}, '"never"', '"never"'),
     (NUMBER | {"minimum": 0, "maximum": 1e300}, "7.5", "7.5"),
 ]

@@ -144,11 +144,13 @@ def expressible(pattern: str) -> bool:
     return _INEXPRESSIBLE.search(pattern) is None
 
 
+# Letters of all scripts would make the grammar compiler give up on patterns such as (\w+\.)+\d.
+_WORD_CLASS = "a-zA-Z0-9_À-ÖØ-öø-ɏ"
 _WORD = re.compile(r"\\w|\\.|\[|\]")
 
 
-def _with_unicode_words(pattern: str) -> str:
-    r"""The pattern with \w as any script's letters and digits, as Rust and Python have it; grammars take ASCII's."""
+def _with_accents(pattern: str) -> str:
+    r"""The pattern with \w as letters with accents too, which Rust and Python count among them; grammars do not."""
     within = False
 
     def written(match: re.Match[str]) -> str:
@@ -160,9 +162,6 @@ def _with_unicode_words(pattern: str) -> str:
         return _WORD_CLASS if within else f"[{_WORD_CLASS}]"
 
     return _WORD.sub(written, pattern)
-
-
-_WORD_CLASS = r"\p{L}\p{M}\p{N}_"
 
 
 def translate_string(node: dict[str, Any]) -> None:
@@ -189,4 +188,4 @@ def translate_string(node: dict[str, Any]) -> None:
     elif not expressible(pattern):
         del node["pattern"]
     elif "pattern" in node:
-        node["pattern"] = _with_unicode_words(pattern)
+        node["pattern"] = _with_accents(pattern)
