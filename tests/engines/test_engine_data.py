@@ -145,7 +145,10 @@ BAD_ROWS: dict[str, tuple[str, dict[str, Any] | bytes]] = {
     ),
     "an answer against its schema": ("answer_not_in_schema", _example('{"title":1}')),
     "an answer that is no JSON": ("answer_not_in_schema", _example("One")),
-    "a spelling that the grammar does not write": ("answer_not_sayable", _example('{"title":"One","tracks":[1.0]}')),
+    "a number longer than the grammar writes": (
+        "answer_not_sayable",
+        _example(f'{{"title":"One","tracks":[{10**50}]}}'),
+    ),
     "an image": (
         "cannot_render",
         _chat({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}]}, ANSWER),

@@ -14,6 +14,7 @@ from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
 from llama_index_finetune_structured import (
+    ConfigurationError,
     DatasetError,
     FinetuneDataset,
     LoraFinetuneEngine,
@@ -138,5 +139,5 @@ def test_control_tokens_in_a_formatted_completion_are_sent_and_nowhere_else(tmp_
     assert llm._completion_call(text, True, {}).request.prompt == asked
     assert llm._completion_call(text, False, {}).request.prompt.count(0) == 2
     for formatted in (True, False):
-        with pytest.raises(DatasetError, match="half a character"):
+        with pytest.raises(ConfigurationError, match="a lone surrogate"):
             llm.complete("smile \ud83c", formatted=formatted)

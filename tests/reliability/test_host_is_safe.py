@@ -79,9 +79,8 @@ def test_a_hundred_errors_do_not_reach_the_host_and_are_counted(
         -1
     ] == "and on it goes"
     assert caplog.text.count("later failures are only counted") == 1
-    # Calls whose scope could not be asked belong to nobody.
-    assert captured.summary()["outside"] == 10
-    assert "10 LLM calls were made outside of its block" in caplog.text
+    assert len(caplog.records) == 1
+    assert captured.summary()["outside"] == 0, "an error inside capture makes no call one from outside"
     assert "sk-secret" not in caplog.text
 
 
@@ -112,9 +111,7 @@ def test_events_that_a_format_cannot_express_are_left_out_with_one_warning(
     assert len(lines) == (3 if handler is GradientAIFineTuningHandler else 6)
     left_out = [record.getMessage() for record in caplog.records]
     assert len(left_out) == (6 - len(lines) > 0)
-    assert all(
-        "3 events are left out, the first since messages[0] has a part of type" in text for text in left_out
-    )
+    assert all("3 events were left out; the first, " in text for text in left_out)
 
 
 def test_a_redactor_may_call_an_llm(tmp_path: Path) -> None:
