@@ -40,9 +40,21 @@ _LONGEST_DECIMAL = 40  # characters; what grammars hold: 20 digits before the po
 _DEEP = "the answer contains itself, or is nested too deeply"
 
 
-@lru_cache(maxsize=256)
 def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a class, cached; callers must not change it. Raises ConfigurationError where it has none."""
+    """The JSON schema of a class of answers, cached; callers must not change it.
+
+    Raises ConfigurationError for what is no Pydantic class, and for a class without a JSON schema.
+    """
+    if not isinstance(output_cls, type) or not issubclass(output_cls, BaseModel):
+        raise ConfigurationError(
+            f"output_cls: expected a class of pydantic.BaseModel, found {output_cls!r}; for other types (a list, a "
+            "dataclass, an enum), write class Answer(pydantic.RootModel[...])"
+        )
+    return _schema(output_cls)
+
+
+@lru_cache(maxsize=256)
+def _schema(output_cls: type[BaseModel]) -> dict[str, Any]:
     try:
         return output_cls.model_json_schema()
     except (

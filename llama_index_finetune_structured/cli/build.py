@@ -13,6 +13,7 @@ from llama_index.core.prompts.chat_prompts import TEXT_QA_PROMPT_TMPL_MSGS
 from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
+from ..answer_values import class_schema
 from ..capture.redaction import redact_secrets
 from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder, document_hashes
 from ..dataset.generate.documents import read_nodes
@@ -95,7 +96,7 @@ def build(
     retriever = bm25_retriever(nodes, top_k)
     say(f"{len({node.ref_doc_id for node in nodes})} documents, {len(nodes)} chunks")
     settings = BuildSettings(
-        answer_schema=output_cls.model_json_schema(), teacher=teacher, top_k=top_k, chunk_size=chunk_size
+        answer_schema=class_schema(output_cls), teacher=teacher, top_k=top_k, chunk_size=chunk_size
     )
     if labels is not None:
         rows = list(_labelled_rows(retriever, labels, output_cls))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console, RenderableType
 
 from ..errors import FinetuneStructuredError
@@ -80,6 +81,9 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
         return function(**options)
     except FinetuneStructuredError as error:
         return _failed(str(error))
+    except ValidationError as error:  # of settings whose limits an option does not state
+        problem = error.errors(include_url=False)[0]
+        return _failed(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, found {problem['input']!r}")
     except OSError as error:
         return _failed(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from ..answer_values import class_schema
 from ..dataset.schema.load import load_schema
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
@@ -32,7 +33,7 @@ _YAML = (".yaml", ".yml", ".json")
 
 def remember_schema(build_folder: Path, source: str, output_cls: type[BaseModel]) -> None:
     """Record in a build's folder which ``--schema`` its data set was made with."""
-    write_json(build_folder / _RECORD, {"source": source, "schema": output_cls.model_json_schema()})
+    write_json(build_folder / _RECORD, {"source": source, "schema": class_schema(output_cls)})
 
 
 def answer_class(source: str | None, data: Path) -> type[BaseModel] | None:
@@ -49,7 +50,7 @@ def answer_class(source: str | None, data: Path) -> type[BaseModel] | None:
     if recorded.lower().endswith(_YAML):
         with contextlib.suppress(ConfigurationError):
             output_cls = load_schema(recorded)
-            if output_cls.model_json_schema() == schema:
+            if class_schema(output_cls) == schema:
                 return output_cls
     say(f"validated by the stored JSON schema alone; --schema {recorded} validates by the class")
     return None

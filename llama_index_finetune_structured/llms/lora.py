@@ -22,6 +22,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from pydantic import BaseModel, Field, PrivateAttr
 from typing_extensions import Self
 
+from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
@@ -29,7 +30,7 @@ from ..local.model.control_tokens import encode_parts
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_room
-from .structured import output_schema, request_schema
+from .structured import request_schema
 from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas
 
@@ -204,7 +205,7 @@ class LoraLLM(StructuredAnswersLLM):
             ConfigurationError: Schema and answer leave no room for a text.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        room = schema_room(self._loaded.tokenizer, output_schema(output_cls))
+        room = schema_room(self._loaded.tokenizer, class_schema(output_cls))
         if room + self.max_new_tokens >= self._context_window:
             raise ConfigurationError(
                 f"{output_cls.__name__}: its schema takes {room} tokens, an answer up to {self.max_new_tokens} "
@@ -242,7 +243,7 @@ class LoraLLM(StructuredAnswersLLM):
             DatasetError: The model's chat template rejects the messages, or leaves the text of one out.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        schema = None if output_cls is None else output_schema(output_cls)
+        schema = None if output_cls is None else class_schema(output_cls)
         return self._prompt(messages, schema)
 
     # Chat and completion

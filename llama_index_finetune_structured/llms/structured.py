@@ -17,6 +17,7 @@ from llama_index.core.prompts.base import SelectorPromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, RootModel, ValidationError
 
+from ..answer_values import class_schema
 from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import json_span
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
@@ -26,7 +27,6 @@ __all__ = [
     "StructuredAnswerEvent",
     "StructuredCall",
     "bare_prompt",
-    "output_schema",
     "parse_answer",
     "parse_response",
     "request_schema",
@@ -73,9 +73,7 @@ class StructuredCall:
         """``bounds``: those of the grammar; None: no grammar, and one attempt only."""
         self._output_cls, self._bounds = output_cls, bounds
         self._kwargs = with_schema(output_cls, llm_kwargs)
-        self._distinct = bounds is not None and (
-            schema_key(output_cls.model_json_schema()) in bounds.distinct
-        )
+        self._distinct = bounds is not None and (schema_key(class_schema(output_cls)) in bounds.distinct)
         self._text, self._attempts = "", 0
         self._outcome: BaseModel | StructuredAnswerError | None = None
 
@@ -128,7 +126,7 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
 
     That schema stands in the prompt, as in training; ``grammar_schema`` is the stricter one for the grammar.
     """
-    schema = output_schema(output_cls)
+    schema = class_schema(output_cls)
     return {
         **(llm_kwargs or {}),
         "response_format": {
@@ -137,16 +135,6 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
         },
         "grammar_schema": grammar_schema(output_cls),
     }
-
-
-def output_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a class of answers. Raises ConfigurationError where it is no Pydantic class."""
-    if isinstance(output_cls, type) and issubclass(output_cls, BaseModel):
-        return output_cls.model_json_schema()
-    raise ConfigurationError(
-        f"output_cls: expected a class of pydantic.BaseModel, found {output_cls!r}; for other types (a list, a "
-        "dataclass, an enum), write class Answer(pydantic.RootModel[...])"
-    )
 
 
 def request_schema(response_format: Any) -> dict[str, Any] | None:
@@ -229,7 +217,7 @@ def _without_last_repetition(value: Any) -> Any:
 
 def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) -> list[str]:
     """JSON pointers into the schema at which the answer reaches a bound of the grammar; none if it is no JSON."""
-    schema = output_cls.model_json_schema()
+    schema = class_schema(output_cls)
     try:
         answer = json.loads(_json_text(output_cls, text))
     except ValueError:

@@ -141,22 +141,30 @@ class AnswerGrammar:
         The number of tokens where all are accepted and the answer may not end after them.
         """
         tokens = list(token_ids)
-        matcher, text = self._matcher.deep_copy(), JsonText(distinct=self._distinct)
+        matcher = self._matcher.deep_copy()
         accepted = int(matcher.validate_tokens(tokens))
-        for index, token in enumerate(tokens[:accepted]):
-            if token == self._cache.stop_id:
-                return index
-            piece = self._cache.text(token)
+        if self._cache.stop_id in tokens[:accepted]:
+            accepted = tokens.index(self._cache.stop_id)
+        refused = self._refused_by_rules(tokens[:accepted])
+        if refused is not None or accepted < len(tokens):
+            return accepted if refused is None else refused
+        matcher.consume_tokens(tokens)
+        return None if matcher.is_accepting() else accepted
+
+    def _refused_by_rules(self, tokens: list[int]) -> int | None:
+        """Index of the first of the tokens, all of which the grammar accepts, that a rule on the text refuses."""
+        pieces = [self._cache.text(token) for token in tokens]
+        if not JsonText.has_rules_for("".join(pieces), distinct=self._distinct):
+            return None
+        text = JsonText(distinct=self._distinct)
+        for index, piece in enumerate(pieces):
             if not text.allows(piece):
                 # As in generation, a rule on the text gives way where the grammar allows nothing else.
                 state = self._state_after(tokens[:index])
-                if not bool(state.mask()[token]):
+                if not bool(state.mask()[tokens[index]]):
                     return index
             text.append(piece)
-        if accepted < len(tokens):
-            return accepted
-        matcher.consume_tokens(tokens)
-        return None if matcher.is_accepting() else accepted
+        return None
 
     def _state_after(self, tokens: Sequence[int]) -> GrammarState:
         state = self.start(len(tokens) + 1)

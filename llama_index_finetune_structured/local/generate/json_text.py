@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from dataclasses import dataclass, field
 
 __all__ = ["JsonText"]
@@ -13,6 +14,8 @@ _NUMBER_CHARACTERS = _NUMBER_START | frozenset("+.eE")
 _LONGEST_NUMBER = (
     40  # characters; chosen: more than a float's 17 digits with exponent, and than a 128-bit integer
 )
+# Part of every number with more than 40 characters, or too large for a float.
+_LONG_OR_LARGE = re.compile(r"[-+.0-9]{20}|[0-9][eE][-+]?[0-9]{2}")
 
 
 class JsonText:
@@ -37,6 +40,11 @@ class JsonText:
     def repeats(self) -> bool:
         """Whether the text ends with an object that its list held already."""
         return self._items is not None and self._items.repeated
+
+    @classmethod
+    def has_rules_for(cls, text: str, *, distinct: bool) -> bool:
+        """Whether a rule may refuse a part of the text: it has long or large numbers, or objects in a list."""
+        return _LONG_OR_LARGE.search(text) is not None or (distinct and "},{" in text)
 
     def allows(self, text: str) -> bool:
         """Whether ``text`` may come next, by the rules above."""

@@ -9,7 +9,7 @@ from typing import Any
 from ...json_schema import sub_schemas
 from .closing import UNENFORCED
 from .grammar_schema import with_named_keys
-from .string_formats import GRAMMAR_FORMATS, PATTERNS, expressible
+from .string_formats import GRAMMAR_FORMATS, PATTERNS, decimal_digits, expressible
 
 __all__ = ["not_enforced"]
 
@@ -61,7 +61,7 @@ def _unions_and_counts(node: Mapping[str, Any], pointer: str) -> Iterator[str]:
 
 def _texts(node: Mapping[str, Any], pointer: str) -> Iterator[str]:
     pattern, name = node.get("pattern"), node.get("format")
-    if isinstance(pattern, str) and not expressible(pattern):
+    if isinstance(pattern, str) and not expressible(pattern) and decimal_digits(pattern) is None:
         yield f"{pointer}/pattern: {pattern}"
     if (
         isinstance(name, str)

@@ -18,6 +18,7 @@ __all__ = [
     "KEY_PATTERNS",
     "PATTERNS",
     "SHORT_FORMATS",
+    "decimal_digits",
     "expressible",
     "translate_string",
     "url_pattern",
@@ -29,6 +30,7 @@ SHORT_FORMATS = {"ipv4", "ipv6", "uuid"}
 GRAMMAR_FORMATS = {"hostname", "uri", *SHORT_FORMATS}
 """Formats that are left to the grammar's own definition."""
 
+_DIGITS = 20  # of a decimal without limits; chosen
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LEAP_YEAR = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
 _MONTH_AND_DAY = (
@@ -119,10 +121,9 @@ def url_pattern(schemes: Sequence[str], *, hosts: bool = False) -> str:
     return f"^{scheme}://{_USER}{_HOST}{_PORT}{rest}$"
 
 
-_PYDANTIC_DECIMAL = re.compile(
-    r"\^\(\?!\^\[-\+\.\]\*\$\)\[\+-\]\?0\*\\d(?:\*|\{0,(?P<whole>\d+)\})"
-    r"(?:\(\?:\\\.\\d\{0,(?P<places>\d+)\}0\*\)\?|\\\.\?\\d\*)\$"
-)
+# The start of Pydantic's pattern of decimals up to 2.12, with the most digits before the point, and those after it.
+_PYDANTIC_DECIMAL = re.compile(r"\^\(\?!\^\[-\+\.\]\*\$\)\[\+-\]\?0\*(?:\(\?:)?\\d(?:\*|\{0,(\d+)\})")
+_PYDANTIC_PLACES = re.compile(r"\\\.\??\\d\{0,(\d+)\}")
 # Lookaround, word boundaries, references to groups, and ends of text by other names than $.
 _INEXPRESSIBLE = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?(?:=|!|<=|<!|>|P=)|\\[bBAzZGk1-9])")
 
@@ -137,6 +138,15 @@ KEY_PATTERNS = {
     "ipv6": f"^{_IPV6}$",
 }
 """Format -> anchored pattern, of the formats that grammars know for values but not for keys."""
+
+
+def decimal_digits(pattern: str) -> tuple[int, int] | None:
+    """Most digits before and after the point by Pydantic's pattern of a decimal; None for another pattern."""
+    start = _PYDANTIC_DECIMAL.match(pattern)
+    if start is None:
+        return None
+    places = _PYDANTIC_PLACES.search(pattern)
+    return int(start[1] or _DIGITS), int(places[1]) if places else _DIGITS
 
 
 def expressible(pattern: str) -> bool:
@@ -180,11 +190,8 @@ def translate_string(node: dict[str, Any]) -> None:
     elif name not in GRAMMAR_FORMATS:
         node.pop("format", None)
     pattern = str(node.get("pattern", ""))
-    if decimal := _PYDANTIC_DECIMAL.fullmatch(pattern):
-        whole, places = decimal["whole"], decimal["places"]
-        node["pattern"] = (
-            decimal_range_pattern(None, None, whole=int(whole or 20), places=int(places or 20)) or ANY_DECIMAL
-        )
+    if (digits := decimal_digits(pattern)) is not None:
+        node["pattern"] = decimal_range_pattern(None, None, whole=digits[0], places=digits[1]) or ANY_DECIMAL
     elif not expressible(pattern):
         del node["pattern"]
     elif "pattern" in node:
