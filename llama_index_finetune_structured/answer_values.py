@@ -37,7 +37,7 @@ _PATH_HINT = ": AliasPath is not part of a JSON schema; give the field a plain a
 _VALIDATOR_HINT = ": its validator does not undo what its type or serializer writes; make the two agree"
 _OTHER_VALUE = "is read as another value"
 _LONGEST_DECIMAL = 40  # characters; what grammars hold: 20 digits before the point and after it
-_DEEP = "the answer contains itself, or is nested too deeply"
+_DEEP = "the answer contains itself, or is nested too deeply: cut it down, or leave it out"
 
 
 def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
@@ -77,13 +77,16 @@ def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:
     return _with_validation_names(answer, _dumped(answer, by_alias=False, exclude_unset=exclude_unset))
 
 
-def trained_value(answer: BaseModel, output_cls: type[BaseModel] | None = None) -> Any:
+def trained_value(
+    answer: BaseModel, output_cls: type[BaseModel] | None = None, *, exclude_unset: bool = False
+) -> Any:
     """``answer_value``, after a check that ``output_cls`` (None: the answer's class) reads an equal answer from it.
 
-    Raises DatasetError, without values, naming the first field that it reads otherwise, and for secrets.
+    ``exclude_unset``: leave out the fields that were not given. Raises DatasetError, without values, naming the
+    first field that it reads otherwise, and for secrets.
     """
     _refuse_secrets(answer)
-    return _equal_value(answer, output_cls or type(answer), exclude_unset=False)
+    return _equal_value(answer, output_cls or type(answer), exclude_unset=exclude_unset)
 
 
 def readable_value(answer: BaseModel, output_cls: type[BaseModel]) -> Any:
@@ -269,7 +272,7 @@ def _fault(answer: BaseModel, value: Any, output_cls: type[BaseModel], only_set:
     except ValueError:
         numbers = ((path, part) for path, part in _walk(value) if isinstance(part, float))
         path, number = next(item for item in numbers if not math.isfinite(item[1]))
-        return f"{path or 'the answer'}: {number}, for which JSON has no number"
+        return f"{path or 'the answer'}: {number}, for which JSON has no number: leave it out, or allow None"
     try:
         read = output_cls.model_validate_json(text)
     except ValidationError as error:
@@ -322,7 +325,7 @@ def _difference(given: Any, read: Any, path: str, only_set: bool) -> str | None:
             f"{path or 'the answer'}: its keys are read as others (JSON has text alone); give the keys a type"
         )
     elif type(given) is type(read):
-        return f"{path or 'the answer'}: {_OTHER_VALUE}"
+        return f"{path or 'the answer'}: {_OTHER_VALUE}{_VALIDATOR_HINT}"
     else:
         return _other_kind(given, read, path)
     faults = (_difference(part, other, _join(path, name), only_set) for name, part, other in pairs)
@@ -352,14 +355,14 @@ def _field_difference(
             continue
         place = _join(path, name)
         if name not in others:
-            return f"{place}: is not read back"
+            return f"{place}: is not read back; give the class a field of that name"
         if fault := _difference(part, others[name], place, only_set):
             other_value = f"{place}: {_OTHER_VALUE}"
             if getattr(declared.get(name), "exclude", None):
                 return f"{other_value}: exclude=True leaves it out of JSON; drop exclude, or the value"
             if _is_read_by_path(declared.get(name)):
                 return other_value + _PATH_HINT
-            return fault + _VALIDATOR_HINT if fault == other_value else fault
+            return fault
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -23,6 +23,7 @@ __all__ = [
     "compact_json",
     "content_hash",
     "json_span",
+    "refuse_constant",
 ]
 
 Transport = Literal["json_schema", "tools", "text"]
@@ -52,7 +53,7 @@ def json_span(text: str) -> str:
     """
     stripped = text.strip()
     try:
-        json.loads(stripped, parse_constant=_refuse)
+        json.loads(stripped, parse_constant=refuse_constant)
         return stripped
     except (ValueError, RecursionError):
         pass
@@ -62,9 +63,9 @@ def json_span(text: str) -> str:
     return stripped[first : last + 1]
 
 
-def _refuse(constant: str) -> Any:
-    """Raise ValueError for NaN and infinities, which Python's parser accepts."""
-    raise ValueError(constant)
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and infinities, which Python's parser accepts: the ``parse_constant`` of json.loads."""
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _number_calls(messages: list[dict[str, Any]]) -> None:
@@ -232,7 +233,7 @@ class Example(_Frozen):
         """Every text of the answer: its content, if there is any, then the JSON arguments of each tool call."""
         content = self.answer.content
         if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content)
+            content = "".join(str(part["text"]) for part in content if part.get("type") == "text")
         arguments = [_arguments(call) for call in self.answer.tool_calls or ()]
         return [content, *arguments] if content else arguments
 
@@ -243,8 +244,13 @@ class Example(_Frozen):
 
         Raises:
             DatasetError: The answer is more than one text: several tool calls, or content and a call without an
-                ``answer_schema``.
+                ``answer_schema``; or a part of it is no text.
         """
+        parts = self.answer.content if isinstance(self.answer.content, list) else []
+        if kinds := [part.get("type") for part in parts if part.get("type") != "text"]:
+            raise DatasetError(
+                f"its answer has a part {kinds[0]!r}, expected text; leave the part out, or the row"
+            )
         calls, texts = len(self.answer.tool_calls or ()), self.answer_texts()
         has_content = len(texts) > calls and bool(texts[0].strip())
         if calls > 1 or (calls and has_content and self.answer_schema is None):

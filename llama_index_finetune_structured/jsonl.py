@@ -9,11 +9,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from .errors import ConfigurationError, DatasetError
+from .example import refuse_constant
 from .files import replacing
 
 __all__ = [
@@ -23,11 +24,9 @@ __all__ = [
     "one_line_reason",
     "parse_line",
     "read_lines",
-    "refuse_constant",
     "repair_tail",
     "require_utf8",
     "save_lines",
-    "write_lines",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -42,6 +41,12 @@ class Line(NamedTuple):
     path: Path
     number: int
     raw: bytes
+    has_ending: bool = True
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether a crash cut the line short: it has no line ending and is not JSON."""
+        return not self.has_ending and not is_json(self.raw)
 
     @property
     def where(self) -> str:
@@ -60,11 +65,10 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            line = Line(path, number, text.rstrip(b"\r\n"))
+            line = Line(path, number, text.rstrip(b"\r\n"), raw.endswith(b"\n"))
             if not text.strip():
                 continue
-            is_torn = not raw.endswith(b"\n") and torn_from is not None and number >= torn_from
-            if is_torn and not is_json(line.raw):
+            if torn_from is not None and number >= torn_from and line.is_torn:
                 _logger.warning("%s: the last line is incomplete and is skipped", line.where)
                 return
             yield line
@@ -96,17 +100,15 @@ def _finite_float(digits: str) -> float:
     return number if math.isfinite(number) else refuse_constant(digits)
 
 
-def refuse_constant(name: str) -> NoReturn:
-    """Raise ValueError for NaN and infinities, which Python's parser accepts: the ``parse_constant`` of json.loads."""
-    raise ValueError(f"{name} is not a JSON value")
-
-
 def require_utf8(text: str) -> None:
     """Raise ValueError for text that UTF-8 cannot encode (a lone surrogate)."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"a lone surrogate ({text[error.start]!a}), which UTF-8 cannot encode") from None
+        raise ValueError(
+            f"a lone surrogate ({text[error.start]!a}), which UTF-8 cannot encode: decode the text that it came from "
+            "anew"
+        ) from None
 
 
 def one_line_reason(error: BaseException) -> str:
@@ -125,29 +127,37 @@ def one_line_reason(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Write ``lines`` to ``path`` atomically; returns ``path``.
-
-    Raises DatasetError for a line that UTF-8 cannot encode.
-    """
-    with replacing(path) as file:
-        for number, line in enumerate(lines, start=1):
-            try:
-                file.write(line + "\n")
-            except UnicodeEncodeError as error:
-                raise DatasetError(f"row {number} has a lone surrogate, which UTF-8 cannot encode") from error
-    return path
-
-
 def save_lines(path: Path, lines: Iterable[str]) -> Path:
-    """As ``write_lines``, for a path that a user gave. Raises ConfigurationError where it cannot be written."""
+    """Write lines to a path that a user gave, atomically; returns ``path``.
+
+    Raises ConfigurationError where it cannot be written, DatasetError for a line that UTF-8 cannot encode, and what
+    ``lines`` raises.
+    """
+    broken: list[OSError] = []
+
+    def own() -> Iterator[str]:
+        try:
+            yield from lines
+        except OSError as error:  # of what makes the lines, such as a retriever's connection
+            broken.append(error)
+            raise
+
     try:
-        return write_lines(path, lines)
+        with replacing(path) as file:
+            for number, line in enumerate(own(), start=1):
+                try:
+                    require_utf8(line)
+                except ValueError as error:
+                    raise DatasetError(f"{path}: row {number} has {error}") from error
+                file.write(line + "\n")
     except OSError as error:
+        if broken:
+            raise
         raise ConfigurationError(
             f"{path}: cannot be written ({error.strerror or error}); free disk space, or give the path of a file in "
             "a folder that you can write"
         ) from error
+    return path
 
 
 def repair_tail(descriptor: int) -> None:

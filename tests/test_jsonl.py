@@ -23,7 +23,7 @@ from llama_index_finetune_structured.jsonl import (
     read_lines,
     repair_tail,
     require_utf8,
-    write_lines,
+    save_lines,
 )
 from llama_index_finetune_structured.jsonl_store import read_shards
 
@@ -131,14 +131,23 @@ def test_numbers_keep_their_type_and_value(number: float) -> None:
     assert (type(parsed), repr(parsed)) == (type(number), repr(number))
 
 
+LONE = ", which UTF-8 cannot encode: decode the text that it came from anew"
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
         (b"NaN", "NaN is not a JSON value"),
         (b'{"a": [-Infinity]}', "-Infinity is not a JSON value"),
         (b'{"a": 1e999}', "1e999 is not a JSON value"),
-        (rb'{"a": "\ud83d"}', r"a lone surrogate ('\ud83d'), which UTF-8 cannot encode"),
-        (rb'{"\uDC00": 1}', r"a lone surrogate ('\udc00'), which UTF-8 cannot encode"),
+        (
+            rb'{"a": "\ud83d"}',
+            r"a lone surrogate ('\ud83d'), which UTF-8 cannot encode: decode the text that it came from anew",
+        ),
+        (
+            rb'{"\uDC00": 1}',
+            r"a lone surrogate ('\udc00'), which UTF-8 cannot encode: decode the text that it came from anew",
+        ),
         (b'{"a": "\xff"}', "not UTF-8 text (byte 8 of the line)"),
         (b'{"a": 1', "not valid JSON (Expecting ',' delimiter at column 8)"),
         (b"[" * 100_000, "JSON is nested too deeply"),
@@ -200,7 +209,7 @@ def test_a_validation_error_names_its_field(row: dict[str, Any], reason: str) ->
 
 @given(rows=st.lists(objects, max_size=4))
 def test_written_lines_are_read_back(rows: list[dict[str, Any]], path: Path) -> None:
-    write_lines(path, [json.dumps(row, ensure_ascii=False) for row in rows])
+    save_lines(path, [json.dumps(row, ensure_ascii=False) for row in rows])
     assert [parse_line(line.raw) for line in read_lines(path)] == rows
     assert path.stat().st_mode & 0o777 == 0o600
 

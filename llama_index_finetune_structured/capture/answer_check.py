@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..answer_values import class_schema, given_value
-from ..example import compact_json, json_span
+from ..example import compact_json, json_span, refuse_constant
 from ..json_schema import find_error
-from ..jsonl import refuse_constant
 from .request import AnswerRequest
 
 __all__ = ["Rejected", "check_answer"]

@@ -9,7 +9,7 @@ from typing import Any
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
-from ..answer_values import answer_value, class_schema, given_value, trained_value
+from ..answer_values import class_schema, given_value, trained_value
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example, Message, compact_json
 from ..formats.wire import message_of
@@ -88,15 +88,9 @@ def _through_class(answer: Any, output_cls: type[BaseModel]) -> str:
     try:
         text = answer if isinstance(answer, str) else compact_json(_plain(answer))
     except TypeError:  # Python's values, such as those of model_dump()
-        text = _python_text(answer, output_cls)
+        read = output_cls.model_validate(answer)
+        return compact_json(trained_value(read, output_cls, exclude_unset=True))
     return compact_json(given_value(text, output_cls))
-
-
-def _python_text(answer: Any, output_cls: type[BaseModel]) -> str:
-    """A dict or list with dates, Decimals or objects, as its class writes it."""
-    read = output_cls.model_validate(answer)
-    trained_value(read, output_cls)  # raises where the class reads another value from its JSON
-    return compact_json(answer_value(read, exclude_unset=True))
 
 
 def labelled_examples(

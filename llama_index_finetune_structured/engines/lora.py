@@ -112,6 +112,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         self.fingerprint = content_hash(self._identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
         self._prompt_date: str | None = None
+        self._tokenizer: Any = None
 
     @classmethod
     def from_finetuning_handler(
@@ -260,9 +261,9 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:
         """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
-        tokenizer = load_tokenizer(self.base)
-        self._prompt_date = self._date_of_run(tokenizer)
-        target = local_target(self.base, tokenizer, self.config.max_length, date=self._prompt_date)
+        self._tokenizer = load_tokenizer(self.base)
+        self._prompt_date = self._date_of_run(self._tokenizer)
+        target = local_target(self.base, self._tokenizer, self.config.max_length, date=self._prompt_date)
         rows = self._data.trainable(target)
         if self._validation is None:
             return rows, []
@@ -341,7 +342,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             for example in self.examples
             if example.answer_schema is not None
         }
-        tokenizer = load_tokenizer(self.base)
+        tokenizer = self._tokenizer
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,

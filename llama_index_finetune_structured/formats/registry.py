@@ -82,9 +82,12 @@ def to_query_response(examples: Iterable[Example]) -> dict[str, Any]:
     for row, example in enumerate(examples):
         if example.query is None:
             raise DatasetError(f"example {row} ({example.id[:12]}) has no 'query', the question it answers")
-        queries[str(row)], responses[str(row)] = example.query, example.answer_text()
         try:
-            require_utf8(example.query + responses[str(row)])
+            answer = example.answer_text()
+            require_utf8(example.query + answer)
         except ValueError as error:
-            raise DatasetError(f"example {row} ({example.id[:12]}) has {error}") from error
+            raise DatasetError(
+                f"example {row} ({example.id[:12]}) has no query-response form: {error}"
+            ) from error
+        queries[str(row)], responses[str(row)] = example.query, answer
     return {"queries": queries, "responses": responses}

@@ -161,7 +161,7 @@ def require_encodable(text: str, where: str) -> None:
     try:
         require_utf8(text)
     except ValueError as error:
-        raise ConfigurationError(f"{where} has {error}: decode the text that it came from anew") from error
+        raise ConfigurationError(f"{where} has {error}") from error
 
 
 def _message(number: int, message: ChatMessage) -> Message:

@@ -94,7 +94,7 @@ class StructuredCall:
 
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
         answer = parse_response(self._output_cls, response)
-        value = json.loads(_json_text(self._output_cls, self._text)) if self._distinct else None
+        value = json.loads(json_span(self._text)) if self._distinct else None
         if (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
                 return parse_answer(self._output_cls, json.dumps(distinct))
@@ -168,7 +168,7 @@ def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -
 def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
     """Parse the JSON in ``text`` as ``output_cls``. Raises StructuredAnswerError where it is missing or invalid."""
     try:
-        return output_cls.model_validate_json(_json_text(output_cls, text))
+        return output_cls.model_validate_json(json_span(text))
     except ValidationError as error:
         raise StructuredAnswerError(
             f"the answer does not fit {output_cls.__name__}: {_problems(error)}"
@@ -178,18 +178,6 @@ def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
         raise StructuredAnswerError(
             f"the answer holds no JSON {expected}: {text[:_SHOWN_CHARACTERS]!r}"
         ) from error
-
-
-def _json_text(output_cls: type[BaseModel], text: str) -> str:
-    """The JSON in a model's text: for a root model the whole text may be any value, such as ``"red"`` or ``12``.
-
-    Raises ValueError where there is none.
-    """
-    if issubclass(output_cls, RootModel):
-        with contextlib.suppress(ValueError, RecursionError):
-            json.loads(text)
-            return text.strip()
-    return json_span(text)
 
 
 def _cut_after(response: ChatResponse | None) -> int | None:
@@ -219,7 +207,7 @@ def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) ->
     """JSON pointers into the schema at which the answer reaches a bound of the grammar; none if it is no JSON."""
     schema = class_schema(output_cls)
     try:
-        answer = json.loads(_json_text(output_cls, text))
+        answer = json.loads(json_span(text))
     except ValueError:
         return []
     return bounds_hit(schema, schema_key(schema), bounds, answer)

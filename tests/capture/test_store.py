@@ -228,7 +228,7 @@ def test_shards_of_another_path_are_not_merged(tmp_path: Path) -> None:
 
 def test_lines_have_their_file_and_number(path: Path) -> None:
     path.write_bytes(line("a") + b"\n\n" + line("b") + b"\n")
-    assert [(file, number) for file, number, _ in read_shards(path)] == [(path, 1), (path, 3)]
+    assert [(found.path, found.number) for found in read_shards(path)] == [(path, 1), (path, 3)]
 
 
 def test_records_after_the_file_was_replaced_go_into_its_replacement(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import decimal
-import enum
 import ipaddress
 import math
 import uuid
@@ -38,18 +37,9 @@ from typing_extensions import TypedDict
 
 from llama_index_finetune_structured import LoraLLM
 from tests.llms.structured_events import StructuredEvents
+from tests.local.random_models import Colour, Level
 
 T = TypeVar("T")
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    QUOTED = 'a "b" \\ c'
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-    HIGH = 300
 
 
 class Cat(BaseModel):

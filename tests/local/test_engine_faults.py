@@ -274,7 +274,7 @@ def test_a_growing_prompt_of_any_length_is_evicted() -> None:
     for n in range(1, 1200):
         cache.add(
             list(range(n)),
-            lambda start, stop: [(torch.zeros(stop - start, 1, 1), torch.zeros(stop - start, 1, 1))],
+            _zeros,
         )
     assert cache.bytes <= 8800
     assert sum(part[0][0].shape[0] for part in cache.find(list(range(1100)))) == 1099

@@ -104,7 +104,7 @@ def test_the_stop_token_is_the_one_the_template_ends_a_turn_with() -> None:
 @pytest.mark.parametrize(
     ("example", "words"),
     [
-        (_example(Message(role="user", content=[{"type": "image_url", "image_url": {}}])), "not text"),
+        (_example(Message(role="user", content=[{"type": "image_url", "image_url": {}}])), "reads text only"),
         (_example(Message(role="user", content="Q"), answer="", answer_schema=None), "empty"),
         (_example(Message(role="user", content="Q"), answer="not JSON"), "not JSON"),
     ],

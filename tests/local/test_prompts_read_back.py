@@ -228,7 +228,7 @@ def test_text_parts_are_joined_and_a_cache_mark_is_no_content() -> None:
     "part", [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "text": 5}]
 )
 def test_a_text_part_without_text_is_told_as_that(part: Any) -> None:
-    with pytest.raises(DatasetError, match="part of type 'text' without a text: expected"):
+    with pytest.raises(DatasetError, match="part of type 'text' without a text: write"):
         messages_with_schema([Message(role="user", content=[part])], None)
 
 

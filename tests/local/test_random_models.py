@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from llama_index_finetune_structured import FinetuneDataset
+from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.local.model.prompts import trained_text
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, learn_bounds, schema_key
 from llama_index_finetune_structured.local.schema.grammar_schema import grammar_schema
@@ -66,10 +68,17 @@ def test_every_type_of_key_is_sayable_as_trained_and_valid_as_said(number: int) 
 
 
 def _check(seeds: range) -> None:
+    refused = 0
     for seed in seeds:
         kind = random_model(random.Random(seed), depth=2)
         assert _invalid(kind.annotation, range(seed, seed + 1)) == [], seed
-        assert _unsayable(kind, seed) is None, seed
+        try:
+            assert _unsayable(kind, seed) is None, seed
+        except DatasetError as error:
+            # A random union may read a value as another of its types: that is refused by its field's name.
+            assert re.search(r"pairs\[0\]: field_\d.*: is a \w+ and is read as a \w+; give", str(error)), seed
+            refused += 1
+    assert refused <= 1 + len(seeds) // 50
 
 
 @pytest.mark.parametrize("start", range(0, 100, 10))

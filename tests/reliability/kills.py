@@ -82,8 +82,8 @@ def kept(calls: Path, store: Path) -> Iterator[tuple[int, int]]:
     for example in read_examples(calls):
         round_, number = str(example.messages[0].content).split(":")
         yield int(round_), int(number)
-    for _, _, line in read_shards(store):
-        row = json.loads(line)
+    for line in read_shards(store):
+        row = json.loads(line.raw)
         yield row["round"], row["number"]
 
 

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, MissingDependencyError
-from ...example import compact_json
 from ...json_schema import pointer_part
 from ...local.schema.bounds import AnswerTexts, learn_bounds
 from ...local.schema.enforcement import not_enforced
-from .problems import Fault
+from ...local.schema.spelling import spelled_json
+from .problems import Fault, first_of
 
 if TYPE_CHECKING:
     from ...local.generate.grammar import AnswerGrammar, GrammarCache
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["AnswerWalk"]
 
 _SHOWN_BEFORE, _SHOWN_REST = 60, 20  # chosen: characters of an answer that a problem quotes
-_SHOWN_PLACES = 6  # chosen: keywords that one warning names
 
 
 class AnswerWalk:
@@ -63,9 +62,7 @@ class AnswerWalk:
         except ConfigurationError as error:
             return [Fault("no_grammar", str(error))]
         loose = not_enforced(schema)
-        more = f" and {len(loose) - _SHOWN_PLACES} more" if len(loose) > _SHOWN_PLACES else ""
-        shown = ", ".join(loose[:_SHOWN_PLACES]) + more
-        return [Fault("not_enforced", f"the grammar does not enforce {shown}")] if loose else []
+        return [Fault("not_enforced", f"the grammar does not enforce {first_of(loose)}")] if loose else []
 
     def _unsayable(self, ids: list[int], refused: int) -> Fault:
         before, text = self._text(ids[:refused]), self._text(ids)
@@ -84,7 +81,7 @@ def _pointer(text: str, offset: int) -> str:
         value = json.loads(text)
     except ValueError:
         return "#"
-    return "#" + (_inner(value, offset) if compact_json(value) == text else "")
+    return "#" + (_inner(value, offset) if spelled_json(value) == text else "")
 
 
 def _inner(value: Any, offset: int) -> str:
@@ -92,8 +89,8 @@ def _inner(value: Any, offset: int) -> str:
     begin = 1  # after the bracket
     items = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
     for name, item in items:
-        key = f"{compact_json(name)}:" if isinstance(value, dict) else ""
-        end = begin + len(key) + len(compact_json(item))
+        key = f"{spelled_json(name)}:" if isinstance(value, dict) else ""
+        end = begin + len(key) + len(spelled_json(item))
         if begin <= offset < end:
             return f"/{pointer_part(str(name))}" + _inner(item, offset - begin - len(key))
         begin = end + 1  # after the comma

@@ -8,11 +8,10 @@ from typing import Any
 
 from ...example import Example, content_hash
 from ...json_schema import UNIONS, follow_references
-from .problems import Fault
+from .problems import Fault, first_of
 
 __all__ = ["FieldUse"]
 
-_SHOWN = 6  # chosen: fields that one warning names
 _UNION_DEPTH = 12  # chosen: as for the order of keys; ends the walk of a union that contains itself
 
 
@@ -46,10 +45,9 @@ class FieldUse:
         for key, schema in self._schemas.items():
             names = list(dict.fromkeys(_unfilled(schema, schema, "", self._filled[key])))
             if names:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 title = schema.get("title")
                 of = f" of {title}" if isinstance(title, str) else ""
-                shown = ", ".join(map(repr, names[:_SHOWN])) + more
+                shown = first_of([repr(name) for name in names])
                 yield Fault("field_untaught", f"{shown}{of}: filled in 0 of {self._answers[key]} rows")
 
 

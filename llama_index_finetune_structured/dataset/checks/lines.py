@@ -15,7 +15,7 @@ from ...json_schema import first_error
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
 from .problems import Fault
 
-__all__ = ["LineReader", "example_faults"]
+__all__ = ["LineReader", "example_faults", "structured_texts"]
 
 _SHOWN_CHARACTERS = 200  # chosen: a message may quote a value of any length
 _SHOWN_KEYS = 6  # chosen: keys of an unknown row that a problem names
@@ -139,7 +139,7 @@ def example_faults(example: Example) -> list[Fault]:
 
 
 def _schema_faults(example: Example, schema: dict[str, Any]) -> list[Fault]:
-    for text in _structured_texts(example):
+    for text in structured_texts(example):
         try:
             value = parse_line(text.encode("utf-8", "surrogatepass"))
         except READ_ERRORS as error:
@@ -154,7 +154,7 @@ def _schema_faults(example: Example, schema: dict[str, Any]) -> list[Fault]:
     return []
 
 
-def _structured_texts(example: Example) -> list[str]:
+def structured_texts(example: Example) -> list[str]:
     """The texts that the schema is for: the content, or the arguments of each call of the schema's tool."""
     calls = example.answer.tool_calls or ()
     if not calls:
@@ -168,8 +168,18 @@ def _structured_texts(example: Example) -> list[str]:
 def _answer_faults(example: Example) -> Iterator[Fault]:
     if example.answer.weight == 0:
         yield Fault("zero_trained", "the answer has weight 0: no token of the row would be trained")
-    elif not example.answer.tool_calls and not example.answer_text().strip():
+    elif (
+        not example.answer.tool_calls
+        and example.answer.content is not None
+        and not _says(example.answer.content)
+    ):
         yield Fault("empty_answer", "the answer is empty text")
+
+
+def _says(content: str | list[dict[str, Any]]) -> bool:
+    """Whether a content has anything but white space; parts that are no text are judged by the target."""
+    texts = [content] if isinstance(content, str) else [part.get("text", part) for part in content]
+    return any(not isinstance(text, str) or text.strip() for text in texts)
 
 
 def _tool_faults(example: Example) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...errors import DatasetError
 
-__all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "listing", "refuse_errors"]
+__all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "first_of", "listing", "refuse_errors"]
 
 _SHOWN = 5  # chosen: problems of one kind that a list names; of the others it names the lines
 _SHOWN_RANGES = 8  # chosen: ranges of lines, as 8-12, that one line of a list names
@@ -125,6 +125,12 @@ def listing(problems: Iterable[Problem]) -> Iterator[str]:
             numbers = sorted({problem.line for problem in more} - {0})
             where = f": lines {_ranges(numbers)}" if len(files) == 1 and numbers else ""
             yield f"... and {len(more)} more [{code}]{where}"
+
+
+def first_of(names: Sequence[str], most: int = 6) -> str:
+    """The first names and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

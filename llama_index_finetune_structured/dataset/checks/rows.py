@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from ...errors import ConfigurationError
 from ...example import Example
 from ...formats.reading import holds_examples
-from ...jsonl import is_json, read_lines
+from ...jsonl import read_lines
 from ...jsonl_store import shards_of
 from .lines import LineReader
 from .problems import Fault, Problem, refuse_errors
@@ -88,26 +87,14 @@ def source_rows(source: CheckSource) -> Iterator[SourceRow]:
             yield SourceRow(_IN_MEMORY, number, example)
         return
     for path in shards_of(source):
-        row: SourceRow | None = None
         for line in read_lines(path, torn_from=None):
-            if row is not None:
-                yield row
-            row = SourceRow(str(path), line.number, line.raw)
-        if row is not None:
-            is_first = row.number == 1 and path == Path(source)
-            yield row._replace(torn=not is_first and _is_torn(path, row.content))
+            is_first = line.number == 1 and path == Path(source)
+            yield SourceRow(str(path), line.number, line.raw, torn=not is_first and line.is_torn)
 
 
 def reader_of(source: CheckSource, target: str) -> LineReader:
     """The reader of a source's rows for a target. Raises OSError where a file cannot be read."""
     return LineReader(target, of_examples=isinstance(source, tuple) or holds_examples(Path(source)))
-
-
-def _is_torn(path: Path, last: bytes | Example) -> bool:
-    """Whether the last line of a file has no line ending and is not JSON."""
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n" and isinstance(last, bytes) and not is_json(last)
 
 
 def parsed_rows(source: CheckSource, target: str) -> tuple[SourceRow, ...]:

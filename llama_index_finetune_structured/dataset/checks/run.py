@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from ...answer_values import class_schema
 from ...errors import ConfigurationError
 from ...example import Example
 from ...jsonl import one_line_reason
 from ...local.schema.bounds import AnswerTexts
-from ..labels import AnswerShape
 from .field_use import FieldUse
-from .lines import example_faults
-from .problems import Fault, Problem, refuse_errors
+from .lines import LineReader, example_faults, structured_texts
+from .problems import WARNINGS, Fault, Problem, refuse_errors
 from .rows import CheckSource, SourceRow, empty, files_of, reader_of, source_name, source_rows, unreadable
 from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget
 
@@ -44,7 +44,7 @@ class _CheckedRow:
 
     @property
     def is_good(self) -> bool:
-        return self.total > 0 and all(problem.is_warning for problem in self.problems)
+        return self.total > 0 and all(fault.code in WARNINGS for fault in self.faults)
 
 
 @dataclass
@@ -67,10 +67,11 @@ class SourceCheck:
     longest: int = 0
 
     def __post_init__(self) -> None:
+        if self.output_cls is not None:
+            class_schema(self.output_cls)  # raises for what is no class of answers
         self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
         self._fields, self._answers = FieldUse(), AnswerTexts()
         self._first_good: SourceRow | None = None
-        self._shape = AnswerShape(self.output_cls, None)
 
     def run(self, source: CheckSource, rows: Iterable[SourceRow] | None = None) -> None:
         """Check a source. ``rows``: those of the source where they are read already; it is not read again.
@@ -80,7 +81,9 @@ class SourceCheck:
         checked: list[_CheckedRow] = []
         at_end: list[Problem] = []
         try:
-            self._reader = reader_of(source, self.target.name)
+            self._reader = (
+                reader_of(source, self.target.name) if rows is None else LineReader(self.target.name)
+            )
             for row in source_rows(source) if rows is None else rows:
                 checked.append(self._checked(row))
             at_end = self._size_problems(source)
@@ -139,7 +142,8 @@ class SourceCheck:
         if self.output_cls is None:
             return []
         try:
-            self._shape.answer_text(example.answer_text())
+            for text in structured_texts(example):
+                self.output_cls.model_validate_json(text)
         except Exception as error:  # a validator of the user's class may raise anything
             message = f"{self.output_cls.__name__} refuses it: {one_line_reason(error)}"
             return [Fault("answer_not_in_schema", message)]
@@ -218,8 +222,10 @@ class SourceCheck:
         return []
 
     def _size_problems(self, source: CheckSource) -> list[Problem]:
-        size, limit = sum(file.stat().st_size for file in files_of(source)), self.target.max_bytes
-        if limit is None or size <= limit:
+        if (limit := self.target.max_bytes) is None:
+            return []
+        size = sum(file.stat().st_size for file in files_of(source))
+        if size <= limit:
             return []
         return [Problem("file_too_large", f"{size} bytes, the limit is {limit}", source_name(source))]
 

@@ -236,9 +236,8 @@ def local_target(
 
     def tokenise(example: Example) -> TokenisedRow:
         row = token_row(tokenizer, example, stop_id=stop_id, date=date)
-        faults = () if row.answer[-1] == stop_id else (_untrained_stop(tokenizer, stop_id),)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
-        return TokenisedRow(row.prompt + row.answer, trained, faults=faults)
+        return TokenisedRow(row.prompt + row.answer, trained)
 
     def walker(answers: AnswerTexts) -> Callable[[str, Sequence[int]], list[Fault]]:
         size = vocabulary_size(base) or len(tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,20 @@ from .providers import Provider
 
 if TYPE_CHECKING:
     import openai
+    from openai.types import Model
 
-__all__ = ["SdkFailure", "Service", "connect", "read_failure", "read_rows", "require_id", "sdk_errors"]
+__all__ = [
+    "SdkFailure",
+    "Service",
+    "connect",
+    "model_description",
+    "read_failure",
+    "read_rows",
+    "require_id",
+    "sdk_errors",
+]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FailureKind = Literal["permanent", "transient", "unknown"]
@@ -233,3 +246,12 @@ def _are_rows(data: object, with_ids: bool) -> bool:
     return isinstance(data, list) and (
         not with_ids or all(isinstance(getattr(row, "id", None), str) for row in data)
     )
+
+
+def model_description(service: Service, model: str) -> Model | None:
+    """The provider's description of a model, or None: many providers have none."""
+    try:
+        return service.client.models.retrieve(model)
+    except sdk_errors() as error:
+        logger.debug("no description of %s: %s", model, type(error).__name__)
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import Generator, Mapping
@@ -16,27 +15,25 @@ from ...errors import ConfigurationError, EngineError
 from ...example import Transport
 from ..base import Data, FinetuneEngine, one_of_data
 from ..timeouts import Timeouts
-from .client import Service, connect, read_rows, require_id, sdk_errors
+from .client import connect, model_description, read_rows, require_id
 from .deprecations import warn_of_sunset
 from .follow import current_job, follow, raise_unless_succeeded, recorded
 from .journal import Run, RunJournal, run_folder
-from .plan import JobPlan, attach_run, open_run
+from .plan import JobPlan, attach_run, checked_settings, open_run
 from .progress import Progress, metric_rows
 from .providers import normal_status, provider_named
 from .submission import submit, upload
 from .training_file import TrainingFile
+from .tuned_model import tuned_llm
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
-    from openai.types import Model
     from openai.types.fine_tuning import FineTuningJob
     from typing_extensions import Self
 
 __all__ = ["OpenAIFinetuneEngine"]
 
 logger = logging.getLogger(__name__)
-
-_MAPPINGS = ("hyperparameters", "extra_body")
 
 
 class OpenAIFinetuneEngine(FinetuneEngine):
@@ -99,7 +96,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         transport: Transport | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        settings = _checked_settings(
+        settings = checked_settings(
             hyperparameters=hyperparameters or {}, suffix=suffix, seed=seed, extra_body=extra_body or {}
         )
         if transport not in (None, "tools", "json_schema", "text"):
@@ -195,7 +192,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
 
     def _warn_of_sunset(self) -> None:
         model = self._plan.base_model
-        announced = getattr(_model_description(self._service, model), "shutdown_date", None)
+        announced = getattr(model_description(self._service, model), "shutdown_date", None)
         warn_of_sunset(model, self._service.api_base, self._service.timeouts.clock.today(), announced)
 
     # -- the journal --
@@ -355,7 +352,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def _model(self, llm_kwargs: dict[str, Any]) -> LLM:
         _, run = self._submitted()
         raise_unless_succeeded(run)
-        return _tuned_llm(self._service, run, self._plan.transport, llm_kwargs)
+        return tuned_llm(self._service, run, self._plan.transport, llm_kwargs)
 
     async def aget_current_job(self) -> FineTuningJob:
         """``get_current_job()`` for asyncio."""
@@ -372,50 +369,3 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def __repr__(self) -> str:
         where = f"{self._service.provider.name}, {self._service.api_base}"
         return f"{type(self).__name__}({self._plan.base_model!r} at {where})"
-
-
-def _checked_settings(**settings: Any) -> dict[str, Any]:
-    """The settings as JSON values. Raises ConfigurationError for one that cannot be sent."""
-    for name, value in settings.items():
-        try:
-            settings[name] = json.loads(
-                json.dumps(dict(value) if name in _MAPPINGS else value, allow_nan=False)
-            )
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{name}: cannot be sent as JSON ({error})") from error
-    return settings
-
-
-def _tuned_llm(service: Service, run: Run, transport: Transport | None, llm_kwargs: dict[str, Any]) -> LLM:
-    """The run's model at the same address, with ``transport`` or the one it was trained for.
-
-    Raises EngineError where the provider serves it under a name that ``llm_kwargs`` does not give.
-    """
-    from ...llms.hosted import hosted_llm
-
-    options = dict(llm_kwargs)
-    trained = None if service.provider.serves_by_deployment else run.fine_tuned_model
-    name = options.pop("model", None) or trained
-    if name is None:
-        made = f"made {run.fine_tuned_model}" if run.fine_tuned_model else "named no model"
-        raise EngineError(
-            f"job {run.job_id} succeeded and {made}; {service.provider.name} serves it under a name that you "
-            "choose: deploy it there, then call get_finetuned_model(model='<that name>')"
-        )
-    settings = {
-        "api_base": service.api_base,
-        "api_key": service.key,
-        "transport": transport or run.transport,
-        # vLLM gives max_model_len; without it LlamaIndex guesses the window from the name.
-        "context_window": getattr(_model_description(service, name), "max_model_len", None),
-    }
-    return hosted_llm(name, **{**settings, **options})
-
-
-def _model_description(service: Service, model: str) -> Model | None:
-    """The provider's description of a model, or None: many providers have none."""
-    try:
-        return service.client.models.retrieve(model)
-    except sdk_errors() as error:
-        logger.debug("no description of %s: %s", model, type(error).__name__)
-        return None

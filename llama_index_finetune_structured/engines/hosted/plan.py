@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from .providers import DEAD, JobRequest, normal_status
 from .submission import KEY_NAME
 from .training_file import TrainingFile, preflight, prepare, transport_of
 
-__all__ = ["JobPlan", "attach_run", "open_run"]
+__all__ = ["JobPlan", "attach_run", "checked_settings", "open_run"]
+
+_MAPPINGS = ("hyperparameters", "extra_body")
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,15 @@ def attach_run(plan: JobPlan, service: Service, journal: RunJournal | None, job_
         )
     recorded(journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
     return journal
+
+
+def checked_settings(**settings: Any) -> dict[str, Any]:
+    """The settings as JSON values. Raises ConfigurationError for one that cannot be sent."""
+    for name, value in settings.items():
+        try:
+            settings[name] = json.loads(
+                json.dumps(dict(value) if name in _MAPPINGS else value, allow_nan=False)
+            )
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{name}: cannot be sent as JSON ({error})") from error
+    return settings

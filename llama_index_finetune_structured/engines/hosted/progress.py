@@ -17,13 +17,15 @@ _STEP_MESSAGE = re.compile(
     r"training loss=(?P<loss>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
 )
 
+_LARGEST_COUNT = 10**15  # chosen: above any count of steps or tokens
+
 
 def metric_row(event: Any) -> dict[str, float]:
     """The numbers of an event (step, total_steps, train_loss, ...); empty where it has no step."""
     data = getattr(event, "data", None)
     row: dict[str, float] = {}
     if isinstance(data, dict):
-        row = {k: v for k, v in data.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        row = {k: v for k, v in data.items() if isinstance(v, float) or _is_count(v)}
     if not math.isfinite(row.get("step", 0)):
         del row["step"]
     if "step" not in row and (match := _STEP_MESSAGE.search(str(getattr(event, "message", "")))):
@@ -32,6 +34,11 @@ def metric_row(event: Any) -> dict[str, float]:
         if match["total"]:
             row["total_steps"] = int(match["total"])
     return row if "step" in row else {}
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is an integer of a size that steps and tokens have: JSON allows any number of digits."""
+    return type(value) is int and abs(value) < _LARGEST_COUNT
 
 
 def metric_rows(events: Iterable[Any]) -> list[dict[str, float]]:

@@ -124,13 +124,8 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
 
 def _parse(text: str) -> Any:
     """The text as JSON, else the JSON object within it; raises StructuredAnswerError."""
-    stripped = _present(text)
     try:
-        return from_json(stripped, allow_inf_nan=False)
-    except ValueError:
-        pass
-    try:
-        span = json_span(stripped)
+        span = json_span(_present(text))
     except ValueError:
         raise StructuredAnswerError("not JSON: no complete {...} in the answer") from None
     try:

@@ -39,7 +39,7 @@ def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str, *, dat
     """
     layout = GgufLayout(model.config)
     tensors, tokenizer = dict(layout.tensors(model)), load_tokenizer(base)
-    dated = None if date is None else chat_template(tokenizer, date)
+    template = chat_template(tokenizer, date)
     source = gguf_source(base)
     with atomic_output(target) as path:
         writer = gguf.GGUFWriter(path, layout.arch_name)
@@ -47,11 +47,13 @@ def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str, *, dat
             writer.add_type(gguf.GGUFType.MODEL)
             writer.add_name(target.stem)
             layout.write_parameters(writer)
-            tokenizer.chat_template = dated or chat_template(tokenizer)
+            tokenizer.chat_template = template
             write_tokenizer(writer, base.path, tokenizer, model.config.vocab_size)
         else:
             reader = gguf.GGUFReader(source)
-            _copy_metadata(writer, reader, layout, pre_tokenizer(tokenizer), dated)
+            _copy_metadata(
+                writer, reader, layout, pre_tokenizer(tokenizer), None if date is None else template
+            )
             tensors |= _other_tensors(reader, tensors)
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -120,7 +120,7 @@ class EndingSearch:
     def __init__(self, engine: Any, strings: Sequence[str] = (), numbers: Sequence[str] = ()) -> None:
         self._engine = engine
         whole = {(text + '"').encode() for text in strings}
-        self._whole_strings = self._with_tokens(sorted(whole, key=len))
+        self._whole_strings = self._with_tokens(sorted(whole, key=_by_length))
         self._string_tails = self._with_tokens(_suffixes(whole))
         self._number_tails = self._with_tokens(_suffixes(text.encode() for text in numbers))
         self._byte_tokens: dict[int, int] = {}
@@ -256,7 +256,7 @@ class EndingSearch:
             )
 
         if sampled:
-            return sorted(set(sampled), key=len)[:_ENDS]
+            return sorted(set(sampled), key=_by_length)[:_ENDS]
         if not is_key:
             return self._ends(state, frozenset(range(256)), ended, _ENDS)
         free = len(self._allowed(state)) > _MANY
@@ -312,7 +312,7 @@ class EndingSearch:
             layer = following[: max(_WIDTH if state.place.in_string else _NUMBER_WIDTH, most)]
             if len(ends) >= most or not layer or (ends and not state.place.in_string):
                 break
-        return sorted(ends, key=len)[:most]
+        return sorted(ends, key=_by_length)[:most]
 
     def _choices(self, state: _State, inside: frozenset[int]) -> list[bytes]:
         """The next bytes to try inside a string or number."""
@@ -332,6 +332,13 @@ def _validates(state: _State, tokens: list[int]) -> bool:
     return int(state.matcher.validate_tokens(tokens)) == len(tokens)
 
 
+def _by_length(text: bytes) -> tuple[int, bytes]:
+    """Shortest first, and texts of one length in the same order in every process."""
+    return len(text), text
+
+
 def _suffixes(texts: Iterable[bytes]) -> list[bytes]:
     """Every ending of the texts once, the shortest first."""
-    return sorted({text[start:] for text in texts for start in range(len(text) + 1) if text[start:]}, key=len)
+    return sorted(
+        {text[start:] for text in texts for start in range(len(text) + 1) if text[start:]}, key=_by_length
+    )

@@ -122,9 +122,7 @@ class AnswerGrammar:
 
     def start(self, max_new_tokens: int) -> GrammarState:
         """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens."""
-        return GrammarState(
-            self, self._cache, self._matcher.deep_copy(), max_new_tokens, distinct=self._distinct
-        )
+        return GrammarState(self, self._matcher.deep_copy(), max_new_tokens)
 
     def require_room(self, max_new_tokens: int) -> None:
         """Raise ConfigurationError where no answer fits in so many tokens."""
@@ -183,14 +181,12 @@ class GrammarState:
     def __init__(
         self,
         grammar: AnswerGrammar,
-        cache: GrammarCache,
         matcher: llguidance.LLMatcher,
         max_new_tokens: int,
-        *,
-        distinct: bool,
     ) -> None:
-        self._grammar, self._cache, self._matcher, self._left = grammar, cache, matcher, max_new_tokens
-        self._text, self._distinct = JsonText(distinct=distinct), distinct
+        self._grammar, self._matcher, self._left = grammar, matcher, max_new_tokens
+        self._cache, self._distinct = grammar._cache, grammar._distinct
+        self._text = JsonText(distinct=self._distinct)
         self._tokens: list[int] = []
         self._closing = False
         self._ending: list[int] | None = None  # a short end of the first ``_ending_at`` tokens
@@ -204,7 +200,8 @@ class GrammarState:
         self._left -= 1
         if not self._matcher.consume_token(token):
             raise StructuredAnswerError(
-                f"the grammar cannot continue the answer: {self._matcher.get_error().splitlines()[0]}"
+                f"the grammar cannot continue the answer: {self._matcher.get_error().splitlines()[0]}; simplify the "
+                "schema's patterns, or set constrained=False"
             )
         self._text.append(self._cache.text(token))
         self._tokens.append(token)
@@ -314,9 +311,10 @@ def _engine(tokenizer: Any, vocabulary: int, stop_id: int) -> llguidance.LLToken
         return llguidance.LLTokenizer(
             without_control_tokens(tokenizer, vocabulary), n_vocab=vocabulary, eos_token=stop_id
         )
+    except ConfigurationError:
+        raise
     except Exception as error:  # llguidance raises ValueError and its Rust library's own errors
-        if isinstance(error, ConfigurationError):
-            raise
         raise ConfigurationError(
-            f"no grammar can be made with the base model's tokenizer: {error}"
+            f"no grammar can be made with the base model's tokenizer: {error}; set constrained=False or use another "
+            "base model"
         ) from error

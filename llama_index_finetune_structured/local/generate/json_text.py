@@ -7,13 +7,12 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from ..schema.spelling import LONGEST_NUMBER
+
 __all__ = ["JsonText"]
 
 _NUMBER_START = frozenset("-0123456789")
 _NUMBER_CHARACTERS = _NUMBER_START | frozenset("+.eE")
-_LONGEST_NUMBER = (
-    40  # characters; chosen: more than a float's 17 digits with exponent, and than a 128-bit integer
-)
 # Part of every number with more than 40 characters, or too large for a float.
 _LONG_OR_LARGE = re.compile(r"[-+.0-9]{20}|[0-9][eE][-+]?[0-9]{2}")
 
@@ -73,7 +72,7 @@ class JsonText:
             if not longer:
                 return True  # a number that begins later in the same token is too short to be wrong
             # The limit holds after a digit only: after "e", "." or a sign a number cannot end yet.
-            if _is_infinite(longer) or (len(longer) > _LONGEST_NUMBER and number[-1].isdigit()):
+            if _is_infinite(longer) or (len(longer) > LONGEST_NUMBER and number[-1].isdigit()):
                 return False
             number = longer
         return True

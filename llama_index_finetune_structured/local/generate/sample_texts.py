@@ -13,7 +13,7 @@ from typing import Any
 
 from ...json_schema import UNIONS, follow_references, sub_schemas
 
-__all__ = ["largest_growth", "sample_texts", "smallest_match"]
+__all__ = ["largest_growth", "sample_texts"]
 
 _SAMPLES = {
     "date-time": "2026-01-01T00:00:00Z",
@@ -46,7 +46,7 @@ _LIMITS = {
 _SIZED = ("format", "multipleOf", *_LIMITS)
 
 
-def smallest_match(pattern: str) -> str:
+def _smallest_match(pattern: str) -> str:
     """A short text that a regular expression matches; about right is enough."""
     text, _ = _Pattern(pattern).alternatives()
     return text[:_LONGEST]
@@ -125,10 +125,13 @@ def sample_texts(schema: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     strings: dict[str, None] = {}
     numbers: dict[str, None] = {}
     for node in _nodes(schema):
-        for value in (*node.get("enum", ()), *([node["const"]] if "const" in node else ())):
-            (strings if isinstance(value, str) else numbers)[_json(value).strip('"')] = None
+        for value in _constants(node):
+            if isinstance(value, str):
+                strings[_json(value)[1:-1]] = None
+            else:
+                numbers[_json(value)] = None
         if isinstance(pattern := node.get("pattern"), str):
-            strings[_json(smallest_match(pattern))[1:-1]] = None
+            strings[_json(_smallest_match(pattern))[1:-1]] = None
         if (sample := _SAMPLES.get(str(node.get("format")))) is not None:
             strings[sample] = None
         if node.get("type") in ("number", "integer"):
@@ -139,7 +142,7 @@ def sample_texts(schema: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 def _number_samples(node: Mapping[str, Any]) -> Iterator[str]:
     """Numbers close to the limits, and the multiples next to them."""
     step = node.get("multipleOf", 1)
-    for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
+    for keyword in _LIMITS:
         limit = node.get(keyword)
         if isinstance(limit, (int, float)) and isinstance(step, (int, float)) and step > 0:
             nearest = math.floor(limit / step)
@@ -166,7 +169,8 @@ def largest_growth(schema: Mapping[str, Any]) -> int:
     """
     nodes = [node for node in _nodes(schema) if node is not schema or _refers_to_root(schema)]
     names = [len(name.encode()) for node in nodes for name in node.get("properties", ())]
-    largest = max((_value_size(schema, node, 0) for node in nodes), default=0)
+    sizes = _ValueSizes(schema)
+    largest = max((sizes.of(node) for node in nodes), default=0)
     return largest + max(names, default=0) + _TOKEN
 
 
@@ -174,22 +178,51 @@ def _refers_to_root(schema: Mapping[str, Any]) -> bool:
     return any(node.get("$ref") == "#" for node in _nodes(schema))
 
 
-def _value_size(root: Mapping[str, Any], node: Any, depth: int) -> int:
-    """About the bytes of the smallest value of a sub-schema, rather too many than too few."""
-    if not isinstance(node, Mapping) or depth > _DEPTH:
-        return _VALUE_SIZE
-    if "$ref" in node:
-        return _value_size(root, follow_references(root, node), depth + 1)
-    sizes = [_scalar_size(node), _array_size(root, node, depth), _object_size(root, node, depth)]
-    for key in UNIONS:
-        if branches := [_value_size(root, branch, depth + 1) for branch in _list(node.get(key))]:
-            sizes.append(sum(branches) if key == "allOf" else min(branches))
-    return max(sizes)
+class _ValueSizes:
+    """About the bytes of the smallest value of each sub-schema of ``root``, rather too many than too few."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._known: dict[tuple[int, int], int] = {}  # by sub-schema and depth: unions may hold each other
+
+    def of(self, node: Any, depth: int = 0) -> int:
+        """The size of a sub-schema, which is part of the root."""
+        if not isinstance(node, Mapping) or depth > _DEPTH:
+            return _VALUE_SIZE
+        key = (id(node), depth)
+        if key not in self._known:
+            self._known[key] = self._computed(node, depth)
+        return self._known[key]
+
+    def _computed(self, node: Mapping[str, Any], depth: int) -> int:
+        if "$ref" in node:
+            return self.of(follow_references(self._root, node), depth + 1)
+        sizes = [_scalar_size(node), self._array(node, depth), self._object(node, depth)]
+        for key in UNIONS:
+            if branches := [self.of(branch, depth + 1) for branch in _list(node.get(key))]:
+                sizes.append(sum(branches) if key == "allOf" else min(branches))
+        return max(sizes)
+
+    def _array(self, node: Mapping[str, Any], depth: int) -> int:
+        least = _count(node, "minItems")
+        if not least:
+            return 2
+        items = [*_list(node.get("prefixItems"))[:least], node.get("items")]
+        return 2 + least * (1 + max(self.of(item, depth + 1) for item in items))
+
+    def _object(self, node: Mapping[str, Any], depth: int) -> int:
+        size = 2
+        if least := _count(node, "minProperties"):
+            size += least * (8 + self.of(node.get("additionalProperties"), depth + 1))
+        properties = node.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
+        for name in _list(node.get("required")):
+            size += 4 + len(str(name).encode()) + self.of(properties.get(name), depth + 1)
+        return size
 
 
 def _scalar_size(node: Mapping[str, Any]) -> int:
-    values = [*_list(node.get("enum")), *([node["const"]] if "const" in node else ())]
-    sizes = [_LITERAL_SIZE, *(len(_json(value).encode()) for value in values)]
+    sizes = [_LITERAL_SIZE, *(len(_json(value).encode()) for value in _constants(node))]
     if any(keyword in node for keyword in _SIZED) and not _takes_a_digit(node):
         sizes.append(_VALUE_SIZE)
     if isinstance(pattern := node.get("pattern"), str):
@@ -208,23 +241,9 @@ def _takes_a_digit(node: Mapping[str, Any]) -> bool:
     return any(least <= digit <= most and above < digit < below for digit in (0, 1, -1))
 
 
-def _array_size(root: Mapping[str, Any], node: Mapping[str, Any], depth: int) -> int:
-    least = _count(node, "minItems")
-    if not least:
-        return 2
-    items = [*_list(node.get("prefixItems"))[:least], node.get("items")]
-    return 2 + least * (1 + max(_value_size(root, item, depth + 1) for item in items))
-
-
-def _object_size(root: Mapping[str, Any], node: Mapping[str, Any], depth: int) -> int:
-    size = 2
-    if least := _count(node, "minProperties"):
-        size += least * (8 + _value_size(root, node.get("additionalProperties"), depth + 1))
-    properties = node.get("properties")
-    properties = properties if isinstance(properties, Mapping) else {}
-    for name in _list(node.get("required")):
-        size += 4 + len(str(name).encode()) + _value_size(root, properties.get(name), depth + 1)
-    return size
+def _constants(node: Mapping[str, Any]) -> list[Any]:
+    """The values of an ``enum``, and the ``const``."""
+    return [*_list(node.get("enum")), *([node["const"]] if "const" in node else ())]
 
 
 def _list(value: Any) -> list[Any]:

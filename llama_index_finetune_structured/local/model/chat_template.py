@@ -121,7 +121,10 @@ def _rendered(
             rejected = rejected or error
     if dropped is not None:
         raise dropped
-    raise DatasetError(f"the base model's chat template rejects these messages: {rejected}") from rejected
+    raise DatasetError(
+        f"the base model's chat template rejects these messages: {rejected}. Bring them into the order that it asks "
+        "for, leave the row out, or use another base model"
+    ) from rejected
 
 
 class _Rendering:
@@ -147,7 +150,9 @@ class _Rendering:
         parts = [(text, number is not None) for text, number in pieces]
         _check_order(messages, _check_kept(messages, pieces))
         if as_parts and any(_LIST_REPR in text for text, content in parts if not content):
-            raise DatasetError("the base model's chat template prints content parts as a Python list")
+            raise DatasetError(
+                "the base model's chat template prints content parts as a Python list: use another base model"
+            )
         plain = self._text(messages, as_parts)
         if plain == "".join(text for text, _ in parts):
             return parts

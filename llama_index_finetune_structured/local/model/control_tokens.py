@@ -105,13 +105,14 @@ def without_control_tokens(tokenizer: Any, vocabulary: int) -> str:
     from tokenizers import Tokenizer
 
     names = _private_names(control_tokens(tokenizer), _PREFIX)
-    config = json.loads(tokenizer.backend_tokenizer.to_str())
+    own_text = str(tokenizer.backend_tokenizer.to_str())
+    config = json.loads(own_text)
     own = [token for token in config["added_tokens"] if token["id"] < vocabulary]
     ids = {names.get(token["content"], token["content"]): token["id"] for token in own}
     text = json.dumps(_renamed({**config, "added_tokens": own}, names))
     twin = Tokenizer.from_str(text)
     kept = all(twin.token_to_id(name) == number for name, number in ids.items())
-    return text if kept else str(tokenizer.backend_tokenizer.to_str())
+    return text if kept else own_text
 
 
 def has_control_text(tokenizer: Any, text: str) -> bool:

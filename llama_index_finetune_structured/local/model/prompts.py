@@ -99,7 +99,10 @@ def stop_token_id(tokenizer: Any) -> int:
         if tokenizer.decode([number]).strip():
             break
     if tokenizer.eos_token_id is None:
-        raise DatasetError("the base model's tokenizer has no end-of-text token: its answers could never end")
+        raise DatasetError(
+            "the base model's tokenizer has no end-of-text token, so its answers could never end: set eos_token in "
+            "tokenizer_config.json, or use another base model"
+        )
     return int(tokenizer.eos_token_id)
 
 
@@ -117,14 +120,14 @@ def token_row(tokenizer: Any, example: Example, *, stop_id: int, date: str | Non
 def _row(tokenizer: Any, example: Example, stop_id: int, date: str | None) -> TokenRow:
     if example.answer.tool_calls and example.answer_schema is None:
         raise DatasetError(
-            "its answer is a tool call and it has no answer schema; "
-            "the local engine trains on text answers and on structured ones"
+            "its answer is a tool call and it has no answer schema; the local engine trains on text answers and on "
+            "structured ones: give it the tool's schema as answer_schema, or leave the row out"
         )
     messages = messages_with_schema(_without_schema_text(example), example.answer_schema)
     prompt = render_prompt(tokenizer, messages, date=date)
     answer = text_ids(tokenizer, _answer_text(example))
     if not answer:
-        raise DatasetError("its answer is empty, there is nothing to train on")
+        raise DatasetError("its answer is empty, there is nothing to train on: leave the row out")
     return TokenRow(tuple(prompt), (*answer, stop_id))
 
 
@@ -141,9 +144,9 @@ def trained_text(example: Example) -> str:
 
 
 def _answer_text(example: Example) -> str:
-    if example.answer_schema is None:
-        return example.answer_text()
     text = example.answer_text()
+    if example.answer_schema is None:
+        return text
     try:
         return spelled_json(in_schema_order(example.answer_schema, json.loads(text)))
     except (ValueError, RecursionError) as error:
@@ -190,10 +193,13 @@ def _part_text(part: Mapping[str, Any]) -> str:
     if part.get("type") == "cache":
         return ""
     if part.get("type") != "text":
-        raise DatasetError("a message has a part that is not text; the local engine reads text only")
+        raise DatasetError(
+            f"a message has a part {part.get('type')!r}, and the local engine reads text only: leave the part out, or "
+            "the row"
+        )
     if not isinstance(part.get("text"), str):
         raise DatasetError(
-            "a message has a part of type 'text' without a text: expected {'type': 'text', 'text': '...'}, "
+            "a message has a part of type 'text' without a text: write {'type': 'text', 'text': '...'}, "
             f"found {dict(part)}"
         )
     return str(part["text"])

@@ -115,9 +115,12 @@ class AnswerTexts:
 
 def learn_bounds(examples: Iterable[Example] | AnswerTexts) -> AnswerBounds:
     """Learn the bounds from the answers of examples that have a schema; the others are skipped."""
-    answers = examples if isinstance(examples, AnswerTexts) else AnswerTexts()
-    for example in () if isinstance(examples, AnswerTexts) else examples:
-        answers.add(example)
+    if isinstance(examples, AnswerTexts):
+        answers = examples
+    else:
+        answers = AnswerTexts()
+        for example in examples:
+            answers.add(example)
     learned = {
         key: learn_keys(by_reference_alone(dict(schema)), answers.parsed(key))
         for key, schema in answers.schemas.items()
@@ -145,15 +148,11 @@ def _all_distinct(answers: Iterable[Any]) -> bool:
     """Whether lists of several objects are in the answers, and none has the same object twice."""
     is_any = False
     for found in (found for answer in answers for found in _lists(answer)):
-        if sum(map(_is_object, found)) > 1:
+        if sum(isinstance(item, dict) for item in found) > 1:
             is_any = True
             if len({canonical_json(item) for item in found}) < len(found):
                 return False
     return is_any
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _lists(value: Any) -> Iterator[list[Any]]:
@@ -178,7 +177,7 @@ def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) ->
         _translated(_with_keys(schema, bounds.learned_keys.get(key, {})))
     )
     for pointer, kind, node in _unbounded(bounded, "#"):
-        node[_LIMITS[kind]] = max(bounds.limit(key, pointer, kind), 2 * node.get(_LEAST[kind], 0))
+        node[_LIMITS[kind]] = _bound(bounds, key, pointer, kind, node)
     return closed_schema(bounded)
 
 
@@ -189,11 +188,16 @@ def bounds_hit(schema: Mapping[str, Any], key: str, bounds: AnswerBounds, answer
     """
     extended = _with_keys(schema, bounds.learned_keys.get(key, {}))
     added = {
-        pointer: max(bounds.limit(key, pointer, kind), 2 * node.get(_LEAST[kind], 0))
+        pointer: _bound(bounds, key, pointer, kind, node)
         for pointer, kind, node in _unbounded(_translated(extended), "#")
     }
     values = _places(extended, answer)
     return sorted({pointer for pointer, _, value in values if len(value) >= added.get(pointer, math.inf)})
+
+
+def _bound(bounds: AnswerBounds, key: str, pointer: str, kind: str, node: Mapping[str, Any]) -> int:
+    """The bound that is added at a place: never below twice the least that the schema asks for."""
+    return max(bounds.limit(key, pointer, kind), 2 * int(node.get(_LEAST[kind], 0)))
 
 
 def _translated(node: Any) -> Any:
@@ -246,28 +250,30 @@ def _bounds_itself(node: Mapping[str, Any]) -> bool:
 
 def _places(root: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str, Any]]:
     """Yield pointer, type and value of every list, string and object of an answer."""
-    yield from _walk(root, root, "#", answer, ())
+    yield from _walk(root, root, "#", answer, set())
 
 
 def _walk(
-    root: Mapping[str, Any], node: Any, pointer: str, value: Any, chain: tuple[str, ...]
+    root: Mapping[str, Any], node: Any, pointer: str, value: Any, seen: set[tuple[str, int]]
 ) -> Iterator[tuple[str, str, Any]]:
-    """As ``_places``, for a value and the sub-schema ``node`` at ``pointer``; ``chain``: references to it.
+    """As ``_places``, for a value and the sub-schema ``node`` at ``pointer``.
 
-    All branches of a union are walked: a value counts at each branch whose type it has.
+    ``seen``: references with the values that they were followed for, each once: unions that hold each other would
+    multiply with every level of the answer. All branches of a union are walked: a value counts at each branch whose
+    type it has.
     """
     if not isinstance(node, Mapping):
         return
     reference = node.get("$ref")
-    if isinstance(reference, str) and reference not in chain:
-        target = resolve_pointer(root, reference)
-        yield from _walk(root, target, reference, value, (*chain, reference))
+    if isinstance(reference, str) and (reference, id(value)) not in seen:
+        seen.add((reference, id(value)))
+        yield from _walk(root, resolve_pointer(root, reference), reference, value, seen)
     for key in UNIONS:
         branches = node.get(key)
         for n, branch in enumerate(branches if isinstance(branches, list) else ()):
-            yield from _walk(root, branch, f"{pointer}/{key}/{n}", value, chain)
+            yield from _walk(root, branch, f"{pointer}/{key}/{n}", value, seen)
     kind = _VALUE_KINDS.get(type(value))
     if kind in _kinds(node):
         yield pointer, str(kind), value
     for place, child, item in sub_values(node, value):
-        yield from _walk(root, child, f"{pointer}/{place}", item, ())
+        yield from _walk(root, child, f"{pointer}/{place}", item, seen)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...example import canonical_json
-from ...json_schema import map_sub_schemas, resolve_pointer
+from ...json_schema import UNIONS, map_sub_schemas, resolve_pointer
 from .objects import all_members, closing_place, describes_objects, key_names, members, union_by_branch
 
 __all__ = ["LEARNED_KEYS", "UNENFORCED", "closed_schema"]
@@ -25,7 +25,6 @@ UNENFORCED = frozenset(
     )
 )
 """Keywords whose schemas a grammar does not enforce; they are copied as they are."""
-_IN_PLACE = frozenset(("anyOf", "oneOf", "allOf"))
 _DEEPEST = 8  # references inside references to the same object; chosen, ends the walk of a circular one
 
 
@@ -108,7 +107,7 @@ class _Closing:
     def _opened_child(self, keyword: str, child: Any, depth: int) -> Any:
         if keyword in UNENFORCED:
             return child
-        return self._opened(child, depth) if keyword in _IN_PLACE else self.closed(child)
+        return self._opened(child, depth) if keyword in UNIONS else self.closed(child)
 
 
 def _listed(node: dict[str, Any], schemas: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from ...json_schema import sub_schemas
 from .closing import UNENFORCED
 from .grammar_schema import with_named_keys
-from .string_formats import GRAMMAR_FORMATS, PATTERNS, decimal_digits, expressible
+from .string_formats import GRAMMAR_FORMATS, LOOSE_PATTERNS, PATTERNS, decimal_digits, expressible
 
 __all__ = ["not_enforced"]
 
@@ -66,7 +66,7 @@ def _texts(node: Mapping[str, Any], pointer: str) -> Iterator[str]:
     if (
         isinstance(name, str)
         and name not in GRAMMAR_FORMATS
-        and (name not in PATTERNS or pattern is not None)
+        and (name not in PATTERNS or pattern is not None or name in LOOSE_PATTERNS)
     ):
         yield f"{pointer}/format: {name}"
     for key_pattern in node.get("patternProperties", {}):

@@ -20,6 +20,7 @@ from .string_formats import ANY_DECIMAL, KEY_PATTERNS, expressible, translate_st
 
 __all__ = ["grammar_schema", "with_named_keys"]
 
+_LARGEST_MULTIPLE = 1e18
 _DIGITS = 20  # digits before the point, and after it, of a decimal without limits; chosen
 # Pydantic's constraint -> JSON schema's keyword.
 _LIMITS = {
@@ -98,6 +99,11 @@ class _Narrowed(GenerateJsonSchema):
             constraints |= {"maximum": min(limits.get("maximum", most), most)}
         if "max_digits" in schema or "decimal_places" in schema:
             constraints.setdefault("multipleOf", 10.0**-places)
+        if (
+            "multipleOf" in constraints
+        ):  # of more digits than Python's decimals compute with, none is a multiple
+            constraints.setdefault("minimum", -_LARGEST_MULTIPLE)
+            constraints.setdefault("maximum", _LARGEST_MULTIPLE)
         number = {"type": "number", **constraints}
         patterns = _text_patterns(schema)
         if not patterns:
@@ -203,8 +209,9 @@ def _text_patterns(schema: core_schema.DecimalSchema) -> list[str]:
     pattern = decimal_range_pattern(low, high, whole=whole, places=places)
     if pattern is None:
         return []
-    shared = most is not None and schema.get("decimal_places") is None
-    return [pattern, digits_pattern(most)] if shared and most is not None else [pattern]
+    if most is not None and schema.get("decimal_places") is None:
+        return [pattern, digits_pattern(most)]
+    return [pattern]
 
 
 def _limit(

@@ -111,18 +111,19 @@ def closing_place(root: Any, node: Any) -> Literal["here", "inside", "nowhere"]:
     """
     if not isinstance(node, Mapping):
         return "nowhere"
-    inner = [resolve_pointer(root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
-    keyed = [branch for branch in [*inner, *_list(node, "allOf")] if describes_objects(root, branch)]
-    unions = [
-        keyword
-        for keyword in union_keywords(node)
-        if any(describes_objects(root, branch) for branch in node[keyword])
-    ]
+    keyed = _keyed_parts(root, node)
+    unions = _object_unions(root, [node])
     if _is_keyed(node):
         return "here"
     if not keyed and not unions:
         return "nowhere"
     return "inside" if len(keyed) + len(unions) == 1 else "here"
+
+
+def _keyed_parts(root: Any, node: Mapping[str, Any]) -> list[Any]:
+    """What describes objects of a schema's reference and of its ``allOf``."""
+    inner = [resolve_pointer(root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
+    return [branch for branch in [*inner, *_list(node, "allOf")] if describes_objects(root, branch)]
 
 
 def describes_objects(root: Any, node: Any, depth: int = 0) -> bool:
@@ -229,16 +230,14 @@ class KeyOrder:
             # First what is listed beside the union, then what its branch lists.
             return key_names(schemas) + key_names([*schemas, *all_members(self.root, branch)])
         if keyword is None:
-            inner = [resolve_pointer(self.root, node["$ref"])] if isinstance(node.get("$ref"), str) else []
-            inner = [one for one in [*inner, *_list(node, "allOf")] if describes_objects(self.root, one)]
-            branch = inner[0]
+            branch = _keyed_parts(self.root, node)[0]
         return self._key_order(branch, value, depth + 1)
 
     def _fits(self, branch: Any, value: Any) -> bool:
         try:
             return bool(self._validator.evolve(schema=branch).is_valid(value))
-        except (Unresolvable, ValueError, RecursionError, re.error):
-            return False
+        except (Unresolvable, AttributeError, TypeError, KeyError, ValueError, RecursionError, re.error):
+            return False  # a reference that leads to no schema, or a pattern that Python cannot compile
 
     @functools.cached_property
     def _validator(self) -> Validator:

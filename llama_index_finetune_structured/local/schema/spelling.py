@@ -9,9 +9,10 @@ import json
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["spelled_json"]
+__all__ = ["LONGEST_NUMBER", "spelled_json"]
 
-_LONGEST_NUMBER = 40  # characters; what json_text.py allows a number in serving
+LONGEST_NUMBER = 40
+"""Most characters of a number; chosen: more than a float's 17 digits with exponent, and than a 128-bit integer."""
 
 
 def spelled_json(value: Any) -> str:
@@ -35,4 +36,4 @@ def _float(number: float) -> str:
         return text
     plain = f"{Decimal(text):f}"
     plain = plain if "." in plain else f"{plain}.0"
-    return plain if len(plain) <= _LONGEST_NUMBER else text
+    return plain if len(plain) <= LONGEST_NUMBER else text

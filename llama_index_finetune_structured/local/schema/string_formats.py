@@ -16,6 +16,7 @@ __all__ = [
     "ANY_DECIMAL",
     "GRAMMAR_FORMATS",
     "KEY_PATTERNS",
+    "LOOSE_PATTERNS",
     "PATTERNS",
     "SHORT_FORMATS",
     "decimal_digits",
@@ -92,13 +93,16 @@ PATTERNS = {
     "ipv4interface": f"^{_IPV4}(?:/(?:[12]?[0-9]|3[0-2]))?$",
     "ipvanyaddress": f"^(?:{_IPV4}|{_IPV6})$",
     "ipvanyinterface": f"^(?:{_IPV4}(?:/(?:[12]?[0-9]|3[0-2]))?|{_IPV6}(?:{_IPV6_PREFIX})?)$",
-    "ipvanynetwork": f"^(?:{_IPV4_NETWORK}|{_IPV6}(?:/128)?)$",
+    "ipvanynetwork": f"^(?:{_IPV4_NETWORK}|{_IPV6}(?:{_IPV6_PREFIX})?)$",
     **{
         f"uuid{version}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}$"
         for version in range(1, 9)
     },
 }
 """Format -> anchored pattern."""
+
+LOOSE_PATTERNS = {"ipv6network", "ipvanynetwork"}
+"""Formats whose pattern lets through what classes refuse: bits of an IPv6 network after its prefix."""
 
 _NAME = "[A-Za-z0-9_-]*[A-Za-z0-9_]"
 _HOST = rf"(?:(?:[A-Za-z0-9_](?:{_NAME})?\.)*[A-Za-z_](?:{_NAME})?|{_IPV4}|\[{_IPV6}\])"
