@@ -18,11 +18,12 @@ from typing import Any, ParamSpec, TypeVar
 from .errors import ConfigurationError
 from .forks import reset_after_fork
 
-__all__ = ["blocking", "result_of", "run_in_background"]
+__all__ = ["POLL_S", "blocking", "result_of", "run_in_background"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_POLL_S = 0.2  # chosen: an interrupt is noticed at once for a person, and polling costs nothing measurable
+POLL_S = 0.2
+"""Seconds between two looks; chosen: a person sees no delay after Ctrl-C, and it costs nothing measurable."""
 STOP_WITHIN_S = 5.0  # chosen: a cancelled request ends at once, a local model within a few tokens
 
 
@@ -123,7 +124,7 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
 
     future = asyncio.run_coroutine_threadsafe(watched(), background.loop)
     try:
-        while not ended.wait(_POLL_S):  # see result_of
+        while not ended.wait(POLL_S):  # see result_of
             pass
     except BaseException:
         future.cancel()
@@ -141,5 +142,5 @@ def result_of(future: Future[T]) -> T:
     does not wake the main thread from that wait, on some systems no interrupt does.
     """
     while not future.done():
-        wait([future], timeout=_POLL_S)
+        wait([future], timeout=POLL_S)
     return future.result()

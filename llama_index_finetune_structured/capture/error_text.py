@@ -36,8 +36,13 @@ def _message(error: BaseException) -> str:
 
 def _known_secrets(system: Any) -> set[str]:
     values: list[Any] = [value for name, value in os.environ.items() if _KEY_NAME.search(name)]
-    for owner in (system, _attribute(system, "llm"), _attribute(system, "_llm")):
-        values += [_attribute(owner, name) for name in ("api_key", "_key")]
+    synthesizer = _attribute(system, "_response_synthesizer")  # of a query engine
+    for owner in (
+        system,
+        *(_attribute(system, name) for name in ("llm", "_llm")),
+        _attribute(synthesizer, "_llm"),
+    ):
+        values += [_attribute(owner, name) for name in ("api_key", "_key", "_token")]
     plain = (value.get_secret_value() if isinstance(value, SecretStr) else value for value in values)
     return {value for value in plain if isinstance(value, str) and len(value) >= _SHORTEST_KEY}
 

@@ -120,7 +120,7 @@ class _FineTuningHandler(FineTuningHandlerBase):
         if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
             raise ConfigurationError(f"{path}: this is the capture that is being exported; pass another path")
         count, left_out = 0, []
-        with replacing(Path(path)) as file:
+        with replacing(target) as file:
             for example in self._examples():
                 try:
                     line = self._line(example)
@@ -131,7 +131,8 @@ class _FineTuningHandler(FineTuningHandlerBase):
                 count += 1
             if left_out and not count:
                 raise DatasetError(
-                    f"{path}: none of {len(left_out)} events has such a form; the first, {left_out[0]}"
+                    f"{path}: none of the {len(left_out)} events can be written in this handler's format; capture "
+                    f"text answers, or export with OpenAIFineTuningHandler. The first, {left_out[0]}"
                 )
         if left_out:
             _logger.warning("%s: %d events were left out; the first, %s", path, len(left_out), left_out[0])

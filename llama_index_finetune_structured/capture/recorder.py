@@ -147,6 +147,8 @@ class Recorder:
         row = example_row(call, checked, request, response)
         if checked["content"] != answer["content"]:
             row["metadata"]["answer_as_sent"] = answer["content"]
+        elif checked.get("tool_calls") != answer.get("tool_calls"):
+            row["metadata"]["answer_as_sent"] = answer["tool_calls"]
         line = self._redacted(
             _dumped(row), lambda redacted: check_answer(redacted, request, output_cls, None)
         )

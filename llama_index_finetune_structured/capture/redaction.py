@@ -185,7 +185,12 @@ def redact_row(row: Any, redact: Redactor, *, numbers: bool = True) -> Any:
 def _redact_value(key: str, value: Any, redact: Redactor, numbers: bool) -> Any:
     """Redact a value, also where only its key gives it away, as in ``{"password": "tiger7"}``."""
     redacted = redact_row(value, redact, numbers=numbers)
-    if not isinstance(value, str) or redacted != value or len(value) > _LONGEST_NAMED:
+    if (
+        not isinstance(value, str)
+        or redacted != value
+        or len(value) > _LONGEST_NAMED
+        or _parsed(value) is not None
+    ):
         return redacted
     named = redact(f"{key}: {value}")
     if named == f"{key}: {value}" or redact(key) != key:
@@ -193,16 +198,21 @@ def _redact_value(key: str, value: Any, redact: Redactor, numbers: bool) -> Any:
     return named.removeprefix(f"{key}: ") if named.startswith(f"{key}: ") else "[SECRET]"
 
 
+def _parsed(text: str) -> Any:
+    """The object or list that a text is as JSON; None for any other text."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _redact_text(text: str, redact: Redactor, numbers: bool) -> str:
     """Redact a string; one that contains JSON stays valid JSON, unchanged where nothing was redacted."""
-    if text[:1] in "{[" and text:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            pass
-        else:
-            redacted = redact_row(value, redact, numbers=numbers)
-            return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+    if (value := _parsed(text)) is not None:
+        redacted = redact_row(value, redact, numbers=numbers)
+        return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
     redacted_text = redact(text)
     if not isinstance(redacted_text, str):
         raise TypeError(f"the redactor returned {type(redacted_text).__name__}, expected str")

@@ -29,7 +29,7 @@ Stops = Annotated[
 class CallOptions(BaseModel):
     """The options of one call of a local model, with the names and ranges of its keywords."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     max_new_tokens: int = Field(gt=0, strict=True)
     temperature: float = Field(ge=0, allow_inf_nan=False, strict=True)
@@ -41,10 +41,8 @@ class CallOptions(BaseModel):
     grammar_schema: Any = Field(default=None, description="Internal: the schema for the grammar.")
 
 
-def checked_options(
-    options: type[Options], keywords: Mapping[str, Any], defaults: Mapping[str, Any], *, of: str
-) -> Options:
-    """The options of a call: its keywords, and the defaults where a keyword is missing or None.
+def checked_options(options: type[Options], keywords: Mapping[str, Any], llm: BaseModel) -> Options:
+    """The options of a call: its keywords, and the LLM's fields of their names where one is missing or None.
 
     ``max_tokens`` stands for ``max_new_tokens`` where the options have that name only. An unknown keyword without
     a value (None, False or empty) is ignored, and so is ``extra_headers``: LlamaIndex's DocumentContextExtractor
@@ -53,16 +51,13 @@ def checked_options(
     Args:
         options: The class of the options.
         keywords: Keywords of the call.
-        defaults: Values of the LLM's own fields, by the names of the options.
-        of: Name of the LLM's class, for errors.
+        llm: The LLM.
 
     Raises:
         ConfigurationError: A keyword is unknown, or its value is of the wrong type or out of range.
     """
-    given, limit_name = (
-        {name: value for name, value in keywords.items() if value is not None},
-        "max_new_tokens",
-    )
+    given = {name: value for name, value in keywords.items() if value is not None}
+    limit_name = "max_new_tokens"
     if "max_new_tokens" in options.model_fields and "max_tokens" in given:
         limit_name, limit = "max_tokens", given.pop("max_tokens")
         if given.setdefault("max_new_tokens", limit) != limit:
@@ -71,7 +66,8 @@ def checked_options(
                 "pass one of them"
             )
     unknown = [name for name in given if name not in {"extra_headers", *options.model_fields}]
-    _refuse([name for name in unknown if _has_value(given[name])], options, of)
+    _refuse([name for name in unknown if _has_value(given[name])], options, type(llm).__name__)
+    defaults = {name: getattr(llm, name) for name in options.model_fields if name in type(llm).model_fields}
     known = {name: value for name, value in given.items() if name in options.model_fields}
     try:
         return options.model_validate({**defaults, **known})

@@ -39,7 +39,7 @@ _DEFAULT_OUTPUT_TOKENS = 256  # reported to LlamaIndex where max_tokens is None
 class _Options(BaseModel):
     """The options of one call, with the names and ranges of its keywords. None: the server's default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     max_tokens: int | None = Field(default=None, gt=0, lt=512, strict=True)
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
@@ -132,7 +132,7 @@ class _GradientLLM(CustomLLM):
 
     def _answer(self, prompt: str, **keywords: Any) -> CompletionResponse:
         """One answer; a request without a reply is retried, a refused one is not."""
-        options = checked_options(_Options, keywords, self._defaults(), of=type(self).__name__)
+        options = checked_options(_Options, keywords, self)
         parameters = options.model_dump(exclude={"stop", "max_tokens"}, exclude_unset=True)
         parameters["max_generated_token_count"] = options.max_tokens
         reply = Retrying(
@@ -147,9 +147,6 @@ class _GradientLLM(CustomLLM):
     def _complete_once(self, prompt: str, parameters: dict[str, Any]) -> Any:
         api, model_id = self._connected()
         return api.complete(model_id, prompt, **parameters)
-
-    def _defaults(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
 
     def _prompt(self, messages: Sequence[ChatMessage]) -> str:
         assert self.messages_to_prompt is not None

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ..errors import ConfigurationError, MissingDependencyError, ServiceError
-from .keys import ApiKey, check_address, checked_key, secret_key
+from .keys import ApiKey, check_address, secret_key
 
 __all__ = ["GradientApi", "connect_gradient", "resolve_host"]
 
@@ -187,7 +187,7 @@ def connect_gradient(
     """
     address = resolve_host(host)
     token_argument = secret_key(access_token).get_secret_value()
-    token = SecretStr(checked_key(_from_environment(token_argument, "GRADIENT_ACCESS_TOKEN", "access_token")))
+    token = secret_key(_from_environment(token_argument, "GRADIENT_ACCESS_TOKEN", "access_token"))
     workspace = _from_environment(workspace_id, "GRADIENT_WORKSPACE_ID", "workspace_id")
     sdk = _sdk()
     settings = sdk.Configuration(access_token=token.get_secret_value(), host=address)

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from ..errors import MissingDependencyError
 from ..example import Transport
 from .call_options import refuse_unknown_fields
-from .keys import ApiKey, request_key, secret_key
+from .keys import ApiKey, check_address, request_key, secret_key
 
 try:
     from llama_index.llms.openai import OpenAI
@@ -52,6 +52,8 @@ class _Hosted(OpenAI):
     ) -> None:
         refuse_unknown_fields(type(self), options, also=inspect.signature(OpenAI.__init__).parameters)
         api_key = secret_key(api_key)
+        if options.get("api_base"):
+            check_address(options["api_base"], "api_base", "api_key")
         options.setdefault("pydantic_program_mode", _MODES[transport])
         super().__init__(model=model, transport=transport, api_key="stored privately", **options)
         self._key, self.api_key = api_key, None

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from ..local.generate.request import GenerationRequest, GenerationResult
     from ..local.generate.stop_texts import StopTexts
 
-__all__ = ["LocalCall", "as_chat", "prompt_ids", "require_encodable", "schema_room", "trained_messages"]
+__all__ = [
+    "LocalCall",
+    "as_chat",
+    "prompt_ids",
+    "require_encodable",
+    "schema_reserve",
+    "schema_room",
+    "trained_messages",
+]
+
+_SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described fields
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,16 @@ def _message(number: int, message: ChatMessage) -> Message:
     except ValidationError as error:
         problems = "; ".join(problem["msg"] for problem in error.errors(include_url=False))
         raise ConfigurationError(f"message {number} ({message.role.value}): {problems}") from error
+
+
+def schema_reserve(window: int, answer_tokens: int, wanted: int | None) -> int:
+    """Tokens of a context window that query engines leave free for a schema.
+
+    ``wanted``: what the largest schema of training takes; None: not known. At least half of what answers leave is for
+    texts: a larger schema is an error of the call, not of LlamaIndex.
+    """
+    known = min(_SCHEMA_TOKENS, window // 4) if wanted is None else wanted
+    return min(known, max(0, window - answer_tokens) // 2)
 
 
 def schema_room(tokenizer: Any, schema: Mapping[str, Any]) -> int:

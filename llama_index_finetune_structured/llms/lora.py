@@ -29,7 +29,7 @@ from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolv
 from ..local.model.control_tokens import encode_parts
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
-from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_room
+from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve, schema_room
 from .structured import request_schema
 from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LoraLLM"]
 
-_SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described fields
 _ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
 
 
@@ -83,9 +82,8 @@ class LoraLLM(StructuredAnswersLLM):
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
             another base; an argument is no attribute. Of a call: a keyword is unknown or out of range, the prompt
-            is empty, or a message has a block that is not text.
-        DatasetError: Of a call: the chat template rejects the messages or leaves the text of one out, or a text has
-            half a character (a lone surrogate).
+            is empty, a message has a block that is not text, or a text has half a character (a lone surrogate).
+        DatasetError: Of a call: the chat template rejects the messages or leaves the text of one out.
         PromptTooLongError: Of a call: the prompt fills the context window.
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
@@ -190,7 +188,7 @@ class LoraLLM(StructuredAnswersLLM):
         ``context_window`` is the model's less the room for a schema: LlamaIndex packs texts into it before the
         schema is added, and cannot know that one will be.
         """
-        return self._metadata(self._schema_reserve())
+        return self._metadata(schema_reserve(self._context_window, self.max_new_tokens, self.schema_tokens))
 
     def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
         """As ``metadata``, with room for exactly the schema of a class. Loads the model's tokenizer and weights.
@@ -221,13 +219,6 @@ class LoraLLM(StructuredAnswersLLM):
             is_chat_model=True,
             model_name=str(self.adapter or self.base_model),
         )
-
-    def _schema_reserve(self) -> int:
-        wanted = self.schema_tokens
-        if wanted is None:
-            wanted = min(_SCHEMA_TOKENS, self._context_window // 4)
-        # At least half of what answers leave is for texts: a larger schema is an error of the call, not of LlamaIndex.
-        return min(wanted, max(0, self._context_window - self.max_new_tokens) // 2)
 
     def prompt_token_ids(
         self, messages: Sequence[ChatMessage], output_cls: type[BaseModel] | None = None
@@ -309,7 +300,7 @@ class LoraLLM(StructuredAnswersLLM):
     def _chat_call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> LocalCall:
         options = self._options(kwargs)
         schema = request_schema(options.response_format)
-        return self._call(self._prompt(messages, schema), options)
+        return self._call(self._prompt(messages, schema), options, schema)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
         return prompt_ids(self._loaded.tokenizer, messages, schema, date=self._prompt_date)
@@ -322,19 +313,19 @@ class LoraLLM(StructuredAnswersLLM):
             return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         options = self._options(kwargs)
         require_encodable(prompt, "the prompt")
-        return self._call(encode_parts(self._loaded.tokenizer, [(prompt, False)]), options)
+        ids = encode_parts(self._loaded.tokenizer, [(prompt, False)])
+        return self._call(ids, options, request_schema(options.response_format))
 
     def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
-        defaults = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
-        options = checked_options(CallOptions, kwargs, defaults, of="LoraLLM")
+        options = checked_options(CallOptions, kwargs, self)
         if options.stop and options.response_format is not None:
             raise ConfigurationError(
                 "stop= would cut a structured answer into broken JSON, and its grammar ends it: leave stop= out"
             )
         return options
 
-    def _call(self, prompt: Sequence[int], options: CallOptions) -> LocalCall:
-        schema, grammar = request_schema(options.response_format), None
+    def _call(self, prompt: Sequence[int], options: CallOptions, schema: dict[str, Any] | None) -> LocalCall:
+        grammar = None
         if schema is not None:
             name = options.response_format["json_schema"].get("name")
             self._untrained.warn_of(schema, name, self.trained_schemas, self.bounds)

@@ -17,7 +17,7 @@ from ..local.model.chat_template import SystemForm, with_system_messages
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
-from .local_calls import trained_messages
+from .local_calls import schema_reserve, trained_messages
 from .structured import bare_prompt, parse_response, request_schema, with_schema
 
 __all__ = ["ServedLora", "served_llm"]
@@ -207,5 +207,6 @@ def served_llm(
     }
     if card.context_window is not None:
         # LlamaIndex packs texts into the window before the schema is added to the prompt.
-        as_trained["context_window"] = card.context_window - (card.schema_tokens or 0)
+        reserved = schema_reserve(card.context_window, card.answer_tokens, card.schema_tokens)
+        as_trained["context_window"] = card.context_window - reserved
     return ServedLora(model=model, api_base=api_base, api_key=api_key, **{**as_trained, **options})

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any
 
 from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.utilities.token_counting import TokenCounter
-from pydantic import BaseModel
 
 __all__ = ["StructuredLoraLLM"]
-
-
-class _KnowsSchemaRoom(Protocol):
-    """The LLM inside: its metadata for a class, with room for the class's schema."""
-
-    def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata: ...
 
 
 class StructuredLoraLLM(StructuredLLM):
@@ -35,7 +28,7 @@ class StructuredLoraLLM(StructuredLLM):
             ConfigurationError: Schema and answer leave no room for a text.
         """
         inner: Any = self.llm
-        metadata = cast(_KnowsSchemaRoom, inner).metadata_for(self.output_cls)
+        metadata: LLMMetadata = inner.metadata_for(self.output_cls)
         # LlamaIndex itself leaves room for the class as a tool, which is not sent.
         tool = get_function_tool(self.output_cls).metadata.to_openai_tool()
         window = metadata.context_window + TokenCounter().estimate_tokens_in_tools([tool])

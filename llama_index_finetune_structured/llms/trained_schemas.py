@@ -10,15 +10,13 @@ from ..example import canonical_json
 from ..json_schema import UNIONS, follow_references, without_titles
 from ..local.schema.bounds import AnswerBounds, schema_key
 
-__all__ = ["UntrainedSchemas", "difference_to_trained"]
+__all__ = ["UntrainedSchemas"]
 
 _logger = logging.getLogger(__name__)
 
 _NESTING = {
     "properties",
     "items",
-    "prefixItems",
-    "additionalProperties",
     "$defs",
     "definitions",
     "required",
@@ -52,11 +50,11 @@ class UntrainedSchemas:
             "%s was not a schema of the training: the adapter's bounds do not hold for it, and its strings and "
             "lists get the default ones (bounds.default_characters, bounds.default_items). %s",
             name or "this schema",
-            difference_to_trained(schema, trained),
+            _difference(schema, trained),
         )
 
 
-def difference_to_trained(schema: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> str:
+def _difference(schema: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> str:
     """Fields in which a schema differs from the nearest of the trained ones, as a sentence; empty without any.
 
     Args:

@@ -115,7 +115,7 @@ def test_events_that_gradient_cannot_express_are_left_out_with_one_warning(
     handler.attach(parallel := ParallelLLM())
     for _ in range(2):
         parallel.chat([ChatMessage(content="Two?")])
-    with pytest.raises(DatasetError, match=r"none of 2 events has such a form; the first, .*2 tool calls"):
+    with pytest.raises(DatasetError, match=r"none of the 2 events can be written .*2 tool calls"):
         handler.save_finetuning_events(target)
     assert not target.exists()
     EchoLLM(reply="Echoes", callback_manager=managed).chat([ChatMessage(content="A song?")])

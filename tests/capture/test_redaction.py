@@ -263,10 +263,13 @@ def test_numbers_of_an_answer_are_never_changed(path: Path, server: OpenAIServer
         EchoLLM(reply=text).chat([ChatMessage(content=text)])
         EchoLLM(reply=f"Here it is: {text}").complete("x")
         server.llm("gpt-4").chat([ChatMessage(content="y")], tools=[tool])
+        EchoLLM(reply=json.dumps(numbers)).complete("numbers alone")
+        EchoLLM(reply="\n" + json.dumps(numbers)).complete("line first")
         EchoLLM(reply="").complete("z")
     by_prompt = {str(example.messages[0].content)[:1]: example for example in read_examples(path)}
     assert by_prompt["{"].answer_object() == kept
     assert by_prompt["y"].answer_object() == kept
+    assert by_prompt["n"].answer_object() == by_prompt["l"].answer_object() == numbers
     assert json.loads(str(by_prompt["{"].messages[0].content))["order"] == 0  # a prompt is no label
     assert captured.summary()["dropped_by_redaction"] == 0
 
@@ -274,7 +277,7 @@ def test_numbers_of_an_answer_are_never_changed(path: Path, server: OpenAIServer
 @pytest.mark.parametrize("gap", [" ", "\u00a0", "\u202f", "-", "\u2011"])
 def test_numbers_with_the_gaps_of_pdfs_are_redacted(gap: str) -> None:
     card, iban = (
-        gap.join(["4111"] * 1 + ["1111"] * 3),
+        gap.join(["4111", "1111", "1111", "1111"]),
         gap.join(["DE89", "3704", "0044", "0532", "0130", "00"]),
     )
     assert redact_secrets(f"pay {card} or {iban}.") == "pay [CARD] or [IBAN]."

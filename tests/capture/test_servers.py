@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,10 +101,10 @@ async def test_calls_that_a_block_missed_are_counted_and_the_warning_says_what_t
 
 
 @pytest.fixture
-def older_thread() -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(1)
-    pool.submit(threading.get_ident).result()
-    return pool
+def older_thread() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(threading.get_ident).result()
+        yield pool
 
 
 @pytest.mark.parametrize("llm", [EchoLLM(), SilentLLM(), SilentStructuredLLM()])
@@ -192,6 +193,7 @@ def test_a_named_document_replaces_that_of_the_retrieved_chunks(path: Path) -> N
         index_of_songs().as_query_engine(llm=EchoLLM()).query("Which?")
     (example,) = read_examples(path)
     assert example.document_id == "manual"
+    assert example.sources
     assert {source.document_id for source in example.sources} <= {"doc0", "doc1", "doc2"}
 
 

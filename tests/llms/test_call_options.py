@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +38,19 @@ def llm(tiny_llama: Path) -> LoraLLM:
     return LoraLLM(base_model=str(tiny_llama), max_new_tokens=60)
 
 
-def _chunks(stream: Any) -> tuple[str, list[str]]:
-    """The last text of a stream and its deltas."""
-    chunks = list(stream)
-    last = chunks[-1] if chunks else None
-    text = getattr(last, "text", None) or (last.message.content if hasattr(last, "message") else "")
-    return text or "", [chunk.delta or "" for chunk in chunks]
-
-
-async def _achunks(stream: Any) -> tuple[str, list[str]]:
-    return _chunks([chunk async for chunk in await stream])
+def _text(chunks: Iterable[Any]) -> str:
+    return "".join(chunk.delta or "" for chunk in chunks)
 
 
 WAYS: dict[str, Callable[..., str]] = {
     "chat": lambda llm, **kw: llm.chat(MESSAGES, **kw).message.content,
     "achat": lambda llm, **kw: asyncio.run(llm.achat(MESSAGES, **kw)).message.content,
-    "stream_chat": lambda llm, **kw: "".join(_chunks(llm.stream_chat(MESSAGES, **kw))[1]),
-    "astream_chat": lambda llm, **kw: "".join(asyncio.run(_achunks(llm.astream_chat(MESSAGES, **kw)))[1]),
+    "stream_chat": lambda llm, **kw: _text(llm.stream_chat(MESSAGES, **kw)),
+    "astream_chat": lambda llm, **kw: _text(asyncio.run(_all(llm.astream_chat(MESSAGES, **kw)))),
     "complete": lambda llm, **kw: llm.complete("go", **kw).text,
     "acomplete": lambda llm, **kw: asyncio.run(llm.acomplete("go", **kw)).text,
-    "stream_complete": lambda llm, **kw: "".join(_chunks(llm.stream_complete("go", **kw))[1]),
-    "astream_complete": lambda llm, **kw: "".join(asyncio.run(_achunks(llm.astream_complete("go", **kw)))[1]),
+    "stream_complete": lambda llm, **kw: _text(llm.stream_complete("go", **kw)),
+    "astream_complete": lambda llm, **kw: _text(asyncio.run(_all(llm.astream_complete("go", **kw)))),
 }
 STRUCTURED_WAYS: dict[str, Callable[..., Any]] = {
     "structured_predict": lambda llm, **kw: llm.structured_predict(Song, PROMPT, llm_kwargs=kw),
@@ -343,7 +335,7 @@ def test_an_empty_prompt_is_refused(llm: LoraLLM, way: str, keywords: dict[str, 
         "complete": lambda: llm.complete("", **keywords),
         "acomplete": lambda: asyncio.run(llm.acomplete("", **keywords)),
         "stream_complete": lambda: list(llm.stream_complete("", **keywords)),
-        "astream_complete": lambda: asyncio.run(_achunks(llm.astream_complete("", **keywords))),
+        "astream_complete": lambda: asyncio.run(_all(llm.astream_complete("", **keywords))),
     }[way]
     with pytest.raises(ConfigurationError, match="empty"):
         ask()

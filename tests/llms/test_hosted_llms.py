@@ -16,6 +16,7 @@ from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyp
 from openai import omit
 from pydantic import BaseModel
 
+from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.llms.compat import OpenAIPydanticProgram
 from llama_index_finetune_structured.llms.hosted import HostedOpenAI, HostedOpenAILike, hosted_llm, text_mode
 from tests.fakes.openai_server import OpenAIServer
@@ -148,3 +149,11 @@ def test_the_program_takes_the_references_arguments(server: OpenAIServer) -> Non
 def test_the_program_refuses_a_model_without_functions() -> None:
     with pytest.raises(ValueError, match="function calling"):
         OpenAIPydanticProgram.from_defaults(Album, "An album", llm=MockLLM())
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "http://user:pw@127.0.0.1:1", "http://127.0.0.1:1/v1?key=x"]
+)
+def test_what_is_no_address_or_holds_credentials_is_refused(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"api_base .*(expected an address|give the key as api_key)"):
+        hosted_llm("mine", api_base=address, api_key="k")

@@ -129,7 +129,10 @@ def test_the_servers_grammar_is_the_local_one_and_the_prompt_the_trained_one(way
     local = grammar_schema(Bill)
     assert sent == bounded_schema(local, schema_key(Bill.model_json_schema()), llm.bounds)
     texts = [branch for branch in sent["properties"]["total"]["anyOf"] if branch["type"] == "string"]
-    assert not any(re.fullmatch(branch["pattern"], "-{") for branch in texts)
+    assert texts
+    assert not any(re.fullmatch(branch["pattern"], "123456") for branch in texts), (
+        "max_digits=6, decimal_places=2"
+    )
     zoned = sent["properties"]["due"]["pattern"]
     assert re.fullmatch(zoned, "2026-01-01T00:00:00Z")
     assert not re.fullmatch(zoned, "2026-01-01T00:00:00")
@@ -151,7 +154,7 @@ def test_thinking_is_left_out_and_calls_are_sent_as_in_training(adapter: Path, s
     assert sent[2]["content"] == "Low."
 
 
-def test_an_answer_that_the_servers_limit_cut_is_told_as_such(adapter: Path) -> None:
+def test_an_answer_that_the_servers_limit_cut_is_told_as_such() -> None:
     raw = {"choices": [{"finish_reason": "length"}], "usage": {"completion_tokens": 9}}
     response = ChatResponse(message=ChatMessage(role="assistant", content='{"na'), raw=raw)
     with pytest.raises(StructuredAnswerError, match="cut at the limit of 9 tokens"):

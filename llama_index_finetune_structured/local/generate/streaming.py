@@ -8,6 +8,7 @@ import queue
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ...background import POLL_S
 from .engine import GenerationEngine
 from .request import GenerationRequest, GenerationResult
 from .stop_texts import StopTexts
@@ -37,12 +38,19 @@ def stream(
     request.future.add_done_callback(lambda _: tokens.put(None))
     engine.submit(request)
     try:
-        while (token := tokens.get()) is not None:
+        while (token := _next(tokens)) is not None:
             if chunk := text.append(token):
                 yield chunk
         yield text.last(request.future.result())  # raises the model's error
     finally:
         request.cancelled = True
+
+
+def _next(tokens: queue.SimpleQueue[int | None]) -> int | None:
+    """The next item; Ctrl-C is noticed within ``POLL_S``, as in ``result_of``."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return tokens.get(timeout=POLL_S)
 
 
 async def astream(
