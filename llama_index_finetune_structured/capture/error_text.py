@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import SecretStr
@@ -13,6 +14,8 @@ from .redaction import redact_secrets
 __all__ = ["error_text"]
 
 _SHORTEST_KEY = 8  # chosen: a shorter value could be any word of a message
+_PARTS = ("llm", "_llm", "_embed_model", "_response_synthesizer", "_retriever", "_query_engine")
+_DEEPEST = 3  # a query engine's synthesizer, its structured LLM, the LLM in that
 _KEY_NAME = re.compile(r"(?i)(?:key|token|secret|password)$")
 _QUERY_SECRET = re.compile(r"(?i)([?&][\w.-]*(?:key|token|secret|sig|signature|password|auth)=)[^&\s'\"<>]+")
 _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
@@ -36,15 +39,19 @@ def _message(error: BaseException) -> str:
 
 def _known_secrets(system: Any) -> set[str]:
     values: list[Any] = [value for name, value in os.environ.items() if _KEY_NAME.search(name)]
-    synthesizer = _attribute(system, "_response_synthesizer")  # of a query engine
-    for owner in (
-        system,
-        *(_attribute(system, name) for name in ("llm", "_llm")),
-        _attribute(synthesizer, "_llm"),
-    ):
+    for owner in _parts_of(system, _DEEPEST):
         values += [_attribute(owner, name) for name in ("api_key", "_key", "_token")]
     plain = (value.get_secret_value() if isinstance(value, SecretStr) else value for value in values)
     return {value for value in plain if isinstance(value, str) and len(value) >= _SHORTEST_KEY}
+
+
+def _parts_of(system: Any, depth: int) -> Iterator[Any]:
+    """The system and the models inside it: of a query engine, its retriever, an evaluator, a structured LLM."""
+    yield system
+    for name in _PARTS if depth else ():
+        part = _attribute(system, name)
+        if part is not None:
+            yield from _parts_of(part, depth - 1)
 
 
 def _attribute(owner: Any, name: str) -> Any:

@@ -57,7 +57,7 @@ async def acompare(
     Raises:
         ConfigurationError: Before the first call: there are no systems, one cannot be asked these examples, a
             comparison is unknown, ``fields`` has a path that is in no schema, a number is not positive, or
-            ``cache_dir`` cannot be written.
+            ``cache_dir`` cannot be written. Later: an answer cannot be written to ``cache_dir`` (a full disk).
         DatasetError: Before the first call: there are no examples, or none has a valid answer of its own.
         MissingDependencyError: A system's package is not installed.
     """

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import ConfigurationError, ParityError
 from ..example import Example, Message, canonical_json
+from ..printable import one_line
 from .comparison import compare
 from .report.terminal import FittedTable, print_result
 from .report.text import percent
@@ -21,6 +22,7 @@ from .scorecard import Scorecard
 __all__ = ["FormParity", "Parity", "parity"]
 
 _REFERENCE = "adapter"
+_RATE_DIGITS = 9  # chosen: far finer than one answer of any data set
 
 
 class FormParity(BaseModel):
@@ -74,20 +76,29 @@ class Parity(BaseModel):
     @property
     def failures(self) -> list[str]:
         """One sentence for each limit that a form misses; empty where all are at parity."""
-        failures = []
-        for name, form in self.forms.items():
-            if self.adapter_valid - form.valid > self.max_valid_loss:
-                reasons = "".join(f"; {reason}" for reason in form.reasons)
-                failures.append(
-                    f"{name}: {percent(form.valid)} of its answers are valid, "
-                    f"the adapter's {percent(self.adapter_valid)}{reasons}"
-                )
-            if form.valid > 0 and form.agreement < self.min_agreement:
-                failures.append(
-                    f"{name}: its fields agree with the adapter's in {percent(form.agreement)}, "
-                    f"expected {percent(self.min_agreement)}"
-                )
-        return failures
+        return [
+            f"{one_line(name)}: {missed}"
+            for name, form in self.forms.items()
+            for missed in self._missed(form)
+        ]
+
+    def _missed(self, form: FormParity) -> list[str]:
+        """What a form misses; one without a valid answer is at parity by no limits, as nothing was compared."""
+        missed = []
+        # rounded, since 1 - 0.98 is more than 0.02 in floating point
+        lost = round(self.adapter_valid - form.valid, _RATE_DIGITS) > self.max_valid_loss
+        if lost or not form.valid:
+            reasons = "".join(f"; {reason}" for reason in form.reasons)
+            missed.append(
+                f"{percent(form.valid)} of its answers are valid, "
+                f"the adapter's {percent(self.adapter_valid)}{reasons}"
+            )
+        if form.valid and form.agreement < self.min_agreement:
+            missed.append(
+                f"its fields agree with the adapter's in {percent(form.agreement)}, "
+                f"expected {percent(self.min_agreement)}"
+            )
+        return missed
 
     @property
     def passed(self) -> bool:
@@ -103,7 +114,7 @@ class Parity(BaseModel):
         named = "\n".join(self.failures)
         found = [f"{_REFERENCE}: {text}" for text in failure_sentences(self.adapter_failures, self.examples)]
         found += [
-            f"{name}: {text}"
+            f"{one_line(name)}: {text}"
             for name, form in self.forms.items()
             for text in form.reasons
             if text not in named
@@ -128,9 +139,8 @@ class Parity(BaseModel):
         """A table for rich: one line per form."""
         rows = [(_REFERENCE, percent(self.adapter_valid), "", "", "", "")]
         for name, form in self.forms.items():
-            failed = any(failure.startswith(f"{name}: ") for failure in self.failures)
             valid, agreement, identical = map(percent, (form.valid, form.agreement, form.identical))
-            verdict = "differs" if failed else "same"
+            verdict = "differs" if self._missed(form) else "same"
             rows.append((name, valid, agreement, identical, f"{form.seconds_per_answer:.1f}", verdict))
         headings = ("form", "valid", "fields agree", "identical", "s/answer", "verdict")
         return FittedTable("Parity with the adapter", headings, tuple(rows))
@@ -140,7 +150,7 @@ class Parity(BaseModel):
         print_result(self.table(), self.verdict(), *self.problems())
 
     def __repr__(self) -> str:
-        return f"<Parity of {', '.join(self.forms)} on {self.examples} examples; print() shows it>"
+        return one_line(f"<Parity of {', '.join(self.forms)} on {self.examples} examples; print() shows it>")
 
     __str__ = __repr__
 
@@ -168,7 +178,8 @@ def parity(
         forms: Name -> LLM of an exported form; the name "adapter" is reserved.
         output_cls: Class of a valid answer, as in ``compare``.
         min_agreement: Lowest mean field score of a form, from 0 to 1.
-        max_valid_loss: How much lower a form's rate of valid answers may be than the adapter's.
+        max_valid_loss: How much lower a form's rate of valid answers may be than the adapter's. A form without
+            a valid answer is never at parity.
         concurrency: Most calls at once.
         timeout_s: Seconds that one call may take.
         show_progress: Whether to show a progress bar for the adapter and each form.

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ..errors import ConfigurationError
 from ..example import Usage
+from ..printable import one_line
 from .run.usable_rows import LeftOut
 from .score.failures import failure_sentences
 from .score.intervals import Difference, Resamples, check_metric, metric_names
@@ -77,7 +78,9 @@ class ScoreTable(BaseModel):
         """
         for name in (system, against):
             if name not in self.systems:
-                raise ConfigurationError(f"no system {name!r}; there are: {', '.join(self.systems)}")
+                raise ConfigurationError(
+                    f"no system {name!r}; there are: {one_line(', '.join(self.systems))}"
+                )
         check_metric(metric, self.field_kinds)
         for known in self.differences:
             if (known.system, known.against, known.metric) == (system, against, metric):
@@ -87,13 +90,15 @@ class ScoreTable(BaseModel):
     def problems(self) -> list[str]:
         """One sentence for each kind of failure of a system, with its causes, and one on the examples left out."""
         found = [
-            f"{name}: {sentence}"
+            f"{one_line(name)}: {sentence}"
             for name, score in self.systems.items()
             for sentence in failure_sentences(score.failures, score.n)
         ]
         if self.left_out:
             total, n = len(self.left_out) + len(self.rows), len(self.left_out)
-            found.append(f"{n} of {total} examples were left out; the first: {self.left_out[0].reason}")
+            found.append(
+                f"{n} of {total} examples were left out; the first: {one_line(self.left_out[0].reason)}"
+            )
         return found
 
     @property

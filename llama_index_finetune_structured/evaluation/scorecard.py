@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigurationError
 from ..files import write_public_text
+from ..printable import one_line
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
 from .report.gap import Gap, gaps
@@ -110,7 +111,9 @@ class Scorecard(ScoreTable):
         print_result(self.table(), self.verdict(), *self.problems())
 
     def __repr__(self) -> str:
-        return f"<Scorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
+        return one_line(
+            f"<Scorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
+        )
 
     def __str__(self) -> str:
         return f"{self!r}\n{self.verdict()}"

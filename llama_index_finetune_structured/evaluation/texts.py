@@ -18,13 +18,14 @@ from ..capture.error_text import error_text
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from ..files import write_public_text
+from ..printable import one_line
 from .report.terminal import FittedTable, print_result
 from .report.text import json_text
 from .run.answer_log import RawAnswer
 from .run.ask import AskSettings, ask_systems, gather_all
 from .run.systems import System, question_of
 from .run.target import ERROR_CHARACTERS, AnswerTarget
-from .score.failures import INVALID, Failure, failure_sentences, group_failures
+from .score.failures import INVALID, Failure, failure_sentence, failure_sentences, group_failures
 
 __all__ = ["TextScorecard", "compare_texts"]
 
@@ -34,6 +35,13 @@ WORST = {"correctness": 1.0, "semantic_similarity": 0.0}
 
 JUDGE_FAILED = "the judge failed: "
 """Beginning of the feedback where a judge's call raised."""
+_REPEAT_JUDGING = (
+    "These answers are in no mean: check the model, address and key of judge or embed_model and compare again; with "
+    "cache_dir only the judging is repeated."
+)
+_PASS_A_BETTER_JUDGE = (
+    "These answers are in no mean: a reply needs a number from 1 to 5; pass an LLM as judge that gives one."
+)
 
 
 class TextAnswer(BaseModel):
@@ -136,9 +144,9 @@ class TextScorecard(BaseModel):
         """One sentence for each kind of failure of a system or of the judge, with its causes."""
         found = []
         for name, score in self.systems.items():
+            name = one_line(name)
             found += [f"{name}: {text}" for text in failure_sentences(score.failures, score.n)]
-            judged = score.n * len(score.means)
-            found += [f"{name}, judged: {text}" for text in failure_sentences(score.judge_failures, judged)]
+            found += [f"{name}: {text}" for text in _judge_sentences(score)]
         return found
 
     def print(self) -> None:
@@ -146,7 +154,9 @@ class TextScorecard(BaseModel):
         print_result(self.table(), *self.problems())
 
     def __repr__(self) -> str:
-        return f"<TextScorecard of {len(self.rows)} questions: {', '.join(self.systems)}; print() shows it>"
+        return one_line(
+            f"<TextScorecard of {len(self.rows)} questions: {', '.join(self.systems)}; print() shows it>"
+        )
 
     __str__ = __repr__
 
@@ -190,7 +200,8 @@ def compare_texts(
 
     Raises:
         ConfigurationError: Before the first call: no judge and no embedding model, a system cannot be asked
-            these examples, a number is not positive, or ``cache_dir`` cannot be written.
+            these examples, a number is not positive, or ``cache_dir`` cannot be written. Later: an answer cannot
+            be written to ``cache_dir`` (a full disk).
         DatasetError: Before the first call: there are no examples or no systems.
         MissingDependencyError: A system's package is not installed.
     """
@@ -288,7 +299,8 @@ async def _evaluate(
     try:
         result = await evaluator.aevaluate(query=question, response=text, reference=reference)
     except Exception as error:
-        return None, f"{JUDGE_FAILED}{type(error).__name__}: {error_text(error)}"[:ERROR_CHARACTERS]
+        reason = f"{type(error).__name__}: {error_text(error, evaluator)}"
+        return None, f"{JUDGE_FAILED}{reason}"[:ERROR_CHARACTERS]
     return result.score, result.feedback or ""
 
 
@@ -324,7 +336,23 @@ def _score(answers: Sequence[TextAnswer], evaluators: Iterable[str], wall_second
 
 def _judge_failures(answers: Sequence[TextAnswer], metrics: Iterable[str]) -> tuple[Failure, ...]:
     unjudged = [(m, a.feedback[m]) for a in answers for m in metrics if a.scores[m] is None]
-    return group_failures([(text.startswith(JUDGE_FAILED), metric, text) for metric, text in unjudged])
+    return group_failures(
+        [
+            (text.startswith(JUDGE_FAILED), metric, text.removeprefix(JUDGE_FAILED) or "(an empty reply)")
+            for metric, text in unjudged
+        ]
+    )
+
+
+def _judge_sentences(score: TextScore) -> list[str]:
+    """Why answers have no score and what to do next; the answers that are missing were not judged."""
+    judged = round(score.answered * score.n) * len(score.means)
+    calls = failure_sentence(score.judge_failures, judged, "calls of the judge failed", call_failed=True)
+    replies = failure_sentence(
+        score.judge_failures, judged, "replies of the judge have no score", call_failed=False
+    )
+    mends = ((calls, _REPEAT_JUDGING), (replies, _PASS_A_BETTER_JUDGE))
+    return [f"{sentence.rstrip('.')}. {mend}" for sentence, mend in mends if sentence]
 
 
 def _figure(mean: float | None) -> str:

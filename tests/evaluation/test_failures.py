@@ -11,17 +11,23 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+from llama_index.core import MockEmbedding, PromptTemplate, SummaryIndex, VectorStoreIndex
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.base.response.schema import PydanticResponse, Response
 from llama_index.core.chat_engine.types import AgentChatResponse
+from llama_index.core.program import LLMTextCompletionProgram
 from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel, field_validator, model_serializer
 
 from llama_index_finetune_structured import (
     Example,
     FinetuneDataset,
     LoraLLM,
+    Prices,
     Scorecard,
     compare_texts,
     hosted_llm,
@@ -31,12 +37,14 @@ from llama_index_finetune_structured import (
 )
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError, ParityError
 from llama_index_finetune_structured.evaluation.score.failures import group_failures
+from llama_index_finetune_structured.example import Usage
 from tests import exporting
 from tests.fakes.openai_server import OpenAIServer
 
 from .systems import ALPHA, DATA, Card, ScriptedLLM, example, quiet
 
 KEY = "sk-live-0123456789abcdef"
+WORD_KEY = "plainsecret"  # too short for the pattern of bearer tokens
 NOWHERE = "http://127.0.0.1:9/v1"  # the discard port: refused at once
 QUIET: dict[str, Any] = {"show_progress": False}
 
@@ -84,6 +92,25 @@ def test_a_baseline_that_did_not_answer_is_not_beaten() -> None:
     ).verdict()
     assert "beats" not in verdict
     assert "base gave no answer to compare with. All 2 calls failed: OSError: model.bin is damaged" in verdict
+
+
+def test_the_page_compares_with_no_system_that_gave_no_answer_and_computes_no_cost_of_it(
+    tmp_path: Path,
+) -> None:
+    usage = Usage(prompt_tokens=1000, completion_tokens=100)
+    data = [row.model_copy(update={"usage": usage}) for row in DATA]
+    prices = Prices(input_per_million=1.0, output_per_million=1.0)
+    down = failing(OSError("model.bin is damaged"))
+    page = quiet({"base": down, "tuned": lambda _: ALPHA, "other": lambda _: ALPHA}, data).to_html(
+        tmp_path / "base.html", prices=prices
+    )
+    assert "tuned − base" not in page.read_text()
+    assert "paid for itself" in page.read_text()
+    page = quiet({"base": lambda _: ALPHA, "tuned": down}, data).to_html(tmp_path / "t.html", prices=prices)
+    assert "tuned − base" not in page.read_text()
+    assert "What it costs" not in page.read_text()
+    page = quiet({"base": lambda _: ALPHA, "tuned": lambda _: ALPHA}, data).to_html(tmp_path / "u.html")
+    assert "tuned − base" in page.read_text()
 
 
 def test_some_failed_calls_are_grouped_by_cause_most_frequent_first(
@@ -155,17 +182,66 @@ def test_no_key_of_an_error_is_shown_or_stored(
     assert not any(KEY in text or "hunter2" in text for text in texts)
 
 
-def test_a_key_of_the_llm_itself_is_redacted() -> None:
-    def echo(_: Any) -> str:
-        raise AssertionError("not reached")
+class HostedEmbedding(BaseEmbedding):
+    """Keeps its key as LlamaIndex's embedding models of providers do."""
 
-    with OpenAIServer(key="another key entirely", answer_chat=echo) as server:
-        llm = hosted_llm(
-            "m", api_base=server.base, api_key="plainwordsecret", transport="text", max_retries=0
-        )
-        card = quiet({"it": llm}, DATA)
-    assert card.systems["it"].all_calls_failed
-    assert "plainwordsecret" not in card.model_dump_json()
+    api_base: str
+    api_key: str
+    max_retries: int
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        client = openai.OpenAI(base_url=self.api_base, api_key=self.api_key, max_retries=self.max_retries)
+        return client.embeddings.create(input=text, model="e").data[0].embedding
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._get_text_embedding(query)
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return self._get_text_embedding(query)
+
+
+def _keyed(server: OpenAIServer) -> dict[str, Any]:
+    """Systems that hold a key which looks like a word: it can be found only where the system keeps it."""
+    options: dict[str, Any] = {"api_base": server.base, "api_key": WORD_KEY, "max_retries": 0}
+    llm = OpenAI(model="gpt-4o-mini", **options)
+    node = TextNode(text="alpha(n)", embedding=[1.0])
+    by_llm = SummaryIndex([node])
+    by_vector = VectorStoreIndex([node], embed_model=MockEmbedding(1))
+    silent = ScriptedLLM(script={"": ALPHA})
+    return {
+        "hosted_llm": hosted_llm("m", transport="text", **options),
+        "LLM": llm,
+        "structured LLM": llm.as_structured_llm(Card),
+        "program": LLMTextCompletionProgram.from_defaults(
+            output_cls=Card, prompt=PromptTemplate("Card for {topic}"), llm=llm
+        ),
+        "query engine": by_llm.as_query_engine(llm=llm),
+        "query engine of a class": by_llm.as_query_engine(llm=llm, output_cls=Card),
+        "retriever's embedding model": by_vector.as_query_engine(
+            llm=silent, embed_model=HostedEmbedding(**options)
+        ),
+    }
+
+
+def test_the_key_of_a_system_is_redacted_where_the_server_repeats_it() -> None:
+    with OpenAIServer(key="another key entirely") as server:
+        card = quiet(_keyed(server), DATA)
+    assert card.unanswered == list(card.systems)
+    for problem in card.problems():
+        assert "Incorrect API key provided: Bearer [KEY]" in problem
+    assert WORD_KEY not in card.model_dump_json()
+
+
+def test_the_key_of_a_judge_is_redacted_where_the_server_repeats_it() -> None:
+    with OpenAIServer(key="another key entirely") as server:
+        options: dict[str, Any] = {"api_base": server.base, "api_key": WORD_KEY, "max_retries": 0}
+        for judges in (
+            {"judge": hosted_llm("m", transport="text", **options)},
+            {"embed_model": HostedEmbedding(**options)},
+        ):
+            found = compare_texts({"it": lambda _: "text"}, DATA, **judges, **QUIET)
+            assert "Incorrect API key provided: Bearer [KEY]" in found.problems()[0]
+            assert WORD_KEY not in found.model_dump_json()
 
 
 LOAD_ERRORS = [
@@ -255,7 +331,24 @@ def test_texts_name_failed_calls_and_a_failed_judge(capsys: pytest.CaptureFixtur
     found.print()
     printed = " ".join(capsys.readouterr().out.split())
     assert "down: all 2 calls failed: OSError: gone" in printed
-    assert "judge is down" in printed
+    assert (
+        "up: all 2 calls of the judge failed: correctness: OSError: judge is down. These answers" in printed
+    )
+    assert "check the model, address and key of judge or embed_model and compare again" in printed
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown"), [("I would rather not.", "I would rather not"), ("", r"\(an empty reply\)")]
+)
+def test_a_judge_without_a_score_is_named_with_what_to_do(reply: str, shown: str) -> None:
+    judge = ScriptedLLM(script={"Generated Answer": reply})
+    systems = {"it": lambda row: "" if "beta" in row.query else "text"}
+    found = compare_texts(systems, DATA, judge=judge, **QUIET).problems()
+    assert len(found) == 2  # the missing answer was not judged
+    assert re.fullmatch(
+        rf"it: 1 of 1 replies of the judge have no score: correctness: {shown}\. These .* pass an LLM as judge .*",
+        found[1],
+    )
 
 
 class Money(BaseModel):

@@ -10,11 +10,14 @@ import pytest
 
 from llama_index_finetune_structured import LoraLLM, export_adapter, parity, served_llm
 from llama_index_finetune_structured.errors import ConfigurationError, ParityError
+from llama_index_finetune_structured.evaluation.export_parity import FormParity, Parity
 from llama_index_finetune_structured.local.generate.request import GenerationRequest
 from llama_index_finetune_structured.local.model.prompts import render_prompt
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from tests import exporting
 from tests.fakes.openai_server import OpenAIServer
+
+from .systems import DATA, quiet
 
 QUIET: dict[str, Any] = {"show_progress": False}
 
@@ -88,6 +91,38 @@ def test_a_form_that_breaks_its_answers_fails_on_the_rate_of_valid_ones(adapter:
         "served: 75% of its answers are valid, the adapter's 100%; "
         "1 of 4 answers are not valid: the answer holds no JSON value: 'no json'"
     ) in found.failures
+
+
+LIMITS = {"nothing may differ": (1.0, 0.0), "usual": (0.98, 0.02), "everything is allowed": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("adapter_valid", [1.0, 0.5, 0.01])
+def test_a_form_without_a_valid_answer_passes_no_gate(limits: str, adapter_valid: float) -> None:
+    found = _parity(0.0, adapter_valid, *LIMITS[limits])
+    assert not found.passed
+    assert found.failures[0].startswith("form: 0% of its answers are valid")
+    assert found.table().rows[1][-1] == "differs"
+
+
+@pytest.mark.parametrize("n", [50, 100, 150, 1000])
+def test_a_form_that_loses_just_what_it_may_passes(n: int) -> None:
+    assert _parity((n - n // 50) / n, 1.0, 0.98, 0.02).failures == []
+    assert len(_parity((n - n // 50 - 1) / n, 1.0, 0.98, 0.02).failures) == 1
+
+
+def test_the_table_names_the_form_that_differs_also_where_names_begin_alike() -> None:
+    same, other = (FormParity(valid=v, agreement=1, identical=1, seconds_per_answer=1, n=4) for v in (1, 0.5))
+    found = _parity(1.0, 1.0, 0.98, 0.02).model_copy(update={"forms": {"a": same, "a: b": other}})
+    assert [row[-1] for row in found.table().rows] == ["", "same", "differs"]
+
+
+def _parity(valid: float, adapter_valid: float, min_agreement: float, max_valid_loss: float) -> Parity:
+    form = FormParity(valid=valid, agreement=float(valid > 0), identical=0, seconds_per_answer=1, n=100)
+    return Parity(
+        adapter_valid=adapter_valid, forms={"form": form}, min_agreement=min_agreement,
+        max_valid_loss=max_valid_loss, answers=quiet({"form": lambda row: row.answer_object()}, DATA),
+    )  # fmt: skip
 
 
 def test_an_adapter_without_a_valid_answer_cannot_be_the_measure(adapter: Path) -> None:

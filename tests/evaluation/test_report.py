@@ -99,6 +99,8 @@ def test_page_asks_for_nothing_from_elsewhere(scorecard: Scorecard, tmp_path: Pa
     assert not {"link", "img", "iframe", "script", "object"} & set(tags.tags)
     assert not {"src", "href", "srcset"} & {name for name, _ in tags.attributes}
     assert not re.search(r"@import|url\(", page)
+    policies = [value for name, value in tags.attributes if name == "content" and "-src" in str(value)]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
 def test_page_shows_the_ten_worst_answers_worst_first(scorecard: Scorecard, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,45 @@ def test_torn_last_line_is_asked_again(tmp_path: Path) -> None:
         again = ScriptedLLM(script={"call alpha": ALPHA, "call beta": BETA})
         assert quiet({"llm": again}, DATA, cache_dir=tmp_path).systems["llm"].exact_match == 1
         assert len(again.prompts) == expected
+
+
+@pytest.fixture
+def limit_file_sizes() -> Iterator[Callable[[int], None]]:
+    """A function that limits the size of files, as a disk does that fills up; 0 for no limit."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size or soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("room", [0, 1, 100, -1])
+def test_a_disk_that_fills_up_within_an_answer_costs_no_other_answer(
+    tmp_path: Path, limit_file_sizes: Callable[[int], None], room: int, concurrency: int
+) -> None:
+    """``room``: bytes of the fourth answer that are written; -1: all but its line ending."""
+    data = [example(f"call {n}!", card(f"f{n}" * 20)) for n in range(6)]
+    llm = ScriptedLLM(script={f"call {n}!": card(f"f{n}" * 20) for n in range(6)})
+    asking: dict[str, Any] = {"concurrency": concurrency}
+    expected = quiet({"llm": llm}, data, cache_dir=tmp_path / "whole", **asking)
+    (whole,) = (tmp_path / "whole").iterdir()
+    ends = [len(b"".join(whole.read_bytes().splitlines(keepends=True)[:n])) for n in (3, 4)]
+    cache = tmp_path / "answers"
+    limit_file_sizes(ends[0] + room if room >= 0 else ends[1] - 1)
+    with pytest.raises(
+        ConfigurationError, match=r"cache_dir .*answers: an answer cannot be written: .*free disk"
+    ):
+        quiet({"llm": llm}, data, cache_dir=cache, **asking)
+    limit_file_sizes(0)
+    (log,) = cache.iterdir()
+    kept = log.read_bytes().splitlines(keepends=True)
+    assert all(RawAnswer.model_validate_json(line) and line.endswith(b"\n") for line in kept)
+    assert 2 <= len(kept) <= 4  # the lines hold times, which have more or fewer digits in another run
+    again = ScriptedLLM(script=llm.script)
+    found = quiet({"llm": again}, data, cache_dir=cache, **asking)
+    assert len(again.prompts) == 6 - len(kept)
+    assert found.systems["llm"].exact_match == expected.systems["llm"].exact_match == 1
+    assert log.read_bytes().startswith(b"".join(kept))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

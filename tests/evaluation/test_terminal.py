@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from llama_index_finetune_structured import Scorecard, compare_texts
+from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.evaluation.export_parity import FormParity, Parity
 from llama_index_finetune_structured.evaluation.learning_curves import LearningCurve
 from llama_index_finetune_structured.evaluation.report.charts import learning_picture
@@ -163,6 +164,21 @@ def test_printing_the_object_itself_is_short(kind: str) -> None:
     assert len(repr(result)) < 400
     assert len(str(result)) < 1500
     assert type(result).__name__ in repr(result)
+    assert [repr(result), str(result)] == [printable(repr(result)), printable(str(result))]
+    assert "\n" not in repr(result)
+
+
+@pytest.mark.parametrize("kind", PRINTED)
+def test_no_sentence_to_be_printed_has_control_characters(kind: str) -> None:
+    result = PRINTED[kind]()
+    sentences = [*getattr(result, "problems", list)(), getattr(result, "verdict", str)()]
+    assert any("[/x][bold]" in sentence for sentence in sentences) or kind == "LearningCurve"
+    assert sentences == [printable(sentence) for sentence in sentences]
+    if kind == "Scorecard":
+        for call in (lambda: result.difference("x", "y"), lambda: result.difference(HOSTILE, HOSTILE, "x")):
+            with pytest.raises(ConfigurationError) as refused:
+                call()
+            assert str(refused.value) == printable(str(refused.value))
 
 
 def test_a_scorecard_with_half_a_surrogate_pair_is_read_again(tmp_path: Path) -> None:

@@ -73,8 +73,9 @@ class OpenAIServer(LoopbackServer):
         return f"{self.origin}/v1"
 
     def answer(self, request: Request) -> Reply:
-        if request.headers.get("authorization") != f"Bearer {self.key}":
-            return _error(401, "Incorrect API key provided.", "invalid_api_key")
+        authorization = request.headers.get("authorization")
+        if authorization != f"Bearer {self.key}":  # some proxies repeat the key in their answer
+            return _error(401, f"Incorrect API key provided: {authorization}.", "invalid_api_key")
         reply = route(
             [
                 ("GET", r"/v1/files", self._list_files),

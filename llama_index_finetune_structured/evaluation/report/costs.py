@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from ...errors import ConfigurationError
+from ...printable import one_line
 from ..results import ScoreTable
 
 __all__ = ["BreakEven", "Prices", "break_even"]
@@ -71,8 +72,9 @@ class BreakEven:
         Args:
             student: Name of the student in the sentence.
         """
+        student, currency = one_line(student), one_line(self.currency)
         spent = (
-            f"{self.teacher_per_query:.2g} {self.currency} a query for the teacher, "
+            f"{self.teacher_per_query:.2g} {currency} a query for the teacher, "
             f"{self.student_per_query:.2g} for {student}, {self.upfront:.3g} spent up front"
         )
         if self.queries is None:
@@ -97,7 +99,7 @@ def break_even(table: ScoreTable, student: str, prices: Prices) -> BreakEven:
             "which the cost of a query is computed from: capture from a provider that reports them."
         )
     if student not in table.systems:
-        raise ConfigurationError(f"no system {student!r}; there are: {', '.join(table.systems)}")
+        raise ConfigurationError(f"no system {student!r}; there are: {one_line(', '.join(table.systems))}")
     spent = sum(i * prices.input_per_million + o * prices.output_per_million for i, o in counts) / _TOKENS
     teacher = spent / len(counts)
     seconds = table.systems[student].seconds_per_answer

@@ -67,9 +67,13 @@ def field_tables(table: ScoreTable) -> str:
 
 
 def differences_table(table: ScoreTable) -> str:
-    """Every system minus the first one, and minus the teacher."""
+    """Every system minus the first one, and minus the teacher, but for systems that gave no answer."""
     differences = {(d.system, d.against, d.metric): d for d in table.differences}
-    pairs = dict.fromkeys((d.system, d.against) for d in table.differences)
+    pairs = [
+        pair
+        for pair in dict.fromkeys((d.system, d.against) for d in table.differences)
+        if not {*pair} & {*table.unanswered}
+    ]
     rows = [
         [f"{system} − {against}", *(_points(differences[system, against, metric]) for metric in _RATES)]
         for system, against in pairs

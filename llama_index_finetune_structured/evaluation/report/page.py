@@ -49,7 +49,10 @@ def page_of(
         _section("Training", f"<figure>{curve}</figure>" if curve else ""),
         _section(
             "What it costs",
-            f"<p>{escape(break_even(table, main, prices).sentence(main))}</p>" if prices else "",
+            # the time of failed calls is no cost of an answer
+            f"<p>{escape(break_even(table, main, prices).sentence(main))}</p>"
+            if prices and main not in table.unanswered
+            else "",
         ),
         _section(f"Answers side by side, the worst of “{main}” first", cases_of(table, main)),
         _section("About this run", _facts(table)),

@@ -43,7 +43,7 @@ class FittedTable:
     def _parts(self, width: int) -> list[list[Sequence[str]]]:
         """The lines as one table where it fits, else with rows and columns exchanged, in one or more parts."""
         lines: list[Sequence[str]] = [self.headings, *self.rows]
-        if _needed(lines) <= width:
+        if _total(_least_widths(lines)) <= width:
             return [lines]
         first, *others = zip(
             *lines, strict=True
@@ -52,7 +52,7 @@ class FittedTable:
         for at in range(1, len(lines)):
             start = at - (len(parts[-1][0]) - 1 if parts else 0)
             wider = [[line[0], *line[start : at + 1]] for line in (first, *others)]
-            if parts and _needed(wider) <= width:
+            if parts and _total(_least_widths(wider)) <= width:
                 parts[-1] = list(wider)
             else:
                 parts.append([[line[0], line[at]] for line in (first, *others)])
@@ -62,14 +62,13 @@ class FittedTable:
 _GAP = 2  # columns between two cells: rich's padding of 1 on each side, collapsed, and the separator
 
 
-def _needed(lines: Sequence[Sequence[str]]) -> int:
-    """Width in which no word is broken and no figure is wrapped."""
-    widths = _widths(lines)
+def _total(widths: Sequence[int]) -> int:
+    """Width of a table with columns of these widths."""
     return sum(widths) + _GAP * (len(widths) + 1)
 
 
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    """Least width of each column: the longest word of the headings and names, the longest figure."""
+def _least_widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Width of each column in which no word of the headings and names is broken and no figure is wrapped."""
     headings, *rows = [[one_line(cell) for cell in line] for line in lines]
     names = max(_longest_word(text) for text in (headings[0], *(row[0] for row in rows)))
     figures = zip(*(row[1:] for row in rows), strict=True)
@@ -77,14 +76,15 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
     return [names, *(max([low, *map(cell_len, cells)]) for low, cells in zip(least, figures, strict=True))]
 
 
-def _shared(lines: Sequence[Sequence[str]], spare: int) -> Sequence[int | None]:
+def _column_widths(lines: Sequence[Sequence[str]], width: int) -> Sequence[int | None]:
     """Width of each column, which gets of the spare width what it can use; None where words must be broken.
 
     Rich itself narrows the widest column first, also below its longest word.
     """
+    widths = _least_widths(lines)
+    spare = width - _total(widths)
     if spare < 0:
-        return [None] * len(lines[0])
-    widths = _widths(lines)
+        return [None] * len(widths)
     for at, cells in enumerate(zip(*lines, strict=True)):
         more = min(spare, max(cell_len(one_line(cell)) for cell in cells) - widths[at])
         widths[at] += more
@@ -104,7 +104,7 @@ def _table(title: str, lines: Sequence[Sequence[str]], width: int) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    widths = _shared(lines, width - _needed(lines))
+    widths = _column_widths(lines, width)
     for at, heading in enumerate(lines[0]):
         out.add_column(
             Text(one_line(heading)),

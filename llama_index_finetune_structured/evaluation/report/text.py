@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...printable import one_line
 from ..results import TEACHER, ScoreTable, main_system
 from ..score.failures import failure_sentences
 from ..score.intervals import Difference
@@ -17,6 +18,10 @@ _FEW_DOCUMENTS = 5  # chosen: a bootstrap over fewer documents has few distinct 
 
 def verdict_of(table: ScoreTable) -> str:
     """The best student against the first system and the teacher, by field score, with 95% intervals."""
+    return one_line(_verdict_of(table))
+
+
+def _verdict_of(table: ScoreTable) -> str:
     main, base = main_system(table), next(iter(table.systems))
     score = table.systems[main]
     if score.all_calls_failed:

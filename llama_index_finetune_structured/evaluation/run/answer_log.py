@@ -66,11 +66,20 @@ class AnswerLog:
             raise ConfigurationError(f"cache_dir {folder}: cannot be written: {error}") from error
 
     def add(self, answer: RawAnswer) -> None:
-        """Append one answer; it is on disk when this returns. Raises OSError (a full disk)."""
-        self.answers[answer.key] = answer
+        """Append one answer; it is on disk when this returns.
+
+        Raises ConfigurationError where it cannot be written (a full disk); the answers before it are kept.
+        """
         if self._store is not None:
             line = json.dumps(answer.model_dump(exclude_defaults=True), ensure_ascii=False)
-            self._store.append(line.encode("utf-8", "replace"))  # a text may hold half a surrogate pair
+            try:
+                self._store.append(line.encode("utf-8", "replace"))  # a text may hold half a surrogate pair
+            except (OSError, CaptureError) as error:
+                raise ConfigurationError(
+                    f"cache_dir {self._store.path.parent}: an answer cannot be written: {error}; free disk space and "
+                    "compare again, which asks only for the missing answers"
+                ) from error
+        self.answers[answer.key] = answer
 
     def __enter__(self) -> AnswerLog:
         return self

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import ConfigurationError, StructuredAnswerError
+from ...printable import one_line
 
-__all__ = ["INVALID", "Failure", "failure_sentences", "group_failures"]
+__all__ = ["INVALID", "Failure", "failure_sentence", "failure_sentences", "group_failures"]
 
 INVALID = "invalid"
 """``error_kind`` of an answer that does not fit its schema."""
@@ -58,26 +59,29 @@ def group_failures(errors: Sequence[tuple[bool, str, str]]) -> tuple[Failure, ..
 
 def failure_sentences(failures: Sequence[Failure], n: int) -> list[str]:
     """What failed of ``n`` answers and why: one sentence on failed calls, one on answers that do not fit."""
-    return [text for failed in (True, False) if (text := _sentence(failures, n, call_failed=failed))]
+    found = (
+        failure_sentence(failures, n, "calls failed", call_failed=True),
+        failure_sentence(failures, n, "answers are not valid", call_failed=False),
+    )
+    return [sentence for sentence in found if sentence]
 
 
-def _sentence(failures: Sequence[Failure], n: int, *, call_failed: bool) -> str:
+def failure_sentence(failures: Sequence[Failure], n: int, what: str, *, call_failed: bool) -> str:
     """``3 of 40 calls failed: ConnectionError: refused (2); TimeoutError: no answer (1)``; empty for none."""
     own = [failure for failure in failures if failure.call_failed == call_failed]
     total = sum(failure.count for failure in own)
     if not total:
         return ""
     number = f"all {n}" if total == n > 1 else f"{total} of {n}"
-    what = ("calls failed", "answers are not valid")[not call_failed]
     causes = [_cause(failure, len(own) > 1) for failure in own[:_SHOWN]]
     more = sum(failure.count for failure in own[_SHOWN:])
     return f"{number} {what}: " + "; ".join([*causes, *([f"other causes ({more})"] if more else [])])
 
 
 def _cause(failure: Failure, counted: bool) -> str:
-    message = " ".join(failure.message.split())
+    message = one_line(failure.message)
     if len(message) > _MESSAGE_CHARACTERS:
         message = f"{message[:_MESSAGE_CHARACTERS]}…"
     is_reason = failure.kind in _REASONS  # the message alone says what does not fit
-    kind = "" if is_reason else f"{failure.kind}: "
+    kind = "" if is_reason else f"{one_line(failure.kind)}: "
     return f"{kind}{message}" + (f" ({failure.count})" if counted else "")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...capture.error_text import error_text
 from ...errors import ConfigurationError, StructuredAnswerError
 from ...example import Example, canonical_json
+from ...printable import one_line
 from ..run.answer_log import RawAnswer
 from ..run.target import AnswerTarget
 from .answers import FieldScore, score_answer
@@ -39,7 +40,7 @@ class FieldPlan:
         ]
         if unknown:
             raise ConfigurationError(
-                f"fields: no field {', '.join(map(repr, unknown))}; there are: {', '.join(self.kinds)}"
+                f"fields: no field {', '.join(map(repr, unknown))}; there are: {one_line(', '.join(self.kinds))}"
             )
 
     def fields(self, target: AnswerTarget) -> tuple[Field, ...]:

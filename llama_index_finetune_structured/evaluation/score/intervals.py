@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import ConfigurationError
+from ...printable import one_line
 from .metrics import Interval, ScoredAnswer
 
 __all__ = ["Difference", "Resamples", "check_metric", "ends_of_gap", "metric_names"]
@@ -70,7 +71,7 @@ def check_metric(metric: str, kinds: dict[str, str]) -> None:
     """Raise ConfigurationError, with all metric names, for a name that is not among them."""
     known = metric_names(kinds)
     if metric not in known:
-        raise ConfigurationError(f"no metric {metric!r}; there are: {', '.join(known)}")
+        raise ConfigurationError(f"no metric {metric!r}; there are: {one_line(', '.join(known))}")
 
 
 class Resamples:
