@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from llama_index_finetune_structured import FinetuneDataset, LoraFinetuneEngine, LoraSettings
 from tests import tiny
@@ -61,6 +61,8 @@ def tokenizer(cuts: str = "smollm") -> PreTrainedTokenizerFast:
 def config(kind: str) -> Any:
     if kind == "qwen3":
         return Qwen3Config(**_sizes(tiny.config("qwen2")), tie_word_embeddings=True)
+    if kind == "mistral":
+        return MistralConfig(**_sizes(tiny.config("llama")), sliding_window=None)
     found = tiny.config("llama" if kind == "llama3" else kind)
     if kind == "llama3":
         found.rope_parameters = {

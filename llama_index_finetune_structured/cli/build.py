@@ -39,7 +39,10 @@ _FAR_OFF = 0.1  # chosen: difference from --validation above which the summary n
 def build(
     folder: Annotated[Path, typer.Argument(help="Folder of the documents: .pdf, .txt, .md.")],
     schema: Annotated[
-        str, typer.Option(help="Schema of an answer: schema.yaml, schema.py:Class or module:Class.")
+        str,
+        typer.Option(
+            help="Schema of an answer: schema.yaml, schema.py:Class or module:Class (Python code is run)."
+        ),
     ],
     output: Annotated[
         Path, typer.Option(help="Training file; held-out rows go into a second file beside it.")
@@ -78,7 +81,7 @@ def build(
         float, typer.Option(min=0, max=0.9, help="Share of rows held out, by document; 0: none.")
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="Random seed of the split and of the sample of --limit.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls at the same time.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls to the teacher at the same time.")] = 8,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Repeat the calls that failed before.")
     ] = False,
@@ -89,7 +92,7 @@ def build(
     pays for no answer twice; of a document that has changed, questions are
     asked again. Failed calls are listed, and repeated with --retry-failed.
     """
-    labels = _labels(teacher, questions, pairs)
+    _require_one_source(teacher, questions, pairs)
     output_cls = load_schema(schema)
     abstention = _empty_answer(output_cls) if retrieval_misses == "abstain" else None
     nodes = read_nodes(folder, chunk_size=chunk_size)
@@ -98,38 +101,34 @@ def build(
     settings = BuildSettings(
         answer_schema=class_schema(output_cls), teacher=teacher, top_k=top_k, chunk_size=chunk_size
     )
-    if labels is not None:
-        rows = list(_labelled_rows(retriever, labels, output_cls))
-        build_folder = open_build_folder(output, settings)
-        with locked_run(build_folder):
-            remember_schema(build_folder, schema, output_cls)
-            documents = DocumentChanges(build_folder, document_hashes(nodes))
-            settled = _Settled.of(rows, retrieval_misses, abstention)
-            return _save(settled, output, validation, seed, documents)
-    llm = hosted_teacher(str(teacher), api_base, top_k * chunk_size)
+    llm = None if teacher is None else hosted_teacher(teacher, api_base, top_k * chunk_size)
     own_questions = None if questions is None else read_questions(questions)
+    rows: Sequence[Example] = [] if pairs is None else list(_labelled_rows(retriever, pairs, output_cls))
     build_folder = open_build_folder(output, settings)
     with locked_run(build_folder):  # two builds at once would pay for the same answers
         remember_schema(build_folder, schema, output_cls)
         documents = DocumentChanges(build_folder, document_hashes(nodes))
-        calls = TeacherCalls(llm, output_cls, build_folder, CallPolicy(concurrency=concurrency), retry_failed)
-        all_questions = own_questions or calls.questions(
-            nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
-        )
-        settled = _Settled.of(calls.examples(nodes, retriever, all_questions), retrieval_misses, abstention)
-        notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
+        calls, notes = None, list[str]()
+        if llm is not None:
+            policy = CallPolicy(concurrency=concurrency)
+            calls = TeacherCalls(llm, output_cls, build_folder, policy, retry_failed)
+            all_questions = own_questions or calls.questions(
+                nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
+            )
+            rows = calls.examples(nodes, retriever, all_questions)
+            notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
+        settled = _Settled.of(rows, retrieval_misses, abstention)
         return _save(settled, output, validation, seed, documents, calls, notes)
 
 
-def _labels(teacher: str | None, questions: Path | None, pairs: Path | None) -> Path | None:
-    """The file of labels, or None where a teacher answers. Raises ConfigurationError unless it is one of both."""
-    if pairs is not None and (teacher or questions):
+def _require_one_source(teacher: str | None, questions: Path | None, pairs: Path | None) -> None:
+    """Raise ConfigurationError unless the answers are either labels or a teacher's."""
+    if pairs is not None and not (teacher is None and questions is None):
         raise ConfigurationError("--pairs are labelled already: leave --teacher and --questions out")
     if pairs is None and teacher is None:
         raise ConfigurationError(
             "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
         )
-    return pairs
 
 
 def bm25_retriever(nodes: Sequence[BaseNode], top_k: int) -> BaseRetriever:

@@ -11,7 +11,7 @@ from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
-from .command import Result, command, counted
+from .command import Result, command, counted, finite
 from .schema_option import SchemaOption, answer_class
 
 __all__ = ["register"]
@@ -35,7 +35,9 @@ def check_file(
             help="Passes over the data, for tokens and cost (default: 1; local: as train would choose).",
         ),
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of a million training tokens.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="Price of a million training tokens.")
+    ] = None,
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
     schema: SchemaOption = None,
 ) -> Result:

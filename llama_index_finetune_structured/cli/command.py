@@ -1,6 +1,6 @@
 """Registration of commands: results on stdout, messages on stderr, ``--json``, and exit codes.
 
-Exit codes: 0 done; 1 an error of the user, or problems found; 2 unknown option (typer's own); 130 stopped by
+Exit codes: 0 done; 1 an error of the user, or problems found; 2 a command line that typer refuses; 130 stopped by
 Ctrl-C.
 """
 
@@ -10,22 +10,27 @@ import contextlib
 import functools
 import inspect
 import json
+import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console, RenderableType
 
-from ..errors import FinetuneStructuredError
+from ..errors import ConfigurationError, FinetuneStructuredError
 from ..printable import printable
 
-__all__ = ["FEW_ROWS", "Result", "command", "counted", "say"]
+__all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "say", "settings_of"]
 
 FEW_ROWS = 50
 """Commands warn below this many training rows. Chosen: some dozens of rows teach no more than the form."""
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+_NOT_ASCII = re.compile(r"[^\n -~]")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -42,6 +47,28 @@ class Result:
 def counted(number: int, noun: str) -> str:
     """``1 example``, ``2 examples``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def finite(value: float | None) -> float | None:
+    """The value of an option, for its ``callback``: infinities and NaN are refused, which have no form in JSON."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
+def settings_of(cls: type[_Settings], **options: Any) -> _Settings:
+    """Settings of the values of a command's options, named as the fields.
+
+    Raises ConfigurationError, with the option, for a value that the settings refuse and typer does not.
+    """
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        option = str(problem["loc"][0]).replace("_", "-")
+        raise ConfigurationError(
+            f"--{option}: {problem['msg']}, found {problem['input']!r}; give another value"
+        ) from error
 
 
 def say(text: str) -> None:
@@ -81,9 +108,6 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
         return function(**options)
     except FinetuneStructuredError as error:
         return _failed(str(error))
-    except ValidationError as error:  # of settings whose limits an option does not state
-        problem = error.errors(include_url=False)[0]
-        return _failed(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, found {problem['input']!r}")
     except OSError as error:
         return _failed(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -113,6 +137,8 @@ def _print(result: Result, as_json: bool) -> None:
 def _json_text(data: dict[str, Any] | list[Any]) -> str:
     """The data as JSON; control characters that JSON allows as they are, and half surrogate pairs, are escaped too."""
     text = json.dumps(data, ensure_ascii=False, indent=1)
-    return "".join(
-        char if char == "\n" or printable(char) == char else f"\\u{ord(char):04x}" for char in text
-    )
+    return _NOT_ASCII.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(char: str) -> str:
+    return char if printable(char) == char else json.dumps(char)[1:-1]

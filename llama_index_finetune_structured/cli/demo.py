@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..local.model.base_models import DEFAULT_BASE_MODEL
-from .command import Result, command, say
+from .command import Result, command, say, settings_of
 from .scores import score_result
 
 __all__ = ["register"]
@@ -22,7 +22,7 @@ def demo(
     test_size: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 40,
     seed: Annotated[int, typer.Option(help="Random seed of split, order and initial weights.")] = 0,
     base_model: Annotated[
-        str, typer.Option(help="Embedded default, folder, .gguf file or hub id.")
+        str, typer.Option(help="Base model: the embedded one, a folder, a .gguf file or a hub id.")
     ] = DEFAULT_BASE_MODEL,
     teacher: Annotated[
         str | None, typer.Option(help="Hosted teacher model ($OPENAI_API_KEY); default: a docstring parser.")
@@ -33,12 +33,13 @@ def demo(
 ) -> Result:
     """Distil a teacher into a small model on the documentation of networkx, and score both.
 
-    Needs no key, GPU or model hub. The same command resumes a run that was
-    stopped, and shows a finished one.
+    Needs no key, unless --teacher is given, no GPU and no model hub. The same
+    command resumes a run that was stopped, and shows a finished one.
     """
     from ..demo.run import DemoSettings, run
 
-    settings = DemoSettings(
+    settings = settings_of(
+        DemoSettings,
         train_size=train_size,
         test_size=test_size,
         seed=seed,

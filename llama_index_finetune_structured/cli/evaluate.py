@@ -46,11 +46,7 @@ def evaluate(
     every call to a model failed.
     """
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
-    output_cls = answer_class(schema, data)
-    if output_cls is None:
-        say(
-            "an answer is valid if it fits the JSON schema stored with the data; a class's validators need --schema"
-        )
+    output_cls = answer_class(schema, data, hint="FILE.py:Class")
     trained = find_trained(model)
     options = {"constrained": grammar, "batch_size": batch_size}
     systems = (
@@ -67,6 +63,7 @@ def evaluate(
         "schema": None if output_cls is None else schema or output_cls.__name__,
     }
     _require_same_evaluation(output / "scorecard.json", settings)
+    training_log = loss_curve_of(run)  # a damaged one is an error before answers are generated
     say(f"{counted(len(examples), 'example')}, {counted(len(systems), 'model')}")
     card = compare(
         systems,
@@ -78,7 +75,7 @@ def evaluate(
     )
     page = output / "report.html"
     scorecard = card.to_json(output / "scorecard.json")
-    card.to_html(page, title=title, training_log=loss_curve_of(run))
+    card.to_html(page, title=title, training_log=training_log)
     return score_result(card, scorecard=scorecard, report=page)
 
 

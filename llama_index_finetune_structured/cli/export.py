@@ -24,12 +24,16 @@ from .trained import require_readable
 
 __all__ = ["export", "register"]
 
+_DTYPES = "; ".join(f"{name}: {', '.join(dtypes)}" for name, dtypes in FORMATS.items())
+
 
 def export(
     model: Annotated[Path, typer.Argument(help="Folder of a training run, or of its adapter.")],
     output: Annotated[Path, typer.Argument(help="Folder (merged) or .gguf file to write; must not exist.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "merged",
-    dtype: Annotated[str | None, typer.Option(help="Data type of the weights, such as f16 or q8_0.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Data type of the weights, the default first. {_DTYPES}.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Location of the base model, if it moved after training.")
     ] = None,
@@ -43,7 +47,8 @@ def export(
     """Write a trained model for vLLM, SGLang, llama.cpp or Ollama, and print how to serve it.
 
     merged: a transformers folder. gguf: one file. gguf-adapter: the LoRA weights alone, for llama.cpp's --lora
-    on top of gguf-base. With --check both get the same prompts and are compared field by field.
+    on top of gguf-base, the base model alone. With --check the adapter and what was written get the same
+    prompts, and their answers are compared field by field.
     """
     adapter = find_adapter(model)
     require_readable(adapter)
@@ -88,4 +93,4 @@ def _parity(
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, example="finetune-structured export lora-output/3f2a1b tuned.gguf --format gguf")(export)
+    command(app, example="finetune-structured export model tuned.gguf --format gguf")(export)

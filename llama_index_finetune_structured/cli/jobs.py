@@ -14,10 +14,10 @@ from rich.text import Text
 from ..engines.hosted.engine import OpenAIFinetuneEngine
 from ..engines.hosted.journal import RUNS_VARIABLE, Run, RunJournal, find_run, list_runs, runs_root
 from ..engines.hosted.providers import normal_status
-from ..engines.timeouts import SYSTEM_CLOCK
+from ..engines.timeouts import SYSTEM_CLOCK, Timeouts
 from ..errors import FinetuneStructuredError
 from ..printable import one_line, printable
-from .command import Result, command, say
+from .command import Result, command, finite, say
 
 __all__ = ["register"]
 
@@ -38,7 +38,9 @@ def list_all(
         bool,
         typer.Option("--live", help="Poll the providers until all jobs have ended."),
     ] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.05, help="Seconds between two polls.")] = 10,
+    every_s: Annotated[
+        float, typer.Option("--every", min=0.05, callback=finite, help="Seconds between two polls of --live.")
+    ] = 10,
 ) -> Result:
     """List the runs with their last known status, or poll them with --live."""
     if live:
@@ -67,7 +69,13 @@ def wait(
     name: RunName,
     runs: RunsFolder = None,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", help="Maximum number of seconds to wait.")
+        float | None,
+        typer.Option(
+            "--timeout",
+            min=0,
+            callback=finite,
+            help=f"Maximum number of seconds to wait (default: {Timeouts().job_s:.0f}).",
+        ),
     ] = None,
 ) -> Result:
     """Wait for the end of a run, with a progress bar; the exit code is 1 unless it succeeded."""

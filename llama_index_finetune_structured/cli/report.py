@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..evaluation import Prices, Scorecard
-from .command import Result, command
+from .command import Result, command, finite
 from .scores import score_result
 from .trained import loss_curve_of, training_of
 
@@ -25,15 +25,21 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the report (default: the stored one).")] = None,
     input_price: Annotated[
-        float | None, typer.Option(min=0, help="The teacher's price of a million input tokens.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="The teacher's price of a million input tokens."),
     ] = None,
     output_price: Annotated[
-        float | None, typer.Option(min=0, help="The teacher's price of a million output tokens.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="The teacher's price of a million output tokens."),
     ] = None,
-    machine_price: Annotated[float, typer.Option(min=0, help="Price of an hour of your machine.")] = 0.0,
+    machine_price: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Price of an hour of your machine.")
+    ] = 0.0,
     training_cost: Annotated[
         float | None,
-        typer.Option(min=0, help="Total cost of tuning, if the scorecard's training run is not known."),
+        typer.Option(
+            min=0, callback=finite, help="Total cost of tuning, if the scorecard's training run is not known."
+        ),
     ] = None,
 ) -> Result:
     """Show a saved scorecard as a table and write its page again, without running any model.

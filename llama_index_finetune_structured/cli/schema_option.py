@@ -10,25 +10,31 @@ import typer
 from pydantic import BaseModel
 
 from ..answer_values import class_schema
-from ..dataset.schema.load import load_schema
+from ..dataset.schema.load import YAML_SUFFIXES, load_schema
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
 from ..printable import one_line
 from .command import say
 
-__all__ = ["SchemaOption", "answer_class", "remember_schema"]
+__all__ = ["SchemaOption", "TrainSchemaOption", "answer_class", "remember_schema"]
 
+_HELP = (
+    "Class that answers are validated by and written as: schema.yaml, schema.py:Class or module:Class (Python code is "
+    "run)."
+)
 SchemaOption = Annotated[
     str | None,
     typer.Option(
         "--schema",
-        help="Class that answers are validated by and written as: schema.yaml, schema.py:Class (its code is run) or "
-        "module:Class. Default: the JSON schema stored with the data.",
+        help=f"{_HELP} Default: the data set's own YAML schema where build recorded one, else the JSON schema stored "
+        "with the data.",
     ),
+]
+TrainSchemaOption = Annotated[
+    str | None, typer.Option("--schema", help=f"{_HELP} Default: the rows are trained as they are.")
 ]
 
 _RECORD = "schema.json"
-_YAML = (".yaml", ".yml", ".json")
 
 
 def remember_schema(build_folder: Path, source: str, output_cls: type[BaseModel]) -> None:
@@ -36,23 +42,23 @@ def remember_schema(build_folder: Path, source: str, output_cls: type[BaseModel]
     write_json(build_folder / _RECORD, {"source": source, "schema": class_schema(output_cls)})
 
 
-def answer_class(source: str | None, data: Path) -> type[BaseModel] | None:
+def answer_class(source: str | None, data: Path, *, hint: str | None = None) -> type[BaseModel] | None:
     """The class that ``--schema`` names; without it that of the data set's own, unchanged YAML file, else None.
 
     A data file never causes Python code to run: where the data set was made with a Python class, this only says how
-    to name it. Raises ConfigurationError where the class that ``--schema`` names cannot be loaded.
+    to name it, or with ``hint`` where no class is recorded. Raises ConfigurationError where the class that ``--schema``
+    names cannot be loaded.
     """
     if source is not None:
         return load_schema(source)
     recorded, schema = _recorded(data)
-    if recorded is None:
-        return None
-    if recorded.lower().endswith(_YAML):
+    if recorded is not None and Path(recorded).suffix.lower() in YAML_SUFFIXES:
         with contextlib.suppress(ConfigurationError):
             output_cls = load_schema(recorded)
             if class_schema(output_cls) == schema:
                 return output_cls
-    say(f"validated by the stored JSON schema alone; --schema {recorded} validates by the class")
+    if named := recorded or hint:
+        say(f"validated by the stored JSON schema alone; --schema {named} validates by the class")
     return None
 
 

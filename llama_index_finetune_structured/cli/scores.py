@@ -18,6 +18,7 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
 
     The exit code is 1 where a system gave no answer at all: its figures say nothing about it.
     """
+    problems = card.problems()
     data: dict[str, Any] = {
         "verdict": card.verdict(),
         "examples": len(card.rows),
@@ -31,17 +32,17 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
             }
             for name, score in card.systems.items()
         },
-        "problems": card.problems(),
+        "problems": problems,
         "left_out": len(card.left_out),
         "scorecard": str(scorecard),
         "report": str(report),
     }
-    shown: list[Any] = [card.table(), card.verdict(), *card.problems()]
+    shown: list[Any] = [card.table(), card.verdict(), *problems]
     if prices is not None:
         student = main_system(card)
         break_even = card.break_even(student, prices)
         data["break_even"] = asdict(break_even)
         shown.append(break_even.sentence(student))
     if card.unanswered:
-        data["error"] = "; ".join(problem for problem in card.problems() if "calls failed" in problem)
+        data["error"] = f"{', '.join(card.unanswered)} gave no answer; the causes are under 'problems'"
     return Result(data, (*shown, f"Report: {report}   figures: {scorecard}"), ok=not card.unanswered)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from ..dataset import FinetuneDataset
 from ..dataset.schema.load import load_schema
@@ -13,8 +14,8 @@ from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
-from .command import FEW_ROWS, Result, command, counted, say
-from .schema_option import SchemaOption
+from .command import FEW_ROWS, Result, command, counted, finite, say, settings_of
+from .schema_option import TrainSchemaOption
 
 __all__ = ["register"]
 
@@ -22,9 +23,11 @@ _DEFAULT = LoraSettings()
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Training file, as build writes it.")],
+    data: Annotated[
+        Path, typer.Argument(help="Training file, such as build writes, or another that check accepts.")
+    ],
     base_model: Annotated[
-        str, typer.Option(help="Embedded default, folder, .gguf file or hub id.")
+        str, typer.Option(help="Base model: the embedded one, a folder, a .gguf file or a hub id.")
     ] = DEFAULT_BASE_MODEL,
     output: Annotated[Path, typer.Option(help="Folder of the run, which will contain the adapter.")] = Path(
         "model"
@@ -37,7 +40,7 @@ def train(
         typer.Option(min=1, help="Passes over the data (default: 1 to 5, for about 100 steps)."),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-8, help="Peak learning rate.")
+        float, typer.Option(min=1e-8, callback=finite, help="Peak learning rate.")
     ] = _DEFAULT.learning_rate,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = _DEFAULT.batch_size,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = _DEFAULT.rank,
@@ -45,22 +48,28 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Train only the top N layers (the embedded model has 30): the backward pass ends there, so a step "
-            "takes less time and memory; fewer layers learn less, by how much depends on the task: compare with eval.",
+            help="Train only the top N layers (default: all; the embedded model has 30): the backward pass ends there, "
+            "so a step takes less time and memory; fewer layers learn less, by how much depends on the task: "
+            "compare with eval.",
         ),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Maximum tokens in a row; longer rows are an error.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Maximum tokens in a row; longer rows are an error (default: the base model's context window).",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
-    schema: SchemaOption = None,
+    schema: TrainSchemaOption = None,
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
 
     Ctrl-C finishes the current step and saves a checkpoint; the same command
     resumes from it, and shows a finished run.
     """
-    settings = LoraSettings(
+    settings = settings_of(
+        LoraSettings,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -69,10 +78,11 @@ def train(
         max_length=max_length,
         seed=seed,
     )
+    output_cls = None if schema is None else load_schema(schema)
     engine = LoraFinetuneEngine(
-        _rows(data, schema),
+        _rows(data, output_cls, schema),
         base_model=base_model,
-        validation=None if validation is None else _rows(validation, schema),
+        validation=None if validation is None else _rows(validation, output_cls, schema),
         output_dir=output,
         config=settings,
     )
@@ -85,11 +95,14 @@ def train(
     return Result(job.model_dump(mode="json"), (shown,))
 
 
-def _rows(data: Path, schema: str | None) -> Path | FinetuneDataset:
-    """The file or, with ``--schema``, its rows as the class writes them. Raises DatasetError for a row it refuses."""
-    if schema is None:
+def _rows(data: Path, output_cls: type[BaseModel] | None, schema: str | None) -> Path | FinetuneDataset:
+    """The file or, with the class of ``--schema``, its rows as the class writes them.
+
+    Raises DatasetError for a row that the class refuses.
+    """
+    if output_cls is None:
         return data
-    found = FinetuneDataset.load(data).revalidate(load_schema(schema))
+    found = FinetuneDataset.load(data).revalidate(output_cls)
     if found.lost:
         first = found.lost[0]
         raise DatasetError(

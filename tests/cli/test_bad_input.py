@@ -115,7 +115,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = exporting.colours()
     FinetuneDataset(data).save(folder / "rows.jsonl")
     exporting.train(exporting.save_base("llama", folder / "base"), folder / "run")
-    compare({"it": lambda row: row.answer_object()}, data, show_progress=False).to_json(
+    compare({"ä": lambda row: row.answer_object()}, data, show_progress=False).to_json(
         folder / "scorecard.json"
     )
     return folder
@@ -255,6 +255,15 @@ def test_a_damaged_run_is_one_clear_error(file: str, kind: str, here: Path, good
         assert_one_clear_error(invoke(line), may_succeed=file in ("run.json", "training_log.json"))
 
 
+def test_a_damaged_log_is_found_before_answers_are_generated(here: Path, good: Path) -> None:
+    subprocess.run(["cp", "-r", str(good / "run"), "damaged"], check=True)
+    Path("damaged/training_log.json").write_text("{")
+    result = invoke("eval damaged rows.jsonl --output out")
+    assert result.exit_code == 1
+    assert "damaged/training_log.json: damaged, or not the log of a training run" in result.stderr
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("line", PIPED)
 def test_a_closed_pipe_ends_a_command_quietly(line: str, here: Path) -> None:
     read, write = os.pipe()
@@ -271,4 +280,4 @@ def test_a_terminal_that_cannot_show_a_character_gets_an_escape(here: Path) -> N
     command = [sys.executable, "-c", RUN, "report", "scorecard.json"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=here, check=False)
     assert done.returncode == 0, done.stderr
-    assert "valid" in done.stdout
+    assert r"\xe4" in done.stdout

@@ -72,6 +72,16 @@ def test_two_builds_into_one_file_do_not_pay_twice(work: Path, call: Call) -> No
     assert f"process {os.getpid()} is at work there" in " ".join(errors[0].split())
 
 
+def test_a_build_that_cannot_lock_its_folder_says_what_to_do(
+    work: Path, teacher: Teacher, call: Call
+) -> None:
+    Path("data.build/.lock").mkdir(parents=True)
+    error = call(*_taught(teacher), code=1)["error"]
+    assert error.startswith("data.build/.lock: could not be written (")
+    assert error.endswith("or fix or remove what is at this path, and run the same again")
+    assert not teacher.requests
+
+
 def test_a_teachers_error_does_not_show_the_key(
     work: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +431,7 @@ def test_a_file_that_no_build_made_is_not_overwritten(
     [
         ({}, "give --teacher MODEL"),
         ({"--teacher": "gpt-4.1", "--pairs": "pairs.jsonl"}, "leave --teacher"),
+        ({"--questions": "empty.txt", "--pairs": "pairs.jsonl"}, "leave --teacher and --questions out"),
         ({"folder": "nowhere", "--pairs": "pairs.jsonl"}, "nowhere: no such folder"),
         ({"--schema": "nowhere.yaml", "--pairs": "pairs.jsonl"}, "nowhere.yaml: cannot be read"),
         ({"--pairs": "pairs.jsonl"}, "pairs.jsonl"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import typer
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from llama_index_finetune_structured import FinetuneDataset, Scorecard, compare
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.cli.command import Result, command
 from llama_index_finetune_structured.dataset.schema.load import load_schema
-from llama_index_finetune_structured.example import Usage
+from llama_index_finetune_structured.example import Example, Usage
 from tests.cli.conftest import Call
 
 COMMANDS = ["demo", "build", "check", "train", "eval", "report", "export"]
@@ -70,6 +71,39 @@ def test_a_bug_of_ours_is_not_passed_off_as_the_users_mistake() -> None:
         raise AssertionError("a bug")
 
     assert isinstance(CliRunner().invoke(_made(broken), []).exception, AssertionError)
+
+
+def test_a_validation_error_that_no_option_explains_is_a_bug() -> None:
+    class Internal(BaseModel):
+        number: int
+
+    def broken() -> Result:
+        Internal.model_validate({"number": "none"})
+        raise AssertionError("not reached")
+
+    assert isinstance(CliRunner().invoke(_made(broken), []).exception, ValidationError)
+
+
+@pytest.mark.parametrize("command", ["train rows.jsonl --output run", "demo --output run"])
+def test_a_value_that_the_settings_refuse_is_an_error_of_its_option(
+    command: str, data: Path, call: Call
+) -> None:
+    error = call(*command.split(), "--seed", str(2**63), code=1)["error"]
+    assert error.startswith("--seed: Input should be less than ")
+    assert error.endswith(f", found {2**63}; give another value")
+    assert not Path("run").exists()
+
+
+def test_json_escapes_what_a_terminal_would_obey_and_keeps_the_words() -> None:
+    text = 'é 颜 😀 \x1b[2J \x7f \x9b \u202e \ud800 \\ "quoted"\tone\ntwo'
+
+    def named() -> Result:
+        return Result({text: [text]}, ())
+
+    printed = CliRunner().invoke(_made(named), ["--json"]).stdout
+    assert json.loads(printed) == {text: [text]}
+    assert all(word in printed for word in ("é", "颜", "😀", r"\u001b[2J", r"\u007f", r"\u009b", r"\u202e"))
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", printed)
 
 
 @pytest.fixture
@@ -239,6 +273,65 @@ def test_a_users_mistake_is_one_clear_error(
     assert sorted(os.listdir()) == before
 
 
-def test_an_unknown_option_is_2_as_everywhere() -> None:
-    with warnings.catch_warnings():
-        assert CliRunner().invoke(app, ["train", "rows.jsonl", "--lerning-rate", "1"]).exit_code == 2
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "jobs",
+        "nothing",
+        "jobs nothing",
+        "train rows.jsonl --lerning-rate 1",
+        "train rows.jsonl another.jsonl",
+        "train",
+        "build papers --teacher t",
+        "train rows.jsonl --output",
+        "train rows.jsonl --rank 0",
+        "train rows.jsonl --rank many",
+        "build papers --schema schema.yaml --pairs pairs.jsonl --validation 1",
+    ],
+)
+def test_a_command_line_that_is_not_understood_is_2(line: str, data: Path) -> None:
+    before = sorted(os.listdir())
+    result = CliRunner().invoke(app, line.split())
+    assert (result.exit_code, result.stdout == "") == (2, line not in ("", "jobs"))  # these two show the help
+    assert sorted(os.listdir()) == before
+
+
+def test_a_system_that_gave_no_answer_is_1_in_eval_and_report(
+    data: Path, call: Call, tiny_llama: Path
+) -> None:
+    long = [(f"{'Who showed it? ' * 2000}{n}", {"author": "A", "year": n}) for n in range(2)]
+    FinetuneDataset.from_pairs(long, output_cls=load_schema("schema.yaml")).save("long.jsonl")
+    for ask in (["eval", str(tiny_llama), "long.jsonl", "--output", "scores"], ["report", "scores"]):
+        found = call(*ask, code=1)
+        assert found["error"] == "base gave no answer; the causes are under 'problems'"
+        assert "base: all 2 calls failed: " in found["problems"][0]
+        assert found["systems"]["base"]["schema_valid"] == 0
+        assert Path("scores/report.html").is_file()
+
+
+def test_a_report_is_1_and_names_only_the_systems_without_an_answer(data: Path, call: Call) -> None:
+    def broken(example: object) -> object:
+        raise RuntimeError("no route")
+
+    systems = {"one": broken, "two": lambda example: example.answer_object(), "three": broken}
+    compare(systems, FinetuneDataset.load("rows.jsonl"), show_progress=False).to_json("scores.json")
+    assert call("report", "scores.json", code=1)["error"].startswith("one, three gave no answer; ")
+    shown = CliRunner().invoke(app, ["report", "scores.json"], env={"COLUMNS": "120"})
+    assert (shown.exit_code, shown.stdout.count("three: all 11 calls failed: RuntimeError: no route")) == (
+        1,
+        1,
+    )
+
+
+def test_an_evaluation_in_which_some_answers_fail_is_0(data: Path, call: Call) -> None:
+    def sometimes(example: Example) -> object:
+        if example.query == "Who showed 3?":
+            raise RuntimeError("no route")
+        return example.answer_object()
+
+    card = compare({"it": sometimes}, FinetuneDataset.load("rows.jsonl"), show_progress=False)
+    card.to_json("scores.json")
+    found = call("report", "scores.json")
+    assert "error" not in found
+    assert "it: 1 of 11 calls failed: RuntimeError: no route" in found["problems"]

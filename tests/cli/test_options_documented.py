@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from llama_index_finetune_structured.cli import app
 
@@ -34,6 +35,49 @@ def _documented(command: str) -> set[str]:
     table = PAGE.partition("| command | options |")[2].partition("\n\n")[0]
     (row,) = re.findall(rf"^\| `{command}` \|(.*)\|$", table, re.MULTILINE)
     return set(re.findall(r"`(--[\w-]+)", row))
+
+
+def _floats() -> list[tuple[str, str]]:
+    """Command and option for every option whose value is a number with a fraction, by the help."""
+    runner = CliRunner()
+    return [
+        (name, option)
+        for name in _commands()
+        for option in re.findall(
+            r"(--[\w-]+) +<?float",
+            runner.invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).stdout,
+            re.IGNORECASE,
+        )
+    ]
+
+
+def test_the_options_with_a_fraction_are_found() -> None:
+    assert {"--learning-rate", "--price", "--input-price", "--validation", "--every", "--timeout"} <= {
+        option for _, option in _floats()
+    }
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize(("name", "option"), _floats())
+def test_a_number_that_is_not_finite_is_out_of_range(name: str, option: str, value: str) -> None:
+    needed = {
+        "build": "papers --schema schema.yaml",
+        "report": "card.json",
+        "jobs list": "",
+        "jobs wait": "x",
+    }
+    line = f"{name} {needed.get(name, 'rows.jsonl')} {option} {value}"
+    result = CliRunner().invoke(app, line.split(), env={"COLUMNS": "200"})
+    assert result.exit_code == 2, result.output
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_the_example_in_the_help_is_a_command_line_that_is_understood(name: str) -> None:
+    made = _commands()[name]
+    words = str(made.epilog).removeprefix(f"Example: finetune-structured {name} ").split()
+    assert words
+    made.make_context(name, words)
 
 
 @pytest.mark.parametrize("name", _commands())

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from llama_index_finetune_structured import FinetuneDataset, LoraLLM, Scorecard, check, load_schema
+from llama_index_finetune_structured import (
+    FinetuneDataset,
+    LoraFinetuneEngine,
+    LoraSettings,
+    Scorecard,
+    check,
+    load_schema,
+)
 from llama_index_finetune_structured.cli import app
+from llama_index_finetune_structured.cli.schema_option import answer_class
+from llama_index_finetune_structured.cli.train import _rows
+from llama_index_finetune_structured.evaluation.export_parity import Parity, parity
+from llama_index_finetune_structured.local.model.adapter import read_card
 from tests.cli.conftest import Call
 
 MODELS = '''
 from decimal import Decimal
 from pydantic import BaseModel, field_validator
 
-open("code-was-run", "w").close()
+with open("code-was-run", "a") as file:
+    file.write("once ")
 
 class Invoice(BaseModel):
     """An invoice."""
@@ -75,19 +88,29 @@ def test_train_refuses_what_the_class_refuses_and_trains_on_what_it_writes(
     assert "more than two decimals" in refused
     assert not Path("run").exists()
     call("check", "rows.jsonl", "--target", "openai", "--schema", "models.py:Invoice", "--fix", "good.jsonl")
-    call(*ask, "good.jsonl", "--schema", "models.py:Invoice")
-    written = FinetuneDataset.load("good.jsonl").revalidate(load_schema("models.py:Invoice")).examples
-    assert json.loads(written[0].answer_text())["number"] == "A0"
+    Path("code-was-run").unlink()
+    job = call(*ask, "good.jsonl", "--schema", "models.py:Invoice", "--validation", "good.jsonl")
+    assert Path("code-was-run").read_text() == "once "
+    invoice = load_schema("models.py:Invoice")
+    rows_trained = _rows(Path("good.jsonl"), invoice, "models.py:Invoice")
+    assert isinstance(rows_trained, FinetuneDataset)
+    assert [example.answer_object()["number"] for example in rows_trained] == [f"A{n}" for n in range(11)]
+    assert _rows(Path("good.jsonl"), None, None) == Path("good.jsonl")
+    written, read = (
+        LoraFinetuneEngine(data, base_model=tiny_llama, config=LoraSettings(rank=2, epochs=1)).fingerprint
+        for data in (rows_trained, "good.jsonl")
+    )
+    assert read_card(Path(job["adapter"])).fingerprint == written != read
 
 
 def test_eval_is_by_the_class_for_gold_and_answers_alike(rows: Path, call: Call, tiny_llama: Path) -> None:
     ask = ["eval", str(tiny_llama), "rows.jsonl", "--output"]
     by_schema = call(*ask, "by-schema")
     assert (by_schema["examples"], by_schema["left_out"]) == (12, 0)
-    assert "a class's validators need --schema" in " ".join(by_schema["stderr"].split())
+    assert "--schema FILE.py:Class validates by the class" in " ".join(by_schema["stderr"].split())
     by_class = call(*ask, "by-class", "--schema", "models.py:Invoice")
     assert (by_class["examples"], by_class["left_out"]) == (11, 1)
-    assert "need --schema" not in by_class["stderr"]
+    assert "--schema" not in by_class["stderr"]
     card = Scorecard.from_json("by-class/scorecard.json")
     assert card.rows[0].gold == {"number": "A0", "total": "0.50"}
     assert card.settings["schema"] == "models.py:Invoice"
@@ -98,6 +121,7 @@ def test_a_data_set_names_its_class_but_never_runs_it(rows: Path, call: Call, ti
     Path("rows.build").mkdir()
     Path("rows.build/schema.json").write_text(json.dumps({"source": "models.py:Invoice"}))
     found = call("eval", str(tiny_llama), "rows.jsonl", "--limit", "1")
+    assert found["stderr"].count("--schema") == 1
     assert "--schema models.py:Invoice validates by the class" in " ".join(found["stderr"].split())
     assert not Path("code-was-run").exists()
     FinetuneDataset.load("rows.jsonl").save("rows.validation.jsonl")
@@ -124,7 +148,30 @@ def test_a_yaml_schema_is_found_again_since_it_runs_no_code(work: Path, call: Ca
     assert call(*base, "--schema", "schema.yaml", code=1)["good"] == 0
 
 
-def test_export_checks_by_the_class(rows: Path, call: Call, tiny_llama: Path) -> None:
+@pytest.mark.parametrize("name", ["schema.yaml", "schema.YML", "schema.json"])
+def test_every_suffix_of_a_yaml_schema_is_found_again(name: str, work: Path, call: Call) -> None:
+    text = '{"name": "Finding", "fields": {"author": "string", "year": "integer"}}'
+    Path(name).write_text(text)
+    pairs = [{"query": f"Who {n}?", "response": {"author": "A", "year": n}} for n in range(20)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    call("build", "papers", "--schema", name, "--pairs", "pairs.jsonl")
+    found = answer_class(None, Path("data.jsonl"))
+    assert found is not None
+    assert found.__name__ == "Finding"
+    Path(name).write_text(text.replace("integer", "number"))
+    assert answer_class(None, Path("data.jsonl")) is None
+
+
+def test_export_checks_by_the_class(
+    rows: Path, call: Call, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes: list[str] = []
+
+    def recorded(*arguments: Any, output_cls: Any, **options: Any) -> Parity:
+        classes.append(output_cls.__name__)
+        return parity(*arguments, output_cls=output_cls, **options)
+
+    monkeypatch.setattr("llama_index_finetune_structured.cli.export.parity", recorded)
     call("check", "rows.jsonl", "--target", "openai", "--schema", "models.py:Invoice", "--fix", "good.jsonl")
     call(
         "train",
@@ -138,13 +185,10 @@ def test_export_checks_by_the_class(rows: Path, call: Call, tiny_llama: Path) ->
         "--output",
         "run",
     )
-    LoraLLM.from_adapter("run")
-    Path("code-was-run").unlink()
-    done = CliRunner().invoke(
-        app, ["export", "run", "merged", "--check", "good.jsonl", "--schema", "models.py:Invoice", "--json"]
-    )
-    assert Path("code-was-run").exists(), done.output
-    assert "Traceback" not in done.output
+    export = ["export", "run", "merged", "--check", "good.jsonl", "--schema", "models.py:Invoice", "--json"]
+    done = CliRunner().invoke(app, export)
+    assert classes == ["Invoice"]
+    assert json.loads(done.stdout)["parity"]["forms"]["merged"]["n"] == 11
 
 
 @pytest.mark.parametrize("command", ["eval nowhere", "check", "train", "export run merged --check"])

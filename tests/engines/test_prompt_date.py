@@ -84,9 +84,10 @@ def test_the_date_of_training_is_in_the_card_in_serving_and_in_every_export(
     assert "06 May 2031" in _prompt(LoraLLM(base_model=str(tmp_path / "base"))), "a base alone has today's"
     export_adapter(engine.adapter, tmp_path / "merged")
     assert _prompt(LoraLLM.from_merged(tmp_path / "merged")) == _prompt(tuned)
-    export_adapter(engine.adapter, tmp_path / "tuned.gguf", format="gguf")
-    fields = gguf.GGUFReader(tmp_path / "tuned.gguf").fields
-    assert '"31 Jan 2026"' in fields[gguf.Keys.Tokenizer.CHAT_TEMPLATE].contents()
+    for format in ("gguf", "gguf-base"):
+        path = export_adapter(engine.adapter, tmp_path / f"{format}.gguf", format=format)
+        fields = gguf.GGUFReader(path).fields
+        assert '"31 Jan 2026"' in fields[gguf.Keys.Tokenizer.CHAT_TEMPLATE].contents(), format
 
 
 def test_a_run_that_is_resumed_on_another_day_keeps_the_date_of_its_start(

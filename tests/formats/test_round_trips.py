@@ -22,7 +22,7 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import BaseModel
 
-from llama_index_finetune_structured import Example, FinetuneDataset, Message, check
+from llama_index_finetune_structured import Example, FinetuneDataset, Message, check, compare
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.formats.gradient import gradient_prompt, to_gradient
 from llama_index_finetune_structured.formats.openai import from_openai, to_openai
@@ -163,6 +163,23 @@ def test_several_tool_calls_are_all_trained_or_refused() -> None:
     (problem,) = check([example], target="gradient").problems
     assert (problem.code, "2 tool calls" in problem.message) == ("cannot_render", True)
     assert FinetuneDataset([example]).summary().answer_chars == (30, 30, 30)
+
+
+def test_rows_of_several_tool_calls_are_left_out_of_what_compares_or_validates_one_text(
+    tmp_path: Path,
+) -> None:
+    answer = Message(role="assistant", tool_calls=[call({"title": "One"})])
+    several, one = two_calls(query="Two?"), two_calls(query="One?", answer=answer)
+    rows = FinetuneDataset([several, one])
+    card = compare({"it": lambda row: row.answer_object()}, rows, show_progress=False)
+    assert ([row.row for row in card.left_out], len(card.rows)) == ([0], 1)
+    assert "its answer has 2 tool calls" in card.left_out[0].reason
+    result = rows.revalidate(Song)
+    assert ([row.row for row in result.lost], len(result.examples)) == ([0], 1)
+    assert "its answer has 2 tool calls" in result.lost[0].reason
+    for format in ("gradient", "openai-functions", "query-response"):
+        with pytest.raises(DatasetError, match=rf"{several.id[:12]}.* 2 tool calls"):
+            rows.save(tmp_path / "rows.jsonl", format)
 
 
 def test_every_call_is_checked_against_the_schema() -> None:

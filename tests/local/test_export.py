@@ -19,7 +19,7 @@ from llama_index_finetune_structured.local.model.base_models import load_model, 
 from tests import exporting, tiny
 
 TEXT = "<|im_start|>user\nDescribe colour 12, 345:\n\n 6789!  they're Größe\t颜色<|im_end|>\n<|im_start|>assistant\n"
-KINDS = {"llama": "smollm", "llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "gpt-2"}
+KINDS = {"llama": "smollm", "llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "gpt-2", "mistral": "llama-bpe"}
 
 
 class Trained:

@@ -18,7 +18,10 @@ from ...errors import ConfigurationError
 from ...example import content_hash
 from .yaml import yaml_schema_class
 
-__all__ = ["load_schema"]
+__all__ = ["YAML_SUFFIXES", "load_schema"]
+
+YAML_SUFFIXES = (".yaml", ".yml", ".json")
+"""Suffixes, in lower case, of the files that hold a schema as YAML; JSON is YAML too."""
 
 _EXPECTED = "expected schema.yaml, schema.py:Class or package.module:Class"
 
@@ -40,7 +43,7 @@ def load_schema(source: str | Path) -> type[BaseModel]:
         ConfigurationError: The source cannot be read, imported or understood; the message names file, line or class.
     """
     text = str(source)
-    if Path(text).suffix.lower() in (".yaml", ".yml", ".json"):
+    if Path(text).suffix.lower() in YAML_SUFFIXES:
         return yaml_schema_class(Path(text))
     location, colon, name = text.rpartition(":")
     if not colon:

@@ -1,4 +1,4 @@
-"""A lock on a run's folder, so that two processes never train in one: each would delete the other's files."""
+"""A lock on a run's folder, so that two processes never work in one: each would delete the other's files."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def locked_run(folder: Path) -> Iterator[None]:
         descriptor = os.open(path, flags, 0o600)  # never the target of a link: its content would be lost
     except OSError as error:
         raise CheckpointError(
-            f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's permissions and "
-            "run finetune() again"
+            f"{path}: could not be written ({error.strerror}): free disk space, or fix or remove what is at this path, "
+            "and run the same again"
         ) from error
     lock = _Lock(descriptor)
     try:

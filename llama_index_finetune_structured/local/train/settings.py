@@ -23,7 +23,7 @@ class LoraSettings(BaseModel):
         batch_size: Rows a step; 2 by default.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
             window. Longer rows are rejected, never cut.
-        seed: Of LoRA's initial weights and the order of rows; 0 by default.
+        seed: Of LoRA's initial weights and the order of rows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
     """
 
@@ -32,11 +32,11 @@ class LoraSettings(BaseModel):
     rank: int = Field(default=16, gt=0)
     alpha: int | None = Field(default=None, gt=0)
     upper_layers: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     epochs: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=2, gt=0)
     max_length: int | None = Field(default=None, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
 
     @property
