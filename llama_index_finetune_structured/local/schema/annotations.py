@@ -11,9 +11,9 @@ from typing import Any
 from ...json_schema import map_sub_schemas
 from .closing import LEARNED_KEYS, UNENFORCED
 
-__all__ = ["without_annotations"]
+__all__ = ["KEYWORDS", "without_annotations"]
 
-_KEPT = UNENFORCED | {
+KEYWORDS = UNENFORCED | {
     *("$ref", "$id", "id", "$schema", "$anchor", "$dynamicRef", "$dynamicAnchor", "$defs", "definitions"),
     *("type", "enum", "const", "anyOf", "oneOf", "allOf", "title", "description", LEARNED_KEYS),
     *(
@@ -28,6 +28,7 @@ _KEPT = UNENFORCED | {
     *("minLength", "maxLength", "pattern", "format", "minContains", "maxContains"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
+"""The keywords that say which values are valid, and those that name schemas or describe them."""
 
 
 def without_annotations(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def without_annotations(schema: Mapping[str, Any]) -> dict[str, Any]:
     What a reference leads to or through is kept.
     """
     named = {part for reference in _references(schema) for part in reference.split("/")}
-    return _without(schema, _KEPT | named)
+    return _without(schema, KEYWORDS | named)
 
 
 def _without(node: Mapping[str, Any], kept: frozenset[str] | set[str]) -> dict[str, Any]:
