@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .descriptors import lock, open_regular, require_regular
+from .errors import ConfigurationError
 from .locks import HeldFile, locked_file
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "replacing_folder",
     "sync",
     "sync_folder",
+    "unwritable",
     "write_json",
     "write_text",
 ]
@@ -79,15 +81,16 @@ def final_path(path: Path) -> Path:
     Raises OSError for links that lead in a circle, and for paths in ``/dev`` and ``/proc``: these are devices and
     streams such as standard output, which cannot be replaced by a file.
     """
+    given = path
     for _ in range(_MAX_LINKS):
         parent = Path(os.path.realpath(path.parent))
         if str(parent) == "/dev" or str(parent).startswith(("/dev/fd", "/proc/")):
-            raise OSError(errno.EINVAL, "it is a device or a stream, expected the path of a file", str(path))
+            raise OSError(errno.EINVAL, "it is a device or a stream, expected the path of a file", str(given))
         try:
             path = parent / os.readlink(parent / path.name)
         except OSError:  # no link, or nothing there
             return parent / path.name
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(given))
 
 
 def _require_replaceable(target: Path) -> None:
@@ -332,8 +335,20 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str, *, mode: int = PRIVATE) -> Path:
     """Write ``text`` to ``path`` atomically, a new file with ``mode``; returns ``path``.
 
-    Lone surrogates, which UTF-8 cannot encode, are written as escapes. Raises OSError.
+    Lone surrogates, which UTF-8 cannot encode, are written as escapes. Raises ConfigurationError where it cannot be
+    written.
     """
-    with replacing(path, mode=mode) as file:
-        file.write(text.encode("utf-8", "backslashreplace").decode())
+    try:
+        with replacing(path, mode=mode) as file:
+            file.write(text.encode("utf-8", "backslashreplace").decode())
+    except OSError as error:
+        raise unwritable(path, error) from error
     return path
+
+
+def unwritable(path: Path, error: OSError) -> ConfigurationError:
+    """The error for a path that a user gave and that cannot be written."""
+    return ConfigurationError(
+        f"{path}: cannot be written ({error.strerror or error}); free disk space, or give the path of a file in a "
+        "folder that you can write"
+    )

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 from pydantic import ValidationError
 
 from .descriptors import open_regular, write_all
-from .errors import ConfigurationError, DatasetError
+from .errors import DatasetError
 from .example import refuse_constant
-from .files import replacing
+from .files import replacing, unwritable
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -177,10 +177,7 @@ def save_lines(path: Path, lines: Iterable[str]) -> Path:
     except OSError as error:
         if broken:
             raise
-        raise ConfigurationError(
-            f"{path}: cannot be written ({error.strerror or error}); free disk space, or give the path of a file in "
-            "a folder that you can write"
-        ) from error
+        raise unwritable(path, error) from error
     return path
 
 
