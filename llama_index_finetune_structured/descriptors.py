@@ -59,12 +59,13 @@ def open_regular(path: Path) -> BinaryIO:
 def read_text_file(path: Path, *, max_bytes: int) -> str:
     """The text of a regular file (UTF-8, with or without byte order mark), line ends as ``\\n``.
 
-    Raises OSError, UnicodeDecodeError, or OSError for a file of more than ``max_bytes``: a sparse file can be
-    larger than the memory.
+    Raises UnicodeDecodeError, or OSError, also for a file of more than ``max_bytes``: a sparse one can be larger than
+    the memory.
     """
     with open_regular(path) as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
+        too_large = os.fstat(file.fileno()).st_size > max_bytes
+        content = b"" if too_large else file.read(max_bytes + 1)
+    if too_large or len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes, expected fewer", str(path))
     return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 

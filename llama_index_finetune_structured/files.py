@@ -326,9 +326,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON to ``path`` atomically; a new file is readable by the owner only."""
-    with replacing(path) as file:
+def write_json(path: Path, value: Any, *, mode: int = PRIVATE) -> None:
+    """Write ``value`` as JSON to ``path`` atomically, a new file with ``mode``. Raises OSError."""
+    with replacing(path, mode=mode) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
 
 

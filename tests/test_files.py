@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -383,3 +384,27 @@ def test_files_at_any_depth_are_flushed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(files_module, "sync", flushed.append)
     sync_folder(tmp_path)
     assert flushed == [tmp_path / "a/b/c", tmp_path / "a/b", tmp_path / "a", tmp_path]
+
+
+_WRITES = re.compile(
+    r"os\.(write|replace|rename|link)\(|\.write_(text|bytes)\(|\.rename\(|open\([^)]*\"[wax]b?\"|shutil\.(copy|move)\w*\("
+    r"|json\.dump\("
+)
+_OWN = {  # each with the reason why it is atomic
+    "descriptors.py": "write_all itself",
+    "files.py": "the atomic writes themselves",
+    "local/train/checkpoints.py": "inside replacing_folder",
+    "local/model/adapter.py": "inside replacing_folder",
+    "local/model/base_models.py": "inside a temporary folder",
+}
+
+
+def test_files_are_written_by_the_functions_that_write_atomically() -> None:
+    """No module opens a file for writing, renames or writes to a descriptor beside these functions."""
+    package = Path(files_module.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if _WRITES.search(path.read_text(encoding="utf-8"))
+    }
+    assert found <= _OWN.keys()
