@@ -189,6 +189,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def creating(path: Path) -> Iterator[Path]:
     """Yield a path at which the block writes a file or folder, which is renamed to ``path`` at the end.
 
+    Everybody may read it, as far as the umask allows.
     Raises FileExistsError where ``path`` exists, at the start or at the end, BlockingIOError while another process
     writes it, and OSError where the disk fails.
     """
@@ -198,9 +199,20 @@ def creating(path: Path) -> Iterator[Path]:
         new = holder / _NEW / target.name
         new.parent.mkdir()
         yield new
+        _open_to_all(new.parent)
         sync_folder(new.parent)
         _require_absent(target)
         rename(new, target)
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let everybody read the files in a folder just created, as its mode says that the umask allows.
+
+    Libraries differ: some write files for the owner alone.
+    """
+    mode = PUBLIC & folder.stat().st_mode
+    for path in folder.rglob("*"):
+        path.chmod(mode | stat.S_IMODE(path.stat().st_mode) if path.is_dir() else mode)
 
 
 def _require_absent(target: Path) -> None:
@@ -326,9 +338,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Any, *, mode: int = PRIVATE) -> None:
-    """Write ``value`` as JSON to ``path`` atomically, a new file with ``mode``. Raises OSError."""
-    with replacing(path, mode=mode) as file:
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON to ``path`` atomically; a new file is readable by the owner only. Raises OSError."""
+    with replacing(path) as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import ConfigurationError
-from ...files import PUBLIC, write_json
+from ...files import write_json
 from ..model.adapter import CARD, AdapterCard, merge_adapter
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
 from ..model.chat_template import chat_template
@@ -39,6 +39,4 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
         tokenizer = load_tokenizer(base)
         tokenizer.chat_template = chat_template(tokenizer, card.prompt_date)
         tokenizer.save_pretrained(folder)
-        write_json(
-            folder / CARD, card.model_dump(mode="json"), mode=PUBLIC
-        )  # for servers that other users run
+        write_json(folder / CARD, card.model_dump(mode="json"))
