@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
-from .errors import ConfigurationError, DatasetError
+from .descriptors import open_regular, write_all
+from .errors import DatasetError
 from .example import refuse_constant
-from .files import replacing
+from .files import replacing, unwritable
 
 __all__ = [
+    "MAX_LINE_BYTES",
     "READ_ERRORS",
     "Line",
     "is_json",
@@ -27,10 +30,14 @@ __all__ = [
     "repair_tail",
     "require_utf8",
     "save_lines",
+    "too_long",
 ]
 
 _logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 16  # chosen: one read finds the start of nearly every last line
+MAX_LINE_BYTES = 16 << 20
+"""Most bytes of a line, its end left out. Chosen: far above every context window, and to check one line takes about 150
+times its size in memory."""
 READ_ERRORS = (ValueError, RecursionError)
 """The exceptions that ``parse_line`` may raise."""
 
@@ -60,10 +67,10 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
     A last line that has no line ending and is not JSON was torn by a crash: it is skipped with a logged warning if
     its number is at least ``torn_from``. With 2, a file that contains nothing else is read as it is, since it is
     probably no JSON Lines file; with None, no line is skipped. Safe while another process appends. Raises OSError
-    where the file cannot be opened.
+    where the file cannot be opened or is no regular file, or at a line of more than ``MAX_LINE_BYTES``.
     """
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+    with open_regular(path) as file:
+        for number, raw in enumerate(_raw_lines(file, path), start=1):
             text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             line = Line(path, number, text.rstrip(b"\r\n"), raw.endswith(b"\n"))
             if not text.strip():
@@ -72,6 +79,21 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
                 _logger.warning("%s: the last line is incomplete and is skipped", line.where)
                 return
             yield line
+
+
+def _raw_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines with their ends; no more than ``MAX_LINE_BYTES`` of a line is read into memory."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 2):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES and len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+            raise OSError(errno.EFBIG, f"line {number} {too_long()}", str(path))
+        yield raw
+
+
+def too_long() -> str:
+    """What is wrong with a line of more than ``MAX_LINE_BYTES``, and how to mend it."""
+    return f"has more than {MAX_LINE_BYTES:,} bytes; shorten it, or leave it out"
 
 
 def is_json(raw: bytes) -> bool:
@@ -145,6 +167,8 @@ def save_lines(path: Path, lines: Iterable[str]) -> Path:
     try:
         with replacing(path) as file:
             for number, line in enumerate(own(), start=1):
+                if len(line) > MAX_LINE_BYTES or len(line.encode(errors="replace")) > MAX_LINE_BYTES:
+                    raise DatasetError(f"{path}: row {number} {too_long()}")
                 try:
                     require_utf8(line)
                 except ValueError as error:
@@ -153,10 +177,7 @@ def save_lines(path: Path, lines: Iterable[str]) -> Path:
     except OSError as error:
         if broken:
             raise
-        raise ConfigurationError(
-            f"{path}: cannot be written ({error.strerror or error}); free disk space, or give the path of a file in "
-            "a folder that you can write"
-        ) from error
+        raise unwritable(path, error) from error
     return path
 
 
@@ -170,7 +191,7 @@ def repair_tail(descriptor: int) -> None:
         return
     start = _last_line_start(descriptor, size)
     if is_json(os.pread(descriptor, size - start, start)):
-        os.write(descriptor, b"\n")
+        write_all(descriptor, b"\n")
     else:
         os.ftruncate(descriptor, start)
 

@@ -16,8 +16,9 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "printable", "example", "answer_values", "files", "forks", "jsonl", "jsonl_store", "json_schema",
-    "background", "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "errors", "lazy", "printable", "example", "answer_values", "forks", "descriptors", "locks", "files", "jsonl",
+    "jsonl_store", "json_schema", "background", "formats", "capture", "local", "dataset", "llms", "engines",
+    "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",

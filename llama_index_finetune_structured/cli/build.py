@@ -24,8 +24,7 @@ from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
-from ..local.train.run_lock import locked_run
-from .build_folder import BuildSettings, DocumentChanges, held_out_path, open_build_folder
+from .build_folder import BuildSettings, DocumentChanges, build_folder, held_out_path
 from .command import FEW_ROWS, Result, command, counted, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
@@ -104,14 +103,13 @@ def build(
     llm = None if teacher is None else hosted_teacher(teacher, api_base, top_k * chunk_size)
     own_questions = None if questions is None else read_questions(questions)
     rows: Sequence[Example] = [] if pairs is None else list(_labelled_rows(retriever, pairs, output_cls))
-    build_folder = open_build_folder(output, settings)
-    with locked_run(build_folder):  # two builds at once would pay for the same answers
-        remember_schema(build_folder, schema, output_cls)
-        documents = DocumentChanges(build_folder, document_hashes(nodes))
+    with build_folder(output, settings) as kept:
+        remember_schema(kept, schema, output_cls)
+        documents = DocumentChanges(kept, document_hashes(nodes))
         calls, notes = None, list[str]()
         if llm is not None:
             policy = CallPolicy(concurrency=concurrency)
-            calls = TeacherCalls(llm, output_cls, build_folder, policy, retry_failed)
+            calls = TeacherCalls(llm, output_cls, kept, policy, retry_failed)
             all_questions = own_questions or calls.questions(
                 nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
             )

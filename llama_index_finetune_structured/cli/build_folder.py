@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
+from ..locks import locked_folder
 
-__all__ = ["BuildSettings", "DocumentChanges", "held_out_path", "open_build_folder"]
+__all__ = ["BuildSettings", "DocumentChanges", "build_folder", "held_out_path"]
 
 
 class _Document(BaseModel):
@@ -91,23 +93,31 @@ def held_out_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.validation{output.suffix}")
 
 
-def open_build_folder(output: Path, settings: BuildSettings) -> Path:
-    """The folder ``data.build`` beside ``data.jsonl``, created with these settings if it does not exist.
+@contextmanager
+def build_folder(output: Path, settings: BuildSettings) -> Iterator[Path]:
+    """The folder ``data.build`` beside ``data.jsonl``, locked, and created with these settings if it does not exist.
 
-    Raises ConfigurationError where the folder has other settings, or where ``output`` or the file of
-    held-out rows exists without such a folder, that is, was not written by a build.
+    Raises ConfigurationError where the folder has other settings, or where ``output`` or the file of held-out rows
+    exists without such a folder, that is, was not written by a build; EngineError while another build works there,
+    which would pay for the same answers.
     """
     folder = output.with_name(f"{output.stem}.build")
     settings_file = folder / "build.json"
+    _require_own(settings_file, output, settings)  # before anything is written
+    with locked_folder(folder):
+        _require_own(settings_file, output, settings)  # another build may have begun meanwhile
+        if not settings_file.is_file():
+            write_json(settings_file, settings.model_dump(mode="json"))
+        yield folder
+
+
+def _require_own(settings_file: Path, output: Path, settings: BuildSettings) -> None:
     if settings_file.is_file():
         _require_same(settings_file, settings)
-        return folder
+        return
     for path in (output, held_out_path(output)):
         if path.exists():
             raise ConfigurationError(f"{path}: exists and was not made by a build; choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(settings_file, settings.model_dump(mode="json"))
-    return folder
 
 
 def _require_same(settings_file: Path, settings: BuildSettings) -> None:

@@ -25,8 +25,8 @@ from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_t
 from ..local.model.chat_template import prompt_date, system_form
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
-from ..local.train.run_lock import locked_run
 from ..local.train.settings import LoraSettings
+from ..locks import locked_folder
 from .base import EventSaver, FinetuneEngine
 from .training_rows import TrainingRows
 
@@ -279,7 +279,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             failure: EngineError | None = None
             if processes.is_first:
                 try:
-                    stack.enter_context(locked_run(self.output_dir))
+                    stack.enter_context(locked_folder(self.output_dir))
                 except EngineError as error:
                     failure = error
             if processes.any(failure is not None):

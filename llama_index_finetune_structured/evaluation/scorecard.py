@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..descriptors import open_regular
 from ..errors import ConfigurationError
-from ..files import write_public_text
+from ..files import PUBLIC, write_text
 from ..printable import one_line
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
@@ -73,7 +74,7 @@ class Scorecard(ScoreTable):
         return break_even(self, student, prices)
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, atomically.
+        """Write everything as JSON, atomically; a new file is readable by its owner only, as answers are in it.
 
         Args:
             path: The file; one that exists is replaced.
@@ -81,7 +82,7 @@ class Scorecard(ScoreTable):
         Returns:
             ``path``.
         """
-        return write_public_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
+        return write_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Scorecard:
@@ -94,7 +95,8 @@ class Scorecard(ScoreTable):
             ConfigurationError: The file cannot be read or is not a scorecard.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            with open_regular(Path(path)) as file:
+                return cls.model_validate_json(file.read())
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:
@@ -140,7 +142,7 @@ class Scorecard(ScoreTable):
         Raises:
             ConfigurationError: ``prices`` are passed, but no row has token counts.
         """
-        return write_public_text(Path(path), page_of(self, title, training_log, prices))
+        return write_text(Path(path), page_of(self, title, training_log, prices))
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture of before and after alone; readable on light and dark backgrounds.
@@ -151,4 +153,4 @@ class Scorecard(ScoreTable):
         Returns:
             ``path``.
         """
-        return write_public_text(Path(path), picture_of(self))
+        return write_text(Path(path), picture_of(self), mode=PUBLIC)

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic import model_validator as validator
 from yaml.reader import ReaderError
 
+from ...descriptors import read_text_file
 from ...errors import ConfigurationError
 from .mistakes import key_reason, type_suggestion, value_reason, yaml_fix
 
@@ -148,11 +149,7 @@ def _joined(errors: Iterable[ConfigurationError]) -> ConfigurationError:
 def _parse(path: Path, lines: dict[_KeyPath, int]) -> Any:
     """The file as plain values; ``lines`` is filled with the line of each key, counted from 1."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigurationError(
-                f"{path}: larger than {_MAX_BYTES:,} bytes, so not the schema of an answer"
-            )
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text_file(path, max_bytes=_MAX_BYTES)
         _refuse_unused_yaml(path, text)
         loader = _Loader(text)
         node = loader.get_single_node()

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from ...descriptors import open_regular
 from ...errors import CheckpointError, ConfigurationError, EngineError
 from ...example import content_hash
 from ...files import replacing, sync
@@ -116,7 +117,8 @@ class RunJournal:
     def read(self) -> Run | None:
         """The run as last written, or None. Raises EngineError where the file cannot be read or is not a run."""
         try:
-            return Run.model_validate_json(self.path.read_bytes())
+            with open_regular(self.path) as file:  # opening a pipe would wait for ever
+                return Run.model_validate_json(file.read())
         except FileNotFoundError:
             return None
         except OSError as error:

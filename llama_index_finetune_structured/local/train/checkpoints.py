@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ...files import UNFINISHED, read_json, replacing_folder
+from ...files import read_json, remove_leftovers, replacing_folder
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,7 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what interrupted saves left in a run's folder."""
-    for left in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(folder)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
