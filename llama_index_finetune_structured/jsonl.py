@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from .errors import ConfigurationError, DatasetError
 from .example import refuse_constant
 from .files import replacing
+from .printable import package_logger
 
 __all__ = [
     "READ_ERRORS",
@@ -29,7 +29,7 @@ __all__ = [
     "save_lines",
 ]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _BLOCK_BYTES = 1 << 16  # chosen: one read finds the start of nearly every last line
 READ_ERRORS = (ValueError, RecursionError)
 """The exceptions that ``parse_line`` may raise."""

@@ -16,7 +16,7 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "printable", "example", "answer_values", "files", "forks", "jsonl", "jsonl_store", "json_schema",
+    "printable", "errors", "lazy", "example", "answer_values", "files", "forks", "jsonl", "jsonl_store", "json_schema",
     "background", "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [

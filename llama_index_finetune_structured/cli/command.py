@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from rich.console import Console, RenderableType
 
 from ..errors import FinetuneStructuredError
-from ..printable import printable
+from ..evaluation.report.terminal import print_plain
+from ..printable import escaped_json
 
 __all__ = ["FEW_ROWS", "Result", "command", "counted", "say"]
 
@@ -46,7 +47,7 @@ def counted(number: int, noun: str) -> str:
 
 def say(text: str) -> None:
     """Print a progress message to stderr; stdout is reserved for the result."""
-    Console(stderr=True).print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    print_plain(Console(stderr=True), text)
 
 
 def command(
@@ -92,27 +93,19 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 
 def _failed(message: str) -> Result:
-    Console(stderr=True, style="red").print(
-        printable(f"Error: {message}"), markup=False, highlight=False, soft_wrap=True
-    )
+    print_plain(Console(stderr=True, style="red"), f"Error: {message}")
     return Result({"error": message}, (), ok=False)
 
 
 def _print(result: Result, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(_json_text(result.data) + "\n")
+        sys.stdout.write(escaped_json(json.dumps(result.data, ensure_ascii=False, indent=1)) + "\n")
     else:
         console = Console()
         for part in result.shown:
-            shown = printable(part) if isinstance(part, str) else part
-            console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+            if isinstance(part, str):
+                print_plain(console, part)
+            else:
+                console.print(part, highlight=False)
     if not result.ok:
         raise typer.Exit(1)
-
-
-def _json_text(data: dict[str, Any] | list[Any]) -> str:
-    """The data as JSON; control characters that JSON allows as they are, and half surrogate pairs, are escaped too."""
-    text = json.dumps(data, ensure_ascii=False, indent=1)
-    return "".join(
-        char if char == "\n" or printable(char) == char else f"\\u{ord(char):04x}" for char in text
-    )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import ConfigurationError, ParityError
 from ..example import Example, Message, canonical_json
+from ..printable import one_line
 from .comparison import compare
 from .report.terminal import FittedTable, print_result
 from .report.text import percent
@@ -140,7 +141,7 @@ class Parity(BaseModel):
         print_result(self.table(), self.verdict(), *self.problems())
 
     def __repr__(self) -> str:
-        return f"<Parity of {', '.join(self.forms)} on {self.examples} examples; print() shows it>"
+        return one_line(f"<Parity of {', '.join(self.forms)} on {self.examples} examples; print() shows it>")
 
     __str__ = __repr__
 

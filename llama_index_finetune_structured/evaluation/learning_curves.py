@@ -16,6 +16,7 @@ from ..dataset.splits import unit_hash
 from ..errors import ConfigurationError
 from ..example import Example
 from ..files import write_public_text
+from ..printable import one_line
 from .comparison import score_rows, summarise
 from .report.charts import learning_picture
 from .report.terminal import FittedTable, print_result
@@ -91,7 +92,9 @@ class LearningCurve(BaseModel):
         print_result(self.table(), self.verdict(), *self.scorecard.problems())
 
     def __repr__(self) -> str:
-        return f"<LearningCurve of {', '.join(map(str, self.sizes))} rows in {self.metric}; print() shows it>"
+        return one_line(
+            f"<LearningCurve of {', '.join(map(str, self.sizes))} rows in {self.metric}; print() shows it>"
+        )
 
     __str__ = __repr__
 

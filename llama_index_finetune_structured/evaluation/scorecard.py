@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigurationError
 from ..files import write_public_text
+from ..printable import one_line, printable
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
 from .report.gap import Gap, gaps
@@ -110,10 +111,12 @@ class Scorecard(ScoreTable):
         print_result(self.table(), self.verdict(), *self.problems())
 
     def __repr__(self) -> str:
-        return f"<Scorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
+        return one_line(
+            f"<Scorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
+        )
 
     def __str__(self) -> str:
-        return f"{self!r}\n{self.verdict()}"
+        return printable(f"{self!r}\n{self.verdict()}")
 
     def to_html(
         self,

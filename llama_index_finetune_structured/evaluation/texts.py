@@ -18,6 +18,7 @@ from ..capture.error_text import error_text
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
 from ..files import write_public_text
+from ..printable import one_line
 from .report.terminal import FittedTable, print_result
 from .report.text import json_text
 from .run.answer_log import RawAnswer
@@ -146,7 +147,9 @@ class TextScorecard(BaseModel):
         print_result(self.table(), *self.problems())
 
     def __repr__(self) -> str:
-        return f"<TextScorecard of {len(self.rows)} questions: {', '.join(self.systems)}; print() shows it>"
+        return one_line(
+            f"<TextScorecard of {len(self.rows)} questions: {', '.join(self.systems)}; print() shows it>"
+        )
 
     __str__ = __repr__
 
