@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from .errors import ConfigurationError, DatasetError
-from .example import refuse_constant
+from .example import LINE_LEVELS, is_too_deep, refuse_constant
 from .files import replacing
 from .printable import package_logger
 
@@ -90,6 +90,8 @@ def parse_line(raw: bytes) -> Any:
     ValueError or RecursionError (``READ_ERRORS``); ``one_line_reason`` describes the error.
     """
     value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
+    if is_too_deep(value, LINE_LEVELS):
+        raise RecursionError("JSON is nested too deeply")
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
     return value

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from ..background import result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
-from ..example import Message
+from ..example import MOST_LEVELS, Message, is_too_deep
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import messages_with_schema, render_prompt
@@ -160,6 +160,11 @@ def trained_messages(
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
     text, and for text that UTF-8 cannot encode.
     """
+    if is_too_deep(schema):
+        raise ConfigurationError(
+            f"the schema has more than {MOST_LEVELS} objects and lists inside each other: describe its inner objects "
+            "under $defs"
+        )
     trained = messages_with_schema([_message(n, message) for n, message in enumerate(messages)], schema)
     for message in trained:
         require_encodable(message["content"], f"a {message['role']} message")
