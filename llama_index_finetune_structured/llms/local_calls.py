@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import ValidationError
 
-from ..background import result_of
+from ..background import aresult_of, result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
 from ..example import MOST_LEVELS, Message, is_too_deep
 from ..formats.wire import message_of
@@ -95,7 +94,7 @@ class LocalCall:
     async def acomplete(self) -> CompletionResponse:
         """The answer, awaited."""
         try:
-            return self._completion(await asyncio.wrap_future(self._submitted()))
+            return self._completion(await aresult_of(self._submitted()))
         finally:
             self.request.cancelled = True
 
