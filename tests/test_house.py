@@ -273,6 +273,7 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
         "pydantic",
         "jsonschema",
         "referencing",
+        "regex",
         "numpy",
         "pyyaml",
         "tiktoken",
