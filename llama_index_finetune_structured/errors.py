@@ -15,6 +15,8 @@ FinetuneStructuredError
 
 from __future__ import annotations
 
+from .printable import printable
+
 __all__ = [
     "CaptureError",
     "CheckpointError",
@@ -31,7 +33,10 @@ __all__ = [
 
 
 class FinetuneStructuredError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. Its text is printable: messages hold names and servers' replies."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DatasetError(FinetuneStructuredError, ValueError):

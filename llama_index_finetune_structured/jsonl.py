@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import errno
 import json
-import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -16,8 +15,9 @@ from pydantic import ValidationError
 
 from .descriptors import open_regular, write_all
 from .errors import DatasetError
-from .example import refuse_constant
+from .example import LINE_LEVELS, is_too_deep, refuse_constant
 from .files import replacing, unwritable
+from .printable import package_logger
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -33,7 +33,7 @@ __all__ = [
     "too_long",
 ]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _BLOCK_BYTES = 1 << 16  # chosen: one read finds the start of nearly every last line
 MAX_LINE_BYTES = 16 << 20
 """Most bytes of a line, its end left out. Chosen: far above every context window, and to check one line takes about 150
@@ -112,6 +112,8 @@ def parse_line(raw: bytes) -> Any:
     ValueError or RecursionError (``READ_ERRORS``); ``one_line_reason`` describes the error.
     """
     value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
+    if is_too_deep(value, LINE_LEVELS):
+        raise RecursionError("JSON is nested too deeply")
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
     return value

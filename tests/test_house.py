@@ -16,7 +16,7 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "printable", "example", "answer_values", "forks", "descriptors", "locks", "files", "jsonl",
+    "printable", "errors", "lazy", "example", "answer_values", "forks", "descriptors", "locks", "files", "jsonl",
     "jsonl_store", "json_schema", "background", "formats", "capture", "local", "dataset", "llms", "engines",
     "evaluation", "demo", "cli",
 ]  # fmt: skip
@@ -274,6 +274,7 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
         "pydantic",
         "jsonschema",
         "referencing",
+        "regex",
         "numpy",
         "pyyaml",
         "tiktoken",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from ..formats.reading import read_examples
 from ..formats.wire import message_from_wire
 from ..jsonl import save_lines
 from ..jsonl_store import shards_of
+from ..printable import package_logger, printable
 from .recorder import Recorder
 from .redaction import Redactor, redact_secrets
 from .scopes import AttachedScope, FineTuningHandlerBase
@@ -31,7 +31,7 @@ from .tracker import tracker
 
 __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 
 
 class _FineTuningHandler(FineTuningHandlerBase):
@@ -140,7 +140,7 @@ class _FineTuningHandler(FineTuningHandlerBase):
         save_lines(target, lines())
         if left_out:
             _logger.warning("%s: %d events were left out; the first, %s", path, len(left_out), left_out[0])
-        print(f"Wrote {count} examples to {path}")
+        print(printable(f"Wrote {count} examples to {path}"))
 
     def _examples(self) -> Iterator[Example]:
         return read_examples(self.path)

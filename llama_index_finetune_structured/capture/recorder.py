@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections import Counter
@@ -19,6 +18,7 @@ from ..example import Example
 from ..forks import reset_after_fork
 from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
+from ..printable import package_logger
 from .answer_check import Rejected, check_answer
 from .calls import example_row, finish_reason
 from .redaction import Redactor, redact_record
@@ -27,7 +27,7 @@ from .spans import Call, Scope
 
 __all__ = ["Recorder", "rejects_path"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _recording: ContextVar[bool] = ContextVar("finetune_structured_recording", default=False)
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ..example import loads
+
 __all__ = ["Redactor", "redact_record", "redact_row", "redact_secrets"]
 
 Redactor = Callable[[str], str]
@@ -203,7 +205,7 @@ def _parsed(text: str) -> Any:
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        return json.loads(text)
+        return loads(text)
     except ValueError:
         return None
 

@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import math
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console, RenderableType
 
 from ..errors import ConfigurationError, FinetuneStructuredError
-from ..printable import printable
+from ..evaluation.report.terminal import print_plain
+from ..printable import escaped_json
 
 __all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "say", "settings_of"]
 
@@ -30,7 +30,6 @@ FEW_ROWS = 50
 """Commands warn below this many training rows. Chosen: some dozens of rows teach no more than the form."""
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
-_NOT_ASCII = re.compile(r"[^\n -~]")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -73,7 +72,7 @@ def settings_of(cls: type[_Settings], **options: Any) -> _Settings:
 
 def say(text: str) -> None:
     """Print a progress message to stderr; stdout is reserved for the result."""
-    Console(stderr=True).print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    print_plain(Console(stderr=True), text)
 
 
 def command(
@@ -116,29 +115,19 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 
 def _failed(message: str) -> Result:
-    Console(stderr=True, style="red").print(
-        printable(f"Error: {message}"), markup=False, highlight=False, soft_wrap=True
-    )
+    print_plain(Console(stderr=True, style="red"), f"Error: {message}")
     return Result({"error": message}, (), ok=False)
 
 
 def _print(result: Result, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(_json_text(result.data) + "\n")
+        sys.stdout.write(escaped_json(json.dumps(result.data, ensure_ascii=False, indent=1)) + "\n")
     else:
         console = Console()
         for part in result.shown:
-            shown = printable(part) if isinstance(part, str) else part
-            console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+            if isinstance(part, str):
+                print_plain(console, part)
+            else:
+                console.print(part, highlight=False)
     if not result.ok:
         raise typer.Exit(1)
-
-
-def _json_text(data: dict[str, Any] | list[Any]) -> str:
-    """The data as JSON; control characters that JSON allows as they are, and half surrogate pairs, are escaped too."""
-    text = json.dumps(data, ensure_ascii=False, indent=1)
-    return _NOT_ASCII.sub(lambda found: _escaped(found[0]), text)
-
-
-def _escaped(char: str) -> str:
-    return char if printable(char) == char else json.dumps(char)[1:-1]

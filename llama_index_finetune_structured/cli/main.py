@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from ..printable import printable
 from . import build, check, demo, evaluate, export, jobs, report, train
 
 __all__ = ["app", "main"]
 
+
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Errors of reading the command line name what was typed, which may be a file's name."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)  # of click's errors; typer names no class for all of them
+        if isinstance(message, str):
+            error.__dict__["message"] = printable(message)
+        raise
+
+
+class _Commands(TyperGroup):
+    """All commands; what they and their options refuse is shown without control characters."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command."""
+        with _printable_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the command with its options and run it."""
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Fine-tune small language models for structured answers in LlamaIndex.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from itertools import islice
@@ -17,6 +16,7 @@ from ..example import content_hash
 from ..formats.gradient_samples import gradient_sample
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
+from ..printable import package_logger
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
 from .hosted.journal import Run, RunJournal, attached_folder, list_runs, run_folder
 from .timeouts import Timeouts
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientFinetuneEngine"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 T = TypeVar("T")
 _ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out

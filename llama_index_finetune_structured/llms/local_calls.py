@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import ValidationError
 
-from ..background import result_of
+from ..background import aresult_of, result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
-from ..example import Message
+from ..example import MOST_LEVELS, Message, is_too_deep
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import messages_with_schema, render_prompt
@@ -95,7 +94,7 @@ class LocalCall:
     async def acomplete(self) -> CompletionResponse:
         """The answer, awaited."""
         try:
-            return self._completion(await asyncio.wrap_future(self._submitted()))
+            return self._completion(await aresult_of(self._submitted()))
         finally:
             self.request.cancelled = True
 
@@ -160,6 +159,11 @@ def trained_messages(
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
     text, and for text that UTF-8 cannot encode.
     """
+    if is_too_deep(schema):
+        raise ConfigurationError(
+            f"the schema has more than {MOST_LEVELS} objects and lists inside each other: describe its inner objects "
+            "under $defs"
+        )
     trained = messages_with_schema([_message(n, message) for n, message in enumerate(messages)], schema)
     for message in trained:
         require_encodable(message["content"], f"a {message['role']} message")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from ...errors import EngineError, MissingDependencyError
 from ...llms.keys import check_address
+from ...printable import package_logger
 from ..timeouts import Timeouts
 from .providers import Provider
 
@@ -31,7 +31,7 @@ __all__ = [
     "sdk_errors",
 ]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 T = TypeVar("T")
 FailureKind = Literal["permanent", "transient", "unknown"]

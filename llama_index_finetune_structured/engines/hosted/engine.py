@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, EngineError
 from ...example import Transport
+from ...printable import one_line, package_logger
 from ..base import Data, FinetuneEngine, one_of_data
 from ..timeouts import Timeouts
 from .client import connect, model_description, read_rows, require_id
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIFinetuneEngine"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class OpenAIFinetuneEngine(FinetuneEngine):
@@ -368,4 +368,4 @@ class OpenAIFinetuneEngine(FinetuneEngine):
 
     def __repr__(self) -> str:
         where = f"{self._service.provider.name}, {self._service.api_base}"
-        return f"{type(self).__name__}({self._plan.base_model!r} at {where})"
+        return one_line(f"{type(self).__name__}({self._plan.base_model!r} at {where})")

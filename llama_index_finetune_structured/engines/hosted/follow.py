@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EngineError
+from ...printable import package_logger
 from ..timeouts import backoff_s
 from .client import Service, read_rows, require_id, sdk_errors
 from .journal import Run, RunJournal
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["current_job", "follow", "raise_unless_succeeded", "recorded"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 _SHOWN_EVENTS = 100  # the longest page that OpenAI gives
 _MODEL_NAME_GRACE_S = 300  # chosen: some providers name the model some time after the job has succeeded

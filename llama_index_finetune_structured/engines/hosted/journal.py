@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from ...descriptors import open_regular
 from ...errors import CheckpointError, ConfigurationError, EngineError
 from ...example import content_hash
 from ...files import replacing, sync
+from ...printable import package_logger
 
 __all__ = [
     "RUNS_VARIABLE",
@@ -37,7 +37,7 @@ __all__ = [
 
 Phase = Literal["new", "submitting", "submitted", "refused"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 RUNS_VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS"
 

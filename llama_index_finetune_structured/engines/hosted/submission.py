@@ -8,13 +8,13 @@ is sent again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EngineError
+from ...printable import package_logger
 from ..timeouts import backoff_s
 from .client import Service, read_rows, require_id, sdk_errors
 from .journal import Run, RunJournal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_NAME", "submit", "upload"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 KEY_NAME = "finetune_structured_run"
 """Name of the run's key in the job's metadata."""

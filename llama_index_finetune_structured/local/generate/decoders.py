@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Set
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 
+from ...printable import package_logger
 from .kv_cache import KeyValues, KVCacheModel
 from .prefix_cache import PrefixCache
 from .request import GenerationRequest
@@ -16,7 +16,7 @@ from .sequence import GeneratedSequence
 
 __all__ = ["BatchDecoder", "PaddedDecoder"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 
 
 class BatchDecoder:

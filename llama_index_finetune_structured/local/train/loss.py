@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from ...printable import package_logger
 from ..model.prompts import TokenRow
 from .packing import PackedBatch, pack
 from .prefix_tree_attention import PREFIX_TREE
 
 __all__ = ["AnswerLoss"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _PACKED_TOKENS = 8192  # of the rows, before packing, in one forward pass (chosen: bounds the activations)
 _LOGITS_AT_ONCE = 2**25  # chosen: 128 MiB in fp32
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
