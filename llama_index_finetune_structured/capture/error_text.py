@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
 from pydantic import SecretStr
 
+from .known_secrets import mask_secrets
 from .redaction import redact_secrets
 
 __all__ = ["error_text"]
 
 _SHORTEST_KEY = 8  # chosen: a shorter value could be any word of a message
-_KEY_NAME = re.compile(r"(?i)(?:key|token|secret|password)$")
 _QUERY_SECRET = re.compile(r"(?i)([?&][\w.-]*(?:key|token|secret|sig|signature|password|auth)=)[^&\s'\"<>]+")
 _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
 
 
 def error_text(error: BaseException, system: Any = None) -> str:
-    """The error's message in one line, without the keys of ``system`` and the environment and what looks like one."""
-    text = _USER_INFO.sub("[CREDENTIALS]", " ".join(_message(error).split()))
-    text = redact_secrets(_QUERY_SECRET.sub(r"\1[SECRET]", text))
-    for secret in sorted(_known_secrets(system), key=len, reverse=True):
-        text = text.replace(secret, "[KEY]")
-    return text
+    """The error's message in one line, without the secrets in use, those of ``system`` and what looks like one."""
+    # The exact values come first: a pattern may match a part of one and leave the rest.
+    text = mask_secrets(" ".join(_message(error).split()), *_secrets_of(system))
+    text = _USER_INFO.sub("[CREDENTIALS]", text)
+    return redact_secrets(_QUERY_SECRET.sub(r"\1[SECRET]", text))
 
 
 def _message(error: BaseException) -> str:
@@ -34,8 +32,9 @@ def _message(error: BaseException) -> str:
         return ""
 
 
-def _known_secrets(system: Any) -> set[str]:
-    values: list[Any] = [value for name, value in os.environ.items() if _KEY_NAME.search(name)]
+def _secrets_of(system: Any) -> set[str]:
+    """The keys of an LLM, or of the LLM of a query engine or program, of any class."""
+    values: list[Any] = []
     synthesizer = _attribute(system, "_response_synthesizer")  # of a query engine
     for owner in (
         system,

@@ -19,6 +19,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console, RenderableType
 
+from ..capture.known_secrets import mask_secrets
 from ..errors import FinetuneStructuredError
 from ..printable import printable
 
@@ -46,7 +47,7 @@ def counted(number: int, noun: str) -> str:
 
 def say(text: str) -> None:
     """Print a progress message to stderr; stdout is reserved for the result."""
-    Console(stderr=True).print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(printable(mask_secrets(text)), markup=False, highlight=False, soft_wrap=True)
 
 
 def command(
@@ -92,6 +93,7 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 
 def _failed(message: str) -> Result:
+    message = mask_secrets(message)
     Console(stderr=True, style="red").print(
         printable(f"Error: {message}"), markup=False, highlight=False, soft_wrap=True
     )
