@@ -36,9 +36,12 @@ _SHORTEST_IN_ENVIRONMENT = 8  # chosen: the name alone tells that it is a secret
 _MOST = 1_000  # chosen: values remembered, for processes whose tokens change by the hour
 _VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|passwd|passphrase|credentials?)s?(?:_?\d+)?$")
 _SETTING = re.compile(
-    r"(?i)key$|token|secret|passw(?:or)?d|passphrase|authorization|^auth$|cookie|credential|signature|^sig$"
+    r"(?i)^key$|(?:api|access|secret|private|account|auth|subscription|master|signing|encryption|functions|x)[-_]?key$"
+    r"|token|secret|passw(?:or)?d|passphrase|authorization|^auth$|cookie|credential|signature|^sig$"
 )
 _NUMBERS = re.compile(r"(?i)tokens$|max.*token|token.*(?:count|limit|id)")  # max_tokens and the like
+
+_REQUESTS = ("request", "_request", "response")  # attributes of the HTTP clients' errors
 
 _given: dict[str, None] = {}  # in the order of their last use
 
@@ -167,5 +170,7 @@ def mask_error(error: BaseException) -> None:
         for name, value in list(vars(current).items()):
             if isinstance(value, str | bytes | dict | list | tuple):
                 vars(current)[name] = mask_values(value)
+            elif name in _REQUESTS and mask_secrets(shown := repr(value)) != shown:
+                vars(current)[name] = None  # an address that a redirect gave
         pending += [item for item in (current.__cause__, current.__context__) if item is not None]
         pending += [item for item in getattr(current, "exceptions", ()) if isinstance(item, BaseException)]

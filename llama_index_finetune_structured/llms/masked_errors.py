@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
+    ChatResponse,
     ChatResponseAsyncGen,
     ChatResponseGen,
+    CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
 )
@@ -26,7 +29,7 @@ class MaskedErrors(OpenAI):
     """Base of the hosted LLMs.
 
     The SDK's client makes the errors of refused requests without secrets, since LlamaIndex logs those that it
-    retries; errors within a stream are masked on their way out.
+    retries; all others, such as those within a stream, are masked on their way out.
     """
 
     def _get_client(self) -> Any:
@@ -34,6 +37,26 @@ class MaskedErrors(OpenAI):
 
     def _get_aclient(self) -> Any:
         return _with_masked_errors(super()._get_aclient())
+
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        with _masking():
+            answer: ChatResponse = super()._chat(messages, **kwargs)
+        return answer
+
+    def _complete(self, prompt: str, **kwargs: Any) -> CompletionResponse:
+        with _masking():
+            answer: CompletionResponse = super()._complete(prompt, **kwargs)
+        return answer
+
+    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        with _masking():
+            answer: ChatResponse = await super()._achat(messages, **kwargs)
+        return answer
+
+    async def _acomplete(self, prompt: str, **kwargs: Any) -> CompletionResponse:
+        with _masking():
+            answer: CompletionResponse = await super()._acomplete(prompt, **kwargs)
+        return answer
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         return _masked(super()._stream_chat(messages, **kwargs))
@@ -62,18 +85,21 @@ def _with_masked_errors(client: C) -> C:
     return client
 
 
-def _masked(stream: Generator[T, None, None]) -> Generator[T, None, None]:
+@contextmanager
+def _masking() -> Iterator[None]:
     try:
-        yield from stream
+        yield
     except Exception as error:
         mask_error(error)
         raise
+
+
+def _masked(stream: Generator[T, None, None]) -> Generator[T, None, None]:
+    with _masking():
+        yield from stream
 
 
 async def _amasked(stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    try:
+    with _masking():
         async for item in stream:
             yield item
-    except Exception as error:
-        mask_error(error)
-        raise
