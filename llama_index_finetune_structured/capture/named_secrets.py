@@ -7,31 +7,40 @@ import re
 
 __all__ = ["NAMED", "NAME_HINTS", "is_named_secret", "redact_named", "secret_name"]
 
-NAME_HINTS = ("key", "token", "secret", "pass", "pwd", "credential", "authorization", "connection", "_pat")
+NAME_HINTS = (
+    "key", "token", "secret", "pass", "pw", "credential", "authorization", "connection", "_pat", "kennwort", "contrase",
+    "senha", "wachtwoord", "пароль", "hasło", "密码", "密碼", "パスワード",
+)  # fmt: skip
 """Lower-case substrings, one of which each name contains."""
 
 # Names whose value is always a secret. Those that are words of other fields too (a token of a sentence) are ``_WEAK``.
 _STRONG = (
-    r"(?:pass(?:word|wd|phrase|code)|(?<![a-z])pwd|api[ _-]?key|access[_-]?key|account[_-]?key|private[_-]?key"
-    r"|secret[_-]?(?:access[_-]?)?key|(?:signing|encryption|master|app|application|shared[_-]?access)[_-]?key"
+    r"(?:pass(?:word|wd|phrase|code|wort)|kennwort|contrase[ñn]a|mot de passe|(?<![a-z])senha|wachtwoord|пароль|hasło"
+    r"|密码|密碼|パスワード|(?<![a-z])pwd?|api[ _-]?key|access[_-]?key|account[_-]?key|private[_-]?key"
+    r"|secret[_-]?(?:access[_-]?)?key|(?:signing|encryption|master|subscription|app|application|shared[_-]?access)[_-]?key"
     r"|(?:access|auth|refresh|bearer|bot|session|csrf|id|api|sas|security|secret|personal)[_-]?token|client[_-]?secret"
     r"|(?:app|api|consumer|signing|webhook|shared)[_-]?secret|credential|connection[_-]?string|_pat(?![a-z]))s?"
 )
-_WEAK = r"(?:token|secret|authorization)"
+_WEAK = r"(?:token|secret|authorization|pass)"
 _QUOTED = r"""(?P<quote>\\?["'`])(?P<quoted>(?:(?!(?P=quote))[^\r\n]){4,512})(?P=quote)"""
 _BARE = r"""(?P<bare>[^\s"'`\\,;{}\[\]()<>&]{6,})(?![(\[])"""
-# Before the value: ":", "=", ":=", "=>", an option's space, a tag's end, "is" of a sentence.
-_BETWEEN = r"""(?P<between>\\?["'`]?\]?[ \t]*(?::=|=>|[:=])[ \t]*|[ ]is[ ]|>)"""
+# Before the value: ":", "=", ":=", "=>", an attribute "value", a tag's end. Loosely, where the value has to look
+# random: "is" of a sentence, a table's bar, spaces, a line's end.
+_BETWEEN = (
+    r"""(?P<between>\\?["'`]?\]?[ \t]*(?::=|=>|[:=])[ \t]*(?:[bru](?=["']))?|["']?\s+value["']?[ ]?[:=][ ]?|>"""
+    r"""|(?P<loose>[ ](?:is|was)[ ]|[ ]?\|[ ]?|[ ]{1,4}|[ \t]*\r?\n[ \t]*))"""
+)
 
 NAMED = re.compile(
     rf"(?i)(?P<option>(?<![^\s'\"])--?[\w.-]{{0,40}}?)?(?P<name>{_STRONG}|(?<![a-z])(?P<weak>{_WEAK}))"
-    rf"(?:{_BETWEEN}|(?(option)(?P<space>[ ]+)|(?!)))(?:{_QUOTED}|{_BARE})"
+    rf"{_BETWEEN}(?:{_QUOTED}|{_BARE})"
 )
 """A name, what stands between, and a value."""
 
 NAME_BEFORE = re.compile(
-    r"(?:passw(?:or)?d|passphrase|passcode|pwd|key|token|secret|credential|authorization|string|_pat)s?"
-    r"""(?:\\?["'`]?\]?[ \t]*[:=>]| is )|(?<![^\s'"])--?[\w.-]*(?:passw|passp|passc|pwd|key|token|secret|credential)"""
+    r"(?:passw(?:or)?(?:d|t)|passe?|phrase|code|pwd?|key|token|secret|credential|authorization|string|_pat|kennwort"
+    r"|contrase[ñn]a|senha|wachtwoord|пароль|hasło|密码|密碼|パスワード)s?"
+    r"""(?:\\?["'`]?\]?[ \t]*[:=>|]|["']?\s+value| is | was |\s+\S*\d)|(?<![^\s'"])--?\w"""
 )
 """Matches lower-case text that has a name with a value behind it; much faster than ``NAMED``."""
 
@@ -69,13 +78,14 @@ def redact_named(match: re.Match[str]) -> str:
 
 def _is_secret(value: str, match: re.Match[str]) -> bool:
     if match["weak"] is not None:
-        return _looks_random(value)
+        is_behind_name = match["loose"] is None or match["option"] is not None
+        return is_behind_name and _looks_random(value, 6 if match["weak"].lower() == "pass" else 12)
     if _is_word(value):
         return False
     if match["quoted"] is not None:
         return True
-    if match["between"] == " is ":
-        return any(char.isdigit() for char in value)
+    if match["loose"] is not None and match["option"] is None:
+        return _looks_random(value, 8)
     plain = value.rstrip(".:!?")
     if plain.replace("_", "").isalpha() and "=" in (match["between"] or ""):
         # ``api_key=api_key`` of a program; ``DB_PASSWORD=correcthorse`` of an environment
@@ -103,10 +113,10 @@ def _is_word(value: str) -> bool:
     return plain in _WORDS or bool(_CODE.match(value) or _MARK.match(value)) or value.startswith("[SECRET")
 
 
-def _looks_random(value: str) -> bool:
-    """Whether the value has letters, digits and no space, and is longer than most words."""
+def _looks_random(value: str, shortest: int = 12) -> bool:
+    """Whether the value has letters, digits and no space, and at least ``shortest`` characters."""
     return (
-        len(value) >= 12
+        len(value) >= shortest
         and not any(char.isspace() or char in "[]" for char in value)
         and any(char.isdigit() for char in value)
         and any(char.isalpha() for char in value)

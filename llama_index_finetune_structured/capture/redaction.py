@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .known_secrets import mask_remembered
+from .known_secrets import environment_secrets, mask_remembered, remember_secret
 from .named_secrets import is_named_secret, secret_name
 from .phone_numbers import redact_phones
 from .secret_patterns import rules_for
 
-__all__ = ["Redactor", "redact_record", "redact_row", "redact_secrets"]
+__all__ = ["Redactor", "redact_record", "redact_row", "redact_secrets", "remember_environment"]
 
 Redactor = Callable[[str], str]
 """A function that returns a text without its secrets."""
@@ -66,9 +66,7 @@ def _is_card(text: str) -> bool:
     return bool(_CARDS.fullmatch(number)) and (sum(digits[0::2]) + sum(doubled)) % 10 == 0
 
 
-_EMAIL = re.compile(
-    r"(?<![\w.%+-])(?!git@)[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
-)
+_EMAIL = re.compile(r"(?<![\w.%+-])(?!git@)[\w.%+-]{1,64}@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
 _IBAN = re.compile(rf"(?i)(?<![A-Z0-9])(?:{_IBAN_FORMS})(?![A-Z0-9])", re.ASCII)
 _CARD_FORMS = re.compile(
     rf"(?<![\w.-])(?:(?P<groups>\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{1,4}})(?P<tail>{_GAP}\d{{1,3}})?"
@@ -107,6 +105,13 @@ def redact_secrets(text: str) -> str:
     if _DIGITS.search(text) is None:
         return text
     return redact_phones(_CARD_FORMS.sub(_redact_card, _IBAN.sub(_redact_iban, text)))
+
+
+def remember_environment() -> None:
+    """Have ``redact_secrets`` replace the environment's secrets too; those that may be words are left out."""
+    for value in environment_secrets():
+        if is_named_secret("weak", value):
+            remember_secret(value)
 
 
 def redact_record(record: dict[str, Any], redact: Redactor) -> dict[str, Any]:

@@ -37,7 +37,9 @@ _DATABASE_URL = re.compile(
     r"""(?i)\b((?:rediss?|postgres|postgresql|mysql|mariadb|mongodb(?:\+srv)?|amqps?)://)"""
     r"""[^\s/?#"'<>`:@]*:[^\s"'<>`]+@"""
 )
-_PASSWORD_OPTION = re.compile(r"""(?<!\S)((?:-u|--user)[ =]["']?[^\s:"']+:)[^\s"']+""")
+_PASSWORD_OPTION = re.compile(
+    r"""(?<!\S)((?:-u|--user)[ =]["']?[^\s:"']+:|(?:mysql\w*|mariadb\S*|sshpass)\s(?:[^\n]*\s)?-p ?)[^\s"']+"""
+)
 _BASIC = re.compile(r"(?i)\b(basic\s+)([A-Za-z0-9+/_-]{8,}={0,2})")
 _BEARER = re.compile(
     r"(?i)\b((?:bearer|apikey|api-key|genie[kK]ey|ssws|discogs token=|authorization:\s*[a-z]+)\s+)"
@@ -117,6 +119,10 @@ _KEYS = {
     "sharedaccesssignature": r"SharedAccessSignature sr=\S+",
     "re_": r"re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}",  # Resend
     "pk.ey": r"[ps]k\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{16,}",  # Mapbox
+    "sl.": r"sl\.(?:u\.)?[A-Za-z0-9_-]{40,}",  # Dropbox
+    "eaac": r"EAAC[A-Za-z0-9]{40,}",  # Facebook
+    "/1": r"[012]/1\d{12,}:[0-9a-f]{32}",  # Asana
+    "aaaaaaaaaaaaaaaa": r"A{16,}[A-Za-z0-9%]{60,}",  # Twitter
     "v1.0-": r"v1\.0-[0-9a-f]{24}-[0-9a-f]{146}",  # Cloudflare's origin CA
 }  # fmt: skip
 # Modules of detect-secrets with the hints of their patterns. Those left out find names ("keyword", which takes code for
@@ -184,7 +190,7 @@ def _secret_rules() -> tuple[Rule, ...]:
         Rule(("private key", "putty-user-key", "age-secret-key"), _BLOCKS, "[PRIVATE_KEY]"),
         Rule(_DATABASES, _DATABASE_URL, r"\1[CREDENTIALS]@"),
         Rule(("://",), _URL_CREDENTIALS, "://[CREDENTIALS]@"),
-        Rule(("-u", "--user"), _PASSWORD_OPTION, r"\1[SECRET]"),
+        Rule(("-u", "--user", " -p"), _PASSWORD_OPTION, r"\1[SECRET]"),
         Rule(("basic",), _BASIC, _redact_basic),
         Rule(("bearer", "apikey", "api-key", "geniekey", "ssws", "authorization"), _BEARER, r"\1[TOKEN]"),
         Rule(("cookie",), _COOKIE, r"\1[SECRET]"),
