@@ -284,6 +284,8 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
         "typing-extensions",
         "rich",
         "platformdirs",
+        "detect-secrets",
+        "phonenumbers",
     }
     assert {"openai", "gradient", "local", "pdf", "demo", "dev"} <= set(project["optional-dependencies"])
 

@@ -21,7 +21,7 @@ from ..jsonl_store import JsonlStore
 from ..printable import package_logger
 from .answer_check import Rejected, check_answer
 from .calls import example_row, finish_reason
-from .redaction import Redactor, redact_record
+from .redaction import Redactor, redact_record, remember_environment
 from .request import AnswerRequest, read_request, without_tool_schema
 from .spans import Call, Scope
 
@@ -60,6 +60,8 @@ class Recorder:
         self._rejects = JsonlStore(rejects_path(path), fsync=fsync)
         self._output_cls = output_cls
         self._redact = redact
+        if redact is not None:
+            remember_environment()
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()

@@ -14,7 +14,6 @@ from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
 from ..answer_values import class_schema
-from ..capture.redaction import redact_secrets
 from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder, document_hashes
 from ..dataset.generate.documents import read_nodes
 from ..dataset.generate.llm_calls import FailedCall
@@ -114,7 +113,7 @@ def build(
                 nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
             )
             rows = calls.examples(nodes, retriever, all_questions)
-            notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
+            notes = _failure_lines(calls, api_base or OPENAI)
         settled = _Settled.of(rows, retrieval_misses, abstention)
         return _save(settled, output, validation, seed, documents, calls, notes)
 

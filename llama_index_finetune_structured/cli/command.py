@@ -20,6 +20,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, RenderableType
 
+from ..capture.known_secrets import mask_secrets
 from ..errors import ConfigurationError, FinetuneStructuredError
 from ..evaluation.report.terminal import print_plain
 from ..printable import escaped_json
@@ -72,7 +73,7 @@ def settings_of(cls: type[_Settings], **options: Any) -> _Settings:
 
 def say(text: str) -> None:
     """Print a progress message to stderr; stdout is reserved for the result."""
-    print_plain(Console(stderr=True), text)
+    print_plain(Console(stderr=True), mask_secrets(text))
 
 
 def command(
@@ -115,6 +116,7 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 
 def _failed(message: str) -> Result:
+    message = mask_secrets(message)
     print_plain(Console(stderr=True, style="red"), f"Error: {message}")
     return Result({"error": message}, (), ok=False)
 

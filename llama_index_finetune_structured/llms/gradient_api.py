@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from ..capture.known_secrets import mask_secrets
 from ..errors import ConfigurationError, MissingDependencyError, ServiceError
 from .keys import ApiKey, check_address, secret_key
 
@@ -139,17 +140,17 @@ class GradientApi:
                 raise ValueError("the reply is empty")
             return reply
         except ApiException as error:
-            raise self._error(
-                doing, *_of_reply(error)
-            ) from None  # the SDK's error has the reply's headers in it
+            failure = self._error(doing, *_of_reply(error))
         except HTTPError as error:
-            raise self._error(doing, f"{type(error).__name__}: {error}", refused=False) from None
+            failure = self._error(doing, f"{type(error).__name__}: {error}", refused=False)
         except (ValueError, AttributeError, TypeError) as error:
             text = f"not a request or reply of Gradient's protocol: {error}"
-            raise self._error(doing, text, refused=False) from None
+            failure = self._error(doing, text, refused=False)
+        # Raised here, as the SDK's error, which has the reply's headers in it, would become its context.
+        raise failure
 
     def _error(self, doing: str, text: str, refused: bool) -> ServiceError:
-        message = f"{doing} at {self.host}: {text}".replace(self.token.get_secret_value(), "***")
+        message = mask_secrets(f"{doing} at {self.host}: {text}", self.token.get_secret_value())
         return ServiceError(message, refused=refused)
 
 

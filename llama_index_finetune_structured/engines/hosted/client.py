@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
+from ...capture.known_secrets import mask_error, mask_secrets
 from ...errors import EngineError, MissingDependencyError
 from ...llms.keys import check_address
 from ...printable import package_logger
@@ -118,7 +119,7 @@ def _code_and_message(error: Any) -> tuple[str, str]:
         code = body.get("code") or body.get("type") or ""
         message = body.get("message") or body.get("detail") or ""
         return str(code), str(message) or "no message"
-    return "", str(body).strip()[:500] if body else "no message"
+    return "", mask_secrets(str(body)).strip()[:500] if body else "no message"
 
 
 def _retry_after_s(error: Any) -> float | None:
@@ -160,7 +161,7 @@ class Service:
     def failure(self, error: Exception) -> SdkFailure:
         """The classified error, with the key masked in its message."""
         failure = read_failure(error)
-        return replace(failure, message=failure.message.replace(self.key.get_secret_value(), "***"))
+        return replace(failure, message=mask_secrets(failure.message, self.key.get_secret_value()))
 
     def explain(self, doing: str, error: Exception) -> EngineError:
         """The error as an EngineError with a hint, with the key masked."""
@@ -169,7 +170,8 @@ class Service:
     def safe_cause(self, error: Exception) -> Exception | None:
         """The SDK's error as a cause to chain, or None where a provider echoed the key in it."""
         shown = f"{error}{error.__cause__}{error.__context__}"
-        return None if self.key.get_secret_value() in shown else error
+        mask_error(error)  # it stays the context of the error that is raised
+        return None if mask_secrets(shown) != shown else error
 
 
 def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
@@ -211,7 +213,7 @@ def _pause_s(state: RetryCallState) -> float:
 def require_id(reply: Any, what: str) -> Any:
     """The reply. Raises ValueError where it has no id: proxies answer 200 with an HTML page."""
     if not isinstance(getattr(reply, "id", None), str):
-        raise ValueError(f"the reply is no {what}: {str(reply)[:200]!r}")
+        raise ValueError(f"the reply is no {what}: {mask_secrets(str(reply))[:200]!r}")
     return reply
 
 
@@ -229,7 +231,7 @@ def read_rows(
     try:
         for page in request().iter_pages():
             if not _are_rows(page.data, with_ids):
-                raise ValueError(f"the reply is no list of {what}: {str(page)[:200]!r}")
+                raise ValueError(f"the reply is no list of {what}: {mask_secrets(str(page))[:200]!r}")
             end = str(getattr(page.data[-1], "id", None)) if page.data else ""
             if end in ends:
                 break

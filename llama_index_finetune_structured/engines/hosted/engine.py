@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...capture.known_secrets import remember_secrets_in
 from ...errors import ConfigurationError, EngineError
 from ...example import Transport
 from ...printable import one_line, package_logger
@@ -99,6 +100,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         settings = checked_settings(
             hyperparameters=hyperparameters or {}, suffix=suffix, seed=seed, extra_body=extra_body or {}
         )
+        remember_secrets_in(settings["extra_body"])
         if transport not in (None, "tools", "json_schema", "text"):
             raise ConfigurationError(f"transport {transport!r}: expected tools, json_schema or text")
         rows = one_of_data(data, data_path)
@@ -125,7 +127,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
             output_dir: The run's folder, as in ``engine.output_dir``.
             api_key: As for the constructor.
             **options: Constructor parameters that the journal does not hold: ``verbose``, ``validate_json``,
-                ``timeouts``.
+                ``timeouts``, and ``extra_body`` where it had secrets, which the next finetune() would not send.
 
         Raises:
             ConfigurationError: The folder holds a run of another engine.
@@ -144,8 +146,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
             validation=run.validation_path,
             transport=run.transport,
             output_dir=output_dir,
-            **settings,
-            **options,
+            **{**settings, **options},
         )
 
     @property

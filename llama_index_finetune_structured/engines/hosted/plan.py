@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...capture.known_secrets import without_secret_settings
 from ...errors import ConfigurationError
 from ...example import Transport, content_hash
 from ..base import Data, named_file
@@ -55,9 +56,9 @@ class JobPlan:
         return files
 
     def identity(self, service: Service, files: list[TrainingFile]) -> str:
-        """Content hash of provider, address, model, files and settings: equal for equal requests."""
+        """Content hash of provider, address, model, files and settings but for secrets: equal for equal requests."""
         where = [service.provider.name, service.api_base, self.base_model]
-        return content_hash([where, [file.sha256 for file in files], dict(self.settings)])
+        return content_hash([where, [file.sha256 for file in files], self._stored_settings()])
 
     def new_run(self, service: Service, files: list[TrainingFile]) -> Run:
         """A run in its first phase. Without ``files`` (an attached job) it names the data as the user did."""
@@ -72,9 +73,14 @@ class JobPlan:
             base_model=self.base_model,
             data_path=str(path or ""),
             validation_path=str(files[1].path) if len(files) > 1 else None,
-            request=dict(self.settings),
+            request=self._stored_settings(),
             transport=self.transport or transport,
         )
+
+    def _stored_settings(self) -> dict[str, Any]:
+        """The settings for the journal, without secrets in ``extra_body``."""
+        settings = dict(self.settings)
+        return settings | {"extra_body": without_secret_settings(settings["extra_body"])}
 
     def _named_path(self) -> Path | None:
         return Path(self.data) if isinstance(self.data, (str, os.PathLike)) else None

@@ -1,0 +1,176 @@
+"""The secrets in use, and their removal from whatever text leaves the process: errors, logs, journals, dumps.
+
+A server may echo the key of a request in its error. Patterns find keys of known forms; here the values themselves are
+kept, in memory alone, and replaced in each form that a request or an error gives them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from pydantic import SecretStr
+
+__all__ = [
+    "environment_secrets",
+    "is_secret_setting",
+    "mask_error",
+    "mask_remembered",
+    "mask_secrets",
+    "mask_values",
+    "remember_secret",
+    "remember_secrets_in",
+    "without_secret_settings",
+]
+
+MARK = "[KEY]"
+
+_SHORTEST_GIVEN = 6  # characters; chosen: a shorter key, such as "none", may be any word of a message
+_SHORTEST_IN_ENVIRONMENT = 8  # chosen: the name alone tells that it is a secret
+_MOST = 1_000  # chosen: values remembered, for processes whose tokens change by the hour
+_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|passwd|passphrase|credentials?)s?(?:_?\d+)?$")
+_SETTING = re.compile(
+    r"(?i)^key$|(?:api|access|secret|private|account|auth|subscription|master|signing|encryption|functions|x)[-_]?key$"
+    r"|token|secret|passw(?:or)?d|passphrase|authorization|^auth$|cookie|credential|signature|^sig$"
+)
+_NUMBERS = re.compile(r"(?i)tokens$|max.*token|token.*(?:count|limit|id)")  # max_tokens and the like
+
+_REQUESTS = ("request", "_request", "response")  # attributes of the HTTP clients' errors
+
+_given: dict[str, None] = {}  # in the order of their last use
+
+
+def remember_secret(value: str | SecretStr | None) -> None:
+    """Have ``value`` replaced in every text that leaves the process from now on."""
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(plain, str) or len(plain) < _SHORTEST_GIVEN:
+        return
+    _given.pop(plain, None)
+    _given[plain] = None
+    while len(_given) > _MOST:
+        _given.pop(next(iter(_given)), None)
+
+
+def is_secret_setting(name: object) -> bool:
+    """Whether a header or setting of this name holds a secret, such as ``Authorization`` or ``api_key``."""
+    return isinstance(name, str) and bool(_SETTING.search(name)) and not _NUMBERS.search(name)
+
+
+def remember_secrets_in(settings: Any, *, secret: bool = False) -> None:
+    """Remember the texts under secret names, at any depth. With ``secret`` every text in ``settings`` is one."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            remember_secrets_in(value, secret=secret or is_secret_setting(name))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            remember_secrets_in(value, secret=secret)
+    elif secret and isinstance(settings, SecretStr):
+        remember_secret(settings)
+    elif secret and isinstance(settings, str):
+        remember_secret(settings)
+        remember_secret(settings.rpartition(" ")[2])  # of "Bearer abc"
+
+
+def without_secret_settings(settings: Any) -> Any:
+    """A copy of nested settings without the entries of secret names."""
+    if isinstance(settings, Mapping):
+        return {
+            name: without_secret_settings(value)
+            for name, value in settings.items()
+            if not is_secret_setting(name)
+        }
+    if isinstance(settings, list | tuple):
+        return type(settings)(without_secret_settings(value) for value in settings)
+    return settings
+
+
+def environment_secrets() -> set[str]:
+    """The values of the environment variables that are named as secrets."""
+    return {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST_IN_ENVIRONMENT and _VARIABLE.search(name)
+    }
+
+
+def mask_secrets(text: str, *more: str) -> str:
+    """The text with ``[KEY]`` for each remembered value, the environment's and ``more``, in whatever encoding."""
+    return mask_remembered(text, *environment_secrets(), *more)
+
+
+def mask_remembered(text: str, *more: str) -> str:
+    """``mask_secrets`` without the environment, which takes a while to read."""
+    values = frozenset((*_given, *more))
+    return _pattern(values).sub(MARK, text) if values and text else text
+
+
+@lru_cache(maxsize=8)
+def _pattern(values: frozenset[str]) -> re.Pattern[str]:
+    """Matches every form of every value; the longest first, as one may contain another."""
+    plain = {form for value in values for form in _forms(value)}
+    encoded = {form for value in values for form in _base64_forms(value)}
+    alternatives = [rf"(?i:{_any_of(plain)})\w*"]  # what goes on is a longer secret, not the next word
+    if encoded:
+        alternatives.append(f"[A-Za-z0-9+/_-]*(?:{_any_of(encoded)})[A-Za-z0-9+/_-]*=*")
+    return re.compile("|".join(alternatives))
+
+
+def _any_of(forms: set[str]) -> str:
+    return "|".join(re.escape(form) for form in sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def _forms(value: str) -> set[str]:
+    """The value as it is, percent-encoded once and twice, and escaped as JSON and as Python."""
+    percent = {quote(value, safe=""), quote(value), quote_plus(value)}
+    escaped = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
+    return {value, " ".join(value.split())} | percent | {quote(once, safe="") for once in percent} | escaped
+
+
+def _base64_forms(value: str) -> set[str]:
+    """What base64 makes of the value at each of three offsets, without the characters that its neighbours share."""
+    raw = value.encode("utf-8", "replace")
+    forms = set()
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + raw).decode()
+        core = encoded[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]
+        if len(core) >= _SHORTEST_IN_ENVIRONMENT:
+            forms |= {core, core.replace("+", "-").replace("/", "_")}
+    return forms
+
+
+def mask_values(value: Any) -> Any:
+    """``mask_secrets`` for every text in nested dicts, lists and tuples; other objects stay as they are."""
+    if isinstance(value, str):
+        return mask_secrets(value)
+    if isinstance(value, bytes):
+        masked = mask_secrets(value.decode("latin-1"))
+        return masked.encode("latin-1") if masked.encode("latin-1", "replace") != value else value
+    if isinstance(value, dict):
+        return {mask_values(key): mask_values(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(mask_values(item) for item in value)
+    return value
+
+
+def mask_error(error: BaseException) -> None:
+    """Mask the messages and attributes of an error, in place, and of all errors that it is chained to."""
+    pending, seen = [error], set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.args = mask_values(current.args)
+        for name, value in list(vars(current).items()):
+            if isinstance(value, str | bytes | dict | list | tuple):
+                vars(current)[name] = mask_values(value)
+            elif name in _REQUESTS and mask_secrets(shown := repr(value)) != shown:
+                vars(current)[name] = None  # an address that a redirect gave
+        pending += [item for item in (current.__cause__, current.__context__) if item is not None]
+        pending += [item for item in getattr(current, "exceptions", ()) if isinstance(item, BaseException)]
