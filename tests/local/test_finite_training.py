@@ -47,7 +47,7 @@ def _assert_saved_is_finite(folder: Path) -> None:
         json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("rate", [1e4, 1e30, 1e300])
+@pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_a_learning_rate_that_is_far_too_high_ends_in_an_error_and_never_in_a_broken_adapter(
     tiny_llama: Path, tmp_path: Path, rate: float
 ) -> None:
@@ -58,10 +58,10 @@ def test_a_learning_rate_that_is_far_too_high_ends_in_an_error_and_never_in_a_br
     try:
         engine.finetune()
     except EngineError as error:
-        for part in (r"step ", " of 8: ", "lower learning_rate", "checkpoint"):
-            assert part in str(error)
+        text = str(error)
         assert not engine.adapter.exists()
         assert engine.get_current_job().status != "succeeded"
+        assert all(part in text for part in (" of 8: ", "lower learning_rate", "checkpoint"))
     else:
         assert rate == 1e4, "a rate that overflows cannot end well"
     _assert_saved_is_finite(tmp_path)
@@ -126,18 +126,14 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp
 
 
 @pytest.mark.parametrize("step", [2, 6])
-def test_a_weight_that_is_not_finite_after_a_step_is_never_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def test_a_weight_that_is_not_finite_after_a_step_is_never_saved(tmp_path: Path, step: int) -> None:
     trainer = _trainer(tmp_path)
-    own = trainer.optimizer.step
 
-    def broken(*args: Any, **kwargs: Any) -> None:
-        own(*args, **kwargs)
+    def break_a_weight(*_: Any) -> None:
         if trainer.step + 1 == step:
             trainer.weights[0].data[0, 0] = float("nan")
 
-    monkeypatch.setattr(trainer.optimizer, "step", broken)
+    trainer.optimizer.register_step_post_hook(break_a_weight)
     with pytest.raises(EngineError, match=rf"step {step} of 6: .*lora_A.*step {step - 1} is kept"):
         trainer.run()
     assert (checkpoints.newest_checkpoint(tmp_path) or ({}, {"step": 0}))[1]["step"] == step - 1
@@ -152,7 +148,7 @@ def test_a_weight_that_is_not_finite_after_a_step_is_never_saved(
 
 def test_a_step_reads_the_device_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = _trainer(tmp_path)
-    reads = list[str]()
+    reads, before_the_update = list[str](), list[int]()
     for name in ("tolist", "item", "__float__", "__bool__"):
         own = getattr(torch.Tensor, name)
 
@@ -161,11 +157,10 @@ def test_a_step_reads_the_device_once(tmp_path: Path, monkeypatch: pytest.Monkey
             return own(tensor, *args)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    monkeypatch.setattr(
-        trainer.optimizer, "step", lambda: None
-    )  # AdamW reads its own step counter, on the CPU
+    # AdamW itself reads its step counters, which are on the CPU.
+    trainer.optimizer.register_step_pre_hook(lambda *_: before_the_update.append(len(reads)))
     trainer._train_step(trainer._batches[0])
-    assert reads == ["tolist"]
+    assert (reads[0], before_the_update) == ("tolist", [1])
 
 
 # Weights, when they are loaded
@@ -199,7 +194,7 @@ def test_one_value_that_is_not_finite_is_found_at_any_place(dtype: torch.dtype, 
         weight.view(-1)[place] = value
         weights = [("whole", torch.ones(3)), ("numbers", torch.ones(2, dtype=torch.int64)), ("bad", weight)]
         assert not_finite(weights) == ["bad"]
-        with pytest.raises(ConfigurationError, match="^it: the weight bad is not finite"):
+        with pytest.raises(ConfigurationError, match=r"^it: the weight bad is not finite"):
             require_finite(weights, "it")
 
 
@@ -213,7 +208,7 @@ def test_the_largest_finite_weights_pass(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"learning_rate": rate} for rate in (float("nan"), float("inf"), -1.0, 0.0)),
+        *({"learning_rate": rate} for rate in (float("nan"), float("inf"), 1e300, -1.0, 0.0)),
         *({name: value} for name in ("rank", "alpha", "epochs") for value in (0, -1, 10**9)),
         *({"seed": seed} for seed in (-1, 2**63)),
         {"dropout": 0.1},

@@ -10,6 +10,7 @@ __all__ = ["LoraSettings"]
 _ENOUGH_STEPS, _MOST_EPOCHS = 100, 5
 # Chosen: beyond what any base model has a use for, and far below what exhausts the memory.
 _MOST_RANK, _MOST_ALPHA, _MOST_SET_EPOCHS = 8192, 2**20, 100_000
+_MOST_RATE = 1e30  # AdamW computes in fp32 with multiples of it
 
 
 class LoraSettings(BaseModel):
@@ -34,7 +35,7 @@ class LoraSettings(BaseModel):
     rank: int = Field(default=16, gt=0, le=_MOST_RANK)
     alpha: int | None = Field(default=None, gt=0, le=_MOST_ALPHA)
     upper_layers: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-3, gt=0, le=_MOST_RATE)
     epochs: int | None = Field(default=None, gt=0, le=_MOST_SET_EPOCHS)
     batch_size: int = Field(default=2, gt=0)
     max_length: int | None = Field(default=None, gt=0)
