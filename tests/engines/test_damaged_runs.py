@@ -115,23 +115,22 @@ def test_two_files_exchanged_change_no_byte_of_the_result(
     _goes_on(runs, source, tmp_path / "run", exchange)
 
 
-@pytest.mark.parametrize("step", [2, 3])
-def test_every_bit_of_a_checkpoints_state_and_every_byte_of_its_header_counts(
-    runs: Runs, tmp_path: Path, step: int
+def test_a_flipped_bit_of_any_byte_of_a_checkpoints_state_and_header_is_noticed(
+    runs: Runs, tmp_path: Path
 ) -> None:
     shutil.copytree(runs.stopped / "checkpoints", tmp_path / "checkpoints")
     for left in (tmp_path / "checkpoints").iterdir():
-        if not left.name.endswith(str(step)):
+        if not left.name.endswith("3"):
             shutil.rmtree(left)
     (folder,) = (tmp_path / "checkpoints").iterdir()
     expected = newest_checkpoint(tmp_path / "checkpoints")
     assert expected is not None
     logging.disable(logging.WARNING)
     try:
-        for name, flips in (("state.json", range(8)), ("state.safetensors", (2,))):
+        for name in ("state.json", "state.safetensors"):
             content = (folder / name).read_bytes()
             for at in range(0, min(len(content), 1500)):
-                for bit in flips:
+                for bit in (at % 8, 5):
                     changed = bytearray(content)
                     changed[at] ^= 1 << bit
                     (folder / name).write_bytes(changed)
