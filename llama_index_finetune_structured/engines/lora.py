@@ -223,7 +223,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             ConfigurationError: ``output_dir`` holds the adapter of another run.
         """
         if not self._run.is_finished():
-            raise EngineError(f"{self.output_dir}: no finished and whole adapter; call finetune() first")
+            raise EngineError(f"{self.output_dir}: no finished adapter; call finetune() first")
         return LoraLLM.from_adapter(self.adapter, **{"base_model": self.base.name, **llm_kwargs})
 
     def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:

@@ -161,7 +161,7 @@ def test_a_damaged_adapter_is_no_success_and_is_written_again_from_the_checkpoin
         job = engine.get_current_job()
     assert (job.status, job.adapter, job.steps) == ("resumable", None, 4)
     assert f"{file} is {'missing' if how == 'missing' else 'damaged'}" in caplog.text
-    with pytest.raises(EngineError, match=r"no finished and whole adapter; call finetune\(\) first"):
+    with pytest.raises(EngineError, match=r"no finished adapter; call finetune\(\) first"):
         engine.get_finetuned_model()
     engine.finetune()
     assert engine.get_current_job().status == "succeeded"
