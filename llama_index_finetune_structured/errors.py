@@ -5,7 +5,7 @@ FinetuneStructuredError
 ├── CaptureError (also RuntimeError)       a capture could not be opened or read
 ├── ConfigurationError (also ValueError)   a setting, path or model name is invalid
 │   └── MissingDependencyError (also ImportError)   an extra is not installed
-├── EngineError (also RuntimeError)        a fine-tuning run failed, was cancelled or ran out of time
+├── EngineError (also RuntimeError)        a fine-tuning run or a local model failed, or a run was cancelled or late
 │   └── CheckpointError (also OSError)     a checkpoint could not be written or read
 ├── ServiceError (also RuntimeError)       a hosted service refused a request or did not answer
 ├── PromptTooLongError (also RuntimeError)   a prompt leaves no room for an answer in the context window
@@ -68,7 +68,7 @@ class MissingDependencyError(ConfigurationError, ImportError):
 
 
 class EngineError(FinetuneStructuredError, RuntimeError):
-    """A fine-tuning run failed, was cancelled or ran out of time."""
+    """A fine-tuning run failed, was cancelled or ran out of time; or a local model's logits are not finite."""
 
 
 class CheckpointError(EngineError, OSError):

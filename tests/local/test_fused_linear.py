@@ -17,7 +17,7 @@ ROWS = [TokenRow((5, 6, 7, 8), (20, 21)), TokenRow((5, 6, 9), (23,))]
 
 
 def _gradients(model: object) -> tuple[float, list[torch.Tensor]]:
-    loss = AnswerLoss(model, packed=False).backward(ROWS)
+    loss = float(AnswerLoss(model, packed=False).backward(ROWS))
     return loss, [weight.grad for weight in model.parameters() if weight.grad is not None]  # type: ignore[attr-defined]
 
 

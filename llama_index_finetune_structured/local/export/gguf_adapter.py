@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from ...files import read_json
 from ..model.adapter import WEIGHTS
 from ..model.base_models import BaseModelFiles
+from ..model.finite import require_finite
 from .gguf_layout import GgufLayout
 from .gguf_model import write_tensors
 from .output import atomic_output
@@ -21,10 +22,14 @@ _PREFIX = "base_model.model."  # of tensor names in PEFT's files
 
 
 def save_adapter_gguf(adapter: Path, base: BaseModelFiles, target: Path, dtype: str) -> None:
-    """Write ``NAME.lora_a`` [rank, in] and ``NAME.lora_b`` [out, rank] of every adapted layer."""
+    """Write ``NAME.lora_a`` [rank, in] and ``NAME.lora_b`` [out, rank] of every adapted layer.
+
+    Raises ConfigurationError for weights that are not finite, in the file or in ``dtype``.
+    """
     layout = GgufLayout(AutoConfig.from_pretrained(base.path, trust_remote_code=False))
-    tensors = {}
-    for key, weight in load_file(adapter / WEIGHTS).items():
+    tensors, weights = {}, load_file(adapter / WEIGHTS)
+    require_finite(weights.items(), f"adapter {adapter}")
+    for key, weight in weights.items():
         module, _, part = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
         tensor = f"{module}.weight"
         ordered = layout.rows(tensor, weight) if part == "B" else weight

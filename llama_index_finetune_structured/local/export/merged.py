@@ -33,7 +33,8 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
     model = model.to(_DTYPES[dtype])
     for name, weight in model.state_dict().items():
         if not bool(torch.isfinite(weight).all()):
-            raise ConfigurationError(f"{name} does not fit into {dtype}: export as bf16 or f32")
+            wider = "bf16 or f32" if dtype == "f16" else "f32"
+            raise ConfigurationError(f"{name} does not fit into {dtype}: export as {wider}")
     with atomic_output(target) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer = load_tokenizer(base)

@@ -15,6 +15,7 @@ from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
 from .base_models import BaseModelFiles
 from .chat_template import SystemForm
+from .finite import require_finite
 
 __all__ = [
     "AdapterCard",
@@ -122,13 +123,18 @@ def _upper(count: int, upper: int | None) -> list[int] | None:
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """Return the model with the adapter's weights merged into its own; reads safetensors only."""
+    """Return the model with the adapter's weights merged into its own; reads safetensors only.
+
+    Raises ConfigurationError where a weight of the adapter is not finite, before or after merging.
+    """
     from peft import PeftModel
 
     with _quiet_peft():
-        return PeftModel.from_pretrained(
-            model, str(folder), torch_device=str(model.device)
-        ).merge_and_unload()
+        tuned = PeftModel.from_pretrained(model, str(folder), torch_device=str(model.device))
+        require_finite(((n, w) for n, w in tuned.named_parameters() if "lora_" in n), f"adapter {folder}")
+        merged = tuned.merge_and_unload()
+    require_finite(merged.named_parameters(), f"adapter {folder}, merged into its base")
+    return merged
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import platformdirs
 
 from ...errors import ConfigurationError, MissingDependencyError
 from .devices import best_device
+from .finite import require_finite
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +159,7 @@ def _text_config(base: BaseModelFiles) -> Any:
 def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
     """The base model as a transformers causal LM on the best device, read from safetensors only.
 
-    Raises ConfigurationError where it does not load.
+    Raises ConfigurationError where it does not load, or a weight is not finite.
     """
     transformers = _transformers()
     try:
@@ -170,7 +171,9 @@ def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"base model {base.name!r} does not load: {error}") from error
-    return model.to(best_device())
+    model = model.to(best_device())
+    require_finite(model.named_parameters(), f"base model {base.name!r}")
+    return model
 
 
 def _transformers() -> Any:

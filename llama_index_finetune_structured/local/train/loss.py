@@ -54,15 +54,18 @@ class AnswerLoss:
             _use_attention(model, own)
         return cls(model, reason is None, chunked)
 
-    def backward(self, rows: Sequence[TokenRow]) -> float:
-        """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss."""
+    def backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss, [] in fp64.
+
+        The loss stays on the device, so that the caller can read it together with other figures.
+        """
         total = sum(len(row.answer) for row in rows)
-        loss = 0.0
+        losses = []
         for piece in self._pieces(rows):
             part = self._loss_sum(piece) / total
             part.backward()  # type: ignore[no-untyped-call]
-            loss += float(part.detach())
-        return loss
+            losses.append(part.detach())
+        return torch.stack(losses).double().sum()
 
     @torch.no_grad()
     def mean(self, rows: Sequence[TokenRow]) -> float:

@@ -1,0 +1,41 @@
+"""JSON files that carry their own SHA-256, so that damage to them is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...example import content_hash
+from ...files import read_json
+
+__all__ = ["file_sha256", "read_checked_json", "with_checksum"]
+
+_KEY = "sha256"
+
+
+def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object with the SHA-256 of its canonical form, under ``sha256``.
+
+    Raises ValueError for NaN and infinity, which JSON cannot hold.
+    """
+    return {**value, _KEY: content_hash(dict(value))}
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Read what ``with_checksum`` gave, without the checksum. Raises OSError, or ValueError for a damaged file."""
+    value = read_json(path)
+    checksum = value.pop(_KEY, None)
+    if checksum != content_hash(value):
+        raise ValueError("its content does not match its checksum")
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
