@@ -60,7 +60,7 @@ llm = LoraLLM.from_adapter("PATH OF THIS FOLDER")  # a LlamaIndex LLM
 ```
 """
 _ANSWER_TOKENS = 512  # smallest token limit of an answer; chosen: room for an answer of unusual length
-_MOST_TOKENS = 2**31
+_MOST = 2**31
 
 
 def _iso_date(text: str) -> str:
@@ -88,13 +88,13 @@ class AdapterCard(BaseModel):
     base_sha256: str
     bounds: AnswerBounds
     chat_prompts: bool = True
-    longest_answer_tokens: int = Field(ge=1, le=_MOST_TOKENS)
-    rows: int = Field(ge=0)
+    longest_answer_tokens: int = Field(ge=1, le=_MOST)
+    rows: int = Field(ge=0, le=_MOST)
     fingerprint: str
-    context_window: int | None = Field(default=None, ge=1, le=_MOST_TOKENS)
+    context_window: int | None = Field(default=None, ge=1, le=_MOST)
     prompt_date: Annotated[str, AfterValidator(_iso_date)] | None = None
     schemas: tuple[dict[str, Any], ...] = ()
-    schema_tokens: int | None = Field(default=None, ge=0, le=_MOST_TOKENS)
+    schema_tokens: int | None = Field(default=None, ge=0, le=_MOST)
     base_files: dict[str, str] = {}
     files: dict[str, str] = {}
     system_messages: SystemForm = "own"
@@ -222,7 +222,8 @@ def find_adapter(folder: Path) -> Path:
     adapter = adapter_or_none(folder)
     if adapter is None:
         raise ConfigurationError(
-            f"{folder}: no adapter there; expected a finished run's folder or its adapter"
+            f"{folder}: no adapter there ({WEIGHTS}); expected a finished run's folder or its adapter. Copy the "
+            "folder again, or train again"
         )
     return adapter
 

@@ -27,7 +27,7 @@ _PARTS = {
     "tokenizer": re.compile(
         r"(tokenizer|tekken|sentencepiece|spiece|spm|special_tokens_map|added_tokens)[^/]*\.(json|model)"
         r"|[^/]+\.(model|spm|tiktoken|codes|tokenizer)|[^/]*vocab[^/]*\.(json|txt|bpe)|encoder\.json"
-        r"|merges\.txt|dict\.txt|emoji\.json|byte_maps\.json"
+        r"|merges\.txt|normalizer\.json|word_(shape|pronunciation)\.json|dict\.txt|emoji\.json|byte_maps\.json"
     ),
 }
 

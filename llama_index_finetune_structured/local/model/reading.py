@@ -98,7 +98,12 @@ def causal_model(folder: Path, **options: Any) -> Any:
     Raises ConfigurationError where weights are missing or of another shape: transformers makes random ones of them.
     """
     found, info = transformers_library().AutoModelForCausalLM.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        **options,
     )
     wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if wrong:
