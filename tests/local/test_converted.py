@@ -122,9 +122,12 @@ def test_two_conversions_at_once_make_one_folder(
 ) -> None:
     written: list[Path] = []
     write = converted._write
-    monkeypatch.setattr(
-        converted, "_write", lambda gguf, target, lib: (written.append(target), write(gguf, target, lib))
-    )
+
+    def noted(gguf: Path, target: Path, transformers: Any) -> None:
+        written.append(target)
+        write(gguf, target, transformers)
+
+    monkeypatch.setattr(converted, "_write", noted)
     threads = [threading.Thread(target=resolve, args=(source,)) for _ in range(3)]
     for thread in threads:
         thread.start()

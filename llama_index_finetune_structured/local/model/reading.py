@@ -107,8 +107,9 @@ def causal_model(folder: Path, **options: Any) -> Any:
     )
     wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if wrong:
+        place = folder / options.get("gguf_file", "")
         raise ConfigurationError(
-            f"{folder}: weights are missing or of another shape than the config says: {', '.join(wrong[:3])}"
+            f"{place}: weights are missing or of another shape than the config says: {', '.join(wrong[:3])}"
             f"{' and others' if len(wrong) > 3 else ''}; copy or download the model again"
         )
     return found
