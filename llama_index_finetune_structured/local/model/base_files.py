@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import ConfigurationError
 from .reading import read_small_json
 
-__all__ = ["GGUF", "differing_parts", "file_hash", "hash_of_files", "hashed_files", "reset_hashes"]
+__all__ = ["GGUF", "differing_parts", "file_hash", "hash_of_files", "hashed_files"]
 
 GGUF = "GGUF file"
 """Name of the one file of a base that came as GGUF: its own name does not matter."""
@@ -72,11 +72,6 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, computed once for each path, size, modification time and inode."""
     found = path.stat()
     return _file_hash(path, found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-def reset_hashes() -> None:
-    """Forget the hashes of files."""
-    _file_hash.cache_clear()
 
 
 @lru_cache(maxsize=1024)
