@@ -294,6 +294,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
+            base_files=dict(self.base.files),
             bounds=learn_bounds(self.examples),
             chat_prompts=2 * sum(map(_leads_with_system, self.examples)) >= len(self.examples),
             longest_answer_tokens=max(len(row.answer) for row in rows),

@@ -21,7 +21,7 @@ from ..errors import ConfigurationError, DatasetError, PromptTooLongError
 from ..example import MOST_LEVELS, Message, is_too_deep
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
-from ..local.model.prompts import messages_with_schema, render_prompt
+from ..local.model.prompts import messages_with_schema, render_prompt, require_short
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
@@ -141,14 +141,19 @@ def prompt_ids(
     schema: Mapping[str, Any] | None,
     *,
     date: str | None = None,
+    context_window: int | None = None,
 ) -> list[int]:
     """Token ids of the prompt, as in training: by the chat template, the schema in the system message.
 
-    ``date``: as for ``render_prompt``. Raises ConfigurationError without messages, and as ``trained_messages``.
+    ``date``: as for ``render_prompt``. Raises ConfigurationError without messages, and as ``trained_messages``;
+    PromptTooLongError for texts that cannot fit into ``context_window``, before they are tokenised.
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    return render_prompt(tokenizer, trained_messages(messages, schema), date=date)
+    trained = trained_messages(messages, schema)
+    if context_window is not None:
+        require_short((message["content"] for message in trained), context_window)
+    return render_prompt(tokenizer, trained, date=date)
 
 
 def trained_messages(

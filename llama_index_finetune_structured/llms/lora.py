@@ -24,9 +24,10 @@ from typing_extensions import Self
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
-from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
+from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
+from ..local.model.prompts import require_short
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve, schema_room
@@ -148,9 +149,9 @@ class LoraLLM(StructuredAnswersLLM):
             **kwargs: Attributes of the class; they override those of training.
 
         Raises:
-            ConfigurationError: The folder is not such an export.
+            ConfigurationError: The folder is not such an export, or a file in it was changed since.
         """
-        return cls(**{**_settings_of(read_folder_card(Path(folder))), "base_model": str(folder), **kwargs})
+        return cls(**{**_settings_of(read_merged_card(Path(folder))), "base_model": str(folder), **kwargs})
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the weights. The copy loads them on first use."""
@@ -303,7 +304,13 @@ class LoraLLM(StructuredAnswersLLM):
         return self._call(self._prompt(messages, schema), options, schema)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
-        return prompt_ids(self._loaded.tokenizer, messages, schema, date=self._prompt_date)
+        return prompt_ids(
+            self._loaded.tokenizer,
+            messages,
+            schema,
+            date=self._prompt_date,
+            context_window=self._context_window,
+        )
 
     def _completion_call(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> LocalCall:
         """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
@@ -313,6 +320,7 @@ class LoraLLM(StructuredAnswersLLM):
             return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         options = self._options(kwargs)
         require_encodable(prompt, "the prompt")
+        require_short([prompt], self._context_window)
         ids = encode_parts(self._loaded.tokenizer, [(prompt, False)])
         return self._call(ids, options, request_schema(options.response_format))
 

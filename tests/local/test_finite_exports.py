@@ -17,8 +17,9 @@ from llama_index_finetune_structured.local.export import export_adapter
 from llama_index_finetune_structured.local.export.gguf_adapter import save_adapter_gguf
 from llama_index_finetune_structured.local.export.gguf_model import TYPES, _cast, save_gguf
 from llama_index_finetune_structured.local.export.merged import merged_model, save_merged
-from llama_index_finetune_structured.local.model.adapter import WEIGHTS, read_card
+from llama_index_finetune_structured.local.model.adapter import read_card
 from llama_index_finetune_structured.local.model.base_models import BaseModelFiles, resolve
+from llama_index_finetune_structured.local.model.lora_files import WEIGHTS
 from tests import exporting
 
 NOT_FINITE = [float("nan"), float("inf"), -float("inf")]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigurationError
-from ...files import read_json
-from ..model.adapter import WEIGHTS, read_card
+from ..model.adapter import read_card
 from ..model.base_models import BaseModelFiles, context_window, gguf_source, resolve
+from ..model.lora_files import WEIGHTS, read_lora_config
 
 __all__ = ["SERVERS", "ServingCommand", "serving_commands"]
 
@@ -74,7 +74,7 @@ def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, Ser
 
 def _of_adapter(adapter: Path, name: str) -> dict[str, ServingCommand]:
     base = resolve(read_card(adapter).base_model)
-    rank = int(read_json(adapter / "adapter_config.json")["r"])
+    rank = read_lora_config(adapter).r
     source, window = gguf_source(base), context_window(base)
     named = f"{name}={adapter.resolve()}"
     lora = ("--enable-lora", "--lora-modules", named, "--max-lora-rank", str(_vllm_rank(rank)))
