@@ -17,10 +17,9 @@ from ..llms.exported import open_export
 from ..llms.lora import LoraLLM
 from ..local.export import FORMATS, export_adapter
 from ..local.export.serving import serving_commands
-from ..local.model.adapter import find_adapter
+from ..local.model.adapter import find_adapter, read_card
 from .command import Result, command
 from .schema_option import SchemaOption, answer_class
-from .trained import require_readable
 
 __all__ = ["export", "register"]
 
@@ -51,7 +50,7 @@ def export(
     prompts, and their answers are compared field by field.
     """
     adapter = find_adapter(model)
-    require_readable(adapter)
+    read_card(adapter)  # a damaged adapter is an error before the examples are read
     examples = (
         None if check is None else list(FinetuneDataset.load(check))
     )  # an error before anything is written

@@ -169,9 +169,8 @@ class LoraFinetuneEngine(FinetuneEngine):
             return
         rows, validation = self._training_rows()
         with self._locked(processes):
-            if not processes.any(
-                self._run.is_finished()
-            ):  # another process may have held the lock, and finished
+            # Another process may have held the lock, and finished.
+            if not processes.any(self._run.is_finished()):
                 self._train(processes, rows, validation)
 
     def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:

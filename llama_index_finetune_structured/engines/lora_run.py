@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigurationError
 from ..files import write_json
 from ..local.model.adapter import read_card
-from ..local.train.checksums import file_sha256, read_checked_json, with_checksum
+from ..local.model.base_files import file_sha256
+from ..local.train.checksums import read_checked_json, with_checksum
 
 if TYPE_CHECKING:
     from ..local.train.trainer import TrainingLog

@@ -273,7 +273,7 @@ async def test_journals_of_calls_and_answers_hold_no_key(
     async def make() -> dict[str, Any]:
         return {"text": (await llm.acomplete("x")).text}
 
-    calls = {"a": LlmCall("subject", {}, make)}
+    calls = {"a": LlmCall(None, "subject", {}, make)}
     journal = LlmCalls(tmp_path / "calls.jsonl", CallPolicy(attempts=1))
     await journal.run(calls, retry_failed=False, description="", show_progress=False)
     assert len(journal.failures(calls)) == 1

@@ -85,8 +85,8 @@ def test_a_converted_file_of_other_content_is_refused_with_the_folder_to_remove(
 
 def test_what_killed_conversions_left_is_removed_by_the_next(source: Path, cache: Path) -> None:
     left = cache / ".unfinished-abc"
-    left.mkdir(parents=True)
-    (left / "model.safetensors").write_bytes(b"half")
+    (left / "new" / "abc").mkdir(parents=True)
+    (left / "new" / "abc" / "model.safetensors").write_bytes(b"half")
     resolve(source)
     assert not left.exists()
 

@@ -432,8 +432,7 @@ def test_a_finished_run_with_damaged_weights_has_not_succeeded(run: Run) -> None
     assert engine.get_current_job().status == "succeeded"
     weights = run.adapter / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ConfigurationError, match=WEIGHTS):
-        engine.get_current_job()
+    assert engine.get_current_job().status == "resumable"
 
 
 def test_the_card_says_what_each_file_of_the_base_and_the_adapter_was(run: Run) -> None:

@@ -265,7 +265,7 @@ def _query(
 
     metadata = {"query": question.text, "node_id": question.node_id, "document_id": question.document_id}
     own = _known(hashes, [question.document_id])
-    return LlmCall(question.text, {**metadata, "documents": own}, make)
+    return LlmCall(query_engine, question.text, {**metadata, "documents": own}, make)
 
 
 def _known(hashes: Mapping[str, str], documents: Iterable[str | None]) -> dict[str, str]:

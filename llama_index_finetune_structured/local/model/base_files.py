@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import ConfigurationError
 from .reading import read_small_json
 
-__all__ = ["GGUF", "differing_parts", "file_hash", "hash_of_files", "hashed_files"]
+__all__ = ["GGUF", "differing_parts", "file_hash", "file_sha256", "hash_of_files", "hashed_files"]
 
 GGUF = "GGUF file"
 """Name of the one file of a base that came as GGUF: its own name does not matter."""
@@ -76,6 +76,11 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _file_hash(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
+    return file_sha256(path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read anew. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ...files import remove_leftovers, replacing_folder
+from ..model.base_files import file_sha256
 from ..model.finite import not_finite
-from .checksums import file_sha256, read_checked_json, with_checksum
+from .checksums import read_checked_json, with_checksum
 
 if TYPE_CHECKING:
     import torch

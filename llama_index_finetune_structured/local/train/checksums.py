@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ...example import content_hash
 from ...files import read_json
 
-__all__ = ["file_sha256", "read_checked_json", "with_checksum"]
+__all__ = ["read_checked_json", "with_checksum"]
 
 _KEY = "sha256"
 
@@ -30,12 +29,3 @@ def read_checked_json(path: Path) -> dict[str, Any]:
     if checksum != content_hash(value):
         raise ValueError("its content does not match its checksum")
     return value
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
