@@ -37,6 +37,7 @@ T = TypeVar("T")
 FailureKind = Literal["permanent", "transient", "unknown"]
 
 _ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out
+_MOST_ROWS = 10_000  # chosen: OpenAI's longest page of files; a listing that never ends, ends here
 _LONGEST_RETRY_AFTER_S = 120.0  # chosen: a longer Retry-After header is not followed
 
 _HINTS = (
@@ -81,12 +82,15 @@ class SdkFailure:
 
 def read_failure(error: Exception) -> SdkFailure:
     """Classify an error raised by the ``openai`` SDK, or by reading its reply."""
+    import httpx
     import openai
 
     if isinstance(error, openai.APIStatusError):
         return _status_failure(error)
     text = f"{type(error).__name__}: {error}"
     cause = error.__cause__
+    if isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout)):  # nothing was sent
+        return SdkFailure("transient", f"{text} ({type(cause).__name__}: {cause})")
     if isinstance(error, openai.APIConnectionError) and cause is not None:
         text = f"{text} ({type(cause).__name__}: {cause})"
     return SdkFailure("unknown", text)
@@ -216,7 +220,7 @@ def require_id(reply: Any, what: str) -> Any:
 
 
 def read_rows(
-    request: Callable[[], Any], what: str, *, most: int | None = None, with_ids: bool = True
+    request: Callable[[], Any], what: str, *, most: int = _MOST_ROWS, with_ids: bool = True
 ) -> list[Any]:
     """The rows of the listing that ``request`` returns, of all pages or the first ``most``.
 
@@ -235,7 +239,7 @@ def read_rows(
                 break
             ends.add(end)
             rows += page.data
-            if most is not None and len(rows) >= most:
+            if len(rows) >= most:
                 break
     except AttributeError as error:  # an HTML page, which the SDK returns as text
         raise ValueError(f"the reply is no list of {what}") from error

@@ -17,7 +17,7 @@ from .providers import normal_status
 if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob
 
-__all__ = ["current_job", "follow", "raise_unless_succeeded", "recorded"]
+__all__ = ["cancel_job", "current_job", "follow", "raise_unless_succeeded", "recorded"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,23 @@ def current_job(service: Service, job_id: str) -> FineTuningJob:
     job: FineTuningJob = service.call(
         f"looking up job {job_id}", lambda: require_id(jobs.retrieve(job_id), "job")
     )
+    return job
+
+
+def cancel_job(service: Service, job_id: str) -> FineTuningJob:
+    """Ask the provider to stop the job, and return it; a job that has ended is returned unchanged.
+
+    Raises EngineError where the provider does not stop a running job.
+    """
+    jobs = service.client.fine_tuning.jobs
+    try:
+        job: FineTuningJob = service.call(
+            f"cancelling job {job_id}", lambda: require_id(jobs.cancel(job_id), "job")
+        )
+    except EngineError:
+        job = current_job(service, job_id)
+        if normal_status(job.status) == "running":
+            raise
     return job
 
 
