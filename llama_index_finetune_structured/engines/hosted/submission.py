@@ -39,7 +39,7 @@ __all__ = ["keep_one", "submit", "upload"]
 
 logger = logging.getLogger(__name__)
 
-_NEWEST_JOBS = 1000  # chosen: jobs listed beside those with the key, ten pages of 100
+_MOST_JOBS = 1000  # chosen: jobs of one listing, ten pages of 100
 _FILE_READY = {"processed", "succeeded", "ready", "active"}
 _FILE_BAD = {"error", "failed", "deleted"}
 
@@ -227,8 +227,9 @@ def _jobs(service: Service, run: Run) -> list[FineTuningJob]:
 
     def listed() -> list[FineTuningJob]:
         jobs = service.client.fine_tuning.jobs
-        by_key = read_rows(partial(jobs.list, limit=100, metadata={KEY_NAME: run.key}), "jobs")
-        newest = read_rows(partial(jobs.list, limit=100), "jobs", most=_NEWEST_JOBS)
+        with_key = partial(jobs.list, limit=100, metadata={KEY_NAME: run.key})
+        by_key = read_rows(with_key, "jobs", most=_MOST_JOBS)
+        newest = read_rows(partial(jobs.list, limit=100), "jobs", most=_MOST_JOBS)
         return list({job.id: job for job in (*by_key, *newest)}.values())
 
     return service.call("searching for the job before submitting it", listed)
