@@ -30,7 +30,7 @@ class OddProvider(OpenAIServer):
     """Truth: ``makers``, who asked for each job; ``wrongs``, requests that nobody may send.
 
     ``caller``: (machine, settings) of the process that sends requests now. ``job_fault``: what goes wrong with the next
-    job request. ``kill_at``: the step, a request or a write of the journal, before or after which the process is killed.
+    job request. ``kill_at``: the step, a request or a write of the journal, at which the process is killed.
     """
 
     def __init__(self, clock: FakeClock, metadata: str, listing: str, late_s: float) -> None:

@@ -164,7 +164,11 @@ class Service:
     def failure(self, error: Exception) -> SdkFailure:
         """The classified error, with the key masked in its message."""
         failure = read_failure(error)
-        return replace(failure, message=failure.message.replace(self.key.get_secret_value(), "***"))
+        return replace(failure, message=self.masked(failure.message))
+
+    def masked(self, text: str) -> str:
+        """The text with the key masked: providers echo it in messages."""
+        return text.replace(self.key.get_secret_value(), "***")
 
     def explain(self, doing: str, error: Exception) -> EngineError:
         """The error as an EngineError with a hint, with the key masked."""

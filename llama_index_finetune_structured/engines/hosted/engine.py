@@ -228,7 +228,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         """
         journal, run = self._submitted()
         job = current_job(self._service, str(run.job_id))
-        recorded(journal, run, job)
+        recorded(self._service, journal, run, job)
         return job
 
     def wait(self, timeout_s: float | None = None) -> FineTuningJob:
@@ -290,7 +290,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         """
         journal, run = self._submitted()
         job = cancel_job(self._service, str(run.job_id))
-        recorded(journal, run, job)
+        recorded(self._service, journal, run, job)
         return job
 
     def metrics(self) -> list[dict[str, float]]:

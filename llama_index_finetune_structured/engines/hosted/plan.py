@@ -121,7 +121,7 @@ def open_run(plan: JobPlan, service: Service, journal: RunJournal, files: list[T
             f"{journal.folder}: holds another run (other data, model or settings); give another output_dir"
         )
     if run.job_id is not None:
-        run = recorded(journal, run, current_job(service, run.job_id))
+        run = recorded(service, journal, run, current_job(service, run.job_id))
         if normal_status(run.status) in DEAD:
             run = run.next_attempt()
     # A run in phase "submitting" may have a job already, under its present key: that key must stay.
@@ -145,7 +145,7 @@ def attach_run(plan: JobPlan, service: Service, journal: RunJournal | None, job_
             raise ConfigurationError(
                 f"{journal.folder}: holds the run of job {run.job_id}; give another output_dir"
             )
-        recorded(journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
+        recorded(service, journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
     return journal
 
 
