@@ -54,8 +54,9 @@ def has_key(job: Any, run: Run) -> bool:
 
 def attempt_of(job: Any, run: Run) -> int | None:
     """The number of the run's attempt that requested the job, or None where the job is not provably the run's."""
-    own, _, number = (_key(job) or "").rpartition("-")
-    return int(number) if own and own == run.key.rpartition("-")[0] and number.isdecimal() else None
+    own = run.key.rpartition("-")[0]
+    found = re.fullmatch(rf"{re.escape(own)}-(\d{{1,9}})", _key(job) or "", re.ASCII)
+    return int(found[1]) if found and own else None
 
 
 def own_jobs(jobs: Iterable[FineTuningJob], run: Run) -> list[FineTuningJob]:

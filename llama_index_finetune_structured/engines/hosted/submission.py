@@ -183,12 +183,14 @@ def _question(
     excluded = {*run.known_job_ids, *_claimed(journal, run)}
     alike = [job for job in jobs if job.id not in excluded and agrees(job, request)]
     listed = "".join(f"\n  {described(job)}" for job in alike)
-    follow = f"\nTo follow one of them: start_job_id='{alike[0].id}'" if alike else ""
-    where = f", output_dir={str(journal.folder)!r}." if alike else ""
-    found = "These jobs at the provider may be its job:" if alike else "No job that may be its job is listed."
+    found = "No job that may be its job is listed."
+    if alike:
+        job_id = alike[0].id if len(alike) == 1 else "..."
+        follow = f"To follow it: start_job_id={job_id!r}, output_dir={str(journal.folder)!r}."
+        found = f"These jobs at the provider may be its job:{listed}\n{follow}"
     return EngineError(
         f"{journal.folder}: whether the job was made is unknown. The request was sent and its outcome is not known: "
-        f"{reason}. No job carries this run's key. {found}{listed}{follow}{where}\n"
+        f"{reason}. No job carries this run's key. {found}\n"
         "If it may appear later: call finetune() again, which searches and sends nothing.\n"
         "If none is this run's job: create the engine with resubmit=True, and finetune() sends the request again."
     )
