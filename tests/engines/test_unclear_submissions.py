@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,19 @@ def test_values_of_extra_body_are_in_no_file_and_no_output(
     attached = OpenAIFinetuneEngine.from_run(engine.output_dir, api_key=server.key, timeouts=timeouts)
     attached.finetune()
     assert len(server.jobs) == 1
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_value_of_extra_body_that_a_provider_echoes_is_masked(
+    status: int, make: Any, server: OpenAIServer
+) -> None:
+    echo = Reply(status, {"error": {"message": f"tier standard: no access with {SECRET}"}})
+    server.fault("POST", JOBS, "reply", reply=echo)
+    engine = make(extra_body={"wandb": [{"api_key": SECRET}], "tier": "standard"})
+    with pytest.raises(EngineError, match=r"tier standard: no access with \*\*\*") as caught:
+        engine.finetune()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in (engine.output_dir / "run.json").read_text()
 
 
 def test_to_submit_again_from_a_journal_extra_body_must_be_passed(

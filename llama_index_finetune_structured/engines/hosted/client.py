@@ -134,13 +134,17 @@ def _retry_after_s(error: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Service:
-    """A provider's profile, address, key and SDK client. The key is in no repr and no error."""
+    """A provider's profile, address, key and SDK client. The key is in no repr and no error.
+
+    ``secrets``: other texts that no error may show.
+    """
 
     provider: Provider
     api_base: str
     timeouts: Timeouts
     key: SecretStr
     client: openai.OpenAI = field(repr=False)
+    secrets: tuple[SecretStr, ...] = ()
 
     def call(self, doing: str, request: Callable[[], T]) -> T:
         """Run a repeatable ``request``, with retries; ``doing`` names it in errors.
@@ -167,20 +171,29 @@ class Service:
         return replace(failure, message=self.masked(failure.message))
 
     def masked(self, text: str) -> str:
-        """The text with the key masked: providers echo it in messages."""
-        return text.replace(self.key.get_secret_value(), "***")
+        """The text with the key and the secrets masked: providers echo them in messages."""
+        for secret in (self.key, *self.secrets):
+            text = text.replace(secret.get_secret_value(), "***")
+        return text
 
     def explain(self, doing: str, error: Exception) -> EngineError:
         """The error as an EngineError with a hint, with the key masked."""
         return self.failure(error).error(doing)
 
     def safe_cause(self, error: Exception) -> Exception | None:
-        """The SDK's error as a cause to chain, or None where a provider echoed the key in it."""
+        """The SDK's error as a cause to chain, or None where a provider echoed the key or a secret in it."""
         shown = f"{error}{error.__cause__}{error.__context__}"
-        return None if self.key.get_secret_value() in shown else error
+        return error if self.masked(shown) == shown else None
 
 
-def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
+def connect(
+    provider: Provider,
+    *,
+    api_base: str | None,
+    api_key: str | None,
+    timeouts: Timeouts,
+    secrets: tuple[SecretStr, ...] = (),
+) -> Service:
     """Create the SDK's client, with its own retries off: they would repeat a submission.
 
     Raises ConfigurationError without a key or address, or where ``api_base`` is no address or contains credentials.
@@ -195,7 +208,7 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, ti
     client = openai.OpenAI(
         api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=timeouts.request_s
     )
-    return Service(provider, base, timeouts, key, client)
+    return Service(provider, base, timeouts, key, client, secrets)
 
 
 def sdk_errors() -> tuple[type[Exception], ...]:

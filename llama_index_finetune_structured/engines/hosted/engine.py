@@ -19,7 +19,7 @@ from .client import connect, model_description, read_rows
 from .deprecations import warn_of_sunset
 from .follow import cancel_job, current_job, follow, raise_unless_succeeded, recorded
 from .journal import Run, RunJournal, run_folder
-from .plan import JobPlan, attach_run, checked_settings, open_run
+from .plan import JobPlan, attach_run, checked_settings, open_run, possible_secrets
 from .progress import Progress, metric_rows
 from .providers import normal_status, provider_named
 from .submission import keep_one, submit, upload
@@ -109,7 +109,11 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         self._verbose = verbose
         self._resubmit = resubmit
         self._service = connect(
-            provider_named(provider), api_base=api_base, api_key=api_key, timeouts=timeouts or Timeouts()
+            provider_named(provider),
+            api_base=api_base,
+            api_key=api_key,
+            timeouts=timeouts or Timeouts(),
+            secrets=possible_secrets(settings["extra_body"]),
         )
         self._journal: RunJournal | None = RunJournal(output_dir) if output_dir is not None else None
         if start_job_id is not None:

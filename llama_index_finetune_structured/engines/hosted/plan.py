@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from ...errors import ConfigurationError
 from ...example import Transport, content_hash
 from ..base import Data, named_file
@@ -20,10 +22,11 @@ from .ownership import KEY_NAME
 from .providers import DEAD, JobRequest, normal_status
 from .training_file import TrainingFile, preflight, prepare, transport_of
 
-__all__ = ["JobPlan", "attach_run", "checked_settings", "open_run"]
+__all__ = ["JobPlan", "attach_run", "checked_settings", "open_run", "possible_secrets"]
 
 _MAPPINGS = ("hyperparameters", "extra_body")
 _HASHED = "sha256:"
+_SHORTEST_SECRET = 16  # chosen: keys of services are longer
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,14 @@ def _hashed(value: Any) -> str:
     """The hash of a value; of a hash, itself."""
     is_hash = isinstance(value, str) and re.fullmatch(_HASHED + "[0-9a-f]{64}", value)
     return str(value) if is_hash else _HASHED + content_hash(value)
+
+
+def possible_secrets(value: Any) -> tuple[SecretStr, ...]:
+    """The texts in ``extra_body`` that are long enough to be keys; shorter ones are words, which errors may name."""
+    if isinstance(value, str):
+        return (SecretStr(value),) if len(value) >= _SHORTEST_SECRET else ()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return tuple(secret for part in parts for secret in possible_secrets(part))
 
 
 def checked_settings(**settings: Any) -> dict[str, Any]:

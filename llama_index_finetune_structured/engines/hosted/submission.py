@@ -145,15 +145,17 @@ def _create(service: Service, journal: RunJournal, run: Run, request: JobRequest
             return _checked(created, journal, run, request)
         except sdk_errors() as error:
             failure = service.failure(error)
-            if failure.kind == "unknown":
-                logger.warning("submitting: %s; searching for the job", failure.message)
-                return _found(service, journal, run, request, failure.message)
-            if failure.kind == "permanent" or clock.now_s() >= deadline_s:
+            is_over = failure.kind == "transient" and clock.now_s() >= deadline_s
+            if failure.kind == "permanent" or is_over:
                 explained = service.explain("submitting the fine-tuning job", error)
                 journal.write(run.but(error=str(explained), phase="refused"))
                 raise explained from service.safe_cause(error)
-            logger.warning("submitting: %s; trying again", failure.message)
-            clock.sleep(pause_s if failure.retry_after_s is None else failure.retry_after_s)
+        # Outside the handler: the SDK's error may show the key, and is no context of an error from here on.
+        if failure.kind == "unknown":
+            logger.warning("submitting: %s; searching for the job", failure.message)
+            return _found(service, journal, run, request, failure.message)
+        logger.warning("submitting: %s; trying again", failure.message)
+        clock.sleep(pause_s if failure.retry_after_s is None else failure.retry_after_s)
     raise AssertionError("backoff_s never ends")
 
 
