@@ -48,8 +48,8 @@ class Timeouts:
         submit_s: One submission, its retries included.
         request_s: One HTTP request.
         poll_s: Longest pause between two requests for a job's state.
-        settle_s: After a submission whose outcome is unknown, the longest time the job may take to appear in
-            the provider's list before it is submitted again.
+        settle_s: After a submission whose outcome is unknown, the longest time for which ``finetune()`` searches the
+            provider's list for the job before it asks.
         clock: What measures time and pauses: the system's clock; tests pass their own.
 
     Raises:

@@ -228,14 +228,28 @@ ECHOES = [
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-@pytest.mark.parametrize("where", ["submitting", "following", "cancelling"])
+@pytest.mark.parametrize(
+    ("where", "methods"),
+    [
+        ("submitting", "POST"),
+        ("submitting", "GET POST"),
+        ("following", "GET POST"),
+        ("cancelling", "GET POST"),
+    ],
+)
 def test_a_provider_that_echoes_the_key_is_not_passed_on(
-    echo: Reply, where: str, engine: OpenAIFinetuneEngine, openai_server: OpenAIServer, tmp_path: Path
+    echo: Reply,
+    where: str,
+    methods: str,
+    engine: OpenAIFinetuneEngine,
+    openai_server: OpenAIServer,
+    tmp_path: Path,
 ) -> None:
     if where != "submitting":
         engine.finetune()
-    for method in ("GET", "POST"):
-        openai_server.fault(method, "/v1/(files|fine_tuning).*", "reply", reply=echo, times=100_000)
+    paths = "/v1/(files|fine_tuning).*" if " " in methods else "/v1/fine_tuning.*"
+    for method in methods.split():
+        openai_server.fault(method, paths, "reply", reply=echo, times=100_000)
     calls = {
         "submitting": engine.finetune,
         "following": lambda: engine.wait(timeout_s=60),

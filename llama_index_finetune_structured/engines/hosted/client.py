@@ -38,6 +38,7 @@ T = TypeVar("T")
 FailureKind = Literal["permanent", "transient", "unknown"]
 
 _ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out
+_MOST_ROWS = 10_000  # chosen: OpenAI's longest page of files; a listing that never ends, ends here
 _LONGEST_RETRY_AFTER_S = 120.0  # chosen: a longer Retry-After header is not followed
 
 _HINTS = (
@@ -82,12 +83,15 @@ class SdkFailure:
 
 def read_failure(error: Exception) -> SdkFailure:
     """Classify an error raised by the ``openai`` SDK, or by reading its reply."""
+    import httpx
     import openai
 
     if isinstance(error, openai.APIStatusError):
         return _status_failure(error)
     text = f"{type(error).__name__}: {error}"
     cause = error.__cause__
+    if isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout)):  # nothing was sent
+        return SdkFailure("transient", f"{text} ({type(cause).__name__}: {cause})")
     if isinstance(error, openai.APIConnectionError) and cause is not None:
         text = f"{text} ({type(cause).__name__}: {cause})"
     return SdkFailure("unknown", text)
@@ -124,20 +128,25 @@ def _code_and_message(error: Any) -> tuple[str, str]:
 
 def _retry_after_s(error: Any) -> float | None:
     try:
-        return min(max(float(error.response.headers["retry-after"]), 0.0), _LONGEST_RETRY_AFTER_S)
+        # In this order the maximum of zero and NaN is zero.
+        return min(max(0.0, float(error.response.headers["retry-after"])), _LONGEST_RETRY_AFTER_S)
     except (KeyError, ValueError):
         return None
 
 
 @dataclass(frozen=True)
 class Service:
-    """A provider's profile, address, key and SDK client. The key is in no repr and no error."""
+    """A provider's profile, address, key and SDK client. The key is in no repr and no error.
+
+    ``secrets``: other texts that no error may show.
+    """
 
     provider: Provider
     api_base: str
     timeouts: Timeouts
     key: SecretStr
     client: openai.OpenAI = field(repr=False)
+    secrets: tuple[SecretStr, ...] = ()
 
     def call(self, doing: str, request: Callable[[], T]) -> T:
         """Run a repeatable ``request``, with retries; ``doing`` names it in errors.
@@ -161,20 +170,32 @@ class Service:
     def failure(self, error: Exception) -> SdkFailure:
         """The classified error, with the key masked in its message."""
         failure = read_failure(error)
-        return replace(failure, message=mask_secrets(failure.message, self.key.get_secret_value()))
+        return replace(failure, message=self.masked(failure.message))
+
+    def masked(self, text: str) -> str:
+        """The text with the key and the secrets masked: providers echo them in messages."""
+        own = (secret.get_secret_value() for secret in (self.key, *self.secrets))
+        return mask_secrets(text, *own)
 
     def explain(self, doing: str, error: Exception) -> EngineError:
         """The error as an EngineError with a hint, with the key masked."""
         return self.failure(error).error(doing)
 
     def safe_cause(self, error: Exception) -> Exception | None:
-        """The SDK's error as a cause to chain, or None where a provider echoed the key in it."""
+        """The SDK's error as a cause to chain, or None where a provider echoed the key or a secret in it."""
         shown = f"{error}{error.__cause__}{error.__context__}"
         mask_error(error)  # it stays the context of the error that is raised
-        return None if mask_secrets(shown) != shown else error
+        return error if self.masked(shown) == shown else None
 
 
-def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
+def connect(
+    provider: Provider,
+    *,
+    api_base: str | None,
+    api_key: str | None,
+    timeouts: Timeouts,
+    secrets: tuple[SecretStr, ...] = (),
+) -> Service:
     """Create the SDK's client, with its own retries off: they would repeat a submission.
 
     Raises ConfigurationError without a key or address, or where ``api_base`` is no address or contains credentials.
@@ -189,7 +210,7 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, ti
     client = openai.OpenAI(
         api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=timeouts.request_s
     )
-    return Service(provider, base, timeouts, key, client)
+    return Service(provider, base, timeouts, key, client, secrets)
 
 
 def sdk_errors() -> tuple[type[Exception], ...]:
@@ -218,7 +239,7 @@ def require_id(reply: Any, what: str) -> Any:
 
 
 def read_rows(
-    request: Callable[[], Any], what: str, *, most: int | None = None, with_ids: bool = True
+    request: Callable[[], Any], what: str, *, most: int = _MOST_ROWS, with_ids: bool = True
 ) -> list[Any]:
     """The rows of the listing that ``request`` returns, of all pages or the first ``most``.
 
@@ -237,7 +258,7 @@ def read_rows(
                 break
             ends.add(end)
             rows += page.data
-            if most is not None and len(rows) >= most:
+            if len(rows) >= most:
                 break
     except AttributeError as error:  # an HTML page, which the SDK returns as text
         raise ValueError(f"the reply is no list of {what}") from error
