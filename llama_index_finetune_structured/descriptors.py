@@ -15,6 +15,7 @@ except ImportError:  # pragma: no cover - Windows: nothing is locked
 
 __all__ = ["kind_of", "lock", "open_regular", "read_text_file", "require_regular", "write_all"]
 
+_BLOCK_BYTES = 1 << 20
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -63,11 +64,15 @@ def read_text_file(path: Path, *, max_bytes: int) -> str:
     the memory.
     """
     with open_regular(path) as file:
-        too_large = os.fstat(file.fileno()).st_size > max_bytes
-        content = b"" if too_large else file.read(max_bytes + 1)
-    if too_large or len(content) > max_bytes:
+        left = 0 if os.fstat(file.fileno()).st_size > max_bytes else max_bytes + 1
+        blocks: list[bytes] = []
+        # In blocks, as read(n) takes n bytes of memory at once.
+        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+            blocks.append(block)
+            left -= len(block)
+    if not left:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes, expected fewer", str(path))
-    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return b"".join(blocks).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_all(descriptor: int, data: bytes) -> None:

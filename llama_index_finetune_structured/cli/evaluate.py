@@ -63,9 +63,9 @@ def evaluate(
         "limit": limit,
         "schema": None if output_cls is None else schema or output_cls.__name__,
     }
+    training_log = loss_curve_of(run)  # a damaged one is an error before answers are generated
     with locked_folder(output):
         _require_same_evaluation(output / "scorecard.json", settings)
-        training_log = loss_curve_of(run)  # a damaged one is an error before answers are generated
         say(f"{counted(len(examples), 'example')}, {counted(len(systems), 'model')}")
         card = compare(
             systems,

@@ -181,7 +181,7 @@ def test_secrets_of_extra_body_are_sent_and_not_stored(tmp_path: Path) -> None:
     assert request.json()["tenant"] == body["tenant"]
     stored = (tmp_path / "run/run.json").read_text()
     assert "plain-words" not in stored
-    assert '"tier": "batch"' in stored
+    assert '"tier": "sha256:' in stored
 
 
 def test_nothing_of_a_whole_gradient_run_shows_the_token(

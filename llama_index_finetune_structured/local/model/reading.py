@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...descriptors import read_text_file
 from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
 
 __all__ = [
@@ -58,12 +59,8 @@ def is_panic(error: BaseException) -> bool:
 
 def read_small_json(path: Path) -> dict[str, Any]:
     """A JSON object of at most 64 MiB. Raises OSError, or ValueError for anything else."""
-    with path.open("rb") as file:
-        content = file.read(_CARD_BYTES + 1)
-    if len(content) > _CARD_BYTES:
-        raise ValueError(f"is larger than {_CARD_BYTES >> 20} MiB")
     try:
-        value = json.loads(content)
+        value = json.loads(read_text_file(path, max_bytes=_CARD_BYTES))
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     if not isinstance(value, dict):
