@@ -42,7 +42,10 @@ _SETTING = re.compile(
     r"(?i)^key$|(?:api|access|secret|private|account|auth|subscription|master|signing|encryption|functions|x)[-_]?key$"
     r"|token|secret|passw(?:or)?d|passphrase|authorization|^auth$|cookie|credential|signature|^sig$"
 )
-_NUMBERS = re.compile(r"(?i)tokens$|max.*token|token.*(?:count|limit|id)")  # max_tokens and the like
+_OF_TEXT = re.compile(  # settings of a model's tokens: max_tokens, eos_token, tokenizer
+    r"(?i)tokens$|tokeniz|max.*token|token.*(?:count|limit|id|budget|length|type)"
+    r"|(?:bos|eos|pad|stop|unk|sep|cls|mask|end|start|special)[-_]?token$"
+)
 
 _REQUESTS = ("request", "_request", "response")  # attributes of the HTTP clients' errors
 
@@ -68,7 +71,7 @@ def remember_secret(value: str | SecretStr | None) -> None:
 
 def is_secret_setting(name: object) -> bool:
     """Whether a header or setting of this name holds a secret, such as ``Authorization`` or ``api_key``."""
-    return isinstance(name, str) and bool(_SETTING.search(name)) and not _NUMBERS.search(name)
+    return isinstance(name, str) and bool(_SETTING.search(name)) and not _OF_TEXT.search(name)
 
 
 def remember_secrets_in(settings: Any, *, secret: bool = False) -> None:
