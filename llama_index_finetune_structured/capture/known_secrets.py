@@ -7,15 +7,18 @@ kept, in memory alone, and replaced in each form that a request or an error give
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
 from pydantic import SecretStr
+
+from ..example import MOST_LEVELS
 
 __all__ = [
     "environment_secrets",
@@ -39,11 +42,21 @@ _SETTING = re.compile(
     r"(?i)^key$|(?:api|access|secret|private|account|auth|subscription|master|signing|encryption|functions|x)[-_]?key$"
     r"|token|secret|passw(?:or)?d|passphrase|authorization|^auth$|cookie|credential|signature|^sig$"
 )
-_NUMBERS = re.compile(r"(?i)tokens$|max.*token|token.*(?:count|limit|id)")  # max_tokens and the like
+_OF_TEXT = re.compile(  # settings of a model's tokens: max_tokens, eos_token, tokenizer
+    r"(?i)tokens$|tokeniz|max.*token|token.*(?:count|limit|id|budget|length|type)"
+    r"|(?:bos|eos|pad|stop|unk|sep|cls|mask|end|start|special)[-_]?token$"
+)
 
 _REQUESTS = ("request", "_request", "response")  # attributes of the HTTP clients' errors
 
-_given: dict[str, None] = {}  # in the order of their last use
+_WORD = re.compile(
+    r"[a-z-]{,12}|[A-Z-]{,12}"
+)  # "ollama", "not-needed": what stands for a key, or is a poor one
+
+_ARGUMENTS: Any = BaseException.args  # as some classes forbid to set attributes
+
+_given: dict[str, int] = {}  # with the number of their last use
+_uses = itertools.count()
 
 
 def remember_secret(value: str | SecretStr | None) -> None:
@@ -51,15 +64,14 @@ def remember_secret(value: str | SecretStr | None) -> None:
     plain = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(plain, str) or len(plain) < _SHORTEST_GIVEN:
         return
-    _given.pop(plain, None)
-    _given[plain] = None
+    _given[plain] = next(_uses)  # at no time absent, as other threads may be masking
     while len(_given) > _MOST:
-        _given.pop(next(iter(_given)), None)
+        _given.pop(min(list(_given.items()), key=lambda item: item[1])[0], None)
 
 
 def is_secret_setting(name: object) -> bool:
     """Whether a header or setting of this name holds a secret, such as ``Authorization`` or ``api_key``."""
-    return isinstance(name, str) and bool(_SETTING.search(name)) and not _NUMBERS.search(name)
+    return isinstance(name, str) and bool(_SETTING.search(name)) and not _OF_TEXT.search(name)
 
 
 def remember_secrets_in(settings: Any, *, secret: bool = False) -> None:
@@ -101,23 +113,56 @@ def environment_secrets() -> set[str]:
 
 def mask_secrets(text: str, *more: str) -> str:
     """The text with ``[KEY]`` for each remembered value, the environment's and ``more``, in whatever encoding."""
-    return mask_remembered(text, *environment_secrets(), *more)
+    return _masked(text, {*_given, *environment_secrets(), *more})
 
 
-def mask_remembered(text: str, *more: str) -> str:
-    """``mask_secrets`` without the environment, which takes a while to read."""
-    values = frozenset((*_given, *more))
-    return _pattern(values).sub(MARK, text) if values and text else text
+def mask_remembered(text: str) -> str:
+    """``mask_secrets`` without the environment, which takes a while to read, and without words, which rows may have."""
+    return _masked(text, [value for value in list(_given) if not _forms_of(value).is_word])
+
+
+class _Forms(NamedTuple):
+    plain: frozenset[str]
+    folded: frozenset[str]
+    encoded: frozenset[str]
+    is_word: bool
+
+    def are_in(self, text: str, folded: str) -> bool:
+        """Whether one is; much faster than a pattern of all forms of all values."""
+        return any(form in folded for form in self.folded) or any(form in text for form in self.encoded)
+
+
+def _masked(text: str, values: Iterable[str]) -> str:
+    folded = text.casefold()
+    present = frozenset(value for value in values if value and _forms_of(value).are_in(text, folded))
+    return _pattern(present).sub(MARK, text) if present else text
+
+
+@lru_cache(maxsize=4 * _MOST)
+def _forms_of(value: str) -> _Forms:
+    plain = frozenset(_forms(value))
+    folded = frozenset(form.casefold() for form in plain)
+    return _Forms(plain, folded, frozenset(_base64_forms(value)), bool(_WORD.fullmatch(value)))
 
 
 @lru_cache(maxsize=8)
 def _pattern(values: frozenset[str]) -> re.Pattern[str]:
     """Matches every form of every value; the longest first, as one may contain another."""
-    plain = {form for value in values for form in _forms(value)}
-    encoded = {form for value in values for form in _base64_forms(value)}
-    alternatives = [rf"(?i:{_any_of(plain)})\w*"]  # what goes on is a longer secret, not the next word
-    if encoded:
-        alternatives.append(f"[A-Za-z0-9+/_-]*(?:{_any_of(encoded)})[A-Za-z0-9+/_-]*=*")
+    words = {value for value in values if _forms_of(value).is_word}
+    plain = {form for value in values - words for form in _forms_of(value).plain}
+    encoded = {form for value in values for form in _forms_of(value).encoded}
+    alternatives = []
+    if plain:
+        alternatives.append(
+            rf"(?i:{_any_of(plain)})\w*"
+        )  # what goes on is a longer secret, not the next word
+    if words:
+        alternatives.append(rf"(?<![\w-])(?:{_any_of(words)})(?![\w-])")
+    if (
+        encoded
+    ):  # from where its run of characters begins, or from itself: each further start would cost a run's time
+        run = "[A-Za-z0-9+/_-]"
+        alternatives.append(f"(?:(?<!{run}){run}*)?(?:{_any_of(encoded)}){run}*=*")
     return re.compile("|".join(alternatives))
 
 
@@ -144,17 +189,22 @@ def _base64_forms(value: str) -> set[str]:
     return forms
 
 
-def mask_values(value: Any) -> Any:
-    """``mask_secrets`` for every text in nested dicts, lists and tuples; other objects stay as they are."""
+def mask_values(value: Any, levels: int = MOST_LEVELS) -> Any:
+    """``mask_secrets`` for every text in nested dicts, lists and tuples; other objects stay as they are.
+
+    What is deeper than ``levels`` becomes "...".
+    """
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, bytes):
         masked = mask_secrets(value.decode("latin-1"))
         return masked.encode("latin-1") if masked.encode("latin-1", "replace") != value else value
+    if levels == 0 and isinstance(value, dict | list | tuple):
+        return "..."
     if isinstance(value, dict):
-        return {mask_values(key): mask_values(item) for key, item in value.items()}
+        return {mask_values(key): mask_values(item, levels - 1) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(mask_values(item) for item in value)
+        return type(value)(mask_values(item, levels - 1) for item in value)
     return value
 
 
@@ -166,11 +216,14 @@ def mask_error(error: BaseException) -> None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        current.args = mask_values(current.args)
+        _ARGUMENTS.__set__(current, mask_values(_ARGUMENTS.__get__(current)))
         for name, value in list(vars(current).items()):
             if isinstance(value, str | bytes | dict | list | tuple):
                 vars(current)[name] = mask_values(value)
             elif name in _REQUESTS and mask_secrets(shown := repr(value)) != shown:
                 vars(current)[name] = None  # an address that a redirect gave
         pending += [item for item in (current.__cause__, current.__context__) if item is not None]
-        pending += [item for item in getattr(current, "exceptions", ()) if isinstance(item, BaseException)]
+        group = getattr(current, "exceptions", None)  # of an ExceptionGroup, which Python 3.10 has not
+        pending += (
+            [item for item in group if isinstance(item, BaseException)] if isinstance(group, tuple) else []
+        )

@@ -16,14 +16,14 @@ NAME_HINTS = (
 # Names whose value is always a secret. Those that are words of other fields too (a token of a sentence) are ``_WEAK``.
 _STRONG = (
     r"(?:pass(?:word|wd|phrase|code|wort)|kennwort|contrase[ñn]a|mot de passe|(?<![a-z])senha|wachtwoord|пароль|hasło"
-    r"|密码|密碼|パスワード|(?<![a-z])pwd?|api[ _-]?key|access[_-]?key|account[_-]?key|private[_-]?key"
+    r"|密码|密碼|パスワード|(?<![a-z\d/+])pwd?|api[ _-]?key|access[_-]?key|account[_-]?key|private[_-]?key"
     r"|secret[_-]?(?:access[_-]?)?key|(?:signing|encryption|master|subscription|app|application|shared[_-]?access)[_-]?key"
     r"|(?:access|auth|refresh|bearer|bot|session|csrf|id|api|sas|security|secret|personal)[_-]?token|client[_-]?secret"
-    r"|(?:app|api|consumer|signing|webhook|shared)[_-]?secret|credential|connection[_-]?string|_pat(?![a-z]))s?"
+    r"|(?:app|api|consumer|signing|webhook|shared)[_-]?secret|connection[_-]?string|_pat(?![a-z]))s?"
 )
-_WEAK = r"(?:token|secret|authorization|pass)"
+_WEAK = r"(?:token|secret|authorization|pass|credentials?)"
 _QUOTED = r"""(?P<quote>\\?["'`])(?P<quoted>(?:(?!(?P=quote))[^\r\n]){4,512})(?P=quote)"""
-_BARE = r"""(?P<bare>[^\s"'`\\,;{}\[\]()<>&]{6,})(?![(\[])"""
+_BARE = r"""(?P<bare>[^\s"'`\\,;{}\[\]()<>&]{6,})(?![^\s"'`\\,;{}\])<>&])"""
 # Before the value: ":", "=", ":=", "=>", an attribute "value", a tag's end. Loosely, where the value has to look
 # random: "is" of a sentence, a table's bar, spaces, a line's end.
 _BETWEEN = (
@@ -55,14 +55,16 @@ _WORDS = frozenset(
         varchar boolean object array missing invalid incorrect wrong expired changed reset unknown default empty unset
         undefined example placeholder redacted changeme forgotten protected encrypted disabled enabled confirmed
         authentication authorization credentials header bearer basic please cannot should
+        include omit
         """,
     )
 )
 _CODE = re.compile(
-    r"(?:\$|%|\{|<|\*{3}|\.{3}|(?:self|os|sys|settings|config|cfg|args|env|environ|process|options|request|req|ctx"
+    r"(?:[.~]{0,2}/)?(?:[a-z_.-]+\d?/)+[a-z_.-]+\d?$|(?:\$|%|\{|<|\*{3}|\.{3}|(?:self|os|sys|settings|config|cfg|args|env|environ|process|options|request|req|ctx"
     r"|props|this|data|params|input|form|user|row|secrets?|vault|var|local|module|getenv|get_\w+)\."
     r"|[A-Za-z_]+(?:\.[A-Za-z_]+)+$)"
 )
+_MIXED = re.compile(r"\d[^\W\d_]|[^\W\d_]\d")
 _MARK = re.compile(r"\[[A-Z_]+\]$")
 
 
@@ -93,7 +95,7 @@ def _is_secret(value: str, match: re.Match[str]) -> bool:
         return (
             match["name"].isupper()
             or match["option"] is not None
-            or _is_mixed(plain)
+            or _is_mixed(plain.replace("_", ""))
             or bool(_IN_QUERY.search(before))
         )
     return True
@@ -114,12 +116,14 @@ def _is_word(value: str) -> bool:
 
 
 def _looks_random(value: str, shortest: int = 12) -> bool:
-    """Whether the value has letters, digits and no space, and at least ``shortest`` characters."""
+    """Whether the value has ``shortest`` characters, no space, and letters and digits in one of its parts.
+
+    ``COVID-19-related``, ``EU/1/20/1528/001`` and ``tests/test_login.py::test_1`` are no secrets.
+    """
     return (
         len(value) >= shortest
         and not any(char.isspace() or char in "[]" for char in value)
-        and any(char.isdigit() for char in value)
-        and any(char.isalpha() for char in value)
+        and _MIXED.search(value) is not None
         and not _CODE.match(value)
         and re.fullmatch(r"[\d:.TZ+-]+", value) is None
     )

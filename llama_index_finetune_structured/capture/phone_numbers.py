@@ -9,11 +9,12 @@ __all__ = ["redact_phones"]
 
 _GAP = "[ \u00a0\u202f\u2011./-]"
 _BEFORE = r"(?<![\w.+/-])"
+_THREE = r"[2-9]\d\d"
 # With a plus; in American groups; with a trunk or international zero. Other national forms (912 345 678) look as any
 # number does.
 _CANDIDATE = re.compile(
     rf"{_BEFORE}(?P<plus>\+[1-9](?:{_GAP}{{0,2}}[()]{{0,2}}{_GAP}?\d){{6,14}})(?![\w-])"
-    rf"|{_BEFORE}(?P<american>(?:1{_GAP})?(?:\(\d{{3}}\){_GAP}?|\d{{3}}[ .-])\d{{3}}[ .-]\d{{4}})(?![\w-]|\.\d)"
+    rf"|{_BEFORE}(?P<american>(?:1{_GAP})?(?:\({_THREE}\){_GAP}?|{_THREE}[ .-]){_THREE}[ .-]\d{{4}})(?![\w-]|\.\d)"
     rf"|{_BEFORE}(?<!,)(?P<trunk>\(?0\d{{1,5}}\)?(?:{_GAP}\(?\d{{2,}}\)?){{1,5}})(?![\w-])"
 )
 _WORDS = (
@@ -21,14 +22,18 @@ _WORDS = (
     "|fax|call|ring|dial|whatsapp|celular|puh|tlf|tfn|komórka|电话|電話"
 )
 _LABELLED = re.compile(
-    rf"(?i)(?<![a-z])(?P<label>(?:{_WORDS})(?: ?(?:number|no|nr|num)\.?)?\.?\"? ?[:=]? ?\"?)"
+    rf"(?i)(?<![a-z.])(?P<label>(?:{_WORDS})(?: ?(?:number|no|nr|num)\.?)?\.?\"? ?[:=]? ?\"?)"
     rf"(?P<number>\+?\(?\d(?:{_GAP}{{0,2}}[()]?\d){{6,13}})(?![\w-])"
 )
 # With a trunk zero: the larger regions whose numbers begin so. Each further region makes other numbers valid as well.
 _TRUNK_REGIONS = tuple(re.findall(r"\w+", "DE GB FR JP IT AU NL BE CH AT SE IN BR ZA IE FI KR TR CN"))
 # After a word such as "phone" also those without one.
 _REGIONS = (*_TRUNK_REGIONS, *re.findall(r"\w+", "US ES PT PL DK NO CZ GR MX SG HK IL AE HU"))
-_DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*|\d{4}-\d\d?-\d\d?.*")
+# Dates, numbers with two slashes, and lists whose numbers all begin with 0.
+_NO_NUMBER = re.compile(
+    r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*|\d{4}-\d\d?-\d\d?.*|\d+/\d+/.*|0\d+(?:[ ./-]0\d+)+"
+)
+_BESIDE_NUMBER = re.compile(r"\d \||\| \d")  # around one of 640 480 1024 768
 _ENDS = re.compile(r"\d(?!\d)")
 
 
@@ -55,9 +60,12 @@ def _redact_labelled(match: re.Match[str]) -> str:
 def _number_end(match: re.Match[str]) -> int | None:
     """Where the number ends that the match begins with; None where it is no phone number."""
     if match["american"]:
-        return match.end()
-    end = _longest(match[0], _is_possible if match["plus"] else _is_national)
-    return None if end is None else match.start() + end
+        start, end = match.span()
+        around = f"{match.string[max(0, start - 2) : start]}|{match.string[end : end + 2]}"
+        is_listed = match[0].replace(" ", "").isdigit() and _BESIDE_NUMBER.search(around) is not None
+        return None if is_listed else end
+    length = _longest(match[0], _is_possible if match["plus"] else _is_national)
+    return None if length is None else match.start() + length
 
 
 def _longest(candidate: str, is_number: Callable[[str], bool]) -> int | None:
@@ -69,7 +77,7 @@ def _longest(candidate: str, is_number: Callable[[str], bool]) -> int | None:
 def _is_national(number: str) -> bool:
     """Whether a number with a trunk zero is one of a region; dates and short ones are not."""
     digits = sum(char.isdigit() for char in number)
-    return 9 <= digits <= 12 and not _DATE.fullmatch(number) and _is_valid(number, _TRUNK_REGIONS)
+    return 9 <= digits <= 12 and not _NO_NUMBER.fullmatch(number) and _is_valid(number, _TRUNK_REGIONS)
 
 
 def _is_valid(number: str, regions: tuple[str, ...]) -> bool:

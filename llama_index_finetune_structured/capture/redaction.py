@@ -67,13 +67,14 @@ def _is_card(text: str) -> bool:
     return bool(_CARDS.fullmatch(number)) and (sum(digits[0::2]) + sum(doubled)) % 10 == 0
 
 
-_EMAIL = re.compile(r"(?<![\w.%+-])(?!git@)[\w.%+-]{1,64}@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+_EMAIL = re.compile(r"(?<![\w.%+-])(?!git@)[\w.%+-]{1,64}@(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
 _IBAN = re.compile(rf"(?i)(?<![A-Z0-9])(?:{_IBAN_FORMS})(?![A-Z0-9])", re.ASCII)
 _CARD_FORMS = re.compile(
     rf"(?<![\w.-])(?:(?P<groups>\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{1,4}})(?P<tail>{_GAP}\d{{1,3}})?"
     rf"|\d{{4}}{_GAP}\d{{6}}{_GAP}\d{{4,5}}|\d{{13,19}})(?![\w-])"
 )
 _SHORTEST = 7  # characters of the shortest text that any rule matches, such as a@bc.de
+_NO_WORD = re.compile(r"(?=\S*\d)(?=\S*[^\W\d_])\S{12,}")
 _LONGEST_NAMED = (
     512  # characters; chosen: longer values are text, not a secret under a key such as "password"
 )
@@ -111,7 +112,7 @@ def redact_secrets(text: str) -> str:
 def remember_environment() -> None:
     """Have ``redact_secrets`` replace the environment's secrets too; those that may be words are left out."""
     for value in environment_secrets():
-        if is_named_secret("weak", value):
+        if _NO_WORD.fullmatch(value):
             remember_secret(value)
 
 

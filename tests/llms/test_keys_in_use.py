@@ -118,6 +118,10 @@ def test_settings_are_told_from_secrets_by_their_names() -> None:
         "token_count",
         "eos_token_id",
         "temperature",
+        "tokenizer",
+        "eos_token",
+        "stop_token",
+        "thinking_token_budget",
     ]
     assert not any(is_secret_setting(name) for name in others)
     assert without_secret_settings({"a": [{"api_key": "x", "b": 1}]}) == {"a": [{"b": 1}]}
