@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...descriptors import open_regular
 from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
 
 __all__ = [
@@ -21,8 +22,11 @@ __all__ = [
 ]
 
 _CARD_BYTES = 64 << 20  # chosen: a card with a hundred large schemas takes less than one MiB
-_MOST_LAYERS = 4096  # chosen: a model of more layers or experts than any is not built, which would take hours
-_COUNTED = re.compile("layer|expert|block_count")
+_MOST_LAYERS = (
+    1 << 14
+)  # chosen: Doge has that many experts; a model of more is not built, which would take hours
+# Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
+_COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def is_panic(error: BaseException) -> bool:
 
 def read_small_json(path: Path) -> dict[str, Any]:
     """A JSON object of at most 64 MiB. Raises OSError, or ValueError for anything else."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(_CARD_BYTES + 1)
     if len(content) > _CARD_BYTES:
         raise ValueError(f"is larger than {_CARD_BYTES >> 20} MiB")
