@@ -124,6 +124,7 @@ class LoraLLM(StructuredAnswersLLM):
 
     _base: str = PrivateAttr()  # with an absolute path
     _context_window: int = PrivateAttr()
+    _adapter_files: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompt_date: str | None = PrivateAttr(default=None)
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
@@ -134,7 +135,8 @@ class LoraLLM(StructuredAnswersLLM):
         base = resolve(self.base_model)
         self._base = base.name
         if self.adapter is not None:
-            self._prompt_date = read_matching_card(self.adapter, base).prompt_date
+            card = read_matching_card(self.adapter, base)
+            self._prompt_date, self._adapter_files = card.prompt_date, card.files
         self._context_window = context_window(base)
 
     @classmethod
@@ -306,6 +308,11 @@ class LoraLLM(StructuredAnswersLLM):
                 from ..local.generate.loaded_models import load_local_model
             except ImportError as error:
                 raise MissingDependencyError(error.name or "torch", "local", "LoraLLM") from error
+            if self.adapter is not None and read_card(self.adapter).files != self._adapter_files:
+                raise ConfigurationError(
+                    f"{self.adapter}: is another adapter than when this {type(self).__name__} was made, whose bounds "
+                    "and prompts are those of the former: make a new one"
+                )
             self._model = load_local_model(self._base, self.adapter, self.batch_size)
         return self._model
 

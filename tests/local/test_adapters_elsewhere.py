@@ -12,10 +12,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.local.model.adapter import CARD, add_lora, merge_adapter
+from llama_index_finetune_structured.llms.llama_cpp import LlamaCppServer
+from llama_index_finetune_structured.local.export.serving import serving_commands
+from llama_index_finetune_structured.local.model.adapter import (
+    CARD,
+    add_lora,
+    merge_adapter,
+    read_card,
+    write_card,
+)
+from llama_index_finetune_structured.local.model.base_files import file_hash
 from llama_index_finetune_structured.local.model.base_models import BaseModelFiles, load_model
 from llama_index_finetune_structured.local.model.lora_files import ADAPTER_CONFIG, WEIGHTS
 from tests import exporting, tiny
@@ -45,6 +55,21 @@ def test_paths_are_those_of_the_working_folder_in_which_the_llm_was_made(
     (tmp_path / "elsewhere" / "adapter").mkdir()
     expected = LoraLLM.from_adapter(trained / "run")._loaded
     assert all(llm._loaded is expected for llm in (*made, *copies))
+
+
+def test_an_adapter_that_another_training_replaced_before_the_first_call_is_refused(
+    trained: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(trained / "run" / "adapter", adapter)
+    llm = LoraLLM.from_adapter(adapter)
+    card = read_card(adapter)
+    weights = {name: weight * 2 for name, weight in load_file(adapter / WEIGHTS).items()}
+    save_file(weights, adapter / WEIGHTS)
+    write_card(adapter, card, {name: file_hash(adapter / name) for name in (WEIGHTS, ADAPTER_CONFIG)})
+    with pytest.raises(ConfigurationError, match="is another adapter than when this LoraLLM was made"):
+        llm.complete("Describe colour 1.")
+    LoraLLM.from_adapter(adapter).complete("Describe colour 1.", max_new_tokens=2)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, ADAPTER_CONFIG, CARD])
@@ -86,3 +111,9 @@ def test_a_base_that_peft_cannot_adapt_is_a_clear_error() -> None:
     config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=258, state_size=4)
     with pytest.raises(ConfigurationError, match=r"LoRA cannot be added.*Mamba.*Use another base model"):
         add_lora(transformers.AutoModelForCausalLM.from_config(config), rank=4, alpha=8)
+
+
+@pytest.mark.parametrize("use", [serving_commands, LlamaCppServer, LoraLLM.from_adapter, LoraLLM.from_merged])
+def test_a_path_that_the_system_does_not_take_is_a_clear_error(use: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        use("x" * 5000)
