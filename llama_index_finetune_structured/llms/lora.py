@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr
 from typing_extensions import Self
 
 from ..answer_values import class_schema
@@ -41,6 +41,15 @@ if TYPE_CHECKING:
 __all__ = ["LoraLLM"]
 
 _ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
+
+
+def _absolute(path: Path | None) -> Path | None:
+    """The path as it is now: the weights are loaded later, perhaps in another working folder or process."""
+    return None if path is None else path.absolute()
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 class LoraLLM(StructuredAnswersLLM):
@@ -89,10 +98,10 @@ class LoraLLM(StructuredAnswersLLM):
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
 
-    adapter: Path | None = Field(
+    adapter: Annotated[Path | None, AfterValidator(_absolute)] = Field(
         default=None, frozen=True, description="Folder of the adapter; None: base model only."
     )
-    base_model: str = Field(
+    base_model: Annotated[str, BeforeValidator(_as_text)] = Field(
         default=DEFAULT_BASE_MODEL, frozen=True, description="Base model: name, folder, .gguf or hub id."
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
@@ -113,7 +122,9 @@ class LoraLLM(StructuredAnswersLLM):
         default_factory=list, repr=False, description="Schemas of the training rows."
     )
 
+    _base: str = PrivateAttr()  # with an absolute path
     _context_window: int = PrivateAttr()
+    _adapter_files: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompt_date: str | None = PrivateAttr(default=None)
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
@@ -122,8 +133,10 @@ class LoraLLM(StructuredAnswersLLM):
         refuse_unknown_fields(type(self), kwargs)
         super().__init__(**kwargs)
         base = resolve(self.base_model)
+        self._base = base.name
         if self.adapter is not None:
-            self._prompt_date = read_matching_card(self.adapter, base).prompt_date
+            card = read_matching_card(self.adapter, base)
+            self._prompt_date, self._adapter_files = card.prompt_date, card.files
         self._context_window = context_window(base)
 
     @classmethod
@@ -295,7 +308,12 @@ class LoraLLM(StructuredAnswersLLM):
                 from ..local.generate.loaded_models import load_local_model
             except ImportError as error:
                 raise MissingDependencyError(error.name or "torch", "local", "LoraLLM") from error
-            self._model = load_local_model(self.base_model, self.adapter, self.batch_size)
+            if self.adapter is not None and read_card(self.adapter).files != self._adapter_files:
+                raise ConfigurationError(
+                    f"{self.adapter}: is another adapter than when this {type(self).__name__} was made, whose bounds "
+                    "and prompts are those of the former: make a new one"
+                )
+            self._model = load_local_model(self._base, self.adapter, self.batch_size)
         return self._model
 
     def _chat_call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> LocalCall:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -17,7 +20,12 @@ from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.export import export_adapter
 from llama_index_finetune_structured.local.model import converted
 from llama_index_finetune_structured.local.model.base_files import GGUF
-from llama_index_finetune_structured.local.model.base_models import load_model, load_tokenizer, resolve
+from llama_index_finetune_structured.local.model.base_models import (
+    gguf_source,
+    load_model,
+    load_tokenizer,
+    resolve,
+)
 from tests import exporting
 
 pytest.importorskip("gguf", reason="GGUF files are not readable (extra local)")
@@ -81,6 +89,53 @@ def test_a_converted_file_of_other_content_is_refused_with_the_folder_to_remove(
             read(base)
         file.write_bytes(whole)
         read(base)
+
+
+def test_a_file_behind_a_link_of_the_hub_s_cache_is_a_gguf_file_by_the_link_s_name(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
+    blob = shutil.copy(source, tmp_path / "0123abcd")
+    (tmp_path / "model.gguf").symlink_to(blob)
+    base = resolve(tmp_path / "model.gguf")
+    assert gguf_source(base) == tmp_path / "model.gguf"
+    assert resolve(base.name) == base, "as an adapter's card names it"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_who_may_read_the_file_may_read_its_conversion(
+    mode: int, source: Path, cache: Path, tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(source, tmp_path / "x.gguf"))
+    file.chmod(mode)
+    folder = resolve(file).path
+    assert stat.S_IMODE(folder.stat().st_mode) == {0o600: 0o700, 0o640: 0o750, 0o644: 0o755}[mode]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {mode}
+
+
+def test_a_converted_folder_that_a_user_copied_and_changed_is_the_user_s_own(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
+    for manifest in (None, '{"note": "of another program"}'):
+        own = shutil.copytree(resolve(source).path, tmp_path / str(manifest is None))
+        if manifest is not None:
+            (own / "conversion.json").write_text(manifest)
+        with (own / "tokenizer_config.json").open("a") as file:
+            file.write("\n")
+        load_tokenizer(resolve(own))
+        load_model(resolve(own), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("how", ["a file", "a pipe for the lock"])
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_its_setting(
+    how: str, source: Path, cache: Path
+) -> None:
+    if how == "a file":
+        cache.parent.write_text("")
+    else:
+        cache.mkdir(parents=True)
+        os.mkfifo(cache / ".lock")
+    with pytest.raises(ConfigurationError, match="set LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE to a folder"):
+        resolve(source)
 
 
 def test_what_killed_conversions_left_is_removed_by_the_next(source: Path, cache: Path) -> None:

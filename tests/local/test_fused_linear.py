@@ -47,3 +47,15 @@ def test_frozen_bf16_weights_keep_fp32_gradients_for_lora() -> None:
 def test_transposed_layers_keep_their_own_forward() -> None:
     model = add_lora(tiny.model("gpt2"), rank=4, alpha=8)
     assert fuse_lora(model) == 0
+
+
+def test_a_model_may_change_the_output_of_a_fused_layer_in_place() -> None:  # as Gemma 3n does
+    model = add_lora(tiny.model("llama"), rank=4, alpha=8)
+    fuse_lora(model)
+    layer = next(m for name, m in model.named_modules() if name.endswith("q_proj"))
+    inputs = torch.randn(2, 3, 32, requires_grad=True)
+    outputs = layer(inputs)
+    outputs += 1
+    outputs.sum().backward()
+    assert inputs.grad is not None
+    assert inputs.grad.shape == inputs.shape

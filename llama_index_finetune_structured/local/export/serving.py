@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,11 @@ def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, Ser
     if ":" in name or "=" in name:
         raise ConfigurationError(f"name {name!r}: servers use ':' and '=' as separators; leave them out")
     path = Path(model)
-    if path.is_file() and path.suffix == ".gguf":
+    if os.path.isfile(path) and path.suffix == ".gguf":
         return {"llama.cpp": _command("llama.cpp", name, "llama-server", "--model", str(path))}
-    if (path / WEIGHTS).is_file():
+    if os.path.isfile(path / WEIGHTS):
         return _of_adapter(path, name)
-    if (path / "config.json").is_file():
+    if os.path.isfile(path / "config.json"):
         window = context_window(BaseModelFiles(str(path), path, ""))
         return {
             "vllm": _command("vllm", name, *_vllm(path, name, window)),

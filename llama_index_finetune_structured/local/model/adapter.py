@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from .finite import require_finite
 from .lora_files import (
     ADAPTER_CONFIG,
     WEIGHTS,
+    linear_layers,
     read_lora_config,
     read_lora_tensors,
     require_complete,
@@ -110,7 +112,7 @@ def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = No
     """Return the model as a PEFT model with LoRA on all linear layers, the rest frozen (arXiv:2106.09685).
 
     ``upper_layers``: only in that many of the uppermost blocks; None: in all. Raises ConfigurationError where there
-    are fewer.
+    are fewer, or where PEFT does not support the model, such as Mamba.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -123,15 +125,14 @@ def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = No
         fan_in_fan_out=_transposed(model),
         layers_to_transform=upper,
     )
-    with _quiet_peft():
+    with reading("LoRA cannot be added to this base model", "Use another base model"), _quiet_peft():
         return get_peft_model(model, config)
 
 
 def _linear_names(model: Any) -> list[str]:
     """The layer names that peft's "all-linear" stands for: peft rejects a choice of layers beside that word."""
     head = model.get_output_embeddings()
-    kinds = ("Linear", "Conv1D")
-    names = {name for name, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
+    names = {name for name, layer in linear_layers(model) if layer is not head}
     return sorted({name.rpartition(".")[2] for name in names})
 
 
@@ -213,9 +214,9 @@ def adapter_or_none(folder: Path) -> Path | None:
     Raises ConfigurationError for an unfinished run.
     """
     for place in (folder / "adapter", folder):
-        if (place / WEIGHTS).is_file():
+        if os.path.isfile(place / WEIGHTS):  # False, too, where it may not be read
             return place
-    if (folder / "checkpoints").is_dir():
+    if os.path.isdir(folder / "checkpoints"):
         raise ConfigurationError(
             f"{folder}: its training is not finished; run the same training again to resume it"
         )
@@ -244,7 +245,7 @@ def read_card(folder: Path) -> AdapterCard:
     Raises ConfigurationError where it is not an adapter of this package, or its weights or configuration are not
     those that the card was written for.
     """
-    if not (folder / WEIGHTS).is_file():
+    if not os.path.isfile(folder / WEIGHTS):
         raise ConfigurationError(
             f"{folder}: holds no {WEIGHTS}; expected an adapter folder written by finetune()"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from ...descriptors import open_regular
 from ...errors import ConfigurationError
 from .reading import read_small_json
 
@@ -82,7 +83,7 @@ def _file_hash(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, read anew. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

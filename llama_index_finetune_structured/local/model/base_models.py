@@ -62,16 +62,18 @@ def resolve(name: str | Path) -> BaseModelFiles:
     text = str(name)
     if text == DEFAULT_BASE_MODEL:
         return _converted(text, _embedded_gguf())
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return _converted(str(path.resolve()), path)
-    if path.is_dir():
-        return _folder(str(path.resolve()), path.resolve())
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        return _folder(text, _hub_folder(text))
+    with reading(f"base model {text[:200]!r} cannot be read", "Check its path and who may read it"):
+        path = Path(name).expanduser()
+        if path.is_file() and path.suffix.lower() == ".gguf":
+            # Not resolved: what a link of the hub's cache leads to has no suffix.
+            return _converted(str(path.absolute()), path)
+        if path.is_dir():
+            return _folder(str(path.resolve()), path.resolve())
+        if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+            return _folder(text, _hub_folder(text))
     raise ConfigurationError(
         f"base model {text!r}: no such folder or .gguf file, and not a hub id (owner/name). "
-        f"The default that needs no hub is {DEFAULT_BASE_MODEL!r}."
+        f"If it has moved, pass base_model= its path; the default that needs no hub is {DEFAULT_BASE_MODEL!r}."
     )
 
 
@@ -94,7 +96,7 @@ def gguf_source(base: BaseModelFiles) -> Path | None:
     """The GGUF file that a base was de-quantised from; None for a safetensors base."""
     if base.name == DEFAULT_BASE_MODEL:
         return _embedded_gguf()
-    return Path(base.name) if base.name.endswith(".gguf") else None
+    return Path(base.name) if GGUF in base.files else None
 
 
 def context_window(base: BaseModelFiles) -> int:
@@ -131,11 +133,17 @@ def load_tokenizer(base: BaseModelFiles) -> Any:
     """
     transformers = transformers_library()
     _config_json(base)
-    require_unchanged(base.path)
+    _require_unchanged(base)
     with reading(f"base model {base.name!r}: its tokenizer does not load", _MEND):
         tokenizer = transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
         _check_vocabulary(base, tokenizer)
     return tokenizer
+
+
+def _require_unchanged(base: BaseModelFiles) -> None:
+    """Raise ConfigurationError where the folder of a GGUF file is not as it was written; a user's own is the user's."""
+    if GGUF in base.files:
+        require_unchanged(base.path)
 
 
 def _check_vocabulary(base: BaseModelFiles, tokenizer: Any) -> None:
@@ -186,7 +194,7 @@ def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
     Raises ConfigurationError where it does not load, or where weights are missing or not finite.
     """
     _config_json(base)
-    require_unchanged(base.path)
+    _require_unchanged(base)
     with reading(f"base model {base.name!r} does not load", _MEND):
         if (base.path / _GENERATION).is_file():
             read_small_json(base.path / _GENERATION)  # transformers goes on without a damaged one

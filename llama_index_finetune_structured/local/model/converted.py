@@ -18,6 +18,7 @@ from .reading import causal_model, read_small_json, reading, require_buildable, 
 
 __all__ = ["converted_folder", "require_unchanged"]
 
+_CACHE = "LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE"
 _MANIFEST = "conversion.json"  # size and SHA-256 of every other file of the folder
 _LOCK = ".lock"
 
@@ -36,17 +37,15 @@ def converted_folder(gguf: Path, digest: str) -> Path:
 
 def require_unchanged(folder: Path) -> None:
     """Raise ConfigurationError where a file of a converted folder has another content than was written."""
-    if not (folder / _MANIFEST).is_file():
-        return
-    for name, (_, digest) in _manifest(folder).items():
-        if file_hash(folder / name) != digest:
-            raise ConfigurationError(
-                f"{folder / name}: is not what was written there: remove the folder {folder}, and it is made again"
-            )
+    mend = f"remove the folder {folder}, and it is made again"
+    with reading(f"{folder}: cannot be read", mend):
+        for name, (_, digest) in _manifest(folder).items():
+            if file_hash(folder / name) != digest:
+                raise ConfigurationError(f"{folder / name}: is not what was written there: {mend}")
 
 
 def _cache_root() -> Path:
-    root = os.environ.get("LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE")
+    root = os.environ.get(_CACHE)
     return Path(root) if root else Path(platformdirs.user_cache_dir("llama-index-finetune-structured"))
 
 
@@ -76,7 +75,10 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
 def _convert(gguf: Path, target: Path) -> None:
     """Write the folder ``target`` atomically."""
     transformers = transformers_library()
-    mend = "Download it again, or use the model's transformers folder"
+    mend = (
+        "Download it again, or use the model's transformers folder; where the cache cannot be written, set "
+        f"{_CACHE} to a folder that can"
+    )
     with reading(f"{gguf}: cannot be de-quantised", mend), _alone_in(target.parent):
         if not _complete(target):  # else another process wrote it while this one waited
             _write(gguf, target, transformers)
@@ -104,6 +106,12 @@ def _write(gguf: Path, target: Path, transformers: Any) -> None:
         write_json(
             unfinished / _MANIFEST, {path.name: [path.stat().st_size, file_hash(path)] for path in files}
         )
+        readers = (
+            gguf.stat().st_mode & 0o444
+        )  # users who share the cache may read what they may read of the source
+        for path in unfinished.iterdir():
+            path.chmod(0o600 | readers)
+        unfinished.chmod(0o700 | readers | readers >> 2)
 
 
 @contextmanager
@@ -113,7 +121,7 @@ def _alone_in(models: Path) -> Iterator[None]:
     The system releases the lock when the process ends.
     """
     models.mkdir(parents=True, exist_ok=True)
-    with (models / _LOCK).open("a") as file:
+    with (models / _LOCK).open("a+") as file:
         lock(file.fileno(), wait=True)
         remove_leftovers(models)
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "WEIGHTS",
     "LoraFile",
+    "linear_layers",
     "read_lora_config",
     "read_lora_tensors",
     "require_complete",
@@ -37,7 +38,6 @@ _WITHOUT_EFFECT = (
     "qalora_group_size",
     "revision",
 )
-_LAYER_KINDS = ("Linear", "Conv1D")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=500)]
 
 
@@ -98,9 +98,17 @@ def read_lora_tensors(folder: Path, config: LoraFile) -> dict[str, torch.Tensor]
     return tensors
 
 
+def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and module of the layers that PEFT can adapt: also those of derived classes, such as Falcon's."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)))
+
+
 def require_layers(folder: Path, config: LoraFile, model: Any) -> None:
     """Raise ConfigurationError where the base has no layer of a name, no block of an index, or other layers."""
-    layers = [name for name, module in model.named_modules() if type(module).__name__ in _LAYER_KINDS]
+    layers = [name for name, _ in linear_layers(model)]
     ends = {name.split(".", n)[n] for name in layers for n in range(name.count(".") + 1)}
     if unknown := [name for name in config.target_modules if name not in ends]:
         raise ConfigurationError(

@@ -22,8 +22,11 @@ __all__ = [
 ]
 
 _CARD_BYTES = 64 << 20  # chosen: a card with a hundred large schemas takes less than one MiB
-_MOST_LAYERS = 4096  # chosen: a model of more layers or experts than any is not built, which would take hours
-_COUNTED = re.compile("layer|expert|block_count")
+_MOST_LAYERS = (
+    1 << 14
+)  # chosen: Doge has that many experts; a model of more is not built, which would take hours
+# Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
+_COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
 
 
 @contextmanager
