@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +13,11 @@ from ...errors import ConfigurationError, FinetuneStructuredError, MissingDepend
 __all__ = [
     "causal_model",
     "is_panic",
-    "read_small_json",
     "reading",
     "require_buildable",
     "transformers_library",
 ]
 
-_CARD_BYTES = 64 << 20  # chosen: a card with a hundred large schemas takes less than one MiB
 _MOST_LAYERS = 4096  # chosen: a model of more layers or experts than any is not built, which would take hours
 _COUNTED = re.compile("layer|expert|block_count")
 
@@ -54,21 +51,6 @@ def reading(what: str, mend: str, extra: str = "local") -> Iterator[None]:
 def is_panic(error: BaseException) -> bool:
     """Whether it is a Rust panic, as tokenizers raises them; its class can be imported from nowhere."""
     return type(error).__name__ == "PanicException"
-
-
-def read_small_json(path: Path) -> dict[str, Any]:
-    """A JSON object of at most 64 MiB. Raises OSError, or ValueError for anything else."""
-    with path.open("rb") as file:
-        content = file.read(_CARD_BYTES + 1)
-    if len(content) > _CARD_BYTES:
-        raise ValueError(f"is larger than {_CARD_BYTES >> 20} MiB")
-    try:
-        value = json.loads(content)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def transformers_library() -> Any:
