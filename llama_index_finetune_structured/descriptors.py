@@ -13,10 +13,11 @@ try:
 except ImportError:  # pragma: no cover - Windows: nothing is locked
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["kind_of", "lock", "open_regular", "read_text_file", "require_regular", "write_all"]
+__all__ = ["UNSUPPORTED", "kind_of", "lock", "open_regular", "read_text_file", "require_regular", "write_all"]
 
 _BLOCK_BYTES = 1 << 20
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
+"""Errors of a file system that has no locks, or cannot flush folders."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -96,7 +97,7 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _NO_LOCKS:
+        if error.errno in UNSUPPORTED:
             return False
         raise
     return True

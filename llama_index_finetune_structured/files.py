@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from .descriptors import lock, open_regular, require_regular
+from .descriptors import UNSUPPORTED, lock, read_text_file, require_regular
 from .errors import ConfigurationError
 from .locks import HeldFile, locked_file
 
@@ -49,12 +49,14 @@ UNFINISHED = ".unfinished-"
 _NAME_BYTES = 200  # chosen: of a target's name in a temporary one, below the limit of 255 bytes
 _MAX_LINKS = 40  # as in Linux
 _LOCK, _OLD, _NEW = "lock", "old", "new"  # in a temporary folder
+_JSON_BYTES = 64 << 20  # chosen: a card with a hundred large schemas takes less than one MiB
 
 
 @contextmanager
 def replacing(path: Path, *, mode: int = PRIVATE) -> Iterator[TextIO]:
     """Open a temporary text file (UTF-8) that replaces ``path`` when the block ends.
 
+    Lone surrogates, which UTF-8 cannot encode, are written as escapes, which are those of JSON.
     An existing file keeps its mode; ``mode`` is that of a new one. Where the block or the disk fails, ``path`` is
     unchanged and the temporary file is removed. Raises OSError where ``path`` is anything but a regular file or a
     link to one, or must not be written.
@@ -65,7 +67,7 @@ def replacing(path: Path, *, mode: int = PRIVATE) -> Iterator[TextIO]:
     _remove_parts(target)
     descriptor, part = _create_part(target, mode)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -102,15 +104,21 @@ def _require_replaceable(target: Path) -> None:
 
 
 def _keep_mode(part: Path, target: Path) -> None:
-    """Give a temporary file the group and mode of the file that it replaces; where the group cannot be, no rights."""
-    with suppress(FileNotFoundError):
-        old = os.stat(target)
-        mode = stat.S_IMODE(old.st_mode) & 0o777
-        if old.st_gid != os.stat(part).st_gid:
-            try:
-                os.chown(part, -1, old.st_gid)
-            except OSError:
-                mode &= ~stat.S_IRWXG
+    """Give a temporary file or folder the owner, group and mode of what it replaces.
+
+    Only root can give the owner; where the group cannot be given, it gets no rights.
+    """
+    with suppress(OSError):  # nothing is replaced, or the file system has no modes
+        old, new = os.stat(target), os.stat(part)
+        mode = stat.S_IMODE(old.st_mode) & (0o3777 if stat.S_ISDIR(old.st_mode) else 0o777)
+        for owner in (old.st_uid, -1):
+            if (old.st_uid, old.st_gid) == (new.st_uid, new.st_gid):
+                break
+            with suppress(OSError):
+                os.chown(part, owner, old.st_gid)
+                break
+        else:
+            mode &= ~stat.S_IRWXG
         os.chmod(part, mode)
 
 
@@ -172,10 +180,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """
     target = final_path(folder)
     with _holder(target) as holder:
-        mode = stat.S_IMODE(os.stat(target).st_mode) if target.exists() else 0o700
         new = holder / _NEW / target.name
-        new.mkdir(parents=True)
-        new.chmod(mode)
+        new.mkdir(mode=0o700, parents=True)
+        _keep_mode(new, target)
         yield new
         sync_folder(holder / _NEW)
         if os.path.lexists(target):
@@ -212,7 +219,8 @@ def _open_to_all(folder: Path) -> None:
     """
     mode = PUBLIC & folder.stat().st_mode
     for path in folder.rglob("*"):
-        path.chmod(mode | stat.S_IMODE(path.stat().st_mode) if path.is_dir() else mode)
+        with suppress(OSError):  # the file system has no modes
+            os.chmod(path, mode | stat.S_IMODE(path.stat().st_mode) if path.is_dir() else mode)
 
 
 def _require_absent(target: Path) -> None:
@@ -275,6 +283,9 @@ def _settle(holder: Path) -> None:
 
     Raises OSError where it cannot be put back; then it stays where it is.
     """
+    for path in (holder / _OLD, holder / _NEW):
+        if path.is_symlink():  # not of this package: nothing is moved or removed where it leads
+            path.unlink()
     for old in (holder / _OLD).glob("*"):
         target = holder.parent / old.name
         if not os.path.lexists(target):
@@ -319,22 +330,33 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush one file or folder to disk; flushing a folder makes renames inside it durable."""
-    if os.name == "nt" and path.is_dir():  # pragma: no cover - Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush one file or folder to disk; flushing a folder makes renames inside it durable.
+
+    A folder that cannot be opened, or flushed on its file system, is left to the system.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # one without the right to list it; on Windows every one
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file. Raises OSError, or ValueError where the file contains anything else."""
-    with open_regular(path) as file:
-        value = json.loads(file.read().decode("utf-8"))
+    """Read a JSON object of at most 64 MiB from a regular file. Raises OSError, or ValueError for anything else."""
+    try:
+        value = json.loads(read_text_file(path, max_bytes=_JSON_BYTES))
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
 
 
@@ -347,12 +369,11 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str, *, mode: int = PRIVATE) -> Path:
     """Write ``text`` to ``path`` atomically, a new file with ``mode``; returns ``path``.
 
-    Lone surrogates, which UTF-8 cannot encode, are written as escapes. Raises ConfigurationError where it cannot be
-    written.
+    Raises ConfigurationError where it cannot be written.
     """
     try:
         with replacing(path, mode=mode) as file:
-            file.write(text.encode("utf-8", "backslashreplace").decode())
+            file.write(text)
     except OSError as error:
         raise unwritable(path, error) from error
     return path

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -70,7 +70,11 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
     where the file cannot be opened or is no regular file, or at a line of more than ``MAX_LINE_BYTES``.
     """
     with open_regular(path) as file:
-        for number, raw in enumerate(_raw_lines(file, path), start=1):
+        number = 0
+        while raw := file.readline(MAX_LINE_BYTES + 2):  # so that no more of a line is read into memory
+            number += 1
+            if len(raw) > MAX_LINE_BYTES and len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+                raise OSError(errno.EFBIG, f"line {number} {too_long()}", str(path))
             text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             line = Line(path, number, text.rstrip(b"\r\n"), raw.endswith(b"\n"))
             if not text.strip():
@@ -79,16 +83,6 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
                 _logger.warning("%s: the last line is incomplete and is skipped", line.where)
                 return
             yield line
-
-
-def _raw_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """The lines with their ends; no more than ``MAX_LINE_BYTES`` of a line is read into memory."""
-    number = 0
-    while raw := file.readline(MAX_LINE_BYTES + 2):
-        number += 1
-        if len(raw) > MAX_LINE_BYTES and len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
-            raise OSError(errno.EFBIG, f"line {number} {too_long()}", str(path))
-        yield raw
 
 
 def too_long() -> str:
@@ -111,8 +105,9 @@ def parse_line(raw: bytes) -> Any:
     NaN, infinities and lone surrogates are refused, since they cannot be written to a valid file again. Raises
     ValueError or RecursionError (``READ_ERRORS``); ``one_line_reason`` describes the error.
     """
-    value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
-    if is_too_deep(value, LINE_LEVELS):
+    text = raw.decode("utf-8")
+    value = json.loads(text, parse_constant=refuse_constant, parse_float=_finite_float)
+    if is_too_deep(value, LINE_LEVELS, text):
         raise RecursionError("JSON is nested too deeply")
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
@@ -124,10 +119,10 @@ def _finite_float(digits: str) -> float:
     return number if math.isfinite(number) else refuse_constant(digits)
 
 
-def require_utf8(text: str) -> None:
-    """Raise ValueError for text that UTF-8 cannot encode (a lone surrogate)."""
+def require_utf8(text: str) -> bytes:
+    """The text in UTF-8. Raises ValueError for what that cannot encode (a lone surrogate)."""
     try:
-        text.encode("utf-8")
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"a lone surrogate ({text[error.start]!a}), which UTF-8 cannot encode: decode the text that it came from "
@@ -169,12 +164,12 @@ def save_lines(path: Path, lines: Iterable[str]) -> Path:
     try:
         with replacing(path) as file:
             for number, line in enumerate(own(), start=1):
-                if len(line) > MAX_LINE_BYTES or len(line.encode(errors="replace")) > MAX_LINE_BYTES:
-                    raise DatasetError(f"{path}: row {number} {too_long()}")
                 try:
-                    require_utf8(line)
+                    size = len(require_utf8(line))
                 except ValueError as error:
                     raise DatasetError(f"{path}: row {number} has {error}") from error
+                if size > MAX_LINE_BYTES:
+                    raise DatasetError(f"{path}: row {number} {too_long()}")
                 file.write(line + "\n")
     except OSError as error:
         if broken:

@@ -50,13 +50,16 @@ def locked_file(path: Path) -> HeldFile:
         descriptor := os.open(path, flags, 0o600)
     )  # never a link's target: its content would be lost
     try:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
         try:
             lock(descriptor)
         except BlockingIOError:
-            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
             reason = f"process {holder or 'of another run'} is at work there"
             raise BlockingIOError(errno.EAGAIN, reason, str(path)) from None
+        if holder and not holder.isdecimal():
+            raise OSError(errno.EEXIST, "it is a file of another program, expected a lock file", str(path))
         os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
         write_all(descriptor, f"{os.getpid()}\n".encode())
     except BaseException:
         held.close()

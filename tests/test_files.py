@@ -395,7 +395,7 @@ _OWN = {  # each with the reason why it is atomic
     "files.py": "the atomic writes themselves",
     "local/train/checkpoints.py": "inside replacing_folder",
     "local/model/adapter.py": "inside replacing_folder",
-    "local/model/converted.py": "an empty lock file",
+    "local/model/converted.py": "a lock file without content",
 }
 
 

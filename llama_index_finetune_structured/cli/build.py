@@ -23,7 +23,7 @@ from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
-from .build_folder import BuildSettings, DocumentChanges, build_folder, held_out_path
+from .build_folder import BuildSettings, DocumentChanges, build_folder, save_held_out
 from .command import FEW_ROWS, Result, command, counted, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
@@ -209,17 +209,13 @@ def _save(
     failures: Sequence[FailedCall] = calls.failures if calls else ()
     changes = documents.counts()
     train, held_out = _split(settled.examples, validation, seed, documents.split_name)
-    path = held_out_path(output)
-    if held_out is None:
-        path.unlink(missing_ok=True)  # of an earlier build; its rows may be in the training file now
-    else:
-        held_out.save(path)
+    path = save_held_out(output, held_out)
     train.save(output)
     documents.save()
     data = {
         "data": str(output),
         "examples": len(train),
-        "validation": None if held_out is None else str(path),
+        "validation": path and str(path),
         "validation_examples": len(held_out or ()),
         "documents": _documents(train),
         "validation_documents": _documents(held_out or ()),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..local.model.adapter import read_card
 from ..local.model.base_files import file_sha256
 from ..local.train.checksums import read_checked_json, with_checksum
@@ -37,8 +37,10 @@ class LoraRunFolder:
     def is_finished(self) -> bool:
         """Whether this run's adapter is there and as it was written. What is damaged is logged as a warning.
 
-        Raises ConfigurationError for an adapter of another run, or a folder that cannot be read.
+        Raises ConfigurationError for an adapter of another run, a folder that cannot be read, or one that holds a file
+        of another program under the name of one of a run.
         """
+        self._require_own()
         try:
             if not self._holds_adapter():
                 return False
@@ -91,6 +93,17 @@ class LoraRunFolder:
 
         newest = newest_checkpoint(self.checkpoints)
         return None if newest is None else _figures(newest[1]["log"])
+
+    def _require_own(self) -> None:
+        for path in (self.path / _RUN, self.path / _LOG):
+            try:
+                content = read_json(path)
+            except (OSError, ValueError):  # none, or a damaged one, which is written again
+                continue
+            if content.keys().isdisjoint({*self._identity, "steps"}):
+                raise ConfigurationError(
+                    f"{path}: was not written by a training run, and would be lost; choose another output folder"
+                )
 
     def _holds_adapter(self) -> bool:
         """Whether there is an adapter of this run, whole or damaged. Raises ConfigurationError for anything else."""

@@ -229,6 +229,17 @@ def test_the_model_is_asked_for_before_training(tiny_llama: Path, tmp_path: Path
         engine.get_finetuned_model()
 
 
+@pytest.mark.parametrize("name", ["run.json", "training_log.json"])
+def test_a_file_of_another_program_in_the_output_folder_is_left_alone(
+    name: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(ConfigurationError, match=f"{name}: was not written by a training run"):
+        _engine(tiny_llama, tmp_path).finetune()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
 def test_a_folder_of_another_run_is_not_overwritten(tiny_llama: Path, tmp_path: Path) -> None:
     _engine(tiny_llama, tmp_path / "run").finetune()
     other = LoraFinetuneEngine(_data(3), base_model=tiny_llama, output_dir=tmp_path / "run")

@@ -406,7 +406,7 @@ def test_a_card_of_endless_nesting_or_size_is_refused(run: Run, monkeypatch: pyt
     path.write_text('{"schemas": ' + "[" * 100_000)
     with pytest.raises(ConfigurationError, match=CARD):
         run.llm()
-    monkeypatch.setattr("llama_index_finetune_structured.local.model.reading._CARD_BYTES", len(whole))
+    monkeypatch.setattr("llama_index_finetune_structured.files._JSON_BYTES", len(whole))
     path.write_text(whole + " ")
     with pytest.raises(ConfigurationError, match="is larger than"):
         run.llm()

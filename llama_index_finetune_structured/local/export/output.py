@@ -31,7 +31,7 @@ def atomic_output(target: Path) -> Iterator[Path]:
         raise EngineError(
             f"{target}: {error.strerror}: wait until it has ended, or write elsewhere"
         ) from error
-    except (OSError, SafetensorError) as error:
+    except (OSError, UnicodeError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise EngineError(
             f"{target}: could not be written ({reason}): free disk space, or write elsewhere"

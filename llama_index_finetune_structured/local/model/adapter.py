@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import CheckpointError, ConfigurationError
-from ...files import replacing_folder, write_json
+from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
 from .base_files import differing_parts, file_hash, hashed_files
 from .base_models import BaseModelFiles
@@ -28,7 +28,7 @@ from .lora_files import (
     require_complete,
     require_layers,
 )
-from .reading import read_small_json, reading
+from .reading import reading
 
 __all__ = [
     "AdapterCard",
@@ -293,7 +293,7 @@ def read_folder_card(folder: Path) -> AdapterCard:
     Raises ConfigurationError where there is none, or it is damaged.
     """
     try:
-        return AdapterCard.model_validate(read_small_json(folder / CARD))
+        return AdapterCard.model_validate(read_json(folder / CARD))
     except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise ConfigurationError(
             f"{folder / CARD}: cannot be read ({error}); train or export again to write it"

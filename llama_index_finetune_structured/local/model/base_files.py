@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ...descriptors import open_regular
 from ...errors import ConfigurationError
-from .reading import read_small_json
+from ...files import read_json
 
 __all__ = ["GGUF", "differing_parts", "file_hash", "file_sha256", "hash_of_files", "hashed_files"]
 
@@ -81,7 +81,7 @@ def _file_hash(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read anew. Raises OSError."""
+    """SHA-256 of a regular file, read anew. Raises OSError."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while block := file.read(1 << 20):
@@ -127,10 +127,10 @@ def _indexed(folder: Path) -> list[str]:
     """Names of the weight files in the index."""
     index = folder / _INDEX
     try:
-        names = sorted(set(read_small_json(index)["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
         if not names:
             raise ValueError("it names no file")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{index}: is damaged ({error}); expected a weight_map of names: copy the folder again"
         ) from error

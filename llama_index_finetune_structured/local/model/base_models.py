@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import ConfigurationError, MissingDependencyError
+from ...files import read_json
 from .base_files import GGUF, file_hash, hash_of_files, hashed_files
 from .converted import converted_folder, require_unchanged
 from .devices import best_device
 from .finite import require_finite
-from .reading import causal_model, read_small_json, reading, require_buildable, transformers_library
+from .reading import causal_model, reading, require_buildable, transformers_library
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,7 @@ def _plain_config(base: BaseModelFiles) -> dict[str, Any]:
 def _config_json(base: BaseModelFiles) -> dict[str, Any]:
     """The base's ``config.json``. Raises ConfigurationError where it is damaged, or asks for endless work."""
     with reading(f"base model {base.name!r}: its config.json is not read", _MEND):
-        config = read_small_json(base.path / "config.json")
+        config = read_json(base.path / "config.json")
         require_buildable(config)
     return config
 
@@ -197,7 +198,7 @@ def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
     _require_unchanged(base)
     with reading(f"base model {base.name!r} does not load", _MEND):
         if (base.path / _GENERATION).is_file():
-            read_small_json(base.path / _GENERATION)  # transformers goes on without a damaged one
+            read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
         model = causal_model(base.path, dtype=dtype).to(best_device())
     require_finite(model.named_parameters(), f"base model {base.name!r}")
     return model

@@ -12,9 +12,9 @@ import platformdirs
 
 from ...descriptors import lock
 from ...errors import ConfigurationError
-from ...files import remove_leftovers, replacing_folder, write_json
+from ...files import read_json, remove_leftovers, replacing_folder, write_json
 from .base_files import file_hash
-from .reading import causal_model, read_small_json, reading, require_buildable, transformers_library
+from .reading import causal_model, reading, require_buildable, transformers_library
 
 __all__ = ["converted_folder", "require_unchanged"]
 
@@ -61,7 +61,7 @@ def _complete(folder: Path) -> bool:
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """Size and hash of each file. Raises OSError or ValueError."""
-    files = read_small_json(folder / _MANIFEST)
+    files = read_json(folder / _MANIFEST)
     for name, entry in files.items():
         if (
             Path(name).name != name

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
 
 from ...errors import ConfigurationError
-from .reading import read_small_json, reading
+from ...files import read_json
+from .reading import reading
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ def read_lora_config(folder: Path) -> LoraFile:
     """Read an adapter's configuration. Raises ConfigurationError for anything but plain LoRA."""
     path = folder / ADAPTER_CONFIG
     try:
-        return LoraFile.model_validate(read_small_json(path))
+        return LoraFile.model_validate(read_json(path))
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         where = ".".join(map(str, found["loc"]))

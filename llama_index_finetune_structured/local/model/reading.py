@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...descriptors import read_text_file
 from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
 
 __all__ = [
     "causal_model",
     "is_panic",
-    "read_small_json",
     "reading",
     "require_buildable",
     "transformers_library",
 ]
 
-_CARD_BYTES = 64 << 20  # chosen: a card with a hundred large schemas takes less than one MiB
-_MOST_LAYERS = (
-    1 << 14
-)  # chosen: Doge has that many experts; a model of more is not built, which would take hours
+_MOST_LAYERS = 1 << 14  # chosen: more than Doge's experts; to build a model of more would take hours
 # Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
 _COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
 
@@ -58,17 +52,6 @@ def reading(what: str, mend: str, extra: str = "local") -> Iterator[None]:
 def is_panic(error: BaseException) -> bool:
     """Whether it is a Rust panic, as tokenizers raises them; its class can be imported from nowhere."""
     return type(error).__name__ == "PanicException"
-
-
-def read_small_json(path: Path) -> dict[str, Any]:
-    """A JSON object of at most 64 MiB. Raises OSError, or ValueError for anything else."""
-    try:
-        value = json.loads(read_text_file(path, max_bytes=_CARD_BYTES))
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def transformers_library() -> Any:

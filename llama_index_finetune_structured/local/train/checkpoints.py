@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...descriptors import open_regular
 from ...errors import CheckpointError
 from ...files import remove_leftovers, replacing_folder
 from ...printable import package_logger
@@ -96,7 +97,8 @@ def _read(path: Path) -> _Content:
     state = read_checked_json(path / _STATE)
     if path.name != f"checkpoint-{state['step']:08d}":
         raise ValueError(f"its state is of step {state['step']}")
-    content = (path / _TENSORS).read_bytes()
+    with open_regular(path / _TENSORS) as file:
+        content = file.read()
     if hashlib.sha256(content).hexdigest() != state.pop(_TENSORS_SHA256):
         raise ValueError("its tensors do not match their checksum")
     tensors = load(content)
