@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...descriptors import open_regular
 from ...errors import CheckpointError
 from ...files import remove_leftovers, replacing_folder
+from ...printable import package_logger
 from ..model.base_files import file_sha256
 from ..model.finite import not_finite
 from .checksums import read_checked_json, with_checksum
@@ -20,9 +21,9 @@ from .checksums import read_checked_json, with_checksum
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["newest_checkpoint", "remove_unfinished", "save_checkpoint"]
+__all__ = ["holds_checkpoints", "newest_checkpoint", "remove_unfinished", "save_checkpoint"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _STATE, _TENSORS = "state.json", "state.safetensors"
 _TENSORS_SHA256 = "tensors sha256"
@@ -96,13 +97,19 @@ def _read(path: Path) -> _Content:
     state = read_checked_json(path / _STATE)
     if path.name != f"checkpoint-{state['step']:08d}":
         raise ValueError(f"its state is of step {state['step']}")
-    content = (path / _TENSORS).read_bytes()
+    with open_regular(path / _TENSORS) as file:
+        content = file.read()
     if hashlib.sha256(content).hexdigest() != state.pop(_TENSORS_SHA256):
         raise ValueError("its tensors do not match their checksum")
     tensors = load(content)
     if names := not_finite(tensors.items()):
         raise ValueError(f"its tensor {names[0]} is not finite")
     return tensors, state
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether there are checkpoints, whole or damaged."""
+    return bool(_checkpoints(folder))
 
 
 def remove_unfinished(folder: Path) -> None:
