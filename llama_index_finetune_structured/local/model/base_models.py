@@ -198,7 +198,9 @@ def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
 
 def _require_same(base: BaseModelFiles) -> None:
     """Raise ConfigurationError where a folder's files are no longer those that the base was found with."""
-    found = base.files if GGUF in base.files else hashed_files(base.path)
+    if not base.files or GGUF in base.files:  # without the hashes of a folder
+        return
+    found = hashed_files(base.path)
     if found != base.files:
         raise ConfigurationError(
             f"base model {base.name!r} was changed while it was in use, in {differing_parts(base.files, found)}: "
