@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..dataset.checks.rows import as_source
 from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
+from ..forks import reset_after_fork
 from ..json_schema import without_titles
 from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
@@ -265,20 +267,24 @@ class LoraFinetuneEngine(FinetuneEngine):
             from ..local.train.trainer import Trainer
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
-        torch.manual_seed(self.config.seed)
-        model = load_model(self.base, dtype=precision())
-        model = add_lora(
-            model,
-            rank=self.config.rank,
-            alpha=self.config.lora_alpha,
-            upper_layers=self.config.upper_layers,
-        )
-        # Checkpoints of prompts with another date are of another run.
-        fingerprint = content_hash([self.fingerprint, self._prompt_date])
-        try:
-            trainer = Trainer(model, rows, self.config, self._run.checkpoints, fingerprint=fingerprint)
-        except CheckpointError as error:
-            raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
+        with torch.inference_mode(False):  # its tensors could not be trained
+            base = load_model(self.base, dtype=precision())
+            with _seeding.lock:
+                torch.manual_seed(self.config.seed)
+                model = add_lora(
+                    base,
+                    rank=self.config.rank,
+                    alpha=self.config.lora_alpha,
+                    upper_layers=self.config.upper_layers,
+                )
+            # Checkpoints of prompts with another date are of another run.
+            fingerprint = content_hash([self.fingerprint, self._prompt_date])
+            try:
+                trainer = Trainer(model, rows, self.config, self._run.checkpoints, fingerprint=fingerprint)
+            except CheckpointError as error:
+                raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
+        if trainer.step == 0:
+            self._run.require_own_checkpoints()
         if trainer.distributed.is_first:
             self._run.write_identity(self._prompt_date)
         return trainer
@@ -305,6 +311,21 @@ class LoraFinetuneEngine(FinetuneEngine):
             schema_tokens=max((schema_room(tokenizer, schema) for schema in schemas.values()), default=0),
             system_messages=system_form(tokenizer),
         )
+
+
+class _Seeding:
+    """Lets one engine at a time seed the random generator that all threads share, and draw its initial weights."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make a new lock: another thread of the parent may hold the old one."""
+        self.lock = threading.Lock()
+
+
+_seeding = _Seeding()
 
 
 def _leads_with_system(example: Example) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json, write_json
-from ..local.model.adapter import read_card
+from ..local.model.adapter import CARD, read_card
 from ..local.model.base_files import file_sha256
+from ..local.model.lora_files import ADAPTER_CONFIG, WEIGHTS
 from ..local.train.checksums import read_checked_json, with_checksum
 from ..printable import package_logger
 
@@ -61,6 +63,16 @@ class LoraRunFolder:
             f"{what} of another run ({self._differences()}): choose another output folder, or remove that one"
         )
 
+    def require_own_checkpoints(self) -> None:
+        """Raise ConfigurationError for checkpoints that no record says are of this run.
+
+        For a run that starts at its first step: it found none of them whole, and would replace them.
+        """
+        from ..local.train.checkpoints import holds_checkpoints
+
+        if holds_checkpoints(self.checkpoints) and not self._is_on_record():
+            raise self.another_run(f"{self.checkpoints}: holds checkpoints that cannot be used, and may be")
+
     def prompt_date(self, today: str | None) -> str | None:
         """The date in the prompts, where the chat template prints one: of the run's start, also when resumed."""
         try:
@@ -75,13 +87,15 @@ class LoraRunFolder:
 
     def write_identity(self, date: str | None) -> None:
         """Write down what the run is of, so that the error for another run can name what differs."""
-        self._write(_RUN, {**self._identity, _DATE: date})
+        with self._writing(_RUN) as path:
+            write_json(path, with_checksum({**self._identity, _DATE: date}))
 
     def write_log(self, log: TrainingLog, settings: Mapping[str, Any]) -> None:
         """Write the log and the checksums of the adapter's files, which marks the run as finished."""
-        files = {name: file_sha256(self.adapter / name) for name in sorted(_checked_names(self.adapter))}
         content = {"steps": log.steps, "validation": log.validation, "settings": dict(settings)}
-        self._write(_LOG, {**content, _FILES: files})
+        with self._writing(_LOG) as path:
+            files = {name: file_sha256(self.adapter / name) for name in (WEIGHTS, ADAPTER_CONFIG, CARD)}
+            write_json(path, with_checksum({**content, _FILES: files}))
 
     def figures(self) -> dict[str, Any]:
         """Steps, losses and seconds of the finished run."""
@@ -125,11 +139,18 @@ class LoraRunFolder:
         Decided without the adapter's own files, for they may be damaged.
         """
         try:
-            run, files = self._started(), read_checked_json(self.path / _LOG)[_FILES]
+            files = read_checked_json(self.path / _LOG)[_FILES]
         except (OSError, ValueError, KeyError):
             return False
-        same_run = all(run.get(name) == value for name, value in self._identity.items())
-        return same_run and self.adapter.is_dir() and _checked_names(self.adapter) <= files.keys()
+        return self._is_on_record() and self.adapter.is_dir() and _checked_names(self.adapter) <= files.keys()
+
+    def _is_on_record(self) -> bool:
+        """Whether ``run.json`` says that the folder is of this run."""
+        try:
+            run = self._started()
+        except (OSError, ValueError):
+            return False
+        return all(run.get(name) == value for name, value in self._identity.items())
 
     def _damage(self) -> str | None:
         """What is damaged of the finished run: its log, or a file of its adapter; None where all is whole."""
@@ -165,13 +186,14 @@ class LoraRunFolder:
         """What the folder's run is of. Raises OSError, or ValueError for a damaged file."""
         return read_checked_json(self.path / _RUN)
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
         path = self.path / name
         try:
-            write_json(path, with_checksum(content))
+            yield path
         except OSError as error:
             raise CheckpointError(
-                f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's permissions "
+                f"{path}: could not be written ({error}): free disk space or fix the folder's permissions "
                 "and run finetune() again"
             ) from error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import ConfigurationError, MissingDependencyError
 from ...files import read_json
-from .base_files import GGUF, file_hash, hash_of_files, hashed_files
+from .base_files import GGUF, differing_parts, file_hash, hash_of_files, hashed_files
 from .converted import converted_folder, require_unchanged
 from .devices import best_device
 from .finite import require_finite
@@ -200,8 +200,21 @@ def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
         if (base.path / _GENERATION).is_file():
             read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
         model = causal_model(base.path, dtype=dtype).to(best_device())
+    _require_same(base)
     require_finite(model.named_parameters(), f"base model {base.name!r}")
     return model
+
+
+def _require_same(base: BaseModelFiles) -> None:
+    """Raise ConfigurationError where a folder's files are no longer those that the base was found with."""
+    if not base.files or GGUF in base.files:  # without the hashes of a folder
+        return
+    found = hashed_files(base.path)
+    if found != base.files:
+        raise ConfigurationError(
+            f"base model {base.name!r} was changed while it was in use, in {differing_parts(base.files, found)}: "
+            "make the engine or LLM again to use it as it is now"
+        )
 
 
 def _embedded_gguf() -> Path:

@@ -21,7 +21,7 @@ from .checksums import read_checked_json, with_checksum
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["newest_checkpoint", "remove_unfinished", "save_checkpoint"]
+__all__ = ["holds_checkpoints", "newest_checkpoint", "remove_unfinished", "save_checkpoint"]
 
 _logger = package_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{8})")
@@ -105,6 +105,11 @@ def _read(path: Path) -> _Content:
     if names := not_finite(tensors.items()):
         raise ValueError(f"its tensor {names[0]} is not finite")
     return tensors, state
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether there are checkpoints, whole or damaged."""
+    return bool(_checkpoints(folder))
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -26,6 +26,8 @@ def read_checked_json(path: Path) -> dict[str, Any]:
     """Read what ``with_checksum`` gave, without the checksum. Raises OSError, or ValueError for a damaged file."""
     value = read_json(path)
     checksum = value.pop(_KEY, None)
+    if checksum is None:
+        raise ValueError("it has no checksum: an earlier version wrote it")
     if checksum != content_hash(value):
         raise ValueError("its content does not match its checksum")
     return value

@@ -41,14 +41,25 @@ class DistributedRun:
                     f"accelerate is configured for {name}, which shards the model; this engine loads the whole frozen "
                     "base in every process and divides the rows: use plain multi-GPU (accelerate launch --multi_gpu)"
                 )
-        if any(int(os.environ.get(name) or 1) > 1 for name in _WORLD_SIZES):
-            self._join()
+        try:
+            if any(int(os.environ.get(name) or 1) > 1 for name in _WORLD_SIZES):
+                self._join()
+        except Exception as error:  # of many kinds: of accelerate, of the network
+            found = ", ".join(f"{name}={os.environ[name]}" for name in _WORLD_SIZES if os.environ.get(name))
+            raise ConfigurationError(
+                f"{found} is set, as for one of several processes, which cannot be joined ({error}): start with "
+                "accelerate launch or torchrun, or unset it to train in one process"
+            ) from error
 
     def _join(self) -> None:
         import torch
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available())  # also selects this process's GPU
+        try:
+            state = PartialState(cpu=not torch.cuda.is_available())  # also selects this process's GPU
+        except Exception:
+            PartialState._reset_state()  # else a second try fails at the state that the first one left
+            raise
         self.world_size, self.rank = state.num_processes, state.process_index
 
     @property

@@ -10,6 +10,7 @@ __all__ = ["LoraSettings"]
 _ENOUGH_STEPS, _MOST_EPOCHS = 100, 5
 # Chosen: beyond what any base model has a use for, and far below what exhausts the memory.
 _MOST_RANK, _MOST_ALPHA, _MOST_SET_EPOCHS = 8192, 2**20, 100_000
+_MOST_BATCH = 2**31
 _MOST_RATE = 1e30  # AdamW computes in fp32 with multiples of it
 
 
@@ -37,7 +38,7 @@ class LoraSettings(BaseModel):
     upper_layers: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0, le=_MOST_RATE)
     epochs: int | None = Field(default=None, gt=0, le=_MOST_SET_EPOCHS)
-    batch_size: int = Field(default=2, gt=0)
+    batch_size: int = Field(default=2, gt=0, le=_MOST_BATCH)
     max_length: int | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)

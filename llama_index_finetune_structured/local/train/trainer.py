@@ -82,7 +82,8 @@ class Trainer:
         in every process at the same step, before anything of that step is saved.
         """
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
-        with _stop_requests() as stop:
+        # A caller may have switched gradients off.
+        with _stop_requests() as stop, torch.inference_mode(False), torch.enable_grad():
             for batch in self._batches[self.step :]:
                 on_step(self._train_step(batch))
                 ends_epoch = self.step % self.steps_per_epoch == 0
@@ -259,12 +260,15 @@ def _listed(numbers: Sequence[int]) -> str:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts at once. Outside the main thread: never set."""
+    """An event that the first Ctrl-C sets; a second one interrupts at once.
+
+    Never set outside the main thread, where Ctrl-C is ignored, or where a program around Python handles it.
+    """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous in (None, signal.SIG_IGN):
         yield stop
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def request(_number: int, _frame: Any) -> None:
         stop.set()
