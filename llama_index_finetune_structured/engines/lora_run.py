@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,14 @@ from ..files import write_json
 from ..local.model.adapter import read_card
 from ..local.model.base_files import file_sha256
 from ..local.train.checksums import read_checked_json, with_checksum
+from ..printable import package_logger
 
 if TYPE_CHECKING:
     from ..local.train.trainer import TrainingLog
 
 __all__ = ["LoraRunFolder"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _RUN, _LOG = "run.json", "training_log.json"
 _FILES = "adapter sha256"  # in the log: checksum by name of the adapter's files
 _DATE = "prompt date"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from llama_index.core.schema import BaseNode, Document, MetadataMode
 from ...descriptors import read_text_file
 from ...errors import ConfigurationError, DatasetError, MissingDependencyError
 from ...example import content_hash
-from ...printable import one_line
+from ...printable import one_line, package_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +24,7 @@ _TEXT_SUFFIXES = (".txt", ".md", ".markdown")
 _MIN_CHUNK_TOKENS = 128  # chosen: below, a chunk is mostly its file's name and overlap
 _MAX_TEXT_BYTES = 100_000_000  # chosen: some fifty times the longest novels
 _SHOWN = 5  # chosen: unreadable or skipped files that a message lists
-_log = logging.getLogger(__name__)
+_log = package_logger(__name__)
 
 
 def read_nodes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ...files import remove_leftovers, replacing_folder
+from ...printable import package_logger
 from ..model.base_files import file_sha256
 from ..model.finite import not_finite
 from .checksums import read_checked_json, with_checksum
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["newest_checkpoint", "remove_unfinished", "save_checkpoint"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _STATE, _TENSORS = "state.json", "state.safetensors"
 _TENSORS_SHA256 = "tensors sha256"
