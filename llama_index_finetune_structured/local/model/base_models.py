@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -62,7 +63,7 @@ def resolve(name: str | Path) -> BaseModelFiles:
     text = str(name)
     if text == DEFAULT_BASE_MODEL:
         return _converted(text, _embedded_gguf())
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown user
     if path.is_file() and path.suffix == ".gguf":
         return _converted(str(path.resolve()), path)
     if path.is_dir():
