@@ -436,7 +436,7 @@ def test_a_file_that_no_build_made_is_not_overwritten(
         ({"--schema": "nowhere.yaml", "--pairs": "pairs.jsonl"}, "nowhere.yaml: cannot be read"),
         ({"--pairs": "pairs.jsonl"}, "pairs.jsonl"),
         ({"--teacher": "gpt-4.1", "--questions": "empty.txt"}, "empty.txt: no questions in it"),
-        ({"--teacher": "gpt-4.1", "--questions": "nowhere.txt"}, "nowhere.txt: No such file"),
+        ({"--teacher": "gpt-4.1", "--questions": "nowhere.txt"}, "nowhere.txt: cannot be read (No such file"),
         ({"--pairs": "bad.jsonl"}, "bad.jsonl:1: expected 'query' and 'response'"),
         ({"--pairs": "unfit.jsonl"}, "the answer to 'Q?'"),
     ],
