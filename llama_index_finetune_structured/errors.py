@@ -15,6 +15,9 @@ FinetuneStructuredError
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from .printable import printable
 
 __all__ = [
@@ -65,6 +68,11 @@ class MissingDependencyError(ConfigurationError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed: "
             f"pip install 'llama-index-finetune-structured[{extra}]'"
         )
+        self._made_of = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and for pools of processes, which would call the class with ``args``, the message."""
+        return type(self), self._made_of, self.__dict__
 
 
 class EngineError(FinetuneStructuredError, RuntimeError):
@@ -86,6 +94,10 @@ class ServiceError(FinetuneStructuredError, RuntimeError):
     def __init__(self, message: str, *, refused: bool) -> None:
         super().__init__(message)
         self.refused = refused
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and for pools of processes, which would leave ``refused`` out."""
+        return partial(type(self), refused=self.refused), self.args, self.__dict__
 
 
 class PromptTooLongError(FinetuneStructuredError, RuntimeError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import copy
 import io
 import json
 import logging
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,6 +110,21 @@ def _error(name: str) -> BaseException:
 def test_the_text_of_an_error_is_printable(name: str) -> None:
     assert not CONTROLS.search(str(_error(name)))
     assert "[/x]" in str(_error(name))
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))]
+)
+def test_an_error_that_a_worker_process_sends_or_that_is_copied_stays_the_same(
+    name: str, copied: Callable[[BaseException], BaseException]
+) -> None:
+    error = _error(name)
+    error.__dict__["__notes__"] = ["of a worker"]
+    again = copied(error)
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert (again.args, again.__dict__) == (error.args, error.__dict__)
 
 
 def _problem() -> Problem:

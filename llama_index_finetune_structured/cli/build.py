@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +63,9 @@ def build(
         str | None,
         typer.Option(help="Instruction for generating questions (default: ask for the schema's fields)."),
     ] = None,
-    questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions generated for each chunk.")] = 2,
+    questions_per_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Questions generated for each chunk (default: 2).")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of generated questions (default: no limit).")
     ] = None,
@@ -91,6 +93,12 @@ def build(
     asked again. Failed calls are listed, and repeated with --retry-failed.
     """
     _require_one_source(teacher, questions, pairs)
+    generating = {"--ask-for": ask_for, "--questions-per-chunk": questions_per_chunk, "--limit": limit}
+    asking = {"--api-base": api_base, "--retry-failed": retry_failed or None}
+    if pairs is not None:
+        _refuse(generating | asking, "--pairs are labelled already")
+    if questions is not None:
+        _refuse(generating, "--questions are asked as they are")
     output_cls = load_schema(schema)
     abstention = _empty_answer(output_cls) if retrieval_misses == "abstain" else None
     nodes = read_nodes(folder, chunk_size=chunk_size)
@@ -110,7 +118,7 @@ def build(
             policy = CallPolicy(concurrency=concurrency)
             calls = TeacherCalls(llm, output_cls, kept, policy, retry_failed)
             all_questions = own_questions or calls.questions(
-                nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
+                nodes, per_chunk=questions_per_chunk or 2, limit=limit, ask_for=ask_for, seed=seed
             )
             rows = calls.examples(nodes, retriever, all_questions)
             notes = _failure_lines(calls, api_base or OPENAI)
@@ -126,6 +134,12 @@ def _require_one_source(teacher: str | None, questions: Path | None, pairs: Path
         raise ConfigurationError(
             "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
         )
+
+
+def _refuse(options: Mapping[str, Any], reason: str) -> None:
+    """Raise ConfigurationError for options that were given and would change nothing."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigurationError(f"{reason}: leave {', '.join(given)} out")
 
 
 def bm25_retriever(nodes: Sequence[BaseNode], top_k: int) -> BaseRetriever:

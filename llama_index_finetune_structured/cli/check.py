@@ -11,7 +11,7 @@ from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
-from .command import Result, command, counted, finite
+from .command import Result, command, counted, finite, one_of
 from .schema_option import SchemaOption, answer_class
 
 __all__ = ["register"]
@@ -20,7 +20,11 @@ __all__ = ["register"]
 def check_file(
     data: Annotated[Path, typer.Argument(help="Training file of any format, or a capture.")],
     target: Annotated[
-        str, typer.Option(help="Trainer that the file is for: local, openai, trl or gradient.")
+        str,
+        typer.Option(
+            callback=one_of("local", "openai", "trl", "gradient"),
+            help="Trainer that the file is for: local, openai, trl or gradient.",
+        ),
     ] = "local",
     base_model: Annotated[
         str, typer.Option(help="Base model whose tokenizer is used, for local and trl.")

@@ -1,7 +1,7 @@
 """Registration of commands: results on stdout, messages on stderr, ``--json``, and exit codes.
 
-Exit codes: 0 done; 1 an error of the user, or problems found; 2 a command line that typer refuses; 130 stopped by
-Ctrl-C.
+Exit codes: 0 done; 1 an error of the user, or problems found; 2 a command line that typer refuses, such as a value
+that is not in an option's list; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..errors import ConfigurationError, FinetuneStructuredError
 from ..evaluation.report.terminal import print_plain
 from ..printable import escaped_json
 
-__all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "say", "settings_of"]
+__all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "one_of", "say", "settings_of"]
 
 FEW_ROWS = 50
 """Commands warn below this many training rows. Chosen: some dozens of rows teach no more than the form."""
@@ -54,6 +54,17 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number")
     return value
+
+
+def one_of(*names: str) -> Callable[[str | None], str | None]:
+    """A ``callback`` that refuses a value that is not among ``names``, as typer refuses one of a Literal."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}")
+        return value
+
+    return check
 
 
 def settings_of(cls: type[_Settings], **options: Any) -> _Settings:
@@ -124,6 +135,7 @@ def _failed(message: str) -> Result:
 def _print(result: Result, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(escaped_json(json.dumps(result.data, ensure_ascii=False, indent=1)) + "\n")
+        sys.stdout.flush()  # a full disk is an error here, not at the end of the interpreter
     else:
         console = Console()
         for part in result.shown:

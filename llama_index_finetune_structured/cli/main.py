@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -74,7 +76,15 @@ for module in (demo, build, check, train, evaluate, report, export, jobs):
 
 def main() -> None:
     """Entry point of the ``finetune-structured`` script."""
+    if not re.fullmatch("[1-9][0-9]*", os.environ.get("COLUMNS", "")):
+        os.environ.pop("COLUMNS", None)  # rich shows nothing in 0 columns, and fails at a number such as "²"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack a character
-    app()
+    try:
+        app()
+    except OSError as error:  # commands tell those of files; a closed pipe ends quietly
+        sys.exit(f"Error: the result could not be printed ({error.strerror})")

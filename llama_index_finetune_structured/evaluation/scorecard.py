@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ..descriptors import open_regular
 from ..errors import ConfigurationError
 from ..files import PUBLIC, write_text
+from ..jsonl import READ_ERRORS, one_line_reason, parse_line
 from ..printable import one_line, printable
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
@@ -96,12 +95,12 @@ class Scorecard(ScoreTable):
         """
         try:
             with open_regular(Path(path)) as file:
-                return cls.model_validate_json(file.read())
+                return cls.model_validate(parse_line(file.read()))
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValidationError as error:
+        except READ_ERRORS as error:
             raise ConfigurationError(
-                f"{path}: not a scorecard as Scorecard.to_json writes it: {error.errors()[0]['msg']}"
+                f"{path}: not a scorecard as Scorecard.to_json writes it: {one_line_reason(error)}"
             ) from error
 
     def table(self) -> FittedTable:
