@@ -241,7 +241,7 @@ def _described(validator: Any, instance: Mapping[str, Any], schema: Any) -> set[
     """The properties of an object that a schema describes; jsonschema's own function matches patterns without end."""
     if not isinstance(schema, Mapping):
         return set()
-    described = instance.keys() & schema.get("properties", {}).keys()
+    described: set[str] = instance.keys() & schema.get("properties", {}).keys()
     for pattern in schema.get("patternProperties", ()):
         described |= {name for name in instance if pattern_matches(pattern, name, otherwise=True)}
     for keyword in ("additionalProperties", "unevaluatedProperties"):

@@ -61,7 +61,7 @@ def test_a_pattern_ends_on_every_text_within_about_a_second(pattern: str) -> Non
 @pytest.mark.parametrize("draft", ["2020-12", "2019-09"])
 @pytest.mark.parametrize("pattern", [LINEAR[0], PYTHONS[0]])
 def test_a_pattern_inside_a_schema_that_closes_an_object_ends_on_every_key(pattern: str, draft: str) -> None:
-    named = {"patternProperties": {pattern: {}}}
+    named: dict[str, Any] = {"patternProperties": {pattern: {}}}
     for inner in (
         {"allOf": [named]}, {"anyOf": [named]}, {"oneOf": [named]}, {"if": named}, {"if": True, "then": named},
         {"if": False, "else": named}, {"dependentSchemas": {"a": named}},
