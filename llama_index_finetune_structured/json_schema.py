@@ -19,6 +19,7 @@ from pydantic_core import SchemaError as PatternError
 from pydantic_core import SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import lookup_recursive_ref
 
 from .example import MOST_LEVELS, is_too_deep
 
@@ -219,25 +220,50 @@ def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: A
 
 
 def _other_properties(draft: Any, keyword: str) -> _Rule:
-    """jsonschema's rule, on the object without the properties that a pattern beside the keyword may describe."""
+    """jsonschema's rule, on the object without the properties that others describe.
+
+    For ``unevaluatedProperties``, also schemas inside this one that hold for the same object.
+    """
     rule = draft.VALIDATORS.get(keyword)
+    beside = ("properties", "patternProperties") if keyword == "additionalProperties" else None
 
     def other_properties(validator: Any, extra: Any, instance: Any, schema: Any) -> _Errors:
-        patterns = schema.get("patternProperties")
-        if patterns and validator.is_type(instance, "object"):
-            instance = {
-                name: value
-                for name, value in instance.items()
-                if not any(pattern_matches(pattern, name, otherwise=True) for pattern in patterns)
-            }
-            schema = {key: value for key, value in schema.items() if key != "patternProperties"}
-        try:
-            errors = list(rule(validator, extra, instance, schema) or ())
-        except re.error:  # a pattern further inside, which Python cannot compile
-            return
-        yield from errors
+        if validator.is_type(instance, "object"):
+            describing = schema if beside is None else {key: schema[key] for key in beside if key in schema}
+            described = _described(validator, instance, describing)
+            instance = {name: value for name, value in instance.items() if name not in described}
+        yield from rule(validator, extra, instance, {}) or ()
 
     return other_properties
+
+
+def _described(validator: Any, instance: Mapping[str, Any], schema: Any) -> set[str]:
+    """The properties of an object that a schema describes; jsonschema's own function matches patterns without end."""
+    if not isinstance(schema, Mapping):
+        return set()
+    described: set[str] = instance.keys() & schema.get("properties", {}).keys()
+    for pattern in schema.get("patternProperties", ()):
+        described |= {name for name in instance if pattern_matches(pattern, name, otherwise=True)}
+    for keyword in ("additionalProperties", "unevaluatedProperties"):
+        if keyword in schema:
+            fitting = validator.evolve(schema=schema[keyword]).is_valid
+            described |= {name for name, value in instance.items() if fitting(value)}
+    parts = [part for union in UNIONS for part in schema.get(union, ())]
+    parts += [part for name, part in schema.get("dependentSchemas", {}).items() if name in instance]
+    if "if" in schema:
+        holds = validator.evolve(schema=schema["if"]).is_valid(instance)
+        parts += [schema["if"], schema.get("then", True)] if holds else [schema.get("else", True)]
+    for part in parts:
+        inner = validator.evolve(schema=part)
+        if inner.is_valid(instance):
+            described |= _described(inner, instance, part)
+    resolver = validator._resolver
+    targets = [resolver.lookup(schema[key]) for key in ("$ref", "$dynamicRef") if key in schema]
+    targets += [lookup_recursive_ref(resolver)] if "$recursiveRef" in schema else []
+    for target in targets:
+        inner = validator.evolve(schema=target.contents, _resolver=target.resolver)
+        described |= _described(inner, instance, target.contents)
+    return described
 
 
 def _length(draft: Any, keyword: str) -> _Rule:

@@ -58,6 +58,21 @@ def test_a_pattern_ends_on_every_text_within_about_a_second(pattern: str) -> Non
     assert isinstance(matching_patterns({"patternProperties": {pattern: {}}}, "b"), list)
 
 
+@pytest.mark.parametrize("draft", ["2020-12", "2019-09"])
+@pytest.mark.parametrize("pattern", [LINEAR[0], PYTHONS[0]])
+def test_a_pattern_inside_a_schema_that_closes_an_object_ends_on_every_key(pattern: str, draft: str) -> None:
+    named: dict[str, Any] = {"patternProperties": {pattern: {}}}
+    for inner in (
+        {"allOf": [named]}, {"anyOf": [named]}, {"oneOf": [named]}, {"if": named}, {"if": True, "then": named},
+        {"if": False, "else": named}, {"dependentSchemas": {"a": named}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [named]}}},
+    ):  # fmt: skip
+        schema = {"$schema": f"https://json-schema.org/draft/{draft}/schema", **inner}
+        with contextlib.suppress(ValueError):  # Python's dialect is given a second
+            assert find_error({**schema, "unevaluatedProperties": False}, {"a": 1, TEXT: 1}) is not None
+        assert find_error({**schema, "unevaluatedProperties": False}, {"a": 1}) is None, inner
+
+
 def test_a_slow_text_is_said_once_and_spoils_no_other() -> None:
     pattern = "^(?=a)(?:a|aa|aaa)+$"
     schema = {"properties": {"a": {"pattern": pattern}}}

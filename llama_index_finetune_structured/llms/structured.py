@@ -19,7 +19,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, StructuredAnswerError
-from ..example import json_span, loads
+from ..example import compact_json, json_span, loads
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 
@@ -138,7 +138,10 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
 
 
 def request_schema(response_format: Any) -> dict[str, Any] | None:
-    """The JSON schema in a ``response_format``; None for None. Raises ConfigurationError for other forms."""
+    """The JSON schema in a ``response_format``, as JSON has it; None for None.
+
+    Raises ConfigurationError for other forms, and for a schema that JSON cannot have.
+    """
     if response_format is None:
         return None
     schema: Any = response_format
@@ -149,7 +152,10 @@ def request_schema(response_format: Any) -> dict[str, Any] | None:
             "response_format: expected {'type': 'json_schema', 'json_schema': {'name': ..., 'schema': {...}}}, "
             f"found {response_format!r}"
         )
-    return dict(schema)
+    try:
+        return dict(json.loads(compact_json(schema)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"response_format: its schema is not JSON: {error}") from error
 
 
 def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -> BaseModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from typing import Any, Literal
 
@@ -163,6 +164,14 @@ def test_matching_has_the_greatest_total_weight(rows: int, columns: int, data: s
         for chosen in itertools.permutations(range(many), few)
     )
     assert sum(weights[r][c] for r, c in pairs) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 400])
+def test_long_lists_of_few_different_items_are_matched_in_seconds(kinds: int) -> None:
+    weights = [[1001.0 * (row % kinds == column % kinds) for column in range(400)] for row in range(400)]
+    started = time.process_time()
+    assert len(best_matching(weights)) == 400
+    assert time.process_time() - started < 1
 
 
 def test_list_items_that_are_half_right_are_wrong_not_missing_and_invented() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,15 @@ def test_text_that_no_encoding_can_write_is_refused_by_name(llm: LoraLLM, ask: A
 )
 def test_a_schema_that_no_encoding_can_write_is_refused(llm: LoraLLM, schema: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="a system message has a lone surrogate"):
+        llm.chat(MESSAGES, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"const": float("nan")}, {"required": {"a"}}, {"const": Decimal(1)}, {"const": b"x"}, {(1, 2): 3}],
+)
+def test_a_schema_that_is_no_json_is_refused(llm: LoraLLM, schema: Any) -> None:
+    with pytest.raises(ConfigurationError, match="response_format: its schema is not JSON"):
         llm.chat(MESSAGES, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
 
 

@@ -349,6 +349,22 @@ print("done")
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_stream_of_the_parent_ends_with_an_error_in_a_forked_child(tiny_llama: Path) -> None:
+    llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=1500)
+    stream = llm.stream_complete("x")
+    next(stream)
+    if not (child := os.fork()):
+        signal.alarm(BOUND_S)
+        try:
+            list(stream)
+        except BaseException as error:
+            os._exit(0 if "forked during this answer" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(stream)[-1].raw["usage"]["completion_tokens"] > 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_childs_event_loop_is_its_own_and_ends_without_touching_the_parents() -> None:
     ended = subprocess.run(

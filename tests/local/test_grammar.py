@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -238,3 +239,21 @@ def test_long_answers_to_a_pattern_do_not_use_the_grammar_up() -> None:
     for seed in range(3):
         tokens = _walk(grammar, 380, random.Random(seed), WALKS[1])
         assert grammar.refused_at(tokens) is None
+
+
+HUGE: dict[str, dict[str, Any]] = {
+    "members": {"enum": [f"value {n:06d}" for n in range(50_000)]},
+    "numbers": {"enum": list(range(50_000))},
+    "text": {"const": "xyz " * 25_000},
+    "items": {"type": "array", "items": {"type": "integer"}, "minItems": 4_000},
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_the_shortest_end_of_a_huge_schema_is_known_in_seconds(name: str) -> None:
+    cache = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=1)
+    started = time.process_time()
+    grammar = cache.get({"type": "object", "properties": {"a": HUGE[name]}, "required": ["a"]})
+    assert time.process_time() - started < 8
+    assert grammar.smallest
+    assert json.loads(cache.written(grammar.smallest))

@@ -25,14 +25,21 @@ def best_matching(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
 def _assign(cost: list[list[float]]) -> dict[int, int]:
     """column -> row of the cheapest assignment; ``cost``: [rows, columns] with rows <= columns.
 
-    Rows are added one by one, each by the shortest augmenting path, found as in Dijkstra's algorithm. ``row_price``
-    and ``column_price`` are the dual variables: they keep the reduced costs (cost - row price - column price) of
-    the rows added so far >= 0, and 0 on assigned pairs.
+    Rows without a free cheapest column are added one by one, each by the shortest augmenting path, found as in
+    Dijkstra's algorithm. ``row_price`` and ``column_price`` are the dual variables: they keep the reduced costs
+    (cost - row price - column price) of the rows added so far >= 0, and 0 on assigned pairs.
     """
     columns = len(cost[0])
-    row_price, column_price = [0.0] * len(cost), [0.0] * columns
+    row_price, column_price = [min(row) for row in cost], [0.0] * columns
     row_of: dict[int, int] = {}
-    for start in range(len(cost)):
+    waiting = list[int]()
+    for row, costs in enumerate(cost):  # most rows get a cheapest column at once
+        free = (j for j in range(columns) if costs[j] == row_price[row] and j not in row_of)
+        if (first := next(free, None)) is None:
+            waiting.append(row)
+        else:
+            row_of[first] = row
+    for start in waiting:
         reached = [float("inf")] * columns  # reduced length of the shortest path to each column
         came_from = [-1] * columns  # the column before it on that path; -1: the path's start
         done: set[int] = set()

@@ -20,9 +20,14 @@ __all__ = ["EndingSearch"]
 
 _MOST_STATES = 4000  # chosen: a few tenths of a second; the greedy walk follows
 _LONGEST_ENDING = 1 << 16  # bytes of the greedy walk; chosen: longer than any token limit
+_MOST_STEPS = 1 << 13  # of the greedy walk; chosen: some seconds, since each copies what is written so far
+_MOST_TAILS = (
+    1 << 22
+)  # bytes of all tails; chosen: 10,000 short members of an enum, or a pattern of 2,000 characters
 _LONGEST_SCALAR = (
     512  # bytes searched one by one; chosen: longer than patterns demand; longer ones are sampled
 )
+_TAIL = 10  # bytes that stand for the overhead of a tail; chosen: what splitting one into tokens costs
 _WIDTH = 24  # states kept a byte; chosen
 _NUMBER_WIDTH = 128  # the same for numbers; chosen: multiples of less than 1000 are found
 _KEPT_ALIKE = 4  # states kept of those with equal next bytes; chosen
@@ -170,12 +175,12 @@ class EndingSearch:
 
     def _greedy(self, state: _State) -> bytes | None:
         """The end by the first choice each time."""
-        while len(state.text) < _LONGEST_ENDING:
+        for _ in range(_MOST_STEPS):
             state = self._forced(state)
             if state.matcher.is_accepting():
                 return state.text
             following = next(self._following(state), None)
-            if following is None:
+            if following is None or len(following.text) > _LONGEST_ENDING:
                 return None
             state = following
         return None
@@ -338,7 +343,11 @@ def _by_length(text: bytes) -> tuple[int, bytes]:
 
 
 def _suffixes(texts: Iterable[bytes]) -> list[bytes]:
-    """Every ending of the texts once, the shortest first."""
-    return sorted(
-        {text[start:] for text in texts for start in range(len(text) + 1) if text[start:]}, key=_by_length
-    )
+    """Every ending of the texts once, the shortest first; of the shortest texts alone where they would be too many."""
+    tails, size = set[bytes](), 0
+    for text in sorted(texts, key=_by_length):
+        size += len(text) * (len(text) // 2 + _TAIL)
+        if size > _MOST_TAILS:
+            break
+        tails |= {text[start:] for start in range(len(text))}
+    return sorted(tails, key=_by_length)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...errors import EngineError
 from ...forks import reset_after_fork
 from ...printable import package_logger
 from ..model.devices import release_idle_threads
@@ -53,7 +54,19 @@ class GenerationEngine:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Forget the parent's requests, and its thread, which was perhaps in the middle of a forward."""
+        """Forget the parent's thread, perhaps in the middle of a forward; its requests end with an error here."""
+        joining = [] if self._joining is None else [self._joining]
+        for request in [
+            *self._waiting,
+            *joining,
+            *(sequence.request for sequence in self._decoder.sequences),
+        ]:
+            request.future = Future()  # the parent's may be locked
+            request.future.set_exception(
+                EngineError(
+                    "the process was forked during this answer, which goes on in the parent: ask again"
+                )
+            )
         self._reset_queue()
         self._decoder.reset()
 

@@ -140,7 +140,8 @@ def sample_texts(schema: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _number_samples(node: Mapping[str, Any]) -> Iterator[str]:
-    """Numbers close to the limits, and the multiples next to them."""
+    """Zero, numbers close to the limits, and the multiples next to them."""
+    yield "0"
     step = node.get("multipleOf", 1)
     for keyword in _LIMITS:
         limit = node.get(keyword)
