@@ -22,7 +22,7 @@ from ..errors import ConfigurationError, DatasetError, PromptTooLongError
 from ..example import Message
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
-from ..local.model.prompts import messages_with_schema, render_prompt
+from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def prompt_ids(
     tokenizer: Any,
     messages: Sequence[ChatMessage],
     schema: Mapping[str, Any] | None,
+    schema_prompt: SchemaPrompt,
     *,
     date: str | None = None,
 ) -> list[int]:
@@ -149,18 +150,19 @@ def prompt_ids(
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    return render_prompt(tokenizer, trained_messages(messages, schema), date=date)
+    return render_prompt(tokenizer, trained_messages(messages, schema, schema_prompt), date=date)
 
 
 def trained_messages(
-    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None
+    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None, schema_prompt: SchemaPrompt
 ) -> list[dict[str, str]]:
     """LlamaIndex's messages as role and content, in the form in which captured ones and their schema are trained.
 
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
     text, and for text that UTF-8 cannot encode.
     """
-    trained = messages_with_schema([_message(n, message) for n, message in enumerate(messages)], schema)
+    plain = [_message(n, message) for n, message in enumerate(messages)]
+    trained = messages_with_schema(plain, schema, schema_prompt)
     for message in trained:
         require_encodable(message["content"], f"a {message['role']} message")
     return trained
@@ -194,10 +196,11 @@ def schema_reserve(window: int, answer_tokens: int, wanted: int | None) -> int:
     return min(known, max(0, window - answer_tokens) // 2)
 
 
-def schema_room(tokenizer: Any, schema: Mapping[str, Any]) -> int:
+def schema_room(tokenizer: Any, schema: Mapping[str, Any], schema_prompt: SchemaPrompt) -> int:
     """How many tokens longer a prompt is with the schema, a system message for it included."""
     question = [Message(role="user", content="?")]
     plain, asked = (
-        render_prompt(tokenizer, messages_with_schema(question, wanted)) for wanted in (None, schema)
+        render_prompt(tokenizer, messages_with_schema(question, wanted, schema_prompt))
+        for wanted in (None, schema)
     )
     return len(asked) - len(plain)

@@ -27,6 +27,7 @@ from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongEr
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve, schema_room
@@ -78,6 +79,8 @@ class LoraLLM(StructuredAnswersLLM):
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
+        schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
+            (default): as the adapter was trained, ``json`` for a base model alone.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
@@ -111,9 +114,13 @@ class LoraLLM(StructuredAnswersLLM):
     trained_schemas: list[dict[str, Any]] = Field(
         default_factory=list, repr=False, description="Schemas of the training rows."
     )
+    schema_prompt: SchemaPrompt | None = Field(
+        default=None, description="How prompts say the schema: compact, json or none; None: as in training."
+    )
 
     _context_window: int = PrivateAttr()
     _prompt_date: str | None = PrivateAttr(default=None)
+    _trained_prompt: SchemaPrompt = PrivateAttr(default=DEFAULT_SCHEMA_PROMPT)
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
 
@@ -122,7 +129,8 @@ class LoraLLM(StructuredAnswersLLM):
         super().__init__(**kwargs)
         base = resolve(self.base_model)
         if self.adapter is not None:
-            self._prompt_date = read_matching_card(self.adapter, base).prompt_date
+            card = read_matching_card(self.adapter, base)
+            self._prompt_date, self._trained_prompt = card.prompt_date, card.schema_prompt
         self._context_window = context_window(base)
 
     @classmethod
@@ -203,7 +211,7 @@ class LoraLLM(StructuredAnswersLLM):
             ConfigurationError: Schema and answer leave no room for a text.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        room = schema_room(self._loaded.tokenizer, class_schema(output_cls))
+        room = self._schema_room(class_schema(output_cls))
         if room + self.max_new_tokens >= self._context_window:
             raise ConfigurationError(
                 f"{output_cls.__name__}: its schema takes {room} tokens, an answer up to {self.max_new_tokens} "
@@ -303,7 +311,11 @@ class LoraLLM(StructuredAnswersLLM):
         return self._call(self._prompt(messages, schema), options, schema)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
-        return prompt_ids(self._loaded.tokenizer, messages, schema, date=self._prompt_date)
+        form = self.schema_prompt or self._trained_prompt
+        return prompt_ids(self._loaded.tokenizer, messages, schema, form, date=self._prompt_date)
+
+    def _schema_room(self, schema: Mapping[str, Any]) -> int:
+        return schema_room(self._loaded.tokenizer, schema, self.schema_prompt or self._trained_prompt)
 
     def _completion_call(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> LocalCall:
         """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
@@ -339,7 +351,7 @@ class LoraLLM(StructuredAnswersLLM):
         except PromptTooLongError as error:
             if schema is None:
                 raise
-            room = schema_room(self._loaded.tokenizer, schema)
+            room = self._schema_room(schema)
             raise PromptTooLongError(
                 f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave "
                 f"{self._context_window - self.metadata.context_window} free for it: set schema_tokens={room}, or "
@@ -356,4 +368,5 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "max_new_tokens": card.answer_tokens,
         "schema_tokens": card.schema_tokens,
         "trained_schemas": list(card.schemas),
+        "schema_prompt": card.schema_prompt,
     }

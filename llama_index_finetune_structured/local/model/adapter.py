@@ -15,6 +15,7 @@ from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
 from .base_models import BaseModelFiles
 from .chat_template import SystemForm
+from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 
 __all__ = [
     "AdapterCard",
@@ -58,7 +59,8 @@ class AdapterCard(BaseModel):
     of data, base and settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as
     ``2026-01-31``, in the training prompts; None where the chat template prints none. ``schemas``: those of the
     training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
-    ``system_messages``: the form in which the base's chat template takes them.
+    ``system_messages``: the form in which the base's chat template takes them. ``schema_prompt``: how prompts say
+    the schema.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +77,7 @@ class AdapterCard(BaseModel):
     schemas: tuple[dict[str, Any], ...] = ()
     schema_tokens: int | None = None
     system_messages: SystemForm = "own"
+    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
 
     @property
     def answer_tokens(self) -> int:
