@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 from .errors import ConfigurationError, DatasetError
-from .example import canonical_json, compact_json
+from .example import MOST_LEVELS, canonical_json, compact_json, is_too_deep
 
 __all__ = ["answer_value", "class_schema", "given_value", "readable_value", "trained_value"]
 
@@ -56,7 +56,7 @@ def class_schema(output_cls: type[BaseModel]) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _schema(output_cls: type[BaseModel]) -> dict[str, Any]:
     try:
-        return output_cls.model_json_schema()
+        schema = output_cls.model_json_schema()
     except (
         Exception
     ) as error:  # Pydantic's own errors, which are no ValueError, and those of the user's methods
@@ -65,6 +65,12 @@ def _schema(output_cls: type[BaseModel]) -> dict[str, Any]:
             f"{output_cls.__name__} has no JSON schema: {reason}; give the field another type, or annotate it with "
             "pydantic.WithJsonSchema"
         ) from error
+    if is_too_deep(schema):
+        raise ConfigurationError(
+            f"the JSON schema of {output_cls.__name__} has more than {MOST_LEVELS} objects and lists inside each "
+            "other: make classes of its inner lists and dicts"
+        )
+    return schema
 
 
 def answer_value(answer: BaseModel, *, exclude_unset: bool = False) -> Any:

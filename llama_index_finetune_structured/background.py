@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from .errors import ConfigurationError
 from .forks import reset_after_fork
 
-__all__ = ["POLL_S", "blocking", "result_of", "run_in_background"]
+__all__ = ["POLL_S", "aresult_of", "blocking", "result_of", "run_in_background"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -144,3 +144,12 @@ def result_of(future: Future[T]) -> T:
     while not future.done():
         wait([future], timeout=POLL_S)
     return future.result()
+
+
+async def aresult_of(future: Future[T]) -> T:
+    """``result_of`` for async callers. An end whose callback failed in the other thread is noticed within 0.2 s."""
+    wrapped = asyncio.wrap_future(future)
+    while not (await asyncio.wait({wrapped}, timeout=POLL_S))[0]:
+        if future.done():
+            return future.result()
+    return wrapped.result()

@@ -5,7 +5,7 @@ FinetuneStructuredError
 ├── CaptureError (also RuntimeError)       a capture could not be opened or read
 ├── ConfigurationError (also ValueError)   a setting, path or model name is invalid
 │   └── MissingDependencyError (also ImportError)   an extra is not installed
-├── EngineError (also RuntimeError)        a fine-tuning run failed, was cancelled or ran out of time
+├── EngineError (also RuntimeError)        a fine-tuning run or a local model failed, or a run was cancelled or late
 │   └── CheckpointError (also OSError)     a checkpoint could not be written or read
 ├── ServiceError (also RuntimeError)       a hosted service refused a request or did not answer
 ├── PromptTooLongError (also RuntimeError)   a prompt leaves no room for an answer in the context window
@@ -14,6 +14,11 @@ FinetuneStructuredError
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from .printable import printable
 
 __all__ = [
     "CaptureError",
@@ -31,7 +36,10 @@ __all__ = [
 
 
 class FinetuneStructuredError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. Its text is printable: messages hold names and servers' replies."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DatasetError(FinetuneStructuredError, ValueError):
@@ -60,10 +68,15 @@ class MissingDependencyError(ConfigurationError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed: "
             f"pip install 'llama-index-finetune-structured[{extra}]'"
         )
+        self._made_of = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and for pools of processes, which would call the class with ``args``, the message."""
+        return type(self), self._made_of, self.__dict__
 
 
 class EngineError(FinetuneStructuredError, RuntimeError):
-    """A fine-tuning run failed, was cancelled or ran out of time."""
+    """A fine-tuning run failed, was cancelled or ran out of time; or a local model's logits are not finite."""
 
 
 class CheckpointError(EngineError, OSError):
@@ -81,6 +94,10 @@ class ServiceError(FinetuneStructuredError, RuntimeError):
     def __init__(self, message: str, *, refused: bool) -> None:
         super().__init__(message)
         self.refused = refused
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and for pools of processes, which would leave ``refused`` out."""
+        return partial(type(self), refused=self.refused), self.args, self.__dict__
 
 
 class PromptTooLongError(FinetuneStructuredError, RuntimeError):

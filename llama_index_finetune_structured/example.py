@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from .errors import DatasetError
 
 __all__ = [
+    "LINE_LEVELS",
+    "MOST_LEVELS",
     "Example",
     "Message",
     "Source",
@@ -22,12 +25,21 @@ __all__ = [
     "canonical_json",
     "compact_json",
     "content_hash",
+    "is_too_deep",
     "json_span",
+    "loads",
     "refuse_constant",
 ]
 
 Transport = Literal["json_schema", "tools", "text"]
 """How a schema is sent to a model: as a response format, as a tool, or as text in the prompt."""
+MOST_LEVELS = 64
+"""Objects and lists inside each other that a JSON value or schema of this package may have.
+
+Chosen: far more than answers have, and few enough that what walks them ends far from Python's recursion limit.
+"""
+LINE_LEVELS = MOST_LEVELS + 8
+"""Those of a line, in which schemas and answers are inside an example, and that inside a rejected row."""
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -44,6 +56,49 @@ def compact_json(value: Any) -> str:
 def content_hash(value: Any) -> str:
     """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_LEAVES = (str, int, float, type(None))  # told apart much faster than what is a Mapping
+_NESTED = (dict, list, tuple, Mapping)
+
+
+def is_too_deep(value: Any, most: int = MOST_LEVELS, text: str | None = None) -> bool:
+    """Whether a value has more than ``most`` objects and lists inside each other, as one that contains itself has.
+
+    ``text``: the JSON that it was read from, whose brackets are counted first, which is much faster.
+    """
+    if text is not None and text.count("[") + text.count("{") <= most:
+        return False
+    level = [value]
+    for _ in range(most):
+        inner = {
+            id(part): part
+            for outer in level
+            for part in (
+                outer.values()
+                if isinstance(outer, (dict, Mapping))
+                else outer
+                if isinstance(outer, list | tuple)
+                else ()
+            )
+            if not isinstance(part, _LEAVES) and isinstance(part, _NESTED)
+        }
+        if not inner:
+            return False
+        level = list(inner.values())
+    return True
+
+
+def loads(text: str, most: int = MOST_LEVELS) -> Any:
+    """``json.loads``, of at most ``most`` levels. Raises ValueError, also where Python's parser gives up."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        pass
+    else:
+        if not is_too_deep(value, most, text):
+            return value
+    raise ValueError(f"JSON is nested too deeply: more than {most} objects and lists inside each other")
 
 
 def json_span(text: str) -> str:
@@ -205,6 +260,16 @@ class Example(_Frozen):
             raise ValueError("answer: neither content nor tool_calls; an example needs an answer")
         return self
 
+    @model_validator(mode="after")
+    def _is_not_too_deep(self) -> Example:
+        for name in ("answer_schema", "tools", "tool_choice", "response_format", "metadata"):
+            if is_too_deep(getattr(self, name)):
+                raise ValueError(f"{name}: more than {MOST_LEVELS} objects and lists inside each other")
+        for message in (*self.messages, self.answer):
+            if is_too_deep([message.content, message.tool_calls]):
+                raise ValueError(f"a message has more than {MOST_LEVELS} objects and lists inside each other")
+        return self
+
     @property
     def id(self) -> str:
         """Content hash of what a model learns from.
@@ -265,9 +330,9 @@ class Example(_Frozen):
         """The answer parsed as JSON.
 
         Raises:
-            ValueError: The answer is plain text or, a DatasetError, not one text.
+            ValueError: The answer is plain text, nested more than 64 levels deep or, a DatasetError, not one text.
         """
-        return json.loads(self.answer_text())
+        return loads(self.answer_text())
 
     def to_json(self) -> str:
         """One JSON line without line ending: the id first, absent fields left out."""
@@ -287,7 +352,7 @@ class Example(_Frozen):
         Raises:
             ValueError: The line is not a JSON object, or not a valid Example.
         """
-        row = json.loads(line)
+        row = loads(line, LINE_LEVELS)
         if not isinstance(row, dict):
             raise ValueError(f"expected a JSON object, found {type(row).__name__}")
         row.pop("id", None)

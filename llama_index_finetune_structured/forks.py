@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from typing import Protocol
+
+from .printable import package_logger
 
 __all__ = ["ForkAware", "reset_after_fork"]
 
@@ -17,7 +18,7 @@ class ForkAware(Protocol):
         """Called in the child, before any other code runs there."""
 
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 

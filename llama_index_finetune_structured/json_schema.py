@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+import regex
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from jsonschema.protocols import Validator
@@ -18,13 +20,17 @@ from pydantic_core import SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from .example import MOST_LEVELS, is_too_deep
+
 __all__ = [
     "UNIONS",
     "find_error",
     "first_error",
     "follow_references",
     "map_sub_schemas",
+    "pattern_matches",
     "pointer_part",
+    "refers_deeper_than",
     "resolve_pointer",
     "schema_title",
     "schema_validator",
@@ -34,6 +40,8 @@ __all__ = [
 
 UNIONS = ("anyOf", "oneOf", "allOf")
 """The keywords whose value is a list of schemas for the same value."""
+_TOO_DEEP = f"more than {MOST_LEVELS} objects and lists inside each other"
+_PATTERN_S, _SHOWN = 1.0, 80  # chosen: a match takes microseconds; characters of a pattern in an error
 _FLOAT_TOLERANCE = 1e-9  # Pydantic's, relative to the value, for multiples of a float
 # The keywords that hold schemas, by their form. A property may have any of these names, so a schema is walked by
 # position: what stands in "properties" is a schema by a property's name, never a keyword.
@@ -53,6 +61,8 @@ def schema_validator(schema: Mapping[str, Any]) -> Validator:
     are never loaded. Its ``iter_errors`` may raise jsonschema's own errors: use ``find_error``. Raises ValueError
     where the schema itself is invalid.
     """
+    if is_too_deep(schema):
+        raise ValueError(f"not a valid JSON schema: {_TOO_DEEP}; describe its inner objects under $defs")
     try:
         return _compiled(json.dumps(schema))
     except (RecursionError, TypeError) as error:
@@ -82,6 +92,8 @@ def find_error(schema: Mapping[str, Any], value: Any) -> ValidationError | None:
     to another document or back to itself, or a value that is nested too deeply.
     """
     validator = schema_validator(schema)
+    if is_too_deep(value):
+        raise ValueError(f"the value is nested too deeply: {_TOO_DEEP}")
     try:
         error: ValidationError | None = best_match(validator.iter_errors(value))
         return error
@@ -157,20 +169,43 @@ def _pattern_test(pattern: str) -> Callable[[str], bool] | None:
     except PatternError:  # Rust has no look-around and no back references: Pydantic leaves those to Python
         pass
     try:
-        python = re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
+        re.compile(pattern)
+        regex.compile(pattern)
+    except (re.error, regex.error, OverflowError, RecursionError):
         return None
-    return lambda text: python.search(text) is not None
+    return functools.partial(_python_matches, pattern)
 
 
-def _matches(pattern: str, text: str, *, otherwise: bool) -> bool:
-    """Whether ``text`` matches; ``otherwise`` for a pattern that no engine compiles."""
+@lru_cache(maxsize=256)  # a slow text is validated several times
+def _in_time(pattern: str, text: str) -> bool | None:
+    """Whether the text matches in Python's dialect; None where that is not known in time."""
+    try:
+        return regex.search(pattern, text, timeout=_PATTERN_S) is not None
+    except TimeoutError:
+        return None
+
+
+def _python_matches(pattern: str, text: str) -> bool:
+    if (matches := _in_time(pattern, text)) is None:
+        raise ValueError(
+            f"the pattern {pattern[:_SHOWN]!r} takes longer than {_PATTERN_S:g} s on a text: write it without "
+            "repeats inside repeats, or without (?=...) and back references"
+        )
+    return matches
+
+
+def pattern_matches(pattern: str, text: str, *, otherwise: bool) -> bool:
+    """Whether ``text`` matches; ``otherwise`` for a pattern that no engine compiles.
+
+    Rust's engine takes linear time. Patterns that only Python's dialect has may take exponential time: each text is
+    given a second. Raises ValueError where it took longer.
+    """
     test = _pattern_test(pattern)
     return otherwise if test is None else test(text)
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, _: Any) -> _Errors:
-    if validator.is_type(instance, "string") and not _matches(pattern, instance, otherwise=True):
+    if validator.is_type(instance, "string") and not pattern_matches(pattern, instance, otherwise=True):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
@@ -179,7 +214,7 @@ def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: A
         return
     for pattern, schema in patterns.items():
         for name, value in instance.items():
-            if _matches(pattern, name, otherwise=False):
+            if pattern_matches(pattern, name, otherwise=False):
                 yield from validator.descend(value, schema, path=name, schema_path=pattern)
 
 
@@ -193,7 +228,7 @@ def _other_properties(draft: Any, keyword: str) -> _Rule:
             instance = {
                 name: value
                 for name, value in instance.items()
-                if not any(_matches(pattern, name, otherwise=True) for pattern in patterns)
+                if not any(pattern_matches(pattern, name, otherwise=True) for pattern in patterns)
             }
             schema = {key: value for key, value in schema.items() if key != "patternProperties"}
         try:
@@ -283,6 +318,34 @@ def follow_references(root: Any, node: Any) -> Mapping[str, Any]:
         seen.add(reference)
         node = resolve_pointer(root, reference)
     return node if isinstance(node, Mapping) else {}
+
+
+def refers_deeper_than(root: Mapping[str, Any], most: int) -> bool:
+    """Whether references lead more than ``most`` deep from the schema's top, where each is followed once.
+
+    Followed in the schema's order and in the reverse one: what walks a schema recursively takes one or the other.
+    """
+    return any(_refers_deeper_than(root, most, order) for order in (1, -1))
+
+
+def _refers_deeper_than(root: Mapping[str, Any], most: int, order: int) -> bool:
+    seen: set[str] = set()
+    waiting: list[tuple[Any, int]] = [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if not isinstance(node, Mapping):
+            continue
+        parts = [
+            (part, depth) for keyword, _, part in sub_schemas(node) if keyword not in ("$defs", "definitions")
+        ]
+        reference = node.get("$ref")
+        if isinstance(reference, str) and reference not in seen:
+            if depth >= most:
+                return True
+            seen.add(reference)
+            parts.append((resolve_pointer(root, reference), depth + 1))
+        waiting += parts[::order]
+    return False
 
 
 def schema_title(schema: Mapping[str, Any] | None) -> str | None:

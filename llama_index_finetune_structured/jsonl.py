@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
-import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from .errors import ConfigurationError, DatasetError
-from .example import refuse_constant
-from .files import replacing
+from .descriptors import open_regular, write_all
+from .errors import DatasetError
+from .example import LINE_LEVELS, is_too_deep, refuse_constant
+from .files import replacing, unwritable
+from .printable import package_logger
 
 __all__ = [
+    "MAX_LINE_BYTES",
     "READ_ERRORS",
     "Line",
     "is_json",
@@ -27,10 +30,14 @@ __all__ = [
     "repair_tail",
     "require_utf8",
     "save_lines",
+    "too_long",
 ]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _BLOCK_BYTES = 1 << 16  # chosen: one read finds the start of nearly every last line
+MAX_LINE_BYTES = 16 << 20
+"""Most bytes of a line, its end left out. Chosen: far above every context window, and to check one line takes about 150
+times its size in memory."""
 READ_ERRORS = (ValueError, RecursionError)
 """The exceptions that ``parse_line`` may raise."""
 
@@ -60,10 +67,14 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
     A last line that has no line ending and is not JSON was torn by a crash: it is skipped with a logged warning if
     its number is at least ``torn_from``. With 2, a file that contains nothing else is read as it is, since it is
     probably no JSON Lines file; with None, no line is skipped. Safe while another process appends. Raises OSError
-    where the file cannot be opened.
+    where the file cannot be opened or is no regular file, or at a line of more than ``MAX_LINE_BYTES``.
     """
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+    with open_regular(path) as file:
+        number = 0
+        while raw := file.readline(MAX_LINE_BYTES + 2):  # so that no more of a line is read into memory
+            number += 1
+            if len(raw) > MAX_LINE_BYTES and len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+                raise OSError(errno.EFBIG, f"line {number} {too_long()}", str(path))
             text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             line = Line(path, number, text.rstrip(b"\r\n"), raw.endswith(b"\n"))
             if not text.strip():
@@ -72,6 +83,11 @@ def read_lines(path: Path, *, torn_from: int | None = 1) -> Iterator[Line]:
                 _logger.warning("%s: the last line is incomplete and is skipped", line.where)
                 return
             yield line
+
+
+def too_long() -> str:
+    """What is wrong with a line of more than ``MAX_LINE_BYTES``, and how to mend it."""
+    return f"has more than {MAX_LINE_BYTES:,} bytes; shorten it, or leave it out"
 
 
 def is_json(raw: bytes) -> bool:
@@ -89,7 +105,10 @@ def parse_line(raw: bytes) -> Any:
     NaN, infinities and lone surrogates are refused, since they cannot be written to a valid file again. Raises
     ValueError or RecursionError (``READ_ERRORS``); ``one_line_reason`` describes the error.
     """
-    value = json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite_float)
+    text = raw.decode("utf-8")
+    value = json.loads(text, parse_constant=refuse_constant, parse_float=_finite_float)
+    if is_too_deep(value, LINE_LEVELS, text):
+        raise RecursionError("JSON is nested too deeply")
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
     return value
@@ -100,10 +119,10 @@ def _finite_float(digits: str) -> float:
     return number if math.isfinite(number) else refuse_constant(digits)
 
 
-def require_utf8(text: str) -> None:
-    """Raise ValueError for text that UTF-8 cannot encode (a lone surrogate)."""
+def require_utf8(text: str) -> bytes:
+    """The text in UTF-8. Raises ValueError for what that cannot encode (a lone surrogate)."""
     try:
-        text.encode("utf-8")
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"a lone surrogate ({text[error.start]!a}), which UTF-8 cannot encode: decode the text that it came from "
@@ -146,17 +165,16 @@ def save_lines(path: Path, lines: Iterable[str]) -> Path:
         with replacing(path) as file:
             for number, line in enumerate(own(), start=1):
                 try:
-                    require_utf8(line)
+                    size = len(require_utf8(line))
                 except ValueError as error:
                     raise DatasetError(f"{path}: row {number} has {error}") from error
+                if size > MAX_LINE_BYTES:
+                    raise DatasetError(f"{path}: row {number} {too_long()}")
                 file.write(line + "\n")
     except OSError as error:
         if broken:
             raise
-        raise ConfigurationError(
-            f"{path}: cannot be written ({error.strerror or error}); free disk space, or give the path of a file in "
-            "a folder that you can write"
-        ) from error
+        raise unwritable(path, error) from error
     return path
 
 
@@ -170,7 +188,7 @@ def repair_tail(descriptor: int) -> None:
         return
     start = _last_line_start(descriptor, size)
     if is_json(os.pread(descriptor, size - start, start)):
-        os.write(descriptor, b"\n")
+        write_all(descriptor, b"\n")
     else:
         os.ftruncate(descriptor, start)
 

@@ -10,6 +10,7 @@ skip it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -18,15 +19,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .descriptors import kind_of, lock, open_regular, write_all
 from .errors import CaptureError
 from .files import sync
 from .forks import reset_after_fork
-from .jsonl import Line, read_lines, repair_tail
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows: every process writes its own shard
-    fcntl = None  # type: ignore[assignment]
+from .jsonl import MAX_LINE_BYTES, Line, read_lines, repair_tail, too_long
 
 __all__ = ["JsonlStore", "read_shards", "shards_of"]
 
@@ -49,7 +46,7 @@ class JsonlStore:
         self.path = Path(path).absolute()
         self._fsync = fsync
         self._lock = threading.RLock()
-        self._torn_bytes = 0
+        self._torn_from: int | None = None
         reset_after_fork(self)
 
     def open(self) -> None:
@@ -62,21 +59,19 @@ class JsonlStore:
 
         Raises OSError where it cannot be written; then no part of it stays in the file.
         """
+        if len(line) > MAX_LINE_BYTES:
+            raise OSError(errno.EFBIG, f"the record {too_long()}", str(self.path))
         data = line + b"\n"
         with self._lock:
             fd = self._ensure_open()
             self._remove_torn(fd)
-            written = 0
+            start = os.fstat(fd).st_size
             try:
-                written = os.write(fd, data)
-                if written != len(data):
-                    raise OSError(
-                        f"{self.path}: wrote only {written} of {len(data)} bytes; free space on the disk"
-                    )
+                write_all(fd, data)
                 if self._fsync:
                     os.fsync(fd)
             except OSError:
-                self._torn_bytes = written
+                self._torn_from = start
                 with contextlib.suppress(OSError):
                     self._remove_torn(fd)
                 raise
@@ -89,16 +84,19 @@ class JsonlStore:
             self._fd = None
 
     def _remove_torn(self, fd: int) -> None:
-        if self._torn_bytes:  # this store is the only writer of the file, so the torn bytes are its last
-            os.ftruncate(fd, os.fstat(fd).st_size - self._torn_bytes)
-            self._torn_bytes = 0
+        if (
+            self._torn_from is not None
+        ):  # this store is the only writer of the file, so the torn bytes are its last
+            if os.fstat(fd).st_size > self._torn_from:
+                os.ftruncate(fd, self._torn_from)
+            self._torn_from = None
 
     def _ensure_open(self) -> int:
         if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
             self.close()  # the file was deleted or replaced: a write to the old one would be lost
         if self._fd is None:
             self._fd = self._open_own_file()
-            self._torn_bytes = 0
+            self._torn_from = None
         return self._fd
 
     def _open_own_file(self) -> int:
@@ -151,6 +149,7 @@ def _make_folder(path: Path) -> None:
 def _open_append(path: Path, extra_flags: int = 0) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | extra_flags
     try:
+        _require_appendable(path)
         return os.open(path, flags, _MODE)
     except OSError as error:
         raise CaptureError(
@@ -158,20 +157,24 @@ def _open_append(path: Path, extra_flags: int = 0) -> int:
         ) from error
 
 
+def _require_appendable(path: Path) -> None:
+    """Raise OSError for a pipe, socket, device or folder: opening one could wait for ever, or lose the records."""
+    with contextlib.suppress(FileNotFoundError):
+        if kind := kind_of(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file")
+
+
 def _lock_exclusively(fd: int) -> bool:
-    if fcntl is None:  # pragma: no cover - Windows
-        return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        return lock(fd)  # where there are no locks, every process writes its own shard
+    except BlockingIOError:
         return False
-    return True
 
 
 def _require_json_lines(path: Path) -> None:
     """Raise CaptureError where the first line is neither a JSON object nor begins like one of our lines."""
-    with open(path, "rb") as file:
-        first = file.readline()
+    with open_regular(path) as file:
+        first = file.readline(MAX_LINE_BYTES)
     if first.startswith(_LINE_STARTS) or any(start.startswith(first) for start in _LINE_STARTS):
         return  # damaged, perhaps, but written by this package
     try:

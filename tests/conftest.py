@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from llama_index_finetune_structured.capture import known_secrets
+
 # Two cores, and other processes beside us: spinning threads would slow everybody down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,3 +35,9 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import tiny
 
     return tiny.save("gpt2", tmp_path_factory.mktemp("tiny-gpt2"))
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are remembered for the whole process: one test's key may be a word of another's messages."""
+    monkeypatch.setattr(known_secrets, "_given", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from threading import Timer
 
 import pytest
 
-from llama_index_finetune_structured.background import result_of
+from llama_index_finetune_structured.background import aresult_of, result_of
 
 # The signal is delivered to a thread that is not the main one, as some systems do with Ctrl-C.
 INTERRUPTED = """
@@ -49,3 +50,16 @@ def test_the_result_of_a_future_is_its_value_or_its_error() -> None:
     failed.set_exception(KeyError("x"))
     with pytest.raises(KeyError):
         result_of(failed)
+
+
+async def test_an_awaited_result_is_the_futures_value_or_error_even_where_its_callbacks_failed() -> None:
+    future: Future[int] = Future()
+    Timer(0.05, future.set_result, [3]).start()
+    assert await aresult_of(future) == 3
+    silent: Future[int] = Future()
+    waiting = asyncio.ensure_future(aresult_of(silent))
+    await asyncio.sleep(0.05)
+    silent._done_callbacks.clear()  # type: ignore[attr-defined]
+    silent.set_exception(KeyError("x"))
+    with pytest.raises(KeyError):
+        await asyncio.wait_for(waiting, 10)

@@ -57,7 +57,7 @@ def _tiny_default_model(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """In place of SmolLM2, which takes minutes: the pages' calls are checked here, not its answers."""
     found = base_models.BaseModelFiles(base_models.DEFAULT_BASE_MODEL, tiny_llama, "0" * 64)
     monkeypatch.setattr(base_models, "_embedded_gguf", lambda: Path("model.gguf"))
-    monkeypatch.setattr(base_models, "_converted", lambda _: (found.path, found.sha256))
+    monkeypatch.setattr(base_models, "_converted", lambda *_: found)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # plain peft's own

@@ -16,8 +16,9 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "errors", "lazy", "printable", "example", "answer_values", "files", "forks", "jsonl", "jsonl_store", "json_schema",
-    "background", "formats", "capture", "local", "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "printable", "errors", "lazy", "example", "answer_values", "forks", "descriptors", "locks", "files", "jsonl",
+    "jsonl_store", "json_schema", "background", "formats", "capture", "local", "dataset", "llms", "engines",
+    "evaluation", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
@@ -273,6 +274,7 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
         "pydantic",
         "jsonschema",
         "referencing",
+        "regex",
         "numpy",
         "pyyaml",
         "tiktoken",
@@ -282,6 +284,8 @@ def test_installing_without_extras_brings_nothing_heavy() -> None:
         "typing-extensions",
         "rich",
         "platformdirs",
+        "detect-secrets",
+        "phonenumbers",
     }
     assert {"openai", "gradient", "local", "pdf", "demo", "dev"} <= set(project["optional-dependencies"])
 

@@ -7,6 +7,9 @@ import json
 import logging
 import math
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator
 
+from llama_index_finetune_structured import FinetuneDataset, Scorecard, check, load_schema
+from llama_index_finetune_structured.cli.teacher import read_questions
+from llama_index_finetune_structured.dataset.pairs import read_pairs
+from llama_index_finetune_structured.engines.hosted.journal import RunJournal
+from llama_index_finetune_structured.errors import DatasetError, FinetuneStructuredError
+from llama_index_finetune_structured.files import read_json
 from llama_index_finetune_structured.jsonl import (
+    MAX_LINE_BYTES,
     READ_ERRORS,
     is_json,
     one_line_reason,
@@ -25,7 +35,9 @@ from llama_index_finetune_structured.jsonl import (
     require_utf8,
     save_lines,
 )
-from llama_index_finetune_structured.jsonl_store import read_shards
+from llama_index_finetune_structured.jsonl_store import JsonlStore, read_shards
+
+ROOT = Path(__file__).parents[1]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -211,7 +223,6 @@ def test_a_validation_error_names_its_field(row: dict[str, Any], reason: str) ->
 def test_written_lines_are_read_back(rows: list[dict[str, Any]], path: Path) -> None:
     save_lines(path, [json.dumps(row, ensure_ascii=False) for row in rows])
     assert [parse_line(line.raw) for line in read_lines(path)] == rows
-    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def repaired(path: Path, content: bytes) -> bytes:
@@ -252,3 +263,82 @@ def test_a_torn_line_longer_than_a_block_is_removed_whole(length: int, before: b
     assert repaired(path, before + b'"' + b"x" * (length - 1)) == before
     long = b'"' + b"x" * (length - 2) + b'"'
     assert repaired(path, before + long) == before + long + b"\n"
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+def test_a_line_may_have_sixteen_megabytes_and_not_one_byte_more(ending: bytes, path: Path) -> None:
+    whole = b'"' + b"x" * (MAX_LINE_BYTES - 2) + b'"'
+    path.write_bytes(b'{"a": 1}\n' + whole + ending + (b'{"b": 1}\n' if ending else b""))
+    assert [len(line.raw) for line in read_lines(path)] == [8, MAX_LINE_BYTES, 8][: 3 if ending else 2]
+    path.write_bytes(b'{"a": 1}\n' + whole + b" " + ending)
+    with pytest.raises(OSError, match=r"line 2 has more than 16,777,216 bytes; shorten it, or leave it out"):
+        list(read_lines(path))
+
+
+def test_a_line_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    for line in ("x" * (MAX_LINE_BYTES + 1), "\N{GREEK SMALL LETTER ALPHA}" * (MAX_LINE_BYTES // 2 + 1)):
+        with pytest.raises(DatasetError, match="row 2 has more than 16,777,216 bytes"):
+            save_lines(tmp_path / "rows.jsonl", ["{}", line])
+        with pytest.raises(OSError, match="the record has more than 16,777,216 bytes"):
+            JsonlStore(tmp_path / "store.jsonl").append(line.encode())
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+_CHECK = """
+import resource, sys
+from llama_index_finetune_structured import check
+limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = check(sys.argv[1], target="openai")
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - limit
+print(grown // 1024, *report.problems)
+"""
+
+
+def test_the_check_of_a_line_of_200_megabytes_names_it_and_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"messages": [{"role": "user", "content": "')
+        for _ in range(200):
+            file.write(b"word " * 200_000)
+        file.write(b'"}]}\n')
+    run = subprocess.run(
+        [sys.executable, "-c", _CHECK, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    megabytes, problem = run.stdout.split(maxsplit=1)
+    assert "line 1 has more than 16,777,216 bytes; shorten it, or leave it out" in problem
+    assert int(megabytes) < 200
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_by_every_reader_without_waiting(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.yaml"
+    made: dict[str, Callable[[Path], Any]] = {
+        "pipe": os.mkfifo,
+        "folder": Path.mkdir,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+    }
+    made[kind](path)
+    readers: dict[str, Callable[[Path], Any]] = {
+        "lines": lambda path: list(read_lines(path)),
+        "json": read_json,
+        "dataset": FinetuneDataset.load,
+        "scorecard": Scorecard.from_json,
+        "schema": load_schema,
+        "questions": read_questions,
+        "labels": lambda path: list(read_pairs(path)),
+        "store": lambda path: JsonlStore(path).open(),
+        "preferences": lambda path: FinetuneDataset([]).save_preferences(tmp_path / "out", path),
+        "journal": lambda path: RunJournal(_linked(tmp_path, path)).require(),
+    }
+    for name, reader in readers.items():
+        with pytest.raises((OSError, FinetuneStructuredError), match="expected a regular file") as raised:
+            reader(path)
+        assert tmp_path.name in str(raised.value), name
+    (problem,) = check(path).problems
+    assert "expected a regular file" in problem.message
+
+
+def _linked(folder: Path, path: Path) -> Path:
+    (folder / "run").mkdir()
+    (folder / "run" / "run.json").symlink_to(path)
+    return folder / "run"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import SecretStr
 
+from .known_secrets import mask_secrets
 from .redaction import redact_secrets
 
 __all__ = ["error_text"]
@@ -16,18 +16,16 @@ __all__ = ["error_text"]
 _SHORTEST_KEY = 8  # chosen: a shorter value could be any word of a message
 _PARTS = ("llm", "_llm", "_embed_model", "_response_synthesizer", "_retriever", "_query_engine")
 _DEEPEST = 3  # a query engine's synthesizer, its structured LLM, the LLM in that
-_KEY_NAME = re.compile(r"(?i)(?:key|token|secret|password)$")
 _QUERY_SECRET = re.compile(r"(?i)([?&][\w.-]*(?:key|token|secret|sig|signature|password|auth)=)[^&\s'\"<>]+")
 _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
 
 
 def error_text(error: BaseException, system: Any = None) -> str:
-    """The error's message in one line, without the keys of ``system`` and the environment and what looks like one."""
-    text = _USER_INFO.sub("[CREDENTIALS]", " ".join(_message(error).split()))
-    text = redact_secrets(_QUERY_SECRET.sub(r"\1[SECRET]", text))
-    for secret in sorted(_known_secrets(system), key=len, reverse=True):
-        text = text.replace(secret, "[KEY]")
-    return text
+    """The error's message in one line, without the secrets in use, those of ``system`` and what looks like one."""
+    # The exact values come first: a pattern may match a part of one and leave the rest.
+    text = mask_secrets(" ".join(_message(error).split()), *_secrets_of(system))
+    text = _USER_INFO.sub("[CREDENTIALS]", text)
+    return redact_secrets(_QUERY_SECRET.sub(r"\1[SECRET]", text))
 
 
 def _message(error: BaseException) -> str:
@@ -37,8 +35,9 @@ def _message(error: BaseException) -> str:
         return ""
 
 
-def _known_secrets(system: Any) -> set[str]:
-    values: list[Any] = [value for name, value in os.environ.items() if _KEY_NAME.search(name)]
+def _secrets_of(system: Any) -> set[str]:
+    """The keys of an LLM, or of the models of a query engine or program, of any class."""
+    values: list[Any] = []
     for owner in _parts_of(system, _DEEPEST):
         values += [_attribute(owner, name) for name in ("api_key", "_key", "_token")]
     plain = (value.get_secret_value() if isinstance(value, SecretStr) else value for value in values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -18,12 +17,13 @@ from pydantic import BaseModel
 
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example
-from ..files import replacing
 from ..formats.gradient import to_gradient
 from ..formats.openai import to_openai
 from ..formats.reading import read_examples
 from ..formats.wire import message_from_wire
+from ..jsonl import save_lines
 from ..jsonl_store import shards_of
+from ..printable import package_logger, printable
 from .recorder import Recorder
 from .redaction import Redactor, redact_secrets
 from .scopes import AttachedScope, FineTuningHandlerBase
@@ -31,7 +31,7 @@ from .tracker import tracker
 
 __all__ = ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 
 
 class _FineTuningHandler(FineTuningHandlerBase):
@@ -113,30 +113,34 @@ class _FineTuningHandler(FineTuningHandlerBase):
             path: Training file to write, one JSON line an event; a file that is there is replaced.
 
         Raises:
-            ConfigurationError: ``path`` is the capture itself.
+            ConfigurationError: ``path`` is the capture itself, or cannot be written.
             DatasetError: The capture cannot be read or has an invalid line, or the format can express no event of it.
         """
         target = Path(path)
         if target.exists() and any(file.exists() and target.samefile(file) for file in shards_of(self.path)):
             raise ConfigurationError(f"{path}: this is the capture that is being exported; pass another path")
         count, left_out = 0, []
-        with replacing(target) as file:
+
+        def lines() -> Iterator[str]:
+            nonlocal count
             for example in self._examples():
                 try:
                     line = self._line(example)
                 except ValueError as error:  # DatasetError too
                     left_out.append(f"{example.id[:12]}: {error}")
                     continue
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                yield json.dumps(line, ensure_ascii=False)
                 count += 1
             if left_out and not count:
                 raise DatasetError(
                     f"{path}: none of the {len(left_out)} events can be written in this handler's format; capture "
                     f"text answers, or export with OpenAIFineTuningHandler. The first, {left_out[0]}"
                 )
+
+        save_lines(target, lines())
         if left_out:
             _logger.warning("%s: %d events were left out; the first, %s", path, len(left_out), left_out[0])
-        print(f"Wrote {count} examples to {path}")
+        print(printable(f"Wrote {count} examples to {path}"))
 
     def _examples(self) -> Iterator[Example]:
         return read_examples(self.path)

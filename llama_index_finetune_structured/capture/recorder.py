@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections import Counter
@@ -19,15 +18,16 @@ from ..example import Example
 from ..forks import reset_after_fork
 from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
+from ..printable import package_logger
 from .answer_check import Rejected, check_answer
 from .calls import example_row, finish_reason
-from .redaction import Redactor, redact_record
+from .redaction import Redactor, redact_record, remember_environment
 from .request import AnswerRequest, read_request, without_tool_schema
 from .spans import Call, Scope
 
 __all__ = ["Recorder", "rejects_path"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _recording: ContextVar[bool] = ContextVar("finetune_structured_recording", default=False)
 
 
@@ -60,6 +60,8 @@ class Recorder:
         self._rejects = JsonlStore(rejects_path(path), fsync=fsync)
         self._output_cls = output_cls
         self._redact = redact
+        if redact is not None:
+            remember_environment()
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Redactor", "redact_record", "redact_row", "redact_secrets"]
+from ..example import loads
+from .known_secrets import environment_secrets, mask_remembered, remember_secret
+from .named_secrets import is_named_secret, secret_name
+from .phone_numbers import redact_phones
+from .secret_patterns import rules_for
+
+__all__ = ["Redactor", "redact_record", "redact_row", "redact_secrets", "remember_environment"]
 
 Redactor = Callable[[str], str]
 """A function that returns a text without its secrets."""
@@ -60,72 +67,24 @@ def _is_card(text: str) -> bool:
     return bool(_CARDS.fullmatch(number)) and (sum(digits[0::2]) + sum(doubled)) % 10 == 0
 
 
-_KEY_STARTS = (
-    "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
-    "akia", "asia", "aiza", "hf_", "xox", "npm_", "pypi-",
-)  # fmt: skip
-# (substrings, pattern, replacement). To save time a pattern is only tried on text that contains one of its
-# substrings in lower case; those without substrings are tried on text that contains a long number.
-_RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (
-        ("private key",),
-        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
-        "[PRIVATE_KEY]",
-    ),
-    (
-        _KEY_STARTS,
-        re.compile(
-            r"(?<![A-Za-z0-9])(?:[spr]k[-_][A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}"
-            r"|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
-            r"|AIza[0-9A-Za-z_-]{30,}|hf_[A-Za-z0-9]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"
-            r"|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,})"
-        ),
-        "[KEY]",
-    ),
-    (("eyj",), re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), "[TOKEN]"),
-    (("bearer",), re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}"), r"\1[TOKEN]"),
-    (
-        ("key", "token", "secret", "pass", "pwd"),
-        re.compile(
-            r"(?i)((?<![a-z])(?:api[_-]?key|access[_-]?key|(?:access|auth|refresh)[_-]?token|client[_-]?secret"
-            r"|secret(?:[_-]?(?:access[_-]?)?key)?|token|password|passwd|pwd)"
-            r"""\\?["']?\s*[:=]\s*\\?["']?)([^\s"'\\,;{}\[\]]{6,})"""
-        ),
-        r"\1[SECRET]",
-    ),
-    (("://",), re.compile(r"(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"), "[CREDENTIALS]"),
-    (
-        ("@",),
-        re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
-        "[EMAIL]",
-    ),
-    ((), re.compile(rf"(?i)(?<![A-Z0-9])(?:{_IBAN_FORMS})(?![A-Z0-9])", re.ASCII), _redact_iban),
-    (
-        (),
-        re.compile(
-            rf"(?<![\w.-])(?:(?P<groups>\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{1,4}})(?P<tail>{_GAP}\d{{1,3}})?"
-            rf"|\d{{4}}{_GAP}\d{{6}}{_GAP}\d{{4,5}}|\d{{13,19}})(?![\w-])"
-        ),
-        _redact_card,
-    ),
-    (
-        (),
-        re.compile(
-            r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}"
-            r"|(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4})(?![\w-])"
-        ),
-        "[PHONE]",
-    ),
+_EMAIL = re.compile(r"(?<![\w.%+-])(?!git@)[\w.%+-]{1,64}@(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+_IBAN = re.compile(rf"(?i)(?<![A-Z0-9])(?:{_IBAN_FORMS})(?![A-Z0-9])", re.ASCII)
+_CARD_FORMS = re.compile(
+    rf"(?<![\w.-])(?:(?P<groups>\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{1,4}})(?P<tail>{_GAP}\d{{1,3}})?"
+    rf"|\d{{4}}{_GAP}\d{{6}}{_GAP}\d{{4,5}}|\d{{13,19}})(?![\w-])"
 )
 _SHORTEST = 7  # characters of the shortest text that any rule matches, such as a@bc.de
+_NO_WORD = re.compile(r"(?=\S*\d)(?=\S*[^\W\d_])\S{12,}")
 _LONGEST_NAMED = (
     512  # characters; chosen: longer values are text, not a secret under a key such as "password"
 )
-_DIGITS = re.compile("\\d[\\d ().\u00a0\u202f\u2011-]{7,}\\d")
+_DIGITS = re.compile("\\d[\\d ()./\u00a0\u202f\u2011-]{5,}\\d")
 
 
 def redact_secrets(text: str) -> str:
     """Replace keys, tokens, passwords, e-mail addresses, account, card and phone numbers by marks such as ``[KEY]``.
+
+    The keys that LLMs and engines of this package were given are replaced whatever their form.
 
     Account numbers are IBANs with the right check digits; card numbers are those of a card issuer that pass Luhn's
     check.
@@ -140,30 +99,63 @@ def redact_secrets(text: str) -> str:
     """
     if len(text) < _SHORTEST:
         return text
-    lower = text.lower()
-    has_number = None  # searched for once, and only where a rule needs it
-    for substrings, pattern, replacement in _RULES:
-        if substrings:
-            may_match = any(substring in lower for substring in substrings)
-        else:
-            has_number = has_number if has_number is not None else _DIGITS.search(text) is not None
-            may_match = has_number
-        if may_match:
-            text = pattern.sub(replacement, text)
-    return text
+    text = mask_remembered(text)
+    for rule in rules_for(text):
+        text = rule.pattern.sub(rule.replacement, text)
+    if "@" in text:
+        text = _EMAIL.sub("[EMAIL]", text)
+    if _DIGITS.search(text) is None:
+        return text
+    return redact_phones(_CARD_FORMS.sub(_redact_card, _IBAN.sub(_redact_iban, text)))
+
+
+def remember_environment() -> None:
+    """Have ``redact_secrets`` replace the environment's secrets too; those that may be words are left out."""
+    for value in environment_secrets():
+        if _NO_WORD.fullmatch(value):
+            remember_secret(value)
 
 
 def redact_record(record: dict[str, Any], redact: Redactor) -> dict[str, Any]:
     """Redact the row of an Example, or of a rejected one under "example".
 
-    Numbers change in the messages only: one in an answer is what a model has to learn, and no text of a person.
+    Numbers change in the messages only: one in an answer is what a model has to learn, and no text of a person. The
+    names and the constants of the row's schema and tools stay, in the answer as well, so that they still fit.
     """
+    row = record.get("example", record)
+    kept = frozenset(_schema_texts([row.get(name) for name in _SCHEMA_FIELDS]))
     return {
         key: redact_record(value, redact)
         if key == "example"
-        else redact_row(value, redact, numbers=key == "messages")
+        else _RowRedactor(redact, key == "messages", kept).value(value)
         for key, value in record.items()
     }
+
+
+_SCHEMA_FIELDS = ("answer_schema", "response_format", "tools", "schema_text")
+
+
+def _schema_texts(schema: Any) -> Iterator[str]:
+    """Names of fields, of enums and of constants in JSON schemas, at any depth and in text."""
+    if isinstance(schema, str):
+        parsed = _parsed(schema)
+        if parsed is not None:
+            yield from _schema_texts(parsed)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _schema_texts(item)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
+                yield from value
+            if key == "enum" and isinstance(value, list):
+                yield from (item for item in value if isinstance(item, str))
+            elif key in ("const", "name", "title", "$ref") and isinstance(value, str):
+                yield value
+            elif key == "required" and isinstance(value, list):
+                yield from (item for item in value if isinstance(item, str))
+            else:
+                yield from _schema_texts(value)
 
 
 def redact_row(row: Any, redact: Redactor, *, numbers: bool = True) -> Any:
@@ -171,31 +163,65 @@ def redact_row(row: Any, redact: Redactor, *, numbers: bool = True) -> Any:
 
     With ``numbers``, a number whose digits ``redact`` changes becomes 0.
     """
-    if isinstance(row, str):
-        return _redact_text(row, redact, numbers)
-    if isinstance(row, dict):
-        return {redact(key): _redact_value(key, value, redact, numbers) for key, value in row.items()}
-    if isinstance(row, list):
-        return [redact_row(value, redact, numbers=numbers) for value in row]
-    if numbers and isinstance(row, (int, float)) and not isinstance(row, bool):
-        return row if redact(str(row)) == str(row) else 0
-    return row
+    return _RowRedactor(redact, numbers, frozenset()).value(row)
 
 
-def _redact_value(key: str, value: Any, redact: Redactor, numbers: bool) -> Any:
-    """Redact a value, also where only its key gives it away, as in ``{"password": "tiger7"}``."""
-    redacted = redact_row(value, redact, numbers=numbers)
-    if (
-        not isinstance(value, str)
-        or redacted != value
-        or len(value) > _LONGEST_NAMED
-        or _parsed(value) is not None
-    ):
-        return redacted
-    named = redact(f"{key}: {value}")
-    if named == f"{key}: {value}" or redact(key) != key:
+@dataclass(frozen=True)
+class _RowRedactor:
+    """Walks a row. ``numbers``: redact numbers too. ``kept``: strings that stay, such as the names of fields."""
+
+    redact: Redactor
+    numbers: bool
+    kept: frozenset[str]
+
+    def value(self, value: Any, strength: str | None = None) -> Any:
+        """The redacted value; ``strength`` is that of the nearest name above it that names a secret."""
+        if isinstance(value, str):
+            return self._text(value, strength)
+        if isinstance(value, dict):
+            return {self._name(key): self._under(key, item, strength) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.value(item, strength) for item in value]
+        if self.numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return value if self.redact(str(value)) == str(value) else 0
         return value
-    return named.removeprefix(f"{key}: ") if named.startswith(f"{key}: ") else "[SECRET]"
+
+    def _name(self, name: str) -> str:
+        return name if name in self.kept else self._redacted(name)
+
+    def _under(self, name: str, value: Any, strength: str | None) -> Any:
+        """Redact a value, also where only its key gives it away: ``{"password": "tiger7"}``."""
+        if self.redact is not redact_secrets:
+            return self._named(name, self.value(value), value)
+        own = secret_name(name)
+        return self.value(value, "strong" if "strong" in (own, strength) else own or strength)
+
+    def _named(self, name: str, redacted: Any, value: Any) -> Any:
+        """As ``_under``, for a redactor of the user's: whether it redacts the value after its name."""
+        if not isinstance(value, str) or redacted != value or not 0 < len(value) <= _LONGEST_NAMED:
+            return redacted
+        line = f"{name}: {value}"
+        named = self._redacted(line)
+        if named == line or self._redacted(name) != name or value in self.kept or _parsed(value) is not None:
+            return redacted
+        return named.removeprefix(f"{name}: ") if named.startswith(f"{name}: ") else "[SECRET]"
+
+    def _text(self, text: str, strength: str | None) -> str:
+        """Redact a string; one that contains JSON stays valid JSON, unchanged where nothing was redacted."""
+        if text in self.kept:
+            return text
+        if (value := _parsed(text)) is not None:
+            redacted = self.value(value, strength)
+            return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+        if strength is not None and len(text) <= _LONGEST_NAMED and is_named_secret(strength, text):
+            return "[SECRET]"
+        return self._redacted(text)
+
+    def _redacted(self, text: str) -> str:
+        redacted = self.redact(text)
+        if not isinstance(redacted, str):
+            raise TypeError(f"the redactor returned {type(redacted).__name__}, expected str")
+        return redacted
 
 
 def _parsed(text: str) -> Any:
@@ -203,17 +229,6 @@ def _parsed(text: str) -> Any:
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        return json.loads(text)
+        return loads(text)
     except ValueError:
         return None
-
-
-def _redact_text(text: str, redact: Redactor, numbers: bool) -> str:
-    """Redact a string; one that contains JSON stays valid JSON, unchanged where nothing was redacted."""
-    if (value := _parsed(text)) is not None:
-        redacted = redact_row(value, redact, numbers=numbers)
-        return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
-    redacted_text = redact(text)
-    if not isinstance(redacted_text, str):
-        raise TypeError(f"the redactor returned {type(redacted_text).__name__}, expected str")
-    return redacted_text

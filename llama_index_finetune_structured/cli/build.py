@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,6 @@ from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
 from ..answer_values import class_schema
-from ..capture.redaction import redact_secrets
 from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuilder, document_hashes
 from ..dataset.generate.documents import read_nodes
 from ..dataset.generate.llm_calls import FailedCall
@@ -24,8 +23,7 @@ from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
-from ..local.train.run_lock import locked_run
-from .build_folder import BuildSettings, DocumentChanges, held_out_path, open_build_folder
+from .build_folder import BuildSettings, DocumentChanges, build_folder, save_held_out
 from .command import FEW_ROWS, Result, command, counted, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
@@ -65,7 +63,9 @@ def build(
         str | None,
         typer.Option(help="Instruction for generating questions (default: ask for the schema's fields)."),
     ] = None,
-    questions_per_chunk: Annotated[int, typer.Option(min=1, help="Questions generated for each chunk.")] = 2,
+    questions_per_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Questions generated for each chunk (default: 2).")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of generated questions (default: no limit).")
     ] = None,
@@ -93,6 +93,12 @@ def build(
     asked again. Failed calls are listed, and repeated with --retry-failed.
     """
     _require_one_source(teacher, questions, pairs)
+    generating = {"--ask-for": ask_for, "--questions-per-chunk": questions_per_chunk, "--limit": limit}
+    asking = {"--api-base": api_base, "--retry-failed": retry_failed or None}
+    if pairs is not None:
+        _refuse(generating | asking, "--pairs are labelled already")
+    if questions is not None:
+        _refuse(generating, "--questions are asked as they are")
     output_cls = load_schema(schema)
     abstention = _empty_answer(output_cls) if retrieval_misses == "abstain" else None
     nodes = read_nodes(folder, chunk_size=chunk_size)
@@ -104,19 +110,18 @@ def build(
     llm = None if teacher is None else hosted_teacher(teacher, api_base, top_k * chunk_size)
     own_questions = None if questions is None else read_questions(questions)
     rows: Sequence[Example] = [] if pairs is None else list(_labelled_rows(retriever, pairs, output_cls))
-    build_folder = open_build_folder(output, settings)
-    with locked_run(build_folder):  # two builds at once would pay for the same answers
-        remember_schema(build_folder, schema, output_cls)
-        documents = DocumentChanges(build_folder, document_hashes(nodes))
+    with build_folder(output, settings) as kept:
+        remember_schema(kept, schema, output_cls)
+        documents = DocumentChanges(kept, document_hashes(nodes))
         calls, notes = None, list[str]()
         if llm is not None:
             policy = CallPolicy(concurrency=concurrency)
-            calls = TeacherCalls(llm, output_cls, build_folder, policy, retry_failed)
+            calls = TeacherCalls(llm, output_cls, kept, policy, retry_failed)
             all_questions = own_questions or calls.questions(
-                nodes, per_chunk=questions_per_chunk, limit=limit, ask_for=ask_for, seed=seed
+                nodes, per_chunk=questions_per_chunk or 2, limit=limit, ask_for=ask_for, seed=seed
             )
             rows = calls.examples(nodes, retriever, all_questions)
-            notes = _failure_lines(calls, redact_secrets(api_base or OPENAI))
+            notes = _failure_lines(calls, api_base or OPENAI)
         settled = _Settled.of(rows, retrieval_misses, abstention)
         return _save(settled, output, validation, seed, documents, calls, notes)
 
@@ -129,6 +134,12 @@ def _require_one_source(teacher: str | None, questions: Path | None, pairs: Path
         raise ConfigurationError(
             "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
         )
+
+
+def _refuse(options: Mapping[str, Any], reason: str) -> None:
+    """Raise ConfigurationError for options that were given and would change nothing."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigurationError(f"{reason}: leave {', '.join(given)} out")
 
 
 def bm25_retriever(nodes: Sequence[BaseNode], top_k: int) -> BaseRetriever:
@@ -212,17 +223,13 @@ def _save(
     failures: Sequence[FailedCall] = calls.failures if calls else ()
     changes = documents.counts()
     train, held_out = _split(settled.examples, validation, seed, documents.split_name)
-    path = held_out_path(output)
-    if held_out is None:
-        path.unlink(missing_ok=True)  # of an earlier build; its rows may be in the training file now
-    else:
-        held_out.save(path)
+    path = save_held_out(output, held_out)
     train.save(output)
     documents.save()
     data = {
         "data": str(output),
         "examples": len(train),
-        "validation": None if held_out is None else str(path),
+        "validation": path and str(path),
         "validation_examples": len(held_out or ()),
         "documents": _documents(train),
         "validation_documents": _documents(held_out or ()),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
+from ..locks import locked_folder
 
-__all__ = ["BuildSettings", "DocumentChanges", "held_out_path", "open_build_folder"]
+__all__ = ["BuildSettings", "DocumentChanges", "build_folder", "held_out_path", "save_held_out"]
+
+_SUFFIX = ".build"
+_NONE_HELD_OUT = (
+    "none_held_out.json"  # there after a build without held-out rows: such a file is not of a build
+)
 
 
 class _Document(BaseModel):
@@ -91,29 +99,57 @@ def held_out_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.validation{output.suffix}")
 
 
-def open_build_folder(output: Path, settings: BuildSettings) -> Path:
-    """The folder ``data.build`` beside ``data.jsonl``, created with these settings if it does not exist.
+def save_held_out(output: Path, rows: FinetuneDataset | None) -> Path | None:
+    """Write the held-out rows; without any, remove those of an earlier build, which may be in the training file now.
 
-    Raises ConfigurationError where the folder has other settings, or where ``output`` or the file of
-    held-out rows exists without such a folder, that is, was not written by a build.
+    Returns the file, None without rows.
     """
-    folder = output.with_name(f"{output.stem}.build")
+    path, mark = held_out_path(output), output.with_name(f"{output.stem}{_SUFFIX}") / _NONE_HELD_OUT
+    if rows is None:
+        path.unlink(missing_ok=True)
+        write_json(mark, {})
+        return None
+    mark.unlink(missing_ok=True)
+    return rows.save(path)
+
+
+@contextmanager
+def build_folder(output: Path, settings: BuildSettings) -> Iterator[Path]:
+    """The folder ``data.build`` beside ``data.jsonl``, locked, and created with these settings if it does not exist.
+
+    Raises ConfigurationError where the folder has other settings, or where ``output`` or the file of held-out rows
+    exists without such a folder, that is, was not written by a build, or ``output`` names the folder itself;
+    EngineError while another build works there, which would pay for the same answers.
+    """
+    if not output.name or output.suffix.lower() == _SUFFIX:
+        raise ConfigurationError(
+            f"{output}: expected the path of a file such as data.jsonl; give another --output"
+        )
+    folder = output.with_name(f"{output.stem}{_SUFFIX}")
     settings_file = folder / "build.json"
+    _require_own(settings_file, output, settings)  # before anything is written
+    with locked_folder(folder):
+        _require_own(settings_file, output, settings)  # another build may have begun meanwhile
+        if not settings_file.is_file():
+            write_json(settings_file, settings.model_dump(mode="json"))
+        yield folder
+
+
+def _require_own(settings_file: Path, output: Path, settings: BuildSettings) -> None:
     if settings_file.is_file():
         _require_same(settings_file, settings)
-        return folder
-    for path in (output, held_out_path(output)):
+        others = [held_out_path(output)] if (settings_file.parent / _NONE_HELD_OUT).is_file() else []
+    else:
+        others = [output, held_out_path(output)]
+    for path in others:
         if path.exists():
             raise ConfigurationError(f"{path}: exists and was not made by a build; choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(settings_file, settings.model_dump(mode="json"))
-    return folder
 
 
 def _require_same(settings_file: Path, settings: BuildSettings) -> None:
     try:
         stored = BuildSettings.model_validate(read_json(settings_file))
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"{settings_file}: cannot be read ({error}); choose another --output"
         ) from error

@@ -10,8 +10,9 @@ import typer
 from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from ..local.train.settings import LoraSettings
-from .command import Result, command, counted, finite
+from .command import Result, command, counted, finite, one_of
 from .schema_option import SchemaOption, answer_class
 
 __all__ = ["register"]
@@ -20,7 +21,11 @@ __all__ = ["register"]
 def check_file(
     data: Annotated[Path, typer.Argument(help="Training file of any format, or a capture.")],
     target: Annotated[
-        str, typer.Option(help="Trainer that the file is for: local, openai, trl or gradient.")
+        str,
+        typer.Option(
+            callback=one_of("local", "openai", "trl", "gradient"),
+            help="Trainer that the file is for: local, openai, trl or gradient.",
+        ),
     ] = "local",
     base_model: Annotated[
         str, typer.Option(help="Base model whose tokenizer is used, for local and trl.")
@@ -40,6 +45,9 @@ def check_file(
     ] = None,
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
     schema: SchemaOption = None,
+    schema_prompt: Annotated[
+        SchemaPrompt, typer.Option(help="For local, how prompts say the schema: json, compact or none.")
+    ] = DEFAULT_SCHEMA_PROMPT,
 ) -> Result:
     """Validate every line as the target would train on it: problems with line and fix, tokens, cost.
 
@@ -55,6 +63,7 @@ def check_file(
         epochs=epochs,
         price_per_million=price,
         output_cls=answer_class(schema, data),
+        schema_prompt=schema_prompt,
     )
     fixed = fix is not None and _fix(report, fix)
     left = f"the {report.good} good lines are in {fix}" if fix is not None else None

@@ -1,7 +1,7 @@
 """Registration of commands: results on stdout, messages on stderr, ``--json``, and exit codes.
 
-Exit codes: 0 done; 1 an error of the user, or problems found; 2 a command line that typer refuses; 130 stopped by
-Ctrl-C.
+Exit codes: 0 done; 1 an error of the user, or problems found; 2 a command line that typer refuses, such as a value
+that is not in an option's list; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import math
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +20,17 @@ import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, RenderableType
 
+from ..capture.known_secrets import mask_secrets
 from ..errors import ConfigurationError, FinetuneStructuredError
-from ..printable import printable
+from ..evaluation.report.terminal import print_plain
+from ..printable import escaped_json
 
-__all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "say", "settings_of"]
+__all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "one_of", "say", "settings_of"]
 
 FEW_ROWS = 50
 """Commands warn below this many training rows. Chosen: some dozens of rows teach no more than the form."""
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
-_NOT_ASCII = re.compile(r"[^\n -~]")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -56,6 +56,17 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def one_of(*names: str) -> Callable[[str | None], str | None]:
+    """A ``callback`` that refuses a value that is not among ``names``, as typer refuses one of a Literal."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}")
+        return value
+
+    return check
+
+
 def settings_of(cls: type[_Settings], **options: Any) -> _Settings:
     """Settings of the values of a command's options, named as the fields.
 
@@ -73,7 +84,7 @@ def settings_of(cls: type[_Settings], **options: Any) -> _Settings:
 
 def say(text: str) -> None:
     """Print a progress message to stderr; stdout is reserved for the result."""
-    Console(stderr=True).print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    print_plain(Console(stderr=True), mask_secrets(text))
 
 
 def command(
@@ -116,29 +127,21 @@ def _attempt(function: Callable[..., Result], options: dict[str, Any]) -> Result
 
 
 def _failed(message: str) -> Result:
-    Console(stderr=True, style="red").print(
-        printable(f"Error: {message}"), markup=False, highlight=False, soft_wrap=True
-    )
+    message = mask_secrets(message)
+    print_plain(Console(stderr=True, style="red"), f"Error: {message}")
     return Result({"error": message}, (), ok=False)
 
 
 def _print(result: Result, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(_json_text(result.data) + "\n")
+        sys.stdout.write(escaped_json(json.dumps(result.data, ensure_ascii=False, indent=1)) + "\n")
+        sys.stdout.flush()  # a full disk is an error here, not at the end of the interpreter
     else:
         console = Console()
         for part in result.shown:
-            shown = printable(part) if isinstance(part, str) else part
-            console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+            if isinstance(part, str):
+                print_plain(console, part)
+            else:
+                console.print(part, highlight=False)
     if not result.ok:
         raise typer.Exit(1)
-
-
-def _json_text(data: dict[str, Any] | list[Any]) -> str:
-    """The data as JSON; control characters that JSON allows as they are, and half surrogate pairs, are escaped too."""
-    text = json.dumps(data, ensure_ascii=False, indent=1)
-    return _NOT_ASCII.sub(lambda found: _escaped(found[0]), text)
-
-
-def _escaped(char: str) -> str:
-    return char if printable(char) == char else json.dumps(char)[1:-1]

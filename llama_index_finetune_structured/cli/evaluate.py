@@ -12,6 +12,7 @@ from ..errors import ConfigurationError
 from ..evaluation import Scorecard, compare
 from ..example import content_hash
 from ..llms.lora import LoraLLM
+from ..locks import locked_folder
 from .command import Result, command, counted, say
 from .schema_option import SchemaOption, answer_class
 from .scores import score_result
@@ -62,20 +63,21 @@ def evaluate(
         "limit": limit,
         "schema": None if output_cls is None else schema or output_cls.__name__,
     }
-    _require_same_evaluation(output / "scorecard.json", settings)
     training_log = loss_curve_of(run)  # a damaged one is an error before answers are generated
-    say(f"{counted(len(examples), 'example')}, {counted(len(systems), 'model')}")
-    card = compare(
-        systems,
-        examples,
-        output_cls=output_cls,
-        concurrency=batch_size,
-        cache_dir=output / "answers" / _answers_key(trained, systems, grammar),
-        notes={key: value for key, value in settings.items() if value is not None},
-    )
-    page = output / "report.html"
-    scorecard = card.to_json(output / "scorecard.json")
-    card.to_html(page, title=title, training_log=training_log)
+    with locked_folder(output):
+        _require_same_evaluation(output / "scorecard.json", settings)
+        say(f"{counted(len(examples), 'example')}, {counted(len(systems), 'model')}")
+        card = compare(
+            systems,
+            examples,
+            output_cls=output_cls,
+            concurrency=batch_size,
+            cache_dir=output / "answers" / _answers_key(trained, systems, grammar),
+            notes={key: value for key, value in settings.items() if value is not None},
+        )
+        page = output / "report.html"
+        scorecard = card.to_json(output / "scorecard.json")
+        card.to_html(page, title=title, training_log=training_log)
     return score_result(card, scorecard=scorecard, report=page)
 
 

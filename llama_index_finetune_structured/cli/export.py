@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +18,9 @@ from ..llms.exported import open_export
 from ..llms.lora import LoraLLM
 from ..local.export import FORMATS, export_adapter
 from ..local.export.serving import serving_commands
-from ..local.model.adapter import find_adapter
-from .command import Result, command
+from ..local.model.adapter import find_adapter, read_card
+from .command import Result, command, one_of
 from .schema_option import SchemaOption, answer_class
-from .trained import require_readable
 
 __all__ = ["export", "register"]
 
@@ -30,9 +30,15 @@ _DTYPES = "; ".join(f"{name}: {', '.join(dtypes)}" for name, dtypes in FORMATS.i
 def export(
     model: Annotated[Path, typer.Argument(help="Folder of a training run, or of its adapter.")],
     output: Annotated[Path, typer.Argument(help="Folder (merged) or .gguf file to write; must not exist.")],
-    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "merged",
+    format: Annotated[
+        str, typer.Option(callback=one_of(*FORMATS), help=f"One of {', '.join(FORMATS)}.")
+    ] = "merged",
     dtype: Annotated[
-        str | None, typer.Option(help=f"Data type of the weights, the default first. {_DTYPES}.")
+        str | None,
+        typer.Option(
+            callback=one_of(*sorted({*chain(*FORMATS.values())})),
+            help=f"Data type of the weights, the default first. {_DTYPES}.",
+        ),
     ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Location of the base model, if it moved after training.")
@@ -50,8 +56,10 @@ def export(
     on top of gguf-base, the base model alone. With --check the adapter and what was written get the same
     prompts, and their answers are compared field by field.
     """
+    if schema is not None and check is None:
+        raise ConfigurationError("--schema judges the answers of --check: give --check FILE, or leave it out")
     adapter = find_adapter(model)
-    require_readable(adapter)
+    read_card(adapter)  # a damaged adapter is an error before the examples are read
     examples = (
         None if check is None else list(FinetuneDataset.load(check))
     )  # an error before anything is written

@@ -52,6 +52,10 @@ def report(
     run = card.settings.get("run")
     prices = _prices(card, input_price, output_price, machine_price, training_cost)
     page = html or scorecard.with_name("report.html")
+    if page.resolve() == scorecard.resolve():
+        raise ConfigurationError(
+            f"{page}: is the scorecard, which the page would replace; give another --html"
+        )
     card.to_html(
         page,
         title=title or str(card.settings.get("title", "Scorecard")),

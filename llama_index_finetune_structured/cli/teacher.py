@@ -19,6 +19,7 @@ from ..capture.recorder import rejects_path
 from ..dataset import CallPolicy, Question, QuestionGenerator, answer_questions, document_hashes
 from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.splits import unit_hash
+from ..descriptors import read_text_file
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError, StructuredAnswerError
 from ..example import Example
 from ..jsonl_store import read_shards
@@ -33,6 +34,7 @@ INVALID_ANSWER = StructuredAnswerError.__name__
 # What a query engine raises for an answer that does not fit, by transport. A call that failed raises
 # the client's own error.
 _INVALID_ANSWER_ERRORS = {INVALID_ANSWER, "ValidationError", "ValueError"}
+_MAX_QUESTIONS_BYTES = 100_000_000  # chosen: about a million questions
 _PROMPT_TOKENS = (
     4096  # chosen: room in the context window for prompt text, schema and answer beside the chunks
 )
@@ -64,9 +66,13 @@ def hosted_teacher(model: str, api_base: str | None, context_tokens: int) -> LLM
 def read_questions(path: Path) -> list[Question]:
     """The questions of a text file, one a line, without blank lines. Raises DatasetError if there are none."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text_file(path, max_bytes=_MAX_QUESTIONS_BYTES).splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({error.strerror}); expected a file of questions"
+        ) from error
     questions = [Question(line.strip()) for line in lines if line.strip()]
     if not questions:
         raise DatasetError(f"{path}: no questions in it; write one a line")

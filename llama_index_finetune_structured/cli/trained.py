@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..files import read_json
 from ..local.model.adapter import AdapterCard, adapter_or_none, read_card
+from ..local.train.checksums import read_checked_json
 
-__all__ = ["Trained", "find_trained", "loss_curve_of", "require_readable", "training_of"]
+__all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
 
 _LOG = "training_log.json"
 _UNREADABLE = (OSError, ValueError, RecursionError, KeyError, TypeError)
@@ -30,31 +29,13 @@ class Trained:
 def find_trained(model: str) -> Trained | None:
     """The adapter in folder ``model``, or None for a base model.
 
-    Raises ConfigurationError for an unfinished run.
+    Raises ConfigurationError for an unfinished run, or damaged files.
     """
     adapter = adapter_or_none(Path(model))
     if adapter is None:
         return None
-    require_readable(adapter)
     run = adapter.parent if (adapter.parent / _LOG).is_file() else None
     return Trained(adapter, read_card(adapter), run)
-
-
-def require_readable(adapter: Path) -> None:
-    """Raise ConfigurationError where the adapter's configuration or weights are damaged."""
-    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
-    path = config
-    try:
-        if read_json(config)["peft_type"] != "LORA":
-            raise ValueError("no LoRA adapter")
-        path = weights
-        content = weights.read_bytes()
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size]) if 0 < size < len(content) else None
-        if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
-            raise ValueError("no header")
-    except _UNREADABLE as error:
-        raise ConfigurationError(f"{path}: damaged; train the model again, or restore the file") from error
 
 
 def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
@@ -63,7 +44,7 @@ def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
     if path is None or not path.is_file():
         return []
     try:
-        log = read_json(path)
+        log = read_checked_json(path)
         held_out = [{"step": entry["step"], "validation_loss": entry["loss"]} for entry in log["validation"]]
         return [*log["steps"], *held_out]
     except _UNREADABLE as error:

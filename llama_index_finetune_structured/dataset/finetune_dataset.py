@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..formats.reading import read_examples
 from ..formats.registry import training_lines
 from ..jsonl import save_lines
 from ..jsonl_store import shards_of
+from ..printable import package_logger
 from .labels import Conversation, labelled_examples
 from .leakage import LeakageReport, find_leaks
 from .revalidation import Revalidation, revalidate
@@ -26,7 +26,7 @@ from .splits import GroupBy, document_of, train_mask
 
 __all__ = ["DatasetSummary", "FinetuneDataset"]
 
-_log = logging.getLogger(__name__)
+_log = package_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from ..descriptors import open_regular
 from ..errors import DatasetError
 from ..example import Example
 from ..formats.reading import example_from_row
@@ -65,7 +66,7 @@ def _pair_or_error(row: Any, where: str) -> Pair:
 
 def _from_file(path: Path) -> Iterator[Pair]:
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
     with file:

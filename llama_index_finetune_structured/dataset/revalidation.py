@@ -12,6 +12,7 @@ from ..errors import DatasetError
 from ..example import Example, Message
 from ..formats.transports import render
 from ..jsonl import one_line_reason
+from ..printable import printable
 from .labels import AnswerShape
 
 __all__ = ["LostRow", "Revalidation", "revalidate"]
@@ -56,7 +57,9 @@ class Revalidation:
         return f"{len(self.held)} rows still valid, {len(self.migrated)} migrated, {len(self.lost)} lost"
 
     def __str__(self) -> str:
-        return "\n".join([self._counts(), *(f"  row {lost.row}: {lost.reason}" for lost in self.lost)])
+        return printable(
+            "\n".join([self._counts(), *(f"  row {lost.row}: {lost.reason}" for lost in self.lost)])
+        )
 
 
 def revalidate(

@@ -24,6 +24,7 @@ from ..files import read_json, write_json
 from ..llms.lora import LoraLLM
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
+from ..locks import locked_folder
 from .corpus import REFERENCE_KEY, ApiCard, Function, answerable, functions, node_of, parse_card
 from .teacher import QA_TEMPLATE, DocstringTeacher
 
@@ -55,9 +56,14 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
     """Run all steps whose results are not yet in ``output``, and return the scorecard.
 
     All files are written to ``output``; ``say`` receives progress messages. Raises ConfigurationError where
-    ``output`` belongs to a run with other settings.
+    ``output`` belongs to a run with other settings, EngineError while another process works there.
     """
-    _open_output(output, settings)
+    with locked_folder(output):
+        _open_output(output, settings)
+        return _run(settings, output, say)
+
+
+def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Scorecard:
     documents = functions()
     retriever = _retriever(documents)
     train, test = _questions(documents, settings)
@@ -97,10 +103,9 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
 
 
 def _open_output(output: Path, settings: DemoSettings) -> None:
-    """Create the folder with these settings in it, or check that it has the same."""
+    """Write these settings into the folder, or check that it has the same."""
     settings_file = output / "demo.json"
     if not settings_file.is_file():
-        output.mkdir(parents=True, exist_ok=True)
         write_json(settings_file, settings.model_dump(mode="json"))
         return
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
 from ..errors import ConfigurationError, DatasetError, EngineError, ServiceError
@@ -17,7 +15,9 @@ from ..example import content_hash
 from ..formats.gradient_samples import gradient_sample
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
+from ..printable import package_logger
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
+from .gradient_adapter import NewAdapter, next_to, retried, runs_of
 from .hosted.journal import Run, RunJournal, attached_folder, list_runs, run_folder
 from .timeouts import Timeouts
 
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientFinetuneEngine"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 T = TypeVar("T")
-_ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out
 
 
 class GradientFinetuneEngine(FinetuneEngine):
@@ -47,12 +46,15 @@ class GradientFinetuneEngine(FinetuneEngine):
         verbose: Show the progress bar without a terminal as well.
         max_steps: Number of lines of the file that are used. None: all.
         batch_size: Lines in one request.
-        model_adapter_id: An existing adapter to go on with, instead of ``base_model_slug`` and ``name``.
+        model_adapter_id: An existing adapter to go on with, instead of ``base_model_slug`` and ``name``; also one
+            that the constructor asks about.
         data: A training file or a FinetuneDataset.
         output_dir: Folder of the adapter's journal. A folder that holds the journal of an adapter with the
             same slug and name goes on with that adapter. None: a folder for each new adapter under
             $LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS or ``finetune-runs``; the same slug and name then go on with
             an adapter whose epoch is unfinished, also in a new process, and else create a new one.
+        resubmit: Where the constructor has asked whether an earlier request created an adapter: it created none, so
+            the request is sent again. Without effect elsewhere.
         host: Address of the server. None: $GRADIENT_API_URL. One of them is required, since the hosted
             service is retired.
         access_token: Token of the server. None: $GRADIENT_ACCESS_TOKEN.
@@ -64,7 +66,8 @@ class GradientFinetuneEngine(FinetuneEngine):
             adapter, is given; a number is less than 1; host, token or workspace is missing or the host is the
             retired one or no address; the server has no such base model; or ``output_dir`` holds another run.
         MissingDependencyError: The extra ``gradient`` is not installed.
-        EngineError: ``output_dir`` cannot be read or written.
+        EngineError: ``output_dir`` cannot be read or written; or whether a request created an adapter is unknown, with
+            the adapters that may be its own and how to go on.
         ServiceError: The server refuses a request, or does not answer after six attempts.
     """
 
@@ -84,6 +87,7 @@ class GradientFinetuneEngine(FinetuneEngine):
         access_token: str | None = None,
         workspace_id: str | None = None,
         timeouts: Timeouts | None = None,
+        resubmit: bool = False,
     ) -> None:
         if (model_adapter_id is None) == (base_model_slug is None or name is None):
             raise ConfigurationError("give either base_model_slug and name, or model_adapter_id")
@@ -102,7 +106,7 @@ class GradientFinetuneEngine(FinetuneEngine):
         if model_adapter_id is not None:
             self._journal = self._attach(model_adapter_id, own_journal)
         else:
-            self._journal = self._create(str(base_model_slug), str(name), own_journal)
+            self._journal = self._create(str(base_model_slug), str(name), own_journal, resubmit)
 
     @classmethod
     def _from_file(cls, base_model: str, data: Path, **options: Any) -> Self:
@@ -125,42 +129,41 @@ class GradientFinetuneEngine(FinetuneEngine):
         adapter = self._retried(lambda: self._api.adapter(adapter_id))
         known = [folder for folder, run in list_runs() if run.job_id == adapter_id]
         journal = own_journal or RunJournal(known[0] if known else attached_folder(adapter_id))
-        run = journal.read()
-        if run is None:
-            run = self._new_run(str(adapter.base_model_id))
-            journal.write(run.but(phase="submitted", job_id=adapter_id, status="attached"))
-        elif run.job_id != adapter_id:
-            raise ConfigurationError(
-                f"{journal.folder}: holds the run of {run.job_id}; give another output_dir"
-            )
+        with journal.lock():
+            run = journal.read() or self._new_run(str(adapter.base_model_id))
+            if run.job_id is None:
+                journal.write(run.but(phase="submitted", job_id=adapter_id, status="attached", error=None))
+            elif run.job_id != adapter_id:
+                raise ConfigurationError(
+                    f"{journal.folder}: holds the run of {run.job_id}; give another output_dir"
+                )
         return journal
 
-    def _create(self, slug: str, name: str, own_journal: RunJournal | None) -> RunJournal:
+    def _create(self, slug: str, name: str, own_journal: RunJournal | None, resubmit: bool) -> RunJournal:
         """The journal of an unfinished adapter of this slug and name, or of a new one, created once."""
         identity = content_hash([self._api.host, self._api.workspace_id, slug, name])
         first = own_journal or RunJournal(run_folder(name, identity))
         # All adapters of this identity share the lock of their first folder, so that two processes neither
         # create two adapters at once nor take the same folder.
         with first.lock():
-            runs = _runs_of(identity, own_journal)
+            runs = runs_of(identity, own_journal)
             for journal, run in runs:
                 if run.job_id is not None and self._is_resumable(run, own_journal):
                     logger.info("resuming the adapter %s", run.job_id)
                     return journal
             base_id = self._retried(lambda: self._api.base_model_id(slug))
-            # A run without an adapter id is of a process that ended in mid-request. Its journal lists the
-            # adapters from before that request, so it must be used again: with a fresh list the adapter of
-            # the lost reply would pass for an old one.
-            interrupted = [(journal, run) for journal, run in runs if run.job_id is None]
-            if interrupted:
-                journal, run = interrupted[0]
+            adapter = NewAdapter(self._api, self._timeouts.clock, base_id, name)
+            # A run without an adapter id is of a request that was refused, or whose outcome is unknown.
+            incomplete = [(journal, run) for journal, run in runs if run.job_id is None]
+            if incomplete:
+                journal, run = incomplete[0]
+                if run.phase == "submitting" and not resubmit:
+                    raise adapter.question(journal, run, run.error or "it was sent by a process that ended")
             else:
-                journal = first if own_journal or not runs else _next_to(first, len(runs) + 1)
-                existing = tuple(self._adapters_named(base_id, name))
-                run = self._new_run(slug).but(phase="submitting", key=identity, known_job_ids=existing)
-                journal.write(run)  # on disk before the request: _find_or_create needs the list after a crash
-            adapter_id = self._retried(lambda: self._find_or_create(run, base_id, name))
-            journal.write(run.but(phase="submitted", job_id=adapter_id, status="created"))
+                journal = first if own_journal or not runs else next_to(first, len(runs) + 1)
+                run = self._new_run(slug).but(key=identity)
+            adapter_id = adapter.create_once(journal, run)
+            journal.write(journal.require().but(phase="submitted", job_id=adapter_id, status="created"))
         return journal
 
     def _new_run(self, base_model: str) -> Run:
@@ -189,21 +192,6 @@ class GradientFinetuneEngine(FinetuneEngine):
                 raise
             return False
         return True
-
-    def _adapters_named(self, base_id: str, name: str) -> list[str]:
-        adapters = self._retried(self._api.adapters)
-        return [str(a.id) for a in adapters if a.name == name and a.base_model_id == base_id]
-
-    def _find_or_create(self, run: Run, base_id: str, name: str) -> str:
-        """The id of the adapter that an earlier, unanswered request of this run created, else of a new one.
-
-        The protocol has no idempotency key. An adapter of this name and base model that did not exist
-        before the first request is therefore taken for this run's.
-        """
-        created = [
-            adapter for adapter in self._adapters_named(base_id, name) if adapter not in run.known_job_ids
-        ]
-        return created[0] if created else self._api.create_adapter(base_id, name)
 
     # -- training --
 
@@ -306,13 +294,7 @@ class GradientFinetuneEngine(FinetuneEngine):
         return str(adapter.latest_update_time.isoformat())
 
     def _retried(self, request: Callable[[], T]) -> T:
-        return Retrying(
-            sleep=self._timeouts.clock.sleep,
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential(multiplier=1, max=60),
-            retry=retry_if_exception(lambda e: isinstance(e, ServiceError) and not e.refused),
-            reraise=True,
-        )(request)
+        return retried(self._timeouts.clock, request)
 
     # -- the result --
 
@@ -349,27 +331,6 @@ class GradientFinetuneEngine(FinetuneEngine):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model_adapter_id={self.model_adapter_id!r}, host={self._api.host!r})"
-
-
-def _runs_of(identity: str, own_journal: RunJournal | None) -> list[tuple[RunJournal, Run]]:
-    """The runs with this identity: all known ones, or that of ``own_journal`` alone.
-
-    Raises ConfigurationError where ``own_journal`` holds another run.
-    """
-    if own_journal is None:
-        return [(RunJournal(folder), run) for folder, run in list_runs() if run.key == identity]
-    run = own_journal.read()
-    if run is None:
-        return []
-    if run.key != identity:
-        raise ConfigurationError(
-            f"{own_journal.folder}: holds another run (other host, base model or name); give another output_dir"
-        )
-    return [(own_journal, run)]
-
-
-def _next_to(first: RunJournal, number: int) -> RunJournal:
-    return RunJournal(first.folder.with_name(f"{first.folder.name}-{number}"))
 
 
 def _read_samples(path: Path, max_samples: int | None = None) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,38 +17,37 @@ from ..dataset.checks.rows import as_source
 from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
-from ..files import read_json, write_json
+from ..forks import reset_after_fork
 from ..json_schema import without_titles
 from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
-from ..local.model.adapter import AdapterCard, read_card, save_adapter
+from ..local.model.adapter import AdapterCard, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
 from ..local.model.chat_template import prompt_date, system_form
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
-from ..local.train.run_lock import locked_run
 from ..local.train.settings import LoraSettings
+from ..locks import locked_folder
 from .base import EventSaver, FinetuneEngine
+from .lora_run import LoraRunFolder
 from .training_rows import TrainingRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..local.model.prompts import TokenRow
-    from ..local.train.trainer import Trainer, TrainingLog
+    from ..local.train.trainer import Trainer
 
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
-_RUN = "run.json"
-_DATE = "prompt date"
 
 
 class LoraJob(BaseModel):
     """State of a local run.
 
     Attributes:
-        status: ``new``, ``resumable`` (there is a checkpoint) or ``succeeded``.
+        status: ``new``, ``resumable`` (there is a checkpoint; also where the adapter is damaged) or ``succeeded``.
         output_dir: Folder of the run.
         adapter: Folder of the adapter, once finished.
         steps: Optimizer steps taken.
@@ -103,14 +103,15 @@ class LoraFinetuneEngine(FinetuneEngine):
         self.examples = self._data.examples
         self.validation = [] if self._validation is None else self._validation.examples
         self.base = resolve(base_model)
-        self._identity = {
+        identity = {
             "data": content_hash([example.id for example in self.examples]),
             "base model": self.base.sha256,
             **self.config.model_dump(exclude={"checkpoint_steps"}),
             "alpha": self.config.lora_alpha,
         }
-        self.fingerprint = content_hash(self._identity)
+        self.fingerprint = content_hash(identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
+        self._run = LoraRunFolder(self.output_dir, identity, self.fingerprint)
         self._prompt_date: str | None = None
         self._tokenizer: Any = None
 
@@ -145,17 +146,19 @@ class LoraFinetuneEngine(FinetuneEngine):
     @property
     def adapter(self) -> Path:
         """The folder of the finished adapter."""
-        return self.output_dir / "adapter"
+        return self._run.adapter
 
     def finetune(self) -> None:
         """Train, with a progress bar, from the newest complete checkpoint if there is one.
 
-        Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes. Under
+        Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes. A damaged
+        checkpoint is passed over, and a damaged adapter is written again, each with a logged warning. Under
         ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
 
         Raises:
             CheckpointError: The disk is full, or the folder cannot be written.
-            EngineError: Another process trains in ``output_dir``.
+            EngineError: Another process trains in ``output_dir``; or a loss, gradient or weight is NaN or infinite:
+                training stops at that step, and nothing of it is saved.
             DatasetError: Rows cannot be trained on, for example because they are longer than ``max_length``; the
                 text is that of ``check(data, base_model=...)``.
             ConfigurationError: ``output_dir`` belongs to another run, the base model does not load or has fewer
@@ -164,11 +167,12 @@ class LoraFinetuneEngine(FinetuneEngine):
             MissingDependencyError: The extra ``local`` is not installed.
         """
         processes = DistributedRun()
-        if processes.any(self._finished()):
+        if processes.any(self._run.is_finished()):
             return
         rows, validation = self._training_rows()
         with self._locked(processes):
-            if not processes.any(self._finished()):  # another process may have held the lock, and finished
+            # Another process may have held the lock, and finished.
+            if not processes.any(self._run.is_finished()):
                 self._train(processes, rows, validation)
 
     def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:
@@ -190,27 +194,24 @@ class LoraFinetuneEngine(FinetuneEngine):
             log = trainer.run(validation, show)
             bar.set_postfix_str(f"loss={log.steps[-1]['loss']:.3f}")
         if processes.is_first:
-            self._write_log(log, trainer.epochs)
             save_adapter(trainer.model, self.adapter, self._card(rows))
+            settings = self.config.model_dump() | {"alpha": self.config.lora_alpha, "epochs": trainer.epochs}
+            self._run.write_log(log, settings)  # last: it holds the checksums of the adapter's files
         processes.barrier()  # no process returns before the first has written the adapter
 
     def get_current_job(self) -> LoraJob:
-        """The state of the run, read from its folder.
+        """The state of the run, read from its folder. A damaged adapter or checkpoint is a logged warning.
 
         Raises:
             ConfigurationError: ``output_dir`` holds the adapter of another run.
         """
-        if self._finished():
-            log = read_json(self.output_dir / "training_log.json")
-            return LoraJob(
-                status="succeeded", output_dir=self.output_dir, adapter=self.adapter, **_figures(log)
-            )
-        from ..local.train.checkpoints import newest_checkpoint
-
-        newest = newest_checkpoint(self._checkpoints)
-        if newest is None:
+        if self._run.is_finished():
+            figures = self._run.figures()
+            return LoraJob(status="succeeded", output_dir=self.output_dir, adapter=self.adapter, **figures)
+        resumed = self._run.checkpoint_figures()
+        if resumed is None:
             return LoraJob(status="new", output_dir=self.output_dir)
-        return LoraJob(status="resumable", output_dir=self.output_dir, **_figures(newest[1]["log"]))
+        return LoraJob(status="resumable", output_dir=self.output_dir, **resumed)
 
     def get_finetuned_model(self, **llm_kwargs: Any) -> LoraLLM:
         """The tuned model as a LlamaIndex LLM that prompts exactly as in training.
@@ -219,50 +220,17 @@ class LoraFinetuneEngine(FinetuneEngine):
             **llm_kwargs: Fields of ``LoraLLM``; they override those of training.
 
         Raises:
-            EngineError: Training has not finished.
+            EngineError: Training has not finished, or the adapter is damaged.
             ConfigurationError: ``output_dir`` holds the adapter of another run.
         """
-        if not self._finished():
+        if not self._run.is_finished():
             raise EngineError(f"{self.output_dir}: no finished adapter; call finetune() first")
         return LoraLLM.from_adapter(self.adapter, **{"base_model": self.base.name, **llm_kwargs})
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.output_dir / "checkpoints"
-
-    def _finished(self) -> bool:
-        """Whether this run's adapter is there.
-
-        Raises ConfigurationError for an adapter of another run, or a folder that cannot be read.
-        """
-        try:
-            return self._holds_adapter()
-        except OSError as error:
-            raise ConfigurationError(
-                f"{self.output_dir}: cannot be read ({error.strerror}); choose another output folder"
-            ) from error
-
-    def _holds_adapter(self) -> bool:
-        if not (self.adapter / "adapter_config.json").is_file():
-            if self.adapter.exists() and (not self.adapter.is_dir() or any(self.adapter.iterdir())):
-                raise ConfigurationError(
-                    f"{self.adapter}: exists and holds no adapter; choose another output folder"
-                )
-            return False
-        if read_card(self.adapter).fingerprint != self.fingerprint:
-            raise self._another_run(f"{self.adapter}: holds the adapter")
-        return True
-
-    def _another_run(self, what: str) -> ConfigurationError:
-        differences = _differences(self.output_dir / _RUN, self._identity)
-        return ConfigurationError(
-            f"{what} of another run ({differences}): choose another output folder, or remove that one"
-        )
 
     def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:
         """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
         self._tokenizer = load_tokenizer(self.base)
-        self._prompt_date = self._date_of_run(self._tokenizer)
+        self._prompt_date = self._run.prompt_date(prompt_date(self._tokenizer))
         target = local_target(
             self.base,
             self._tokenizer,
@@ -285,7 +253,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             failure: EngineError | None = None
             if processes.is_first:
                 try:
-                    stack.enter_context(locked_run(self.output_dir))
+                    stack.enter_context(locked_folder(self.output_dir))
                 except EngineError as error:
                     failure = error
             if processes.any(failure is not None):
@@ -305,42 +273,27 @@ class LoraFinetuneEngine(FinetuneEngine):
             from ..local.train.trainer import Trainer
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
-        torch.manual_seed(self.config.seed)
-        model = load_model(self.base, dtype=precision())
-        model = add_lora(
-            model,
-            rank=self.config.rank,
-            alpha=self.config.lora_alpha,
-            upper_layers=self.config.upper_layers,
-        )
-        try:
-            trainer = Trainer(model, rows, self.config, self._checkpoints, fingerprint=self.fingerprint)
-        except CheckpointError as error:
-            raise self._another_run(f"{self._checkpoints}: holds checkpoints") from error
+        with torch.inference_mode(False):  # its tensors could not be trained
+            base = load_model(self.base, dtype=precision())
+            with _seeding.lock:
+                torch.manual_seed(self.config.seed)
+                model = add_lora(
+                    base,
+                    rank=self.config.rank,
+                    alpha=self.config.lora_alpha,
+                    upper_layers=self.config.upper_layers,
+                )
+            # Checkpoints of prompts with another date are of another run.
+            fingerprint = content_hash([self.fingerprint, self._prompt_date])
+            try:
+                trainer = Trainer(model, rows, self.config, self._run.checkpoints, fingerprint=fingerprint)
+            except CheckpointError as error:
+                raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
+        if trainer.step == 0:
+            self._run.require_own_checkpoints()
         if trainer.distributed.is_first:
-            self._write_identity()
+            self._run.write_identity(self._prompt_date)
         return trainer
-
-    def _write_identity(self) -> None:
-        """Write down data, base and settings, so that the error for another run can name what differs."""
-        path = self.output_dir / _RUN
-        try:
-            write_json(path, {**self._identity, _DATE: self._prompt_date})
-        except OSError as error:
-            raise CheckpointError(
-                f"{path}: could not be written ({error.strerror}): free disk space or fix the folder's "
-                "permissions and run finetune() again"
-            ) from error
-
-    def _date_of_run(self, tokenizer: Any) -> str | None:
-        """The date in the prompts, where the chat template prints one: of the run's start, also when resumed."""
-        today = prompt_date(tokenizer)
-        try:
-            started: dict[str, Any] = read_json(self.output_dir / _RUN)
-        except (OSError, ValueError):
-            started = {}
-        same_run = all(started.get(name) == value for name, value in self._identity.items())
-        return today if today is None or not same_run else started.get(_DATE) or today
 
     def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
         schemas = {
@@ -352,6 +305,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
+            base_files=dict(self.base.files),
             bounds=learn_bounds(self.examples),
             chat_prompts=2 * sum(map(_leads_with_system, self.examples)) >= len(self.examples),
             longest_answer_tokens=max(len(row.answer) for row in rows),
@@ -367,38 +321,21 @@ class LoraFinetuneEngine(FinetuneEngine):
             schema_prompt=form,
         )
 
-    def _write_log(self, log: TrainingLog, epochs: int) -> None:
-        settings = self.config.model_dump() | {"alpha": self.config.lora_alpha, "epochs": epochs}
-        write_json(
-            self.output_dir / "training_log.json",
-            {"steps": log.steps, "validation": log.validation, "settings": settings},
-        )
+
+class _Seeding:
+    """Lets one engine at a time seed the random generator that all threads share, and draw its initial weights."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make a new lock: another thread of the parent may hold the old one."""
+        self.lock = threading.Lock()
 
 
-def _differences(run: Path, here: dict[str, Any]) -> str:
-    """What differs between a folder's run and this one: data and base by name, settings with both values."""
-    try:
-        there: dict[str, Any] = read_json(run)
-        differing = [
-            name if name in ("data", "base model") else f"{name} ({there[name]} there, {value} here)"
-            for name, value in here.items()
-            if there[name] != value
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        differing = []
-    return f"differs in {', '.join(differing)}" if differing else "data, base model or settings differ"
+_seeding = _Seeding()
 
 
 def _leads_with_system(example: Example) -> bool:
     return example.messages[0].role in ("system", "developer")
-
-
-def _figures(log: dict[str, Any]) -> dict[str, Any]:
-    """A log's figures, as fields of LoraJob."""
-    steps, validation = log["steps"], log["validation"]
-    return {
-        "steps": len(steps),
-        "loss": steps[-1]["loss"] if steps else None,
-        "validation_loss": validation[-1]["loss"] if validation else None,
-        "seconds": sum(entry["seconds"] for entry in steps),
-    }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timezone
+
+from ..errors import ConfigurationError
 
 __all__ = ["Clock", "Timeouts", "backoff_s"]
 
@@ -45,9 +48,12 @@ class Timeouts:
         submit_s: One submission, its retries included.
         request_s: One HTTP request.
         poll_s: Longest pause between two requests for a job's state.
-        settle_s: After a submission whose outcome is unknown, the longest time the job may take to appear in
-            the provider's list before it is submitted again.
+        settle_s: After a submission whose outcome is unknown, the longest time for which ``finetune()`` searches the
+            provider's list for the job before it asks.
         clock: What measures time and pauses: the system's clock; tests pass their own.
+
+    Raises:
+        ConfigurationError: A time is not a finite number above 0.
     """
 
     job_s: float = 48 * 3600
@@ -57,6 +63,14 @@ class Timeouts:
     poll_s: float = 30
     settle_s: float = 60
     clock: Clock = SYSTEM_CLOCK
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name != "clock" and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise ConfigurationError(
+                    f"Timeouts({setting.name}={value!r}): expected a finite number of seconds above 0"
+                )
 
 
 def backoff_s(first_s: float, longest_s: float) -> Iterator[float]:

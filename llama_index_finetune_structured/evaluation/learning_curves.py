@@ -15,7 +15,7 @@ from ..dataset import FinetuneDataset
 from ..dataset.splits import unit_hash
 from ..errors import ConfigurationError
 from ..example import Example
-from ..files import write_public_text
+from ..files import PUBLIC, write_text
 from ..printable import one_line
 from .comparison import score_rows, summarise
 from .report.charts import learning_picture
@@ -107,7 +107,7 @@ class LearningCurve(BaseModel):
         Returns:
             ``path``.
         """
-        return write_public_text(Path(path), learning_picture(self.points, self.metric))
+        return write_text(Path(path), learning_picture(self.points, self.metric), mode=PUBLIC)
 
 
 def learning_curve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from ..errors import ConfigurationError
 from ..example import Usage
@@ -64,6 +64,24 @@ class ScoreTable(BaseModel):
     left_out: tuple[LeftOut, ...] = ()
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    @model_validator(mode="after")
+    def _require_whole(self) -> ScoreTable:
+        """Raise ValueError where a file lacks a system's figures or answers, which tables and pages show."""
+        if not self.systems or not self.rows:
+            raise ValueError("it has no systems or no rows")
+        metrics = metric_names(self.field_kinds)
+        for name, score in self.systems.items():
+            kinds = {path: field.kind for path, field in score.fields.items()}
+            missing = {*metrics} - score.intervals.keys()
+            if score.n != len(self.rows) or kinds != self.field_kinds or missing:
+                raise ValueError(f"{name!r} has no figures of every row and field")
+        if any(row.answers.keys() != self.systems.keys() for row in self.rows):
+            raise ValueError("a row has other systems' answers")
+        pairs = {(known.system, known.against) for known in self.differences}
+        if len(self.differences) != len(pairs) * len(metrics):
+            raise ValueError("a difference is missing")
+        return self
 
     def difference(self, system: str, against: str, metric: str = "field_score") -> Difference:
         """``system`` minus ``against`` on the same rows, paired, with its 95% interval.

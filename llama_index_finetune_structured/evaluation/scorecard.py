@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from ..descriptors import open_regular
 from ..errors import ConfigurationError
-from ..files import write_public_text
-from ..printable import one_line
+from ..files import PUBLIC, write_text
+from ..jsonl import READ_ERRORS, one_line_reason, parse_line
+from ..printable import one_line, printable
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
 from .report.gap import Gap, gaps
@@ -73,7 +73,7 @@ class Scorecard(ScoreTable):
         return break_even(self, student, prices)
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, atomically.
+        """Write everything as JSON, atomically; a new file is readable by its owner only, as answers are in it.
 
         Args:
             path: The file; one that exists is replaced.
@@ -81,7 +81,7 @@ class Scorecard(ScoreTable):
         Returns:
             ``path``.
         """
-        return write_public_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
+        return write_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Scorecard:
@@ -94,12 +94,13 @@ class Scorecard(ScoreTable):
             ConfigurationError: The file cannot be read or is not a scorecard.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            with open_regular(Path(path)) as file:
+                return cls.model_validate(parse_line(file.read()))
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValidationError as error:
+        except READ_ERRORS as error:
             raise ConfigurationError(
-                f"{path}: not a scorecard as Scorecard.to_json writes it: {error.errors()[0]['msg']}"
+                f"{path}: not a scorecard as Scorecard.to_json writes it: {one_line_reason(error)}"
             ) from error
 
     def table(self) -> FittedTable:
@@ -116,7 +117,7 @@ class Scorecard(ScoreTable):
         )
 
     def __str__(self) -> str:
-        return f"{self!r}\n{self.verdict()}"
+        return printable(f"{self!r}\n{self.verdict()}")
 
     def to_html(
         self,
@@ -140,7 +141,7 @@ class Scorecard(ScoreTable):
         Raises:
             ConfigurationError: ``prices`` are passed, but no row has token counts.
         """
-        return write_public_text(Path(path), page_of(self, title, training_log, prices))
+        return write_text(Path(path), page_of(self, title, training_log, prices))
 
     def to_svg(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture of before and after alone; readable on light and dark backgrounds.
@@ -151,4 +152,4 @@ class Scorecard(ScoreTable):
         Returns:
             ``path``.
         """
-        return write_public_text(Path(path), picture_of(self))
+        return write_text(Path(path), picture_of(self), mode=PUBLIC)

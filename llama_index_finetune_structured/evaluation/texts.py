@@ -17,7 +17,7 @@ from ..background import run_in_background
 from ..capture.error_text import error_text
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import Example, Source
-from ..files import write_public_text
+from ..files import write_text
 from ..printable import one_line
 from .report.terminal import FittedTable, print_result
 from .report.text import json_text
@@ -169,7 +169,7 @@ class TextScorecard(BaseModel):
         Returns:
             ``path``.
         """
-        return write_public_text(Path(path), json_text(self.model_dump(mode="json")))
+        return write_text(Path(path), json_text(self.model_dump(mode="json")))
 
 
 def compare_texts(

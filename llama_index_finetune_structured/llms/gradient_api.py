@@ -14,14 +14,19 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from ..capture.known_secrets import mask_secrets
 from ..errors import ConfigurationError, MissingDependencyError, ServiceError
 from .keys import ApiKey, check_address, secret_key
 
-__all__ = ["GradientApi", "connect_gradient", "resolve_host"]
+__all__ = ["GradientApi", "NotDoneError", "connect_gradient", "resolve_host"]
 
 T = TypeVar("T")
 
 _RETIRED = "api.gradient.ai"
+
+
+class NotDoneError(ServiceError):
+    """A request certainly did nothing, and a retry may succeed: no connection, or refused for the moment."""
 
 
 def resolve_host(host: str | None) -> str:
@@ -131,7 +136,7 @@ class GradientApi:
 
     def _call(self, doing: str, request: Callable[[], T]) -> T:
         from gradientai.openapi.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
         try:
             reply = request()
@@ -139,18 +144,23 @@ class GradientApi:
                 raise ValueError("the reply is empty")
             return reply
         except ApiException as error:
-            raise self._error(
-                doing, *_of_reply(error)
-            ) from None  # the SDK's error has the reply's headers in it
+            cls = NotDoneError if error.status == 429 else ServiceError
+            failure = self._error(doing, *_of_reply(error), cls)
         except HTTPError as error:
-            raise self._error(doing, f"{type(error).__name__}: {error}", refused=False) from None
+            is_unsent = isinstance(getattr(error, "reason", error), (NewConnectionError, ConnectTimeoutError))
+            cls = NotDoneError if is_unsent else ServiceError
+            failure = self._error(doing, f"{type(error).__name__}: {error}", False, cls)
         except (ValueError, AttributeError, TypeError) as error:
             text = f"not a request or reply of Gradient's protocol: {error}"
-            raise self._error(doing, text, refused=False) from None
+            failure = self._error(doing, text, refused=False)
+        # Raised here, as the SDK's error, which has the reply's headers in it, would become its context.
+        raise failure
 
-    def _error(self, doing: str, text: str, refused: bool) -> ServiceError:
-        message = f"{doing} at {self.host}: {text}".replace(self.token.get_secret_value(), "***")
-        return ServiceError(message, refused=refused)
+    def _error(
+        self, doing: str, text: str, refused: bool, cls: type[ServiceError] = ServiceError
+    ) -> ServiceError:
+        message = mask_secrets(f"{doing} at {self.host}: {text}", self.token.get_secret_value())
+        return cls(message, refused=refused)
 
 
 _HINTS = {

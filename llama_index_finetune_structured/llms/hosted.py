@@ -12,8 +12,9 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import LLM
 from llama_index.core.types import PydanticProgramMode
-from pydantic import SecretStr
+from pydantic import SecretStr, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
+from ..capture.known_secrets import mask_values, remember_secrets_in, without_secret_settings
 from ..errors import MissingDependencyError
 from ..example import Transport
 from .call_options import refuse_unknown_fields
@@ -24,6 +25,8 @@ try:
     from llama_index.llms.openai.utils import openai_modelname_to_contextsize
     from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
     from openai import omit
+
+    from .masked_errors import MaskedErrors
 except ImportError as error:
     raise MissingDependencyError("llama-index-llms-openai", "openai", "a hosted LLM") from error
 
@@ -37,8 +40,8 @@ _MODES = {
 }
 
 
-class _Hosted(OpenAI):
-    """What both classes below add to LlamaIndex's: a key stored privately, and the transport."""
+class _Hosted(MaskedErrors):
+    """What both classes below add to LlamaIndex's: secrets that are in no repr, dump or pickle, and the transport."""
 
     transport: Transport | None = Field(
         default=None, description="How structured answers are requested; None: chosen by the model's name."
@@ -52,6 +55,8 @@ class _Hosted(OpenAI):
     ) -> None:
         refuse_unknown_fields(type(self), options, also=inspect.signature(OpenAI.__init__).parameters)
         api_key = secret_key(api_key)
+        remember_secrets_in(options.get("default_headers"))
+        remember_secrets_in(options.get("additional_kwargs"))
         if options.get("api_base"):
             check_address(options["api_base"], "api_base", "api_key")
         options.setdefault("pydantic_program_mode", _MODES[transport])
@@ -73,9 +78,24 @@ class _Hosted(OpenAI):
             return bool(super()._should_use_structure_outputs())
         return self.transport == "json_schema"
 
+    def __repr_args__(self) -> Any:
+        return [(name, mask_values(value)) for name, value in super().__repr_args__()]
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """LlamaIndex's dump with secrets masked, those within ``additional_kwargs``."""
+        dump: dict[str, Any] = mask_values(super().custom_model_dump(handler, info))
+        return dump
+
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without key, headers and connection. The copy takes its key from the environment."""
-        bare = self.model_copy(update={"default_headers": None})
+        """Pickle without connection, key, headers and secrets of ``additional_kwargs``.
+
+        The copy takes its key from the environment.
+        """
+        settings = without_secret_settings(self.additional_kwargs)
+        bare = self.model_copy(update={"default_headers": None, "additional_kwargs": settings})
         bare._key = SecretStr("")
         bare._client = bare._aclient = bare._http_client = bare._async_http_client = None
         return dict(super(_Hosted, bare).__getstate__())

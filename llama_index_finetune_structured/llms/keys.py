@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from ..capture.known_secrets import remember_secret
 from ..errors import ConfigurationError
 
 __all__ = ["ApiKey", "check_address", "checked_key", "request_key", "secret_key"]
@@ -22,7 +23,7 @@ def secret_key(key: ApiKey) -> SecretStr:
 
 
 def checked_key(key: str) -> str:
-    """The key. Raises ConfigurationError where no HTTP header can hold it.
+    """The key, remembered as a secret in use. Raises ConfigurationError where no HTTP header can hold it.
 
     The HTTP client's own error quotes such a key, escaped, so that no mask of the key itself would find it.
     """
@@ -31,6 +32,7 @@ def checked_key(key: str) -> str:
             "the API key or token has a line break, a space at an end or a character outside ASCII; give the key alone "
             "(a key read from a file: .strip())"
         )
+    remember_secret(key)
     return key
 
 

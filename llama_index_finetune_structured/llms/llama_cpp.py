@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class LlamaCppServer:
     ) -> None:
         self.model, self.lora = Path(model), None if lora is None else Path(lora)
         for path in (self.model, self.lora):
-            if path is not None and not path.is_file():
+            if path is not None and not os.path.isfile(path):
                 raise ConfigurationError(
                     f"{path}: no such GGUF file; export_adapter(..., format='gguf') makes one"
                 )

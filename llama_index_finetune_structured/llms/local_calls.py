@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,12 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import ValidationError
 
-from ..background import result_of
+from ..background import aresult_of, result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
-from ..example import Message
+from ..example import MOST_LEVELS, Message, is_too_deep
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
-from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt
+from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class LocalCall:
     async def acomplete(self) -> CompletionResponse:
         """The answer, awaited."""
         try:
-            return self._completion(await asyncio.wrap_future(self._submitted()))
+            return self._completion(await aresult_of(self._submitted()))
         finally:
             self.request.cancelled = True
 
@@ -143,14 +142,19 @@ def prompt_ids(
     schema_prompt: SchemaPrompt,
     *,
     date: str | None = None,
+    context_window: int | None = None,
 ) -> list[int]:
     """Token ids of the prompt, as in training: by the chat template, the schema in the system message.
 
-    ``date``: as for ``render_prompt``. Raises ConfigurationError without messages, and as ``trained_messages``.
+    ``date``: as for ``render_prompt``. Raises ConfigurationError without messages, and as ``trained_messages``;
+    PromptTooLongError for texts that cannot fit into ``context_window``, before they are tokenised.
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    return render_prompt(tokenizer, trained_messages(messages, schema, schema_prompt), date=date)
+    trained = trained_messages(messages, schema, schema_prompt)
+    if context_window is not None:
+        require_short((message["content"] for message in trained), context_window)
+    return render_prompt(tokenizer, trained, date=date)
 
 
 def trained_messages(
@@ -161,6 +165,11 @@ def trained_messages(
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
     text, and for text that UTF-8 cannot encode.
     """
+    if is_too_deep(schema):
+        raise ConfigurationError(
+            f"the schema has more than {MOST_LEVELS} objects and lists inside each other: describe its inner objects "
+            "under $defs"
+        )
     plain = [_message(n, message) for n, message in enumerate(messages)]
     trained = messages_with_schema(plain, schema, schema_prompt)
     for message in trained:

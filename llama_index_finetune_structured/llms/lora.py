@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -19,15 +19,15 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr
 from typing_extensions import Self
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
-from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_folder_card, read_matching_card
+from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve, schema_room
@@ -41,6 +41,15 @@ if TYPE_CHECKING:
 __all__ = ["LoraLLM"]
 
 _ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
+
+
+def _absolute(path: Path | None) -> Path | None:
+    """The path as it is now: the weights are loaded later, perhaps in another working folder or process."""
+    return None if path is None else path.absolute()
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 class LoraLLM(StructuredAnswersLLM):
@@ -91,10 +100,10 @@ class LoraLLM(StructuredAnswersLLM):
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
 
-    adapter: Path | None = Field(
+    adapter: Annotated[Path | None, AfterValidator(_absolute)] = Field(
         default=None, frozen=True, description="Folder of the adapter; None: base model only."
     )
-    base_model: str = Field(
+    base_model: Annotated[str, BeforeValidator(_as_text)] = Field(
         default=DEFAULT_BASE_MODEL, frozen=True, description="Base model: name, folder, .gguf or hub id."
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")
@@ -118,7 +127,9 @@ class LoraLLM(StructuredAnswersLLM):
         default=None, description="How prompts say the schema: compact, json or none; None: as in training."
     )
 
+    _base: str = PrivateAttr()  # with an absolute path
     _context_window: int = PrivateAttr()
+    _adapter_files: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompt_date: str | None = PrivateAttr(default=None)
     _trained_prompt: SchemaPrompt = PrivateAttr(default=DEFAULT_SCHEMA_PROMPT)
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
@@ -128,9 +139,11 @@ class LoraLLM(StructuredAnswersLLM):
         refuse_unknown_fields(type(self), kwargs)
         super().__init__(**kwargs)
         base = resolve(self.base_model)
+        self._base = base.name
         if self.adapter is not None:
             card = read_matching_card(self.adapter, base)
-            self._prompt_date, self._trained_prompt = card.prompt_date, card.schema_prompt
+            self._prompt_date, self._adapter_files = card.prompt_date, card.files
+            self._trained_prompt = card.schema_prompt
         self._context_window = context_window(base)
 
     @classmethod
@@ -156,9 +169,9 @@ class LoraLLM(StructuredAnswersLLM):
             **kwargs: Attributes of the class; they override those of training.
 
         Raises:
-            ConfigurationError: The folder is not such an export.
+            ConfigurationError: The folder is not such an export, or a file in it was changed since.
         """
-        return cls(**{**_settings_of(read_folder_card(Path(folder))), "base_model": str(folder), **kwargs})
+        return cls(**{**_settings_of(read_merged_card(Path(folder))), "base_model": str(folder), **kwargs})
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the weights. The copy loads them on first use."""
@@ -302,7 +315,12 @@ class LoraLLM(StructuredAnswersLLM):
                 from ..local.generate.loaded_models import load_local_model
             except ImportError as error:
                 raise MissingDependencyError(error.name or "torch", "local", "LoraLLM") from error
-            self._model = load_local_model(self.base_model, self.adapter, self.batch_size)
+            if self.adapter is not None and read_card(self.adapter).files != self._adapter_files:
+                raise ConfigurationError(
+                    f"{self.adapter}: is another adapter than when this {type(self).__name__} was made, whose bounds "
+                    "and prompts are those of the former: make a new one"
+                )
+            self._model = load_local_model(self._base, self.adapter, self.batch_size)
         return self._model
 
     def _chat_call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> LocalCall:
@@ -311,8 +329,14 @@ class LoraLLM(StructuredAnswersLLM):
         return self._call(self._prompt(messages, schema), options, schema)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
-        form = self.schema_prompt or self._trained_prompt
-        return prompt_ids(self._loaded.tokenizer, messages, schema, form, date=self._prompt_date)
+        return prompt_ids(
+            self._loaded.tokenizer,
+            messages,
+            schema,
+            self.schema_prompt or self._trained_prompt,
+            date=self._prompt_date,
+            context_window=self._context_window,
+        )
 
     def _schema_room(self, schema: Mapping[str, Any]) -> int:
         return schema_room(self._loaded.tokenizer, schema, self.schema_prompt or self._trained_prompt)
@@ -325,6 +349,7 @@ class LoraLLM(StructuredAnswersLLM):
             return self._chat_call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
         options = self._options(kwargs)
         require_encodable(prompt, "the prompt")
+        require_short([prompt], self._context_window)
         ids = encode_parts(self._loaded.tokenizer, [(prompt, False)])
         return self._call(ids, options, request_schema(options.response_format))
 

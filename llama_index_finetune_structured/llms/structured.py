@@ -19,7 +19,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, StructuredAnswerError
-from ..example import json_span
+from ..example import json_span, loads
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 
@@ -94,7 +94,7 @@ class StructuredCall:
 
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
         answer = parse_response(self._output_cls, response)
-        value = json.loads(json_span(self._text)) if self._distinct else None
+        value = loads(json_span(self._text)) if self._distinct else None
         if (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
                 return parse_answer(self._output_cls, json.dumps(distinct))
@@ -207,7 +207,7 @@ def _bound_hits(output_cls: type[BaseModel], text: str, bounds: AnswerBounds) ->
     """JSON pointers into the schema at which the answer reaches a bound of the grammar; none if it is no JSON."""
     schema = class_schema(output_cls)
     try:
-        answer = json.loads(json_span(text))
+        answer = loads(json_span(text))
     except ValueError:
         return []
     return bounds_hit(schema, schema_key(schema), bounds, answer)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..example import canonical_json
 from ..json_schema import UNIONS, follow_references, without_titles
 from ..local.schema.bounds import AnswerBounds, schema_key
+from ..printable import package_logger
 
 __all__ = ["UntrainedSchemas"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 
 _NESTING = {
     "properties",

@@ -407,6 +407,44 @@ def test_without_validation_no_old_validation_file_is_left(work: Path, teacher: 
     assert not Path("data.validation.jsonl").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--validation", "0")])
+def test_a_validation_file_made_by_hand_after_a_build_without_one_stays(
+    options: tuple[str, ...], work: Path, teacher: Teacher, call: Call
+) -> None:
+    call(*_taught(teacher), "--validation", "0")
+    Path("data.validation.jsonl").write_text("labelled by hand")
+    found = call(*_taught(teacher), *options, code=1)["error"]
+    assert "data.validation.jsonl: exists and was not made by a build" in found
+    assert Path("data.validation.jsonl").read_text() == "labelled by hand"
+    Path("data.validation.jsonl").unlink()
+    for more in ((), (), ("--validation", "0"), ("--validation", "0")):
+        call(*_taught(teacher), *more)
+
+
+@pytest.mark.parametrize("output", ["data.build", "DATA.BUILD", "."])
+def test_an_output_that_would_be_the_folder_of_the_answers_is_refused_before_any_call(
+    output: str, work: Path, teacher: Teacher, call: Call
+) -> None:
+    before = set(work.iterdir())
+    assert "expected the path of a file" in call(*_taught(teacher), "--output", output, code=1)["error"]
+    assert not teacher.requests
+    assert set(work.iterdir()) == before
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, None])
+def test_damaged_settings_of_a_build_are_a_clear_error(
+    content: str | None, work: Path, teacher: Teacher, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(*_taught(teacher))
+    path = Path("data.build/build.json")
+    if content is None:
+        refuse = "llama_index_finetune_structured.cli.build_folder.read_json"
+        monkeypatch.setattr(refuse, lambda path: Path(path, "of another user").read_text())
+    else:
+        path.write_text(content)
+    assert "build.json: cannot be read" in call(*_taught(teacher), code=1)["error"]
+
+
 def test_answers_made_with_other_settings_are_not_mixed_in(work: Path, teacher: Teacher, call: Call) -> None:
     call(*_taught(teacher))
     before = Path("data.jsonl").read_bytes()
@@ -436,7 +474,7 @@ def test_a_file_that_no_build_made_is_not_overwritten(
         ({"--schema": "nowhere.yaml", "--pairs": "pairs.jsonl"}, "nowhere.yaml: cannot be read"),
         ({"--pairs": "pairs.jsonl"}, "pairs.jsonl"),
         ({"--teacher": "gpt-4.1", "--questions": "empty.txt"}, "empty.txt: no questions in it"),
-        ({"--teacher": "gpt-4.1", "--questions": "nowhere.txt"}, "nowhere.txt: No such file"),
+        ({"--teacher": "gpt-4.1", "--questions": "nowhere.txt"}, "nowhere.txt: cannot be read (No such file"),
         ({"--pairs": "bad.jsonl"}, "bad.jsonl:1: expected 'query' and 'response'"),
         ({"--pairs": "unfit.jsonl"}, "the answer to 'Q?'"),
     ],

@@ -19,6 +19,8 @@ from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.cli.command import Result, command
 from llama_index_finetune_structured.dataset.schema.load import load_schema
 from llama_index_finetune_structured.example import Example, Usage
+from llama_index_finetune_structured.files import creating
+from llama_index_finetune_structured.locks import locked_folder
 from tests.cli.conftest import Call
 
 COMMANDS = ["demo", "build", "check", "train", "eval", "report", "export"]
@@ -244,7 +246,6 @@ def test_incomplete_prices_are_an_error(arguments: str, message: str, data: Path
     ("arguments", "message"),
     [
         ("check nowhere.jsonl --target openai", None),
-        ("check rows.jsonl --target opennai", "target: 'opennai', expected 'openai'"),
         ("check rows.jsonl --base-model nowhere", "base model 'nowhere': no such folder"),
         ("train nowhere.jsonl", "nowhere.jsonl: error [cannot_read] No such file"),
         ("train mixed.jsonl", "mixed.jsonl:13: error [not_json] not valid JSON"),
@@ -335,3 +336,25 @@ def test_an_evaluation_in_which_some_answers_fail_is_0(data: Path, call: Call) -
     found = call("report", "scores.json")
     assert "error" not in found
     assert "it: 1 of 11 calls failed: RuntimeError: no route" in found["problems"]
+
+
+@pytest.mark.parametrize("command", ["eval", "demo", "export"])
+def test_the_second_command_in_one_output_is_told_who_works_there(
+    command: str, tiny_llama: Path, data: Path, call: Call
+) -> None:
+    """Nothing is written or removed, and the first one's output is what it would have been."""
+    if command == "export":
+        call("train", "rows.jsonl", "--base-model", str(tiny_llama), "--output", "model", "--epochs", "1")
+    arguments = {
+        "eval": [str(tiny_llama), "rows.jsonl", "--output", "out"],
+        "demo": ["--output", "out"],
+        "export": ["model", "out"],
+    }
+    writer = creating if command == "export" else locked_folder
+    with writer(Path("out")):
+        before = sorted(path.name for path in Path().rglob("*"))
+        error = call(command, *arguments[command], code=1)["error"]
+        assert sorted(path.name for path in Path().rglob("*")) == before
+        if command == "export":
+            Path(".unfinished-out/new/out").write_text("whole")
+    assert f"out: process {os.getpid()} is at work there: wait until it has ended" in error

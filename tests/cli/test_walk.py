@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,22 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.query_engine import RetrieverQueryEngine
 from pydantic import Field
 
-from llama_index_finetune_structured import FinetuneDataset, LoraLLM, load_schema, read_nodes
+from llama_index_finetune_structured import (
+    Example,
+    FinetuneDataset,
+    LoraLLM,
+    Message,
+    Scorecard,
+    capture,
+    check,
+    load_schema,
+    read_nodes,
+)
 from llama_index_finetune_structured.cli.build import bm25_retriever
+from llama_index_finetune_structured.jsonl_store import JsonlStore
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
+from tests.capture.fakes import EchoLLM, Song
 from tests.cli import papers
 from tests.cli.conftest import Call
 from tests.dataset.loopback_teacher import Teacher
@@ -96,6 +109,50 @@ def test_the_report_compares_base_and_tuned_on_the_held_out_rows(walk: Walk) -> 
     assert all(score["schema_valid"] == 1 for score in card["systems"].values())  # under the grammar
     page = (walk.folder / "eval-output" / "report.html").read_text()
     assert "Findings, before and after" in page
+
+
+def _rows_of_files() -> dict[str, str]:
+    """The patterns of the table in docs/files.md, each with who may read such a file."""
+    rows = re.findall(r"^\| (`.*`) \|.*\| (\w+).* \|$", (ROOT / "docs/files.md").read_text(), re.MULTILINE)
+    return {pattern: who for patterns, who in rows for pattern in re.findall("`(.+?)`", patterns)}
+
+
+def _is_open(path: Path, root: Path) -> bool:
+    """Whether other users may read the file: neither it nor a folder above it is closed to them."""
+    above = [folder for folder in path.parents if folder.is_relative_to(root) and folder != root]
+    return path.stat().st_mode & 0o004 > 0 and all(folder.stat().st_mode & 0o005 for folder in above)
+
+
+def test_every_file_is_readable_by_whom_the_documentation_says(walk: Walk) -> None:
+    folder = walk.folder
+    inputs = {"schema.yaml", *(path.relative_to(folder).as_posix() for path in folder.glob("papers/**/*"))}
+    for output, form in (("merged", "merged"), ("tuned.gguf", "gguf"), ("lora.gguf", "gguf-adapter")):
+        assert walk.run("export", "model", output, "--format", form).returncode == 0
+    with capture(folder / "calls.jsonl", output_cls=Song):
+        EchoLLM().complete("a question")
+        EchoLLM(reply="no song").complete("a question")
+        store = JsonlStore(folder / "calls.jsonl")
+        store.append(b"{}")  # of a second process: a shard
+        store.close()
+    rows = FinetuneDataset.load(folder / "data.jsonl")
+    rejected = [row.model_copy(update={"answer": Message(role="assistant", content="?")}) for row in rows]
+    rows.save_preferences(
+        folder / "preferences.jsonl", [Example.model_validate(row.model_dump()) for row in rejected]
+    )
+    check(rows, target="openai").fix(folder / "good.jsonl")
+    Scorecard.from_json(folder / "eval-output/scorecard.json").to_svg(folder / "before-and-after.svg")
+    table, met = _rows_of_files(), set()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name in inputs:
+            continue
+        matching = [pattern for pattern in table if fnmatch(name, pattern)]
+        assert matching, f"{name} is missing in docs/files.md"
+        assert {table[pattern] for pattern in matching} == {
+            "everyone" if _is_open(path, folder) else "owner"
+        }, name
+        met.update(matching)
+    assert set(table) - met == {"finetune-runs/*", "texts.json"}, "documented, but not written here"
 
 
 def test_a_second_walk_repeats_nothing(walk: Walk, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

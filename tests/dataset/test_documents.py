@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 import pymupdf
@@ -10,6 +13,7 @@ from llama_index.core.schema import MetadataMode
 
 from llama_index_finetune_structured import read_nodes
 from llama_index_finetune_structured.dataset import document_hashes
+from llama_index_finetune_structured.dataset.generate import documents
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 
 
@@ -82,3 +86,101 @@ def test_a_documents_hash_and_chunks_depend_on_its_text_and_not_on_its_name(tmp_
     }
     first, second, _ = texts.values()
     assert first == second
+
+
+def _tree(folder: Path) -> Path:
+    docs = folder / "docs"
+    (docs / "deep").mkdir(parents=True)
+    (docs / "a.txt").write_text("Inside.")
+    (docs / "deep" / "b.txt").write_text("Deep inside.")
+    (folder / "outside").mkdir()
+    (folder / "outside" / "secret.txt").write_text("Outside.")
+    return docs
+
+
+def test_links_out_of_the_folder_are_left_out_with_a_warning_that_names_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = _tree(tmp_path)
+    (docs / "file.txt").symlink_to(tmp_path / "outside" / "secret.txt")
+    (docs / "deep" / "folder").symlink_to("../../outside")
+    (docs / "gone.txt").symlink_to("../nowhere.txt")
+    (docs / "broken.txt").symlink_to("nowhere.txt")
+    nodes = read_nodes(docs)
+    assert [node.ref_doc_id for node in nodes] == ["a.txt", "deep/b.txt"]
+    for left_out in (
+        f"{docs}/file.txt (a link out of the folder)",
+        f"{docs}/deep/folder (a link out of the folder)",
+        f"{docs}/gone.txt (a link out of the folder)",
+        f"{docs}/broken.txt (no regular file)",
+        "copy what belongs to the documents into it",
+    ):
+        assert left_out in caplog.text
+
+
+def test_links_inside_the_folder_neither_repeat_a_document_nor_lead_in_circles(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = _tree(tmp_path)
+    (docs / "0-again.txt").symlink_to("a.txt")
+    (docs / "deep" / "up").symlink_to("..")
+    (docs / "deep" / "self").symlink_to(".")
+    (docs / ".versions").mkdir()
+    (docs / ".versions" / "c.txt").write_text("Behind a hidden folder, as Kubernetes mounts files.")
+    (docs / "c.txt").symlink_to(".versions/c.txt")
+    assert [node.ref_doc_id for node in read_nodes(docs)] == ["a.txt", "c.txt", "deep/b.txt"]
+    assert not caplog.records
+    (docs / "x.txt").symlink_to("y.txt")
+    (docs / "y.txt").symlink_to("x.txt")
+    assert len(read_nodes(docs)) == 3
+    assert "x.txt (no regular file)" in caplog.text
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    docs = _tree(tmp_path)
+    (tmp_path / "link").symlink_to(docs)
+    assert [node.ref_doc_id for node in read_nodes(tmp_path / "link")] == ["a.txt", "deep/b.txt"]
+
+
+def test_pipes_and_devices_do_not_hold_the_reading_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = _tree(tmp_path)
+    os.mkfifo(docs / "pipe.txt")
+    os.mkfifo(docs / "pipe.pdf")
+    (docs / "zero.txt").symlink_to("/dev/zero")
+    assert len(read_nodes(docs)) == 2
+    assert f"{docs}/pipe.pdf (no regular file), {docs}/pipe.txt (no regular file)" in caplog.text
+    assert f"{docs}/zero.txt (a link out of the folder)" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 10_000_000_000])
+@pytest.mark.parametrize("suffix", [".txt", ".pdf"])
+def test_an_empty_and_a_huge_file_are_named_and_not_read_into_memory(
+    suffix: str, size: int, tmp_path: Path
+) -> None:
+    docs = _tree(tmp_path)
+    with (docs / f"file{suffix}").open("wb") as file:
+        file.truncate(size)  # sparse: it takes no space on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DatasetError, match=f"1 of 3 documents cannot be read.*\n.*file{suffix}: ") as raised:
+        read_nodes(docs)
+    if size and suffix == ".txt":
+        assert "it has more than 100,000,000 bytes" in str(raised.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
+
+
+def test_a_document_that_vanishes_while_the_folder_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = _tree(tmp_path)
+    found = documents._documents_in
+
+    def vanishing(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+        paths = found(folder, suffixes)
+        (docs / "a.txt").unlink()
+        return paths
+
+    monkeypatch.setattr(documents, "_documents_in", vanishing)
+    with pytest.raises(DatasetError, match=r"a\.txt: .*No such file"):
+        read_nodes(docs)

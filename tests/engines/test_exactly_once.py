@@ -12,6 +12,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
@@ -40,16 +42,25 @@ def processes() -> ForkServerContext:
     return context
 
 
-def engine(server: OpenAIServer, data: Path, output_dir: Path) -> OpenAIFinetuneEngine:
-    timeouts = Timeouts(clock=FakeClock(), request_s=20)
+def engine(server: OpenAIServer, data: Path, output_dir: Path, **options: Any) -> OpenAIFinetuneEngine:
+    given: dict[str, Any] = {"timeouts": Timeouts(clock=FakeClock(), request_s=20)} | options
     return OpenAIFinetuneEngine(
         "gpt-4o-mini",
         data,
         api_base=server.base,
         api_key=server.key,
         output_dir=output_dir,
-        timeouts=timeouts,
+        **given,
     )
+
+
+def asks() -> Any:
+    return pytest.raises(EngineError, match="whether the job was made is unknown")
+
+
+def answer_to(server: OpenAIServer) -> dict[str, Any]:
+    """What a user does who looks at the provider's page: follow the job that is there, else ask for one again."""
+    return {"start_job_id": next(iter(server.jobs))} if server.jobs else {"resubmit": True}
 
 
 def reply(status: int, message: str = "injected", code: str | None = None, **headers: str) -> Reply:
@@ -96,10 +107,18 @@ def test_a_fault_in_submitting_makes_one_job(
     with OpenAIServer(keeps_metadata=keeps_metadata) as server:
         server.fault("POST", JOBS, kind, accepted=accepted, reply=answer, times=times)
         asked = engine(server, data, tmp_path / "run")
-        asked.finetune()
+        is_refused = answer is not None and answer.status in (400, 429)
+        if is_refused or (accepted and keeps_metadata):
+            asked.finetune()
+        else:
+            with asks():
+                asked.finetune()
+            server.faults.clear()
+            asked = engine(server, data, tmp_path / "run", **answer_to(server))
+            asked.finetune()
         asked.wait()
         assert len(server.jobs) == len(server.files) == 1
-        assert len(server.calls("POST", JOBS)) == (1 if accepted else times + 1)
+        assert len(server.calls("POST", JOBS)) == (1 if accepted else times + 1 if is_refused else 2)
 
 
 @pytest.mark.parametrize("method_path", [("GET", JOBS), ("GET", FILES), ("POST", FILES)])
@@ -134,15 +153,14 @@ def test_a_job_that_shows_up_late_is_still_found(data: Path, tmp_path: Path) -> 
 def test_a_reply_that_takes_too_long_makes_one_job(accepted: bool, data: Path, tmp_path: Path) -> None:
     with OpenAIServer() as server:
         server.fault("POST", JOBS, "hang", accepted=accepted)
-        timeouts = Timeouts(clock=FakeClock(), request_s=0.5)
-        OpenAIFinetuneEngine(
-            "gpt-4o-mini",
-            data,
-            api_base=server.base,
-            api_key=server.key,
-            output_dir=tmp_path / "r",
-            timeouts=timeouts,
-        ).finetune()
+        asked = engine(
+            server, data, tmp_path / "r", timeouts=Timeouts(clock=FakeClock(), request_s=0.5), resubmit=True
+        )
+        if not accepted:
+            with asks():
+                asked.finetune()
+            asked = engine(server, data, tmp_path / "r", resubmit=True)
+        asked.finetune()
         assert len(server.jobs) == 1
 
 
@@ -226,14 +244,37 @@ def test_a_rate_limit_waits_as_long_as_it_says(data: Path) -> None:
         assert clock.sleeps == [17, 17]
 
 
-def test_a_provider_that_never_answers_is_given_up_and_taken_up_again(data: Path, tmp_path: Path) -> None:
+def test_a_request_of_unknown_outcome_is_sent_again_only_on_the_users_word(
+    data: Path, tmp_path: Path
+) -> None:
     with OpenAIServer() as server:
         server.fault("POST", JOBS, "reply", reply=reply(500), times=10_000)
         asked = engine(server, data, tmp_path / "run")
-        with pytest.raises(EngineError, match="HTTP 500"):
-            asked.finetune()
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"HTTP 500(.|\n)*resubmit=True"):
+                asked.finetune()
+        assert len(server.calls("POST", JOBS)) == 1
         assert RunJournal(tmp_path / "run").require().phase == "submitting"
         server.faults.clear()
+        engine(server, data, tmp_path / "run", resubmit=True).finetune()
+        assert len(server.jobs) == 1
+
+
+def test_a_provider_that_is_not_reached_is_asked_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent, so nothing is unclear."""
+    with OpenAIServer() as server:
+        asked = engine(server, data, tmp_path / "run")
+        jobs = asked._service.client.fine_tuning.jobs
+        real, failures = jobs.create, iter([httpx.ConnectError("refused"), httpx.ConnectTimeout("no answer")])
+
+        def create(**body: Any) -> Any:
+            for failure in failures:
+                raise openai.APIConnectionError(request=httpx.Request("POST", server.base)) from failure
+            return real(**body)
+
+        monkeypatch.setattr(jobs, "create", create)
         asked.finetune()
         assert len(server.jobs) == 1
 
@@ -284,7 +325,12 @@ def test_a_killed_submission_makes_one_job(
         arguments = (server.base, server.key, data, tmp_path / "run")
         moment = _MOMENTS[number % len(_MOMENTS)]
         killed_at(server, moment, processes.Process(target=submit, args=arguments))
-        engine_at(*arguments).finetune()
+        again = engine_at(*arguments)
+        if moment == ("POST", JOBS, False):
+            with asks():
+                again.finetune()
+            again = engine(server, data, tmp_path / "run", **answer_to(server))
+        again.finetune()
         assert len(server.jobs) == len(server.files) == 1
 
 

@@ -20,6 +20,7 @@ from llama_index_finetune_structured.demo.corpus import ApiCard, parse_card
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE, DocstringTeacher
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.engines.hosted.journal import list_runs
 from llama_index_finetune_structured.engines.timeouts import Timeouts
 from llama_index_finetune_structured.errors import (
     ConfigurationError,
@@ -31,7 +32,7 @@ from llama_index_finetune_structured.errors import (
 from tests.engines.submitting import train_gradient
 from tests.fakes.clock import FakeClock
 from tests.fakes.gradient_server import BASE_ID, SLUG, GradientServer
-from tests.fakes.loopback import Reply
+from tests.fakes.loopback import Reply, Request
 
 TUNE = r"/api/models/[^/]+/fine-tune"
 
@@ -220,6 +221,76 @@ def test_a_lost_creation_makes_one_adapter(
     kind: str, accepted: bool, gradient: GradientServer, make: Any
 ) -> None:
     gradient.fault("POST", "/api/models", kind, accepted=accepted)
+    for _ in range(2):
+        with asks():
+            make()
+    assert len(gradient.calls("POST", "/api/models")) == 1
+    engine = answered(gradient, make)
+    assert list(gradient.adapters) == [engine.model_adapter_id]
+    assert make().model_adapter_id == engine.model_adapter_id
+
+
+def asks() -> Any:
+    return pytest.raises(EngineError, match="whether the adapter was created is unknown")
+
+
+def answered(gradient: GradientServer, make: Any, **options: Any) -> GradientFinetuneEngine:
+    """What a user does who looks at the server: go on with the adapter that is there, else ask for one again."""
+    unclear = next(folder for folder, run in list_runs() if run.phase == "submitting")
+    if not gradient.adapters:
+        again: GradientFinetuneEngine = make(resubmit=True, **options)
+        return again
+    by_id = {"base_model_slug": None, "name": None, "model_adapter_id": list(gradient.adapters)[-1]}
+    attached: GradientFinetuneEngine = make(output_dir=unclear, **by_id)
+    return attached
+
+
+def test_the_adapters_in_question_are_named(gradient: GradientServer, make: Any) -> None:
+    old = make()
+    old.finetune()
+    gradient.fault("POST", "/api/models", "reset", accepted=True)
+    with asks() as caught:
+        make()
+    old_id, new_id = gradient.adapters
+    assert new_id in str(caught.value)
+    assert old_id not in str(caught.value)
+
+
+def test_an_adapter_of_another_process_is_not_taken_for_a_lost_one(
+    gradient: GradientServer, make: Any
+) -> None:
+    gradient.fault("POST", "/api/models", "reset")
+    with asks():
+        make()
+    gradient.answer(_creation(gradient, "albums"))  # another process's, by the same name
+    with asks():
+        make()
+    make(resubmit=True).finetune()
+    theirs, own = gradient.adapters
+    assert (len(gradient.trained[theirs]), len(gradient.trained[own])) == (0, 6)
+
+
+@pytest.mark.parametrize("name", ["albums", "others"])
+def test_a_reply_with_another_adapter_is_not_followed(name: str, gradient: GradientServer, make: Any) -> None:
+    """By another name, or one that existed before."""
+    theirs = gradient.answer(_creation(gradient, name)).body
+    gradient.fault("POST", "/api/models", "reply", accepted=True, reply=Reply(200, theirs))
+    with asks():
+        make()
+
+
+def _creation(gradient: GradientServer, name: str) -> Request:
+    headers = {"authorization": f"Bearer {gradient.token}", "x-gradient-workspace-id": gradient.workspace}
+    body = json.dumps({"model": {"baseModelId": BASE_ID, "name": name}}).encode()
+    return Request("POST", "/api/models", {}, headers, body)
+
+
+def test_a_creation_that_is_refused_is_no_question(gradient: GradientServer, make: Any) -> None:
+    gradient.fault("POST", "/api/models", "reply", reply=Reply(403, {"type": "forbidden", "message": "no"}))
+    with pytest.raises(ServiceError, match="forbidden"):
+        make()
+    busy = Reply(429, {"type": "busy", "message": "later"})
+    gradient.fault("POST", "/api/models", "reply", reply=busy, times=2)
     engine = make()
     assert list(gradient.adapters) == [engine.model_adapter_id]
 
@@ -238,17 +309,15 @@ def test_a_killed_process_is_resumed(
     process.kill()
     process.join()
     fault.release.set()
-    engine = make(name="killed")
+    if path == TUNE:
+        engine = make(name="killed")
+    else:
+        with asks():
+            make(name="killed")
+        engine = answered(gradient, make, name="killed")
     engine.finetune()
     assert list(gradient.adapters) == [engine.model_adapter_id]
     assert trained(gradient, engine) == [[f"sample {i}"] for i in range(6)]
-
-
-def test_an_adapter_of_the_same_name_is_left_alone(gradient: GradientServer, make: Any) -> None:
-    make().finetune()
-    gradient.fault("POST", "/api/models", "reset", accepted=True)
-    engine = make()
-    assert engine.model_adapter_id == list(gradient.adapters)[1]
 
 
 def test_a_server_that_never_answers_is_given_up(gradient: GradientServer, make: Any) -> None:

@@ -37,7 +37,7 @@ from llama_index_finetune_structured.errors import (
     MissingDependencyError,
 )
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, resolve
-from llama_index_finetune_structured.local.train.run_lock import locked_run
+from llama_index_finetune_structured.locks import locked_folder
 from tests import tiny
 
 SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=2, epochs=2, checkpoint_steps=2)
@@ -229,6 +229,17 @@ def test_the_model_is_asked_for_before_training(tiny_llama: Path, tmp_path: Path
         engine.get_finetuned_model()
 
 
+@pytest.mark.parametrize("name", ["run.json", "training_log.json"])
+def test_a_file_of_another_program_in_the_output_folder_is_left_alone(
+    name: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(ConfigurationError, match=f"{name}: was not written by a training run"):
+        _engine(tiny_llama, tmp_path).finetune()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
 def test_a_folder_of_another_run_is_not_overwritten(tiny_llama: Path, tmp_path: Path) -> None:
     _engine(tiny_llama, tmp_path / "run").finetune()
     other = LoraFinetuneEngine(_data(3), base_model=tiny_llama, output_dir=tmp_path / "run")
@@ -366,7 +377,7 @@ def test_the_check_counts_the_epochs_that_training_takes(tiny_llama: Path, tmp_p
 def test_two_runs_never_train_in_one_folder(tiny_llama: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     engine = _engine(tiny_llama, output)
-    with locked_run(output), pytest.raises(EngineError) as raised:
+    with locked_folder(output), pytest.raises(EngineError) as raised:
         engine.finetune()
     assert f"{output}: process {os.getpid()} is at work there: wait" in str(raised.value)
     assert [file.name for file in output.iterdir()] == [".lock"], "nothing was written, nothing removed"
@@ -378,8 +389,8 @@ _HOLD = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from llama_index_finetune_structured.local.train.run_lock import locked_run
-with locked_run(Path(sys.argv[2])):
+from llama_index_finetune_structured.locks import locked_folder
+with locked_folder(Path(sys.argv[2])):
     if os.fork() == 0:
         time.sleep(60)
         os._exit(0)
@@ -397,11 +408,11 @@ def test_a_killed_process_leaves_no_lock_and_neither_do_its_children(tmp_path: P
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "locked\n"
-    with pytest.raises(EngineError, match=f"process {process.pid} is at work there"), locked_run(tmp_path):
+    with pytest.raises(EngineError, match=f"process {process.pid} is at work there"), locked_folder(tmp_path):
         pass
     process.kill()  # its child lives on
     process.wait()
-    with locked_run(tmp_path):
+    with locked_folder(tmp_path):
         pass
     os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
@@ -453,7 +464,7 @@ def test_the_lock_is_taken_of_a_file_only_and_never_through_a_link(tmp_path: Pat
         make(tmp_path / name / ".lock")
         with (
             pytest.raises(CheckpointError, match=r"\.lock: could not be written"),
-            locked_run(tmp_path / name),
+            locked_folder(tmp_path / name),
         ):
             pass
     assert other.read_text() == "precious"

@@ -36,10 +36,10 @@ def engine(base: Path, output: Path) -> LoraFinetuneEngine:
     )
 
 
-def _launch(base: Path, output: Path) -> subprocess.Popen[str]:
+def _launch(base: Path, output: Path, program: str = _TRAIN) -> subprocess.Popen[str]:
     """Two CPU processes over gloo. ``--multi_gpu`` is accelerate's name for several processes on a machine."""
     script = output.parent / "train.py"
-    script.write_text(_TRAIN)
+    script.write_text(program)
     launch = (
         "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     )
@@ -105,3 +105,33 @@ def test_a_launch_that_would_shard_the_model_is_refused(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigurationError, match=r"configured for FSDP.*--multi_gpu"):
         engine(tiny_llama, tmp_path / "run").finetune()
+
+
+_DIVERGE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from llama_index_finetune_structured.errors import EngineError
+from llama_index_finetune_structured.local.train.loss import AnswerLoss
+from llama_index_finetune_structured.local.train.distributed import DistributedRun
+from tests.engines.test_many_processes import engine
+own, calls = AnswerLoss.backward, []
+def backward(loss, rows):
+    total = own(loss, rows)
+    calls.append(rows)
+    return total * float("nan") if DistributedRun().rank == 1 and len(calls) == 2 else total
+AnswerLoss.backward = backward
+try:
+    engine(Path(sys.argv[2]), Path(sys.argv[3])).finetune()
+except EngineError as error:
+    print("stopped:", error, flush=True)
+"""
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_of_them_at_the_same_step(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    output, _ = _end(_launch(tiny_llama, tmp_path / "two", _DIVERGE))
+    assert output.count("stopped: step 2 of 6: the loss is nan") == 2
+    assert not (tmp_path / "two" / "adapter").exists()

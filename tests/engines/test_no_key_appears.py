@@ -157,6 +157,33 @@ def test_nothing_of_a_whole_run_shows_the_key(
     assert SENTINEL not in caplog.text
 
 
+def test_secrets_of_extra_body_are_sent_and_not_stored(tmp_path: Path) -> None:
+    body = {"tenant": {"api_key": "plain-words-of-extra"}, "tier": "batch"}
+
+    class Lenient(OpenAIServer):
+        def _job_problem(self, sent: dict[str, Any]) -> str | None:
+            return super()._job_problem({name: value for name, value in sent.items() if name not in body})
+
+    timeouts = Timeouts(clock=FakeClock())
+    with Lenient(key=SENTINEL) as server:
+        engine = OpenAIFinetuneEngine(
+            "gpt-4o-mini", write_rows(tmp_path / "train.jsonl"), api_base=server.base, api_key=SENTINEL,
+            timeouts=timeouts, extra_body=body, output_dir=tmp_path / "run",
+        )  # fmt: skip
+        engine.finetune()
+        for options in ({"extra_body": body}, {}):  # the same run, which has its job
+            again = OpenAIFinetuneEngine.from_run(
+                tmp_path / "run", api_key=SENTINEL, timeouts=timeouts, **options
+            )
+            again.finetune()
+            assert again.get_current_job().id == engine.get_current_job().id
+        (request,) = server.calls("POST", "/v1/fine_tuning/jobs")
+    assert request.json()["tenant"] == body["tenant"]
+    stored = (tmp_path / "run/run.json").read_text()
+    assert "plain-words" not in stored
+    assert '"tier": "sha256:' in stored
+
+
 def test_nothing_of_a_whole_gradient_run_shows_the_token(
     gradient_engine: GradientFinetuneEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,14 +228,28 @@ ECHOES = [
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-@pytest.mark.parametrize("where", ["submitting", "following", "cancelling"])
+@pytest.mark.parametrize(
+    ("where", "methods"),
+    [
+        ("submitting", "POST"),
+        ("submitting", "GET POST"),
+        ("following", "GET POST"),
+        ("cancelling", "GET POST"),
+    ],
+)
 def test_a_provider_that_echoes_the_key_is_not_passed_on(
-    echo: Reply, where: str, engine: OpenAIFinetuneEngine, openai_server: OpenAIServer, tmp_path: Path
+    echo: Reply,
+    where: str,
+    methods: str,
+    engine: OpenAIFinetuneEngine,
+    openai_server: OpenAIServer,
+    tmp_path: Path,
 ) -> None:
     if where != "submitting":
         engine.finetune()
-    for method in ("GET", "POST"):
-        openai_server.fault(method, "/v1/(files|fine_tuning).*", "reply", reply=echo, times=100_000)
+    paths = "/v1/(files|fine_tuning).*" if " " in methods else "/v1/fine_tuning.*"
+    for method in methods.split():
+        openai_server.fault(method, paths, "reply", reply=echo, times=100_000)
     calls = {
         "submitting": engine.finetune,
         "following": lambda: engine.wait(timeout_s=60),

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.cli.export import export
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.local.model.adapter import read_card, write_card
+from llama_index_finetune_structured.local.model.base_files import hashed_files
 from tests import exporting
 
 
@@ -46,7 +48,7 @@ def test_an_export_that_answers_otherwise_is_exit_code_1(
 ) -> None:
     def write_the_base(adapter: Path, target: Path, **_: Any) -> Path:
         shutil.copytree(run.parent / "base", target)
-        shutil.copy(adapter / "finetune_structured.json", target)
+        write_card(target, read_card(adapter), hashed_files(target))
         return target
 
     monkeypatch.setattr("llama_index_finetune_structured.cli.export.export_adapter", write_the_base)

@@ -79,7 +79,7 @@ class GradientServer(LoopbackServer):
         model = request.json()["model"]
         if model["baseModelId"] != BASE_ID:
             return _error(400, "unknownBaseModel", model["baseModelId"])
-        adapter_id = f"{uuid.UUID(int=100 + len(self.adapters))}_model_adapter"
+        adapter_id = f"{uuid.UUID(int=100 + len(self.trained))}_model_adapter"
         self.adapters[adapter_id] = {"type": "modelAdapter", "id": adapter_id, **model}
         self.trained[adapter_id] = []
         self._touch(adapter_id)

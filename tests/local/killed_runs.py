@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_finetune_structured import FinetuneDataset, LoraFinetuneEngine, LoraSettings
-from llama_index_finetune_structured.local.model import adapter
+from llama_index_finetune_structured.local.model.lora_files import WEIGHTS
 from llama_index_finetune_structured.local.train import checkpoints
 from llama_index_finetune_structured.local.train import trainer as training
 
@@ -81,7 +81,7 @@ def train_and_count(base: Path, output: Path) -> None:
 
 
 def adapter_hash(output: Path) -> str:
-    return hashlib.sha256((output / "adapter" / adapter.WEIGHTS).read_bytes()).hexdigest()
+    return hashlib.sha256((output / "adapter" / WEIGHTS).read_bytes()).hexdigest()
 
 
 def kill_and_go_on(base: Path, output: Path, point: tuple[Any, str, int, str]) -> dict[str, Any]:

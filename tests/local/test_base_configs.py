@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.model.base_models import (
     BaseModelFiles,
     context_window,
     load_tokenizer,
+    resolve,
 )
 from tests import tiny
 
@@ -55,6 +57,28 @@ def test_a_config_that_transformers_does_not_know_is_a_clear_error(
 ) -> None:
     with pytest.raises(ConfigurationError, match="config does not load"):
         context_window(_base(tmp_path, config))
+
+
+@pytest.mark.parametrize("kind", ["Gemma3nText", "Qwen2Moe", "Doge", "Llama", "GPT2"])
+def test_the_numbers_of_real_configs_are_no_damage(kind: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{kind}Config")()
+    config.save_pretrained(tmp_path)
+    sizes = {"shared_expert_intermediate_size": 20480, "vocab_size_per_layer_input": 262144}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **sizes}), encoding="utf-8")
+    assert context_window(BaseModelFiles("real", tmp_path, "")) > 1000
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "num_experts", "n_routed_experts"])
+def test_a_config_that_asks_for_endless_layers_or_experts_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key} is 1000000"):
+        context_window(_base(tmp_path, {"model_type": "llama", key: 1_000_000}))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-has-this-name/x", "a\0b"])
+def test_a_name_that_is_no_path_is_a_clear_error(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="base model"):
+        resolve(name)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_with_both_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,16 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", refuse)
     with pytest.raises(EngineError, match=r"could not be written .*No space left"):
         export_adapter(llama.adapter, tmp_path / "m.gguf", format="gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_output_whose_name_cannot_be_written_as_text_is_a_clear_error(
+    format: str, llama: Trained, tmp_path: Path
+) -> None:
+    target = tmp_path / os.fsdecode(b"x\xe9.gguf")
+    with pytest.raises(EngineError, match="could not be written"):
+        export_adapter(llama.adapter, target, format=format)
     assert list(tmp_path.iterdir()) == []
 
 

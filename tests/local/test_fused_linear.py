@@ -17,7 +17,7 @@ ROWS = [TokenRow((5, 6, 7, 8), (20, 21)), TokenRow((5, 6, 9), (23,))]
 
 
 def _gradients(model: object) -> tuple[float, list[torch.Tensor]]:
-    loss = AnswerLoss(model, packed=False).backward(ROWS)
+    loss = float(AnswerLoss(model, packed=False).backward(ROWS))
     return loss, [weight.grad for weight in model.parameters() if weight.grad is not None]  # type: ignore[attr-defined]
 
 
@@ -47,3 +47,15 @@ def test_frozen_bf16_weights_keep_fp32_gradients_for_lora() -> None:
 def test_transposed_layers_keep_their_own_forward() -> None:
     model = add_lora(tiny.model("gpt2"), rank=4, alpha=8)
     assert fuse_lora(model) == 0
+
+
+def test_a_model_may_change_the_output_of_a_fused_layer_in_place() -> None:  # as Gemma 3n does
+    model = add_lora(tiny.model("llama"), rank=4, alpha=8)
+    fuse_lora(model)
+    layer = next(m for name, m in model.named_modules() if name.endswith("q_proj"))
+    inputs = torch.randn(2, 3, 32, requires_grad=True)
+    outputs = layer(inputs)
+    outputs += 1
+    outputs.sum().backward()
+    assert inputs.grad is not None
+    assert inputs.grad.shape == inputs.shape

@@ -68,7 +68,7 @@ def test_many_rows_and_long_rows_do_not_exhaust_the_stack() -> None:
 def _gradients(kind: str, rows: list[TokenRow], *, packed: bool) -> tuple[float, torch.Tensor]:
     model = tiny.in_fp64(tiny.model(kind).eval())
     model.set_attn_implementation("prefix_tree" if packed else "sdpa")
-    loss = AnswerLoss(model, packed).backward(rows)
+    loss = float(AnswerLoss(model, packed).backward(rows))
     return loss, torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
 
 

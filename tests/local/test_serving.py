@@ -15,8 +15,10 @@ import pytest
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.files import write_json
 from llama_index_finetune_structured.local.export.serving import serving_commands
-from llama_index_finetune_structured.local.model.adapter import AdapterCard
+from llama_index_finetune_structured.local.model.adapter import AdapterCard, write_card
+from llama_index_finetune_structured.local.model.base_files import file_hash
 from llama_index_finetune_structured.local.model.base_models import resolve
+from llama_index_finetune_structured.local.model.lora_files import ADAPTER_CONFIG, WEIGHTS
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds
 
 
@@ -70,9 +72,10 @@ def _adapter(base: Path, folder: Path, rank: int) -> Path:
         rows=1,
         fingerprint="f",
     )
-    write_json(folder / "finetune_structured.json", card.model_dump(mode="json"))
-    write_json(folder / "adapter_config.json", {"r": rank})
-    (folder / "adapter_model.safetensors").touch()
+    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "lora_alpha": 1}
+    write_json(folder / ADAPTER_CONFIG, {**lora, "r": rank})
+    (folder / WEIGHTS).touch()
+    write_card(folder, card, {name: file_hash(folder / name) for name in (ADAPTER_CONFIG, WEIGHTS)})
     return folder
 
 

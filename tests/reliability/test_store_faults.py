@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llama_index_finetune_structured import descriptors
 from llama_index_finetune_structured import jsonl_store as store_module
 from llama_index_finetune_structured.jsonl_store import JsonlStore, read_shards
 
@@ -53,7 +54,9 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
 ) -> None:
     path = tmp_path / "records.jsonl"
     path.write_bytes(b'{"number": -1}\n{"number": torn')
-    monkeypatch.setattr(store_module, "os", FailingOs(step, fails_at, how))
+    failing = FailingOs(step, fails_at, how)
+    monkeypatch.setattr(store_module, "os", failing)
+    monkeypatch.setattr(descriptors, "os", failing)
     store = JsonlStore(path, fsync=True)
     acknowledged = [-1]
     for number in range(10):
@@ -62,6 +65,7 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
         except OSError:
             continue
         acknowledged.append(number)
+    assert how != "short" or acknowledged == list(range(-1, 10)), "the rest of a short write is written"
     assert len(acknowledged) >= 9
     assert numbers(path) == acknowledged
     store.close()
@@ -71,19 +75,24 @@ def test_whatever_fails_acknowledged_records_stay_and_others_leave_nothing(
     assert numbers(path) == [*acknowledged, 99]
 
 
-def test_a_short_write_whose_repair_fails_too_is_repaired_before_the_next(
+def test_a_full_disk_whose_repair_fails_too_is_repaired_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The disk takes half of the record, then nothing, and the half cannot be cut off at once."""
     path = tmp_path / "records.jsonl"
     store = JsonlStore(path)
     store.append(b'{"number": 0}')
-    broken = FailingOs("write", 1, "short")
-    broken_truncate = FailingOs("ftruncate", 1, "EIO")
-    monkeypatch.setattr(broken, "ftruncate", broken_truncate.ftruncate, raising=False)
+    short, full = FailingOs("write", 1, "short"), FailingOs("write", 2, "ENOSPC")
+    monkeypatch.setattr(short, "write", lambda *args: full.write(args[0], args[1][:7]), raising=False)
+    monkeypatch.setattr(descriptors, "os", short)
+    broken = FailingOs("ftruncate", 1, "EIO")
     monkeypatch.setattr(store_module, "os", broken)
-    with pytest.raises(OSError, match="wrote only"):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         store.append(b'{"number": 1}')
-    assert broken_truncate.failed
+    assert full.failed
+    assert broken.failed
+    assert path.read_bytes() == b'{"number": 0}\n{"numbe'
     assert numbers(path) == [0]
+    monkeypatch.undo()
     store.append(b'{"number": 2}')
     assert numbers(path) == [0, 2]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import DatasetError
+from ...printable import printable
 
 __all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "first_of", "listing", "refuse_errors"]
 
@@ -106,7 +107,7 @@ class Problem:
         return f"{where}: {kind} [{self.code}] {self.message}"
 
     def __str__(self) -> str:
-        return f"{self.finding}; {self.fix}"
+        return printable(f"{self.finding}; {self.fix}")
 
 
 def listing(problems: Iterable[Problem]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
 from ...local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ...printable import printable
 from .problems import Problem, listing
 from .rows import CheckSource, as_source, files_of, source_rows, unreadable
 from .run import SourceCheck
@@ -125,7 +126,7 @@ class CheckReport:
             lines.append(f"about {self.cost:.2f} at the given price")
         if self.span is not None:
             lines.append(f"trained span of the first good line: {_shortened(self.span.trained_text)!r}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def check(

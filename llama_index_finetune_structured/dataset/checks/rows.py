@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from ...example import Example
 from ...formats.reading import holds_examples
 from ...jsonl import read_lines
 from ...jsonl_store import shards_of
+from ...printable import package_logger
 from .lines import LineReader
 from .problems import Fault, Problem, refuse_errors
 
@@ -28,7 +28,7 @@ __all__ = [
     "unreadable",
 ]
 
-_log = logging.getLogger(__name__)
+_log = package_logger(__name__)
 _IN_MEMORY = "dataset"  # stands for the file's name where the Examples are in memory
 CheckSource = str | Path | tuple[Example, ...]
 """A file, with a capture's other shards, or Examples in memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ...capture.session import capture
 from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, Source, content_hash
 from ...formats.wire import source_of
+from ...printable import package_logger, printable
 from ..finetune_dataset import FinetuneDataset
 from .llm_calls import CallPolicy, FailedCall, LlmCall, LlmCalls
 from .misses import CONTEXT_KEY, RetrievalMisses, is_miss, settle_misses
@@ -26,7 +26,7 @@ from .questions import Question
 
 __all__ = ["AnswerReport", "QuestionAnswer", "aanswer_questions", "answer_questions", "answers_path"]
 
-_log = logging.getLogger(__name__)
+_log = package_logger(__name__)
 # In the metadata of a captured Example, the query that it was captured in.
 _ANSWER_ID = "answer_id"
 _EMPTY = "Empty Response"  # LlamaIndex's text where nothing was retrieved or an answer did not parse
@@ -170,7 +170,7 @@ class AnswerReport:
         outdated = [f"  {self.outdated} asked again, since a document has changed"] if self.outdated else []
         missed = [f"  {len(self.misses)} without the question's own chunk"] if self.misses else []
         failed = [f"  {f.subject!r}: {f.error}: {f.message}" for f in self.failures]
-        return "\n".join([f"{len(self.answers)} answers, {counts}", *outdated, *missed, *failed])
+        return printable("\n".join([f"{len(self.answers)} answers, {counts}", *outdated, *missed, *failed]))
 
 
 def answers_path(path: str | os.PathLike[str]) -> Path:
@@ -265,7 +265,7 @@ def _query(
 
     metadata = {"query": question.text, "node_id": question.node_id, "document_id": question.document_id}
     own = _known(hashes, [question.document_id])
-    return LlmCall(question.text, {**metadata, "documents": own}, make)
+    return LlmCall(query_engine, question.text, {**metadata, "documents": own}, make)
 
 
 def _known(hashes: Mapping[str, str], documents: Iterable[str | None]) -> dict[str, str]:

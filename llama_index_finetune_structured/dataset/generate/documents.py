@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, Document, MetadataMode
 
+from ...descriptors import read_text_file
 from ...errors import ConfigurationError, DatasetError, MissingDependencyError
 from ...example import content_hash
-from ...printable import one_line
+from ...printable import one_line, package_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,9 @@ __all__ = ["document_hashes", "read_nodes"]
 
 _TEXT_SUFFIXES = (".txt", ".md", ".markdown")
 _MIN_CHUNK_TOKENS = 128  # chosen: below, a chunk is mostly its file's name and overlap
-_SHOWN = 5  # chosen: unreadable files that an error lists
+_MAX_TEXT_BYTES = 100_000_000  # chosen: some fifty times the longest novels
+_SHOWN = 5  # chosen: unreadable or skipped files that a message lists
+_log = package_logger(__name__)
 
 
 def read_nodes(
@@ -29,6 +32,8 @@ def read_nodes(
 ) -> list[BaseNode]:
     """The PDF, text and Markdown files under ``folder``, cut into chunks; hidden files are left out.
 
+    Links that lead out of the folder, pipes and devices are left out too, with a logged warning that names them. A
+    document that a link repeats is read once.
     A document's id is its path inside the folder, a chunk's id that and its number, so that later runs recognise
     both. Retriever and model see a chunk with its file's name; where it is cut depends on the text alone, so that a
     renamed document has the same chunks.
@@ -84,11 +89,7 @@ def _documents(folder: Path) -> list[Document]:
         ".pdf": _pdf_text,
         **dict.fromkeys(_TEXT_SUFFIXES, _plain_text),
     }
-    names = {
-        path: path.relative_to(folder)
-        for path in _visible_files(folder)
-        if path.suffix.lower() in readers and path.is_file()
-    }
+    names = {path: path.relative_to(folder) for path in _documents_in(folder, readers)}
     if not names:
         raise DatasetError(f"{folder}: no documents in it; expected {', '.join(readers)} files")
     texts, unreadable = {}, []
@@ -109,18 +110,47 @@ def _documents(folder: Path) -> list[Document]:
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """The files that are not hidden, sorted. Raises DatasetError where a folder cannot be listed."""
+    """The files that are not hidden, and links to folders, sorted. Raises DatasetError for an unreadable folder."""
     found = []
     try:
         for parent, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [Path(parent, name) for name in files if not name.startswith(".")]
+            links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+            found += [Path(parent, name) for name in (*files, *links) if not name.startswith(".")]
     except OSError as error:
         raise DatasetError(
             f"{error.filename}: cannot be listed ({error.strerror}), and its documents would be missing; make it "
             "readable, or move it out of the folder"
         ) from error
     return sorted(found)
+
+
+def _documents_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """The documents, each once: links count where they lead to a file inside ``folder`` that is not read anyway.
+
+    What is left out for another reason is logged: links out of the folder, broken ones, pipes and devices.
+    """
+    root = Path(os.path.realpath(folder))
+    own: dict[Path, Path] = {}
+    left_out = []
+    for path in sorted(_visible_files(folder), key=os.path.islink):  # a file before the links to it
+        real = Path(os.path.realpath(path))
+        inside = real.is_relative_to(root)
+        if inside and path.is_dir():
+            continue  # a link to a folder whose documents are found there
+        if path.suffix.lower() not in suffixes and not path.is_dir():
+            continue
+        if not inside:
+            left_out.append(f"{path} (a link out of the folder)")
+        elif not path.is_file():
+            left_out.append(f"{path} (no regular file)")
+        else:
+            own.setdefault(real, path)
+    if left_out:
+        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
+        shown = one_line(", ".join(left_out[:_SHOWN])) + more
+        _log.warning("%s: left out: %s; copy what belongs to the documents into it", folder, shown)
+    return sorted(own.values())
 
 
 def _raise(error: OSError) -> None:
@@ -143,7 +173,7 @@ def _not_empty(text: str) -> str:
 
 def _plain_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text_file(path, max_bytes=_MAX_TEXT_BYTES)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
     if "\0" in text:

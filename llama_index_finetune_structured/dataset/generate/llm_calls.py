@@ -73,8 +73,12 @@ class FailedCall:
 
 @dataclass(frozen=True)
 class LlmCall:
-    """One call. ``subject`` names it in failures; ``metadata`` is stored beside its result."""
+    """One call of ``system``, an LLM or a query engine, whose keys are left out of the errors that are stored.
 
+    ``subject`` names the call in failures; ``metadata`` is stored beside its result.
+    """
+
+    system: Any
     subject: str
     metadata: Mapping[str, Any]
     make: Callable[[], Awaitable[dict[str, Any]]]
@@ -148,7 +152,7 @@ class LlmCalls:
                     self.paid += 1
                     return {"result": await call.make()}
         except Exception as error:  # stored and reported; one failure must not end the other calls
-            message = error_text(error)[:_MESSAGE_CHARACTERS]
+            message = error_text(error, call.system)[:_MESSAGE_CHARACTERS]
             return {"error": {"type": type(error).__name__, "message": message, "attempts": attempts}}
         raise AssertionError("unreachable: tenacity raises when attempts run out")
 

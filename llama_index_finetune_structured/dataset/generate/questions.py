@@ -202,7 +202,7 @@ class QuestionGenerator:
         async def make() -> dict[str, Any]:
             return {"questions": (await self._generate(context))[: self._number]}
 
-        return LlmCall(node.node_id, {"node_id": node.node_id}, make)
+        return LlmCall(self._llm, node.node_id, {"node_id": node.node_id}, make)
 
     async def _generate(self, context: str) -> list[str]:
         variables = {"context_str": context, "query_str": self._query}

@@ -26,6 +26,7 @@ from ...example import Example, Message
 from ...formats.registry import training_lines
 from ...formats.wire import source_of
 from ...jsonl import one_line_reason, save_lines
+from ...printable import package_logger
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape
 from ..pairs import Pair, PairSource, read_pairs
@@ -35,7 +36,7 @@ from .recipe import DEFAULT_QA_TEMPLATE, ServingRecipe, context_text, template_t
 
 __all__ = ["RetrievalAugmentedDatasetBuilder"]
 
-_log = logging.getLogger(__name__)
+_log = package_logger(__name__)
 # Keys of ``counts``, which are logged.
 _SKIPPED = "questions skipped: nothing retrieved"
 _DISTRACTOR = "rows whose only chunk does not support the answer, left out; retrieval_misses decides"

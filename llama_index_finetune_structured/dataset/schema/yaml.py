@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic import model_validator as validator
 from yaml.reader import ReaderError
 
+from ...descriptors import read_text_file
 from ...errors import ConfigurationError
 from .mistakes import key_reason, type_suggestion, value_reason, yaml_fix
 
@@ -33,8 +34,12 @@ _SCALARS: dict[str, Any] = {
 }  # fmt: skip
 _LIST = re.compile(r"list +of +(?P<item>.+)")
 _JSON_SCHEMA_KEYS = {"$schema", "$defs", "properties"}
-_MAX_BYTES = 1_000_000  # chosen: about 10,000 fields
+_MAX_BYTES = 200_000  # chosen: about 2,000 fields, which are read in some seconds
 _MAX_DEPTH = 16  # chosen: an enum of a field of a type is at 6
+_LONGEST_TYPE = 200  # characters; chosen: some twenty lists of lists
+_MOST_COMPARED = (
+    10_000  # errors x names; chosen: about a second of searching for names that may have been meant
+)
 _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _KeyPath = tuple[str | int, ...]  # the keys and list positions that lead to a value of the file
 _Choices = Annotated[list[StrictStr | StrictInt], Field(min_length=1)]
@@ -148,11 +153,7 @@ def _joined(errors: Iterable[ConfigurationError]) -> ConfigurationError:
 def _parse(path: Path, lines: dict[_KeyPath, int]) -> Any:
     """The file as plain values; ``lines`` is filled with the line of each key, counted from 1."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigurationError(
-                f"{path}: larger than {_MAX_BYTES:,} bytes, so not the schema of an answer"
-            )
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text_file(path, max_bytes=_MAX_BYTES)
         _refuse_unused_yaml(path, text)
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -305,6 +306,8 @@ class _ClassBuilder:
         return Annotated[kind, Field(min_length=lengths["min"], max_length=lengths["max"])]
 
     def _type(self, text: str, keys: _KeyPath, enclosing: tuple[str, ...]) -> Any:
+        if len(text) > _LONGEST_TYPE:
+            raise self._error(keys, f"a type of {len(text)} characters, expected at most {_LONGEST_TYPE}")
         item = _LIST.fullmatch(text)
         if item:
             inner: Any = self._type(item["item"], keys, enclosing)
@@ -314,12 +317,17 @@ class _ClassBuilder:
         if text in self._file.types:
             return self._named_type(text, keys, enclosing)
         known = ", ".join([*_SCALARS, "list of ...", *self._file.types])
-        meant = type_suggestion(text, [*_SCALARS, *self._file.types])
+        names = [*_SCALARS, *self._file.types]
+        meant = type_suggestion(text, names) if len(self._errors) * len(names) < _MOST_COMPARED else ""
         raise self._error(keys, f"unknown type {text!r}, expected one of: {known}{meant}")
 
     def _named_type(self, name: str, keys: _KeyPath, enclosing: tuple[str, ...]) -> Any:
         if name in enclosing:
             raise self._error(keys, f"{name!r} contains itself; write this one as a class, file.py:Class")
+        if len(enclosing) > _MAX_DEPTH:
+            raise self._error(
+                keys, f"more than {_MAX_DEPTH} types inside each other; expected a flatter answer"
+            )
         if name not in self._built:
             described = self._file.types[name]
             self._built[name] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
+from ...capture.known_secrets import mask_error, mask_secrets
 from ...errors import EngineError, MissingDependencyError
 from ...llms.keys import check_address
+from ...printable import package_logger
 from ..timeouts import Timeouts
 from .providers import Provider
 
@@ -31,12 +32,13 @@ __all__ = [
     "sdk_errors",
 ]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 T = TypeVar("T")
 FailureKind = Literal["permanent", "transient", "unknown"]
 
 _ATTEMPTS = 6  # chosen: with pauses of 1, 2, 4, 8 and 16 s a short outage is waited out
+_MOST_ROWS = 10_000  # chosen: OpenAI's longest page of files; a listing that never ends, ends here
 _LONGEST_RETRY_AFTER_S = 120.0  # chosen: a longer Retry-After header is not followed
 
 _HINTS = (
@@ -81,12 +83,15 @@ class SdkFailure:
 
 def read_failure(error: Exception) -> SdkFailure:
     """Classify an error raised by the ``openai`` SDK, or by reading its reply."""
+    import httpx
     import openai
 
     if isinstance(error, openai.APIStatusError):
         return _status_failure(error)
     text = f"{type(error).__name__}: {error}"
     cause = error.__cause__
+    if isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout)):  # nothing was sent
+        return SdkFailure("transient", f"{text} ({type(cause).__name__}: {cause})")
     if isinstance(error, openai.APIConnectionError) and cause is not None:
         text = f"{text} ({type(cause).__name__}: {cause})"
     return SdkFailure("unknown", text)
@@ -118,25 +123,30 @@ def _code_and_message(error: Any) -> tuple[str, str]:
         code = body.get("code") or body.get("type") or ""
         message = body.get("message") or body.get("detail") or ""
         return str(code), str(message) or "no message"
-    return "", str(body).strip()[:500] if body else "no message"
+    return "", mask_secrets(str(body)).strip()[:500] if body else "no message"
 
 
 def _retry_after_s(error: Any) -> float | None:
     try:
-        return min(max(float(error.response.headers["retry-after"]), 0.0), _LONGEST_RETRY_AFTER_S)
+        # In this order the maximum of zero and NaN is zero.
+        return min(max(0.0, float(error.response.headers["retry-after"])), _LONGEST_RETRY_AFTER_S)
     except (KeyError, ValueError):
         return None
 
 
 @dataclass(frozen=True)
 class Service:
-    """A provider's profile, address, key and SDK client. The key is in no repr and no error."""
+    """A provider's profile, address, key and SDK client. The key is in no repr and no error.
+
+    ``secrets``: other texts that no error may show.
+    """
 
     provider: Provider
     api_base: str
     timeouts: Timeouts
     key: SecretStr
     client: openai.OpenAI = field(repr=False)
+    secrets: tuple[SecretStr, ...] = ()
 
     def call(self, doing: str, request: Callable[[], T]) -> T:
         """Run a repeatable ``request``, with retries; ``doing`` names it in errors.
@@ -160,19 +170,32 @@ class Service:
     def failure(self, error: Exception) -> SdkFailure:
         """The classified error, with the key masked in its message."""
         failure = read_failure(error)
-        return replace(failure, message=failure.message.replace(self.key.get_secret_value(), "***"))
+        return replace(failure, message=self.masked(failure.message))
+
+    def masked(self, text: str) -> str:
+        """The text with the key and the secrets masked: providers echo them in messages."""
+        own = (secret.get_secret_value() for secret in (self.key, *self.secrets))
+        return mask_secrets(text, *own)
 
     def explain(self, doing: str, error: Exception) -> EngineError:
         """The error as an EngineError with a hint, with the key masked."""
         return self.failure(error).error(doing)
 
     def safe_cause(self, error: Exception) -> Exception | None:
-        """The SDK's error as a cause to chain, or None where a provider echoed the key in it."""
+        """The SDK's error as a cause to chain, or None where a provider echoed the key or a secret in it."""
         shown = f"{error}{error.__cause__}{error.__context__}"
-        return None if self.key.get_secret_value() in shown else error
+        mask_error(error)  # it stays the context of the error that is raised
+        return error if self.masked(shown) == shown else None
 
 
-def connect(provider: Provider, *, api_base: str | None, api_key: str | None, timeouts: Timeouts) -> Service:
+def connect(
+    provider: Provider,
+    *,
+    api_base: str | None,
+    api_key: str | None,
+    timeouts: Timeouts,
+    secrets: tuple[SecretStr, ...] = (),
+) -> Service:
     """Create the SDK's client, with its own retries off: they would repeat a submission.
 
     Raises ConfigurationError without a key or address, or where ``api_base`` is no address or contains credentials.
@@ -187,7 +210,7 @@ def connect(provider: Provider, *, api_base: str | None, api_key: str | None, ti
     client = openai.OpenAI(
         api_key=key.get_secret_value(), base_url=base, max_retries=0, timeout=timeouts.request_s
     )
-    return Service(provider, base, timeouts, key, client)
+    return Service(provider, base, timeouts, key, client, secrets)
 
 
 def sdk_errors() -> tuple[type[Exception], ...]:
@@ -211,12 +234,12 @@ def _pause_s(state: RetryCallState) -> float:
 def require_id(reply: Any, what: str) -> Any:
     """The reply. Raises ValueError where it has no id: proxies answer 200 with an HTML page."""
     if not isinstance(getattr(reply, "id", None), str):
-        raise ValueError(f"the reply is no {what}: {str(reply)[:200]!r}")
+        raise ValueError(f"the reply is no {what}: {mask_secrets(str(reply))[:200]!r}")
     return reply
 
 
 def read_rows(
-    request: Callable[[], Any], what: str, *, most: int | None = None, with_ids: bool = True
+    request: Callable[[], Any], what: str, *, most: int = _MOST_ROWS, with_ids: bool = True
 ) -> list[Any]:
     """The rows of the listing that ``request`` returns, of all pages or the first ``most``.
 
@@ -229,13 +252,13 @@ def read_rows(
     try:
         for page in request().iter_pages():
             if not _are_rows(page.data, with_ids):
-                raise ValueError(f"the reply is no list of {what}: {str(page)[:200]!r}")
+                raise ValueError(f"the reply is no list of {what}: {mask_secrets(str(page))[:200]!r}")
             end = str(getattr(page.data[-1], "id", None)) if page.data else ""
             if end in ends:
                 break
             ends.add(end)
             rows += page.data
-            if most is not None and len(rows) >= most:
+            if len(rows) >= most:
                 break
     except AttributeError as error:  # an HTML page, which the SDK returns as text
         raise ValueError(f"the reply is no list of {what}") from error

@@ -6,6 +6,8 @@ import warnings
 from datetime import date
 from urllib.parse import urlsplit
 
+from ...printable import one_line
+
 __all__ = ["SunsetWarning", "closing", "warn_of_sunset"]
 
 # Both from OpenAI's deprecations page, read 2026-11. Fine-tunes of a model shut down together with it.
@@ -58,7 +60,7 @@ def warn_of_sunset(base_model: str, api_base: str, today: date, announced: objec
     if end is not None and (end - today).days <= _NEAR_DAYS:
         verb = "was shut down" if today >= end else "shuts down"
         warnings.warn(
-            f"{base_model} {verb} on {end}, and its fine-tuned models with it. {_SWITCH}",
+            f"{one_line(base_model)} {verb} on {end}, and its fine-tuned models with it. {_SWITCH}",
             SunsetWarning,
             stacklevel=4,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -11,18 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...capture.known_secrets import remember_secrets_in
 from ...errors import ConfigurationError, EngineError
 from ...example import Transport
+from ...printable import one_line, package_logger
 from ..base import Data, FinetuneEngine, one_of_data
 from ..timeouts import Timeouts
-from .client import connect, model_description, read_rows, require_id
+from .client import connect, model_description, read_rows
 from .deprecations import warn_of_sunset
-from .follow import current_job, follow, raise_unless_succeeded, recorded
+from .follow import cancel_job, current_job, follow, raise_unless_succeeded, recorded
 from .journal import Run, RunJournal, run_folder
-from .plan import JobPlan, attach_run, checked_settings, open_run
+from .plan import JobPlan, attach_run, checked_settings, open_run, possible_secrets
 from .progress import Progress, metric_rows
 from .providers import normal_status, provider_named
-from .submission import submit, upload
+from .submission import keep_one, submit, upload
 from .training_file import TrainingFile
 from .tuned_model import tuned_llm
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIFinetuneEngine"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class OpenAIFinetuneEngine(FinetuneEngine):
@@ -45,7 +46,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         base_model: The provider's name of the model to fine-tune.
         data_path: ``data`` under llama-index-finetuning's name; pass one of the two.
         verbose: Show the progress bar without a terminal as well.
-        start_job_id: Attach to a job that was not submitted by this package.
+        start_job_id: Attach to a job that was not submitted by this package, or whose submission finetune() asks about.
         validate_json: Check the files before the upload.
         data: A training file or a FinetuneDataset.
         validation: The same for held-out rows.
@@ -61,10 +62,12 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         hyperparameters: Sent to the provider unchanged.
         suffix: Sent to the provider, for the tuned model's name; azure takes 1-40 letters, digits, - and _.
         seed: Sent to the provider, for a repeatable training.
-        extra_body: More fields of the job request.
+        extra_body: More fields of the job request. The journal holds only hashes of their values, which may be secrets.
         transport: Form of the tuned model's answers: ``tools``, ``json_schema`` or ``text``. None: that of
             the data.
         timeouts: Time limits and polling intervals. None: the defaults of ``Timeouts``.
+        resubmit: Where finetune() has asked whether an earlier request made a job: it made none, so the next
+            finetune() sends the request again. Without effect elsewhere.
 
     Raises:
         ConfigurationError: Not exactly one of ``data`` and ``data_path`` is given; the provider is unknown;
@@ -95,17 +98,24 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
         timeouts: Timeouts | None = None,
+        resubmit: bool = False,
     ) -> None:
         settings = checked_settings(
             hyperparameters=hyperparameters or {}, suffix=suffix, seed=seed, extra_body=extra_body or {}
         )
+        remember_secrets_in(settings["extra_body"])
         if transport not in (None, "tools", "json_schema", "text"):
             raise ConfigurationError(f"transport {transport!r}: expected tools, json_schema or text")
         rows = one_of_data(data, data_path)
         self._plan = JobPlan(base_model, rows, validation, settings, transport, validate_json)
         self._verbose = verbose
+        self._resubmit = resubmit
         self._service = connect(
-            provider_named(provider), api_base=api_base, api_key=api_key, timeouts=timeouts or Timeouts()
+            provider_named(provider),
+            api_base=api_base,
+            api_key=api_key,
+            timeouts=timeouts or Timeouts(),
+            secrets=possible_secrets(settings["extra_body"]),
         )
         self._journal: RunJournal | None = RunJournal(output_dir) if output_dir is not None else None
         if start_job_id is not None:
@@ -125,7 +135,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
             output_dir: The run's folder, as in ``engine.output_dir``.
             api_key: As for the constructor.
             **options: Constructor parameters that the journal does not hold: ``verbose``, ``validate_json``,
-                ``timeouts``.
+                ``timeouts``, ``resubmit``; and ``extra_body``, which only finetune() needs, to submit again.
 
         Raises:
             ConfigurationError: The folder holds a run of another engine.
@@ -144,8 +154,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
             validation=run.validation_path,
             transport=run.transport,
             output_dir=output_dir,
-            **settings,
-            **options,
+            **settings | options,
         )
 
     @property
@@ -173,21 +182,25 @@ class OpenAIFinetuneEngine(FinetuneEngine):
                 ``output_dir`` holds another run.
             DatasetError: The check (``validate_json``) finds errors, with ``file:line``.
             EngineError: The provider refuses the file or the job, with its own reason; or it does not answer
-                within ``timeouts.submit_s``; or the run's folder cannot be written.
+                within ``timeouts.submit_s``; or whether a request made a job is unknown, with the jobs that may be
+                its own and how to go on; or the run's folder cannot be read or written.
         """
         files = self._plan.files(self._service)
         journal = self._find_journal(files)
         with journal.lock():
             run = open_run(self._plan, self._service, journal, files)
             if run.job_id is not None:
+                run = keep_one(self._service, journal, run)
                 logger.info("already submitted: job %s is %s", run.job_id, run.status)
                 return
             self._warn_of_sunset()
-            ids = dict(run.files)
-            for file in files:
-                ids[file.sha256] = upload(self._service, file, ids.get(file.sha256))
-                run = journal.write(run.but(files=ids))
-            run = submit(self._service, journal, self._plan.request(run, files))
+            if run.phase != "submitting":  # else the request with these files was sent, and is looked for
+                ids = dict(run.files)
+                for file in files:
+                    ids[file.sha256] = upload(self._service, file, ids.get(file.sha256))
+                    run = journal.write(run.but(files=ids))
+            resubmit, self._resubmit = self._resubmit, False
+            run = submit(self._service, journal, self._plan.request(run, files), resubmit=resubmit)
         logger.info("submitted job %s; its journal is %s", run.job_id, journal.path)
 
     def _warn_of_sunset(self) -> None:
@@ -221,7 +234,7 @@ class OpenAIFinetuneEngine(FinetuneEngine):
         """
         journal, run = self._submitted()
         job = current_job(self._service, str(run.job_id))
-        recorded(journal, run, job)
+        recorded(self._service, journal, run, job)
         return job
 
     def wait(self, timeout_s: float | None = None) -> FineTuningJob:
@@ -263,6 +276,8 @@ class OpenAIFinetuneEngine(FinetuneEngine):
     def _following(
         self, timeout_s: float | None, needs_name: bool
     ) -> Generator[Generator[float, None, None], None, None]:
+        if timeout_s is not None and not timeout_s >= 0:
+            raise ConfigurationError(f"timeout_s is {timeout_s}, expected seconds, or None")
         journal, run = self._submitted()
         progress = Progress(str(run.job_id), verbose=self._verbose)
         bound_s = self._service.timeouts.job_s if timeout_s is None else timeout_s
@@ -282,17 +297,8 @@ class OpenAIFinetuneEngine(FinetuneEngine):
             EngineError: finetune() was not called before, or the provider does not stop a running job.
         """
         journal, run = self._submitted()
-        job_id = str(run.job_id)
-        try:
-            jobs = self._service.client.fine_tuning.jobs
-            job: FineTuningJob = self._service.call(
-                f"cancelling job {job_id}", lambda: require_id(jobs.cancel(job_id), "job")
-            )
-        except EngineError:
-            job = current_job(self._service, job_id)
-            if normal_status(job.status) == "running":
-                raise
-        recorded(journal, run, job)
+        job = cancel_job(self._service, str(run.job_id))
+        recorded(self._service, journal, run, job)
         return job
 
     def metrics(self) -> list[dict[str, float]]:
@@ -368,4 +374,4 @@ class OpenAIFinetuneEngine(FinetuneEngine):
 
     def __repr__(self) -> str:
         where = f"{self._service.provider.name}, {self._service.api_base}"
-        return f"{type(self).__name__}({self._plan.base_model!r} at {where})"
+        return one_line(f"{type(self).__name__}({self._plan.base_model!r} at {where})")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EngineError
+from ...printable import package_logger
 from ..timeouts import backoff_s
 from .client import Service, read_rows, require_id, sdk_errors
 from .journal import Run, RunJournal
@@ -17,9 +17,9 @@ from .providers import normal_status
 if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob
 
-__all__ = ["current_job", "follow", "raise_unless_succeeded", "recorded"]
+__all__ = ["cancel_job", "current_job", "follow", "raise_unless_succeeded", "recorded"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 _SHOWN_EVENTS = 100  # the longest page that OpenAI gives
 _MODEL_NAME_GRACE_S = 300  # chosen: some providers name the model some time after the job has succeeded
@@ -41,10 +41,10 @@ def follow(
     for pause_s in backoff_s(1, service.timeouts.poll_s):
         try:
             job = require_id(service.client.fine_tuning.jobs.retrieve(str(run.job_id)), "job")
-            run, last_error = recorded(journal, run, job), ""
+            run, last_error = recorded(service, journal, run, job), ""
             events = _events(service, str(run.job_id))
             progress.take(str(run.status), events)
-            run = _with_reason(journal, run, events)
+            run = _with_reason(service, journal, run, events)
         except sdk_errors() as error:
             failure = service.failure(error)
             if failure.kind == "permanent":
@@ -75,21 +75,40 @@ def current_job(service: Service, job_id: str) -> FineTuningJob:
     return job
 
 
-def recorded(journal: RunJournal, run: Run, job: Any) -> Run:
+def cancel_job(service: Service, job_id: str) -> FineTuningJob:
+    """Ask the provider to stop the job, and return it; a job that has ended is returned unchanged.
+
+    Raises EngineError where the provider does not stop a running job.
+    """
+    jobs = service.client.fine_tuning.jobs
+    try:
+        job: FineTuningJob = service.call(
+            f"cancelling job {job_id}", lambda: require_id(jobs.cancel(job_id), "job")
+        )
+    except EngineError:
+        job = current_job(service, job_id)
+        if normal_status(job.status) == "running":
+            raise
+    return job
+
+
+def recorded(service: Service, journal: RunJournal, run: Run, job: Any) -> Run:
     """The run with the job's state, written to the journal if it has changed."""
     error = getattr(job, "error", None)
     message = getattr(error, "message", None)
     changes = {
         "status": str(getattr(job, "status", None)),
         "fine_tuned_model": getattr(job, "fine_tuned_model", None),
-        "error": f"{getattr(error, 'code', None) or 'error'}: {message}" if message else run.error,
+        "error": service.masked(f"{getattr(error, 'code', None) or 'error'}: {message}")
+        if message
+        else run.error,
     }
     if all(getattr(run, name) == value for name, value in changes.items()):
         return run
     return _write(journal, run, **changes)
 
 
-def _with_reason(journal: RunJournal, run: Run, events: list[Any]) -> Run:
+def _with_reason(service: Service, journal: RunJournal, run: Run, events: list[Any]) -> Run:
     """The run of a failed job with the reason from its events, where the job itself gives none."""
     reasons = [
         reason
@@ -98,7 +117,7 @@ def _with_reason(journal: RunJournal, run: Run, events: list[Any]) -> Run:
     ]
     if normal_status(run.status) != "failed" or run.error or not reasons:
         return run
-    return _write(journal, run, error=str(reasons[0]))
+    return _write(journal, run, error=service.masked(str(reasons[0])))
 
 
 def _write(journal: RunJournal, run: Run, **changes: Any) -> Run:

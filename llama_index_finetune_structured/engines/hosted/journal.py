@@ -1,14 +1,14 @@
 """The run journal: the state of a hosted run, written to disk before each request that must not repeat.
 
 One folder for each run, with ``run.json`` in it. Every write is atomic (a new file, synced and renamed), so
-a crash leaves the old state or the new one. API keys are never part of a run.
+a crash leaves the old state or the new one. A checksum in it shows any later change: a run that cannot be trusted is
+never the ground for a submission. API keys are never part of a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import sys
@@ -17,11 +17,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from ...descriptors import open_regular
 from ...errors import CheckpointError, ConfigurationError, EngineError
 from ...example import content_hash
 from ...files import replacing, sync
+from ...jsonl import one_line_reason
+from ...printable import package_logger
 
 __all__ = [
     "RUNS_VARIABLE",
@@ -36,7 +39,7 @@ __all__ = [
 
 Phase = Literal["new", "submitting", "submitted", "refused"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 RUNS_VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_RUNS"
 
@@ -49,7 +52,8 @@ class Run(BaseModel):
     """The state of one hosted run, as stored in the journal.
 
     - ``data_hash``: hash of the request (model, data, settings), or of an epoch's data for Gradient.
-    - ``request``: settings of the request; ``transport``: form of the answers in the data.
+    - ``request``: settings of the request, with hashes for the values of ``extra_body``.
+    - ``transport``: form of the answers in the data.
     - ``phase``: ``submitting`` is stored before the job request is sent, ``submitted`` after its reply.
     - ``key``: idempotency key, sent in the job's metadata; it ends with the number of the ``attempt``. For
       Gradient a hash of host, workspace, base model and name.
@@ -116,19 +120,19 @@ class RunJournal:
     def read(self) -> Run | None:
         """The run as last written, or None. Raises EngineError where the file cannot be read or is not a run."""
         try:
-            return Run.model_validate_json(self.path.read_bytes())
+            with open_regular(self.path) as file:  # opening a pipe would wait for ever
+                return _checked_run(file.read())
         except FileNotFoundError:
             return None
         except OSError as error:
             raise EngineError(
                 f"{self.path}: cannot be read ({error.strerror}); give the run's own folder, which you can read"
             ) from error
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
+        except (ValueError, RecursionError) as error:
             raise EngineError(
-                f"{self.path}: not a run journal this version can read ({where}: {first['msg']}); "
-                "move the folder away, and attach to the job with start_job_id"
+                f"{self.path}: not a run journal this version can read ({one_line_reason(error)}); nothing is "
+                f"submitted from it. Move the file away, and attach to the job with start_job_id='...', "
+                f"output_dir='{self.folder}'"
             ) from None
 
     def require(self) -> Run:
@@ -143,7 +147,9 @@ class RunJournal:
 
         Raises CheckpointError where it cannot be written.
         """
-        text = json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        fields = run.model_dump(mode="json")
+        fields = fields | {"checksum": content_hash(fields)}
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with replacing(self.path) as file:
@@ -176,6 +182,18 @@ class RunJournal:
             yield
         finally:
             os.close(descriptor)
+
+
+def _checked_run(content: bytes) -> Run:
+    """The run in a journal's file. Raises ValueError where it is none or has changed since it was written."""
+    fields = json.loads(content)
+    if not isinstance(fields, dict):
+        raise ValueError("no JSON object")
+    checksum = fields.pop("checksum", None)
+    run = Run.model_validate(fields)
+    if checksum != content_hash(fields):
+        raise ValueError("its checksum does not fit: it is damaged, or was changed by hand")
+    return run
 
 
 def _lock_file(descriptor: int) -> None:
@@ -211,8 +229,10 @@ def list_runs(root: Path | None = None) -> list[tuple[Path, Run]]:
     root = root or runs_root()
     runs = []
     for path in sorted(root.glob("*/run.json")):
-        with contextlib.suppress(EngineError):
+        try:
             runs.append((path.parent, RunJournal(path.parent).require()))
+        except EngineError as error:
+            logger.warning("left out: %s", error)
     return sorted(runs, key=lambda item: item[1].created_at)
 
 

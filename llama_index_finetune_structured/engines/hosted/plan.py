@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import SecretStr
 
 from ...errors import ConfigurationError
 from ...example import Transport, content_hash
@@ -15,13 +18,15 @@ from ..base import Data, named_file
 from .client import Service
 from .follow import current_job, recorded
 from .journal import Run, RunJournal, attached_folder, list_runs, runs_root
+from .ownership import KEY_NAME
 from .providers import DEAD, JobRequest, normal_status
-from .submission import KEY_NAME
 from .training_file import TrainingFile, preflight, prepare, transport_of
 
-__all__ = ["JobPlan", "attach_run", "checked_settings", "open_run"]
+__all__ = ["JobPlan", "attach_run", "checked_settings", "open_run", "possible_secrets"]
 
 _MAPPINGS = ("hyperparameters", "extra_body")
+_HASHED = "sha256:"
+_SHORTEST_SECRET = 16  # chosen: keys of services are longer
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class JobPlan:
     base_model: str
     data: Data
     validation: Data | None
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(repr=False)
     transport: Transport | None
     validate_json: bool
 
@@ -57,7 +62,12 @@ class JobPlan:
     def identity(self, service: Service, files: list[TrainingFile]) -> str:
         """Content hash of provider, address, model, files and settings: equal for equal requests."""
         where = [service.provider.name, service.api_base, self.base_model]
-        return content_hash([where, [file.sha256 for file in files], dict(self.settings)])
+        return content_hash([where, [file.sha256 for file in files], self.kept_settings()])
+
+    def kept_settings(self) -> dict[str, Any]:
+        """The settings as the journal keeps them: of ``extra_body``, which may hold secrets, hashes of the values."""
+        hashed = {name: _hashed(value) for name, value in self.settings["extra_body"].items()}
+        return {**self.settings, "extra_body": hashed}
 
     def new_run(self, service: Service, files: list[TrainingFile]) -> Run:
         """A run in its first phase. Without ``files`` (an attached job) it names the data as the user did."""
@@ -72,7 +82,7 @@ class JobPlan:
             base_model=self.base_model,
             data_path=str(path or ""),
             validation_path=str(files[1].path) if len(files) > 1 else None,
-            request=dict(self.settings),
+            request=self.kept_settings(),
             transport=self.transport or transport,
         )
 
@@ -80,7 +90,15 @@ class JobPlan:
         return Path(self.data) if isinstance(self.data, (str, os.PathLike)) else None
 
     def request(self, run: Run, files: list[TrainingFile]) -> JobRequest:
-        """The job request, with the ids of the uploaded files and the run's key."""
+        """The job request, with the ids of the uploaded files and the run's key.
+
+        Raises ConfigurationError where the settings are a journal's and some of their values only hashes.
+        """
+        lost = [name for name, value in self.settings["extra_body"].items() if value == _hashed(value)]
+        if lost:
+            raise ConfigurationError(
+                f"extra_body: the journal holds only hashes of {', '.join(lost)}; to submit again, pass extra_body="
+            )
         ids = [run.files[file.sha256] for file in files]
         return JobRequest(
             base_model=self.base_model,
@@ -106,7 +124,7 @@ def open_run(plan: JobPlan, service: Service, journal: RunJournal, files: list[T
             f"{journal.folder}: holds another run (other data, model or settings); give another output_dir"
         )
     if run.job_id is not None:
-        run = recorded(journal, run, current_job(service, run.job_id))
+        run = recorded(service, journal, run, current_job(service, run.job_id))
         if normal_status(run.status) in DEAD:
             run = run.next_attempt()
     # A run in phase "submitting" may have a job already, under its present key: that key must stay.
@@ -124,13 +142,28 @@ def attach_run(plan: JobPlan, service: Service, journal: RunJournal | None, job_
     known = [folder for folder, run in list_runs() if run.job_id == job_id]
     journal = journal or RunJournal(known[0] if known else attached_folder(job_id))
     job = current_job(service, job_id)
-    run = journal.read() or plan.new_run(service, [])
-    if run.job_id not in (None, job_id):
-        raise ConfigurationError(
-            f"{journal.folder}: holds the run of job {run.job_id}; give another output_dir"
-        )
-    recorded(journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
+    with journal.lock():
+        run = journal.read() or plan.new_run(service, [])
+        if run.job_id not in (None, job_id):
+            raise ConfigurationError(
+                f"{journal.folder}: holds the run of job {run.job_id}; give another output_dir"
+            )
+        recorded(service, journal, journal.write(run.but(phase="submitted", job_id=job_id, error=None)), job)
     return journal
+
+
+def _hashed(value: Any) -> str:
+    """The hash of a value; of a hash, itself."""
+    is_hash = isinstance(value, str) and re.fullmatch(_HASHED + "[0-9a-f]{64}", value)
+    return str(value) if is_hash else _HASHED + content_hash(value)
+
+
+def possible_secrets(value: Any) -> tuple[SecretStr, ...]:
+    """The texts in ``extra_body`` that are long enough to be keys; shorter ones are words, which errors may name."""
+    if isinstance(value, str):
+        return (SecretStr(value),) if len(value) >= _SHORTEST_SECRET else ()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return tuple(secret for part in parts for secret in possible_secrets(part))
 
 
 def checked_settings(**settings: Any) -> dict[str, Any]:

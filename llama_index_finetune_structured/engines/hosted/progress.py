@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ...printable import one_line
+
 __all__ = ["Progress", "metric_row", "metric_rows"]
 
 # OpenAI's event messages, for events that carry no data
@@ -54,7 +56,7 @@ class Progress:
     """A progress bar over a job's steps, shown on a terminal, or always when ``verbose``."""
 
     def __init__(self, title: str, *, verbose: bool) -> None:
-        self._bar = tqdm(desc=title, unit="step", disable=False if verbose else None)
+        self._bar = tqdm(desc=one_line(title), unit="step", disable=False if verbose else None)
         self._seen: set[str] = set()
         self.latest: dict[str, float] = {}
 
@@ -78,7 +80,7 @@ class Progress:
 
     def _label(self, status: str) -> str:
         loss = self.latest.get("train_loss")
-        return status if loss is None else f"{status}, loss {loss:.3f}"
+        return one_line(status if loss is None else f"{status}, loss {loss:.3f}")
 
     def close(self) -> None:
         self._bar.close()

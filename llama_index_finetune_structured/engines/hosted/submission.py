@@ -1,37 +1,45 @@
 """Upload of the files and submission of the job, exactly once.
 
-The intent is on disk before the job request is sent. The request carries a key in its metadata and is sent
-once, never by the SDK's own retry. Where its outcome is unknown (a lost reply, a killed process), the
-provider's jobs are searched for the key, for as long as a job may take to appear there, before the request
-is sent again.
+The intent is on disk before the job request is sent, and the request carries a key in its metadata. It is sent again
+only after a reply that refuses it. Where its outcome is unknown (a lost reply, a killed process), the provider's jobs
+are searched for the key. If no job has it, the job may still appear, or the provider drops metadata: the user decides
+(``ownership.py``).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EngineError
+from ...printable import package_logger
 from ..timeouts import backoff_s
 from .client import Service, read_rows, require_id, sdk_errors
-from .journal import Run, RunJournal
-from .providers import DEAD, JobRequest, normal_status
+from .follow import cancel_job
+from .journal import Run, RunJournal, list_runs
+from .ownership import (
+    KEY_NAME,
+    agrees,
+    attempt_of,
+    described,
+    has_key,
+    is_in_reply,
+    job_field,
+    live_jobs,
+    own_jobs,
+)
+from .providers import JobRequest, normal_status
 from .training_file import TrainingFile
 
 if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob
 
-__all__ = ["KEY_NAME", "submit", "upload"]
+__all__ = ["keep_one", "submit", "upload"]
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
-KEY_NAME = "finetune_structured_run"
-"""Name of the run's key in the job's metadata."""
-
-_NEWEST_JOBS = 1000  # chosen: jobs searched at a provider that drops metadata, ten pages of 100
+_MOST_JOBS = 1000  # chosen: jobs of one listing, ten pages of 100
 _FILE_READY = {"processed", "succeeded", "ready", "active"}
 _FILE_BAD = {"error", "failed", "deleted"}
 
@@ -85,155 +93,166 @@ def _wait_until_ready(service: Service, uploaded: Any, file: TrainingFile) -> No
         )
 
 
-def submit(service: Service, journal: RunJournal, request: JobRequest) -> Run:
+def submit(service: Service, journal: RunJournal, request: JobRequest, *, resubmit: bool = False) -> Run:
     """Submit the job once and write its id to the journal, whose lock the caller holds.
 
-    A job of this run that is found at the provider is adopted; one that failed or was cancelled is
-    resubmitted. Raises EngineError with the provider's own message when the request is refused, or when it is
-    not answered within ``submit_s``; the next finetune() then resumes here.
+    A live job of this run that is found at the provider is adopted; one that failed or was cancelled is resubmitted.
+    ``resubmit``: the user's decision that an earlier request of unknown outcome made no job.
+
+    Raises EngineError with the provider's own message when the request is refused, or not accepted within
+    ``submit_s``; and one with the jobs in question where the outcome is unknown.
     """
-    run, job = _record_intent(service, journal, request)
-    # A dead job under this key would be found again by every later search and be adopted as the result, so
-    # the next attempt gets a new key. It is on disk before the search for jobs under it.
-    while job is not None and normal_status(_field(job, "status")) in DEAD:
-        run = run.but(job_id=job.id, status=str(_field(job, "status"))).next_attempt()
-        request = replace(request, metadata={KEY_NAME: run.key})
-        journal.write(run)
-        run, job = _record_intent(service, journal, request)
+    run = journal.require()
+    jobs = _search(service, run, patiently=run.phase == "submitting")
+    job = next(iter(live_jobs(own_jobs(jobs, run))), None)
     if job is None:
-        job = _create(service, journal, run, request)
+        is_settled = run.phase != "submitting" or any(has_key(found, run) for found in jobs)
+        if not is_settled and not resubmit:
+            raise _question(journal, run, request, jobs, run.error or "it was sent by a process that ended")
+        run = journal.write(_intent(run, request, jobs))
+        job = _create(service, journal, run, replace(request, metadata={KEY_NAME: run.key}))
     else:
         logger.info("job %s was submitted before: following it", job.id)
     # The id goes to disk before the check for duplicates, which makes requests of its own and may be killed.
-    run = _record_submitted(journal, run, job)
-    kept = _cancel_duplicates(service, run, job)
-    return run if kept.id == run.job_id else _record_submitted(journal, run, kept)
+    return keep_one(service, journal, _record_submitted(journal, run, job))
+
+
+def _intent(run: Run, request: JobRequest, jobs: list[FineTuningJob]) -> Run:
+    """The run before its next request, of which all earlier jobs are dead, under a key that no request had yet."""
+    dead = {job.id: attempt_of(job, run) or 0 for job in own_jobs(jobs, run)}
+    sent = [run.attempt] if run.phase == "submitting" else []
+    attempt = max([run.attempt, *(number + 1 for number in (*sent, *dead.values()))])
+    return run.but(
+        phase="submitting",
+        attempt=attempt,
+        key=f"{run.key.rpartition('-')[0]}-{attempt}",
+        known_job_ids=tuple(
+            job.id for job in jobs if job_field(job, "training_file") == request.training_file
+        ),
+        earlier_jobs=tuple(dict.fromkeys((*run.earlier_jobs, *dead))),
+        error=None,
+    )
 
 
 def _create(service: Service, journal: RunJournal, run: Run, request: JobRequest) -> FineTuningJob:
-    """Send the job request until it is answered, with a search for its job before each repetition."""
+    """Send the job request until it is accepted, again only after a refusal that may end."""
     body = service.provider.body(request)
     clock = service.timeouts.clock
     deadline_s = clock.now_s() + service.timeouts.submit_s
     for pause_s in backoff_s(2, 60):
         try:
-            created: FineTuningJob = require_id(
-                service.client.fine_tuning.jobs.create(**body), "fine-tuning job"
-            )
-            return created
+            created = require_id(service.client.fine_tuning.jobs.create(**body), "fine-tuning job")
+            return _checked(created, journal, run, request)
         except sdk_errors() as error:
             failure = service.failure(error)
-            if failure.kind == "permanent" or clock.now_s() >= deadline_s:
-                raise _not_submitted(service, journal, run, error) from service.safe_cause(error)
-            logger.warning("submitting: %s; searching for the job before a retry", failure.message)
-            clock.sleep(pause_s if failure.retry_after_s is None else failure.retry_after_s)
-            # After an unknown outcome the job may exist and not be listed yet: the search then waits for it.
-            # A transient failure was a refusal, so that one look is enough.
-            job = _search(service, run, request, patiently=failure.kind == "unknown")
-        if job is not None:
-            return job
+            is_over = failure.kind == "transient" and clock.now_s() >= deadline_s
+            if failure.kind == "permanent" or is_over:
+                explained = service.explain("submitting the fine-tuning job", error)
+                journal.write(run.but(error=str(explained), phase="refused"))
+                raise explained from service.safe_cause(error)
+        # Outside the handler: the SDK's error may show the key, and is no context of an error from here on.
+        if failure.kind == "unknown":
+            logger.warning("submitting: %s; searching for the job", failure.message)
+            return _found(service, journal, run, request, failure.message)
+        logger.warning("submitting: %s; trying again", failure.message)
+        clock.sleep(pause_s if failure.retry_after_s is None else failure.retry_after_s)
     raise AssertionError("backoff_s never ends")
 
 
-def _not_submitted(service: Service, journal: RunJournal, run: Run, error: Exception) -> EngineError:
-    """Write the error to the journal and return it as an EngineError.
+def _checked(job: FineTuningJob, journal: RunJournal, run: Run, request: JobRequest) -> FineTuningJob:
+    """The job of a reply. Raises ValueError, as for an unreadable reply, where it is the job of another request."""
+    if not is_in_reply(job, run, request, _claimed(journal, run)):
+        raise ValueError(f"the reply describes the job of another request, {job.id}")
+    return job
 
-    Only a refusal ends the phase ``submitting``: after any other error the job may still appear, so that the
-    next finetune() must search for it.
-    """
-    explained = service.explain("submitting the fine-tuning job", error)
-    refused = service.failure(error).kind == "permanent"
-    journal.write(run.but(error=str(explained), phase="refused" if refused else run.phase))
-    return explained
+
+def _found(
+    service: Service, journal: RunJournal, run: Run, request: JobRequest, reason: str
+) -> FineTuningJob:
+    """The job of a request of unknown outcome. Raises EngineError, the question to the user, where none has the key."""
+    run = journal.write(run.but(error=reason))
+    jobs = _search(service, run, patiently=True)
+    own = [*live_jobs(own_jobs(jobs, run)), *(job for job in jobs if has_key(job, run))]
+    if not own:
+        raise _question(journal, run, request, jobs, reason)
+    return own[0]
+
+
+def _question(
+    journal: RunJournal, run: Run, request: JobRequest, jobs: list[FineTuningJob], reason: str
+) -> EngineError:
+    """The error that asks the user which job is this run's."""
+    excluded = {*run.known_job_ids, *_claimed(journal, run)}
+    alike = [job for job in jobs if job.id not in excluded and agrees(job, request)]
+    listed = "".join(f"\n  {described(job)}" for job in alike)
+    found = "No job that may be its job is listed."
+    if alike:
+        job_id = alike[0].id if len(alike) == 1 else "..."
+        follow = f"To follow it: start_job_id={job_id!r}, output_dir={str(journal.folder)!r}."
+        found = f"These jobs at the provider may be its job:{listed}\n{follow}"
+    return EngineError(
+        f"{journal.folder}: whether the job was made is unknown. The request was sent and its outcome is not known: "
+        f"{reason}. No job carries this run's key. {found}\n"
+        "If it may appear later: call finetune() again, which searches and sends nothing.\n"
+        "If none is this run's job: create the engine with resubmit=True, and finetune() sends the request again."
+    )
+
+
+def _claimed(journal: RunJournal, run: Run) -> set[str]:
+    """The ids of jobs that other journals on this machine hold."""
+    others = [
+        other
+        for folder, other in list_runs()
+        if folder.resolve() != journal.folder.resolve() and other.api_base == run.api_base
+    ]
+    return {job_id for other in others for job_id in (other.job_id, *other.earlier_jobs) if job_id}
 
 
 def _record_submitted(journal: RunJournal, run: Run, job: FineTuningJob) -> Run:
-    changes = {"job_id": job.id, "status": str(_field(job, "status")), "error": None}
+    changes = {"job_id": job.id, "status": str(job_field(job, "status")), "error": None}
     return journal.write(run.but(phase="submitted", **changes))
 
 
-def _record_intent(
-    service: Service, journal: RunJournal, request: JobRequest
-) -> tuple[Run, FineTuningJob | None]:
-    """Write to disk that the job will be requested; the run, and its job if it exists already.
-
-    The ids of jobs that train the same file are recorded as well: at a provider that drops metadata, a job
-    that is not among them and trains this file is this run's.
-    """
-    run = journal.require()
-    if run.phase == "submitting":  # an earlier process sent the request and recorded no reply
-        return run, _search(service, run, request, patiently=True)
-    jobs = _jobs(service, run)
-    known = tuple(job.id for job in jobs if _field(job, "training_file") == request.training_file)
-    run = journal.write(run.but(phase="submitting", known_job_ids=known, error=None))
-    return run, _job_of(jobs, run, request)
-
-
-def _search(service: Service, run: Run, request: JobRequest, *, patiently: bool) -> FineTuningJob | None:
-    """This run's job at the provider, if it exists; ``patiently`` repeats the search for ``settle_s``."""
+def _search(service: Service, run: Run, *, patiently: bool) -> list[FineTuningJob]:
+    """The jobs that may be this run's; ``patiently``: repeat for ``settle_s``, until one has the run's key."""
     clock = service.timeouts.clock
     deadline_s = clock.now_s() + (service.timeouts.settle_s if patiently else 0)
     for pause_s in backoff_s(1, 15):
-        job = _job_of(_jobs(service, run), run, request)
-        if job is not None or clock.now_s() >= deadline_s:
-            return job
+        jobs = _jobs(service, run)
+        is_found = live_jobs(own_jobs(jobs, run)) or any(has_key(job, run) for job in jobs)
+        if is_found or clock.now_s() >= deadline_s:
+            return jobs
         clock.sleep(min(pause_s, deadline_s - clock.now_s()))
     raise AssertionError("backoff_s never ends")
 
 
 def _jobs(service: Service, run: Run) -> list[FineTuningJob]:
-    """The jobs that may be this run's: those with its key and, for providers without metadata, the newest."""
+    """The jobs with the run's key, and the newest, for other attempts and for providers without metadata."""
 
     def listed() -> list[FineTuningJob]:
         jobs = service.client.fine_tuning.jobs
-        by_key = read_rows(partial(jobs.list, limit=100, metadata={KEY_NAME: run.key}), "jobs")
-        newest = read_rows(partial(jobs.list, limit=100), "jobs", most=_NEWEST_JOBS)
+        with_key = partial(jobs.list, limit=100, metadata={KEY_NAME: run.key})
+        by_key = read_rows(with_key, "jobs", most=_MOST_JOBS)
+        newest = read_rows(partial(jobs.list, limit=100), "jobs", most=_MOST_JOBS)
         return list({job.id: job for job in (*by_key, *newest)}.values())
 
     return service.call("searching for the job before submitting it", listed)
 
 
-def _job_of(jobs: Iterable[FineTuningJob], run: Run, request: JobRequest) -> FineTuningJob | None:
-    """This run's oldest job: by its key or, where the provider drops metadata, by its training file.
+def keep_one(service: Service, journal: RunJournal, run: Run) -> Run:
+    """Cancel all but one of the live jobs with the run's key, and follow that one.
 
-    By file only jobs count that did not exist when the intent was recorded.
+    There are two where two machines submitted at once, where the journal's lock does not reach: each keeps the same
+    one. A listing without the run's own job is incomplete, and nothing is cancelled by it.
     """
-    jobs = list(jobs)
-    own = _with_key(jobs, run) or [
-        job
-        for job in jobs
-        if not _field(job, "metadata")
-        and _field(job, "training_file") == request.training_file
-        and job.id not in run.known_job_ids
-    ]
-    return min(own, key=_age, default=None)
-
-
-def _with_key(jobs: Iterable[FineTuningJob], run: Run) -> list[FineTuningJob]:
-    return [job for job in jobs if (_field(job, "metadata") or {}).get(KEY_NAME) == run.key]
-
-
-def _age(job: FineTuningJob) -> tuple[int, str]:
-    """Sort key, oldest first; the id makes it the same on every machine."""
-    return (_field(job, "created_at") or 0, job.id)
-
-
-def _field(job: FineTuningJob, name: str) -> Any:
-    """A field of a job, or None: some providers leave out fields that OpenAI's description requires."""
-    return getattr(job, name, None)
-
-
-def _cancel_duplicates(service: Service, run: Run, job: FineTuningJob) -> FineTuningJob:
-    """Keep the oldest job under the run's key, cancel the others, and return the one kept.
-
-    Two machines may submit at the same moment, where the journal's lock does not reach: each finds both jobs
-    and keeps the same one.
-    """
-    same = sorted(_with_key(_jobs(service, run), run), key=_age)
-    if len(same) < 2:
-        return job
-    for extra in same[1:]:
-        if normal_status(_field(extra, "status")) == "running":
-            logger.warning("job %s duplicates %s: cancelling it", extra.id, same[0].id)
-            service.call("cancelling a duplicate", partial(service.client.fine_tuning.jobs.cancel, extra.id))
-    return same[0]
+    live = live_jobs(own_jobs(_jobs(service, run), run)) if run.key else []
+    if len(live) < 2 or run.job_id not in [job.id for job in live]:
+        return run
+    kept, *duplicates = live
+    if kept.id != run.job_id:
+        run = _record_submitted(journal, run, kept)
+    for job in duplicates:
+        if normal_status(job_field(job, "status")) == "running":
+            logger.warning("job %s duplicates %s: cancelling it", job.id, kept.id)
+            cancel_job(service, job.id)
+    return run

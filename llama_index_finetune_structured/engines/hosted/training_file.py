@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...example import Example, Transport
+from ...files import rename
 from ...jsonl import READ_ERRORS, parse_line, read_lines
 from ..base import Data, path_or_dataset, training_path
 
@@ -72,7 +72,7 @@ def prepare(data: Data, directory: Path, *, byte_order_mark: bool, name: str = "
     path = training_path(source, directory, name=f"{name}.{uuid.uuid4().hex}", format="openai")
     if path is not source:
         final = directory / f"{name}-{_sha256(path, mark=False)[0][:16]}.jsonl"
-        os.replace(path, final)
+        rename(path, final)
         path = final
     sha256, size_bytes = _sha256(path, mark=byte_order_mark)
     transport = _recorded_transport(source) or transport_of(path)

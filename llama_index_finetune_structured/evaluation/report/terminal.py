@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...printable import one_line, printable
 
-__all__ = ["FittedTable", "print_result"]
+__all__ = ["FittedTable", "print_plain", "print_result"]
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,9 @@ def print_result(table: FittedTable, *lines: str) -> None:
     console = Console()
     console.print(table)
     for line in lines:
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, line)
+
+
+def print_plain(console: Console, text: str) -> None:
+    """Print text from data as it is, on lines of any length: no markup, no names of emojis (``:100:``), no control."""
+    console.print(Text(printable(text)), highlight=False, soft_wrap=True)

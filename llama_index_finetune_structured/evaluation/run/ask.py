@@ -45,7 +45,7 @@ class AskSettings:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.timeout_s <= 0:
+        if self.concurrency < 1 or not self.timeout_s > 0:
             raise ConfigurationError(
                 f"concurrency={self.concurrency}, timeout_s={self.timeout_s}: both must be positive"
             )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...example import MOST_LEVELS
 from ...json_schema import UNIONS, resolve_pointer
 from .rules import FieldRule
 
@@ -89,11 +90,11 @@ class _Flattener:
     def _resolve(
         self, schema: Mapping[str, Any], above: tuple[str, ...]
     ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-        """Follow $ref and single-choice unions (Optional); a recursive reference becomes the open schema."""
+        """Follow $ref and single-choice unions (Optional); a recursive or very deep one becomes the open schema."""
         while True:
             reference = schema.get("$ref")
             if isinstance(reference, str):
-                if reference in above:
+                if reference in above or len(above) >= MOST_LEVELS:
                     return {}, above
                 inner = resolve_pointer(self.root, reference)
                 schema, above = inner if isinstance(inner, dict) else {}, (*above, reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ...errors import ConfigurationError, MissingDependencyError
@@ -56,7 +57,7 @@ def export_adapter(
             f"dtype {dtype!r}: expected one of {', '.join(FORMATS[format])} for {format}"
         )
     folder, target = Path(adapter), Path(output)
-    if target.exists():
+    if os.path.exists(target):
         raise ConfigurationError(f"{target}: exists already; choose another output, or remove it first")
     card = read_card(folder)
     base = resolve(base_model if base_model is not None else card.base_model)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import gguf
-from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from ...files import read_json
-from ..model.adapter import WEIGHTS
 from ..model.base_models import BaseModelFiles
+from ..model.finite import require_finite
+from ..model.lora_files import read_lora_config, read_lora_tensors
 from .gguf_layout import GgufLayout
 from .gguf_model import write_tensors
 from .output import atomic_output
@@ -21,10 +20,15 @@ _PREFIX = "base_model.model."  # of tensor names in PEFT's files
 
 
 def save_adapter_gguf(adapter: Path, base: BaseModelFiles, target: Path, dtype: str) -> None:
-    """Write ``NAME.lora_a`` [rank, in] and ``NAME.lora_b`` [out, rank] of every adapted layer."""
+    """Write ``NAME.lora_a`` [rank, in] and ``NAME.lora_b`` [out, rank] of every adapted layer.
+
+    Raises ConfigurationError for weights that are not finite, in the file or in ``dtype``.
+    """
     layout = GgufLayout(AutoConfig.from_pretrained(base.path, trust_remote_code=False))
-    tensors = {}
-    for key, weight in load_file(adapter / WEIGHTS).items():
+    config, tensors = read_lora_config(adapter), {}
+    weights = read_lora_tensors(adapter, config)
+    require_finite(weights.items(), f"adapter {adapter}")
+    for key, weight in weights.items():
         module, _, part = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
         tensor = f"{module}.weight"
         ordered = layout.rows(tensor, weight) if part == "B" else weight
@@ -34,7 +38,5 @@ def save_adapter_gguf(adapter: Path, base: BaseModelFiles, target: Path, dtype: 
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(target.stem)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(
-            gguf.Keys.Adapter.LORA_ALPHA, float(read_json(adapter / "adapter_config.json")["lora_alpha"])
-        )
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(config.lora_alpha))
         write_tensors(writer, tensors, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ TYPES = {
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
 """``dtype`` of an export -> type of its matrices, type of the file."""
+_F16_MAX = float(numpy.finfo(numpy.float16).max)
+_LARGEST = {
+    gguf.GGMLQuantizationType.F16: _F16_MAX,
+    gguf.GGMLQuantizationType.Q8_0: 127
+    * _F16_MAX,  # a block's scale, its largest value / 127, is stored in f16
+    gguf.GGMLQuantizationType.BF16: float(torch.finfo(torch.bfloat16).max),
+}
 # Metadata of the base's file that is not copied, for the writer adds its own.
 _REWRITTEN = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
 
@@ -92,10 +100,13 @@ def _size(weight: torch.Tensor, kind: Any) -> tuple[int, list[int]]:
 
 
 def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]:
-    """The weight's values in a GGUF type. Raises ConfigurationError where f16 would overflow."""
+    """The weight's values in a GGUF type. Raises ConfigurationError where they are not finite, or would not be."""
     values = numpy.ascontiguousarray(weight.detach().float().numpy())
-    if kind == gguf.GGMLQuantizationType.F16 and numpy.abs(values).max() > numpy.finfo(numpy.float16).max:
-        raise ConfigurationError(f"{name} does not fit into f16: export as bf16, f32 or q8_0")
+    largest = float(numpy.abs(values).max(initial=0))  # NaN where there is one
+    if not math.isfinite(largest):
+        raise ConfigurationError(f"{name} is not finite (it holds NaN or infinity): train the model again")
+    if largest > _LARGEST.get(kind, math.inf):
+        raise ConfigurationError(f"{name} does not fit into {kind.name.lower()}: export as bf16 or f32")
     cast: numpy.ndarray[Any, Any] = gguf.quants.quantize(values, kind)
     return cast
 

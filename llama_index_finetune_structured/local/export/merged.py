@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ...errors import ConfigurationError
-from ...files import write_json
-from ..model.adapter import CARD, AdapterCard, merge_adapter
+from ..model.adapter import AdapterCard, merge_adapter, write_card
+from ..model.base_files import hashed_files
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
 from ..model.chat_template import chat_template
 from .output import atomic_output
@@ -33,10 +33,11 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
     model = model.to(_DTYPES[dtype])
     for name, weight in model.state_dict().items():
         if not bool(torch.isfinite(weight).all()):
-            raise ConfigurationError(f"{name} does not fit into {dtype}: export as bf16 or f32")
+            wider = "bf16 or f32" if dtype == "f16" else "f32"
+            raise ConfigurationError(f"{name} does not fit into {dtype}: export as {wider}")
     with atomic_output(target) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer = load_tokenizer(base)
         tokenizer.chat_template = chat_template(tokenizer, card.prompt_date)
         tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, card.model_dump(mode="json"))
+        write_card(folder, card, hashed_files(folder))

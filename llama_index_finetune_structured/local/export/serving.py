@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigurationError
-from ...files import read_json
-from ..model.adapter import WEIGHTS, read_card
+from ..model.adapter import read_card
 from ..model.base_models import BaseModelFiles, context_window, gguf_source, resolve
+from ..model.lora_files import WEIGHTS, read_lora_config
 
 __all__ = ["SERVERS", "ServingCommand", "serving_commands"]
 
@@ -59,11 +60,11 @@ def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, Ser
     if ":" in name or "=" in name:
         raise ConfigurationError(f"name {name!r}: servers use ':' and '=' as separators; leave them out")
     path = Path(model)
-    if path.is_file() and path.suffix == ".gguf":
+    if os.path.isfile(path) and path.suffix == ".gguf":
         return {"llama.cpp": _command("llama.cpp", name, "llama-server", "--model", str(path))}
-    if (path / WEIGHTS).is_file():
+    if os.path.isfile(path / WEIGHTS):
         return _of_adapter(path, name)
-    if (path / "config.json").is_file():
+    if os.path.isfile(path / "config.json"):
         window = context_window(BaseModelFiles(str(path), path, ""))
         return {
             "vllm": _command("vllm", name, *_vllm(path, name, window)),
@@ -74,7 +75,7 @@ def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, Ser
 
 def _of_adapter(adapter: Path, name: str) -> dict[str, ServingCommand]:
     base = resolve(read_card(adapter).base_model)
-    rank = int(read_json(adapter / "adapter_config.json")["r"])
+    rank = read_lora_config(adapter).r
     source, window = gguf_source(base), context_window(base)
     named = f"{name}={adapter.resolve()}"
     lora = ("--enable-lora", "--lora-modules", named, "--max-lora-rank", str(_vllm_rank(rank)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import ConfigurationError
 from ..schema.bounds import AnswerBounds, bounded_schema
 from .grammar import AnswerGrammar, GrammarCache
 
@@ -19,4 +20,10 @@ def answer_grammar(
     ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded. Raises ConfigurationError
     where the schema cannot be made a grammar.
     """
-    return cache.get(bounded_schema(schema, key, bounds), distinct=key in bounds.distinct)
+    try:
+        return cache.get(bounded_schema(schema, key, bounds), distinct=key in bounds.distinct)
+    except RecursionError:  # many definitions that each refer to the next
+        raise ConfigurationError(
+            "no grammar can be made of the answer's schema: its references or patterns are nested too deeply; "
+            "flatten it, or pass constrained=False, and answers are validated only"
+        ) from None

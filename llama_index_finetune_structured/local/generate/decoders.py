@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Set
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 
+from ...printable import package_logger
 from .kv_cache import KeyValues, KVCacheModel
 from .prefix_cache import PrefixCache
 from .request import GenerationRequest
-from .sequence import GeneratedSequence
+from .sequence import GeneratedSequence, likeliest_tokens
 
 __all__ = ["BatchDecoder", "PaddedDecoder"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 
 
 class BatchDecoder:
@@ -32,13 +32,21 @@ class BatchDecoder:
         self.sequences: list[GeneratedSequence] = []
 
     def join(self, request: GenerationRequest) -> None:
-        """Prefill the prompt, reusing cached prefixes, and choose the first token of the answer."""
+        """Prefill the prompt, reusing cached prefixes, and choose the first token of the answer.
+
+        Raises EngineError where the prompt's logits are not finite; the prompt is then not cached.
+        """
         sequence, slot = GeneratedSequence(request, self._stop_ids), len(self.sequences)
-        cached = self._model.load(slot, self._cached_parts(request))
-        logits = self._model.prefill(slot, request.prompt, cached)
+        try:
+            cached = self._model.load(slot, self._cached_parts(request))
+            logits = self._model.prefill(slot, request.prompt, cached)
+            token = sequence.choose(logits, int(likeliest_tokens(logits)))
+        except Exception:
+            self._model.erase(slot)
+            raise
         self._cache_prompt(request, slot)
         sequence.length = len(request.prompt)
-        sequence.append(sequence.choose(logits, int(logits.argmax())))
+        sequence.append(token)
         if not sequence.ended:
             self.sequences.append(sequence)
 
@@ -70,9 +78,16 @@ class BatchDecoder:
             [sequence.tokens[-1], *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)
         ]
         logits = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
-        for sequence, draft, scores in zip(self.sequences, drafts, logits, strict=True):
+        for slot, (sequence, draft, scores) in enumerate(zip(self.sequences, drafts, logits, strict=True)):
             try:
-                _verify(sequence, draft, scores)
+                likeliest = likeliest_tokens(scores).tolist()
+                if (
+                    draft and likeliest[0] < 0
+                ):  # NaN spreads to the tokens before it: try again without the draft
+                    self._model.erase(slot, sequence.length)
+                    sequence.drafts = False
+                else:
+                    _verify(sequence, draft, scores, likeliest)
             except Exception as error:
                 sequence.fail(error)
         self._remove_ended()
@@ -91,6 +106,8 @@ class BatchDecoder:
         """Remove ended sequences, and fill their slots from the end, because ``extend`` uses slots 0, 1, 2, ..."""
         for slot in reversed(range(len(self.sequences))):
             if self.sequences[slot].ended:
+                if self.sequences[slot].failed:
+                    self._model.erase(slot)
                 last = self.sequences.pop()
                 if slot < len(self.sequences):
                     self._model.move(len(self.sequences), slot, last.length)
@@ -106,12 +123,14 @@ def _draft(sequence: GeneratedSequence) -> list[int]:
         return []
 
 
-def _verify(sequence: GeneratedSequence, draft: list[int], logits: torch.Tensor) -> None:
+def _verify(
+    sequence: GeneratedSequence, draft: list[int], logits: torch.Tensor, likeliest: list[int]
+) -> None:
     """Append the model's own tokens for as long as they equal the draft, and one more.
 
     ``logits``: [1 + draft tokens, vocabulary], after the last token of the answer and after each draft token.
+    ``likeliest``: their ``likeliest_tokens``.
     """
-    likeliest = logits.argmax(-1).tolist()
     for position, drafted in enumerate([*draft, None]):
         sequence.length += 1
         token = sequence.choose(logits[position], likeliest[position])
@@ -172,7 +191,7 @@ class PaddedDecoder:
         """Choose and append a sequence's token by logits [vocabulary]; a stop token once it has ended or failed."""
         if not sequence.ended:
             try:
-                token = sequence.choose(logits, int(logits.argmax()))
+                token = sequence.choose(logits, int(likeliest_tokens(logits)))
                 sequence.append(token)
                 return token
             except Exception as error:

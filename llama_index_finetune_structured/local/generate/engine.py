@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from ...forks import reset_after_fork
+from ...printable import package_logger
 from ..model.devices import release_idle_threads
 from .decoders import BatchDecoder, PaddedDecoder
 from .kv_cache import supports_kv_cache_slots
@@ -21,7 +21,7 @@ from .request import GenerationRequest, GenerationResult
 
 __all__ = ["GenerationEngine"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _GATHER_S = 0.02  # chosen: concurrent callers submit within it; short beside an answer
 
 

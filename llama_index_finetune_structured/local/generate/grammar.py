@@ -19,6 +19,7 @@ import torch
 
 from ...errors import ConfigurationError, StructuredAnswerError
 from ...example import canonical_json
+from ...json_schema import refers_deeper_than
 from ..model.control_tokens import without_control_tokens
 from ..schema.grammar_schema import with_named_keys
 from .ending import EndingSearch
@@ -32,6 +33,8 @@ _CACHED_GRAMMARS = 64  # chosen: about 0.2 MB each
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
 # What llguidance may compute between two masks; chosen: by its default of 200,000 a long string with a pattern fails.
 _FUEL = 50_000_000
+# Chosen: llguidance follows references on the thread's stack, where about a thousand fill 8 MB and end the process.
+_MOST_REFERENCES = 100
 _REPLACED = 3  # chosen: tokens of the last known ending that one token may have replaced
 
 
@@ -66,6 +69,11 @@ class GrammarCache:
             return self._grammars[key]
 
     def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar:
+        if refers_deeper_than(schema, _MOST_REFERENCES):
+            raise ConfigurationError(
+                f"no grammar can be made of the answer's schema: its definitions refer to others more than "
+                f"{_MOST_REFERENCES} deep; flatten it, or pass constrained=False, and answers are validated only"
+            )
         limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
         try:
             text = llguidance.LLMatcher.grammar_from_json_schema(

@@ -169,6 +169,16 @@ class KVCacheModel:
             for layer in self._layers
         ]
 
+    def erase(self, slot: int, start: int = 0) -> None:
+        """Set a slot's keys and values from position ``start`` to zero.
+
+        Masked values are still multiplied, and 0 * NaN is NaN: NaN would spread to whatever uses the slot next.
+        """
+        for layer in self._layers:
+            if slot < layer.keys.shape[0]:
+                layer.keys[slot, start:] = 0
+                layer.values[slot, start:] = 0
+
     def move(self, slot: int, to: int, length: int) -> None:
         """Copy the first ``length`` tokens of a slot to another."""
         for layer in self._layers:

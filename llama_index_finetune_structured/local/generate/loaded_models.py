@@ -12,9 +12,11 @@ import torch
 
 from ...forks import reset_after_fork
 from ..model.adapter import merge_adapter, read_matching_card
+from ..model.base_files import hash_of_files
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, resolve
 from ..model.devices import precision
 from ..model.prompts import stop_token_id
+from ..model.reading import reading
 from ..schema.bounds import AnswerBounds
 from .answer_grammar import answer_grammar
 from .engine import GenerationEngine
@@ -77,36 +79,29 @@ class LocalModel:
 
 
 def load_local_model(base_model: str, adapter: Path | None, batch_size: int) -> LocalModel:
-    """Load a base model and merge an adapter into it, or return the loaded one.
+    """Load a base model and merge an adapter into it, or return the loaded one of the same content.
 
     ``base_model``: name, folder, .gguf file or hub id. ``batch_size``: most requests generated together; models
     loaded with another one are not shared. Raises ConfigurationError for an adapter of another base.
     """
     base = resolve(base_model)
-    key = (base.sha256, _adapter_version(adapter), batch_size)
+    files = {} if adapter is None else read_matching_card(adapter, base).files
+    key = (base.sha256, hash_of_files(files), batch_size)
     with _loaded.lock:
         model = _loaded.models.get(key)
         if model is None:
-            model = _loaded.models[key] = LocalModel(
-                _weights(base, adapter), load_tokenizer(base), batch_size
-            )
+            weights, tokenizer = _weights(base, adapter), load_tokenizer(base)
+            with reading(f"base model {base.name!r} cannot be served", "Use another base model"):
+                model = _loaded.models[key] = LocalModel(weights, tokenizer, batch_size)
     return model
 
 
 def _weights(base: BaseModelFiles, adapter: Path | None) -> Any:
     if adapter is None:
         return load_model(base, dtype=precision())
-    read_matching_card(adapter, base)
     # Merged in fp32: in bf16 small updates would be rounded away.
     model = load_model(base, dtype=torch.float32)
     return merge_adapter(model, adapter).to(precision())
-
-
-def _adapter_version(adapter: Path | None) -> str:
-    """Path and modification time of an adapter, so that one that was trained again is loaded again."""
-    if adapter is None:
-        return ""
-    return f"{adapter.resolve()}:{(adapter / 'adapter_model.safetensors').stat().st_mtime_ns}"
 
 
 def _as_list(value: Any) -> list[int]:

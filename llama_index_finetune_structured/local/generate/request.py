@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...errors import EngineError
+
 if TYPE_CHECKING:
     from .grammar import AnswerGrammar
 
@@ -35,9 +37,17 @@ class Sampling:
 
 
 def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
-    """Draw a token from logits [vocabulary] by temperature, ``top_k`` and ``top_p``. Not for greedy sampling."""
+    """Draw a token from logits [vocabulary] by temperature, ``top_k`` and ``top_p``. Not for greedy sampling.
+
+    Raises EngineError where no token has a finite score.
+    """
     scores = logits.float().cpu() / sampling.temperature
     likeliest, tokens = scores.topk(min(sampling.top_k or len(scores), len(scores)))
+    if not bool(likeliest[0].isfinite()):
+        raise EngineError(
+            f"no token can be drawn: all that are allowed are excluded, or temperature={sampling.temperature:g} is "
+            "too small: raise it, or set it to 0 for the likeliest token"
+        )
     weights = torch.softmax(likeliest, dim=-1)
     before = weights.cumsum(-1) - weights
     weights = weights.masked_fill(before >= sampling.top_p, 0)

@@ -6,23 +6,28 @@ from collections.abc import Set
 
 import torch
 
+from ...errors import EngineError
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
 
-__all__ = ["GeneratedSequence"]
+__all__ = ["GeneratedSequence", "likeliest_tokens"]
+
+_NO_TOKEN = -1
 
 
 class GeneratedSequence:
     """State of one request during generation.
 
     ``tokens``: the answer so far, without the stop token. ``length``: tokens of prompt and answer in the KV cache.
+    ``drafts``: whether to propose draft tokens.
     """
 
     def __init__(self, request: GenerationRequest, stop_ids: Set[int]) -> None:
         self.request, self._stop_ids = request, stop_ids
         self.tokens: list[int] = []
         self.length = 0
-        self.ended = False
+        self.drafts = True
+        self.ended = self.failed = False
         self._stop: int | None = None
         self._grammar = None if request.grammar is None else request.grammar.start(request.max_new_tokens)
         self._ngrams = NGramIndex(request.prompt) if request.sampling.is_greedy else None
@@ -31,7 +36,7 @@ class GeneratedSequence:
 
     def draft(self) -> list[int]:
         """Draft tokens that may follow the last token; empty where tokens are sampled at random."""
-        if self._ngrams is None:
+        if self._ngrams is None or not self.drafts:
             return []
         last = [*self.request.prompt[-LONGEST_NGRAM:], *self.tokens[-LONGEST_NGRAM:]][-LONGEST_NGRAM:]
         matched, tokens = self._ngrams.draft(last)
@@ -45,9 +50,12 @@ class GeneratedSequence:
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:
         """The next token by logits [vocabulary]: the likeliest that the grammar allows, or a random draw.
 
-        ``likeliest`` is the index of the largest logit; while the grammar allows it, no mask is computed. Where the
-        answer could not end inside its limit after the token, the first of the shortest end instead.
+        ``likeliest`` is that of ``likeliest_tokens``; while the grammar allows it, no mask is computed. Where the
+        answer could not end inside its limit after the token, the first of the shortest end instead. Raises
+        EngineError where the logits are not finite.
         """
+        if likeliest == _NO_TOKEN:
+            raise self._not_finite("the model's logits are NaN or infinite")
         token = self._preferred(logits, likeliest)
         return token if self._grammar is None else self._grammar.within_limit(token)
 
@@ -56,7 +64,17 @@ class GeneratedSequence:
             return sample_token(self._masked(logits), self.request.sampling, self._random)
         if self._grammar is None or self._grammar.allows(likeliest):
             return likeliest
-        return int(self._masked(logits).argmax())
+        token = int(likeliest_tokens(self._masked(logits)))
+        if token == _NO_TOKEN:
+            raise self._not_finite("the model excludes every token that the grammar allows")
+        return token
+
+    def _not_finite(self, what: str) -> EngineError:
+        return EngineError(
+            f"{what} after {len(self.tokens)} tokens of the answer, so no token can be chosen: the model's weights "
+            "or activations overflow at a token of this prompt or answer. Reword the prompt, train with a lower "
+            "learning_rate, or use another base model"
+        )
 
     def append(self, token: int) -> None:
         """Append a token to the answer; a stop token, the token limit or a cancelled request ends it."""
@@ -79,7 +97,7 @@ class GeneratedSequence:
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
-        self.ended = True
+        self.ended = self.failed = True
         if not self.request.future.done():
             self.request.future.set_exception(error)
 
@@ -98,3 +116,12 @@ class GeneratedSequence:
         if self._grammar is None:
             return logits
         return logits.masked_fill(~self._grammar.mask().to(logits.device), float("-inf"))
+
+
+def likeliest_tokens(logits: torch.Tensor) -> torch.Tensor:
+    """Index of the largest of logits [..., vocabulary]; -1 where that is NaN, infinite or minus infinity.
+
+    NaN counts as the largest. The indices carry the check, so that it needs no read from the device of its own.
+    """
+    index = logits.argmax(-1, keepdim=True)
+    return torch.where(logits.gather(-1, index).isfinite(), index, _NO_TOKEN)[..., 0]

@@ -38,7 +38,7 @@ def stream(
     request.future.add_done_callback(lambda _: tokens.put(None))
     engine.submit(request)
     try:
-        while (token := _next(tokens)) is not None:
+        while (token := _next(tokens, request)) is not None:
             if chunk := text.append(token):
                 yield chunk
         yield text.last(request.future.result())  # raises the model's error
@@ -46,11 +46,18 @@ def stream(
         request.cancelled = True
 
 
-def _next(tokens: queue.SimpleQueue[int | None]) -> int | None:
-    """The next item; Ctrl-C is noticed within ``POLL_S``, as in ``result_of``."""
+def _next(tokens: queue.SimpleQueue[int | None], request: GenerationRequest) -> int | None:
+    """The next token, None at the end; Ctrl-C is noticed within ``POLL_S``, as in ``result_of``.
+
+    So is an end whose callback failed, which would have put None.
+    """
     while True:
         with contextlib.suppress(queue.Empty):
             return tokens.get(timeout=POLL_S)
+        if request.future.done():
+            with contextlib.suppress(queue.Empty):
+                return tokens.get_nowait()
+            return None
 
 
 async def astream(
@@ -71,12 +78,26 @@ async def astream(
     request.future.add_done_callback(lambda _: put(None))
     engine.submit(request)
     try:
-        while (token := await tokens.get()) is not None:
+        while (token := await _anext(tokens, request)) is not None:
             if chunk := text.append(token):
                 yield chunk
         yield text.last(request.future.result())
     finally:
         request.cancelled = True
+
+
+async def _anext(tokens: asyncio.Queue[int | None], request: GenerationRequest) -> int | None:
+    """As ``_next``, for async callers."""
+    if not tokens.empty():
+        return tokens.get_nowait()
+    following = asyncio.ensure_future(tokens.get())
+    try:
+        while not (await asyncio.wait({following}, timeout=POLL_S))[0]:
+            if request.future.done():
+                return None  # the result holds the tokens that are missing
+        return following.result()
+    finally:
+        following.cancel()
 
 
 class _GrowingText:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
+from .base_files import differing_parts, file_hash, hashed_files
 from .base_models import BaseModelFiles
 from .chat_template import SystemForm
+from .finite import require_finite
+from .lora_files import (
+    ADAPTER_CONFIG,
+    WEIGHTS,
+    linear_layers,
+    read_lora_config,
+    read_lora_tensors,
+    require_complete,
+    require_layers,
+)
 from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from .reading import reading
 
 __all__ = [
     "AdapterCard",
@@ -25,12 +39,14 @@ __all__ = [
     "merge_adapter",
     "read_card",
     "read_folder_card",
+    "read_merged_card",
     "read_matching_card",
     "save_adapter",
+    "write_card",
 ]
 
 CARD = "finetune_structured.json"
-WEIGHTS = "adapter_model.safetensors"
+_DECISIVE = (WEIGHTS, ADAPTER_CONFIG)
 _README = """---
 base_model: {base}
 library_name: peft
@@ -48,6 +64,12 @@ llm = LoraLLM.from_adapter("PATH OF THIS FOLDER")  # a LlamaIndex LLM
 ```
 """
 _ANSWER_TOKENS = 512  # smallest token limit of an answer; chosen: room for an answer of unusual length
+_MOST = 2**31
+
+
+def _iso_date(text: str) -> str:
+    date.fromisoformat(text)
+    return text
 
 
 class AdapterCard(BaseModel):
@@ -59,7 +81,9 @@ class AdapterCard(BaseModel):
     of data, base and settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as
     ``2026-01-31``, in the training prompts; None where the chat template prints none. ``schemas``: those of the
     training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
-    ``system_messages``: the form in which the base's chat template takes them. ``schema_prompt``: how prompts say
+    ``system_messages``: the form in which the base's chat template takes them. ``base_files``: SHA-256 of each
+    file of the base that ``base_sha256`` is made of, by name, so that an error can name what differs. ``files``:
+    SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
     the schema.
     """
 
@@ -69,13 +93,15 @@ class AdapterCard(BaseModel):
     base_sha256: str
     bounds: AnswerBounds
     chat_prompts: bool = True
-    longest_answer_tokens: int
-    rows: int
+    longest_answer_tokens: int = Field(ge=1, le=_MOST)
+    rows: int = Field(ge=0, le=_MOST)
     fingerprint: str
-    context_window: int | None = None
-    prompt_date: str | None = None
+    context_window: int | None = Field(default=None, ge=1, le=_MOST)
+    prompt_date: Annotated[str, AfterValidator(_iso_date)] | None = None
     schemas: tuple[dict[str, Any], ...] = ()
-    schema_tokens: int | None = None
+    schema_tokens: int | None = Field(default=None, ge=0, le=_MOST)
+    base_files: dict[str, str] = {}
+    files: dict[str, str] = {}
     system_messages: SystemForm = "own"
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
 
@@ -89,29 +115,27 @@ def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = No
     """Return the model as a PEFT model with LoRA on all linear layers, the rest frozen (arXiv:2106.09685).
 
     ``upper_layers``: only in that many of the uppermost blocks; None: in all. Raises ConfigurationError where there
-    are fewer.
+    are fewer, or where PEFT does not support the model, such as Mamba.
     """
     from peft import LoraConfig, get_peft_model
 
     upper = _upper(model.config.get_text_config().num_hidden_layers, upper_layers)
-    transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules="all-linear" if upper is None else _linear_names(model),
         task_type="CAUSAL_LM",
-        fan_in_fan_out=transposed,
+        fan_in_fan_out=_transposed(model),
         layers_to_transform=upper,
     )
-    with _quiet_peft():
+    with reading("LoRA cannot be added to this base model", "Use another base model"), _quiet_peft():
         return get_peft_model(model, config)
 
 
 def _linear_names(model: Any) -> list[str]:
     """The layer names that peft's "all-linear" stands for: peft rejects a choice of layers beside that word."""
     head = model.get_output_embeddings()
-    kinds = ("Linear", "Conv1D")
-    names = {name for name, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
+    names = {name for name, layer in linear_layers(model) if layer is not head}
     return sorted({name.rpartition(".")[2] for name in names})
 
 
@@ -125,13 +149,38 @@ def _upper(count: int, upper: int | None) -> list[int] | None:
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """Return the model with the adapter's weights merged into its own; reads safetensors only."""
-    from peft import PeftModel
+    """Return the model with the adapter's weights merged into its own; reads safetensors only.
 
-    with _quiet_peft():
-        return PeftModel.from_pretrained(
-            model, str(folder), torch_device=str(model.device)
-        ).merge_and_unload()
+    Raises ConfigurationError where the adapter's files are damaged or belong to another base, or where a weight is
+    not finite, before or after merging.
+    """
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    file = read_lora_config(folder)
+    tensors = read_lora_tensors(folder, file)
+    require_layers(folder, file, model)
+    config = LoraConfig(
+        r=file.r,
+        lora_alpha=file.lora_alpha,  # type: ignore[arg-type]
+        target_modules=file.target_modules,
+        task_type=file.task_type,
+        fan_in_fan_out=_transposed(model),
+        layers_to_transform=file.layers_to_transform,
+        inference_mode=True,
+    )
+    with reading(f"{folder}: the adapter does not fit the base", "Train on this base"), _quiet_peft():
+        tuned = get_peft_model(model, config)
+        require_complete(folder, tensors, get_peft_model_state_dict(tuned, save_embedding_layers=False))
+        require_finite(tensors.items(), f"adapter {folder}")
+        set_peft_model_state_dict(tuned, tensors)
+        merged = tuned.merge_and_unload()
+    require_finite(merged.named_parameters(), f"adapter {folder}, merged into its base")
+    return merged
+
+
+def _transposed(model: Any) -> bool:
+    """Whether the model's layers hold their weights transposed, as GPT-2's do."""
+    return any(type(module).__name__ == "Conv1D" for module in model.modules())
 
 
 @contextmanager
@@ -147,7 +196,7 @@ def save_adapter(model: Any, folder: Path, card: AdapterCard) -> None:
     try:
         with replacing_folder(folder) as unfinished:
             model.save_pretrained(unfinished, safe_serialization=True, save_embedding_layers=False)
-            write_json(unfinished / CARD, card.model_dump(mode="json"))
+            write_card(unfinished, card, {name: file_hash(unfinished / name) for name in _DECISIVE})
             (unfinished / "README.md").write_text(_model_card(card), encoding="utf-8")
     except Exception as error:  # safetensors raises its own error type for a full disk
         raise CheckpointError(
@@ -168,9 +217,9 @@ def adapter_or_none(folder: Path) -> Path | None:
     Raises ConfigurationError for an unfinished run.
     """
     for place in (folder / "adapter", folder):
-        if (place / WEIGHTS).is_file():
+        if os.path.isfile(place / WEIGHTS):  # False, too, where it may not be read
             return place
-    if (folder / "checkpoints").is_dir():
+    if os.path.isdir(folder / "checkpoints"):
         raise ConfigurationError(
             f"{folder}: its training is not finished; run the same training again to resume it"
         )
@@ -182,25 +231,73 @@ def find_adapter(folder: Path) -> Path:
     adapter = adapter_or_none(folder)
     if adapter is None:
         raise ConfigurationError(
-            f"{folder}: no adapter there; expected a finished run's folder or its adapter"
+            f"{folder}: no adapter there ({WEIGHTS}); expected a finished run's folder or its adapter. Copy the "
+            "folder again, or train again"
         )
     return adapter
 
 
+def write_card(folder: Path, card: AdapterCard, files: Mapping[str, str]) -> None:
+    """Write the card into a folder, with the hashes of the files beside it that decide the answers."""
+    write_json(folder / CARD, card.model_copy(update={"files": dict(files)}).model_dump(mode="json"))
+
+
 def read_card(folder: Path) -> AdapterCard:
-    """Read the card of an adapter folder. Raises ConfigurationError where it is not an adapter of this package."""
-    if not (folder / WEIGHTS).is_file():
+    """Read the card of an adapter folder.
+
+    Raises ConfigurationError where it is not an adapter of this package, or its weights or configuration are not
+    those that the card was written for.
+    """
+    if not os.path.isfile(folder / WEIGHTS):
         raise ConfigurationError(
             f"{folder}: holds no {WEIGHTS}; expected an adapter folder written by finetune()"
         )
-    return read_folder_card(folder)
+    card = read_folder_card(folder)
+    found = {name: _hash_or_none(folder / name) for name in _DECISIVE}
+    if changed := [name for name, digest in found.items() if card.files.get(name) != digest]:
+        raise _changed(folder, changed, "copy the whole adapter folder again, or remove it and train again")
+    return card
+
+
+def read_merged_card(folder: Path) -> AdapterCard:
+    """Read the card of a merged folder.
+
+    Raises ConfigurationError where a file that decides the answers is not the one that the card was written for.
+    """
+    card = read_folder_card(folder)
+    found = hashed_files(folder)
+    changed = sorted(n for n in {*found, *card.files} if found.get(n) != card.files.get(n))
+    if changed:
+        raise _changed(
+            folder,
+            changed,
+            "copy the whole folder again, or export again; to use it as it is, pass it as base_model",
+        )
+    return card
+
+
+def _hash_or_none(path: Path) -> str | None:
+    try:
+        return file_hash(path)
+    except OSError:
+        return None
+
+
+def _changed(folder: Path, names: list[str], mend: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not what {CARD} was written for "
+        f"(changed, missing, added, or from another run): {mend}"
+    )
 
 
 def read_folder_card(folder: Path) -> AdapterCard:
-    """Read the card in an adapter folder or an exported model. Raises ConfigurationError where there is none."""
+    """Read the card in an adapter folder or an exported model, without a check of the files beside it.
+
+    Raises ConfigurationError where there is none, or it is damaged.
+    """
     try:
         return AdapterCard.model_validate(read_json(folder / CARD))
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise ConfigurationError(
             f"{folder / CARD}: cannot be read ({error}); train or export again to write it"
         ) from error
@@ -210,8 +307,9 @@ def read_matching_card(adapter: Path, base: BaseModelFiles) -> AdapterCard:
     """Read the adapter's card. Raises ConfigurationError where the adapter was trained on another base."""
     card = read_card(adapter)
     if card.base_sha256 != base.sha256:
+        differing = differing_parts(card.base_files, base.files)
         raise ConfigurationError(
-            f"{adapter}: was trained on {card.base_model!r} (sha256 {card.base_sha256[:12]}), not on {base.name!r} "
-            f"(sha256 {base.sha256[:12]}): pass base_model={card.base_model!r} or train on this base"
+            f"{adapter}: was trained on {card.base_model!r}, and {base.name!r} differs in {differing}: restore "
+            "these files, pass base_model= the base of training, or train on this base"
         )
     return card

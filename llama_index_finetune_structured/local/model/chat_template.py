@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ...errors import ConfigurationError, DatasetError
+from .bounded_rendering import bounded_rendering
 from .control_tokens import Part, control_tokens, has_control_text, private_prefix
 
 __all__ = [
@@ -70,7 +71,7 @@ def render_parts(
 
     System messages at the start have the first form in which the template takes them; where it reads content as a
     list of parts, it gets that. Raises DatasetError where the template rejects the messages, or the text of one of
-    them is not in the prompt.
+    them is not in the prompt; ConfigurationError for a template that runs for seconds or prints without end.
     """
     return _rendered(tokenizer, messages, date, add_generation_prompt)[0]
 
@@ -117,6 +118,8 @@ def _rendered(
             return rendering.parts(candidate, as_parts=as_parts), form
         except DatasetError as error:
             dropped = dropped or error
+        except ConfigurationError:  # the template ran over a limit: it would again
+            raise
         except Exception as error:  # templates raise jinja's own errors, e.g. Gemma's on a system message
             rejected = rejected or error
     if dropped is not None:
@@ -174,12 +177,13 @@ class _Rendering:
     def _text(self, messages: _Messages, as_parts: bool) -> str:
         if as_parts:
             messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        text: str = self._tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=self._add_generation_prompt,
-            chat_template=self.template,
-        )
+        with bounded_rendering(sum(len(message["content"]) for message in messages)):
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=self._add_generation_prompt,
+                chat_template=self.template,
+            )
         return text
 
 

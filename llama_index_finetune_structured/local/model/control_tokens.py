@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ...errors import ConfigurationError, DatasetError
+from .reading import is_panic
 
 __all__ = [
     "Part",
@@ -149,8 +151,22 @@ def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
                 f"a message, schema or answer has half a character ({lone[0]!r} after "
                 f"{text[: lone.start()][-_QUOTE:]!r}), a lone surrogate: remove it, or decode the text as UTF-16"
             )
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    with _encoding():
+        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ids
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """Raise DatasetError where the tokenizer gives up: a damaged one, or a pattern that takes endless steps."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error) and type(error) is not Exception:  # the classes that tokenizers raises
+            raise
+        raise DatasetError(
+            f"the base model's tokenizer cannot encode a text ({error}): use another base model, or leave the text out"
+        ) from error
 
 
 def _twin_for(tokenizer: Any, contents: Sequence[str]) -> _Twin:
@@ -184,12 +200,14 @@ class _Twin:
 
     def encode(self, text: str) -> list[int]:
         """The tokenizer's own ids of a text with control tokens under their private names."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _encoding():
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [self._ids.get(number, number) for number in ids]
 
     def named(self, tokenizer: Any, text: str) -> str:
         """A text of the template with its control tokens under their private names."""
-        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        with _encoding():
+            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         named, end = [], 0
         for number, (first, last) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             if number in self._names and (number != self.unknown or text[first:last] == self._texts[number]):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...errors import DatasetError
+from ...errors import DatasetError, PromptTooLongError
 from ...example import Example, Message
 from ...json_schema import without_titles
 from ..schema.compact import compact_schema
@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_SCHEMA_PROMPT",
     "SchemaPrompt",
     "TokenRow",
+    "require_short",
     "trained_text",
     "render_prompt",
     "messages_with_schema",
@@ -32,6 +33,7 @@ SchemaPrompt = Literal["compact", "json", "none"]
 DEFAULT_SCHEMA_PROMPT: SchemaPrompt = "json"
 _JSON_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
 _COMPACT_PROMPT = "Answer with one JSON value of this type, and with nothing else:\n{schema}"
+_CHARACTERS_A_TOKEN = 100
 _PROBE = "0"  # a text that no chat template changes
 
 
@@ -89,9 +91,22 @@ def render_prompt(
 
     Control tokens come from the chat template alone: their text in a message is text. ``date``: the date, as
     ``2026-01-31``, that the template prints; None: today's. Raises DatasetError where the template rejects the
-    messages or leaves the text of one out.
+    messages or leaves the text of one out, ConfigurationError for one that runs or prints without end.
     """
     return encode_parts(tokenizer, render_parts(tokenizer, messages, date=date))
+
+
+def require_short(texts: Iterable[str], context_window: int) -> None:
+    """Raise PromptTooLongError for texts that no tokenizer fits into the window, before one works on them for minutes.
+
+    Texts have 1 to 5 characters a token; 100 are allowed for, as in long rows of spaces or dashes.
+    """
+    characters = sum(map(len, texts))
+    if characters > _CHARACTERS_A_TOKEN * context_window:
+        raise PromptTooLongError(
+            f"the prompt has {characters} characters and the model's context window is {context_window} tokens: "
+            "retrieve fewer or smaller chunks"
+        )
 
 
 def stop_token_id(tokenizer: Any) -> int:

@@ -16,7 +16,7 @@ from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
 from ...example import canonical_json
-from ...json_schema import resolve_pointer, schema_validator
+from ...json_schema import pattern_matches, resolve_pointer, schema_validator
 from .drafts import by_reference_alone
 
 __all__ = [
@@ -148,16 +148,16 @@ def matching_patterns(schema: Mapping[str, Any], name: str) -> list[str]:
     return [pattern for pattern in _map(schema, "patternProperties") if _matches(pattern, name)]
 
 
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return pattern_matches(pattern, name, otherwise=False)
+    except ValueError:  # it takes too long
+        return False
+
+
 def _by_pattern(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
     """The schemas of a key by ``patternProperties``."""
     return [schema["patternProperties"][p] for schema in schemas for p in matching_patterns(schema, name)]
-
-
-def _matches(pattern: str, text: str) -> bool:
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:  # a pattern of another dialect
-        return False
 
 
 class KeyOrder:

@@ -41,14 +41,25 @@ class DistributedRun:
                     f"accelerate is configured for {name}, which shards the model; this engine loads the whole frozen "
                     "base in every process and divides the rows: use plain multi-GPU (accelerate launch --multi_gpu)"
                 )
-        if any(int(os.environ.get(name) or 1) > 1 for name in _WORLD_SIZES):
-            self._join()
+        try:
+            if any(int(os.environ.get(name) or 1) > 1 for name in _WORLD_SIZES):
+                self._join()
+        except Exception as error:  # of many kinds: of accelerate, of the network
+            found = ", ".join(f"{name}={os.environ[name]}" for name in _WORLD_SIZES if os.environ.get(name))
+            raise ConfigurationError(
+                f"{found} is set, as for one of several processes, which cannot be joined ({error}): start with "
+                "accelerate launch or torchrun, or unset it to train in one process"
+            ) from error
 
     def _join(self) -> None:
         import torch
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available())  # also selects this process's GPU
+        try:
+            state = PartialState(cpu=not torch.cuda.is_available())  # also selects this process's GPU
+        except Exception:
+            PartialState._reset_state()  # else a second try fails at the state that the first one left
+            raise
         self.world_size, self.rank = state.num_processes, state.process_index
 
     @property
@@ -58,15 +69,26 @@ class DistributedRun:
 
     def backward(
         self, loss: AnswerLoss, batch: Sequence[TokenRow], weights: Sequence[torch.nn.Parameter]
-    ) -> float:
-        """Accumulate the gradient of the whole batch's mean loss in every process; returns that loss."""
+    ) -> torch.Tensor:
+        """Accumulate the gradient of the whole batch's mean loss in every process.
+
+        Returns that loss, [] in fp64 on the device. A loss or gradient that is not finite in one process is
+        finite in none afterwards, so that all of them stop at the same step.
+        """
         if self.world_size == 1:
             return loss.backward(batch)
+        import torch
+
         part = self._part(batch)
         share = _trained_tokens(part) / _trained_tokens(batch)
-        own = loss.backward(part) if part else 0.0
+        own = (
+            loss.backward(part) * share
+            if part
+            else torch.zeros((), dtype=torch.float64, device=best_device())
+        )
         self._add_gradients(weights, share)
-        return self._sum(own * share)
+        torch.distributed.all_reduce(own)
+        return own
 
     def mean_loss(self, loss: AnswerLoss, rows: Sequence[TokenRow]) -> float:
         """The mean loss of all rows, each process computing its part."""
@@ -78,6 +100,10 @@ class DistributedRun:
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is true in any process; the same result in all. Waits for all processes."""
         return flag if self.world_size == 1 else self._sum(float(flag)) > 0
+
+    def same(self, value: int) -> bool:
+        """Whether all processes have the same value; the same result in all. Waits for all processes."""
+        return self.world_size == 1 or not self.any(self._sum(value) != value * self.world_size)
 
     def barrier(self) -> None:
         """Wait until all processes have come here."""

@@ -52,11 +52,12 @@ def _forward(
     base: torch.nn.Linear, down: torch.Tensor, up: torch.Tensor, scaling: float, inputs: torch.Tensor
 ) -> torch.Tensor:
     outputs: torch.Tensor = _LoraLinear.apply(inputs, base.weight, base.bias, down, up, scaling)  # type: ignore[no-untyped-call]
-    return outputs
+    # A view made here: a model may change it in place (Gemma 3n), which autograd refuses for a view made in forward.
+    return outputs.view(*inputs.shape[:-1], -1)
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x [..., in] -> x Wᵀ + bias + scaling (x Aᵀ) Bᵀ [..., out].
+    """x [..., in] -> x Wᵀ + bias + scaling (x Aᵀ) Bᵀ [rows, out].
 
     W [out, in] is frozen; A [rank, in] and B [out, rank] are trained, their master weights are fp32. All products
     are computed in W's precision, as under autocast.
@@ -72,25 +73,26 @@ class _LoraLinear(torch.autograd.Function):
         up: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        ctx.scaling, ctx.dtype, ctx.master = scaling, inputs.dtype, down.dtype
+        ctx.scaling, ctx.dtype, ctx.master, ctx.shape = scaling, inputs.dtype, down.dtype, inputs.shape
         with torch.autocast(inputs.device.type, enabled=False):
             flat = inputs.reshape(-1, inputs.shape[-1]).to(weight.dtype)
             down, up = down.to(weight.dtype), up.to(weight.dtype)
             low = flat @ down.T
-            outputs = torch.nn.functional.linear(flat, weight, bias).addmm_(low, up.T, alpha=scaling)
+            outputs: torch.Tensor = torch.nn.functional.linear(flat, weight, bias)
+            outputs.addmm_(low, up.T, alpha=scaling)
         ctx.save_for_backward(flat, low, weight, down, up)
-        return outputs.view(*inputs.shape[:-1], -1)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         flat, low, weight, down, up = ctx.saved_tensors
         with torch.autocast(flat.device.type, enabled=False):
-            grad_outputs = gradients[0].reshape(-1, weight.shape[0]).to(weight.dtype)
+            grad_outputs = gradients[0].to(weight.dtype)
             grad_low = grad_outputs @ (up * ctx.scaling)
             grad_inputs = None
             if ctx.needs_input_grad[0]:
                 grad_inputs = (grad_outputs @ weight).addmm_(grad_low, down).to(ctx.dtype)
-                grad_inputs = grad_inputs.view(*gradients[0].shape[:-1], -1)
+                grad_inputs = grad_inputs.view(ctx.shape)
             grad_down = (grad_low.T @ flat).to(ctx.master)
             grad_up = (grad_outputs.T @ low * ctx.scaling).to(ctx.master)
         return grad_inputs, None, None, grad_down, grad_up, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from ...printable import package_logger
 from ..model.prompts import TokenRow
 from .packing import PackedBatch, pack
 from .prefix_tree_attention import PREFIX_TREE
 
 __all__ = ["AnswerLoss"]
 
-_logger = logging.getLogger(__name__)
+_logger = package_logger(__name__)
 _PACKED_TOKENS = 8192  # of the rows, before packing, in one forward pass (chosen: bounds the activations)
 _LOGITS_AT_ONCE = 2**25  # chosen: 128 MiB in fp32
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
@@ -54,15 +54,18 @@ class AnswerLoss:
             _use_attention(model, own)
         return cls(model, reason is None, chunked)
 
-    def backward(self, rows: Sequence[TokenRow]) -> float:
-        """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss."""
+    def backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss, [] in fp64.
+
+        The loss stays on the device, so that the caller can read it together with other figures.
+        """
         total = sum(len(row.answer) for row in rows)
-        loss = 0.0
+        losses = []
         for piece in self._pieces(rows):
             part = self._loss_sum(piece) / total
             part.backward()  # type: ignore[no-untyped-call]
-            loss += float(part.detach())
-        return loss
+            losses.append(part.detach())
+        return torch.stack(losses).double().sum()
 
     @torch.no_grad()
     def mean(self, rows: Sequence[TokenRow]) -> float:

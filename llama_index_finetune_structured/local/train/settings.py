@@ -10,13 +10,17 @@ __all__ = ["LoraSettings"]
 
 # Chosen: about 100 steps a run, and no row more than five times.
 _ENOUGH_STEPS, _MOST_EPOCHS = 100, 5
+# Chosen: beyond what any base model has a use for, and far below what exhausts the memory.
+_MOST_RANK, _MOST_ALPHA, _MOST_SET_EPOCHS = 8192, 2**20, 100_000
+_MOST_BATCH = 2**31
+_MOST_RATE = 1e30  # AdamW computes in fp32 with multiples of it
 
 
 class LoraSettings(BaseModel):
     """LoRA on all linear layers (arXiv:2106.09685), AdamW, linear warm-up then cosine decay.
 
     Attributes:
-        rank: Rank of LoRA's matrices; 16 by default.
+        rank: Rank of LoRA's matrices, at most 8,192; 16 by default.
         alpha: LoRA's updates are scaled by alpha / rank. None (default): twice the rank.
         upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
             (default): all. More than the base model has are an error.
@@ -33,15 +37,15 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(default=16, gt=0)
-    alpha: int | None = Field(default=None, gt=0)
+    rank: int = Field(default=16, gt=0, le=_MOST_RANK)
+    alpha: int | None = Field(default=None, gt=0, le=_MOST_ALPHA)
     upper_layers: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    epochs: int | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=2, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=_MOST_RATE)
+    epochs: int | None = Field(default=None, gt=0, le=_MOST_SET_EPOCHS)
+    batch_size: int = Field(default=2, gt=0, le=_MOST_BATCH)
     max_length: int | None = Field(default=None, gt=0)
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
-    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
 
     @property

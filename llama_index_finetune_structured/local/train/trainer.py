@@ -1,11 +1,12 @@
-"""The training loop: seeded batches, AdamW, checkpoints, exact resume, and a clean stop at Ctrl-C."""
+"""The training loop: seeded batches, AdamW, checkpoints, exact resume, and a stop at Ctrl-C or at NaN."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import get_cosine_schedule_with_warmup
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, EngineError
 from ..model.devices import release_idle_threads
+from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
 from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
@@ -30,6 +32,8 @@ __all__ = ["Trainer", "TrainingLog"]
 _WARMUP_SHARE = 0.05  # of all steps; chosen: a common value
 _GRADIENT_NORM = 1.0  # gradients are clipped to this norm; the default of transformers and TRL
 _CHECKPOINTS = 10  # about so many a run, where checkpoint_steps is not set
+_STATE_KEYS = {"step", "fingerprint", "schedule", "learning_rates", "log"}
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # AdamW's state of a weight
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Trainer:
             self.optimizer, max(1, round(_WARMUP_SHARE * self.total_steps)), self.total_steps
         )
         self.step, self.log = 0, TrainingLog()
+        self._saved = 0  # step of the newest checkpoint, 0 for none
         self._resume()
 
     def run(
@@ -73,15 +78,19 @@ class Trainer:
         """Train the remaining steps. Ctrl-C finishes the step, saves and raises KeyboardInterrupt.
 
         ``validation``: held-out rows, whose loss is computed after each epoch. ``on_step`` is called with the
-        log entry of each step. Raises CheckpointError.
+        log entry of each step. Raises CheckpointError, or EngineError where a loss, gradient or weight is not finite:
+        in every process at the same step, before anything of that step is saved.
         """
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
-        with _stop_requests() as stop:
+        # A caller may have switched gradients off.
+        with _stop_requests() as stop, torch.inference_mode(False), torch.enable_grad():
             for batch in self._batches[self.step :]:
                 on_step(self._train_step(batch))
-                if self.step % self.steps_per_epoch == 0 and validation:
-                    loss = self.distributed.mean_loss(self.loss, validation)
-                    self.log.validation.append({"step": self.step, "loss": loss})
+                ends_epoch = self.step % self.steps_per_epoch == 0
+                if validation and ends_epoch:
+                    self._validate(validation)
+                elif self.step == self.total_steps:  # no later step would show that the last one diverged
+                    self._require_finite_loss(batch, "the loss after the step")
                 stopped = self.distributed.any(stop.is_set())
                 if stopped or self.step % every == 0 or self.step == self.total_steps:
                     self._save()
@@ -98,11 +107,17 @@ class Trainer:
             yield from batches(self.rows, self.settings.batch_size, seed=f"{self.settings.seed}:{epoch}")
 
     def _train_step(self, batch: list[TokenRow]) -> dict[str, float]:
-        """Take one optimizer step; returns its log entry."""
+        """Take one optimizer step; returns its log entry. Raises EngineError where loss or gradient is not finite."""
         started = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
-        loss = self.distributed.backward(self.loss, batch, self.weights)
-        torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
+        total = self.distributed.backward(self.loss, batch, self.weights)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
+        loss, gradient = torch.stack([total, norm.double()]).tolist()  # the one read from the device
+        if not (math.isfinite(loss) and math.isfinite(gradient)):
+            figure = (
+                f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient}"
+            )
+            raise self._diverged(self.step + 1, figure, self._places(batch))
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -116,13 +131,53 @@ class Trainer:
         self.log.steps.append(entry)
         return entry
 
+    def _validate(self, rows: Sequence[TokenRow]) -> None:
+        """Append the loss of the held-out rows to the log. Raises EngineError where it is not finite."""
+        loss = self._require_finite_loss(rows, "the loss of the held-out rows")
+        self.log.validation.append({"step": self.step, "loss": loss})
+
+    def _require_finite_loss(self, rows: Sequence[TokenRow], figure: str) -> float:
+        loss = self.distributed.mean_loss(self.loss, rows)
+        if not math.isfinite(loss):
+            raise self._diverged(self.step, f"{figure} is {loss}", "")
+        return loss
+
+    def _diverged(self, step: int, figure: str, places: str) -> EngineError:
+        """The error for a figure that is not finite. Computes nothing that other processes must take part in."""
+        if weights := not_finite(_adapter(self.model).items()):
+            figure += f", and so is the trained weight {weights[0]}"
+        saved = self._saved
+        kept = (
+            f"The checkpoint of step {saved} is kept, and is finite"
+            if saved
+            else "No checkpoint was saved yet"
+        )
+        return EngineError(
+            f"step {step} of {self.total_steps}: {figure}; training stopped.{places} {kept}: lower learning_rate "
+            f"({self.settings.learning_rate:g}) and train again, in another folder; if that does not help, take out "
+            "the rows named, or use another base model"
+        )
+
+    def _places(self, batch: Sequence[TokenRow]) -> str:
+        """Where the rows of a batch stand in the data, and which of them have a loss that is not finite."""
+        numbers = {id(row): number for number, row in enumerate(self.rows, 1)}
+        places = sorted(((numbers[id(row)], row) for row in batch), key=lambda place: place[0])
+        bad = [number for number, row in places if not math.isfinite(self.loss.mean([row]))]
+        text = f" Its batch has the rows {_listed([number for number, _ in places])} of the data"
+        return f"{text}; by itself, the loss is not finite in {_listed(bad)}." if bad else f"{text}."
+
     def _save(self) -> None:
-        """Write a checkpoint with everything that the next step depends on."""
+        """Write a checkpoint with everything that the next step depends on.
+
+        Raises EngineError in all processes where a tensor is not finite.
+        """
+        tensors = self._tensors()
+        names = not_finite(tensors.items())
+        if self.distributed.any(bool(names)):
+            raise self._diverged(self.step, f"{names[0] if names else 'a weight'} is not finite", "")
+        self._saved = self.step
         if not self.distributed.is_first:
             return
-        tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
-        for n, weight in enumerate(self.weights):
-            tensors |= {f"optimizer.{n}.{key}": value for key, value in self.optimizer.state[weight].items()}
         schedule = {key: v for key, v in self.schedule.state_dict().items() if key != "lr_lambdas"}
         state = {
             "fingerprint": self.fingerprint,
@@ -132,12 +187,24 @@ class Trainer:
         }
         save_checkpoint(self.folder, self.step, tensors, state)
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The trained weights and the optimizer's state, by the names that they have in a checkpoint."""
+        tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
+        for n, weight in enumerate(self.weights):
+            tensors |= {f"optimizer.{n}.{key}": value for key, value in self.optimizer.state[weight].items()}
+        return tensors
+
     def _resume(self) -> None:
-        """Restore weights, optimizer, schedule, step and log from the newest checkpoint, if there is one."""
+        """Restore weights, optimizer, schedule, step and log from the newest whole checkpoint, if there is one.
+
+        Raises CheckpointError where it is of another run, EngineError where processes found different ones.
+        """
         if self.distributed.is_first:
             for folder in (self.folder, self.folder.parent):
                 remove_unfinished(folder)
-        newest = newest_checkpoint(self.folder)
+        newest = newest_checkpoint(self.folder, self._why_unusable)
+        if not self.distributed.same(newest[1]["step"] if newest else 0):
+            raise EngineError(f"{self.folder}: not every process reads the same checkpoints: check its disk")
         if newest is None:
             return
         tensors, state = newest
@@ -159,7 +226,25 @@ class Trainer:
         self.schedule.load_state_dict(
             {**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)}
         )
-        self.step, self.log = state["step"], TrainingLog(**state["log"])
+        self.step = self._saved = state["step"]
+        self.log = TrainingLog(**state["log"])
+
+    def _why_unusable(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> str | None:
+        """Why this run cannot go on from a whole checkpoint; None where it can, or where it is of another run."""
+        if state.get("fingerprint") != self.fingerprint:
+            return None if "fingerprint" in state else "its state has no fingerprint"
+        if missing := sorted(_STATE_KEYS - state.keys()):
+            return f"its state has no {', '.join(missing)}"
+        shapes = {f"adapter.{name}": t.shape for name, t in _adapter(self.model).items()}
+        for n, weight in enumerate(self.weights):
+            if any(f"optimizer.{n}.{name}" in tensors for name in _MOMENTS):  # else it never had a gradient
+                shapes |= {
+                    f"optimizer.{n}.{name}": torch.Size() if name == "step" else weight.shape
+                    for name in _MOMENTS
+                }
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        wrong = sorted(name for name in shapes.keys() | found if shapes.get(name) != found.get(name))
+        return f"its tensor {wrong[0]} is missing, unknown or of another shape" if wrong else None
 
 
 def _adapter(model: Any) -> dict[str, torch.Tensor]:
@@ -167,14 +252,23 @@ def _adapter(model: Any) -> dict[str, torch.Tensor]:
     return state
 
 
+def _listed(numbers: Sequence[int]) -> str:
+    """Numbers for a text: at most ten."""
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return ", ".join(map(str, numbers[:10])) + more
+
+
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts at once. Outside the main thread: never set."""
+    """An event that the first Ctrl-C sets; a second one interrupts at once.
+
+    Never set outside the main thread, where Ctrl-C is ignored, or where a program around Python handles it.
+    """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous in (None, signal.SIG_IGN):
         yield stop
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def request(_number: int, _frame: Any) -> None:
         stop.set()

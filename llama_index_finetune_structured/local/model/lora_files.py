@@ -1,0 +1,136 @@
+"""Read the two files of a LoRA adapter that decide its answers, and check them against the base, before PEFT runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+
+from ...errors import ConfigurationError
+from ...files import read_json
+from .reading import reading
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "WEIGHTS",
+    "LoraFile",
+    "linear_layers",
+    "read_lora_config",
+    "read_lora_tensors",
+    "require_complete",
+    "require_layers",
+]
+
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_MEND = "Copy the adapter's folder again, or train again"
+# Keys of PEFT's file that change nothing in a trained adapter. Every other one must be empty or false.
+_WITHOUT_EFFECT = (
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+)
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=500)]
+
+
+class LoraFile(BaseModel):
+    """What the ``adapter_config.json`` of plain LoRA says.
+
+    ``r``: the rank. ``target_modules``: names of layers, or their ends. ``layers_to_transform``: indices of the
+    blocks that are adapted; None: all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    peft_type: Literal["LORA"]
+    task_type: Literal["CAUSAL_LM"]
+    r: StrictInt = Field(ge=1, le=65536)
+    lora_alpha: StrictInt | float = Field(gt=0, le=2**31, allow_inf_nan=False)
+    target_modules: list[_Name] = Field(min_length=1, max_length=100_000)
+    layers_to_transform: list[Annotated[StrictInt, Field(ge=0)]] | None = None
+    fan_in_fan_out: StrictBool = False
+    bias: Literal["none"] = "none"
+    init_lora_weights: StrictBool | Literal["gaussian"] = True
+
+    @model_validator(mode="after")
+    def _is_plain(self) -> LoraFile:
+        changed = [n for n, value in (self.model_extra or {}).items() if value and n not in _WITHOUT_EFFECT]
+        if changed:
+            raise ValueError(f"{', '.join(changed)}: set, and only plain LoRA is read")
+        return self
+
+
+def read_lora_config(folder: Path) -> LoraFile:
+    """Read an adapter's configuration. Raises ConfigurationError for anything but plain LoRA."""
+    path = folder / ADAPTER_CONFIG
+    try:
+        return LoraFile.model_validate(read_json(path))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        where = ".".join(map(str, found["loc"]))
+        raise ConfigurationError(f"{path}: {where}{': ' * bool(where)}{found['msg']}. {_MEND}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error}). {_MEND}") from error
+
+
+def read_lora_tensors(folder: Path, config: LoraFile) -> dict[str, torch.Tensor]:
+    """Read an adapter's weights. Raises ConfigurationError where they are damaged or of another rank."""
+    path = folder / WEIGHTS
+    with reading(f"{path}: cannot be read", _MEND):
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+    for name, tensor in tensors.items():
+        rank = tensor.shape[0] if name.endswith(".lora_A.weight") and tensor.dim() == 2 else config.r
+        if rank != config.r or not tensor.is_floating_point():
+            raise ConfigurationError(
+                f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}; expected "
+                f"rank {config.r}, as {ADAPTER_CONFIG} says. {_MEND}"
+            )
+    return tensors
+
+
+def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and module of the layers that PEFT can adapt: also those of derived classes, such as Falcon's."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)))
+
+
+def require_layers(folder: Path, config: LoraFile, model: Any) -> None:
+    """Raise ConfigurationError where the base has no layer of a name, no block of an index, or other layers."""
+    layers = [name for name, _ in linear_layers(model)]
+    ends = {name.split(".", n)[n] for name in layers for n in range(name.count(".") + 1)}
+    if unknown := [name for name in config.target_modules if name not in ends]:
+        raise ConfigurationError(
+            f"{folder / ADAPTER_CONFIG}: target_modules names {unknown[0]!r}, and the base has no such layer. {_MEND}"
+        )
+    count = model.config.get_text_config().num_hidden_layers
+    if above := [index for index in config.layers_to_transform or () if index >= count]:
+        raise ConfigurationError(
+            f"{folder / ADAPTER_CONFIG}: layers_to_transform names block {above[0]}, and the base has {count}. {_MEND}"
+        )
+
+
+def require_complete(folder: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError where tensors are missing, unknown, or of another shape than the base's layers."""
+    for problem, names in {
+        "is missing": [name for name in expected if name not in found],
+        "belongs to no layer of the base": [name for name in found if name not in expected],
+        "has another shape than the base's layer": [
+            name for name in found if name in expected and found[name].shape != expected[name].shape
+        ],
+    }.items():
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ConfigurationError(f"{folder / WEIGHTS}: {sorted(names)[0]}{more} {problem}. {_MEND}")

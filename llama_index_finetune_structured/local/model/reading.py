@@ -1,0 +1,109 @@
+"""Read files that may be damaged: whatever a library raises for them becomes an error of this package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
+
+__all__ = [
+    "causal_model",
+    "is_panic",
+    "reading",
+    "require_buildable",
+    "transformers_library",
+]
+
+_MOST_LAYERS = 1 << 14  # chosen: more than Doge's experts; to build a model of more would take hours
+# Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
+_COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
+
+
+@contextmanager
+def reading(what: str, mend: str, extra: str = "local") -> Iterator[None]:
+    """Raise ConfigurationError for every exception of the block; this package's own pass.
+
+    The libraries that read models raise their own classes, and for damaged files also KeyError, struct.error,
+    RecursionError or a Rust panic, which is no Exception.
+
+    ``what``: the start of the message, such as "base model 'x': its tokenizer does not load". ``mend``: its end.
+    ``extra``: the extra that a missing import is part of.
+    """
+    try:
+        yield
+    except FinetuneStructuredError:
+        raise
+    except ImportError as error:
+        if error.name is None:  # an optional library that no extra of this package has
+            raise ConfigurationError(f"{what}: {_reason(error)}. {mend}") from error
+        raise MissingDependencyError(error.name, extra, what) from error
+    except Exception as error:
+        raise ConfigurationError(f"{what}: {_reason(error)}. {mend}") from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise ConfigurationError(f"{what}: {_reason(error)}. {mend}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is a Rust panic, as tokenizers raises them; its class can be imported from nowhere."""
+    return type(error).__name__ == "PanicException"
+
+
+def transformers_library() -> Any:
+    """Import transformers and disable its progress bars: this package shows its own."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependencyError("transformers", "local", "The local engine") from error
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers
+
+
+def require_buildable(config: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a model configuration with more layers or experts than models have."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            require_buildable(value)
+        elif isinstance(value, int) and value > _MOST_LAYERS and _COUNTED.search(key):
+            raise ConfigurationError(
+                f"{key} is {value}; expected at most {_MOST_LAYERS}: the file is damaged"
+            )
+
+
+def causal_model(folder: Path, **options: Any) -> Any:
+    """A transformers causal LM, from safetensors or by ``gguf_file``, without running code from its folder.
+
+    Raises ConfigurationError where weights are missing or of another shape: transformers makes random ones of them.
+    """
+    found, info = transformers_library().AutoModelForCausalLM.from_pretrained(
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        **options,
+    )
+    wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    if wrong:
+        place = folder / options.get("gguf_file", "")
+        raise ConfigurationError(
+            f"{place}: weights are missing or of another shape than the config says: {', '.join(wrong[:3])}"
+            f"{' and others' if len(wrong) > 3 else ''}; copy or download the model again"
+        )
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one short line, with its class where its text alone says too little."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 500 else text[:500] + "…"
+    return (
+        text
+        if isinstance(error, (OSError, ValueError)) and text
+        else f"{type(error).__name__} {text}".strip()
+    )
