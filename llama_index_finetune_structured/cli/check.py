@@ -10,6 +10,7 @@ import typer
 from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from ..local.train.settings import LoraSettings
 from .command import Result, command, counted, finite, one_of
 from .schema_option import SchemaOption, answer_class
@@ -44,6 +45,9 @@ def check_file(
     ] = None,
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
     schema: SchemaOption = None,
+    schema_prompt: Annotated[
+        SchemaPrompt, typer.Option(help="For local, how prompts say the schema: json, compact or none.")
+    ] = DEFAULT_SCHEMA_PROMPT,
 ) -> Result:
     """Validate every line as the target would train on it: problems with line and fix, tokens, cost.
 
@@ -59,6 +63,7 @@ def check_file(
         epochs=epochs,
         price_per_million=price,
         output_cls=answer_class(schema, data),
+        schema_prompt=schema_prompt,
     )
     fixed = fix is not None and _fix(report, fix)
     left = f"the {report.good} good lines are in {fix}" if fix is not None else None

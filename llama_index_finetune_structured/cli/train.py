@@ -13,6 +13,7 @@ from ..dataset.schema.load import load_schema
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.model.prompts import SchemaPrompt
 from ..local.train.settings import LoraSettings
 from .command import FEW_ROWS, Result, command, counted, finite, say, settings_of
 from .schema_option import TrainSchemaOption
@@ -60,6 +61,12 @@ def train(
             help="Maximum tokens in a row; longer rows are an error (default: the base model's context window).",
         ),
     ] = None,
+    schema_prompt: Annotated[
+        SchemaPrompt,
+        typer.Option(
+            help="How prompts say the schema: json, compact (as types, half of the tokens) or none."
+        ),
+    ] = _DEFAULT.schema_prompt,
     seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
     schema: TrainSchemaOption = None,
 ) -> Result:
@@ -76,6 +83,7 @@ def train(
         rank=rank,
         upper_layers=upper_layers,
         max_length=max_length,
+        schema_prompt=schema_prompt,
         seed=seed,
     )
     output_cls = None if schema is None else load_schema(schema)

@@ -231,7 +231,13 @@ class LoraFinetuneEngine(FinetuneEngine):
         """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
         self._tokenizer = load_tokenizer(self.base)
         self._prompt_date = self._run.prompt_date(prompt_date(self._tokenizer))
-        target = local_target(self.base, self._tokenizer, self.config.max_length, date=self._prompt_date)
+        target = local_target(
+            self.base,
+            self._tokenizer,
+            self.config.max_length,
+            date=self._prompt_date,
+            schema_prompt=self.config.schema_prompt,
+        )
         rows = self._data.trainable(target)
         if self._validation is None:
             return rows, []
@@ -295,7 +301,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             for example in self.examples
             if example.answer_schema is not None
         }
-        tokenizer = self._tokenizer
+        tokenizer, form = self._tokenizer, self.config.schema_prompt
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
@@ -308,8 +314,11 @@ class LoraFinetuneEngine(FinetuneEngine):
             context_window=context_window(self.base),
             prompt_date=self._prompt_date,
             schemas=tuple(schemas.values()),
-            schema_tokens=max((schema_room(tokenizer, schema) for schema in schemas.values()), default=0),
+            schema_tokens=max(
+                (schema_room(tokenizer, schema, form) for schema in schemas.values()), default=0
+            ),
             system_messages=system_form(tokenizer),
+            schema_prompt=form,
         )
 
 

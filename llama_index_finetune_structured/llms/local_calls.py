@@ -21,7 +21,7 @@ from ..errors import ConfigurationError, DatasetError, PromptTooLongError
 from ..example import MOST_LEVELS, Message, is_too_deep
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
-from ..local.model.prompts import messages_with_schema, render_prompt, require_short
+from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def prompt_ids(
     tokenizer: Any,
     messages: Sequence[ChatMessage],
     schema: Mapping[str, Any] | None,
+    schema_prompt: SchemaPrompt,
     *,
     date: str | None = None,
     context_window: int | None = None,
@@ -150,14 +151,14 @@ def prompt_ids(
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    trained = trained_messages(messages, schema)
+    trained = trained_messages(messages, schema, schema_prompt)
     if context_window is not None:
         require_short((message["content"] for message in trained), context_window)
     return render_prompt(tokenizer, trained, date=date)
 
 
 def trained_messages(
-    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None
+    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None, schema_prompt: SchemaPrompt
 ) -> list[dict[str, str]]:
     """LlamaIndex's messages as role and content, in the form in which captured ones and their schema are trained.
 
@@ -169,7 +170,8 @@ def trained_messages(
             f"the schema has more than {MOST_LEVELS} objects and lists inside each other: describe its inner objects "
             "under $defs"
         )
-    trained = messages_with_schema([_message(n, message) for n, message in enumerate(messages)], schema)
+    plain = [_message(n, message) for n, message in enumerate(messages)]
+    trained = messages_with_schema(plain, schema, schema_prompt)
     for message in trained:
         require_encodable(message["content"], f"a {message['role']} message")
     return trained
@@ -203,10 +205,11 @@ def schema_reserve(window: int, answer_tokens: int, wanted: int | None) -> int:
     return min(known, max(0, window - answer_tokens) // 2)
 
 
-def schema_room(tokenizer: Any, schema: Mapping[str, Any]) -> int:
+def schema_room(tokenizer: Any, schema: Mapping[str, Any], schema_prompt: SchemaPrompt) -> int:
     """How many tokens longer a prompt is with the schema, a system message for it included."""
     question = [Message(role="user", content="?")]
     plain, asked = (
-        render_prompt(tokenizer, messages_with_schema(question, wanted)) for wanted in (None, schema)
+        render_prompt(tokenizer, messages_with_schema(question, wanted, schema_prompt))
+        for wanted in (None, schema)
     )
     return len(asked) - len(plain)

@@ -27,7 +27,7 @@ from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongEr
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import require_short
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve, schema_room
@@ -88,6 +88,8 @@ class LoraLLM(StructuredAnswersLLM):
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
+        schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
+            (default): as the adapter was trained, ``json`` for a base model alone.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
@@ -121,11 +123,15 @@ class LoraLLM(StructuredAnswersLLM):
     trained_schemas: list[dict[str, Any]] = Field(
         default_factory=list, repr=False, description="Schemas of the training rows."
     )
+    schema_prompt: SchemaPrompt | None = Field(
+        default=None, description="How prompts say the schema: compact, json or none; None: as in training."
+    )
 
     _base: str = PrivateAttr()  # with an absolute path
     _context_window: int = PrivateAttr()
     _adapter_files: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompt_date: str | None = PrivateAttr(default=None)
+    _trained_prompt: SchemaPrompt = PrivateAttr(default=DEFAULT_SCHEMA_PROMPT)
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
 
@@ -137,6 +143,7 @@ class LoraLLM(StructuredAnswersLLM):
         if self.adapter is not None:
             card = read_matching_card(self.adapter, base)
             self._prompt_date, self._adapter_files = card.prompt_date, card.files
+            self._trained_prompt = card.schema_prompt
         self._context_window = context_window(base)
 
     @classmethod
@@ -217,7 +224,7 @@ class LoraLLM(StructuredAnswersLLM):
             ConfigurationError: Schema and answer leave no room for a text.
             MissingDependencyError: The extra ``local`` is not installed.
         """
-        room = schema_room(self._loaded.tokenizer, class_schema(output_cls))
+        room = self._schema_room(class_schema(output_cls))
         if room + self.max_new_tokens >= self._context_window:
             raise ConfigurationError(
                 f"{output_cls.__name__}: its schema takes {room} tokens, an answer up to {self.max_new_tokens} "
@@ -326,9 +333,13 @@ class LoraLLM(StructuredAnswersLLM):
             self._loaded.tokenizer,
             messages,
             schema,
+            self.schema_prompt or self._trained_prompt,
             date=self._prompt_date,
             context_window=self._context_window,
         )
+
+    def _schema_room(self, schema: Mapping[str, Any]) -> int:
+        return schema_room(self._loaded.tokenizer, schema, self.schema_prompt or self._trained_prompt)
 
     def _completion_call(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> LocalCall:
         """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
@@ -365,7 +376,7 @@ class LoraLLM(StructuredAnswersLLM):
         except PromptTooLongError as error:
             if schema is None:
                 raise
-            room = schema_room(self._loaded.tokenizer, schema)
+            room = self._schema_room(schema)
             raise PromptTooLongError(
                 f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave "
                 f"{self._context_window - self.metadata.context_window} free for it: set schema_tokens={room}, or "
@@ -382,4 +393,5 @@ def _settings_of(card: AdapterCard) -> dict[str, Any]:
         "max_new_tokens": card.answer_tokens,
         "schema_tokens": card.schema_tokens,
         "trained_schemas": list(card.schemas),
+        "schema_prompt": card.schema_prompt,
     }

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from ..local.model.adapter import read_folder_card
 from ..local.model.chat_template import SystemForm, with_system_messages
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
@@ -45,6 +46,7 @@ class ServedLora(HostedOpenAILike):
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         system_messages: The form in which training's chat template took system messages: ``own`` (default),
             ``joined`` to one, or ``in_question``, at the start of the first one.
+        schema_prompt: How prompts say the schema, as in training: ``compact``, ``json`` (default) or ``none``.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -54,6 +56,9 @@ class ServedLora(HostedOpenAILike):
     )
     system_messages: SystemForm = Field(
         default="own", description="Form of system messages: own, joined or in_question."
+    )
+    schema_prompt: SchemaPrompt = Field(
+        default=DEFAULT_SCHEMA_PROMPT, description="How prompts say the schema: compact, json or none."
     )
 
     @classmethod
@@ -162,7 +167,8 @@ class ServedLora(HostedOpenAILike):
 
         They are what the local chat template got, as the server's may reject or leave out system messages.
         """
-        plain = trained_messages(messages, request_schema(kwargs.get("response_format")))
+        schema = request_schema(kwargs.get("response_format"))
+        plain = trained_messages(messages, schema, self.schema_prompt)
         return [ChatMessage(**message) for message in with_system_messages(plain, self.system_messages)]
 
     def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,6 +205,7 @@ def served_llm(
         "bounds": card.bounds,
         "chat_prompts": card.chat_prompts,
         "system_messages": card.system_messages,
+        "schema_prompt": card.schema_prompt,
         "max_tokens": card.answer_tokens,
         "temperature": 0.0,
         "is_chat_model": True,

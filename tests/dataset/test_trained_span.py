@@ -147,7 +147,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingTarget]:
     templates = {"plain": tiny_base.PLAIN, "able": tiny_base.WITH_TOOLS}
     folders = {n: tiny_base.tiny_base(tmp_path_factory.mktemp(n), t) for n, t in templates.items()}
     named = [("local", "plain"), ("trl", "plain"), ("trl", "able")]
-    return [target_named(target, folders[base], None) for target, base in named]
+    return [target_named(target, folders[base], None, "json") for target, base in named]
 
 
 @given(lines=st.lists(any_line, max_size=4), which=st.integers(0, 2))

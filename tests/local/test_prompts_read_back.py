@@ -126,7 +126,7 @@ def test_half_a_character_is_refused_by_name(place: str) -> None:
         schema_text=None,
     )
     with pytest.raises(DatasetError, match=r"half a character \('\\ud83c' after '.*smile '\)"):
-        _row(_tokenizer("chatml"), example, 1, None)
+        _row(_tokenizer("chatml"), example, 1, None, "json")
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "tool"])

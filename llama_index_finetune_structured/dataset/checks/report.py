@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
+from ...local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from ...printable import printable
 from .problems import Problem, listing
 from .rows import CheckSource, as_source, files_of, source_rows, unreadable
@@ -137,6 +138,7 @@ def check(
     epochs: int | None = None,
     price_per_million: float | None = None,
     output_cls: type[BaseModel] | None = None,
+    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT,
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
@@ -153,6 +155,7 @@ def check(
             for the good lines, for other targets 1.
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
         output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
+        schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
 
     Raises:
         ConfigurationError: The target is unknown, the base model does not load, ``source`` holds anything else, or
@@ -164,7 +167,7 @@ def check(
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
-        target = target_named(target, base_model, max_length)
+        target = target_named(target, base_model, max_length, schema_prompt)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
     epochs = target.default_epochs(done.good) if epochs is None else epochs

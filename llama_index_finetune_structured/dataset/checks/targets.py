@@ -21,6 +21,7 @@ from .problems import Fault
 
 if TYPE_CHECKING:
     from ...local.model.base_models import BaseModelFiles
+    from ...local.model.prompts import SchemaPrompt
 
 __all__ = ["RENDER_ERRORS", "TokenisedRow", "TrainingTarget", "local_target", "target_named"]
 
@@ -96,8 +97,10 @@ class TrainingTarget:
     default_epochs: Callable[[int], int] = lambda _rows: 1
 
 
-def target_named(name: str, base_model: str | Path | None, max_length: int | None) -> TrainingTarget:
-    """The built-in target of that name; ``base_model`` and ``max_length`` as for ``check``.
+def target_named(
+    name: str, base_model: str | Path | None, max_length: int | None, schema_prompt: SchemaPrompt
+) -> TrainingTarget:
+    """The built-in target of that name; the other arguments as for ``check``.
 
     Raises ConfigurationError for an unknown name or a base model that does not load.
     """
@@ -106,7 +109,7 @@ def target_named(name: str, base_model: str | Path | None, max_length: int | Non
     if name == "gradient":
         return _gradient(max_length)
     if name == "local":
-        return _local(_base(base_model), max_length)
+        return _local(_base(base_model), max_length, schema_prompt)
     if name == "trl":
         return _trl(_tokenizer(_base(base_model)), max_length)
     raise ConfigurationError(f"target: {name!r}, expected 'openai', 'gradient', 'local' or 'trl'")
@@ -213,19 +216,25 @@ def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _local(base: BaseModelFiles, max_length: int | None) -> TrainingTarget:
+def _local(base: BaseModelFiles, max_length: int | None, schema_prompt: SchemaPrompt) -> TrainingTarget:
     from ...local.model.chat_template import prompt_date
 
     tokenizer = _tokenizer(base)
-    return local_target(base, tokenizer, max_length, date=prompt_date(tokenizer))
+    return local_target(base, tokenizer, max_length, date=prompt_date(tokenizer), schema_prompt=schema_prompt)
 
 
 def local_target(
-    base: BaseModelFiles, tokenizer: Any, max_length: int | None, *, date: str | None
+    base: BaseModelFiles,
+    tokenizer: Any,
+    max_length: int | None,
+    *,
+    date: str | None,
+    schema_prompt: SchemaPrompt,
 ) -> TrainingTarget:
     """The target "local" of a base model and its tokenizer: what ``LoraFinetuneEngine`` trains on, and its limits.
 
-    ``max_length``: as in ``LoraSettings``. ``date``: the date that the chat template prints, as for ``token_row``.
+    ``max_length`` and ``schema_prompt``: as in ``LoraSettings``. ``date``: the date that the chat template prints, as
+    for ``token_row``.
     """
     from ...local.model.base_models import context_window, vocabulary_size
     from ...local.model.prompts import stop_token_id, token_row
@@ -235,7 +244,7 @@ def local_target(
     context, stop_id = context_window(base), stop_token_id(tokenizer)
 
     def tokenise(example: Example) -> TokenisedRow:
-        row = token_row(tokenizer, example, stop_id=stop_id, date=date)
+        row = token_row(tokenizer, example, stop_id=stop_id, date=date, schema_prompt=schema_prompt)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
         return TokenisedRow(row.prompt + row.answer, trained)
 

@@ -28,6 +28,7 @@ from .lora_files import (
     require_complete,
     require_layers,
 )
+from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from .reading import reading
 
 __all__ = [
@@ -82,7 +83,8 @@ class AdapterCard(BaseModel):
     training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
     ``system_messages``: the form in which the base's chat template takes them. ``base_files``: SHA-256 of each
     file of the base that ``base_sha256`` is made of, by name, so that an error can name what differs. ``files``:
-    SHA-256 of the files beside the card that decide the answers, by name.
+    SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
+    the schema.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +103,7 @@ class AdapterCard(BaseModel):
     base_files: dict[str, str] = {}
     files: dict[str, str] = {}
     system_messages: SystemForm = "own"
+    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
 
     @property
     def answer_tokens(self) -> int:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import DatasetError, PromptTooLongError
 from ...example import Example, Message
 from ...json_schema import without_titles
+from ..schema.compact import compact_schema
 from ..schema.objects import in_schema_order
 from ..schema.spelling import spelled_json
 from .chat_template import render_parts
 from .control_tokens import control_tokens, encode_parts, text_ids
 
 __all__ = [
+    "DEFAULT_SCHEMA_PROMPT",
+    "SchemaPrompt",
     "TokenRow",
     "require_short",
     "trained_text",
@@ -25,7 +28,11 @@ __all__ = [
     "token_row",
 ]
 
-SCHEMA_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
+SchemaPrompt = Literal["compact", "json", "none"]
+"""How a prompt says the schema: as types (``compact_schema``), as JSON schema, or not at all."""
+DEFAULT_SCHEMA_PROMPT: SchemaPrompt = "json"
+_JSON_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
+_COMPACT_PROMPT = "Answer with one JSON value of this type, and with nothing else:\n{schema}"
 _CHARACTERS_A_TOKEN = 100
 _PROBE = "0"  # a text that no chat template changes
 
@@ -48,7 +55,9 @@ class TokenRow:
 
 
 def messages_with_schema(
-    messages: Sequence[Message], schema: Mapping[str, Any] | None
+    messages: Sequence[Message],
+    schema: Mapping[str, Any] | None,
+    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT,
 ) -> list[dict[str, str]]:
     """Messages as plain role and content, with the schema at the end of the leading system message.
 
@@ -56,11 +65,9 @@ def messages_with_schema(
     Raises DatasetError for message parts that are not text.
     """
     plain = [{"role": _role(message), "content": _text(message)} for message in messages]
-    if schema is None:
+    if schema is None or schema_prompt == "none":
         return plain
-    instruction = SCHEMA_PROMPT.format(
-        schema=json.dumps(without_titles(schema), separators=(",", ":"), ensure_ascii=False)
-    )
+    instruction = _schema_instruction(schema, schema_prompt)
     if plain and plain[0]["role"] == "system":
         text = plain[0]["content"].rstrip()
         return [
@@ -68,6 +75,13 @@ def messages_with_schema(
             *plain[1:],
         ]
     return [{"role": "system", "content": instruction}, *plain]
+
+
+def _schema_instruction(schema: Mapping[str, Any], schema_prompt: SchemaPrompt) -> str:
+    if schema_prompt == "compact":
+        return _COMPACT_PROMPT.format(schema=compact_schema(schema))
+    text = json.dumps(without_titles(schema), separators=(",", ":"), ensure_ascii=False)
+    return _JSON_PROMPT.format(schema=text)
 
 
 def render_prompt(
@@ -121,24 +135,33 @@ def stop_token_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def token_row(tokenizer: Any, example: Example, *, stop_id: int, date: str | None = None) -> TokenRow:
+def token_row(
+    tokenizer: Any,
+    example: Example,
+    *,
+    stop_id: int,
+    date: str | None = None,
+    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT,
+) -> TokenRow:
     """The token ids that an example is trained on; ``date`` as for ``render_prompt``.
 
     Raises DatasetError where it cannot be rendered.
     """
     try:
-        return _row(tokenizer, example, stop_id, date)
+        return _row(tokenizer, example, stop_id, date, schema_prompt)
     except DatasetError as error:
         raise DatasetError(f"example {example.id[:12]}: {error}") from error
 
 
-def _row(tokenizer: Any, example: Example, stop_id: int, date: str | None) -> TokenRow:
+def _row(
+    tokenizer: Any, example: Example, stop_id: int, date: str | None, schema_prompt: SchemaPrompt
+) -> TokenRow:
     if example.answer.tool_calls and example.answer_schema is None:
         raise DatasetError(
             "its answer is a tool call and it has no answer schema; the local engine trains on text answers and on "
             "structured ones: give it the tool's schema as answer_schema, or leave the row out"
         )
-    messages = messages_with_schema(_without_schema_text(example), example.answer_schema)
+    messages = messages_with_schema(_without_schema_text(example), example.answer_schema, schema_prompt)
     prompt = render_prompt(tokenizer, messages, date=date)
     answer = text_ids(tokenizer, _answer_text(example))
     if not answer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+
 __all__ = ["LoraSettings"]
 
 # Chosen: about 100 steps a run, and no row more than five times.
@@ -27,6 +29,8 @@ class LoraSettings(BaseModel):
         batch_size: Rows a step; 2 by default.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
             window. Longer rows are rejected, never cut.
+        schema_prompt: How prompts say the schema: ``json`` (default), ``compact``, as types in about half of the
+            tokens, or ``none``. Kept in the adapter, which is asked the same way.
         seed: Of LoRA's initial weights and the order of rows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
     """
@@ -40,6 +44,7 @@ class LoraSettings(BaseModel):
     epochs: int | None = Field(default=None, gt=0, le=_MOST_SET_EPOCHS)
     batch_size: int = Field(default=2, gt=0, le=_MOST_BATCH)
     max_length: int | None = Field(default=None, gt=0)
+    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
 
