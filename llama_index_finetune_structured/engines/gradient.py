@@ -8,14 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tqdm import tqdm
-
 from ..errors import ConfigurationError, DatasetError, EngineError, ServiceError
 from ..example import content_hash
 from ..formats.gradient_samples import gradient_sample
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..llms.gradient_api import connect_gradient
 from ..printable import package_logger
+from ..progress_bar import progress_bar
 from .base import Data, FinetuneEngine, one_of_data, path_or_dataset, training_path
 from .gradient_adapter import NewAdapter, next_to, retried, runs_of
 from .hosted.journal import Run, RunJournal, attached_folder, list_runs, run_folder
@@ -213,7 +212,7 @@ class GradientFinetuneEngine(FinetuneEngine):
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
         with self._journal.lock():
             progress = self._start_epoch(path, content_hash([samples, size]))
-            with tqdm(
+            with progress_bar(
                 total=len(batches),
                 initial=progress["accepted"],
                 desc="gradient",

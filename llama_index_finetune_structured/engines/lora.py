@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
-from tqdm.auto import tqdm
 
 from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source
@@ -28,6 +27,7 @@ from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
 from ..locks import locked_folder
+from ..progress_bar import progress_bar
 from .base import EventSaver, FinetuneEngine
 from .lora_run import LoraRunFolder
 from .training_rows import TrainingRows
@@ -177,7 +177,7 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:
         trainer = self._trainer(rows)
-        with tqdm(
+        with progress_bar(
             total=trainer.total_steps,
             initial=trainer.step,
             desc="LoRA",

@@ -17,12 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-from tqdm import tqdm
 
 from ...capture.error_text import error_text
 from ...errors import DatasetError
 from ...jsonl import parse_line
 from ...jsonl_store import JsonlStore, read_shards
+from ...progress_bar import progress_bar
 
 __all__ = ["CallPolicy", "FailedCall", "LlmCall", "LlmCalls"]
 
@@ -119,7 +119,10 @@ class LlmCalls:
         pending = iter(missing.items())
         done = len(calls) - len(missing)
         store = contextlib.closing(self._store) if self._store else contextlib.nullcontext()
-        with store, tqdm(total=len(calls), initial=done, desc=description, disable=not show_progress) as bar:
+        with (
+            store,
+            progress_bar(total=len(calls), initial=done, desc=description, disable=not show_progress) as bar,
+        ):
             workers = [
                 asyncio.create_task(self._work(pending, outdated, bar))
                 for _ in range(self._policy.concurrency)

@@ -19,7 +19,6 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import NodeWithScore
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example, Message
@@ -27,6 +26,7 @@ from ...formats.registry import training_lines
 from ...formats.wire import source_of
 from ...jsonl import one_line_reason, save_lines
 from ...printable import package_logger
+from ...progress_bar import progress_bar
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape
 from ..pairs import Pair, PairSource, read_pairs
@@ -184,7 +184,9 @@ class RetrievalAugmentedDatasetBuilder:
             DatasetError: There are no pairs, or one does not fit; the message names it.
         """
         self.counts = Counter()
-        for pair in tqdm(_at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress):
+        for pair in progress_bar(
+            _at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress
+        ):
             nodes = [] if self._retriever is None else self._retriever.retrieve(pair.query)
             yield from self._rows(pair, nodes)
         self._log_counts()
@@ -205,7 +207,9 @@ class RetrievalAugmentedDatasetBuilder:
         self.counts = Counter()
         window: deque[tuple[Pair, asyncio.Task[list[NodeWithScore]]]] = deque()
         try:
-            for pair in tqdm(_at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress):
+            for pair in progress_bar(
+                _at_least_one(pairs), desc="retrieve", unit="pair", disable=not show_progress
+            ):
                 window.append((pair, asyncio.create_task(self._aretrieve(pair.query))))
                 if len(window) >= concurrency:
                     first, task = window.popleft()

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tqdm import tqdm
-
 from ...printable import one_line
+from ...progress_bar import progress_bar
 
 __all__ = ["Progress", "metric_row", "metric_rows"]
 
@@ -56,7 +55,7 @@ class Progress:
     """A progress bar over a job's steps, shown on a terminal, or always when ``verbose``."""
 
     def __init__(self, title: str, *, verbose: bool) -> None:
-        self._bar = tqdm(desc=one_line(title), unit="step", disable=False if verbose else None)
+        self._bar = progress_bar(desc=one_line(title), unit="step", disable=False if verbose else None)
         self._seen: set[str] = set()
         self.latest: dict[str, float] = {}
 

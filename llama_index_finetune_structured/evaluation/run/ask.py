@@ -17,13 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
-from tqdm import tqdm
 
 from ...answer_values import answer_value
 from ...capture.error_text import error_text
 from ...errors import ConfigurationError, MissingDependencyError, StructuredAnswerError
 from ...example import canonical_json, content_hash
 from ...printable import one_line
+from ...progress_bar import progress_bar
 from .answer_log import AnswerLog, RawAnswer
 from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
@@ -91,7 +91,7 @@ async def _ask_all(
         }
         total = len(set(keys))
         free = asyncio.Semaphore(asking.concurrency)
-        with tqdm(
+        with progress_bar(
             total=total,
             initial=total - len(missing),
             desc=one_line(name),

@@ -1,0 +1,40 @@
+"""Progress bars that never end a run: where stderr is missing, closed or broken, they are not shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from tqdm.auto import tqdm
+
+__all__ = ["progress_bar"]
+
+
+class _Stderr:
+    """The process's stderr at each write, whose failures are ignored. A program without a console has none."""
+
+    encoding = property(lambda self: getattr(sys.stderr, "encoding", "utf-8"))
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        with suppress(ValueError, AttributeError):
+            return sys.stderr.isatty()
+        return False
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
+    """tqdm's progress bar over ``iterable`` or, without one, to be updated; ``options`` as tqdm's."""
+    return tqdm(iterable, file=_Stderr(), **options)
