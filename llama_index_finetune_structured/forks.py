@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
 from .printable import package_logger
 
-__all__ = ["ForkAware", "reset_after_fork"]
+__all__ = ["ForkAware", "ForkSafeLock", "reset_after_fork"]
 
 
 class ForkAware(Protocol):
@@ -25,6 +26,24 @@ _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 def reset_after_fork(item: ForkAware) -> None:
     """Call ``item.after_fork()`` in every child that is forked while ``item`` is alive."""
     _registered.add(item)
+
+
+class ForkSafeLock:
+    """A lock for ``with``, which is free in a forked child whatever thread of the parent holds it."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make a new lock."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _reset_all() -> None:

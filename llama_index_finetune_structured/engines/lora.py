@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..dataset.checks.rows import as_source
 from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
-from ..forks import reset_after_fork
+from ..forks import ForkSafeLock
 from ..json_schema import without_titles
 from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
+_seeding = ForkSafeLock()
 
 
 class LoraJob(BaseModel):
@@ -275,7 +275,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         with torch.inference_mode(False):  # its tensors could not be trained
             base = load_model(self.base, dtype=precision())
-            with _seeding.lock:
+            with _seeding:  # the random generator is shared by all threads
                 torch.manual_seed(self.config.seed)
                 model = add_lora(
                     base,
@@ -320,21 +320,6 @@ class LoraFinetuneEngine(FinetuneEngine):
             system_messages=system_form(tokenizer),
             schema_prompt=form,
         )
-
-
-class _Seeding:
-    """Lets one engine at a time seed the random generator that all threads share, and draw its initial weights."""
-
-    def __init__(self) -> None:
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Make a new lock: another thread of the parent may hold the old one."""
-        self.lock = threading.Lock()
-
-
-_seeding = _Seeding()
 
 
 def _leads_with_system(example: Example) -> bool:

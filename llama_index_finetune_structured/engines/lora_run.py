@@ -125,7 +125,7 @@ class LoraRunFolder:
             return False
         if self._wrote_adapter():
             return True
-        if not (self.adapter / "adapter_config.json").is_file():
+        if not (self.adapter / ADAPTER_CONFIG).is_file():
             raise ConfigurationError(
                 f"{self.adapter}: exists and holds no adapter; choose another output folder"
             )

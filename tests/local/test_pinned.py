@@ -408,7 +408,7 @@ def test_a_card_of_endless_nesting_or_size_is_refused(run: Run, monkeypatch: pyt
         run.llm()
     monkeypatch.setattr("llama_index_finetune_structured.files._JSON_BYTES", len(whole))
     path.write_text(whole + " ")
-    with pytest.raises(ConfigurationError, match="is larger than"):
+    with pytest.raises(ConfigurationError, match="it has more than"):
         run.llm()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,7 +100,8 @@ def _documents(folder: Path) -> list[Document]:
         except MissingDependencyError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            unreadable.append(one_line(f"{path}: {error}"))
+            reason = getattr(error, "strerror", None) or error
+            unreadable.append(one_line(f"{path}: {reason}"))
     if unreadable:
         more = f"\nand {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
         raise DatasetError(
@@ -174,6 +176,10 @@ def _not_empty(text: str) -> str:
 def _plain_text(path: Path) -> str:
     try:
         text = read_text_file(path, max_bytes=_MAX_TEXT_BYTES)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ValueError(f"{error.strerror}; split it into several files") from error
+        raise
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
     if "\0" in text:

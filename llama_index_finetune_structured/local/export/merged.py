@@ -12,6 +12,7 @@ from ..model.adapter import AdapterCard, merge_adapter, write_card
 from ..model.base_files import hashed_files
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
 from ..model.chat_template import chat_template
+from ..model.finite import not_finite
 from .output import atomic_output
 
 __all__ = ["merged_model", "save_merged"]
@@ -31,10 +32,9 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
     Raises ConfigurationError for weights that are not finite in ``dtype``, or a ``target`` that exists.
     """
     model = model.to(_DTYPES[dtype])
-    for name, weight in model.state_dict().items():
-        if not bool(torch.isfinite(weight).all()):
-            wider = "bf16 or f32" if dtype == "f16" else "f32"
-            raise ConfigurationError(f"{name} does not fit into {dtype}: export as {wider}")
+    if names := not_finite(model.state_dict().items()):
+        wider = "bf16 or f32" if dtype == "f16" else "f32"
+        raise ConfigurationError(f"{names[0]} does not fit into {dtype}: export as {wider}")
     with atomic_output(target) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer = load_tokenizer(base)

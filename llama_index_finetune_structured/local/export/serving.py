@@ -60,7 +60,7 @@ def serving_commands(model: str | Path, *, name: str = "tuned") -> dict[str, Ser
     if ":" in name or "=" in name:
         raise ConfigurationError(f"name {name!r}: servers use ':' and '=' as separators; leave them out")
     path = Path(model)
-    if os.path.isfile(path) and path.suffix == ".gguf":
+    if os.path.isfile(path) and path.suffix.lower() == ".gguf":
         return {"llama.cpp": _command("llama.cpp", name, "llama-server", "--model", str(path))}
     if os.path.isfile(path / WEIGHTS):
         return _of_adapter(path, name)

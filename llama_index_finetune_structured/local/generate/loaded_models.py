@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from ...forks import reset_after_fork
+from ...forks import ForkSafeLock, reset_after_fork
 from ..model.adapter import merge_adapter, read_matching_card
 from ..model.base_files import hash_of_files
 from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, resolve
@@ -24,21 +24,7 @@ from .grammar import AnswerGrammar, GrammarCache
 
 __all__ = ["LocalModel", "load_local_model"]
 
-
-class _LoadedModels:
-    """The models of this process, by content of base and adapter and by batch size."""
-
-    def __init__(self) -> None:
-        self.models: WeakValueDictionary[tuple[str, str, int], LocalModel] = WeakValueDictionary()
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """A new lock: another thread of the parent may have held this one."""
-        self.lock = threading.Lock()
-
-
-_loaded = _LoadedModels()
+_loading = ForkSafeLock()
 
 
 class LocalModel:
@@ -78,6 +64,10 @@ class LocalModel:
         return self
 
 
+# The models of this process, by content of base and adapter and by batch size.
+_loaded: WeakValueDictionary[tuple[str, str, int], LocalModel] = WeakValueDictionary()
+
+
 def load_local_model(base_model: str, adapter: Path | None, batch_size: int) -> LocalModel:
     """Load a base model and merge an adapter into it, or return the loaded one of the same content.
 
@@ -87,12 +77,12 @@ def load_local_model(base_model: str, adapter: Path | None, batch_size: int) -> 
     base = resolve(base_model)
     files = {} if adapter is None else read_matching_card(adapter, base).files
     key = (base.sha256, hash_of_files(files), batch_size)
-    with _loaded.lock:
-        model = _loaded.models.get(key)
+    with _loading:
+        model = _loaded.get(key)
         if model is None:
             weights, tokenizer = _weights(base, adapter), load_tokenizer(base)
             with reading(f"base model {base.name!r} cannot be served", "Use another base model"):
-                model = _loaded.models[key] = LocalModel(weights, tokenizer, batch_size)
+                model = _loaded[key] = LocalModel(weights, tokenizer, batch_size)
     return model
 
 

@@ -55,9 +55,7 @@ def _next(tokens: queue.SimpleQueue[int | None], request: GenerationRequest) -> 
         with contextlib.suppress(queue.Empty):
             return tokens.get(timeout=POLL_S)
         if request.future.done():
-            with contextlib.suppress(queue.Empty):
-                return tokens.get_nowait()
-            return None
+            return None  # the result holds the tokens that are missing
 
 
 async def astream(

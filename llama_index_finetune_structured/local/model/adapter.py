@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
@@ -297,7 +297,7 @@ def read_folder_card(folder: Path) -> AdapterCard:
     """
     try:
         return AdapterCard.model_validate(read_json(folder / CARD))
-    except (OSError, ValueError, ValidationError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"{folder / CARD}: cannot be read ({error}); train or export again to write it"
         ) from error

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from ...descriptors import open_regular
 from ...errors import ConfigurationError
 from ...files import read_json
+from .lora_files import ADAPTER_CONFIG
 
 __all__ = ["GGUF", "differing_parts", "file_hash", "file_sha256", "hash_of_files", "hashed_files"]
 
@@ -96,14 +97,14 @@ def _part(name: str) -> str:
 def _other_files(folder: Path) -> list[str]:
     names = [path.name for path in folder.iterdir() if path.is_file()]
     names += [f"{_TEMPLATES}/{path.name}" for path in (folder / _TEMPLATES).glob("*.jinja")]
-    return [name for name in names if _part(name) != "weights" and name != _INDEX]
+    return [name for name in names if _part(name) != "weights"]
 
 
 def _weights(folder: Path) -> list[str]:
     """Names of the weight files, in transformers' order of search."""
     if not (folder / _CONFIG).is_file():
         raise ConfigurationError(f"{folder}: holds no {_CONFIG}; expected a transformers model folder")
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise ConfigurationError(
             f"{folder}: holds an adapter_config.json, so that transformers would load an adapter, and perhaps the "
             "weights of another folder: merge the adapter into its base, or remove the file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -64,7 +65,7 @@ def resolve(name: str | Path) -> BaseModelFiles:
     if text == DEFAULT_BASE_MODEL:
         return _converted(text, _embedded_gguf())
     with reading(f"base model {text[:200]!r} cannot be read", "Check its path and who may read it"):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown user
         if path.is_file() and path.suffix.lower() == ".gguf":
             # Not resolved: what a link of the hub's cache leads to has no suffix.
             return _converted(str(path.absolute()), path)
@@ -181,9 +182,8 @@ def _config_json(base: BaseModelFiles) -> dict[str, Any]:
 
 
 def _text_config(base: BaseModelFiles) -> Any:
-    """The transformers config of the base's text model. Raises ConfigurationError."""
+    """The transformers config of the base's text model, whose file callers have read. Raises ConfigurationError."""
     transformers = transformers_library()
-    _config_json(base)
     with reading(f"base model {base.name!r}: its config does not load", _MEND):
         config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=False)
         return config.get_text_config(decoder=True)

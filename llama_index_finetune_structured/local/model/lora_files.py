@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER_CONFIG",
     "WEIGHTS",
-    "LoraFile",
     "linear_layers",
     "read_lora_config",
     "read_lora_tensors",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
+from ...forks import ForkSafeLock
 
 __all__ = [
     "causal_model",
@@ -18,20 +19,22 @@ __all__ = [
     "transformers_library",
 ]
 
+# transformers replaces its own methods while it loads: a second thread that loads would leave weights untied, and
+# the methods replaced for ever.
+_loading = ForkSafeLock()
 _MOST_LAYERS = 1 << 14  # chosen: more than Doge's experts; to build a model of more would take hours
 # Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
 _COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
 
 
 @contextmanager
-def reading(what: str, mend: str, extra: str = "local") -> Iterator[None]:
+def reading(what: str, mend: str) -> Iterator[None]:
     """Raise ConfigurationError for every exception of the block; this package's own pass.
 
     The libraries that read models raise their own classes, and for damaged files also KeyError, struct.error,
     RecursionError or a Rust panic, which is no Exception.
 
     ``what``: the start of the message, such as "base model 'x': its tokenizer does not load". ``mend``: its end.
-    ``extra``: the extra that a missing import is part of.
     """
     try:
         yield
@@ -40,7 +43,7 @@ def reading(what: str, mend: str, extra: str = "local") -> Iterator[None]:
     except ImportError as error:
         if error.name is None:  # an optional library that no extra of this package has
             raise ConfigurationError(f"{what}: {_reason(error)}. {mend}") from error
-        raise MissingDependencyError(error.name, extra, what) from error
+        raise MissingDependencyError(error.name, "local", what) from error
     except Exception as error:
         raise ConfigurationError(f"{what}: {_reason(error)}. {mend}") from error
     except BaseException as error:
@@ -65,14 +68,12 @@ def transformers_library() -> Any:
 
 
 def require_buildable(config: Mapping[str, Any]) -> None:
-    """Raise ConfigurationError for a model configuration with more layers or experts than models have."""
+    """Raise ValueError for a model configuration with more layers or experts than models have."""
     for key, value in config.items():
         if isinstance(value, dict):
             require_buildable(value)
         elif isinstance(value, int) and value > _MOST_LAYERS and _COUNTED.search(key):
-            raise ConfigurationError(
-                f"{key} is {value}; expected at most {_MOST_LAYERS}: the file is damaged"
-            )
+            raise ValueError(f"{key} is {value}; expected at most {_MOST_LAYERS}")
 
 
 def causal_model(folder: Path, **options: Any) -> Any:
@@ -80,14 +81,15 @@ def causal_model(folder: Path, **options: Any) -> Any:
 
     Raises ConfigurationError where weights are missing or of another shape: transformers makes random ones of them.
     """
-    found, info = transformers_library().AutoModelForCausalLM.from_pretrained(
-        folder,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-        **options,
-    )
+    with _loading:
+        found, info = transformers_library().AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
+        )
     wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if wrong:
         place = folder / options.get("gguf_file", "")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...descriptors import open_regular
 from ...errors import CheckpointError
-from ...files import remove_leftovers, replacing_folder
+from ...files import replacing_folder
 from ...printable import package_logger
 from ..model.base_files import file_sha256
 from ..model.finite import not_finite
@@ -21,7 +21,7 @@ from .checksums import read_checked_json, with_checksum
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["holds_checkpoints", "newest_checkpoint", "remove_unfinished", "save_checkpoint"]
+__all__ = ["holds_checkpoints", "newest_checkpoint", "save_checkpoint"]
 
 _logger = package_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{8})")
@@ -110,11 +110,6 @@ def _read(path: Path) -> _Content:
 def holds_checkpoints(folder: Path) -> bool:
     """Whether there are checkpoints, whole or damaged."""
     return bool(_checkpoints(folder))
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what interrupted saves left in a run's folder."""
-    remove_leftovers(folder)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

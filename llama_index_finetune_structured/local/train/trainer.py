@@ -17,11 +17,12 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import get_cosine_schedule_with_warmup
 
 from ...errors import CheckpointError, EngineError
+from ...files import remove_leftovers
 from ..model.devices import release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
-from .checkpoints import newest_checkpoint, remove_unfinished, save_checkpoint
+from .checkpoints import newest_checkpoint, save_checkpoint
 from .distributed import DistributedRun
 from .fused_linear import fuse_lora
 from .loss import AnswerLoss
@@ -201,7 +202,7 @@ class Trainer:
         """
         if self.distributed.is_first:
             for folder in (self.folder, self.folder.parent):
-                remove_unfinished(folder)
+                remove_leftovers(folder)
         newest = newest_checkpoint(self.folder, self._why_unusable)
         if not self.distributed.same(newest[1]["step"] if newest else 0):
             raise EngineError(f"{self.folder}: not every process reads the same checkpoints: check its disk")
