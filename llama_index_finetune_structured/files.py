@@ -22,14 +22,12 @@ from typing import Any, TextIO
 
 from .descriptors import UNSUPPORTED, lock, read_text_file, require_regular
 from .errors import ConfigurationError
+from .example import LINE_LEVELS, loads
 from .locks import HeldFile, locked_file
 
 __all__ = [
-    "PRIVATE",
     "PUBLIC",
-    "UNFINISHED",
     "creating",
-    "final_path",
     "read_json",
     "remove_leftovers",
     "rename",
@@ -72,6 +70,9 @@ def replacing(path: Path, *, mode: int = PRIVATE) -> Iterator[TextIO]:
             file.flush()
             os.fsync(file.fileno())
             _require_replaceable(target)
+            if os.name != "nt":
+                rename(part, target)  # still locked
+        if os.name == "nt":  # pragma: no cover - Windows renames no open file, and nothing is locked there
             rename(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -124,7 +125,7 @@ def _keep_mode(part: Path, target: Path) -> None:
 
 def _create_part(target: Path, mode: int) -> tuple[int, Path]:
     """Create and lock a temporary file beside ``target``; returns its descriptor, which closing unlocks."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     while True:
         part = target.with_name(f"{_part_prefix(target)}{secrets.token_hex(8)}.part")
         descriptor = os.open(part, flags, mode)
@@ -267,15 +268,10 @@ def _take(holder: Path) -> HeldFile:
     while True:
         with suppress(FileExistsError):
             holder.mkdir(mode=0o700)
-        if not stat.S_ISDIR(os.lstat(holder).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder; move it away", str(holder))
-        try:
-            held = locked_file(holder / _LOCK)
-        except FileNotFoundError:  # its process has just removed it
-            continue
-        if (holder / _LOCK).exists():
-            return held
-        held.close()
+        with suppress(FileNotFoundError):  # its process has just removed it
+            if not stat.S_ISDIR(os.lstat(holder).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "it is no folder; move it away", str(holder))
+            return locked_file(holder / _LOCK)
 
 
 def _settle(holder: Path) -> None:
@@ -351,10 +347,7 @@ def sync(path: Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of at most 64 MiB from a regular file. Raises OSError, or ValueError for anything else."""
-    try:
-        value = json.loads(read_text_file(path, max_bytes=_JSON_BYTES))
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
+    value = loads(read_text_file(path, max_bytes=_JSON_BYTES), LINE_LEVELS)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value

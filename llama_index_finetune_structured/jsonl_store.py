@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .descriptors import kind_of, lock, open_regular, write_all
+from .descriptors import lock, open_regular, require_regular, write_all
 from .errors import CaptureError
 from .files import sync
 from .forks import reset_after_fork
@@ -160,8 +160,7 @@ def _open_append(path: Path, extra_flags: int = 0) -> int:
 def _require_appendable(path: Path) -> None:
     """Raise OSError for a pipe, socket, device or folder: opening one could wait for ever, or lose the records."""
     with contextlib.suppress(FileNotFoundError):
-        if kind := kind_of(os.stat(path).st_mode):
-            raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file")
+        require_regular(os.stat(path).st_mode, path)
 
 
 def _lock_exclusively(fd: int) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .descriptors import kind_of, lock, write_all
+from .descriptors import lock, require_regular, write_all
 from .errors import CheckpointError, EngineError
 from .forks import reset_after_fork
 
@@ -41,14 +41,11 @@ def locked_file(path: Path) -> HeldFile:
     Raises OSError where it cannot be written, or BlockingIOError, whose ``strerror`` names the process that holds
     the lock.
     """
-    if os.path.lexists(path) and (kind := kind_of(os.lstat(path).st_mode)):
-        raise OSError(
-            errno.EINVAL, f"it is {kind}, expected a lock file", str(path)
-        )  # opening a pipe could wait
+    with suppress(FileNotFoundError):
+        require_regular(os.lstat(path).st_mode, path)  # opening a pipe could wait
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    held = HeldFile(
-        descriptor := os.open(path, flags, 0o600)
-    )  # never a link's target: its content would be lost
+    # Never a link's target: its content would be lost.
+    held = HeldFile(descriptor := os.open(path, flags, 0o600))
     try:
         holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
         try:
@@ -56,6 +53,8 @@ def locked_file(path: Path) -> HeldFile:
         except BlockingIOError:
             reason = f"process {holder or 'of another run'} is at work there"
             raise BlockingIOError(errno.EAGAIN, reason, str(path)) from None
+        if not os.fstat(descriptor).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was removed meanwhile", str(path))
         if holder and not holder.isdecimal():
             raise OSError(errno.EEXIST, "it is a file of another program, expected a lock file", str(path))
         os.ftruncate(descriptor, 0)

@@ -395,7 +395,6 @@ _OWN = {  # each with the reason why it is atomic
     "files.py": "the atomic writes themselves",
     "local/train/checkpoints.py": "inside replacing_folder",
     "local/model/adapter.py": "inside replacing_folder",
-    "local/model/converted.py": "a lock file without content",
     "cli/main.py": "the null device in place of a closed stream",
 }
 
@@ -408,4 +407,4 @@ def test_files_are_written_by_the_functions_that_write_atomically() -> None:
         for path in package.rglob("*.py")
         if _WRITES.search(path.read_text(encoding="utf-8"))
     }
-    assert found <= _OWN.keys()
+    assert found == _OWN.keys()

@@ -171,10 +171,11 @@ def _any_of(forms: set[str]) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """The value as it is, percent-encoded once and twice, and escaped as JSON and as Python."""
+    """The value as it is, percent-encoded or escaped as JSON once and twice, and as Python writes it."""
     percent = {quote(value, safe=""), quote(value), quote_plus(value)}
     escaped = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
-    return {value, " ".join(value.split())} | percent | {quote(once, safe="") for once in percent} | escaped
+    twice = {quote(once, safe="") for once in percent} | {json.dumps(once)[1:-1] for once in escaped}
+    return {value, " ".join(value.split())} | percent | escaped | twice
 
 
 def _base64_forms(value: str) -> set[str]:
@@ -197,8 +198,7 @@ def mask_values(value: Any, levels: int = MOST_LEVELS) -> Any:
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, bytes):
-        masked = mask_secrets(value.decode("latin-1"))
-        return masked.encode("latin-1") if masked.encode("latin-1", "replace") != value else value
+        return mask_secrets(value.decode("latin-1")).encode("latin-1")
     if levels == 0 and isinstance(value, dict | list | tuple):
         return "..."
     if isinstance(value, dict):

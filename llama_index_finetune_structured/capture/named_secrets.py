@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-__all__ = ["NAMED", "NAME_HINTS", "is_named_secret", "redact_named", "secret_name"]
+__all__ = ["NAMED", "NAME_BEFORE", "NAME_HINTS", "is_named_secret", "redact_named", "secret_name"]
 
 NAME_HINTS = (
     "key", "token", "secret", "pass", "pw", "credential", "authorization", "connection", "_pat", "kennwort", "contrase",
@@ -70,12 +70,11 @@ _MARK = re.compile(r"\[[A-Z_]+\]$")
 
 def redact_named(match: re.Match[str]) -> str:
     """The match with ``[SECRET]`` for its value, or as it is where the value is code, a word or a number."""
-    value = match["quoted"] if match["quoted"] is not None else match["bare"]
-    if not _is_secret(value, match):
+    group = "bare" if match["quoted"] is None else "quoted"
+    if not _is_secret(match[group], match):
         return match[0]
-    head = match[0][: match.start("quoted" if match["quoted"] is not None else "bare") - match.start()]
-    tail = match[0][match.end("quoted" if match["quoted"] is not None else "bare") - match.start() :]
-    return f"{head}[SECRET]{tail}"
+    start, end = (place - match.start() for place in match.span(group))
+    return f"{match[0][:start]}[SECRET]{match[0][end:]}"
 
 
 def _is_secret(value: str, match: re.Match[str]) -> bool:
@@ -89,7 +88,7 @@ def _is_secret(value: str, match: re.Match[str]) -> bool:
     if match["loose"] is not None and match["option"] is None:
         return _looks_random(value, 8)
     plain = value.rstrip(".:!?")
-    if plain.replace("_", "").isalpha() and "=" in (match["between"] or ""):
+    if plain.replace("_", "").isalpha() and "=" in match["between"]:
         # ``api_key=api_key`` of a program; ``DB_PASSWORD=correcthorse`` of an environment
         before = match.string[max(0, match.start() - 40) : match.start()]
         return (

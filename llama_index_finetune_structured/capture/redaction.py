@@ -127,7 +127,7 @@ def redact_record(record: dict[str, Any], redact: Redactor) -> dict[str, Any]:
     return {
         key: redact_record(value, redact)
         if key == "example"
-        else _RowRedactor(redact, key == "messages", kept).value(value)
+        else redact_row(value, redact, numbers=key == "messages", kept=kept)
         for key, value in record.items()
     }
 
@@ -148,22 +148,22 @@ def _schema_texts(schema: Any) -> Iterator[str]:
         for key, value in schema.items():
             if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
                 yield from value
-            if key == "enum" and isinstance(value, list):
+            if key in ("enum", "required") and isinstance(value, list):
                 yield from (item for item in value if isinstance(item, str))
             elif key in ("const", "name", "title", "$ref") and isinstance(value, str):
                 yield value
-            elif key == "required" and isinstance(value, list):
-                yield from (item for item in value if isinstance(item, str))
             else:
                 yield from _schema_texts(value)
 
 
-def redact_row(row: Any, redact: Redactor, *, numbers: bool = True) -> Any:
+def redact_row(
+    row: Any, redact: Redactor, *, numbers: bool = True, kept: frozenset[str] = frozenset()
+) -> Any:
     """Apply ``redact`` to every string of a JSON value, including keys and JSON inside strings, at any depth.
 
-    With ``numbers``, a number whose digits ``redact`` changes becomes 0.
+    With ``numbers``, a number whose digits ``redact`` changes becomes 0. Strings in ``kept`` stay.
     """
-    return _RowRedactor(redact, numbers, frozenset()).value(row)
+    return _RowRedactor(redact, numbers, kept).value(row)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from .named_secrets import NAME_BEFORE, NAME_HINTS, NAMED, redact_named
 
-__all__ = ["Rule", "rules_for"]
+__all__ = ["rules_for"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ _PASSWORD_OPTION = re.compile(
 )
 _BASIC = re.compile(r"(?i)\b(basic\s+)([A-Za-z0-9+/_-]{8,}={0,2})")
 _BEARER = re.compile(
-    r"(?i)\b((?:bearer|apikey|api-key|genie[kK]ey|ssws|discogs token=|authorization:\s*[a-z]+)\s+)"
+    r"(?i)\b((?:bearer|apikey|api-key|genie[kK]ey|ssws|authorization:\s*[a-z]+)\s+)"
     r"(?=[^\s\"']*\d)[A-Za-z0-9._~+/=-]{16,}"
 )
 _COOKIE = re.compile(r"(?i)(?<![\w-])((?:set-)?cookie\\?[\"']?\s*[:=]\s*\\?[\"']?)(?=[^\s=]+=)[^\r\n\"'\\]+")
@@ -58,7 +58,8 @@ _KEYS = {
     "whsec_": r"whsec_[A-Za-z0-9+/=]{24,}",
     "akc": r"AKC[A-Za-z0-9]{50,}",  # Artifactory
     "github_pat_": r"github_pat_[A-Za-z0-9_]{20,}",
-    "gl": r"gl(?:pat|dt|ft|soat|rt|cbt|ptt|agent|oas|imt|ffct)-[A-Za-z0-9_.-]{16,}",
+    "gl": r"gl(?:pat|dt|ft|soat|rt|cbt|ptt|agent|oas|imt|ffct)-[A-Za-z0-9_.-]{16,}"
+    r"|gl(?:c|sa)_[A-Za-z0-9_+/=]{32,}",  # GitLab, Grafana
     "aiza": r"AIza[0-9A-Za-z_-]{30,}",
     "gocspx-": r"GOCSPX-[A-Za-z0-9_-]{20,}",
     "ya29.": r"ya29\.[A-Za-z0-9_-]{20,}",
@@ -73,21 +74,18 @@ _KEYS = {
     "sq0": r"sq0[a-z]{3}-[0-9A-Za-z_-]{22,43}",  # Square
     "eaaa": r"EAAA[0-9A-Za-z_-]{60}",
     "nr": r"NR(?:AK|JS|II|AL|RA)-[A-Za-z0-9_-]{19,42}|[0-9a-f]{36}NRAL",  # New Relic
-    "hvs.": r"hv[sbr]\.[A-Za-z0-9_-]{24,}",  # Vault
-    "hvb.": r"hv[sbr]\.[A-Za-z0-9_-]{24,}",
+    "hv": r"hv[sbr]\.[A-Za-z0-9_-]{24,}",  # Vault
     "atlasv1": r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}",  # Terraform
     "lin_": r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}",  # Linear
     "secret_": r"secret_[A-Za-z0-9]{43}",  # Notion
     "ntn_": r"ntn_[A-Za-z0-9]{40,}",
     "fig": r"fig[dour]_[A-Za-z0-9_-]{30,}",  # Figma
     "pmak-": r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}",  # Postman
-    "atatt3": r"AT(?:ATT|CTT|BBT)3[A-Za-z0-9_=-]{50,}",  # Atlassian
+    "t3": r"AT(?:ATT|CTT|BBT)3[A-Za-z0-9_=-]{50,}",  # Atlassian
     "atbb": r"ATBB[A-Za-z0-9]{28,}",
     "hrku-": r"HRKU-[A-Za-z0-9_-]{36,}",  # Heroku
     "key-": r"key-[0-9a-f]{32}",  # Mailgun
     "xkeysib-": r"xkeysib-[0-9a-f]{64}-[A-Za-z0-9]{16}",  # Brevo
-    "glc_": r"gl(?:c|sa)_[A-Za-z0-9_+/=]{32,}",  # Grafana
-    "glsa_": r"gl(?:c|sa)_[A-Za-z0-9_+/=]{32,}",
     "sntry": r"sntry[su]_[A-Za-z0-9_+/=-]{32,}",  # Sentry
     "dop": r"dop_[A-Za-z0-9]{40,}",
     "dp.": r"dp\.(?:pt|st|ct|sa|scim|audit)\.(?:[a-z0-9_-]+\.)?[A-Za-z0-9]{40,}",  # Doppler
@@ -107,7 +105,8 @@ _KEYS = {
     "cio": r"cio[A-Za-z0-9]{32}(?![A-Za-z0-9])",  # crates.io
     "pul-": r"pul-[0-9a-f]{40}",  # Pulumi
     "nfp_": r"nfp_[A-Za-z0-9]{36}",  # Netlify
-    "fo1_": r"fo1_[A-Za-z0-9_-]{43}|fm[12][ar]?_[A-Za-z0-9+/=_-]{80,}",  # Fly.io
+    "fo1_": r"fo1_[A-Za-z0-9_-]{43}",  # Fly.io
+    "fm": r"fm[12][ar]?_[A-Za-z0-9+/=_-]{80,}",
     "rnd_": r"rnd_[A-Za-z0-9]{26,}",  # Render
     "pat": r"pat[A-Za-z0-9]{14}\.[0-9a-f]{64}",  # Airtable
     "apify_api_": r"apify_api_[A-Za-z0-9]{30,}",
@@ -118,7 +117,7 @@ _KEYS = {
     "abia": r"ABIA[0-9A-Z]{16}",
     "sharedaccesssignature": r"SharedAccessSignature sr=\S+",
     "re_": r"re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}",  # Resend
-    "pk.ey": r"[ps]k\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{16,}",  # Mapbox
+    "k.ey": r"[ps]k\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{16,}",  # Mapbox
     "sl.": r"sl\.(?:u\.)?[A-Za-z0-9_-]{40,}",  # Dropbox
     "eaac": r"EAAC[A-Za-z0-9]{40,}",  # Facebook
     "/1": r"[012]/1\d{12,}:[0-9a-f]{32}",  # Asana

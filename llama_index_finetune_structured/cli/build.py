@@ -92,11 +92,15 @@ def build(
     pays for no answer twice; of a document that has changed, questions are
     asked again. Failed calls are listed, and repeated with --retry-failed.
     """
-    _require_one_source(teacher, questions, pairs)
     generating = {"--ask-for": ask_for, "--questions-per-chunk": questions_per_chunk, "--limit": limit}
     asking = {"--api-base": api_base, "--retry-failed": retry_failed or None}
     if pairs is not None:
-        _refuse(generating | asking, "--pairs are labelled already")
+        answered = {"--teacher": teacher, "--questions": questions}
+        _refuse(answered | generating | asking, "--pairs are labelled already")
+    elif teacher is None:
+        raise ConfigurationError(
+            "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
+        )
     if questions is not None:
         _refuse(generating, "--questions are asked as they are")
     output_cls = load_schema(schema)
@@ -124,16 +128,6 @@ def build(
             notes = _failure_lines(calls, api_base or OPENAI)
         settled = _Settled.of(rows, retrieval_misses, abstention)
         return _save(settled, output, validation, seed, documents, calls, notes)
-
-
-def _require_one_source(teacher: str | None, questions: Path | None, pairs: Path | None) -> None:
-    """Raise ConfigurationError unless the answers are either labels or a teacher's."""
-    if pairs is not None and not (teacher is None and questions is None):
-        raise ConfigurationError("--pairs are labelled already: leave --teacher and --questions out")
-    if pairs is None and teacher is None:
-        raise ConfigurationError(
-            "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
-        )
 
 
 def _refuse(options: Mapping[str, Any], reason: str) -> None:

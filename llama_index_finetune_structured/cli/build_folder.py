@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..files import read_json, write_json
 from ..locks import locked_folder
 
-__all__ = ["BuildSettings", "DocumentChanges", "build_folder", "held_out_path", "save_held_out"]
+__all__ = ["BuildSettings", "DocumentChanges", "build_folder", "folder_of", "save_held_out"]
 
 _SUFFIX = ".build"
 _NONE_HELD_OUT = (
@@ -94,6 +94,11 @@ class DocumentChanges:
         write_json(self._file, now)
 
 
+def folder_of(data: Path) -> Path:
+    """The folder of a build's records: ``data.jsonl`` -> ``data.build`` beside it."""
+    return data.with_name(f"{data.stem}{_SUFFIX}")
+
+
 def held_out_path(output: Path) -> Path:
     """``data.jsonl`` -> ``data.validation.jsonl`` in the same folder."""
     return output.with_name(f"{output.stem}.validation{output.suffix}")
@@ -104,7 +109,7 @@ def save_held_out(output: Path, rows: FinetuneDataset | None) -> Path | None:
 
     Returns the file, None without rows.
     """
-    path, mark = held_out_path(output), output.with_name(f"{output.stem}{_SUFFIX}") / _NONE_HELD_OUT
+    path, mark = held_out_path(output), folder_of(output) / _NONE_HELD_OUT
     if rows is None:
         path.unlink(missing_ok=True)
         write_json(mark, {})
@@ -125,7 +130,7 @@ def build_folder(output: Path, settings: BuildSettings) -> Iterator[Path]:
         raise ConfigurationError(
             f"{output}: expected the path of a file such as data.jsonl; give another --output"
         )
-    folder = output.with_name(f"{output.stem}{_SUFFIX}")
+    folder = folder_of(output)
     settings_file = folder / "build.json"
     _require_own(settings_file, output, settings)  # before anything is written
     with locked_folder(folder):

@@ -87,4 +87,7 @@ def main() -> None:
     try:
         app()
     except OSError as error:  # commands tell those of files; a closed pipe ends quietly
-        sys.exit(f"Error: the result could not be printed ({error.strerror})")
+        reason = error.strerror or error
+        sys.exit(
+            f"Error: the result could not be printed ({reason}); free disk space, or send the output elsewhere"
+        )

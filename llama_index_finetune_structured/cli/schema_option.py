@@ -14,6 +14,7 @@ from ..dataset.schema.load import YAML_SUFFIXES, load_schema
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
 from ..printable import one_line
+from .build_folder import folder_of
 from .command import say
 
 __all__ = ["SchemaOption", "TrainSchemaOption", "answer_class", "remember_schema"]
@@ -66,10 +67,10 @@ def _recorded(data: Path) -> tuple[str | None, Any]:
     """The ``--schema`` of the build that wrote ``data``, and its JSON schema, from ``data.build`` beside it."""
     stem = data.name.removesuffix(data.suffix).removesuffix(".validation")
     try:
-        record: Any = read_json(data.with_name(f"{stem}.build") / _RECORD)
+        record = read_json(folder_of(data.with_name(stem + data.suffix)) / _RECORD)
     except (OSError, ValueError):
         return None, None
-    source = record.get("source") if isinstance(record, dict) else None
+    source = record.get("source")
     return (
         (source, record.get("schema"))
         if isinstance(source, str) and one_line(source) == source

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checksums import read_checked_json
 from ..errors import ConfigurationError
 from ..local.model.adapter import AdapterCard, adapter_or_none, read_card
-from ..local.train.checksums import read_checked_json
 
 __all__ = ["Trained", "find_trained", "loss_curve_of", "training_of"]
 

@@ -46,7 +46,7 @@ class DemoSettings(BaseModel):
 
     train_size: int = Field(default=184, ge=4)
     test_size: int = Field(default=40, ge=1)
-    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     base_model: str = DEFAULT_BASE_MODEL
     teacher: str | None = None
     api_base: str | None = None

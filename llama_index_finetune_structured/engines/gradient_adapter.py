@@ -15,7 +15,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from ..errors import ConfigurationError, EngineError, ServiceError
 from ..llms.gradient_api import GradientApi, NotDoneError
 from ..printable import one_line
-from .hosted.journal import Run, RunJournal, list_runs
+from .hosted.journal import Run, RunJournal, claimed, list_runs
 from .timeouts import Clock
 
 __all__ = ["NewAdapter", "next_to", "retried", "runs_of"]
@@ -77,13 +77,13 @@ class NewAdapter:
     def _is_created(self, adapter_id: str, journal: RunJournal, run: Run) -> bool:
         """Whether the adapter of a reply is new and has the requested name and base model."""
         adapter = retried(self.clock, lambda: self.api.adapter(adapter_id))
-        is_new = adapter_id not in run.known_job_ids and adapter_id not in _claimed(journal, run)
+        is_new = adapter_id not in run.known_job_ids and adapter_id not in claimed(journal, run)
         return is_new and (adapter.name, adapter.base_model_id) == (self.name, self.base_id)
 
     def question(self, journal: RunJournal, run: Run, reason: str) -> EngineError:
         """The error that asks the user which adapter is the run's. ``reason`` is written to the journal."""
         journal.write(run.but(error=reason))
-        others = {*run.known_job_ids, *_claimed(journal, run)}
+        others = {*run.known_job_ids, *claimed(journal, run)}
         alike = [one_line(adapter) for adapter in self._alike() if adapter not in others]
         found = "no other adapter of its name is listed"
         if alike:
@@ -97,12 +97,6 @@ class NewAdapter:
     def _alike(self) -> list[str]:
         adapters = retried(self.clock, self.api.adapters)
         return [str(a.id) for a in adapters if a.name == self.name and a.base_model_id == self.base_id]
-
-
-def _claimed(journal: RunJournal, run: Run) -> set[str]:
-    """The ids of adapters that other journals on this machine hold."""
-    others = [other for folder, other in list_runs() if folder.resolve() != journal.folder.resolve()]
-    return {other.job_id for other in others if other.job_id and other.api_base == run.api_base}
 
 
 def runs_of(identity: str, own_journal: RunJournal | None) -> list[tuple[RunJournal, Run]]:

@@ -258,7 +258,8 @@ class LoraFinetuneEngine(FinetuneEngine):
                     failure = error
             if processes.any(failure is not None):
                 raise failure or EngineError(
-                    f"{self.output_dir}: the first process could not lock the folder"
+                    f"{self.output_dir}: the first process could not lock the folder; mend what its own error names, "
+                    "and start all processes again"
                 )
             yield
 

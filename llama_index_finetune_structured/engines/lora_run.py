@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checksums import read_checked_json, with_checksum
 from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json, write_json
 from ..local.model.adapter import CARD, read_card
 from ..local.model.base_files import file_sha256
 from ..local.model.lora_files import ADAPTER_CONFIG, WEIGHTS
-from ..local.train.checksums import read_checked_json, with_checksum
 from ..printable import package_logger
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class LoraRunFolder:
         except (OSError, ValueError) as error:
             _logger.warning("%s is damaged (%s), and is written again", self.path / _RUN, error)
             return today
-        same_run = all(started.get(name) == value for name, value in self._identity.items())
-        return today if today is None or not same_run else started.get(_DATE) or today
+        return today if today is None or not self._is_this(started) else started.get(_DATE) or today
 
     def write_identity(self, date: str | None) -> None:
         """Write down what the run is of, so that the error for another run can name what differs."""
@@ -150,6 +149,9 @@ class LoraRunFolder:
             run = self._started()
         except (OSError, ValueError):
             return False
+        return self._is_this(run)
+
+    def _is_this(self, run: Mapping[str, Any]) -> bool:
         return all(run.get(name) == value for name, value in self._identity.items())
 
     def _damage(self) -> str | None:

@@ -11,7 +11,7 @@ from ..descriptors import open_regular
 from ..errors import ConfigurationError
 from ..files import PUBLIC, write_text
 from ..jsonl import READ_ERRORS, one_line_reason, parse_line
-from ..printable import one_line, printable
+from ..printable import one_line
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
 from .report.gap import Gap, gaps
@@ -100,7 +100,8 @@ class Scorecard(ScoreTable):
             raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
         except READ_ERRORS as error:
             raise ConfigurationError(
-                f"{path}: not a scorecard as Scorecard.to_json writes it: {one_line_reason(error)}"
+                f"{path}: not a scorecard as Scorecard.to_json writes it: {one_line_reason(error)}; restore the "
+                "file, or compare again to write it"
             ) from error
 
     def table(self) -> FittedTable:
@@ -117,7 +118,7 @@ class Scorecard(ScoreTable):
         )
 
     def __str__(self) -> str:
-        return printable(f"{self!r}\n{self.verdict()}")
+        return f"{self!r}\n{self.verdict()}"
 
     def to_html(
         self,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ..background import aresult_of, result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
-from ..example import MOST_LEVELS, Message, is_too_deep
+from ..example import Message
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
@@ -142,7 +142,7 @@ def prompt_ids(
     schema_prompt: SchemaPrompt,
     *,
     date: str | None = None,
-    context_window: int | None = None,
+    context_window: int,
 ) -> list[int]:
     """Token ids of the prompt, as in training: by the chat template, the schema in the system message.
 
@@ -152,8 +152,7 @@ def prompt_ids(
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
     trained = trained_messages(messages, schema, schema_prompt)
-    if context_window is not None:
-        require_short((message["content"] for message in trained), context_window)
+    require_short((message["content"] for message in trained), context_window)
     return render_prompt(tokenizer, trained, date=date)
 
 
@@ -165,11 +164,6 @@ def trained_messages(
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
     text, and for text that UTF-8 cannot encode.
     """
-    if is_too_deep(schema):
-        raise ConfigurationError(
-            f"the schema has more than {MOST_LEVELS} objects and lists inside each other: describe its inner objects "
-            "under $defs"
-        )
     plain = [_message(n, message) for n, message in enumerate(messages)]
     trained = messages_with_schema(plain, schema, schema_prompt)
     for message in trained:

@@ -153,9 +153,12 @@ def request_schema(response_format: Any) -> dict[str, Any] | None:
             f"found {response_format!r}"
         )
     try:
-        return dict(json.loads(compact_json(schema)))
+        return dict(loads(compact_json(schema)))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"response_format: its schema is not JSON: {error}") from error
+        raise ConfigurationError(
+            f"response_format: its schema cannot be used: {error}; pass what "
+            "model_json_schema() returns, with deep inner objects under $defs"
+        ) from error
 
 
 def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -> BaseModel:

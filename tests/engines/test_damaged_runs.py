@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured import LoraFinetuneEngine, LoraSettings
+from llama_index_finetune_structured.checksums import with_checksum
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError, FinetuneStructuredError
 from llama_index_finetune_structured.files import read_json
 from llama_index_finetune_structured.local.train.checkpoints import newest_checkpoint
-from llama_index_finetune_structured.local.train.checksums import with_checksum
 from tests import exporting
 
 SETTINGS = LoraSettings(rank=1, alpha=2, batch_size=2, epochs=2, checkpoint_steps=1)

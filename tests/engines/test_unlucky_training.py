@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import PartialState
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -225,7 +224,6 @@ def test_a_variable_of_a_launcher_without_the_launcher_is_named(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())  # accelerate sets variables, too
-    PartialState._reset_state()  # as in a process in which nothing has used it yet
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=rf"{variable}={value} is set.*accelerate launch"):
         _engine(tiny_llama, tmp_path).finetune()

@@ -62,7 +62,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     ),
     "of a form": lambda secret: quote(secret, safe="").replace("%20", "+"),
     "JSON": json.dumps,
-    "JSON in JSON": lambda secret: json.dumps(secret.replace(" ", " ")),
+    "JSON in JSON": lambda secret: json.dumps(json.dumps(secret)),
     "repr": repr,
     "in capitals": str.upper,
     "base64": lambda secret: base64.b64encode(secret.encode()).decode(),

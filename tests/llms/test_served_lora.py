@@ -276,7 +276,7 @@ def test_a_server_gets_system_messages_in_the_form_of_training(
     llm.structured_predict(Colour, ChatPromptTemplate(asked))
     sent = server.calls("POST", CHAT)[-1].json()["messages"]
     messages = [ChatMessage(role="system", content="Be brief."), *asked]
-    trained = prompt_ids(tokenizer, messages, Colour.model_json_schema(), "json")
+    trained = prompt_ids(tokenizer, messages, Colour.model_json_schema(), "json", context_window=2048)
     rendered: Any = tokenizer.apply_chat_template(sent, add_generation_prompt=True)
     assert rendered["input_ids"] == trained
     assert "Cite." in tokenizer.decode(trained)

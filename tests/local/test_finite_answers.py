@@ -15,7 +15,6 @@ from llama_index_finetune_structured.local.generate.engine import GenerationEngi
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
 from llama_index_finetune_structured.local.generate.request import (
     GenerationRequest,
-    GenerationResult,
     Sampling,
     sample_token,
 )
@@ -166,7 +165,3 @@ def test_a_grammar_that_leaves_only_excluded_tokens_is_an_error_and_no_forbidden
 def test_a_token_is_drawn_only_from_finite_scores(scores: list[float]) -> None:
     with pytest.raises(EngineError, match="no token can be drawn"):
         sample_token(torch.tensor(scores), Sampling(temperature=1e-3))
-
-
-def test_finite_scores_are_answered_as_before() -> None:
-    assert isinstance(_outcomes(_engine(), [(5, 6)])[0], GenerationResult)

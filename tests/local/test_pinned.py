@@ -427,14 +427,6 @@ def test_a_merged_folder_is_served_only_as_it_was_exported(run: Run, tmp_path: P
     LoraLLM.from_merged(merged)
 
 
-def test_a_finished_run_with_damaged_weights_has_not_succeeded(run: Run) -> None:
-    engine = exporting.train(run.base, run.adapter.parent)
-    assert engine.get_current_job().status == "succeeded"
-    weights = run.adapter / WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:-1])
-    assert engine.get_current_job().status == "resumable"
-
-
 def test_the_card_says_what_each_file_of_the_base_and_the_adapter_was(run: Run) -> None:
     card = read_card(run.adapter)
     assert card.base_files == resolve(run.base).files

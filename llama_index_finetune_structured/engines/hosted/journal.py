@@ -8,10 +8,8 @@ never the ground for a submission. API keys are never part of a run.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,10 +17,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from ...descriptors import open_regular
+from ...checksums import read_checked_json, with_checksum
+from ...descriptors import lock
 from ...errors import CheckpointError, ConfigurationError, EngineError
 from ...example import content_hash
-from ...files import replacing, sync
+from ...files import write_json
 from ...jsonl import one_line_reason
 from ...printable import package_logger
 
@@ -31,6 +30,7 @@ __all__ = [
     "Run",
     "RunJournal",
     "attached_folder",
+    "claimed",
     "find_run",
     "list_runs",
     "run_folder",
@@ -98,14 +98,13 @@ class Run(BaseModel):
         return Run.model_validate(self.model_dump() | changes | {"updated_at": _now()})
 
     def next_attempt(self) -> Run:
-        """The run prepared for resubmission under a new key, after its job failed or was cancelled."""
+        """The run prepared for resubmission, after its job failed or was cancelled."""
         logger.warning("job %s %s; resubmitting", self.job_id, self.status)
         return self.but(
             job_id=None,
             status=None,
             phase="new",
             attempt=self.attempt + 1,
-            key=f"{self.key.rpartition('-')[0]}-{self.attempt + 1}",
             earlier_jobs=(*self.earlier_jobs, str(self.job_id)),
         )
 
@@ -120,19 +119,18 @@ class RunJournal:
     def read(self) -> Run | None:
         """The run as last written, or None. Raises EngineError where the file cannot be read or is not a run."""
         try:
-            with open_regular(self.path) as file:  # opening a pipe would wait for ever
-                return _checked_run(file.read())
+            return Run.model_validate(read_checked_json(self.path))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise EngineError(
                 f"{self.path}: cannot be read ({error.strerror}); give the run's own folder, which you can read"
             ) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise EngineError(
                 f"{self.path}: not a run journal this version can read ({one_line_reason(error)}); nothing is "
-                f"submitted from it. Move the file away, and attach to the job with start_job_id='...', "
-                f"output_dir='{self.folder}'"
+                f"submitted from it. Move the file away, and attach to the job with start_job_id='...' (Gradient: "
+                f"model_adapter_id='...'), output_dir='{self.folder}'"
             ) from None
 
     def require(self) -> Run:
@@ -147,15 +145,9 @@ class RunJournal:
 
         Raises CheckpointError where it cannot be written.
         """
-        fields = run.model_dump(mode="json")
-        fields = fields | {"checksum": content_hash(fields)}
-        text = json.dumps(fields, indent=2, ensure_ascii=False)
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with replacing(self.path) as file:
-                file.write(text + "\n")
-            if sys.platform != "win32":
-                sync(self.folder)
+            write_json(self.path, with_checksum(run.model_dump(mode="json")))
         return run
 
     @contextlib.contextmanager
@@ -178,33 +170,10 @@ class RunJournal:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _lock_file(descriptor)
+            lock(descriptor, wait=True)
             yield
         finally:
             os.close(descriptor)
-
-
-def _checked_run(content: bytes) -> Run:
-    """The run in a journal's file. Raises ValueError where it is none or has changed since it was written."""
-    fields = json.loads(content)
-    if not isinstance(fields, dict):
-        raise ValueError("no JSON object")
-    checksum = fields.pop("checksum", None)
-    run = Run.model_validate(fields)
-    if checksum != content_hash(fields):
-        raise ValueError("its checksum does not fit: it is damaged, or was changed by hand")
-    return run
-
-
-def _lock_file(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def runs_root() -> Path:
@@ -222,6 +191,15 @@ def attached_folder(job_id: str) -> Path:
     """The default folder of a run that is attached to by the id of its job, which may be anything."""
     is_name = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", job_id)
     return runs_root() / job_id if is_name else run_folder(job_id, content_hash(job_id))
+
+
+def claimed(journal: RunJournal, run: Run) -> set[str]:
+    """The ids of jobs (adapters) that other journals on this machine hold."""
+    here = journal.folder.resolve()
+    others = [
+        other for folder, other in list_runs() if folder.resolve() != here and other.api_base == run.api_base
+    ]
+    return {job_id for other in others for job_id in (other.job_id, *other.earlier_jobs) if job_id}
 
 
 def list_runs(root: Path | None = None) -> list[tuple[Path, Run]]:

@@ -7,6 +7,7 @@ or cancelled, however alike: another machine or person may have asked for the sa
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -25,7 +26,6 @@ __all__ = [
     "attempt_of",
     "described",
     "has_key",
-    "is_dead",
     "is_in_reply",
     "job_field",
     "live_jobs",
@@ -64,14 +64,10 @@ def own_jobs(jobs: Iterable[FineTuningJob], run: Run) -> list[FineTuningJob]:
     return [job for job in jobs if attempt_of(job, run) is not None]
 
 
-def is_dead(job: Any) -> bool:
-    """Whether the job failed or was cancelled."""
-    return normal_status(job_field(job, "status")) in DEAD
-
-
 def live_jobs(jobs: Iterable[FineTuningJob]) -> list[FineTuningJob]:
     """The jobs that did not fail and were not cancelled; the one to keep first, the same on every machine."""
-    return sorted((job for job in jobs if not is_dead(job)), key=_precedence)
+    live = (job for job in jobs if normal_status(job_field(job, "status")) not in DEAD)
+    return sorted(live, key=_precedence)
 
 
 def _precedence(job: Any) -> tuple[bool, float, str]:
@@ -126,7 +122,8 @@ def described(job: Any) -> str:
     created = job_field(job, "created_at")
     when = "at an unknown time"
     if isinstance(created, (int, float)):
-        when = datetime.fromtimestamp(created, timezone.utc).isoformat(timespec="seconds")
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # milliseconds, NaN
+            when = datetime.fromtimestamp(created, timezone.utc).isoformat(timespec="seconds")
     key = f", with another run's key, {_key(job)}" if _key(job) else ""
     return one_line(
         f"{job.id}: created {when}, {job_field(job, 'status')}, model {job_field(job, 'model')}{key}"

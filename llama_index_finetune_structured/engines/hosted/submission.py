@@ -17,7 +17,7 @@ from ...printable import package_logger
 from ..timeouts import backoff_s
 from .client import Service, read_rows, require_id, sdk_errors
 from .follow import cancel_job
-from .journal import Run, RunJournal, list_runs
+from .journal import Run, RunJournal, claimed
 from .ownership import (
     KEY_NAME,
     agrees,
@@ -106,7 +106,7 @@ def submit(service: Service, journal: RunJournal, request: JobRequest, *, resubm
     jobs = _search(service, run, patiently=run.phase == "submitting")
     job = next(iter(live_jobs(own_jobs(jobs, run))), None)
     if job is None:
-        is_settled = run.phase != "submitting" or any(has_key(found, run) for found in jobs)
+        is_settled = run.phase != "submitting" or bool(_candidates(jobs, run))
         if not is_settled and not resubmit:
             raise _question(journal, run, request, jobs, run.error or "it was sent by a process that ended")
         run = journal.write(_intent(run, request, jobs))
@@ -161,7 +161,7 @@ def _create(service: Service, journal: RunJournal, run: Run, request: JobRequest
 
 def _checked(job: FineTuningJob, journal: RunJournal, run: Run, request: JobRequest) -> FineTuningJob:
     """The job of a reply. Raises ValueError, as for an unreadable reply, where it is the job of another request."""
-    if not is_in_reply(job, run, request, _claimed(journal, run)):
+    if not is_in_reply(job, run, request, claimed(journal, run)):
         raise ValueError(f"the reply describes the job of another request, {job.id}")
     return job
 
@@ -172,7 +172,7 @@ def _found(
     """The job of a request of unknown outcome. Raises EngineError, the question to the user, where none has the key."""
     run = journal.write(run.but(error=reason))
     jobs = _search(service, run, patiently=True)
-    own = [*live_jobs(own_jobs(jobs, run)), *(job for job in jobs if has_key(job, run))]
+    own = _candidates(jobs, run)
     if not own:
         raise _question(journal, run, request, jobs, reason)
     return own[0]
@@ -182,7 +182,7 @@ def _question(
     journal: RunJournal, run: Run, request: JobRequest, jobs: list[FineTuningJob], reason: str
 ) -> EngineError:
     """The error that asks the user which job is this run's."""
-    excluded = {*run.known_job_ids, *_claimed(journal, run)}
+    excluded = {*run.known_job_ids, *claimed(journal, run)}
     alike = [job for job in jobs if job.id not in excluded and agrees(job, request)]
     listed = "".join(f"\n  {described(job)}" for job in alike)
     found = "No job that may be its job is listed."
@@ -198,19 +198,14 @@ def _question(
     )
 
 
-def _claimed(journal: RunJournal, run: Run) -> set[str]:
-    """The ids of jobs that other journals on this machine hold."""
-    others = [
-        other
-        for folder, other in list_runs()
-        if folder.resolve() != journal.folder.resolve() and other.api_base == run.api_base
-    ]
-    return {job_id for other in others for job_id in (other.job_id, *other.earlier_jobs) if job_id}
-
-
 def _record_submitted(journal: RunJournal, run: Run, job: FineTuningJob) -> Run:
     changes = {"job_id": job.id, "status": str(job_field(job, "status")), "error": None}
     return journal.write(run.but(phase="submitted", **changes))
+
+
+def _candidates(jobs: list[FineTuningJob], run: Run) -> list[FineTuningJob]:
+    """The live jobs of all attempts, then those with the present key in whatever state."""
+    return [*live_jobs(own_jobs(jobs, run)), *(job for job in jobs if has_key(job, run))]
 
 
 def _search(service: Service, run: Run, *, patiently: bool) -> list[FineTuningJob]:
@@ -219,8 +214,7 @@ def _search(service: Service, run: Run, *, patiently: bool) -> list[FineTuningJo
     deadline_s = clock.now_s() + (service.timeouts.settle_s if patiently else 0)
     for pause_s in backoff_s(1, 15):
         jobs = _jobs(service, run)
-        is_found = live_jobs(own_jobs(jobs, run)) or any(has_key(job, run) for job in jobs)
-        if is_found or clock.now_s() >= deadline_s:
+        if _candidates(jobs, run) or clock.now_s() >= deadline_s:
             return jobs
         clock.sleep(min(pause_s, deadline_s - clock.now_s()))
     raise AssertionError("backoff_s never ends")
@@ -236,7 +230,7 @@ def _jobs(service: Service, run: Run) -> list[FineTuningJob]:
         newest = read_rows(partial(jobs.list, limit=100), "jobs", most=_MOST_JOBS)
         return list({job.id: job for job in (*by_key, *newest)}.values())
 
-    return service.call("searching for the job before submitting it", listed)
+    return service.call("searching for the run's jobs", listed)
 
 
 def keep_one(service: Service, journal: RunJournal, run: Run) -> Run:

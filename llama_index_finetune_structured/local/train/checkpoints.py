@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...checksums import read_checked_json, with_checksum
 from ...descriptors import open_regular
 from ...errors import CheckpointError
 from ...files import replacing_folder
 from ...printable import package_logger
 from ..model.base_files import file_sha256
 from ..model.finite import not_finite
-from .checksums import read_checked_json, with_checksum
 
 if TYPE_CHECKING:
     import torch

@@ -60,6 +60,8 @@ class DistributedRun:
         except Exception:
             PartialState._reset_state()  # else a second try fails at the state that the first one left
             raise
+        if state.num_processes == 1:
+            raise RuntimeError("accelerate was set up for one process before")
         self.world_size, self.rank = state.num_processes, state.process_index
 
     @property

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...example import content_hash
-from ...files import read_json
+from .example import content_hash
+from .files import read_json
 
 __all__ = ["read_checked_json", "with_checksum"]
 
