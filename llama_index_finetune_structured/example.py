@@ -89,10 +89,10 @@ def is_too_deep(value: Any, most: int = MOST_LEVELS, text: str | None = None) ->
     return True
 
 
-def loads(text: str, most: int = MOST_LEVELS, **hooks: Any) -> Any:
+def loads(text: str, most: int = MOST_LEVELS) -> Any:
     """``json.loads``, of at most ``most`` levels. Raises ValueError, also where Python's parser gives up."""
     try:
-        value = json.loads(text, **hooks)
+        value = json.loads(text)
     except RecursionError:
         pass
     else:

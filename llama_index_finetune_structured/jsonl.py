@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from .descriptors import open_regular, write_all
 from .errors import DatasetError
-from .example import LINE_LEVELS, loads, refuse_constant
+from .example import LINE_LEVELS, is_too_deep, refuse_constant
 from .files import replacing, unwritable
 from .printable import package_logger
 
@@ -103,10 +103,12 @@ def parse_line(raw: bytes) -> Any:
     """Parse a line of UTF-8 as JSON.
 
     NaN, infinities and lone surrogates are refused, since they cannot be written to a valid file again. Raises
-    ValueError; ``one_line_reason`` describes the error.
+    ValueError or RecursionError (``READ_ERRORS``); ``one_line_reason`` describes the error.
     """
     text = raw.decode("utf-8")
-    value = loads(text, LINE_LEVELS, parse_constant=refuse_constant, parse_float=_finite_float)
+    value = json.loads(text, parse_constant=refuse_constant, parse_float=_finite_float)
+    if is_too_deep(value, LINE_LEVELS, text):
+        raise RecursionError("JSON is nested too deeply")
     if b"\\ud" in raw or b"\\uD" in raw:
         require_utf8(json.dumps(value, ensure_ascii=False))
     return value

@@ -11,7 +11,7 @@ from ..descriptors import open_regular
 from ..errors import ConfigurationError
 from ..files import PUBLIC, write_text
 from ..jsonl import READ_ERRORS, one_line_reason, parse_line
-from ..printable import one_line
+from ..printable import one_line, printable
 from .report.charts import picture_of
 from .report.costs import BreakEven, Prices, break_even
 from .report.gap import Gap, gaps
@@ -118,7 +118,7 @@ class Scorecard(ScoreTable):
         )
 
     def __str__(self) -> str:
-        return f"{self!r}\n{self.verdict()}"
+        return printable(f"{self!r}\n{self.verdict()}")
 
     def to_html(
         self,

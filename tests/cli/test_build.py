@@ -469,7 +469,7 @@ def test_a_file_that_no_build_made_is_not_overwritten(
     [
         ({}, "give --teacher MODEL"),
         ({"--teacher": "gpt-4.1", "--pairs": "pairs.jsonl"}, "leave --teacher"),
-        ({"--questions": "empty.txt", "--pairs": "pairs.jsonl"}, "leave --teacher and --questions out"),
+        ({"--questions": "empty.txt", "--pairs": "pairs.jsonl"}, "leave --questions out"),
         ({"folder": "nowhere", "--pairs": "pairs.jsonl"}, "nowhere: no such folder"),
         ({"--schema": "nowhere.yaml", "--pairs": "pairs.jsonl"}, "nowhere.yaml: cannot be read"),
         ({"--pairs": "pairs.jsonl"}, "pairs.jsonl"),

@@ -252,7 +252,7 @@ def test_any_flipped_bit_of_a_journal_is_an_error_that_names_it_and_submits_noth
             message = str(error)
             assert message.startswith(f"{journal.path}: ")
     assert damaged > len(content) * 0.8
-    with pytest.raises(EngineError, match=r"run\.json: .*start_job_id='\.\.\.', output_dir="):
+    with pytest.raises(EngineError, match=r"run\.json: .*start_job_id='\.\.\.'.*output_dir="):
         make(resubmit=True).finetune()
     assert len(server.calls("POST", JOBS)) == 1
 

@@ -210,7 +210,7 @@ def test_a_schema_that_no_encoding_can_write_is_refused(llm: LoraLLM, schema: di
     [{"const": float("nan")}, {"required": {"a"}}, {"const": Decimal(1)}, {"const": b"x"}, {(1, 2): 3}],
 )
 def test_a_schema_that_is_no_json_is_refused(llm: LoraLLM, schema: Any) -> None:
-    with pytest.raises(ConfigurationError, match="response_format: its schema is not JSON"):
+    with pytest.raises(ConfigurationError, match="response_format: its schema cannot be used"):
         llm.chat(MESSAGES, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
 
 

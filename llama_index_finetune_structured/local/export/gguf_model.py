@@ -14,7 +14,6 @@ import torch
 from ...errors import ConfigurationError
 from ..model.base_models import BaseModelFiles, gguf_source, load_tokenizer
 from ..model.chat_template import chat_template
-from ..model.finite import require_finite
 from .gguf_layout import GgufLayout
 from .gguf_tokenizer import pre_tokenizer, write_tokenizer
 from .output import atomic_output
@@ -64,7 +63,6 @@ def save_gguf(model: Any, base: BaseModelFiles, target: Path, dtype: str, *, dat
                 writer, reader, layout, pre_tokenizer(tokenizer), None if date is None else template
             )
             tensors |= _other_tensors(reader, tensors)
-            require_finite(tensors.items(), f"base model {base.name!r}")
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         write_tensors(writer, tensors, dtype)
@@ -102,9 +100,11 @@ def _size(weight: torch.Tensor, kind: Any) -> tuple[int, list[int]]:
 
 
 def _cast(name: str, weight: torch.Tensor, kind: Any) -> numpy.ndarray[Any, Any]:
-    """The weight's values in a GGUF type. Raises ConfigurationError where they would not be finite."""
+    """The weight's values in a GGUF type. Raises ConfigurationError where they are not finite, or would not be."""
     values = numpy.ascontiguousarray(weight.detach().float().numpy())
-    largest = float(numpy.abs(values).max(initial=0))
+    largest = float(numpy.abs(values).max(initial=0))  # NaN where there is one
+    if not math.isfinite(largest):
+        raise ConfigurationError(f"{name} is not finite (it holds NaN or infinity): train the model again")
     if largest > _LARGEST.get(kind, math.inf):
         wider = "f32" if kind == gguf.GGMLQuantizationType.BF16 else "bf16 or f32"
         raise ConfigurationError(f"{name} does not fit into {kind.name.lower()}: export as {wider}")
