@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError
@@ -64,7 +64,7 @@ def test_an_adapter_that_another_training_replaced_before_the_first_call_is_refu
     shutil.copytree(trained / "run" / "adapter", adapter)
     llm = LoraLLM.from_adapter(adapter)
     card = read_card(adapter)
-    weights = {name: weight * 2 for name, weight in load_file(adapter / WEIGHTS).items()}
+    weights = {name: weight * 2 for name, weight in load((adapter / WEIGHTS).read_bytes()).items()}
     save_file(weights, adapter / WEIGHTS)
     write_card(adapter, card, {name: file_hash(adapter / name) for name in (WEIGHTS, ADAPTER_CONFIG)})
     with pytest.raises(ConfigurationError, match="is another adapter than when this LoraLLM was made"):

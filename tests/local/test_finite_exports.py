@@ -9,7 +9,7 @@ import gguf
 import numpy
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError
@@ -34,7 +34,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _changed(adapter: Path, to: Path, value: float, part: str) -> tuple[Path, str]:
     """A copy of the adapter with one value set in its first weight of ``part``, and that weight's name."""
     shutil.copytree(adapter, to)
-    weights = load_file(adapter / WEIGHTS)
+    weights = load((adapter / WEIGHTS).read_bytes())
     name = sorted(key for key in weights if part in key)[0]
     weights[name][0, 0] = value
     save_file(weights, to / WEIGHTS, {"format": "pt"})
@@ -44,7 +44,7 @@ def _changed(adapter: Path, to: Path, value: float, part: str) -> tuple[Path, st
 def _overflowing(adapter: Path, to: Path, factor: float) -> Path:
     """A copy of the adapter with finite weights, of which one merged weight is about ``factor`` squared."""
     changed, name = _changed(adapter, to, factor, "lora_A")
-    weights = load_file(changed / WEIGHTS)
+    weights = load((changed / WEIGHTS).read_bytes())
     weights[name.replace("lora_A", "lora_B")][:, 0] = factor
     save_file(weights, changed / WEIGHTS, {"format": "pt"})
     return changed

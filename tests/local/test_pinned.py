@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError
@@ -85,7 +85,7 @@ def _write(name: str, text: str) -> Callable[[Path], None]:
 
 
 def _other_weights(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load((folder / "model.safetensors").read_bytes())
     save_file(
         {name: value + 1 for name, value in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
     )
@@ -156,7 +156,7 @@ def test_every_vocabulary_file_that_transformers_reads_is_part_of_a_base(
 
 def _sharded(base: Path) -> dict[str, str]:
     """Turn the weights of a base into two files with an index; returns the index."""
-    tensors = load_file(base / "model.safetensors")
+    tensors = load((base / "model.safetensors").read_bytes())
     names = sorted(tensors)
     where = {name: f"model-{1 + (n % 2)}.safetensors" for n, name in enumerate(names)}
     for file in set(where.values()):
@@ -239,7 +239,7 @@ def test_bases_of_equal_weights_and_other_tokenizers_or_templates_share_nothing(
 
 
 def _swap(run: Run) -> None:
-    tensors = load_file(run.adapter / WEIGHTS)
+    tensors = load((run.adapter / WEIGHTS).read_bytes())
     pairs = (
         [name for name in tensors if "0.self_attn.q_proj" in name],
         [n for n in tensors if "1.self_attn.q_proj" in n],
@@ -358,7 +358,7 @@ def _integers(tensors: dict[str, torch.Tensor], name: str) -> None:
 def test_an_adapter_whose_tensors_are_not_those_of_its_layers_is_refused(
     change: Callable[[dict[str, torch.Tensor], str], None], message: str, run: Run
 ) -> None:
-    tensors = load_file(run.adapter / WEIGHTS)
+    tensors = load((run.adapter / WEIGHTS).read_bytes())
     change(tensors, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
     save_file(tensors, run.adapter / WEIGHTS)
     run.fit_card()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
 
+from ...descriptors import open_regular
 from ...errors import ConfigurationError
 from ...files import read_json
 from .reading import reading
@@ -85,9 +86,10 @@ def read_lora_tensors(folder: Path, config: LoraFile) -> dict[str, torch.Tensor]
     """Read an adapter's weights. Raises ConfigurationError where they are damaged or of another rank."""
     path = folder / WEIGHTS
     with reading(f"{path}: cannot be read", _MEND):
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
-        tensors = load_file(path)
+        with open_regular(path) as file:  # read whole: a mapped file that another process cuts ends this one
+            tensors = load(file.read())
     for name, tensor in tensors.items():
         rank = tensor.shape[0] if name.endswith(".lora_A.weight") and tensor.dim() == 2 else config.r
         if rank != config.r or not tensor.is_floating_point():
