@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -28,10 +29,12 @@ __all__ = [
     "find_error",
     "first_error",
     "follow_references",
+    "is_panic",
     "map_sub_schemas",
     "pattern_matches",
     "pointer_part",
     "refers_deeper_than",
+    "recursion_ends",
     "resolve_pointer",
     "schema_title",
     "schema_validator",
@@ -96,8 +99,9 @@ def find_error(schema: Mapping[str, Any], value: Any) -> ValidationError | None:
     if is_too_deep(value):
         raise ValueError(f"the value is nested too deeply: {_TOO_DEEP}")
     try:
-        error: ValidationError | None = best_match(validator.iter_errors(value))
-        return error
+        with recursion_ends():
+            error: ValidationError | None = best_match(validator.iter_errors(value))
+            return error
     except Unresolvable as error:
         reference = error.ref or getattr(error, "anchor", "")
         raise ValueError(
@@ -115,6 +119,22 @@ def find_error(schema: Mapping[str, Any], value: Any) -> ValidationError | None:
         ValueError,
     ) as error:  # of a $ref to a value that is no schema
         raise ValueError(f"the schema cannot be used: {type(error).__name__}: {error}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is a Rust panic, of tokenizers or of jsonschema's maps; its class can be imported from nowhere."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def recursion_ends() -> Iterator[None]:
+    """Raise RecursionError where jsonschema's recursion ends inside of a Rust library, which panics then."""
+    try:
+        yield
+    except BaseException as error:
+        if is_panic(error):
+            raise RecursionError("maximum recursion depth exceeded") from None
+        raise
 
 
 def first_error(schema: Mapping[str, Any], value: Any) -> str | None:

@@ -14,6 +14,7 @@ from llama_index_finetune_structured.json_schema import (
     first_error,
     follow_references,
     pointer_part,
+    recursion_ends,
     resolve_pointer,
     schema_title,
     schema_validator,
@@ -346,3 +347,11 @@ def test_schemas_and_values_nested_too_deeply_are_value_errors() -> None:
         first_error({"items": {"$ref": "#"}}, value)
     with pytest.raises(ValueError, match="schema"):
         first_error(schema, [])
+
+
+def test_a_panic_of_a_rust_library_inside_of_jsonschema_is_a_recursion_error() -> None:
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(RecursionError), recursion_ends():
+        raise panic
+    with pytest.raises(KeyboardInterrupt), recursion_ends():
+        raise KeyboardInterrupt

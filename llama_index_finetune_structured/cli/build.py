@@ -24,7 +24,7 @@ from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
 from .build_folder import BuildSettings, DocumentChanges, build_folder, save_held_out
-from .command import FEW_ROWS, Result, command, counted, say
+from .command import FEW_ROWS, Result, command, counted, finite, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
 
@@ -78,7 +78,8 @@ def build(
         ),
     ] = "drop",
     validation: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of rows held out, by document; 0: none.")
+        float,
+        typer.Option(min=0, max=0.9, callback=finite, help="Share of rows held out, by document; 0: none."),
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="Random seed of the split and of the sample of --limit.")] = 0,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls to the teacher at the same time.")] = 8,

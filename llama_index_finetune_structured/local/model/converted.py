@@ -99,7 +99,8 @@ def _write(gguf: Path, target: Path, transformers: Any) -> None:
         for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
             if hasattr(model, attribute):
                 delattr(model, attribute)
-        del model.config.quantization_config
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         files = sorted(path for path in unfinished.iterdir() if path.is_file())

@@ -10,10 +10,10 @@ from typing import Any
 
 from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
 from ...forks import ForkSafeLock
+from ...json_schema import is_panic
 
 __all__ = [
     "causal_model",
-    "is_panic",
     "reading",
     "require_buildable",
     "transformers_library",
@@ -50,11 +50,6 @@ def reading(what: str, mend: str) -> Iterator[None]:
         if not is_panic(error):
             raise
         raise ConfigurationError(f"{what}: {_reason(error)}. {mend}") from error
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether it is a Rust panic, as tokenizers raises them; its class can be imported from nowhere."""
-    return type(error).__name__ == "PanicException"
 
 
 def transformers_library() -> Any:

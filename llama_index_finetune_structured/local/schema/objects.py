@@ -16,7 +16,7 @@ from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
 from ...example import canonical_json
-from ...json_schema import pattern_matches, resolve_pointer, schema_validator
+from ...json_schema import pattern_matches, recursion_ends, resolve_pointer, schema_validator
 from .drafts import by_reference_alone
 
 __all__ = [
@@ -235,7 +235,8 @@ class KeyOrder:
 
     def _fits(self, branch: Any, value: Any) -> bool:
         try:
-            return bool(self._validator.evolve(schema=branch).is_valid(value))
+            with recursion_ends():
+                return bool(self._validator.evolve(schema=branch).is_valid(value))
         except (Unresolvable, AttributeError, TypeError, KeyError, ValueError, RecursionError, re.error):
             return False  # a reference that leads to no schema, or a pattern that Python cannot compile
 
