@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -23,18 +22,17 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import lookup_recursive_ref
 
 from .example import MOST_LEVELS, is_too_deep
+from .panics import recursion_ends
 
 __all__ = [
     "UNIONS",
     "find_error",
     "first_error",
     "follow_references",
-    "is_panic",
     "map_sub_schemas",
     "pattern_matches",
     "pointer_part",
     "refers_deeper_than",
-    "recursion_ends",
     "resolve_pointer",
     "schema_title",
     "schema_validator",
@@ -119,22 +117,6 @@ def find_error(schema: Mapping[str, Any], value: Any) -> ValidationError | None:
         ValueError,
     ) as error:  # of a $ref to a value that is no schema
         raise ValueError(f"the schema cannot be used: {type(error).__name__}: {error}") from error
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether it is a Rust panic, of tokenizers or of jsonschema's maps; its class can be imported from nowhere."""
-    return type(error).__name__ == "PanicException"
-
-
-@contextmanager
-def recursion_ends() -> Iterator[None]:
-    """Raise RecursionError where jsonschema's recursion ends inside of a Rust library, which panics then."""
-    try:
-        yield
-    except BaseException as error:
-        if is_panic(error):
-            raise RecursionError("maximum recursion depth exceeded") from None
-        raise
 
 
 def first_error(schema: Mapping[str, Any], value: Any) -> str | None:

@@ -14,13 +14,13 @@ from llama_index_finetune_structured.json_schema import (
     first_error,
     follow_references,
     pointer_part,
-    recursion_ends,
     resolve_pointer,
     schema_title,
     schema_validator,
     without_titles,
 )
 from llama_index_finetune_structured.local.schema.objects import in_schema_order
+from llama_index_finetune_structured.panics import recursion_ends
 
 names = st.text(st.sampled_from("ab/~01é %"), max_size=4)
 scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x"])

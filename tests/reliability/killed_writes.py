@@ -32,6 +32,7 @@ from llama_index_finetune_structured.files import (
 )
 from llama_index_finetune_structured.jsonl import save_lines
 from llama_index_finetune_structured.local.train.checkpoints import newest_checkpoint, save_checkpoint
+from tests.local.killed_runs import die_at
 
 LENGTH = 30_000
 Write = Callable[[Path, str], Any]
@@ -131,24 +132,6 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def die_at(name: str, nth: int, when: str) -> None:
-    """Kill this process at the ``nth`` call of a function of ``os``."""
-    own: Callable[..., Any] = getattr(os, name)
-    calls = 0
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = own(*args, **kwargs)
-        if calls == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(os, name, counted)
-
-
 class Tries:
     """The tries of one writer in a folder of its own; ``broken`` lists the promises that were not kept."""
 
@@ -184,7 +167,7 @@ class Tries:
         self._start(self.old_text)
 
         def work() -> None:
-            die_at(step, nth, when)
+            die_at(os, step, nth, when)
             self.write(self.target, "n")
 
         where = f"killed {when} {step} {nth}"

@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ...errors import ConfigurationError, DatasetError
-from ...json_schema import is_panic
+from ...panics import is_panic
 
 __all__ = [
     "Part",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ConfigurationError, FinetuneStructuredError, MissingDependencyError
 from ...forks import ForkSafeLock
-from ...json_schema import is_panic
+from ...panics import is_panic
 
 __all__ = [
     "causal_model",

@@ -16,7 +16,8 @@ from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
 from ...example import canonical_json
-from ...json_schema import pattern_matches, recursion_ends, resolve_pointer, schema_validator
+from ...json_schema import pattern_matches, resolve_pointer, schema_validator
+from ...panics import recursion_ends
 from .drafts import by_reference_alone
 
 __all__ = [
