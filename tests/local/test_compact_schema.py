@@ -162,3 +162,16 @@ def test_schemas_take_half_of_the_tokens() -> None:
         sum(len(tokenizer(text)["input_ids"]) for text in form) for form in zip(*texts, strict=True)
     )
     assert compact < 0.6 * as_json
+
+
+def test_a_union_in_many_places_is_written_once() -> None:
+    texts = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    schema = {
+        "type": "object",
+        "properties": {name: texts for name in "pqrs"} | {"A": {"$ref": "#/$defs/A"}, "B": {"$ref": "#/$defs/A"}},
+        "additionalProperties": False,
+        "$defs": {"A": {"type": "integer"}},
+    }  # fmt: skip
+    text = compact_schema(schema)
+    assert text == "{p?: A, q?: A, r?: A, s?: A, A?: A_2, B?: A_2}\nA_2 = integer\nA = string | string[]"
+    assert in_one_form(parse_types(text)) == in_one_form(schema)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, load_model, resolve
+from llama_index_finetune_structured.local.model import devices
 from llama_index_finetune_structured.local.model.devices import precision
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.loss import AnswerLoss
@@ -103,14 +104,25 @@ def test_the_embedded_default_is_packed_in_the_precision_it_is_trained_in() -> N
     assert AnswerLoss.for_model(load_model(resolve(DEFAULT_BASE_MODEL), dtype=precision())).packed
 
 
-@pytest.mark.parametrize(("matrix_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_processor_without_matrix_units_for_bf16_multiplies_in_fp32(
-    monkeypatch: pytest.MonkeyPatch, matrix_units: bool, dtype: torch.dtype
+@pytest.mark.parametrize(("bf16", "dtype"), [(0.5, torch.bfloat16), (0.9, torch.float32), (2, torch.float32)])
+def test_a_processor_multiplies_in_bf16_only_where_that_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, bf16: float, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    features = {"avx512_bf16": True, "amx_bf16": matrix_units}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
-    assert precision() is dtype
+    now, times = [0.0], {torch.bfloat16: bf16, torch.float32: 1.0}
+    linear = torch.nn.functional.linear
+
+    def timed(rows: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
+        now[0] += times[rows.dtype]
+        return linear(rows, *columns)
+
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.nn.functional, "linear", timed)
+    devices._is_faster.cache_clear()
+    try:
+        assert precision() is dtype
+    finally:
+        devices._is_faster.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3"])

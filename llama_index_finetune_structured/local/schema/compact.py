@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from ...json_schema import follow_references, map_sub_schemas, resolve_pointer, sub_schemas, without_titles
@@ -32,6 +33,7 @@ _DECIDING = KEYWORDS - {
     LEARNED_KEYS,
 }
 _UNION, _BRANCH, _ATOM = range(3)
+_OFTEN, _LONG = 4, 16  # chosen: places and characters from which a name for a union saves tokens
 
 
 class _Type(NamedTuple):
@@ -53,18 +55,28 @@ def compact_schema(schema: Mapping[str, Any]) -> str:
 
     Returns:
         The type of the answer, then a line for each type that is used by its name, such as
-            ``Song = {title: string}``. A description stands after ``//`` in the first line of its field, or between
+            ``Song = {title: string}``: definitions, and long types that stand in four fields or more. A description stands after ``//`` in the first line of its field, or between
             ``/*`` and ``*/`` before a type that is no field's.
     """
-    return _Writer(without_titles(schema)).text()
+    root = without_titles(schema)
+    plain = _Writer(root)
+    text = plain.text()
+    often = [union for union, uses in plain.unions.items() if uses >= _OFTEN and len(union) >= _LONG]
+    return _Writer(root, often).text() if often else text
 
 
 class _Writer:
-    """``_names``: pointer of each definition that is written once and used by its name."""
+    """``named``: unions, as text, that are written once and used by a name.
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    ``unions``: how often each union was written. ``_names``: pointer of each definition that is written once and
+    used by its name.
+    """
+
+    def __init__(self, root: Mapping[str, Any], named: Sequence[str] = ()) -> None:
         self._root = root
         self._ignores_beside = ignores_beside_references(root)
+        self.unions: Counter[str] = Counter()
+        self._named = dict(zip(named, ascii_uppercase, strict=False))  # a letter is one token
         self._names: dict[str, str] = {}
         uses: Counter[str] = Counter()
         waiting: list[Any] = [root]
@@ -82,7 +94,7 @@ class _Writer:
         while len(lines) <= len(self._names):  # grows by references in JSON
             reference, name = list(self._names.items())[len(lines) - 1]
             lines.append(self._line(f"{name} = ", resolve_pointer(self._root, reference), ""))
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"{name} = {union}" for union, name in self._named.items())])
 
     def _name(self, reference: str) -> str:
         """The name of a definition, given at its first use."""
@@ -91,8 +103,12 @@ class _Writer:
         name = reference.rpartition("/")[2] if reference != "#" else "Answer"
         if not _PLAIN_NAME.fullmatch(name) or name in _WORDS:
             name = "Type_" + re.sub(r"\W", "_", name, flags=re.ASCII)
-        names = (name if number == 1 else f"{name}_{number}" for number in range(1, len(self._names) + 2))
-        return self._names.setdefault(reference, next(n for n in names if n not in self._names.values()))
+        names = (
+            name if number == 1 else f"{name}_{number}"
+            for number in range(1, len(self._names) + len(self._named) + 2)
+        )
+        taken = {*self._names.values(), *self._named.values()}
+        return self._names.setdefault(reference, next(n for n in names if n not in taken))
 
     def _line(self, start: str, node: Any, indent: str, *, default: bool = False) -> str:
         """A field or a definition: its type after ``start``, its description at the end of the first line."""
@@ -158,9 +174,9 @@ class _Writer:
         if isinstance(rest.get("$ref"), str):
             return _Type(self._name(rest.pop("$ref")))
         if values := _literals(rest):
-            return _union([_Type(_json(value)) for value in values])
+            return self._union([_Type(_json(value)) for value in values])
         if union := _lone_union(rest):
-            return _union([self._inner(branch, indent) for branch in rest.pop(union)])
+            return self._union([self._inner(branch, indent) for branch in rest.pop(union)])
         kind = rest.get("type")
         if isinstance(kind, list) and set(kind) <= _TYPES:
             return self._kinds(kind, rest, indent)
@@ -177,14 +193,22 @@ class _Writer:
         """A list of types as a union; keywords of fields and items go to the one that they concern."""
         del rest["type"]
         if not rest.keys() & _OF_PARTS:
-            return _union([_Type(kind) for kind in kinds])
+            return self._union([_Type(kind) for kind in kinds])
         concerned = dict(rest)
         rest.clear()
         parts = [
             self._type({"type": kind, **concerned}, indent) if kind in ("object", "array") else _Type(kind)
             for kind in kinds
         ]
-        return _union(parts)
+        return self._union(parts)
+
+    def _union(self, branches: list[_Type]) -> _Type:
+        """The union of its branches, by its name where it has one."""
+        if len(branches) == 1:
+            return branches[0]
+        text = " | ".join(branch.text for branch in branches)
+        self.unions[text] += 1
+        return _Type(self._named[text]) if text in self._named else _Type(text, _UNION)
 
     def _array(self, rest: dict[str, Any], indent: str) -> _Type:
         first, items = rest.get("prefixItems"), rest.get("items", True)
@@ -269,12 +293,6 @@ def _lone_union(rest: Mapping[str, Any]) -> str | None:
         return None
     [*unions] = (key for key in _UNIONS if isinstance(rest.get(key), list) and rest[key])
     return unions[0] if len(unions) == 1 else None
-
-
-def _union(branches: list[_Type]) -> _Type:
-    if len(branches) == 1:
-        return branches[0]
-    return _Type(" | ".join(branch.text for branch in branches), _UNION)
 
 
 def _key(name: str) -> str:
