@@ -168,7 +168,7 @@ def test_a_union_in_many_places_is_written_once() -> None:
     texts = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     schema = {
         "type": "object",
-        "properties": {name: texts for name in "pqrs"} | {"A": {"$ref": "#/$defs/A"}, "B": {"$ref": "#/$defs/A"}},
+        "properties": dict.fromkeys("pqrs", texts) | {"A": {"$ref": "#/$defs/A"}, "B": {"$ref": "#/$defs/A"}},
         "additionalProperties": False,
         "$defs": {"A": {"type": "integer"}},
     }  # fmt: skip
