@@ -55,8 +55,9 @@ def compact_schema(schema: Mapping[str, Any]) -> str:
 
     Returns:
         The type of the answer, then a line for each type that is used by its name, such as
-            ``Song = {title: string}``: definitions, and long types that stand in four fields or more. A description stands after ``//`` in the first line of its field, or between
-            ``/*`` and ``*/`` before a type that is no field's.
+            ``Song = {title: string}``: definitions, and unions that stand in four places or more. A description
+            stands after ``//`` in the first line of its field, or between ``/*`` and ``*/`` before a type that is no
+            field's.
     """
     root = without_titles(schema)
     plain = _Writer(root)
@@ -103,11 +104,8 @@ class _Writer:
         name = reference.rpartition("/")[2] if reference != "#" else "Answer"
         if not _PLAIN_NAME.fullmatch(name) or name in _WORDS:
             name = "Type_" + re.sub(r"\W", "_", name, flags=re.ASCII)
-        names = (
-            name if number == 1 else f"{name}_{number}"
-            for number in range(1, len(self._names) + len(self._named) + 2)
-        )
         taken = {*self._names.values(), *self._named.values()}
+        names = (name if number == 1 else f"{name}_{number}" for number in range(1, len(taken) + 2))
         return self._names.setdefault(reference, next(n for n in names if n not in taken))
 
     def _line(self, start: str, node: Any, indent: str, *, default: bool = False) -> str:
