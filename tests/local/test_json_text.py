@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.local.generate.json_text import JsonText
+from llama_index_finetune_structured.local.generate.json_text import JsonText, TextRules
 
 
 def _allows(text: str, piece: int = 1, *, distinct: bool = False) -> bool:
-    seen = JsonText(distinct=distinct)
+    seen = JsonText(TextRules(distinct=distinct))
     for n in range(0, len(text), piece):
         if not seen.allows(text[n : n + piece]):
             return False

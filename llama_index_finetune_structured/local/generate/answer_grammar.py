@@ -21,7 +21,8 @@ def answer_grammar(
     where the schema cannot be made a grammar.
     """
     try:
-        return cache.get(bounded_schema(schema, key, bounds), distinct=key in bounds.distinct)
+        bounded = bounded_schema(schema, key, bounds)
+        return cache.get(bounded, distinct=key in bounds.distinct, by_text=key in bounds.by_text)
     except RecursionError:  # many definitions that each refer to the next
         raise ConfigurationError(
             "no grammar can be made of the answer's schema: its references or patterns are nested too deeply; "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,9 @@ from ...example import canonical_json
 from ...json_schema import refers_deeper_than
 from ..model.control_tokens import without_control_tokens
 from ..schema.grammar_schema import with_named_keys
+from ..schema.text_order import with_free_keys
 from .ending import EndingSearch
-from .json_text import JsonText
+from .json_text import JsonText, TextRules
 from .sample_texts import largest_growth, sample_texts
 from .speculation import AnswerIndex
 
@@ -35,6 +37,7 @@ _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
 _FUEL = 50_000_000
 # Chosen: llguidance follows references on the thread's stack, where about a thousand fill 8 MB and end the process.
 _MOST_REFERENCES = 100
+_CONTINUES = re.compile(r'^,|["}\]el0-9],')
 _REPLACED = 3  # chosen: tokens of the last known ending that one token may have replaced
 
 
@@ -53,31 +56,35 @@ class GrammarCache:
         self._grammars: OrderedDict[str, AnswerGrammar] = OrderedDict()
         self._compiling = threading.Lock()
 
-    def get(self, schema: Mapping[str, Any], *, distinct: bool = False) -> AnswerGrammar:
+    def get(
+        self, schema: Mapping[str, Any], *, distinct: bool = False, by_text: bool = False
+    ) -> AnswerGrammar:
         """The grammar of a bounded schema.
 
         ``distinct``: a list ends after an object that it held already, unless the schema requires more items.
+        ``by_text``: keys that may be left out can stand in any order, each once.
         Raises ConfigurationError where llguidance cannot compile the schema.
         """
-        key = f"{distinct} {canonical_json(schema)}"
+        key = f"{distinct} {by_text} {canonical_json(schema)}"
         with self._compiling:
             if key not in self._grammars:
-                self._grammars[key] = self._compile(schema, distinct)
+                self._grammars[key] = self._compile(schema, distinct, by_text)
             self._grammars.move_to_end(key)
             if len(self._grammars) > _CACHED_GRAMMARS:
                 self._grammars.popitem(last=False)
             return self._grammars[key]
 
-    def _compile(self, schema: Mapping[str, Any], distinct: bool) -> AnswerGrammar:
+    def _compile(self, schema: Mapping[str, Any], distinct: bool, by_text: bool) -> AnswerGrammar:
         if refers_deeper_than(schema, _MOST_REFERENCES):
             raise ConfigurationError(
                 f"no grammar can be made of the answer's schema: its definitions refer to others more than "
                 f"{_MOST_REFERENCES} deep; flatten it, or pass constrained=False, and answers are validated only"
             )
+        free, keys = with_free_keys(schema) if by_text else (schema, ())
         limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
         try:
             text = llguidance.LLMatcher.grammar_from_json_schema(
-                json.dumps(with_named_keys(schema)), overrides=_OPTIONS
+                json.dumps(with_named_keys(free)), overrides=_OPTIONS
             )
             matcher = llguidance.LLMatcher(self.engine, text, log_level=0, limits=limits)
             error = matcher.get_error()
@@ -89,13 +96,14 @@ class GrammarCache:
                 "pass constrained=False, and answers are validated only"
             )
         search = EndingSearch(self.engine, *sample_texts(schema))
-        return AnswerGrammar(self, matcher, search, growth=largest_growth(schema), distinct=distinct)
+        rules = TextRules(distinct=distinct, free_keys=keys)
+        return AnswerGrammar(self, matcher, search, growth=largest_growth(schema), rules=rules)
 
     @functools.cached_property
-    def list_continuations(self) -> list[int]:
-        """Tokens that may continue a list after an object: those with a comma at their start or after a brace."""
+    def continuations(self) -> list[int]:
+        """Tokens that may continue a list or an object: those with a comma at their start or after a value."""
         texts = ((token, self.text(token)) for token in range(self.vocabulary))
-        return [token for token, text in texts if text.startswith(",") or "}," in text]
+        return [token for token, text in texts if _CONTINUES.search(text)]
 
     def written(self, tokens: Sequence[int]) -> bytes:
         """The text of tokens, in UTF-8."""
@@ -120,9 +128,9 @@ class AnswerGrammar:
         search: EndingSearch,
         *,
         growth: int,
-        distinct: bool,
+        rules: TextRules,
     ) -> None:
-        self._cache, self._matcher, self._distinct = cache, matcher, distinct
+        self._cache, self._matcher, self._rules = cache, matcher, rules
         self.search, self.growth = search, growth
         _mask_of(matcher, cache.vocabulary)  # fills caches that copies of the matcher share
         self.answers = AnswerIndex()
@@ -160,9 +168,9 @@ class AnswerGrammar:
     def _refused_by_rules(self, tokens: list[int]) -> int | None:
         """Index of the first of the tokens, all of which the grammar accepts, that a rule on the text refuses."""
         pieces = [self._cache.text(token) for token in tokens]
-        if not JsonText.has_rules_for("".join(pieces), distinct=self._distinct):
+        if not self._rules.concern("".join(pieces)):
             return None
-        text = JsonText(distinct=self._distinct)
+        text = JsonText(self._rules)
         for index, piece in enumerate(pieces):
             if not text.allows(piece):
                 # As in generation, a rule on the text gives way where the grammar allows nothing else.
@@ -193,8 +201,8 @@ class GrammarState:
         max_new_tokens: int,
     ) -> None:
         self._grammar, self._matcher, self._left = grammar, matcher, max_new_tokens
-        self._cache, self._distinct = grammar._cache, grammar._distinct
-        self._text = JsonText(distinct=self._distinct)
+        self._cache, self._rules = grammar._cache, grammar._rules
+        self._text = JsonText(self._rules)
         self._tokens: list[int] = []
         self._closing = False
         self._ending: list[int] | None = None  # a short end of the first ``_ending_at`` tokens
@@ -285,10 +293,10 @@ class GrammarState:
             only[self._ending[0] if self._ending else self._cache.stop_id] = True
             return only
         allowed = _mask_of(self._matcher, self._cache.vocabulary)
-        if self._text.in_number:
+        if self._text.in_number or self._text.in_key:
             allowed = self._without_refused(allowed, allowed.nonzero()[:, 0].tolist())
-        elif self._distinct:
-            candidates = [token for token in self._cache.list_continuations if allowed[token]]
+        elif self._rules.on_commas:
+            candidates = [token for token in self._cache.continuations if allowed[token]]
             allowed = self._without_refused(allowed, candidates)
         return allowed
 

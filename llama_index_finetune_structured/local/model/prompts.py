@@ -11,8 +11,8 @@ from ...errors import DatasetError, PromptTooLongError
 from ...example import Example, Message
 from ...json_schema import without_titles
 from ..schema.compact import compact_schema
-from ..schema.objects import in_schema_order
 from ..schema.spelling import spelled_json
+from ..schema.written import written_answer
 from .chat_template import render_parts
 from .control_tokens import control_tokens, encode_parts, text_ids
 
@@ -172,7 +172,8 @@ def _row(
 def trained_text(example: Example) -> str:
     """The answer's text to train on: with a schema, JSON without spaces and with keys in the schema's order.
 
-    The grammar enforces the same form in serving. Without a schema, the plain text of the answer. Raises
+    Keys that may be left out stand in the order of the text that their values repeat. The grammar enforces the same
+    form in serving. Without a schema, the plain text of the answer. Raises
     DatasetError where an answer with a schema is not JSON.
     """
     try:
@@ -186,7 +187,7 @@ def _answer_text(example: Example) -> str:
     if example.answer_schema is None:
         return text
     try:
-        return spelled_json(in_schema_order(example.answer_schema, json.loads(text)))
+        return spelled_json(written_answer(example, json.loads(text)))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"it has a schema and its answer is not JSON ({error}): fix or remove it"

@@ -24,6 +24,7 @@ from .drafts import by_reference_alone
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
 from .number_limits import translate_limits
 from .string_formats import SHORT_FORMATS, translate_string
+from .written import is_by_text
 
 __all__ = ["AnswerBounds", "AnswerTexts", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
 
@@ -52,6 +53,7 @@ class AnswerBounds(BaseModel):
             without naming them and that training answers have, with a schema of their values.
         distinct: Keys of the schemas whose training answers have lists of several objects, and no list with
             the same object twice.
+        by_text: Keys of the schemas whose training answers have keys that may be left out in the text's order.
         default_items: Bound of lists and free-form objects that no training answer fills; 32 by default
             (chosen).
         default_characters: Bound of strings that no training answer fills; 400 by default (chosen).
@@ -62,6 +64,7 @@ class AnswerBounds(BaseModel):
     longest: dict[str, dict[str, int]] = Field(default_factory=dict)
     learned_keys: dict[str, LearnedKeys] = Field(default_factory=dict)
     distinct: tuple[str, ...] = ()
+    by_text: tuple[str, ...] = ()
     default_items: int = Field(default=32, gt=0)
     default_characters: int = Field(default=400, gt=0)
 
@@ -97,6 +100,9 @@ class AnswerTexts:
 
     def __init__(self) -> None:
         self.schemas: dict[str, Mapping[str, Any]] = {}
+        self.by_text: set[str] = (
+            set()
+        )  # keys of schemas with an answer whose keys are not in the schema's order
         self._texts: dict[str, list[str]] = {}
 
     def add(self, example: Example) -> str | None:
@@ -106,6 +112,8 @@ class AnswerTexts:
         key = schema_key(example.answer_schema)
         self.schemas.setdefault(key, example.answer_schema)
         self._texts.setdefault(key, []).append(example.answer_text())
+        if key not in self.by_text and is_by_text(example, json.loads(example.answer_text())):
+            self.by_text.add(key)
         return key
 
     def parsed(self, key: str) -> Iterator[Any]:
@@ -133,6 +141,7 @@ def learn_bounds(examples: Iterable[Example] | AnswerTexts) -> AnswerBounds:
         longest=longest,
         learned_keys={key: keys for key, keys in learned.items() if keys},
         distinct=tuple(sorted(key for key in answers.schemas if _all_distinct(answers.parsed(key)))),
+        by_text=tuple(sorted(answers.by_text)),
     )
 
 

@@ -19,6 +19,7 @@ from ...example import canonical_json
 from ...json_schema import pattern_matches, resolve_pointer, schema_validator
 from ...panics import recursion_ends
 from .drafts import by_reference_alone
+from .text_order import by_text, optional_keys
 
 __all__ = [
     "KeyOrder",
@@ -162,10 +163,13 @@ def _by_pattern(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
 
 
 class KeyOrder:
-    """Which keys answers to a schema have, by the branches of unions that they fit, and in which order."""
+    """Which keys answers to a schema have, by the branches of unions that they fit, and in which order.
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self.root = root
+    ``text``: what the answers are about, in whose order keys stand that may be left out; None: in the schema's.
+    """
+
+    def __init__(self, root: Mapping[str, Any], text: str | None = None) -> None:
+        self.root, self._text = root, text
 
     def ordered(self, node: Any, value: Any) -> Any:
         """``value`` of the sub-schema ``node`` as the grammar spells it, the keys of every object in order."""
@@ -179,12 +183,19 @@ class KeyOrder:
             return _number(chosen, value)
         if isinstance(value, list):
             return [self.ordered(_item_schema(chosen, n), item) for n, item in enumerate(value)]
-        names = [name for name in self._key_order(node, value) if name in value]
+        names = self._by_text(chosen, [name for name in self._key_order(node, value) if name in value], value)
         learned = _learned(chosen, value)
         rest = [name for name in value if name not in {*names, *learned}]
         ordered = {name: self.ordered(_key_schema(chosen, name), value[name]) for name in names}
         ordered |= {name: _sorted(value[name]) for name in learned}
         return ordered | {name: self.ordered(_key_schema(chosen, name), value[name]) for name in rest}
+
+    def _by_text(
+        self, schemas: list[Mapping[str, Any]], names: list[str], value: Mapping[str, Any]
+    ) -> list[str]:
+        keyed = [schema for schema in schemas if "properties" in schema]
+        optional = optional_keys(keyed[0]) if self._text is not None and len(keyed) == 1 else []
+        return by_text(names, optional, value, self._text or "") if optional else names
 
     def learned_keys(self, node: Any, value: Mapping[str, Any]) -> list[str]:
         """The keys of an object that its schema neither names nor describes, though it allows them; sorted."""
@@ -246,10 +257,13 @@ class KeyOrder:
         return schema_validator(self.root)
 
 
-def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point."""
+def in_schema_order(schema: Mapping[str, Any], value: Any, text: str | None = None) -> Any:
+    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point.
+
+    ``text``: as of ``KeyOrder``.
+    """
     root = by_reference_alone(dict(schema))
-    return KeyOrder(root).ordered(root, value)
+    return KeyOrder(root, text).ordered(root, value)
 
 
 def _constant(schemas: list[Mapping[str, Any]], value: Any) -> Any:

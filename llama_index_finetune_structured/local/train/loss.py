@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ...printable import package_logger
 from ..model.prompts import TokenRow
-from .packing import PackedBatch, pack
+from .packing import PackedBatch, common_length, pack
 from .prefix_tree_attention import PREFIX_TREE
 
 __all__ = ["AnswerLoss"]
 
 _logger = package_logger(__name__)
-_PACKED_TOKENS = 8192  # of the rows, before packing, in one forward pass (chosen: bounds the activations)
+_PACKED_TOKENS = 8192  # in one forward pass, a common prefix counted once (chosen: bounds the activations)
 _LOGITS_AT_ONCE = 2**25  # chosen: 128 MiB in fp32
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
 _PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
@@ -79,11 +79,14 @@ class AnswerLoss:
             yield from (pack([row]) for row in rows)
             return
         piece: list[TokenRow] = []
-        for row in rows:
-            if piece and sum(map(len, piece)) + len(row) > _PACKED_TOKENS:
+        tokens = 0
+        for row in sorted(rows, key=lambda row: row.inputs):
+            shared = common_length(piece[-1].inputs, row.inputs) if piece else 0
+            if piece and tokens + len(row) - shared > _PACKED_TOKENS:
                 yield pack(piece)
-                piece = []
+                piece, tokens, shared = [], 0, 0
             piece.append(row)
+            tokens += len(row) - shared
         yield pack(piece)
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
