@@ -11,8 +11,7 @@ from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
-from ..local.train.settings import LoraSettings
-from .command import Result, command, counted, finite, one_of
+from .command import Result, command, finite, one_of
 from .schema_option import SchemaOption, answer_class
 
 __all__ = ["register"]
@@ -66,15 +65,8 @@ def check_file(
         schema_prompt=schema_prompt,
     )
     fixed = fix is not None and _fix(report, fix)
-    left = f"the {report.good} good lines are in {fix}" if fix is not None else None
-    steps = _steps(report) if target == "local" and report.good else None
-    return Result(_data(report, fix), (str(report), *filter(None, [steps, left])), ok=report.ok or fixed)
-
-
-def _steps(report: CheckReport) -> str:
-    size = LoraSettings().batch_size
-    steps = report.epochs * -(-report.good // size)
-    return f"train would take {steps} steps: {counted(report.epochs, 'epoch')}, {size} rows a step"
+    left = () if fix is None else (f"the {report.good} good lines are in {fix}",)
+    return Result(_data(report, fix), (str(report), *left), ok=report.ok or fixed)
 
 
 def _fix(report: CheckReport, path: Path) -> bool:
@@ -109,6 +101,7 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
         "longest_tokens": report.longest_tokens,
         "estimated": report.estimated,
         "epochs": report.epochs,
+        "schema_tokens": report.schema_tokens,
         "cost": report.cost,
         "trained_span": report.span and report.span.trained_text,
         "fixed": fixed and str(fixed),

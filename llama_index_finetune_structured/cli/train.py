@@ -38,12 +38,26 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data (default: 1 to 5, for about 100 steps)."),
+        typer.Option(min=1, help="Passes over the data (default: from 5 for few rows to 1 for many)."),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-8, callback=finite, help="Peak learning rate.")
-    ] = _DEFAULT.learning_rate,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = _DEFAULT.batch_size,
+        float | None,
+        typer.Option(
+            min=1e-8, callback=finite, help="Peak learning rate (default: by the size of the model)."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Examples in a step (default: 4 to 8, by their length)."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            callback=finite,
+            help="Most minutes of training; fewer steps are taken (default: no limit).",
+        ),
+    ] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = _DEFAULT.rank,
     upper_layers: Annotated[
         int | None,
@@ -80,6 +94,7 @@ def train(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        minutes=minutes,
         rank=rank,
         upper_layers=upper_layers,
         max_length=max_length,

@@ -17,11 +17,11 @@ from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineEr
 from ..example import Example, content_hash
 from ..forks import ForkSafeLock
 from ..json_schema import without_titles
-from ..llms.local_calls import schema_room
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
 from ..local.model.chat_template import prompt_date, system_form
+from ..local.model.prompts import schema_room
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..local.model.prompts import TokenRow
-    from ..local.train.trainer import Trainer
+    from ..local.train.trainer import RunCost, Trainer
 
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
@@ -52,7 +52,7 @@ class LoraJob(BaseModel):
         adapter: Folder of the adapter, once finished.
         steps: Optimizer steps taken.
         loss: Training loss of the last step.
-        validation_loss: Last loss of the held-out rows.
+        validation_loss: Loss of the held-out rows with the weights that are kept, the lowest.
         seconds: Of all training steps together.
     """
 
@@ -76,7 +76,8 @@ class LoraFinetuneEngine(FinetuneEngine):
         data: A FinetuneDataset, Examples, or the path of any file that ``check(path)`` accepts.
         base_model: The embedded ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id
             (``owner/name``).
-        validation: Held-out rows, in any form of ``data``; their loss is computed after each epoch.
+        validation: Held-out rows, in any form of ``data``; their loss is computed after each epoch, and the weights
+            with the lowest are kept.
         output_dir: Folder of the run. None: a folder of ``lora-output`` that is named by ``fingerprint``, so
             that the same run resumes, or returns at once where it is finished.
         config: The training settings. None: the defaults of ``LoraSettings``.
@@ -151,6 +152,8 @@ class LoraFinetuneEngine(FinetuneEngine):
     def finetune(self) -> None:
         """Train, with a progress bar, from the newest complete checkpoint if there is one.
 
+        Before the first step of a longer run, a line says the steps, and the time and memory that they will take.
+
         Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes. A damaged
         checkpoint is passed over, and a damaged adapter is written again, each with a logged warning. Under
         ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
@@ -177,6 +180,7 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:
         trainer = self._trainer(rows)
+        cost = trainer.measure(validation)
         with progress_bar(
             total=trainer.total_steps,
             initial=trainer.step,
@@ -184,6 +188,8 @@ class LoraFinetuneEngine(FinetuneEngine):
             unit="step",
             disable=not processes.is_first,
         ) as bar:
+            if cost is not None and processes.is_first:
+                bar.write(_planned(trainer, cost), file=bar.fp)
 
             def show(entry: dict[str, float]) -> None:
                 ends_epoch = entry["step"] % trainer.steps_per_epoch == 0
@@ -195,7 +201,9 @@ class LoraFinetuneEngine(FinetuneEngine):
             bar.set_postfix_str(f"loss={log.steps[-1]['loss']:.3f}")
         if processes.is_first:
             save_adapter(trainer.model, self.adapter, self._card(rows))
-            settings = self.config.model_dump() | {"alpha": self.config.lora_alpha, "epochs": trainer.epochs}
+            taken = ("epochs", "batch_size", "learning_rate")
+            settings = self.config.model_dump() | {name: getattr(trainer, name) for name in taken}
+            settings["alpha"] = self.config.lora_alpha
             self._run.write_log(log, settings)  # last: it holds the checksums of the adapter's files
         processes.barrier()  # no process returns before the first has written the adapter
 
@@ -321,6 +329,18 @@ class LoraFinetuneEngine(FinetuneEngine):
             system_messages=system_form(tokenizer),
             schema_prompt=form,
         )
+
+
+def _planned(trainer: Trainer, cost: RunCost) -> str:
+    """What the run will take, for the user to see before it."""
+    rows, minutes = len(trainer.rows), cost.seconds / 60
+    time = f"{minutes:.0f} min" if minutes >= 1.5 else f"{cost.seconds:.0f} s"
+    memory = "" if cost.memory is None else f", {cost.memory / 2**30:.1f} GiB of memory"
+    epochs = trainer.total_steps / trainer.steps_per_epoch
+    return (
+        f"{rows} rows, {trainer.batch_size} a step, {epochs:.2g} epochs: {trainer.total_steps} steps, about {time}"
+        f"{memory}"
+    )
 
 
 def _leads_with_system(example: Example) -> bool:

@@ -211,6 +211,6 @@ def _figures(log: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "steps": len(steps),
         "loss": steps[-1]["loss"] if steps else None,
-        "validation_loss": validation[-1]["loss"] if validation else None,
+        "validation_loss": min((entry["loss"] for entry in validation), default=None),
         "seconds": sum(entry["seconds"] for entry in steps),
     }

@@ -36,7 +36,6 @@ __all__ = [
     "prompt_ids",
     "require_encodable",
     "schema_reserve",
-    "schema_room",
     "trained_messages",
 ]
 
@@ -197,13 +196,3 @@ def schema_reserve(window: int, answer_tokens: int, wanted: int | None) -> int:
     """
     known = min(_SCHEMA_TOKENS, window // 4) if wanted is None else wanted
     return min(known, max(0, window - answer_tokens) // 2)
-
-
-def schema_room(tokenizer: Any, schema: Mapping[str, Any], schema_prompt: SchemaPrompt) -> int:
-    """How many tokens longer a prompt is with the schema, a system message for it included."""
-    question = [Message(role="user", content="?")]
-    plain, asked = (
-        render_prompt(tokenizer, messages_with_schema(question, wanted, schema_prompt))
-        for wanted in (None, schema)
-    )
-    return len(asked) - len(plain)

@@ -27,10 +27,10 @@ from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongEr
 from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short, schema_room
 from ..local.schema.bounds import schema_key
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
-from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve, schema_room
+from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve
 from .structured import request_schema
 from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas

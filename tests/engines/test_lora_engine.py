@@ -340,15 +340,6 @@ def test_more_upper_layers_than_the_base_model_has_are_an_error_that_names_their
     _engine(base, tmp_path / "all", config=SETTINGS.model_copy(update={"upper_layers": 2})).finetune()
 
 
-@pytest.mark.parametrize(
-    ("rows", "batch_size", "epochs"),
-    [(1, 2, 5), (24, 2, 5), (68, 2, 3), (166, 2, 1), (5000, 2, 1), (166, 8, 5)],
-)
-def test_few_rows_are_seen_more_often(rows: int, batch_size: int, epochs: int) -> None:
-    assert LoraSettings(batch_size=batch_size).epochs_for(rows) == epochs
-    assert LoraSettings(batch_size=batch_size, epochs=7).epochs_for(rows) == 7
-
-
 @pytest.mark.parametrize("rank", [1, 8, 16])
 def test_alpha_is_twice_the_rank_unless_it_is_given(rank: int) -> None:
     assert LoraSettings(rank=rank).lora_alpha == 2 * rank

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, create_model
 
 from llama_index_finetune_structured import FinetuneDataset, LoraFinetuneEngine, LoraLLM, LoraSettings
 from llama_index_finetune_structured.errors import ConfigurationError, PromptTooLongError
-from llama_index_finetune_structured.llms.local_calls import schema_room
+from llama_index_finetune_structured.local.model.prompts import schema_room
 from tests import tiny
 
 WINDOW, WORDS = 3072, 700

@@ -65,6 +65,7 @@ class CheckReport:
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
         epochs: Number of epochs that ``cost`` covers.
         cost: Price of ``tokens`` over all ``epochs``, in the currency of the given price. None: no price given.
+        schema_tokens: Tokens that the largest schema takes in a prompt, for "local". None: prompts have no schema.
         span: The trained span of the first good line. None: there is no good line.
     """
 
@@ -79,6 +80,7 @@ class CheckReport:
     estimated: bool
     epochs: int
     cost: float | None
+    schema_tokens: int | None
     span: TrainedSpan | None
 
     @property
@@ -122,6 +124,10 @@ class CheckReport:
             f"{self.trained_tokens} trained of {self.tokens} tokens x {self.epochs} epochs{about}, "
             f"longest row {self.longest_tokens}",
         ]
+        if self.schema_tokens is not None:
+            lines.append(
+                f"the schema takes {self.schema_tokens} tokens of a prompt; rows that begin alike share them"
+            )
         if self.cost is not None:
             lines.append(f"about {self.cost:.2f} at the given price")
         if self.span is not None:
@@ -184,6 +190,7 @@ def check(
         estimated=target.estimated,
         epochs=epochs,
         cost=None if price_per_million is None else done.tokens * epochs * price_per_million / 1e6,
+        schema_tokens=done.schema_tokens(),
         span=None if first_good is None else _span(first_good, target),
     )
 

@@ -97,6 +97,11 @@ class SourceCheck:
         fields = (Problem(fault.code, fault.message, source_name(source)) for fault in self._fields.faults())
         self.problems += [*at_end, *fields]
 
+    def schema_tokens(self) -> int | None:
+        """Tokens that the largest schema takes in a prompt; None where the target's prompts have none of their own."""
+        room, schemas = self.target.schema_tokens, self._answers.schemas.values()
+        return None if room is None or not schemas else max(map(room, schemas))
+
     def first_good(self, source: CheckSource) -> TokenisedRow | None:
         """The tokens of the first good row, for which the source is read again up to that row.
 

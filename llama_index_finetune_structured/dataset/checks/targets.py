@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,8 @@ class TrainingTarget:
             of them could not be generated, from the key of its schema and its trained tokens; it is called with
             all answers to a schema one after the other. None: answers are generated without a grammar.
         default_epochs: Takes the number of good rows and returns the epochs of a run that sets none.
+        schema_tokens: Takes a schema and returns the tokens that it takes in a prompt. None: prompts have no schema of
+            the target's own.
     """
 
     name: str
@@ -95,6 +97,7 @@ class TrainingTarget:
     estimated: bool = False
     walker: Callable[[AnswerTexts], Callable[[str, Sequence[int]], list[Fault]]] | None = None
     default_epochs: Callable[[int], int] = lambda _rows: 1
+    schema_tokens: Callable[[Mapping[str, Any]], int] | None = None
 
 
 def target_named(
@@ -237,7 +240,7 @@ def local_target(
     for ``token_row``.
     """
     from ...local.model.base_models import context_window, vocabulary_size
-    from ...local.model.prompts import stop_token_id, token_row
+    from ...local.model.prompts import schema_room, stop_token_id, token_row
     from ...local.train.settings import LoraSettings
     from .answer_walk import AnswerWalk
 
@@ -259,6 +262,7 @@ def local_target(
         max_length=min(context, max_length or context),
         walker=walker,
         default_epochs=LoraSettings().epochs_for,
+        schema_tokens=lambda schema: schema_room(tokenizer, schema, schema_prompt),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "precision", "release_idle_threads"]
+__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads"]
 
 _TRIES = 5  # chosen: about 20 ms in all
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
@@ -52,6 +53,20 @@ def _is_faster(dtype: torch.dtype) -> bool:
         return min(times)
 
     return 1.5 * seconds(dtype) < seconds(torch.float32)
+
+
+def peak_memory() -> int | None:
+    """The most bytes so far: of the device that computes, or of this process on a CPU; None where unknown."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def release_idle_threads() -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "SchemaPrompt",
     "TokenRow",
     "require_short",
+    "schema_room",
     "trained_text",
     "render_prompt",
     "messages_with_schema",
@@ -94,6 +95,16 @@ def render_prompt(
     messages or leaves the text of one out, ConfigurationError for one that runs or prints without end.
     """
     return encode_parts(tokenizer, render_parts(tokenizer, messages, date=date))
+
+
+def schema_room(tokenizer: Any, schema: Mapping[str, Any], schema_prompt: SchemaPrompt) -> int:
+    """How many tokens longer a prompt is with the schema, a system message for it included."""
+    question = [Message(role="user", content="?")]
+    plain, asked = (
+        render_prompt(tokenizer, messages_with_schema(question, wanted, schema_prompt))
+        for wanted in (None, schema)
+    )
+    return len(asked) - len(plain)
 
 
 def require_short(texts: Iterable[str], context_window: int) -> None:

@@ -99,6 +99,10 @@ class DistributedRun:
         part = self._part(rows)
         return self._sum(loss.mean(part) * _trained_tokens(part) if part else 0.0) / _trained_tokens(rows)
 
+    def mean(self, value: float) -> float:
+        """The mean of all processes' values; the same in all. Waits for all processes."""
+        return value if self.world_size == 1 else self._sum(value) / self.world_size
+
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is true in any process; the same result in all. Waits for all processes."""
         return flag if self.world_size == 1 else self._sum(float(flag)) > 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from .recipe import epochs_of
 
 __all__ = ["LoraSettings"]
 
-# Chosen: about 100 steps a run, and no row more than five times.
-_ENOUGH_STEPS, _MOST_EPOCHS = 100, 5
 # Chosen: beyond what any base model has a use for, and far below what exhausts the memory.
 _MOST_RANK, _MOST_ALPHA, _MOST_SET_EPOCHS = 8192, 2**20, 100_000
 _MOST_BATCH = 2**31
+_MOST_MINUTES = 1e6  # chosen: two years
 _MOST_RATE = 1e30  # AdamW computes in fp32 with multiples of it
 
 
@@ -24,9 +24,12 @@ class LoraSettings(BaseModel):
         alpha: LoRA's updates are scaled by alpha / rank. None (default): twice the rank.
         upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
             (default): all. More than the base model has are an error.
-        learning_rate: The highest, after warm-up; 1e-3 by default.
-        epochs: Passes over the rows. None (default): as many as give about 100 steps, from 1 to 5.
-        batch_size: Rows a step; 2 by default.
+        learning_rate: The highest, after warm-up. None (default): by the base model's width and the rows a step,
+            1.4e-3 for the embedded model and 8 rows.
+        epochs: Passes over the rows. None (default): from 5 for few rows to 1 for more than 1,300.
+        batch_size: Rows a step. None (default): from 4 to 8, as many as have about 1,024 tokens.
+        minutes: Most minutes of training: fewer steps are taken where all would take longer, by the time of the first.
+            None (default): no limit.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
             window. Longer rows are rejected, never cut.
         schema_prompt: How prompts say the schema: ``json`` (default), ``compact``, as types in about half of the
@@ -40,9 +43,10 @@ class LoraSettings(BaseModel):
     rank: int = Field(default=16, gt=0, le=_MOST_RANK)
     alpha: int | None = Field(default=None, gt=0, le=_MOST_ALPHA)
     upper_layers: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0, le=_MOST_RATE)
+    learning_rate: float | None = Field(default=None, gt=0, le=_MOST_RATE)
     epochs: int | None = Field(default=None, gt=0, le=_MOST_SET_EPOCHS)
-    batch_size: int = Field(default=2, gt=0, le=_MOST_BATCH)
+    batch_size: int | None = Field(default=None, gt=0, le=_MOST_BATCH)
+    minutes: float | None = Field(default=None, gt=0, le=_MOST_MINUTES)
     max_length: int | None = Field(default=None, gt=0)
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -59,6 +63,4 @@ class LoraSettings(BaseModel):
         Args:
             rows: Number of training rows.
         """
-        if self.epochs is not None:
-            return self.epochs
-        return min(_MOST_EPOCHS, max(1, round(_ENOUGH_STEPS * self.batch_size / max(1, rows))))
+        return epochs_of(rows) if self.epochs is None else self.epochs

@@ -18,7 +18,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
-from ..model.devices import release_idle_threads
+from ..model.devices import peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
@@ -26,14 +26,18 @@ from .checkpoints import newest_checkpoint, save_checkpoint
 from .distributed import DistributedRun
 from .fused_linear import fuse_lora
 from .loss import AnswerLoss
+from .recipe import learning_rate_of, rows_a_step
 from .settings import LoraSettings
 
-__all__ = ["Trainer", "TrainingLog"]
+__all__ = ["RunCost", "Trainer", "TrainingLog"]
 
 _WARMUP_SHARE = 0.05  # of all steps; chosen: a common value
 _GRADIENT_NORM = 1.0  # gradients are clipped to this norm; the default of transformers and TRL
 _CHECKPOINTS = 10  # about so many a run, where checkpoint_steps is not set
-_STATE_KEYS = {"step", "fingerprint", "schedule", "learning_rates", "log"}
+_PATIENCE = 2  # chosen: epochs in a row without a lower held-out loss after which a run ends
+_FORWARD_SHARE = 0.4  # of a step's time; chosen: the backward pass takes about twice that of the forward pass
+_MEASURED_STEPS = 20  # chosen: two gradients are computed to estimate what a run of more steps takes
+_STATE_KEYS = {"step", "fingerprint", "schedule", "learning_rates", "log", "total_steps", "kept"}
 _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # AdamW's state of a weight
 
 
@@ -45,10 +49,20 @@ class TrainingLog:
     validation: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class RunCost:
+    """``seconds`` of all steps, as two of them took; ``memory`` in bytes, the most so far; None where unknown."""
+
+    seconds: float
+    memory: int | None
+
+
 class Trainer:
     """Trains the LoRA weights of a PEFT model on rows, from the newest checkpoint in ``folder``, if any.
 
-    ``fingerprint`` identifies the run. Raises CheckpointError where the checkpoints are of another run.
+    With held-out rows the weights of the epoch with the lowest loss on them are kept, and unless the settings name
+    the epochs, two in a row without a lower one end the run. ``fingerprint`` identifies the run. Raises
+    CheckpointError where the checkpoints are of another run.
     """
 
     def __init__(
@@ -59,17 +73,48 @@ class Trainer:
         fuse_lora(model)
         self.loss = AnswerLoss.for_model(model)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
+        self.batch_size = settings.batch_size or rows_a_step(rows)
+        width = model.get_input_embeddings().weight.shape[1]
+        self.learning_rate = settings.learning_rate or learning_rate_of(width, self.batch_size)
+        self.optimizer = torch.optim.AdamW(self.weights, lr=self.learning_rate, weight_decay=0.0)
         self.epochs = settings.epochs_for(len(rows))
         self._batches = list(self._ordered_batches())
-        self.total_steps = len(self._batches)
-        self.steps_per_epoch = self.total_steps // self.epochs
-        self.schedule = get_cosine_schedule_with_warmup(
-            self.optimizer, max(1, round(_WARMUP_SHARE * self.total_steps)), self.total_steps
-        )
+        self.steps_per_epoch = len(self._batches) // self.epochs
         self.step, self.log = 0, TrainingLog()
         self._saved = 0  # step of the newest checkpoint, 0 for none
+        self._kept: dict[str, torch.Tensor] = {}  # the weights at the lowest held-out loss
+        self._plan(len(self._batches))
         self._resume()
+
+    def _plan(self, steps: int) -> None:
+        """Set the number of steps, and the learning rate of each."""
+        self.total_steps = steps
+        for group in self.optimizer.param_groups:
+            group.pop("initial_lr", None)
+            group["lr"] = self.learning_rate
+        warmup = max(1, round(_WARMUP_SHARE * steps))
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warmup, steps)
+
+    def measure(self, validation: Sequence[TokenRow] = ()) -> RunCost | None:
+        """What the run will take, by the gradients of its longest batch and of a middle one; no step is taken.
+
+        Where ``minutes`` is set and all steps would take longer, plans those that fit. None, and nothing is measured,
+        for a short run and one that resumes. ``validation``: as of ``run``.
+        """
+        limit = self.settings.minutes
+        if self.step or (self.total_steps < _MEASURED_STEPS and limit is None):
+            return None
+        by_length = sorted(self._batches[: self.steps_per_epoch], key=lambda batch: sum(map(len, batch)))
+        with torch.inference_mode(False), torch.enable_grad():
+            self.distributed.backward(self.loss, by_length[-1], self.weights)
+            started = time.perf_counter()
+            self.distributed.backward(self.loss, by_length[len(by_length) // 2], self.weights)
+            seconds = self.distributed.mean(time.perf_counter() - started)
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds *= 1 + _FORWARD_SHARE * len(validation) / len(self.rows)
+        if limit is not None and 60 * limit < seconds * self.total_steps:
+            self._plan(max(1, int(60 * limit / seconds)))
+        return RunCost(seconds * self.total_steps, peak_memory())
 
     def run(
         self,
@@ -78,34 +123,43 @@ class Trainer:
     ) -> TrainingLog:
         """Train the remaining steps. Ctrl-C finishes the step, saves and raises KeyboardInterrupt.
 
-        ``validation``: held-out rows, whose loss is computed after each epoch. ``on_step`` is called with the
-        log entry of each step. Raises CheckpointError, or EngineError where a loss, gradient or weight is not finite:
-        in every process at the same step, before anything of that step is saved.
+        ``validation``: held-out rows, whose loss is computed after each epoch; in the end the model has the weights
+        with the lowest. ``on_step`` is called with the log entry of each step. Raises CheckpointError, or EngineError
+        where a loss, gradient or weight is not finite: in every process at the same step, before anything of that step
+        is saved.
         """
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
         # A caller may have switched gradients off.
         with _stop_requests() as stop, torch.inference_mode(False), torch.enable_grad():
-            for batch in self._batches[self.step :]:
+            while not self._is_over():
+                batch = self._batches[self.step]
                 on_step(self._train_step(batch))
-                ends_epoch = self.step % self.steps_per_epoch == 0
-                if validation and ends_epoch:
+                is_last = self.step == self.total_steps
+                if validation and (is_last or self.step % self.steps_per_epoch == 0):
                     self._validate(validation)
-                elif self.step == self.total_steps:  # no later step would show that the last one diverged
+                elif is_last:  # no later step would show that this one diverged
                     self._require_finite_loss(batch, "the loss after the step")
                 stopped = self.distributed.any(stop.is_set())
-                if stopped or self.step % every == 0 or self.step == self.total_steps:
+                if stopped or self.step % every == 0 or self._is_over():
                     self._save()
-                if stopped and self.step < self.total_steps:
+                if stopped and not self._is_over():
                     raise KeyboardInterrupt(
                         f"stopped after step {self.step} of {self.total_steps}, and saved"
                     )
+        if self._kept:
+            set_peft_model_state_dict(self.model, self._kept)
         release_idle_threads()
         return self.log
+
+    def _is_over(self) -> bool:
+        losses = [entry["loss"] for entry in self.log.validation]
+        worse = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+        return self.step >= self.total_steps or (self.settings.epochs is None and worse >= _PATIENCE)
 
     def _ordered_batches(self) -> Iterator[list[TokenRow]]:
         """The batches of all epochs, in an order that depends on rows, seed and epoch only."""
         for epoch in range(self.epochs):
-            yield from batches(self.rows, self.settings.batch_size, seed=f"{self.settings.seed}:{epoch}")
+            yield from batches(self.rows, self.batch_size, seed=f"{self.settings.seed}:{epoch}")
 
     def _train_step(self, batch: list[TokenRow]) -> dict[str, float]:
         """Take one optimizer step; returns its log entry. Raises EngineError where loss or gradient is not finite."""
@@ -133,8 +187,15 @@ class Trainer:
         return entry
 
     def _validate(self, rows: Sequence[TokenRow]) -> None:
-        """Append the loss of the held-out rows to the log. Raises EngineError where it is not finite."""
+        """Append the loss of the held-out rows to the log, and keep the weights where it is the lowest.
+
+        Raises EngineError where it is not finite.
+        """
         loss = self._require_finite_loss(rows, "the loss of the held-out rows")
+        if all(loss < entry["loss"] for entry in self.log.validation):
+            self._kept = {
+                name: weight.detach().cpu().clone() for name, weight in _adapter(self.model).items()
+            }
         self.log.validation.append({"step": self.step, "loss": loss})
 
     def _require_finite_loss(self, rows: Sequence[TokenRow], figure: str) -> float:
@@ -155,7 +216,7 @@ class Trainer:
         )
         return EngineError(
             f"step {step} of {self.total_steps}: {figure}; training stopped.{places} {kept}: lower learning_rate "
-            f"({self.settings.learning_rate:g}) and train again, in another folder; if that does not help, take out "
+            f"({self.learning_rate:g}) and train again, in another folder; if that does not help, take out "
             "the rows named, or use another base model"
         )
 
@@ -185,12 +246,15 @@ class Trainer:
             "schedule": schedule,
             "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
             "log": {"steps": self.log.steps, "validation": self.log.validation},
+            "total_steps": self.total_steps,
+            "kept": bool(self._kept),
         }
         save_checkpoint(self.folder, self.step, tensors, state)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The trained weights and the optimizer's state, by the names that they have in a checkpoint."""
         tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
+        tensors |= {f"kept.{name}": weight for name, weight in self._kept.items()}
         for n, weight in enumerate(self.weights):
             tensors |= {f"optimizer.{n}.{key}": value for key, value in self.optimizer.state[weight].items()}
         return tensors
@@ -211,10 +275,9 @@ class Trainer:
         tensors, state = newest
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(f"{self.folder}: its checkpoints are of another run: choose another folder")
-        adapter = {
-            key.removeprefix("adapter."): t for key, t in tensors.items() if key.startswith("adapter.")
-        }
-        set_peft_model_state_dict(self.model, adapter)
+        set_peft_model_state_dict(self.model, _of_part(tensors, "adapter."))
+        self._kept = _of_part(tensors, "kept.")
+        self._plan(state["total_steps"])
         moments: dict[int, dict[str, torch.Tensor]] = {n: {} for n in range(len(self.weights))}
         for key, tensor in tensors.items():
             if key.startswith("optimizer."):
@@ -236,7 +299,8 @@ class Trainer:
             return None if "fingerprint" in state else "its state has no fingerprint"
         if missing := sorted(_STATE_KEYS - state.keys()):
             return f"its state has no {', '.join(missing)}"
-        shapes = {f"adapter.{name}": t.shape for name, t in _adapter(self.model).items()}
+        parts = ("adapter.", "kept.") if state["kept"] else ("adapter.",)
+        shapes = {f"{part}{name}": t.shape for part in parts for name, t in _adapter(self.model).items()}
         for n, weight in enumerate(self.weights):
             if any(f"optimizer.{n}.{name}" in tensors for name in _MOMENTS):  # else it never had a gradient
                 shapes |= {
@@ -251,6 +315,11 @@ class Trainer:
 def _adapter(model: Any) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return state
+
+
+def _of_part(tensors: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``part``, by the rest of their names."""
+    return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
 
 
 def _listed(numbers: Sequence[int]) -> str:

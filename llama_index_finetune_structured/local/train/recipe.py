@@ -1,0 +1,42 @@
+"""The recipe of a run where its settings leave it open: rows a step, passes over the rows, learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..model.prompts import TokenRow
+from .packing import common_length
+
+__all__ = ["epochs_of", "learning_rate_of", "rows_a_step"]
+
+# Chosen by held-out figures of three data sets (docs/figures.md): from about so many rows seen in all, more passes
+# brought nothing; a row is seen at most so often.
+_ENOUGH_ROWS, _MOST_EPOCHS = 2000, 5
+# Chosen: below so many tokens a step costs about the same with fewer; the most rows that learned as well as few did.
+_STEP_TOKENS, _FEWEST_ROWS, _MOST_ROWS = 1024, 4, 8
+# Width to the power of Llama models, https://tinker-docs.thinkingmachines.ai/supervised-learning/sl-hyperparams; the
+# rate at width 576 and 8 rows a step was measured here, and grows with the root of the rows (arXiv:2205.10287).
+_RATE, _RATE_WIDTH, _RATE_ROWS, _RATE_POWER = 1.4e-3, 576, 8, 0.781
+
+
+def epochs_of(rows: int) -> int:
+    """Passes over so many rows: fewer rows are seen more often, from 1 to 5 times."""
+    return min(_MOST_EPOCHS, max(1, round(_ENOUGH_ROWS / max(1, rows))))
+
+
+def rows_a_step(rows: Sequence[TokenRow]) -> int:
+    """From 4 to 8 rows: as many as have about 1,024 tokens, what all of them begin with counted once."""
+    if not rows:
+        return _FEWEST_ROWS
+    shared = common_length(min(row.inputs for row in rows), max(row.inputs for row in rows))
+    own = max(1.0, sum(map(len, rows)) / len(rows) - shared)
+    return max(_FEWEST_ROWS, min(_MOST_ROWS, int((_STEP_TOKENS - shared) / own)))
+
+
+def learning_rate_of(width: int, batch_size: int) -> float:
+    """The highest learning rate: lower for wider models, higher for more rows a step.
+
+    ``width``: the base model's hidden size.
+    """
+    return float(_RATE * (_RATE_WIDTH / width) ** _RATE_POWER * math.sqrt(batch_size / _RATE_ROWS))
