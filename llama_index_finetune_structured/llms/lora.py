@@ -89,7 +89,7 @@ class LoraLLM(StructuredAnswersLLM):
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
-            (default): as the adapter was trained, ``json`` for a base model alone.
+            (default): as the adapter was trained, ``compact`` for a base model alone.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on

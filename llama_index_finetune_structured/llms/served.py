@@ -46,7 +46,7 @@ class ServedLora(HostedOpenAILike):
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         system_messages: The form in which training's chat template took system messages: ``own`` (default),
             ``joined`` to one, or ``in_question``, at the start of the first one.
-        schema_prompt: How prompts say the schema, as in training: ``compact``, ``json`` (default) or ``none``.
+        schema_prompt: How prompts say the schema, as in training: ``compact`` (default), ``json`` or ``none``.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 

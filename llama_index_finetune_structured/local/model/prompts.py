@@ -31,7 +31,7 @@ __all__ = [
 
 SchemaPrompt = Literal["compact", "json", "none"]
 """How a prompt says the schema: as types (``compact_schema``), as JSON schema, or not at all."""
-DEFAULT_SCHEMA_PROMPT: SchemaPrompt = "json"
+DEFAULT_SCHEMA_PROMPT: SchemaPrompt = "compact"
 _JSON_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
 _COMPACT_PROMPT = "Answer with one JSON value of this type, and with nothing else:\n{schema}"
 _CHARACTERS_A_TOKEN = 100

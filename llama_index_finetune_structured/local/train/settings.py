@@ -32,8 +32,8 @@ class LoraSettings(BaseModel):
             None (default): no limit.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
             window. Longer rows are rejected, never cut.
-        schema_prompt: How prompts say the schema: ``json`` (default), ``compact``, as types in about half of the
-            tokens, or ``none``. Kept in the adapter, which is asked the same way.
+        schema_prompt: How prompts say the schema: ``compact`` (default), as types in about half of the tokens, ``json``
+            (JSON schema) or ``none``. Kept in the adapter, which is asked the same way.
         seed: Of LoRA's initial weights and the order of rows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
     """
