@@ -32,10 +32,9 @@ _SHORT_FORMS = frozenset(
     "al approx ca cf ch co dr ed eds eq eqs et fig figs inc jr ltd mr mrs ms nr p pp prof sec sr st vol vs".split()  # noqa: SIM905
 )
 _LAST_WORD = re.compile(r"(\w[\w.]*)\.\W*$")
-# Where a sentence may end that the splitter does not see: before a blank line or a list item; after the full stops of
-# Chinese and Japanese.
+# Ends of sentences that the splitter does not see: blank lines, breaks before list items, Chinese full stops.
 _MORE_ENDS = re.compile(
-    r"\n(?=\s*\n)|\n(?=[ \t]*(?:[-*\u2022\u2013]|\d{1,3}[.)])[ \t])|(?<=[\u3002\uff01\uff1f])"
+    r"\n[^\S\n]*\n+|\n(?=[ \t]*(?:[-*\u2022\u2013]|\d{1,3}[.)])[ \t])|(?<=[\u3002\uff01\uff1f])"
 )
 _BLANK_LINES = re.compile(r"\n\s*\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,8 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = ["TextFrame", "possible_frames"]
 
-_STEM = 12  # chosen: prompts with the same first, or last, so many characters are of one template
-_LEAST_PART = 4  # chosen: characters of a constant part; texts share shorter ones by chance
+_STEM = 20  # chosen: prompts with the same first, or last, so many characters are of one template
+_MOST_PROMPTS = 2 / 3  # chosen: so many of one template are most
+# Chosen: characters of a constant part, with a character that templates set texts off by, and without one. Texts share
+# shorter ones by chance.
+_LEAST_PART, _LEAST_WORDS = 4, 20
+_SET_OFF = re.compile(r"[\n:<>#=|]")
+_CLOSING = ".,;:!?)]}"  # what all texts may end with is of the texts
 _MOST_LINES, _MOST_ROWS = 200, 200  # chosen: lines and prompts that a template's parts are looked for in
 _MOST_PARTS = 6  # chosen: templates have two or three; each pair of parts is a frame to try
 
@@ -66,7 +72,7 @@ def possible_frames(messages: Sequence[str]) -> list[TextFrame]:
     start = _constant(_shared_start(texts), texts)
     rest = [text[len(start) :] for text in texts]
     backwards = [text[::-1] for text in rest]
-    end = _constant(_shared_start(backwards), backwards)[::-1]
+    end = _constant(_shared_start(backwards), backwards)[::-1].lstrip(_CLOSING)
     parts = list(islice(_constant_lines([text[: len(text) - len(end)] for text in rest]), _MOST_PARTS))
     borders = len(parts) + 1
     ranges = sorted(
@@ -87,7 +93,7 @@ def possible_frames(messages: Sequence[str]) -> list[TextFrame]:
 def _of_one_template(texts: list[str]) -> list[str]:
     for stem in (slice(_STEM), slice(-_STEM, None)):
         shared, count = Counter(text[stem] for text in texts).most_common(1)[0] if texts else ("", 0)
-        if 2 * count >= len(texts):
+        if count >= _MOST_PROMPTS * len(texts):
             texts = [text for text in texts if text[stem] == shared]
     return texts
 
@@ -104,7 +110,8 @@ def _constant(shared: str, texts: Sequence[str]) -> str:
     while cut and shared[cut - 1].isalnum() and any(text[cut : cut + 1].isalnum() for text in texts):
         cut -= 1
     part = shared[:cut]
-    return part if len(part.strip()) >= _LEAST_PART else ""
+    least = _LEAST_PART if _SET_OFF.search(part) else _LEAST_WORDS
+    return part if len(part.strip()) >= least else ""
 
 
 def _constant_lines(texts: Sequence[str]) -> Iterator[str]:
