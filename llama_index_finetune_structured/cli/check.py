@@ -73,7 +73,7 @@ def check_file(
 
 def _steps(report: CheckReport) -> str:
     size = LoraSettings().batch_size
-    steps = report.epochs * -(-report.good // size)
+    steps = report.epochs * -(-(report.good + report.window_rows) // size)
     return f"train would take {steps} steps: {counted(report.epochs, 'epoch')}, {size} rows a step"
 
 
@@ -108,6 +108,7 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
         "trained_tokens": report.trained_tokens,
         "longest_tokens": report.longest_tokens,
         "estimated": report.estimated,
+        "window_rows": report.window_rows,
         "epochs": report.epochs,
         "cost": report.cost,
         "trained_span": report.span and report.span.trained_text,

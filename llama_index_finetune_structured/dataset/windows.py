@@ -15,18 +15,20 @@ from typing import Any
 
 from ..example import Example, Message, compact_json
 from ..json_schema import find_error
+from ..local.model.prompts import without_schema_text
 from ..local.schema.bounds import schema_key
 from ..local.schema.list_items import ListRules, message_text, text_items
 from ..local.schema.placed_items import ItemPlacer, PlacedItem, Span
 from .splits import unit_hash
 
-__all__ = ["sentence_spans", "text_windows", "window_rows"]
+__all__ = ["bare_examples", "sentence_spans", "text_windows", "window_rows"]
 
 _SIZES = (1, 2)  # sentences of a window, beside paragraphs
-_LONGEST_OPEN = 1000  # chosen: characters of a sentence up to which an open bracket continues it
+_LONGEST_JOINED = 1000  # chosen: characters of a sentence that nothing is joined to
 _LONGEST_FORM = 40  # chosen: characters of an abbreviation and what may follow it
 # Chosen: of the window rows at least a third are left for texts without items, where there are that many.
 _WITH_ITEMS = 2 / 3
+_MOST_OF_A_TEXT = 200  # chosen: windows of one text; a book's would push out all others
 _SHORT_FORMS = frozenset(
     # of references, titles and firms; where one ends a sentence, two sentences are one window
     "al approx ca cf ch co dr ed eds eq eqs et fig figs inc jr ltd mr mrs ms nr p pp prof sec sr st vol vs".split()  # noqa: SIM905
@@ -69,6 +71,14 @@ def text_windows(text: str, sentences: int) -> list[Span]:
     return [_joined(spans[n : n + sentences]) for n in range(0, len(spans), sentences)]
 
 
+def bare_examples(examples: Iterable[Example]) -> list[Example]:
+    """The examples as serving is asked: without the schema's text of the transport that they were captured from."""
+    return [
+        example.model_copy(update={"messages": tuple(without_schema_text(example)), "schema_text": None})
+        for example in examples
+    ]
+
+
 def window_rows(
     examples: Sequence[Example], rules: Mapping[str, ListRules], *, seed: int = 0
 ) -> list[Example]:
@@ -80,7 +90,7 @@ def window_rows(
     There are at most as many window rows as examples: training takes at most twice as long, and half of its rows are
     whole texts. Of those without items there are at most as many as keep the rows without items the smaller part.
 
-    ``examples``: without schema text in their messages. ``rules``: by ``schema_key``. ``seed``: chooses the windows
+    ``examples``: as of ``bare_examples``. ``rules``: by ``schema_key``. ``seed``: chooses the windows
     where there are more. A window row keeps document, sources and other facts of its example.
     """
     groups: dict[str, list[Example]] = {}
@@ -150,12 +160,13 @@ def _inside(span: Span, items: Sequence[Any], places: Sequence[PlacedItem]) -> t
 
 
 def _spans(text: str) -> list[Span]:
-    """The windows of a text, without the spaces around them, and without the whole of it."""
+    """The windows of a text, without the spaces around them, and without the whole of it; of very many, every nth."""
     sentences = sentence_spans(text)
     found = [_joined(sentences[n : n + size]) for size in _SIZES for n in range(0, len(sentences), size)]
     found += _covering(text, [end.end() for end in _BLANK_LINES.finditer(text)])
     bare = dict.fromkeys(_without_spaces(text, span) for span in found)
-    return [span for span in bare if span[0] < span[1] and span != _without_spaces(text, (0, len(text)))]
+    kept = [span for span in bare if span[0] < span[1] and span != _without_spaces(text, (0, len(text)))]
+    return kept[:: -(-len(kept) // _MOST_OF_A_TEXT) or 1]
 
 
 def _row(window: _Window, rules: ListRules) -> Example | None:
@@ -191,8 +202,9 @@ def _covering(text: str, cuts: Iterable[int]) -> list[Span]:
 
 def _continues(before: str, after: str) -> bool:
     """Whether the splitter cut inside of a sentence."""
-    is_open = any(before.count(left) > before.count(right) for left, right in ("()", "[]"))
-    if (is_open and len(before) <= _LONGEST_OPEN) or after[:1].islower():
+    if len(before) > _LONGEST_JOINED:
+        return False
+    if after[:1].islower() or any(before.count(left) > before.count(right) for left, right in ("()", "[]")):
         return True
     word = _LAST_WORD.search(before[-_LONGEST_FORM:])
     return word is not None and (

@@ -10,10 +10,10 @@ from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source, parsed_rows
 from ..dataset.checks.run import trainable_rows
 from ..dataset.checks.targets import TrainingTarget
-from ..dataset.windows import window_rows
+from ..dataset.windows import bare_examples, window_rows
 from ..errors import ConfigurationError
 from ..example import Example
-from ..local.model.prompts import TokenRow, without_schema_text
+from ..local.model.prompts import TokenRow
 from ..local.schema.list_items import ListRules, learn_list_rules
 from ..printable import package_logger
 
@@ -61,8 +61,4 @@ class TrainingRows:
 
     @cached_property
     def _bare(self) -> list[Example]:
-        """The rows as serving is asked: without the schema's text of the transport that they were captured from."""
-        return [
-            example.model_copy(update={"messages": tuple(without_schema_text(example)), "schema_text": None})
-            for example in self.examples
-        ]
+        return bare_examples(self.examples)

@@ -245,7 +245,9 @@ def test_items_are_placed_at_their_tightest_cluster(text: str, items: list[Any],
 
 def test_a_window_that_cuts_an_item_or_names_it_again_is_unclear() -> None:
     text = "Guo wrote in 2017. Others. In 2017 Guo was read by all of them."
-    (item,) = ItemPlacer([(text, [{"a": "Guo", "y": 2017}])]).placed(text, [{"a": "Guo", "y": 2017}]) or ()
+    placed = ItemPlacer([(text, [{"a": "Guo", "y": 2017}])]).placed(text, [{"a": "Guo", "y": 2017}])
+    assert placed is not None
+    (item,) = placed
     inside = text[slice(*item.span)]
     assert inside in {"Guo wrote in 2017", "2017 Guo"}
     cut, others, again = (0, 5), (19, 26), (27, len(text))

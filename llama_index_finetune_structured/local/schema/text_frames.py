@@ -133,7 +133,7 @@ def _longest_shared(text: str, texts: Sequence[str], places: Sequence[int]) -> s
     """The longest start of a text that the others hold after their places."""
 
     def is_shared(size: int) -> bool:
-        return all(text[:size] in other[place:] for other, place in zip(texts, places, strict=True))
+        return all(other.find(text[:size], place) >= 0 for other, place in zip(texts, places, strict=True))
 
     low, high = 0, len(text)
     while low < high:
