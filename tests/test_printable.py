@@ -137,7 +137,15 @@ def _problem() -> Problem:
 
 
 def _check_report() -> CheckReport:
-    counts = {"lines": 1, "good": 0, "tokens": 1, "trained_tokens": 1, "longest_tokens": 1, "epochs": 1}
+    counts = {
+        "lines": 1,
+        "good": 0,
+        "tokens": 1,
+        "trained_tokens": 1,
+        "longest_tokens": 1,
+        "window_rows": 0,
+        "epochs": 1,
+    }
     return CheckReport(
         HOSTILE, HOSTILE, problems=(_problem(),), estimated=False, cost=None, span=None, **counts
     )

@@ -100,6 +100,7 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
         "trained_tokens": report.trained_tokens,
         "longest_tokens": report.longest_tokens,
         "estimated": report.estimated,
+        "window_rows": report.window_rows,
         "epochs": report.epochs,
         "schema_tokens": report.schema_tokens,
         "cost": report.cost,

@@ -15,9 +15,12 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
 from ...local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ...local.schema.list_items import learn_list_rules
+from ...local.train.settings import LoraSettings
 from ...printable import printable
+from ..windows import bare_examples, window_rows
 from .problems import Problem, listing
-from .rows import CheckSource, as_source, files_of, source_rows, unreadable
+from .rows import CheckSource, as_source, files_of, parsed_rows, source_rows, unreadable
 from .run import SourceCheck
 from .targets import TokenisedRow, TrainingTarget, target_named
 
@@ -63,6 +66,7 @@ class CheckReport:
         trained_tokens: Tokens that carry the loss.
         longest_tokens: Tokens of the longest line.
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
+        window_rows: Rows of windows that the local engine adds to these, as ``LoraSettings`` says.
         epochs: Number of epochs that ``cost`` covers.
         cost: Price of ``tokens`` over all ``epochs``, in the currency of the given price. None: no price given.
         schema_tokens: Tokens that the largest schema takes in a prompt, for "local". None: prompts have no schema.
@@ -78,6 +82,7 @@ class CheckReport:
     trained_tokens: int
     longest_tokens: int
     estimated: bool
+    window_rows: int
     epochs: int
     cost: float | None
     schema_tokens: int | None
@@ -124,6 +129,8 @@ class CheckReport:
             f"{self.trained_tokens} trained of {self.tokens} tokens x {self.epochs} epochs{about}, "
             f"longest row {self.longest_tokens}",
         ]
+        if self.window_rows:
+            lines.append(f"training adds {self.window_rows} rows of windows, for complete lists")
         if self.schema_tokens is not None:
             lines.append(
                 f"the schema takes {self.schema_tokens} tokens of a prompt; rows that begin alike share them"
@@ -158,7 +165,7 @@ def check(
         max_length: Most tokens of a row. None: the target's own limit, which for "local" is the base model's
             context window.
         epochs: Number of epochs that the cost is for. None: for "local" as many as ``LoraSettings()`` would take
-            for the good lines, for other targets 1.
+            for the good lines and the rows of windows, for other targets 1.
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
         output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
         schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
@@ -176,7 +183,8 @@ def check(
         target = target_named(target, base_model, max_length, schema_prompt)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
-    epochs = target.default_epochs(done.good) if epochs is None else epochs
+    windows = _window_rows(rows, done)
+    epochs = target.default_epochs(done.good + windows) if epochs is None else epochs
     first_good = done.first_good(rows)
     return CheckReport(
         target=target.name,
@@ -188,11 +196,25 @@ def check(
         trained_tokens=done.trained,
         longest_tokens=done.longest,
         estimated=target.estimated,
+        window_rows=windows,
         epochs=epochs,
         cost=None if price_per_million is None else done.tokens * epochs * price_per_million / 1e6,
         schema_tokens=done.schema_tokens(),
         span=None if first_good is None else _span(first_good, target),
     )
+
+
+def _window_rows(source: CheckSource, done: SourceCheck) -> int:
+    """How many rows of windows the local engine adds by itself; the source is read again where it may add some."""
+    if done.target.name != "local" or not done.may_have_windows or LoraSettings().windows is False:
+        return 0
+    try:
+        examples = bare_examples(
+            row.content for row in parsed_rows(source, "local") if isinstance(row.content, Example)
+        )
+    except DatasetError:  # the file has been changed in between
+        return 0
+    return len(window_rows(examples, learn_list_rules(examples)))
 
 
 def _shortened(text: str) -> str:

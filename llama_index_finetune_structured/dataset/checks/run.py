@@ -97,6 +97,13 @@ class SourceCheck:
         fields = (Problem(fault.code, fault.message, source_name(source)) for fault in self._fields.faults())
         self.problems += [*at_end, *fields]
 
+    @property
+    def may_have_windows(self) -> bool:
+        """Whether there is no error, and the first answer to a schema is a list, or an object of lists alone."""
+        firsts = (next(self._answers.parsed(key)) for key in self._answers.schemas)
+        is_clean = all(problem.is_warning for problem in self.problems)
+        return is_clean and any(map(_is_lists, firsts))
+
     def schema_tokens(self) -> int | None:
         """Tokens that the largest schema takes in a prompt; None where the target's prompts have none of their own."""
         room, schemas = self.target.schema_tokens, self._answers.schemas.values()
@@ -233,6 +240,11 @@ class SourceCheck:
         if size <= limit:
             return []
         return [Problem("file_too_large", f"{size} bytes, the limit is {limit}", source_name(source))]
+
+
+def _is_lists(answer: object) -> bool:
+    values = answer.values() if isinstance(answer, dict) else [answer]
+    return all(value is None or isinstance(value, list) for value in values)
 
 
 def trainable_rows(
