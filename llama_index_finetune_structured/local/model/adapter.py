@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
 from ..schema.bounds import AnswerBounds
+from ..schema.list_items import ListRules
 from .base_files import differing_parts, file_hash, hashed_files
 from .base_models import BaseModelFiles
 from .chat_template import SystemForm
@@ -84,7 +85,7 @@ class AdapterCard(BaseModel):
     ``system_messages``: the form in which the base's chat template takes them. ``base_files``: SHA-256 of each
     file of the base that ``base_sha256`` is made of, by name, so that an error can name what differs. ``files``:
     SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
-    the schema.
+    the schema. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,6 +105,7 @@ class AdapterCard(BaseModel):
     files: dict[str, str] = {}
     system_messages: SystemForm = "own"
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
+    list_rules: dict[str, ListRules] = {}
 
     @property
     def answer_tokens(self) -> int:
