@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
+    ChatMessage,
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
+    MessageRole,
+    TextBlock,
 )
 
 from ..background import aresult_of, result_of
+from ..dataset.windows import text_windows
 from ..example import canonical_json, compact_json, json_span, loads
 from ..json_schema import find_error
 from ..local.schema.list_items import ListRules
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
     Futures = Sequence[Future[GenerationResult]]
 
-__all__ = ["MergedCall", "fits", "options_of_answers"]
+__all__ = ["MergedCall", "fits", "messages_of_windows", "options_of_answers"]
 
 _logger = package_logger(__name__)
 _DRAWN_AT = 0.7  # chosen: as the second attempt; draws differ from the greedy answer where it is in doubt
@@ -55,6 +59,28 @@ def options_of_answers(options: CallOptions) -> list[CallOptions]:
 
 def _derived(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:8], "big")
+
+
+def messages_of_windows(
+    messages: Sequence[ChatMessage], rules: ListRules, sentences: int
+) -> list[list[ChatMessage]]:
+    """For each window of the text in the last user message, the messages with that window alone.
+
+    None where that message has another form than in training, or blocks that are not text. ``sentences``: of a window.
+    """
+    places = [place for place, message in enumerate(messages) if message.role == MessageRole.USER]
+    if not places or any(not isinstance(block, TextBlock) for block in messages[places[-1]].blocks):
+        return []
+    place, asked = places[-1], messages[places[-1]]
+    texts = rules.windows(asked.content or "", lambda text: text_windows(text, sentences)) or []
+    return [
+        [
+            *messages[:place],
+            asked.model_copy(update={"blocks": [TextBlock(text=text)]}),
+            *messages[place + 1 :],
+        ]
+        for text in texts
+    ]
 
 
 @dataclass(frozen=True)
@@ -233,7 +259,8 @@ def _within_limits(merged: Any, schema: Mapping[str, Any]) -> Any:
     """The merged answer, its lists cut at ``maxItems``: a single request's answer would end there too."""
     with contextlib.suppress(ValueError):  # a schema that cannot be applied: the caller's class decides
         while (error := find_error(schema, merged)) is not None and error.validator == "maxItems":
-            del error.instance[error.validator_value :]
+            longer: Any = error.instance
+            del longer[error.validator_value :]
     return merged
 
 

@@ -109,9 +109,7 @@ class _Merge:
                 merged[key] = self.of([obj[key] for obj in objects if key in obj])
         return merged
 
-    def _of_one_branch(
-        self, name: str, objects: Sequence[Mapping[str, Any]]
-    ) -> Sequence[Mapping[str, Any]]:
+    def _of_one_branch(self, name: str, objects: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The objects with the most frequent value of a tag; all where a value is none of a branch."""
         if not all(name in obj and (name, _identity(obj[name])) in self.tags for obj in objects):
             return objects
@@ -197,7 +195,9 @@ def _alike_pairs(slots: Sequence[_Slot], loose: set[int]) -> Iterator[tuple[floa
 def _likeness(one: Any, other: Any) -> float:
     """Share of the content that two values have in common, from 0 to 1; fields that are empty in both do not count."""
     if isinstance(one, dict) and isinstance(other, dict):
-        keys = [key for key in {**one, **other} if not (_is_empty(one.get(key)) and _is_empty(other.get(key)))]
+        keys = [
+            key for key in {**one, **other} if not (_is_empty(one.get(key)) and _is_empty(other.get(key)))
+        ]
         both = [_likeness(one[key], other[key]) for key in keys if key in one and key in other]
         return sum(both) / len(keys) if keys else 1.0
     if isinstance(one, str) and isinstance(other, str) and one != other:
@@ -228,9 +228,7 @@ def _most_frequent(values: Sequence[Any], identity: Callable[[Any], str]) -> tup
     identities = [identity(value) for value in values]
     counts = Counter(identities)
     most = max(counts.values())
-    return next(
-        (value, most) for value, name in zip(values, identities, strict=True) if counts[name] == most
-    )
+    return next((value, most) for value, name in zip(values, identities, strict=True) if counts[name] == most)
 
 
 def _identity(value: Any) -> str:
