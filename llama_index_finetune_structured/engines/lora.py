@@ -239,6 +239,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             schema_prompt=self.config.schema_prompt,
         )
         rows = self._data.trainable(target)
+        rows += self._data.windows(target, self.config.windows, self.config.seed)
         if self._validation is None:
             return rows, []
         try:
@@ -310,7 +311,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             bounds=learn_bounds(self.examples),
             chat_prompts=2 * sum(map(_leads_with_system, self.examples)) >= len(self.examples),
             longest_answer_tokens=max(len(row.answer) for row in rows),
-            rows=len(rows),
+            rows=len(self.examples),
             fingerprint=self.fingerprint,
             context_window=context_window(self.base),
             prompt_date=self._prompt_date,
@@ -320,6 +321,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             ),
             system_messages=system_form(tokenizer),
             schema_prompt=form,
+            list_rules=self._data.list_rules,
         )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source, parsed_rows
 from ..dataset.checks.run import trainable_rows
 from ..dataset.checks.targets import TrainingTarget
+from ..dataset.windows import window_rows
+from ..errors import ConfigurationError
 from ..example import Example
-
-if TYPE_CHECKING:
-    from ..local.model.prompts import TokenRow
+from ..local.model.prompts import TokenRow, without_schema_text
+from ..local.schema.list_items import ListRules, learn_list_rules
+from ..printable import package_logger
 
 __all__ = ["TrainingRows"]
+
+_log = package_logger(__name__)
 
 
 class TrainingRows:
@@ -28,7 +32,37 @@ class TrainingRows:
 
     def trainable(self, target: TrainingTarget) -> list[TokenRow]:
         """The rows as token ids. Raises DatasetError with every error that ``check`` has for them."""
-        from ..local.model.prompts import TokenRow
-
         rows = trainable_rows(target, self._source, self._rows)
         return [TokenRow(row.prompt, row.answer) for row in rows]
+
+    def windows(self, target: TrainingTarget, wanted: bool | None, seed: int) -> list[TokenRow]:
+        """Rows of windows of the rows' texts, as token ids; ``trainable`` has found the rows without error.
+
+        ``wanted`` and ``seed``: as in ``LoraSettings``. Raises ConfigurationError where windows are wanted and there
+        can be none.
+        """
+        if wanted is False:
+            return []
+        made = window_rows(self._bare, self.list_rules, seed=seed)
+        if wanted and not made:
+            raise ConfigurationError(
+                "windows: no rows of windows can be made: expected answers that are lists of 20 items or more in all, "
+                "whose values stand in the prompts, and texts of several sentences; leave windows out"
+            )
+        if made:
+            _log.info("%d rows of windows are added to %d rows", len(made), len(self.examples))
+        tokenised = map(target.tokenise, made)
+        return [TokenRow(row.prompt, row.answer) for row in tokenised]
+
+    @cached_property
+    def list_rules(self) -> dict[str, ListRules]:
+        """The rules by which lists are read window by window, by ``schema_key``."""
+        return learn_list_rules(self._bare)
+
+    @cached_property
+    def _bare(self) -> list[Example]:
+        """The rows as serving is asked: without the schema's text of the transport that they were captured from."""
+        return [
+            example.model_copy(update={"messages": tuple(without_schema_text(example)), "schema_text": None})
+            for example in self.examples
+        ]

@@ -26,6 +26,7 @@ __all__ = [
     "messages_with_schema",
     "stop_token_id",
     "token_row",
+    "without_schema_text",
 ]
 
 SchemaPrompt = Literal["compact", "json", "none"]
@@ -161,7 +162,7 @@ def _row(
             "its answer is a tool call and it has no answer schema; the local engine trains on text answers and on "
             "structured ones: give it the tool's schema as answer_schema, or leave the row out"
         )
-    messages = messages_with_schema(_without_schema_text(example), example.answer_schema, schema_prompt)
+    messages = messages_with_schema(without_schema_text(example), example.answer_schema, schema_prompt)
     prompt = render_prompt(tokenizer, messages, date=date)
     answer = text_ids(tokenizer, _answer_text(example))
     if not answer:
@@ -193,7 +194,7 @@ def _answer_text(example: Example) -> str:
         ) from error
 
 
-def _without_schema_text(example: Example) -> list[Message]:
+def without_schema_text(example: Example) -> list[Message]:
     """The messages without the schema text of the transport they were captured from: serving writes its own.
 
     It is removed once, from where LlamaIndex appends it: the end of a leading system message, else the last one.

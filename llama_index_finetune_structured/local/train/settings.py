@@ -31,7 +31,10 @@ class LoraSettings(BaseModel):
             window. Longer rows are rejected, never cut.
         schema_prompt: How prompts say the schema: ``json`` (default), ``compact``, as types in about half of the
             tokens, or ``none``. Kept in the adapter, which is asked the same way.
-        seed: Of LoRA's initial weights and the order of rows, a number of 64 bits; 0 by default.
+        windows: Add rows of windows: sentences and paragraphs of the rows' texts, with the items that stand in them, so
+            that lists do not end early; at most as many as there are rows. None (default): where answers are lists
+            whose items are found in the texts, 20 or more. True: an error where they are not.
+        seed: Of LoRA's initial weights, the order of rows and the choice of windows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
     """
 
@@ -45,6 +48,7 @@ class LoraSettings(BaseModel):
     batch_size: int = Field(default=2, gt=0, le=_MOST_BATCH)
     max_length: int | None = Field(default=None, gt=0)
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
+    windows: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
 
