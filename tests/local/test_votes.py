@@ -79,7 +79,7 @@ def test_objects_with_little_in_common_are_different_items() -> None:
 
 
 def test_empty_fields_make_no_objects_alike() -> None:
-    empty = {"b": None, "c": "", "d": [], "e": {}}
+    empty: dict[str, Any] = {"b": None, "c": "", "d": [], "e": {}}
     assert merged_answer([[{"a": name, **empty}] for name in "xyz"]) == []
 
 
