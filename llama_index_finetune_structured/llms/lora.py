@@ -51,9 +51,9 @@ class LoraLLM(LocalChatLLM):
     grammar holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a
     validator refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names
     field and reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``,
-    ``top_p``, ``seed``, ``stop`` and ``response_format``; None means the default, other keywords raise
-    ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured
-    call takes none. A structured call with a schema that the adapter was not trained on is logged once, since its
+    ``top_p``, ``seed``, ``stop``, ``answers``, ``windows`` and ``response_format``; None means the default, other
+    keywords raise ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a
+    structured call takes none. A structured call with a schema that the adapter was not trained on is logged once, since its
     bounds are not known. Weights are loaded on first use and shared by all objects
     with the same weights and ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot
     change. Needs the extra ``local``.
@@ -80,7 +80,7 @@ class LoraLLM(LocalChatLLM):
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
         list_rules: How answers to the schemas of training, by their key, are read window by window.
-        answers: Answers to each structured call, merged into one by votes; 1 by default.
+        answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
         windows: Sentences of each window of the text, whose lists are merged; 0 (default): the text is read whole.
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
             (default): as the adapter was trained, ``json`` for a base model alone.
