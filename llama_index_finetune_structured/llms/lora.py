@@ -53,10 +53,9 @@ class LoraLLM(LocalChatLLM):
     field and reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``,
     ``top_p``, ``seed``, ``stop``, ``answers``, ``windows`` and ``response_format``; None means the default, other
     keywords raise ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a
-    structured call takes none. A structured call with a schema that the adapter was not trained on is logged once, since its
-    bounds are not known. Weights are loaded on first use and shared by all objects
-    with the same weights and ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot
-    change. Needs the extra ``local``.
+    structured call takes none. A structured call with a schema that the adapter was not trained on is logged
+    once, since its bounds are not known. Weights are loaded on first use and shared by all objects with the same weights
+    and ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra ``local``.
 
     Text is text: what stands in messages, prompts and schemas never becomes a control token such as
     ``<|im_end|>``. Only a completion prompt with ``formatted=True`` is sent as it is, control tokens included.
