@@ -47,15 +47,16 @@ class LoraLLM(LocalChatLLM):
     """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
-    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a
-    grammar holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a
-    validator refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names
-    field and reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``,
-    ``top_p``, ``seed``, ``stop``, ``answers``, ``windows`` and ``response_format``; None means the default, other
-    keywords raise ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a
-    structured call takes none. A structured call with a schema that the adapter was not trained on is logged
-    once, since its bounds are not known. Weights are loaded on first use and shared by all objects with the same weights
-    and ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra ``local``.
+    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a grammar
+    holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a validator
+    refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names field and
+    reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``, ``top_p``, ``seed``,
+    ``stop``, ``answers``, ``windows`` and ``response_format``; None means the default, other keywords raise
+    ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured call
+    takes none. A structured call with a schema that the adapter was not trained on is logged once, since its bounds
+    are not known. Weights are loaded on first use and shared by all objects with the same weights and
+    ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra
+    ``local``.
 
     Text is text: what stands in messages, prompts and schemas never becomes a control token such as
     ``<|im_end|>``. Only a completion prompt with ``formatted=True`` is sent as it is, control tokens included.
