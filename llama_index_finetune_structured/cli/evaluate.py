@@ -34,6 +34,12 @@ def evaluate(
     grammar: Annotated[
         bool, typer.Option(help="Constrain answers to their schema during generation.")
     ] = True,
+    answers: Annotated[
+        int, typer.Option(min=1, help="Answers to each question, merged into one by votes.")
+    ] = 1,
+    windows: Annotated[
+        int, typer.Option(min=0, help="Read texts in windows of so many sentences; 0: whole.")
+    ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers generated in one batch.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N examples.")] = None,
     schema: SchemaOption = None,
@@ -49,7 +55,8 @@ def evaluate(
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
     output_cls = answer_class(schema, data, hint="FILE.py:Class")
     trained = find_trained(model)
-    options = {"constrained": grammar, "batch_size": batch_size}
+    merged = {"answers": answers, "windows": windows}
+    options = {"constrained": grammar, "batch_size": batch_size, **merged}
     systems = (
         _systems(trained, base, base_model, options) if trained else {"base": _base_only(model, options)}
     )
@@ -60,6 +67,7 @@ def evaluate(
         "run": run,
         "data": str(data),
         "grammar": grammar,
+        **merged,
         "limit": limit,
         "schema": None if output_cls is None else schema or output_cls.__name__,
     }
@@ -72,7 +80,7 @@ def evaluate(
             examples,
             output_cls=output_cls,
             concurrency=batch_size,
-            cache_dir=output / "answers" / _answers_key(trained, systems, grammar),
+            cache_dir=output / "answers" / _answers_key(trained, systems, grammar, merged),
             notes={key: value for key, value in settings.items() if value is not None},
         )
         page = output / "report.html"
@@ -97,9 +105,18 @@ def _systems(
     if not base:
         return {"tuned": tuned}
     same = tuned.model_dump(
-        include={"base_model", "max_new_tokens", "batch_size", "chat_prompts", "constrained"}
+        include={
+            "base_model",
+            "max_new_tokens",
+            "batch_size",
+            "chat_prompts",
+            "constrained",
+            "answers",
+            "windows",
+        }
     )
-    return {"base": LoraLLM(**same, bounds=tuned.bounds), "tuned": tuned}
+    base_llm = LoraLLM(**same, bounds=tuned.bounds, list_rules=tuned.list_rules)
+    return {"base": base_llm, "tuned": tuned}
 
 
 def _require_same_evaluation(scorecard: Path, settings: dict[str, Any]) -> None:
@@ -108,7 +125,7 @@ def _require_same_evaluation(scorecard: Path, settings: dict[str, Any]) -> None:
         return
     stored = Scorecard.from_json(scorecard).settings
     changed = [
-        name for name in ("model", "data", "grammar", "limit", "schema") if stored.get(name) != settings[name]
+        name for name in settings if name not in ("title", "run") and stored.get(name) != settings[name]
     ]
     if changed:
         raise ConfigurationError(
@@ -117,10 +134,12 @@ def _require_same_evaluation(scorecard: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _answers_key(trained: Trained | None, systems: dict[str, LoraLLM], grammar: bool) -> str:
+def _answers_key(
+    trained: Trained | None, systems: dict[str, LoraLLM], grammar: bool, merged: dict[str, int]
+) -> str:
     """Cache key of stored answers: another training in the same folder, or another mode, has its own."""
     model = trained.card.fingerprint if trained else systems["base"].base_model
-    return content_hash([model, grammar])[:12]
+    return content_hash([model, grammar, merged])[:12]
 
 
 def register(app: typer.Typer) -> None:

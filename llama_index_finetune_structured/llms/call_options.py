@@ -36,6 +36,8 @@ class CallOptions(BaseModel):
     top_k: int = Field(ge=0, strict=True)
     top_p: float = Field(gt=0, le=1, strict=True)
     seed: int | None = Field(default=None, ge=_SEEDS[0], le=_SEEDS[1], strict=True)
+    answers: int = Field(default=1, ge=1, strict=True)
+    windows: int = Field(default=0, ge=0, strict=True)
     stop: Stops = ()
     response_format: Any = None
     grammar_schema: Any = Field(default=None, description="Internal: the schema for the grammar.")

@@ -25,6 +25,8 @@ from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_pro
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ..local.generate.grammar import AnswerGrammar
     from ..local.generate.loaded_models import LocalModel
     from ..local.generate.request import GenerationRequest, GenerationResult
@@ -59,8 +61,9 @@ class LocalCall:
         *,
         grammar: AnswerGrammar | None,
         context_window: int,
+        call: object | None = None,
     ) -> LocalCall:
-        """The call that continues ``prompt``, token ids.
+        """The call that continues ``prompt``, token ids. ``call``: as in ``GenerationRequest``.
 
         Raises ConfigurationError for an empty prompt and PromptTooLongError where no room is left for an answer.
         """
@@ -78,7 +81,11 @@ class LocalCall:
             )
         sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
         request = GenerationRequest(
-            tuple(prompt), min(options.max_new_tokens, room), sampling=sampling, grammar=grammar
+            tuple(prompt),
+            min(options.max_new_tokens, room),
+            sampling=sampling,
+            grammar=grammar,
+            call=call,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
         return cls(model, request, StopTexts(options.stop))
@@ -86,14 +93,14 @@ class LocalCall:
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
         try:
-            return self._completion(result_of(self._submitted()))
+            return self._completion(result_of(self.submit()))
         finally:
             self.request.cancelled = True
 
     async def acomplete(self) -> CompletionResponse:
         """The answer, awaited."""
         try:
-            return self._completion(await aresult_of(self._submitted()))
+            return self._completion(await aresult_of(self.submit()))
         finally:
             self.request.cancelled = True
 
@@ -111,13 +118,19 @@ class LocalCall:
         async for chunk in astream(self.model.engine, self.model.tokenizer, self.request, self.stops):
             yield self._response(*chunk)
 
-    def _submitted(self) -> Any:
+    def submit(self) -> Future[GenerationResult]:
+        """Queue the request; the future ends with its result or with the error."""
         self.stops.end(self.request, self.model.tokenizer)
         return self.model.engine.submit(self.request)
 
+    def text_of(self, result: GenerationResult) -> tuple[str, GenerationResult]:
+        """The text of a result up to the first stop text, and the result, whose reason is ``stop`` if it has one."""
+        return self.stops.applied(
+            self.model.tokenizer.decode(result.tokens, skip_special_tokens=True), result
+        )
+
     def _completion(self, result: GenerationResult) -> CompletionResponse:
-        decoded = self.model.tokenizer.decode(result.tokens, skip_special_tokens=True)
-        text, result = self.stops.applied(decoded, result)
+        text, result = self.text_of(result)
         return self._response(text, None, result)
 
     def _response(self, text: str, delta: str | None, result: GenerationResult | None) -> CompletionResponse:

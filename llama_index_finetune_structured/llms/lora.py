@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    LLMMetadata,
-    MessageRole,
-)
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr
 from typing_extensions import Self
 
@@ -29,13 +17,16 @@ from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolv
 from ..local.model.control_tokens import encode_parts
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short, schema_room
 from ..local.schema.bounds import schema_key
+from ..local.schema.list_items import ListRules
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
-from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, schema_reserve
+from .local_calls import LocalCall, prompt_ids, require_encodable, schema_reserve
+from .local_chat import LocalChatLLM
+from .merged_calls import MergedCall, fits, messages_of_windows, options_of_answers
 from .structured import request_schema
-from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas
 
 if TYPE_CHECKING:
+    from ..local.generate.grammar import AnswerGrammar
     from ..local.generate.loaded_models import LocalModel
 
 __all__ = ["LoraLLM"]
@@ -52,20 +43,20 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-class LoraLLM(StructuredAnswersLLM):
+class LoraLLM(LocalChatLLM):
     """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
-    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a
-    grammar holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a
-    validator refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names
-    field and reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``,
-    ``top_p``, ``seed``, ``stop`` and ``response_format``; None means the default, other keywords raise
-    ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured
-    call takes none. A structured call with a schema that the adapter was not trained on is logged once, since its
-    bounds are not known. Weights are loaded on first use and shared by all objects
-    with the same weights and ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot
-    change. Needs the extra ``local``.
+    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a grammar
+    holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a validator
+    refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names field and
+    reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``, ``top_p``, ``seed``,
+    ``stop``, ``answers``, ``windows`` and ``response_format``; None means the default, other keywords raise
+    ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured call
+    takes none. A structured call with a schema that the adapter was not trained on is logged once, since its bounds
+    are not known. Weights are loaded on first use and shared by all objects with the same weights and
+    ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra
+    ``local``.
 
     Text is text: what stands in messages, prompts and schemas never becomes a control token such as
     ``<|im_end|>``. Only a completion prompt with ``formatted=True`` is sent as it is, control tokens included.
@@ -88,6 +79,9 @@ class LoraLLM(StructuredAnswersLLM):
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
+        list_rules: How answers to the schemas of training, by their key, are read window by window.
+        answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
+        windows: Sentences of each window of the text, whose lists are merged; 0 (default): the text is read whole.
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
             (default): as the adapter was trained, ``compact`` for a base model alone.
 
@@ -123,6 +117,11 @@ class LoraLLM(StructuredAnswersLLM):
     trained_schemas: list[dict[str, Any]] = Field(
         default_factory=list, repr=False, description="Schemas of the training rows."
     )
+    list_rules: dict[str, ListRules] = Field(
+        default_factory=dict, repr=False, description="How answers are read window by window, by schema."
+    )
+    answers: int = Field(default=1, ge=1, description="Answers to each structured call, merged by votes.")
+    windows: int = Field(default=0, ge=0, description="Sentences of each window of the text; 0: no windows.")
     schema_prompt: SchemaPrompt | None = Field(
         default=None, description="How prompts say the schema: compact, json or none; None: as in training."
     )
@@ -258,56 +257,6 @@ class LoraLLM(StructuredAnswersLLM):
         schema = None if output_cls is None else class_schema(output_cls)
         return self._prompt(messages, schema)
 
-    # Chat and completion
-
-    @llm_chat_callback()
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """The answer to messages."""
-        return as_chat(self._chat_call(messages, kwargs).complete())
-
-    @llm_chat_callback()
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """The answer to messages."""
-        call = await asyncio.to_thread(self._chat_call, messages, kwargs)
-        return as_chat(await call.acomplete())
-
-    @llm_chat_callback()
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """The answer to messages, as a stream."""
-        return (as_chat(chunk) for chunk in self._chat_call(messages, kwargs).stream())
-
-    @llm_chat_callback()
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """The answer to messages, as a stream."""
-        call = await asyncio.to_thread(self._chat_call, messages, kwargs)
-        return (as_chat(chunk) async for chunk in call.astream())
-
-    @llm_completion_callback()
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """The answer to a prompt."""
-        return self._completion_call(prompt, formatted, kwargs).complete()
-
-    @llm_completion_callback()
-    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """The answer to a prompt."""
-        call = await asyncio.to_thread(self._completion_call, prompt, formatted, kwargs)
-        return await call.acomplete()
-
-    @llm_completion_callback()
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """The answer to a prompt, as a stream."""
-        return self._completion_call(prompt, formatted, kwargs).stream()
-
-    @llm_completion_callback()
-    async def astream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseAsyncGen:
-        """The answer to a prompt, as a stream."""
-        call = await asyncio.to_thread(self._completion_call, prompt, formatted, kwargs)
-        return call.astream()
-
-    # From messages to tokens and back
-
     @property
     def _loaded(self) -> LocalModel:
         if self._model is None:
@@ -323,10 +272,25 @@ class LoraLLM(StructuredAnswersLLM):
             self._model = load_local_model(self._base, self.adapter, self.batch_size)
         return self._model
 
-    def _chat_call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> LocalCall:
+    def _chat_call(
+        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
+    ) -> LocalCall | MergedCall:
         options = self._options(kwargs)
         schema = request_schema(options.response_format)
-        return self._call(self._prompt(messages, schema), options, schema)
+        rules = None if schema is None else self._list_rules(schema, options)
+        if rules is not None:
+            windows = messages_of_windows(messages, rules, options.windows)
+            if len(windows) > 1:
+                return self._call(
+                    [self._prompt(window, schema) for window in windows], options, schema, rules
+                )
+        return self._call([self._prompt(messages, schema)], options, schema)
+
+    def _list_rules(self, schema: Mapping[str, Any], options: CallOptions) -> ListRules | None:
+        """The rules by which a call's text is read in windows; None where it is read whole."""
+        rules = self.list_rules.get(schema_key(schema)) if options.windows else None
+        # A window may have no items: a schema that asks for one at least would make the model invent it.
+        return rules if rules is not None and fits(schema, rules.merged([])) else None
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
         return prompt_ids(
@@ -341,7 +305,9 @@ class LoraLLM(StructuredAnswersLLM):
     def _schema_room(self, schema: Mapping[str, Any]) -> int:
         return schema_room(self._loaded.tokenizer, schema, self.schema_prompt or self._trained_prompt)
 
-    def _completion_call(self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> LocalCall:
+    def _completion_call(
+        self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
+    ) -> LocalCall | MergedCall:
         """A plain prompt becomes a user message; a ``formatted`` one is sent unchanged, control tokens included."""
         if not isinstance(prompt, str) or not prompt:
             raise ConfigurationError(f"the prompt is {prompt or 'empty'!r}: pass a text")
@@ -351,44 +317,79 @@ class LoraLLM(StructuredAnswersLLM):
         require_encodable(prompt, "the prompt")
         require_short([prompt], self._context_window)
         ids = encode_parts(self._loaded.tokenizer, [(prompt, False)])
-        return self._call(ids, options, request_schema(options.response_format))
+        return self._call([ids], options, request_schema(options.response_format))
 
     def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
         options = checked_options(CallOptions, kwargs, self)
-        if options.stop and options.response_format is not None:
+        if options.response_format is None:
+            if (kwargs.get("answers") or 1) > 1:
+                raise ConfigurationError(
+                    f"answers={options.answers}: votes merge structured answers, and this call asks for a text: "
+                    "leave answers= out, or ask with structured_predict or response_format="
+                )
+            return options.model_copy(update={"answers": 1, "windows": 0})
+        if options.stop:
             raise ConfigurationError(
                 "stop= would cut a structured answer into broken JSON, and its grammar ends it: leave stop= out"
             )
         return options
 
-    def _call(self, prompt: Sequence[int], options: CallOptions, schema: dict[str, Any] | None) -> LocalCall:
-        grammar = None
-        if schema is not None:
-            name = options.response_format["json_schema"].get("name")
-            self._untrained.warn_of(schema, name, self.trained_schemas, self.bounds)
-            if self.constrained:
-                wanted = schema if options.grammar_schema is None else options.grammar_schema
-                grammar = self._loaded.grammar(wanted, schema_key(schema), self.bounds)
+    def _call(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: CallOptions,
+        schema: dict[str, Any] | None,
+        rules: ListRules | None = None,
+    ) -> LocalCall | MergedCall:
+        """The call of one prompt, or of those of the windows that ``rules`` merge."""
+        grammar = None if schema is None else self._grammar(schema, options)
+        whole, several = object(), options_of_answers(options)
         try:
-            return LocalCall.of(
-                self._loaded, prompt, options, grammar=grammar, context_window=self._context_window
-            )
+            calls = [
+                [
+                    LocalCall.of(
+                        self._loaded,
+                        prompt,
+                        each,
+                        grammar=grammar,
+                        context_window=self._context_window,
+                        call=whole,
+                    )
+                    for each in several
+                ]
+                for prompt in prompts
+            ]
         except PromptTooLongError as error:
             if schema is None:
                 raise
-            room = self._schema_room(schema)
-            raise PromptTooLongError(
-                f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave "
-                f"{self._context_window - self.metadata.context_window} free for it: set schema_tokens={room}, or "
-                "pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is that of "
-                "llama_index.core.set_global_tokenizer()"
-            ) from None
+            raise self._too_long(error, schema) from None
+        if schema is None or len(calls) == len(several) == 1:
+            return calls[0][0]
+        return MergedCall(calls, schema, rules)
+
+    def _grammar(self, schema: dict[str, Any], options: CallOptions) -> AnswerGrammar | None:
+        name = options.response_format["json_schema"].get("name")
+        self._untrained.warn_of(schema, name, self.trained_schemas, self.bounds)
+        if not self.constrained:
+            return None
+        wanted = schema if options.grammar_schema is None else options.grammar_schema
+        return self._loaded.grammar(wanted, schema_key(schema), self.bounds)
+
+    def _too_long(self, error: PromptTooLongError, schema: Mapping[str, Any]) -> PromptTooLongError:
+        room = self._schema_room(schema)
+        return PromptTooLongError(
+            f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave "
+            f"{self._context_window - self.metadata.context_window} free for it: set schema_tokens={room}, or "
+            "pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is that of "
+            "llama_index.core.set_global_tokenizer()"
+        )
 
 
 def _settings_of(card: AdapterCard) -> dict[str, Any]:
     return {
         "base_model": card.base_model,
         "bounds": card.bounds,
+        "list_rules": card.list_rules,
         "chat_prompts": card.chat_prompts,
         "max_new_tokens": card.answer_tokens,
         "schema_tokens": card.schema_tokens,

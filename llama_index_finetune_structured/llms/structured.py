@@ -39,7 +39,8 @@ _SHOWN_PROBLEMS = 5  # chosen: an error message that can be read
 _SECOND_ATTEMPT = {
     "temperature": 0.7,
     "seed": 0,
-}  # chosen: another answer than the greedy one, and repeatable
+    "answers": 1,
+}  # chosen: another answer than the greedy one, which votes would choose again, and repeatable
 
 
 class StructuredAnswerEvent(BaseEvent):

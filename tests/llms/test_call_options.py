@@ -327,7 +327,17 @@ def test_a_field_set_out_of_range_later_is_an_error_of_the_call(tiny_llama: Path
 
 def test_none_means_the_default(llm: LoraLLM) -> None:
     nothing = dict.fromkeys(
-        ("max_tokens", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop", "response_format")
+        (
+            "max_tokens",
+            "max_new_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "seed",
+            "stop",
+            "answers",
+            "windows",
+        )
     )
     assert llm.complete("go", **nothing).text == llm.complete("go").text
 

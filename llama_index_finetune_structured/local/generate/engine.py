@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
@@ -19,6 +18,7 @@ from ..model.devices import release_idle_threads
 from .decoders import BatchDecoder, PaddedDecoder
 from .kv_cache import supports_kv_cache_slots
 from .request import GenerationRequest, GenerationResult
+from .waiting import WaitingRequests
 
 __all__ = ["GenerationEngine"]
 
@@ -48,7 +48,7 @@ class GenerationEngine:
         reset_after_fork(self)
 
     def _reset_queue(self) -> None:
-        self._waiting: deque[GenerationRequest] = deque()
+        self._waiting = WaitingRequests(self.batch_size)
         self._joining: GenerationRequest | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None

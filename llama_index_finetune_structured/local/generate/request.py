@@ -69,7 +69,8 @@ class GenerationRequest:
     ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
     ``on_token``: called for each token of the answer, in the thread that runs the model.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
-    ``future``: ends with the result or with the error.
+    ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
+    that they wait as one; None: the request is a call of its own.
 
     Raises ConfigurationError where no answer to the grammar fits in ``max_new_tokens``.
     """
@@ -81,6 +82,7 @@ class GenerationRequest:
     on_token: Callable[[int], None] | None = None
     cancelled: bool = False
     future: Future[GenerationResult] = field(default_factory=Future)
+    call: object | None = None
 
     def __post_init__(self) -> None:
         if self.grammar is not None:

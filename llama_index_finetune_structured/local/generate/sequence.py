@@ -30,13 +30,17 @@ class GeneratedSequence:
         self.ended = self.failed = False
         self._stop: int | None = None
         self._grammar = None if request.grammar is None else request.grammar.start(request.max_new_tokens)
-        self._ngrams = NGramIndex(request.prompt) if request.sampling.is_greedy else None
+        self._ngrams = NGramIndex(request.prompt)
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 
     def draft(self) -> list[int]:
-        """Draft tokens that may follow the last token; empty where tokens are sampled at random."""
-        if self._ngrams is None or not self.drafts:
+        """Draft tokens that may follow the last token.
+
+        Tokens that are drawn at random are drafted too: each is drawn from its own logits, as without a draft, and
+        the draft is taken as far as the draws agree with it.
+        """
+        if not self.drafts:
             return []
         last = [*self.request.prompt[-LONGEST_NGRAM:], *self.tokens[-LONGEST_NGRAM:]][-LONGEST_NGRAM:]
         matched, tokens = self._ngrams.draft(last)
@@ -84,8 +88,7 @@ class GeneratedSequence:
             self._stop = token
         else:
             self.tokens.append(token)
-            if self._ngrams is not None:
-                self._ngrams.add(token)
+            self._ngrams.add(token)
             if self.request.on_token is not None:
                 self.request.on_token(token)
         if (
