@@ -22,6 +22,7 @@ from ..example import Message
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
+from .answer_source import AnswerSource
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
@@ -45,11 +46,15 @@ _SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described field
 
 @dataclass(frozen=True)
 class LocalCall:
-    """One call of a loaded model. Each may be generated once, in one of four ways."""
+    """One call of a loaded model. Each may be generated once, in one of four ways.
+
+    ``source``: what grounded values are copied from; None: the answer has none.
+    """
 
     model: LocalModel
     request: GenerationRequest
     stops: StopTexts
+    source: AnswerSource | None = None
 
     @classmethod
     def of(
@@ -60,6 +65,7 @@ class LocalCall:
         *,
         grammar: AnswerGrammar | None,
         context_window: int,
+        source: AnswerSource | None = None,
     ) -> LocalCall:
         """The call that continues ``prompt``, token ids.
 
@@ -79,10 +85,14 @@ class LocalCall:
             )
         sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
         request = GenerationRequest(
-            tuple(prompt), min(options.max_new_tokens, room), sampling=sampling, grammar=grammar
+            tuple(prompt),
+            min(options.max_new_tokens, room),
+            sampling=sampling,
+            grammar=grammar,
+            texts=None if source is None else source.texts,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
-        return cls(model, request, StopTexts(options.stop))
+        return cls(model, request, StopTexts(options.stop), source)
 
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
@@ -125,7 +135,9 @@ class LocalCall:
         if result is None:
             return CompletionResponse(text=text, delta=delta)
         usage = {"prompt_tokens": len(self.request.prompt), "completion_tokens": len(result.tokens)}
-        raw = {"usage": usage, "finish_reason": result.finish_reason}
+        raw: dict[str, Any] = {"usage": usage, "finish_reason": result.finish_reason}
+        if self.source is not None:
+            raw["evidence"] = self.source.evidence(text)
         return CompletionResponse(text=text, delta=delta, raw=raw)
 
 

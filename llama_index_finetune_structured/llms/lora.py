@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
-from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_matching_card, read_merged_card
+from ..local.model.adapter import find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short
@@ -34,6 +34,7 @@ from .local_calls import LocalCall, as_chat, prompt_ids, require_encodable, sche
 from .structured import request_schema
 from .structured_answers import StructuredAnswersLLM
 from .trained_schemas import UntrainedSchemas
+from .trained_settings import trained_settings
 
 if TYPE_CHECKING:
     from ..local.generate.loaded_models import LocalModel
@@ -83,6 +84,8 @@ class LoraLLM(StructuredAnswersLLM):
         constrained: Hold structured answers to their schema by a grammar; True by default.
         batch_size: Most calls generated together in one batch; 8 by default.
         bounds: Bounds of lists and strings.
+        grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
+            True by default. ``raw["evidence"]`` of a response says where they stand.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
@@ -158,7 +161,7 @@ class LoraLLM(StructuredAnswersLLM):
             ConfigurationError: The folder holds no adapter or an unfinished run, or the base is not found.
         """
         folder = find_adapter(Path(adapter))
-        return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
+        return cls(**{"adapter": folder, **trained_settings(read_card(folder)), **kwargs})
 
     @classmethod
     def from_merged(cls, folder: str | Path, **kwargs: Any) -> LoraLLM:
@@ -171,7 +174,9 @@ class LoraLLM(StructuredAnswersLLM):
         Raises:
             ConfigurationError: The folder is not such an export, or a file in it was changed since.
         """
-        return cls(**{**_settings_of(read_merged_card(Path(folder))), "base_model": str(folder), **kwargs})
+        return cls(
+            **{**trained_settings(read_merged_card(Path(folder))), "base_model": str(folder), **kwargs}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the weights. The copy loads them on first use."""
@@ -326,7 +331,7 @@ class LoraLLM(StructuredAnswersLLM):
     def _chat_call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> LocalCall:
         options = self._options(kwargs)
         schema = request_schema(options.response_format)
-        return self._call(self._prompt(messages, schema), options, schema)
+        return self._call(self._prompt(messages, schema), options, schema, messages)
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
         return prompt_ids(
@@ -361,8 +366,14 @@ class LoraLLM(StructuredAnswersLLM):
             )
         return options
 
-    def _call(self, prompt: Sequence[int], options: CallOptions, schema: dict[str, Any] | None) -> LocalCall:
-        grammar = None
+    def _call(
+        self,
+        prompt: Sequence[int],
+        options: CallOptions,
+        schema: dict[str, Any] | None,
+        messages: Sequence[ChatMessage] = (),
+    ) -> LocalCall:
+        grammar, source = None, self._answer_source(messages, schema)
         if schema is not None:
             name = options.response_format["json_schema"].get("name")
             self._untrained.warn_of(schema, name, self.trained_schemas, self.bounds)
@@ -370,8 +381,9 @@ class LoraLLM(StructuredAnswersLLM):
                 wanted = schema if options.grammar_schema is None else options.grammar_schema
                 grammar = self._loaded.grammar(wanted, schema_key(schema), self.bounds)
         try:
+            window = self._context_window
             return LocalCall.of(
-                self._loaded, prompt, options, grammar=grammar, context_window=self._context_window
+                self._loaded, prompt, options, grammar=grammar, context_window=window, source=source
             )
         except PromptTooLongError as error:
             if schema is None:
@@ -383,15 +395,3 @@ class LoraLLM(StructuredAnswersLLM):
                 "pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is that of "
                 "llama_index.core.set_global_tokenizer()"
             ) from None
-
-
-def _settings_of(card: AdapterCard) -> dict[str, Any]:
-    return {
-        "base_model": card.base_model,
-        "bounds": card.bounds,
-        "chat_prompts": card.chat_prompts,
-        "max_new_tokens": card.answer_tokens,
-        "schema_tokens": card.schema_tokens,
-        "trained_schemas": list(card.schemas),
-        "schema_prompt": card.schema_prompt,
-    }

@@ -23,6 +23,7 @@ from ...json_schema import refers_deeper_than
 from ..model.control_tokens import without_control_tokens
 from ..schema.grammar_schema import with_named_keys
 from .ending import EndingSearch
+from .grounding import GroundedText, PromptTexts, VocabularyTree
 from .json_text import JsonText
 from .sample_texts import largest_growth, sample_texts
 from .speculation import AnswerIndex
@@ -97,6 +98,11 @@ class GrammarCache:
         texts = ((token, self.text(token)) for token in range(self.vocabulary))
         return [token for token, text in texts if text.startswith(",") or "}," in text]
 
+    @functools.cached_property
+    def tree(self) -> VocabularyTree:
+        """The tokens by the starts of their texts."""
+        return VocabularyTree(self.engine, self.vocabulary)
+
     def written(self, tokens: Sequence[int]) -> bytes:
         """The text of tokens, in UTF-8."""
         return bytes(self.engine.decode_bytes(list(tokens)))
@@ -128,9 +134,12 @@ class AnswerGrammar:
         self.answers = AnswerIndex()
         self.smallest = search.tokens(matcher, b"")
 
-    def start(self, max_new_tokens: int) -> GrammarState:
-        """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens."""
-        return GrammarState(self, self._matcher.deep_copy(), max_new_tokens)
+    def start(self, max_new_tokens: int, prompt: PromptTexts | None = None) -> GrammarState:
+        """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens.
+
+        ``prompt``: what grounded values may copy; None: none are grounded.
+        """
+        return GrammarState(self, self._matcher.deep_copy(), max_new_tokens, prompt)
 
     def require_room(self, max_new_tokens: int) -> None:
         """Raise ConfigurationError where no answer fits in so many tokens."""
@@ -141,39 +150,43 @@ class AnswerGrammar:
                 "require fewer fields"
             )
 
-    def refused_at(self, token_ids: Sequence[int]) -> int | None:
+    def refused_at(self, token_ids: Sequence[int], prompt: PromptTexts | None = None) -> int | None:
         """Index of the first token of an answer, without its stop token, that the grammar refuses; None: accepted.
 
-        The number of tokens where all are accepted and the answer may not end after them.
+        The number of tokens where all are accepted and the answer may not end after them. ``prompt`` as of ``start``.
         """
         tokens = list(token_ids)
         matcher = self._matcher.deep_copy()
         accepted = int(matcher.validate_tokens(tokens))
         if self._cache.stop_id in tokens[:accepted]:
             accepted = tokens.index(self._cache.stop_id)
-        refused = self._refused_by_rules(tokens[:accepted])
+        refused = self._refused_by_rules(tokens[:accepted], prompt)
         if refused is not None or accepted < len(tokens):
             return accepted if refused is None else refused
         matcher.consume_tokens(tokens)
         return None if matcher.is_accepting() else accepted
 
-    def _refused_by_rules(self, tokens: list[int]) -> int | None:
+    def _refused_by_rules(self, tokens: list[int], prompt: PromptTexts | None) -> int | None:
         """Index of the first of the tokens, all of which the grammar accepts, that a rule on the text refuses."""
         pieces = [self._cache.text(token) for token in tokens]
-        if not JsonText.has_rules_for("".join(pieces), distinct=self._distinct):
+        if prompt is None and not JsonText.has_rules_for("".join(pieces), distinct=self._distinct):
             return None
         text = JsonText(distinct=self._distinct)
-        for index, piece in enumerate(pieces):
-            if not text.allows(piece):
+        grounded = None if prompt is None else GroundedText(prompt)
+        for index, (token, piece) in enumerate(zip(tokens, pieces, strict=True)):
+            written = self._cache.written([token])
+            if not text.allows(piece) or not (grounded is None or grounded.allows(written)):
                 # As in generation, a rule on the text gives way where the grammar allows nothing else.
-                state = self._state_after(tokens[:index])
-                if not bool(state.mask()[tokens[index]]):
+                state = self._state_after(tokens[:index], prompt)
+                if not bool(state.mask()[token]):
                     return index
             text.append(piece)
+            if grounded is not None:
+                grounded.append(written)
         return None
 
-    def _state_after(self, tokens: Sequence[int]) -> GrammarState:
-        state = self.start(len(tokens) + 1)
+    def _state_after(self, tokens: Sequence[int], prompt: PromptTexts | None) -> GrammarState:
+        state = self.start(len(tokens) + 1, prompt)
         for token in tokens:
             state.append(token)
         return state
@@ -191,10 +204,12 @@ class GrammarState:
         grammar: AnswerGrammar,
         matcher: llguidance.LLMatcher,
         max_new_tokens: int,
+        prompt: PromptTexts | None = None,
     ) -> None:
         self._grammar, self._matcher, self._left = grammar, matcher, max_new_tokens
         self._cache, self._distinct = grammar._cache, grammar._distinct
         self._text = JsonText(distinct=self._distinct)
+        self._grounded = None if prompt is None else GroundedText(prompt)
         self._tokens: list[int] = []
         self._closing = False
         self._ending: list[int] | None = None  # a short end of the first ``_ending_at`` tokens
@@ -212,6 +227,8 @@ class GrammarState:
                 "schema's patterns, or set constrained=False"
             )
         self._text.append(self._cache.text(token))
+        if self._grounded is not None:
+            self._grounded.append(self._cache.written([token]))
         self._tokens.append(token)
         if self._closing and self._ending:
             self._ending = self._ending[1:]
@@ -221,8 +238,10 @@ class GrammarState:
         if self._closing:
             return False
         if token == self._cache.stop_id:
-            return bool(self._matcher.is_accepting())
-        return self._matcher.validate_tokens([token]) == 1 and self._text.allows(self._cache.text(token))
+            return bool(self._matcher.is_accepting()) and (self._grounded is None or self._grounded.may_end)
+        if self._matcher.validate_tokens([token]) != 1 or not self._text.allows(self._cache.text(token)):
+            return False
+        return self._grounded is None or self._grounded.allows(self._cache.written([token]))
 
     def within_limit(self, token: int) -> int:
         """``token``, which is allowed; the first of the shortest end where the answer cannot end after it."""
@@ -272,7 +291,10 @@ class GrammarState:
 
     def allowed_start(self, tokens: Sequence[int]) -> list[int]:
         """The longest start of ``tokens`` that the grammar allows."""
-        return list(tokens[: self._matcher.validate_tokens(list(tokens))])
+        start = list(tokens[: self._matcher.validate_tokens(list(tokens))])
+        if self._grounded is None:
+            return start
+        return start[: self._grounded.allowed_start(self._cache.written([token]) for token in start)]
 
     def forced(self) -> list[int]:
         """Tokens of the text that must come next, as the tokenizer splits it; the model may split it otherwise."""
@@ -290,7 +312,7 @@ class GrammarState:
         elif self._distinct:
             candidates = [token for token in self._cache.list_continuations if allowed[token]]
             allowed = self._without_refused(allowed, candidates)
-        return allowed
+        return allowed if self._grounded is None else self._grounded.masked(allowed, self._cache.tree)
 
     def _without_refused(self, allowed: torch.Tensor, candidates: list[int]) -> torch.Tensor:
         """Mask out the candidates that JsonText refuses, unless no token would be left. [vocabulary] -> [vocabulary]"""

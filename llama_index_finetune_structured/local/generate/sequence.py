@@ -29,7 +29,8 @@ class GeneratedSequence:
         self.drafts = True
         self.ended = self.failed = False
         self._stop: int | None = None
-        self._grammar = None if request.grammar is None else request.grammar.start(request.max_new_tokens)
+        grammar = request.grammar
+        self._grammar = None if grammar is None else grammar.start(request.max_new_tokens, request.texts)
         self._ngrams = NGramIndex(request.prompt) if request.sampling.is_greedy else None
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
