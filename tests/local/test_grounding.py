@@ -302,3 +302,25 @@ def test_repetitive_texts_are_no_slower(text: str) -> None:
     for token in _ids('["' + text[:60]):
         assert bool(state.mask()[token])
         state.append(token)
+
+
+@pytest.mark.parametrize("texts", [(), ("",), ("", " ")])
+def test_without_a_text_to_copy_from_the_schema_decides(texts: tuple[str, ...]) -> None:
+    rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=WHOLE)))
+    text, _ = _drawn(_LIST, PromptTexts(Grounding(rules, texts)), random.Random(1), 300)
+    assert isinstance(json.loads(text), list)
+
+
+def test_a_value_with_one_continuation_is_drafted_from_the_text() -> None:
+    rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=WHOLE)))
+    state = _LIST.start(100, PromptTexts(Grounding(rules, ("Marie Curie and Marie Mayer", "Pierre"))))
+    drafts = {}
+    for token in _ids('["Marie C","P'):
+        state.append(token)
+        drafts[str(tiny.tokenizer().decode(state._tokens))] = str(tiny.tokenizer().decode(state.copied()))
+    assert drafts['["'] == ""  # anything may begin here
+    assert drafts['["Ma'] == ""  # of Marie and Mayer
+    assert drafts['["Mar'] == "ie"
+    assert drafts['["Marie C'] == "uri"
+    assert drafts['["Marie C","'] == ""
+    assert drafts['["Marie C","P'] == "ier"

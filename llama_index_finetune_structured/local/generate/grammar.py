@@ -37,6 +37,8 @@ _FUEL = 50_000_000
 # Chosen: llguidance follows references on the thread's stack, where about a thousand fill 8 MB and end the process.
 _MOST_REFERENCES = 100
 _REPLACED = 3  # chosen: tokens of the last known ending that one token may have replaced
+# Chosen by a simulation on the shared data sets: a draft of 3 copied tokens costs least, forwards and drafts together.
+_COPIED_TOKENS, _COPIED_BYTES = 3, 15
 
 
 class GrammarCache:
@@ -299,6 +301,14 @@ class GrammarState:
     def forced(self) -> list[int]:
         """Tokens of the text that must come next, as the tokenizer splits it; the model may split it otherwise."""
         return list(self._matcher.compute_ff_tokens())
+
+    def copied(self) -> list[int]:
+        """The next tokens of the prompt's texts where the open value has one continuation there."""
+        if self._grounded is None:
+            return []
+        text, goes_on = self._grounded.continuation(_COPIED_BYTES)
+        tokens: list[int] = self._cache.engine.tokenize_bytes(text) if text else []
+        return self.allowed_start((tokens[:-1] if goes_on else tokens)[:_COPIED_TOKENS])
 
     def mask(self) -> torch.Tensor:
         """Which tokens may come next: booleans [vocabulary]."""

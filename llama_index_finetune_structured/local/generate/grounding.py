@@ -29,6 +29,7 @@ _NUMBER = _NUMBER_START | frozenset(b"+.eE")
 _NUMBER_ALONE = re.compile(rb"[-+.eE0-9]+")
 # Tokens that may begin a value and continue it: a quote or the punctuation before a number, and more.
 _OPENING = re.compile(rb'".|[:,\[]-?[0-9]', re.DOTALL)
+_MOST_COMPARED = 64  # positions whose continuations are compared; chosen: with more they seldom agree
 _SEPARATOR = b"\n"  # between texts: JSON writes a line break otherwise
 # UTF-8 bytes of an ASCII character in JSON.
 _ESCAPED = numpy.array([len(spelled_json(chr(code))) - 2 for code in range(128)])
@@ -190,6 +191,16 @@ class _Value(NamedTuple):
             found = tree.starts_of(self.prompt.windows(self.positions, tree.longest))
         return found | tree.starts_of(self.others) if self.others else found
 
+    def continuation(self, size: int) -> tuple[bytes, bool]:
+        """Up to ``size`` bytes that follow in the texts wherever the value stands, and whether more may follow."""
+        if self.is_empty or self.others or len(self.positions) > _MOST_COMPARED:
+            return b"", False
+        windows = self.prompt.windows(self.positions, size)
+        first, last = min(windows), max(windows)  # all others begin as both of these do
+        differing = (n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+        common = first[: next(differing, min(len(first), len(last)))].split(_SEPARATOR)[0]
+        return common, len(common) == size or len(windows) > 1
+
 
 class _Open(NamedTuple):
     """An object or list that has not ended."""
@@ -218,6 +229,10 @@ class GroundedText:
     def may_end(self) -> bool:
         """Whether no value is open that could not be complete."""
         return self._value is None or self._value.may_end()
+
+    def continuation(self, size: int) -> tuple[bytes, bool]:
+        """As of the open value; nothing where none is open."""
+        return (b"", False) if self._value is None else self._value.continuation(size)
 
     def allows(self, text: bytes) -> bool:
         """Whether ``text`` may come next."""

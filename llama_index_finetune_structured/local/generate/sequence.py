@@ -45,7 +45,8 @@ class GeneratedSequence:
             matched_answers, answer_tokens = self.request.grammar.answers.draft(last)
             tokens = answer_tokens if matched_answers > matched else tokens
         if self._grammar is not None:
-            tokens = max(self._grammar.allowed_start(tokens), self._grammar.forced(), key=len)
+            allowed, forced = self._grammar.allowed_start(tokens), self._grammar.forced()
+            tokens = max(allowed, forced, self._grammar.copied(), key=len)
         return tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
 
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:
