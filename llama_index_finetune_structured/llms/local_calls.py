@@ -22,6 +22,7 @@ from ..example import Message
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
+from .answer_source import AnswerSource
 from .call_options import CallOptions
 
 if TYPE_CHECKING:
@@ -46,11 +47,15 @@ _SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described field
 
 @dataclass(frozen=True)
 class LocalCall:
-    """One call of a loaded model. Each may be generated once, in one of four ways."""
+    """One call of a loaded model. Each may be generated once, in one of four ways.
+
+    ``source``: what grounded values are copied from; None: the answer has none.
+    """
 
     model: LocalModel
     request: GenerationRequest
     stops: StopTexts
+    source: AnswerSource | None = None
 
     @classmethod
     def of(
@@ -62,6 +67,7 @@ class LocalCall:
         grammar: AnswerGrammar | None,
         context_window: int,
         call: object | None = None,
+        source: AnswerSource | None = None,
     ) -> LocalCall:
         """The call that continues ``prompt``, token ids. ``call``: as in ``GenerationRequest``.
 
@@ -86,9 +92,10 @@ class LocalCall:
             sampling=sampling,
             grammar=grammar,
             call=call,
+            texts=None if source is None else source.texts,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
-        return cls(model, request, StopTexts(options.stop))
+        return cls(model, request, StopTexts(options.stop), source)
 
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
@@ -137,7 +144,9 @@ class LocalCall:
         if result is None:
             return CompletionResponse(text=text, delta=delta)
         usage = {"prompt_tokens": len(self.request.prompt), "completion_tokens": len(result.tokens)}
-        raw = {"usage": usage, "finish_reason": result.finish_reason}
+        raw: dict[str, Any] = {"usage": usage, "finish_reason": result.finish_reason}
+        if self.source is not None:
+            raw["evidence"] = self.source.evidence(text)
         return CompletionResponse(text=text, delta=delta, raw=raw)
 
 

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
-from ..local.model.adapter import AdapterCard, find_adapter, read_card, read_matching_card, read_merged_card
+from ..local.model.adapter import find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short, schema_room
@@ -24,6 +24,7 @@ from .local_chat import LocalChatLLM
 from .merged_calls import MergedCall, fits, messages_of_windows, options_of_answers
 from .structured import request_schema
 from .trained_schemas import UntrainedSchemas
+from .trained_settings import trained_settings
 
 if TYPE_CHECKING:
     from ..local.generate.grammar import AnswerGrammar
@@ -74,6 +75,8 @@ class LoraLLM(LocalChatLLM):
         constrained: Hold structured answers to their schema by a grammar; True by default.
         batch_size: Most calls generated together in one batch; 8 by default.
         bounds: Bounds of lists and strings.
+        grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
+            True by default. ``raw["evidence"]`` of a response says where they stand.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
@@ -157,7 +160,7 @@ class LoraLLM(LocalChatLLM):
             ConfigurationError: The folder holds no adapter or an unfinished run, or the base is not found.
         """
         folder = find_adapter(Path(adapter))
-        return cls(**{"adapter": folder, **_settings_of(read_card(folder)), **kwargs})
+        return cls(**{"adapter": folder, **trained_settings(read_card(folder)), **kwargs})
 
     @classmethod
     def from_merged(cls, folder: str | Path, **kwargs: Any) -> LoraLLM:
@@ -170,7 +173,9 @@ class LoraLLM(LocalChatLLM):
         Raises:
             ConfigurationError: The folder is not such an export, or a file in it was changed since.
         """
-        return cls(**{**_settings_of(read_merged_card(Path(folder))), "base_model": str(folder), **kwargs})
+        return cls(
+            **{**trained_settings(read_merged_card(Path(folder))), "base_model": str(folder), **kwargs}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the weights. The copy loads them on first use."""
@@ -278,13 +283,11 @@ class LoraLLM(LocalChatLLM):
         options = self._options(kwargs)
         schema = request_schema(options.response_format)
         rules = None if schema is None else self._list_rules(schema, options)
-        if rules is not None:
-            windows = messages_of_windows(messages, rules, options.windows)
-            if len(windows) > 1:
-                return self._call(
-                    [self._prompt(window, schema) for window in windows], options, schema, rules
-                )
-        return self._call([self._prompt(messages, schema)], options, schema)
+        windows = [] if rules is None else messages_of_windows(messages, rules, options.windows)
+        if len(windows) < 2:
+            windows, rules = [list(messages)], None
+        asked = [(self._prompt(window, schema), window) for window in windows]
+        return self._call(asked, options, schema, messages, rules)
 
     def _list_rules(self, schema: Mapping[str, Any], options: CallOptions) -> ListRules | None:
         """The rules by which a call's text is read in windows; None where it is read whole."""
@@ -317,7 +320,7 @@ class LoraLLM(LocalChatLLM):
         require_encodable(prompt, "the prompt")
         require_short([prompt], self._context_window)
         ids = encode_parts(self._loaded.tokenizer, [(prompt, False)])
-        return self._call([ids], options, request_schema(options.response_format))
+        return self._call([(ids, ())], options, request_schema(options.response_format))
 
     def _options(self, kwargs: Mapping[str, Any]) -> CallOptions:
         options = checked_options(CallOptions, kwargs, self)
@@ -336,36 +339,43 @@ class LoraLLM(LocalChatLLM):
 
     def _call(
         self,
-        prompts: Sequence[Sequence[int]],
+        asked: Sequence[tuple[Sequence[int], Sequence[ChatMessage]]],
         options: CallOptions,
         schema: dict[str, Any] | None,
+        messages: Sequence[ChatMessage] = (),
         rules: ListRules | None = None,
     ) -> LocalCall | MergedCall:
-        """The call of one prompt, or of those of the windows that ``rules`` merge."""
+        """The call of one prompt, or of those of the windows that ``rules`` merge.
+
+        ``asked``: each prompt, with its messages if any. ``messages``: those of the whole call.
+        """
         grammar = None if schema is None else self._grammar(schema, options)
-        whole, several = object(), options_of_answers(options)
+        call, several = object(), options_of_answers(options)
+        calls: list[list[LocalCall]] = []
         try:
-            calls = [
-                [
-                    LocalCall.of(
-                        self._loaded,
-                        prompt,
-                        each,
-                        grammar=grammar,
-                        context_window=self._context_window,
-                        call=whole,
-                    )
-                    for each in several
-                ]
-                for prompt in prompts
-            ]
+            for prompt, window in asked:
+                source, room = self._answer_source(window, schema), self._context_window
+                calls.append(
+                    [
+                        LocalCall.of(
+                            self._loaded,
+                            prompt,
+                            each,
+                            grammar=grammar,
+                            context_window=room,
+                            call=call,
+                            source=source,
+                        )
+                        for each in several
+                    ]
+                )
         except PromptTooLongError as error:
             if schema is None:
                 raise
             raise self._too_long(error, schema) from None
         if schema is None or len(calls) == len(several) == 1:
             return calls[0][0]
-        return MergedCall(calls, schema, rules)
+        return MergedCall(calls, schema, rules, self._answer_source(messages, schema))
 
     def _grammar(self, schema: dict[str, Any], options: CallOptions) -> AnswerGrammar | None:
         name = options.response_format["json_schema"].get("name")
@@ -383,16 +393,3 @@ class LoraLLM(LocalChatLLM):
             "pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is that of "
             "llama_index.core.set_global_tokenizer()"
         )
-
-
-def _settings_of(card: AdapterCard) -> dict[str, Any]:
-    return {
-        "base_model": card.base_model,
-        "bounds": card.bounds,
-        "list_rules": card.list_rules,
-        "chat_prompts": card.chat_prompts,
-        "max_new_tokens": card.answer_tokens,
-        "schema_tokens": card.schema_tokens,
-        "trained_schemas": list(card.schemas),
-        "schema_prompt": card.schema_prompt,
-    }

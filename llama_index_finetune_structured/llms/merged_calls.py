@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ..local.generate.request import GenerationResult
+    from .answer_source import AnswerSource
 
     Futures = Sequence[Future[GenerationResult]]
 
@@ -88,7 +89,8 @@ class MergedCall:
     """One structured call that is answered by several requests in one batch.
 
     ``windows``: for each window of the text, the call of its first answer and those of its draws. ``schema``: of the
-    answer. ``rules``: how the answers of windows are merged; None: there is one window.
+    answer. ``rules``: how the answers of windows are merged; None: there is one window. ``source``: what grounded
+    values are copied from; None: the answer has none.
 
     Each may be generated once, in one of four ways. When the caller goes away, all requests are cancelled. An error of
     a first answer is raised; draws that fail, are cut or do not fit the schema do not count.
@@ -97,6 +99,7 @@ class MergedCall:
     windows: Sequence[Sequence[LocalCall]]
     schema: Mapping[str, Any]
     rules: ListRules | None = None
+    source: AnswerSource | None = None
 
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
@@ -201,7 +204,9 @@ class _GrowingAnswer:
     def _last(self) -> CompletionResponse:
         reply = self._merged()
         usage = {"prompt_tokens": self._prompt_tokens, "completion_tokens": self._completion_tokens}
-        raw = {"usage": usage, "finish_reason": reply.finish_reason}
+        raw: dict[str, Any] = {"usage": usage, "finish_reason": reply.finish_reason}
+        if self._call.source is not None:
+            raw["evidence"] = self._call.source.evidence(reply.text)
         text = reply.text
         delta = text[len(self._shown) :] if text.startswith(self._shown) else ""
         return CompletionResponse(text=text, delta=delta, raw=raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
@@ -17,7 +17,8 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
-from ..local.schema.bounds import AnswerBounds
+from ..local.schema.bounds import AnswerBounds, schema_key
+from .answer_source import AnswerSource
 from .structured import StructuredCall, bare_prompt
 from .structured_lora import StructuredLoraLLM
 
@@ -32,6 +33,8 @@ class StructuredAnswersLLM(LLM):
     Attributes:
         constrained: Hold structured answers to their schema by a grammar; True by default.
         bounds: Bounds of lists and strings.
+        grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
+            True by default.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
     """
 
@@ -39,6 +42,9 @@ class StructuredAnswersLLM(LLM):
         default=True, description="Hold structured answers to their schema by a grammar."
     )
     bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
+    grounded: bool = Field(
+        default=True, description="Hold values that training copied from the messages to those of the call."
+    )
     chat_prompts: bool = Field(
         default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
     )
@@ -148,6 +154,15 @@ class StructuredAnswersLLM(LLM):
         """The prompt's messages, in the form (chat or plain) in which the training data had them."""
         bare = bare_prompt(prompt, self if self.chat_prompts else None)
         return self._extend_messages(bare.format_messages(**prompt_args))
+
+    def _answer_source(
+        self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None
+    ) -> AnswerSource | None:
+        """What the grounded values of an answer are copied from; None where no value is grounded."""
+        if schema is None or not (self.grounded and self.constrained and self.bounds.grounded and messages):
+            return None
+        grounded = self.bounds.grounded.get(schema_key(schema))
+        return None if grounded is None else AnswerSource.of(messages, grounded)
 
     def _structured_call(
         self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None

@@ -25,6 +25,7 @@ from ..model.control_tokens import without_control_tokens
 from ..schema.grammar_schema import with_named_keys
 from ..schema.text_order import with_free_keys
 from .ending import EndingSearch
+from .grounding import GroundedText, PromptTexts, VocabularyTree
 from .json_text import JsonText, TextRules
 from .sample_texts import largest_growth, sample_texts
 from .speculation import AnswerIndex
@@ -39,6 +40,8 @@ _FUEL = 50_000_000
 _MOST_REFERENCES = 100
 _CONTINUES = re.compile(r'^,|["}\]el0-9],')
 _REPLACED = 3  # chosen: tokens of the last known ending that one token may have replaced
+# Chosen by a simulation on the shared data sets: a draft of 3 copied tokens costs least, forwards and drafts together.
+_COPIED_TOKENS, _COPIED_BYTES = 3, 15
 
 
 class GrammarCache:
@@ -105,6 +108,11 @@ class GrammarCache:
         texts = ((token, self.text(token)) for token in range(self.vocabulary))
         return [token for token, text in texts if _CONTINUES.search(text)]
 
+    @functools.cached_property
+    def tree(self) -> VocabularyTree:
+        """The tokens by the starts of their texts."""
+        return VocabularyTree(self.engine, self.vocabulary)
+
     def written(self, tokens: Sequence[int]) -> bytes:
         """The text of tokens, in UTF-8."""
         return bytes(self.engine.decode_bytes(list(tokens)))
@@ -136,9 +144,12 @@ class AnswerGrammar:
         self.answers = AnswerIndex()
         self.smallest = search.tokens(matcher, b"")
 
-    def start(self, max_new_tokens: int) -> GrammarState:
-        """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens."""
-        return GrammarState(self, self._matcher.deep_copy(), max_new_tokens)
+    def start(self, max_new_tokens: int, prompt: PromptTexts | None = None) -> GrammarState:
+        """The grammar's state at the beginning of an answer of at most ``max_new_tokens`` tokens.
+
+        ``prompt``: what grounded values may copy; None: none are grounded.
+        """
+        return GrammarState(self, self._matcher.deep_copy(), max_new_tokens, prompt)
 
     def require_room(self, max_new_tokens: int) -> None:
         """Raise ConfigurationError where no answer fits in so many tokens."""
@@ -149,39 +160,43 @@ class AnswerGrammar:
                 "require fewer fields"
             )
 
-    def refused_at(self, token_ids: Sequence[int]) -> int | None:
+    def refused_at(self, token_ids: Sequence[int], prompt: PromptTexts | None = None) -> int | None:
         """Index of the first token of an answer, without its stop token, that the grammar refuses; None: accepted.
 
-        The number of tokens where all are accepted and the answer may not end after them.
+        The number of tokens where all are accepted and the answer may not end after them. ``prompt`` as of ``start``.
         """
         tokens = list(token_ids)
         matcher = self._matcher.deep_copy()
         accepted = int(matcher.validate_tokens(tokens))
         if self._cache.stop_id in tokens[:accepted]:
             accepted = tokens.index(self._cache.stop_id)
-        refused = self._refused_by_rules(tokens[:accepted])
+        refused = self._refused_by_rules(tokens[:accepted], prompt)
         if refused is not None or accepted < len(tokens):
             return accepted if refused is None else refused
         matcher.consume_tokens(tokens)
         return None if matcher.is_accepting() else accepted
 
-    def _refused_by_rules(self, tokens: list[int]) -> int | None:
+    def _refused_by_rules(self, tokens: list[int], prompt: PromptTexts | None) -> int | None:
         """Index of the first of the tokens, all of which the grammar accepts, that a rule on the text refuses."""
         pieces = [self._cache.text(token) for token in tokens]
-        if not self._rules.concern("".join(pieces)):
+        if prompt is None and not self._rules.concern("".join(pieces)):
             return None
         text = JsonText(self._rules)
-        for index, piece in enumerate(pieces):
-            if not text.allows(piece):
+        grounded = None if prompt is None else GroundedText(prompt)
+        for index, (token, piece) in enumerate(zip(tokens, pieces, strict=True)):
+            written = self._cache.written([token])
+            if not text.allows(piece) or not (grounded is None or grounded.allows(written)):
                 # As in generation, a rule on the text gives way where the grammar allows nothing else.
-                state = self._state_after(tokens[:index])
-                if not bool(state.mask()[tokens[index]]):
+                state = self._state_after(tokens[:index], prompt)
+                if not bool(state.mask()[token]):
                     return index
             text.append(piece)
+            if grounded is not None:
+                grounded.append(written)
         return None
 
-    def _state_after(self, tokens: Sequence[int]) -> GrammarState:
-        state = self.start(len(tokens) + 1)
+    def _state_after(self, tokens: Sequence[int], prompt: PromptTexts | None) -> GrammarState:
+        state = self.start(len(tokens) + 1, prompt)
         for token in tokens:
             state.append(token)
         return state
@@ -199,10 +214,12 @@ class GrammarState:
         grammar: AnswerGrammar,
         matcher: llguidance.LLMatcher,
         max_new_tokens: int,
+        prompt: PromptTexts | None = None,
     ) -> None:
         self._grammar, self._matcher, self._left = grammar, matcher, max_new_tokens
         self._cache, self._rules = grammar._cache, grammar._rules
         self._text = JsonText(self._rules)
+        self._grounded = None if prompt is None else GroundedText(prompt)
         self._tokens: list[int] = []
         self._closing = False
         self._ending: list[int] | None = None  # a short end of the first ``_ending_at`` tokens
@@ -220,6 +237,8 @@ class GrammarState:
                 "schema's patterns, or set constrained=False"
             )
         self._text.append(self._cache.text(token))
+        if self._grounded is not None:
+            self._grounded.append(self._cache.written([token]))
         self._tokens.append(token)
         if self._closing and self._ending:
             self._ending = self._ending[1:]
@@ -229,8 +248,10 @@ class GrammarState:
         if self._closing:
             return False
         if token == self._cache.stop_id:
-            return bool(self._matcher.is_accepting())
-        return self._matcher.validate_tokens([token]) == 1 and self._text.allows(self._cache.text(token))
+            return bool(self._matcher.is_accepting()) and (self._grounded is None or self._grounded.may_end)
+        if self._matcher.validate_tokens([token]) != 1 or not self._text.allows(self._cache.text(token)):
+            return False
+        return self._grounded is None or self._grounded.allows(self._cache.written([token]))
 
     def within_limit(self, token: int) -> int:
         """``token``, which is allowed; the first of the shortest end where the answer cannot end after it."""
@@ -280,11 +301,22 @@ class GrammarState:
 
     def allowed_start(self, tokens: Sequence[int]) -> list[int]:
         """The longest start of ``tokens`` that the grammar allows."""
-        return list(tokens[: self._matcher.validate_tokens(list(tokens))])
+        start = list(tokens[: self._matcher.validate_tokens(list(tokens))])
+        if self._grounded is None:
+            return start
+        return start[: self._grounded.allowed_start(self._cache.written([token]) for token in start)]
 
     def forced(self) -> list[int]:
         """Tokens of the text that must come next, as the tokenizer splits it; the model may split it otherwise."""
         return list(self._matcher.compute_ff_tokens())
+
+    def copied(self) -> list[int]:
+        """The next tokens of the prompt's texts where the open value has one continuation there."""
+        if self._grounded is None:
+            return []
+        text, goes_on = self._grounded.continuation(_COPIED_BYTES)
+        tokens: list[int] = self._cache.engine.tokenize_bytes(text) if text else []
+        return self.allowed_start((tokens[:-1] if goes_on else tokens)[:_COPIED_TOKENS])
 
     def mask(self) -> torch.Tensor:
         """Which tokens may come next: booleans [vocabulary]."""
@@ -298,7 +330,7 @@ class GrammarState:
         elif self._rules.on_commas:
             candidates = [token for token in self._cache.continuations if allowed[token]]
             allowed = self._without_refused(allowed, candidates)
-        return allowed
+        return allowed if self._grounded is None else self._grounded.masked(allowed, self._cache.tree)
 
     def _without_refused(self, allowed: torch.Tensor, candidates: list[int]) -> torch.Tensor:
         """Mask out the candidates that JsonText refuses, unless no token would be left. [vocabulary] -> [vocabulary]"""

@@ -13,6 +13,7 @@ from ...errors import EngineError
 
 if TYPE_CHECKING:
     from .grammar import AnswerGrammar
+    from .grounding import PromptTexts
 
 __all__ = ["GenerationRequest", "GenerationResult", "Sampling", "sample_token"]
 
@@ -67,6 +68,7 @@ class GenerationRequest:
     """One prompt to answer.
 
     ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
+    ``texts``: what its grounded values may copy; None: none are grounded.
     ``on_token``: called for each token of the answer, in the thread that runs the model.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
@@ -79,6 +81,7 @@ class GenerationRequest:
     max_new_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     grammar: AnswerGrammar | None = None
+    texts: PromptTexts | None = None
     on_token: Callable[[int], None] | None = None
     cancelled: bool = False
     future: Future[GenerationResult] = field(default_factory=Future)

@@ -29,7 +29,8 @@ class GeneratedSequence:
         self.drafts = True
         self.ended = self.failed = False
         self._stop: int | None = None
-        self._grammar = None if request.grammar is None else request.grammar.start(request.max_new_tokens)
+        grammar = request.grammar
+        self._grammar = None if grammar is None else grammar.start(request.max_new_tokens, request.texts)
         self._ngrams = NGramIndex(request.prompt)
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
@@ -48,7 +49,8 @@ class GeneratedSequence:
             matched_answers, answer_tokens = self.request.grammar.answers.draft(last)
             tokens = answer_tokens if matched_answers > matched else tokens
         if self._grammar is not None:
-            tokens = max(self._grammar.allowed_start(tokens), self._grammar.forced(), key=len)
+            allowed, forced = self._grammar.allowed_start(tokens), self._grammar.forced()
+            tokens = max(allowed, forced, self._grammar.copied(), key=len)
         return tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
 
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:

@@ -2,8 +2,9 @@
 
 Prompt lookup (https://github.com/apoorvumang/prompt-lookup-decoding): extracted answers copy their context, and
 answers to one schema repeat its keys. Drafts are verified by the model, so they never change an answer; they only
-make a forward wider. ``GeneratedSequence.draft`` chooses between these and the tokens that the grammar forces. The
-longer the match, the longer the draft: on a CPU a wrong draft token costs about a seventh of a forward.
+make a forward wider. ``GeneratedSequence.draft`` chooses between these, the tokens that the grammar forces, and the
+only continuation of a value that is copied from the prompt. The longer the match, the longer the draft: on a CPU a
+wrong draft token costs about a seventh of a forward.
 """
 
 from __future__ import annotations

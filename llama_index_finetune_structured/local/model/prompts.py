@@ -11,6 +11,7 @@ from ...errors import DatasetError, PromptTooLongError
 from ...example import Example, Message
 from ...json_schema import without_titles
 from ..schema.compact import compact_schema
+from ..schema.message_texts import without_schema_text
 from ..schema.spelling import spelled_json
 from ..schema.written import written_answer
 from .chat_template import render_parts
@@ -204,25 +205,6 @@ def _answer_text(example: Example) -> str:
         raise DatasetError(
             f"it has a schema and its answer is not JSON ({error}): fix or remove it"
         ) from error
-
-
-def without_schema_text(example: Example) -> list[Message]:
-    """The messages without the schema text of the transport they were captured from: serving writes its own.
-
-    It is removed once, from where LlamaIndex appends it: the end of a leading system message, else the last one.
-    The same text in a document stays.
-    """
-    messages, text = list(example.messages), example.schema_text
-    if not text:
-        return messages
-    first = 0 if messages[0].role == "system" else len(messages) - 1
-    for index in (first, *range(len(messages) - 1, -1, -1)):
-        content = messages[index].content
-        if isinstance(content, str) and text in content:
-            before, _, after = content.rpartition(text)
-            messages[index] = messages[index].model_copy(update={"content": before + after})
-            return messages
-    return messages
 
 
 def _role(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""What the grammar learns from training answers: longest lists, strings and objects, and lists without repeats.
+"""What the grammar learns from training answers: longest lists, strings and objects, lists without repeats, copies.
 
 Without them constrained generation can run to the token limit and end as broken JSON. A bound belongs to a place
 in the schema, a JSON pointer such as ``#/properties/authors``, and is never tighter than the longest value in the
@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +22,7 @@ from ...json_schema import UNIONS, map_sub_schemas, pointer_part, resolve_pointe
 from .annotations import without_annotations
 from .closing import LEARNED_KEYS, UNENFORCED, closed_schema
 from .drafts import by_reference_alone
+from .grounding import GroundedSchema, PromptCopies, learn_grounding
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
 from .number_limits import translate_limits
 from .string_formats import SHORT_FORMATS, translate_string
@@ -54,6 +56,7 @@ class AnswerBounds(BaseModel):
         distinct: Keys of the schemas whose training answers have lists of several objects, and no list with
             the same object twice.
         by_text: Keys of the schemas whose training answers have keys that may be left out in the text's order.
+        grounded: ``schema_key`` of a schema -> places in its answers whose training values stand in the prompts.
         default_items: Bound of lists and free-form objects that no training answer fills; 32 by default
             (chosen).
         default_characters: Bound of strings that no training answer fills; 400 by default (chosen).
@@ -65,6 +68,7 @@ class AnswerBounds(BaseModel):
     learned_keys: dict[str, LearnedKeys] = Field(default_factory=dict)
     distinct: tuple[str, ...] = ()
     by_text: tuple[str, ...] = ()
+    grounded: dict[str, GroundedSchema] = Field(default_factory=dict)
     default_items: int = Field(default=32, gt=0)
     default_characters: int = Field(default=400, gt=0)
 
@@ -96,13 +100,13 @@ class AnswerTexts:
     """The answers of examples by the ``schema_key`` of their schema.
 
     They are kept as text, since parsed they take several times the memory, and parsed once for each walk over them.
+    ``copies``: by the same keys, what of the answers stands in the prompts, which are not kept.
     """
 
     def __init__(self) -> None:
         self.schemas: dict[str, Mapping[str, Any]] = {}
-        self.by_text: set[str] = (
-            set()
-        )  # keys of schemas with an answer whose keys are not in the schema's order
+        self.by_text: set[str] = set()  # schemas with an answer whose keys are not in the schema's order
+        self.copies: dict[str, PromptCopies] = {}
         self._texts: dict[str, list[str]] = {}
 
     def add(self, example: Example) -> str | None:
@@ -111,9 +115,12 @@ class AnswerTexts:
             return None
         key = schema_key(example.answer_schema)
         self.schemas.setdefault(key, example.answer_schema)
-        self._texts.setdefault(key, []).append(example.answer_text())
-        if key not in self.by_text and is_by_text(example, json.loads(example.answer_text())):
+        text = example.answer_text()
+        answer = json.loads(text)
+        self._texts.setdefault(key, []).append(text)
+        if key not in self.by_text and is_by_text(example, answer):
             self.by_text.add(key)
+        self.copies.setdefault(key, PromptCopies()).add(example, answer)
         return key
 
     def parsed(self, key: str) -> Iterator[Any]:
@@ -133,15 +140,18 @@ def learn_bounds(examples: Iterable[Example] | AnswerTexts) -> AnswerBounds:
         key: learn_keys(by_reference_alone(dict(schema)), answers.parsed(key))
         for key, schema in answers.schemas.items()
     }
-    longest = {
-        key: _longest(_with_keys(schema, learned[key]), answers.parsed(key))
-        for key, schema in answers.schemas.items()
+    extended = {key: _with_keys(schema, learned[key]) for key, schema in answers.schemas.items()}
+    longest = {key: _longest(schema, answers.parsed(key)) for key, schema in extended.items()}
+    grounded = {
+        key: learn_grounding(schema, partial(answers.parsed, key), answers.copies[key])
+        for key, schema in extended.items()
     }
     return AnswerBounds(
         longest=longest,
         learned_keys={key: keys for key, keys in learned.items() if keys},
         distinct=tuple(sorted(key for key in answers.schemas if _all_distinct(answers.parsed(key)))),
         by_text=tuple(sorted(answers.by_text)),
+        grounded={key: places for key, places in grounded.items() if places is not None},
     )
 
 

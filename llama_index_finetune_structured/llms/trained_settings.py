@@ -1,0 +1,23 @@
+"""Settings of an adapter's training that serving takes over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..local.model.adapter import AdapterCard
+
+__all__ = ["trained_settings"]
+
+
+def trained_settings(card: AdapterCard) -> dict[str, Any]:
+    """The attributes of ``LoraLLM`` that an adapter's card decides."""
+    return {
+        "base_model": card.base_model,
+        "bounds": card.bounds,
+        "list_rules": card.list_rules,
+        "chat_prompts": card.chat_prompts,
+        "max_new_tokens": card.answer_tokens,
+        "schema_tokens": card.schema_tokens,
+        "trained_schemas": list(card.schemas),
+        "schema_prompt": card.schema_prompt,
+    }

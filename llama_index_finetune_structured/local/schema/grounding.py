@@ -1,0 +1,338 @@
+"""Which values of answers stand verbatim in the texts of the prompt, learned from training rows.
+
+A place in the answer is grounded where nearly all training values were copied from the messages. The grammar then
+lets a model write there what stands in the messages of the call, and the few values that training had otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...example import Example
+from ...json_schema import UNIONS, resolve_pointer
+from .closing import LEARNED_KEYS
+from .learned_keys import sub_values
+from .message_texts import caller_texts, system_texts, without_schema_text
+from .spelling import spelled_json
+
+__all__ = [
+    "GroundedPlace",
+    "GroundedRule",
+    "GroundedSchema",
+    "Grounding",
+    "Leaf",
+    "PromptCopies",
+    "grounded_leaves",
+    "learn_grounding",
+    "occurrences",
+    "rule_at",
+]
+
+LeafKind = Literal["string", "number"]
+
+# Chosen by what rules from part of the shared data sets refuse of the rest: nothing but values that are new in 1 of
+# 100 places. With fewer values too little is known, and with more new exceptions too many answers would be refused.
+_LEAST_VALUES = 20
+_LEAST_SHARE = 2  # at least one value of so many is found: others repeat, such as "unknown"
+_NEW_EXCEPTIONS = (
+    50  # at most one of so many values is an exception seen once: the rate of new ones (Good-Turing)
+)
+_CUT_WORDS = 200  # at most one of so many values is a part of a word, where whole words are required
+_MOST_EXCEPTIONS, _MOST_CHARACTERS = 32, 4000  # of a place; chosen: small in a card
+# How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both.
+_ANYWHERE, _FROM_START, _TO_END, _WHOLE = 1, 2, 4, 8
+_VARIANTS = (_WHOLE, _FROM_START, _TO_END, _ANYWHERE)  # the strictest first
+_WITH_SYSTEM = 4  # bits by which those are shifted that count system messages too
+
+
+class GroundedRule(BaseModel):
+    """What may stand at a grounded place: parts of the prompt's texts, and ``others``.
+
+    Attributes:
+        starts: Whether a value begins where a word does (a number: where no digit stands before it).
+        ends: Whether it ends where a word does.
+        others: Values of training that stood in no text; of numbers, their JSON.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    starts: bool = False
+    ends: bool = False
+    others: tuple[str, ...] = ()
+
+
+class GroundedPlace(BaseModel):
+    """A place in the answer, and the places inside it.
+
+    Attributes:
+        string: Rule of strings; None: they are not grounded.
+        number: Rule of numbers.
+        properties: Places of the named properties of an object.
+        values: Place of the values of an object whose keys are data.
+        items: Place of the items of a list.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    string: GroundedRule | None = None
+    number: GroundedRule | None = None
+    properties: dict[str, GroundedPlace] = Field(default_factory=dict)
+    values: GroundedPlace | None = None
+    items: GroundedPlace | None = None
+
+    def inside(self, key: str) -> GroundedPlace | None:
+        """The place of an object's property."""
+        return self.properties.get(key, self.values)
+
+
+def rule_at(place: GroundedPlace | None, kind: LeafKind) -> GroundedRule | None:
+    """The rule of a place's strings or numbers."""
+    if place is None:
+        return None
+    return place.string if kind == "string" else place.number
+
+
+class GroundedSchema(BaseModel):
+    """The grounded places of one schema's answers.
+
+    Attributes:
+        answer: The place of the whole answer.
+        system_messages: Whether system messages are among the texts: they differ between training rows. Equal ones
+            are instructions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer: GroundedPlace
+    system_messages: bool = False
+
+
+class Grounding(NamedTuple):
+    """What the answer to one call may copy: the rules of its schema, and the texts of its messages."""
+
+    schema: GroundedSchema
+    texts: tuple[str, ...]
+
+
+class Leaf(NamedTuple):
+    """A string or number of an answer. ``path``: keys and indices; ``text``: of a number, its JSON."""
+
+    path: tuple[str | int, ...]
+    kind: LeafKind
+    text: str
+
+
+class PromptCopies:
+    """How the strings and numbers of answers to one schema stand in their prompts: a byte each."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self._systems: set[tuple[str, ...]] = set()
+
+    def add(self, example: Example, answer: Any) -> None:
+        """Add an example, with its answer parsed."""
+        messages = without_schema_text(example)
+        texts, system = caller_texts(messages), system_texts(messages)
+        if len(self._systems) < 2:
+            self._systems.add(tuple(system))
+        self.answers.append(bytes(_copied(leaf, texts, system) for leaf in _leaves(answer, ())))
+
+    @property
+    def system_messages(self) -> bool:
+        """Whether system messages differ between the examples."""
+        return len(self._systems) > 1
+
+
+def _copied(leaf: Leaf, texts: Sequence[str], system: Sequence[str]) -> int:
+    caller = _standing(leaf, texts)
+    return caller | (caller | (_standing(leaf, system) if caller != 2 * _WHOLE - 1 else 0)) << _WITH_SYSTEM
+
+
+def _standing(leaf: Leaf, texts: Sequence[str]) -> int:
+    found = 0
+    for text in texts:
+        for _, starts, ends in occurrences(text, leaf):
+            found |= _ANYWHERE | _FROM_START * starts | _TO_END * ends | _WHOLE * (starts and ends)
+            if found & _WHOLE:
+                return found
+    return found
+
+
+def occurrences(text: str, leaf: Leaf, begin: int = 0) -> Iterator[tuple[int, bool, bool]]:
+    """Yield where a value stands in a text from ``begin`` on, and whether it begins and ends where a word does.
+
+    Of a number, where no digit stands next to it. An empty value stands nowhere.
+    """
+    value, joins = leaf.text, str.isalnum if leaf.kind == "string" else str.isdecimal
+    if not value:
+        return
+    while (begin := text.find(value, begin)) >= 0:
+        end = begin + len(value)
+        starts = begin == 0 or not (joins(text[begin - 1]) and joins(text[begin]))
+        yield begin, starts, end == len(text) or not (joins(text[end - 1]) and joins(text[end]))
+        begin += 1
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[Leaf]:
+    """The strings and numbers of a value in the order of its JSON."""
+    if isinstance(value, str):
+        yield Leaf(path, "string", value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield Leaf(path, "number", spelled_json(value))
+    elif isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, (*path, name))
+
+
+def grounded_leaves(place: GroundedPlace | None, value: Any) -> Iterator[tuple[Leaf, GroundedRule]]:
+    """The strings and numbers of an answer at grounded places, with their rules, in the order of its JSON."""
+    if place is None:
+        return
+    for leaf in _leaves(value, ()):
+        inner: GroundedPlace | None = place
+        for part in leaf.path:
+            inner = inner and (inner.items if isinstance(part, int) else inner.inside(part))
+        if (rule := rule_at(inner, leaf.kind)) is not None:
+            yield leaf, rule
+
+
+# A part of a place's path: a named property, a value of an object with any keys, or an item.
+_Part = tuple[Literal["properties", "values", "items"], str]
+_Path = tuple[_Part, ...]
+
+
+def learn_grounding(
+    schema: Mapping[str, Any], answers: Callable[[], Iterable[Any]], copies: PromptCopies
+) -> GroundedSchema | None:
+    """The grounded places of the answers to a schema; None where there are none.
+
+    ``answers``: gives the answers that were added to ``copies``, in that order, at each call.
+    """
+    shift = _WITH_SYSTEM if copies.system_messages else 0
+    counts = dict[tuple[_Path, LeafKind], Counter[int]]()
+    for place, leaf, copied in _places(schema, answers(), copies):
+        if leaf.text:
+            counts.setdefault(place, Counter())[copied >> shift & 15] += 1
+    needed = {place: found for place, count in counts.items() if (found := _required(count))}
+    others = {place: Counter[str]() for place in needed}
+    for place, leaf, copied in _places(schema, answers(), copies):
+        if place in needed and not copied >> shift & needed[place]:
+            others[place][leaf.text] += 1
+            if len(others[place]) > _MOST_EXCEPTIONS:
+                del needed[place]
+    rules = {
+        place: GroundedRule(
+            starts=bool(variant & (_FROM_START | _WHOLE)),
+            ends=bool(variant & (_TO_END | _WHOLE)),
+            others=tuple(sorted(others[place])),
+        )
+        for place, variant in needed.items()
+        if _are_few(others[place], counts[place].total())
+    }
+    if not rules:
+        return None
+    return GroundedSchema(answer=_tree(rules), system_messages=copies.system_messages)
+
+
+def _required(count: Counter[int]) -> int:
+    """The strictest way in which enough of the values stand in the texts; 0 where too few do."""
+
+    def found(variant: int) -> int:
+        return sum(number for copied, number in count.items() if copied & variant)
+
+    anywhere, total = found(_ANYWHERE), count.total()
+    if anywhere < max(_LEAST_VALUES, total / _LEAST_SHARE):
+        return 0
+    return next(variant for variant in _VARIANTS if (anywhere - found(variant)) * _CUT_WORDS <= total)
+
+
+def _are_few(others: Counter[str], total: int) -> bool:
+    new = sum(number == 1 for text, number in others.items() if text)
+    return new * _NEW_EXCEPTIONS <= total and sum(map(len, others)) <= _MOST_CHARACTERS
+
+
+def _tree(rules: Mapping[tuple[_Path, LeafKind], GroundedRule]) -> GroundedPlace:
+    tree: dict[str, Any] = {}
+    for (path, kind), rule in rules.items():
+        node = tree
+        for keyword, name in path:
+            node = node.setdefault(keyword, {})
+            node = node.setdefault(name, {}) if keyword == "properties" else node
+        node[kind] = rule
+    return GroundedPlace.model_validate(tree)
+
+
+def _places(
+    schema: Mapping[str, Any], answers: Iterable[Any], copies: PromptCopies
+) -> Iterator[tuple[tuple[_Path, LeafKind], Leaf, int]]:
+    """Place, value and copies of every string and number that its schema leaves free."""
+    for answer, copied in zip(answers, copies.answers, strict=True):
+        leaves = zip(_leaves(answer, ()), copied, strict=True)
+        for (leaf, byte), path in zip(leaves, _paths(schema, [schema], answer, ()), strict=True):
+            if path is not None:
+                yield (path, leaf.kind), leaf, byte
+
+
+def _paths(
+    root: Mapping[str, Any], schemas: Sequence[Any], value: Any, path: _Path | None
+) -> Iterator[_Path | None]:
+    """The place of each string and number of a value; None where it is not free.
+
+    ``schemas``: all that may hold for the value; ``path``: its place, None where the schema leaves it open which.
+    """
+    if isinstance(value, bool) or value is None:
+        return
+    nodes = _expanded(root, schemas)
+    if isinstance(value, str):
+        yield path if any(_leaves_free(node, "string") for node in nodes) else None
+    elif isinstance(value, int | float):
+        yield path if any(_leaves_free(node, "number", "integer") for node in nodes) else None
+    elif isinstance(value, list):
+        inner = list[list[Any]]([] for _ in value)
+        for node in nodes:
+            for n, (_, child, _) in enumerate(sub_values(node, value)):
+                inner[n].append(child)
+        for item, children in zip(value, inner, strict=True):
+            yield from _paths(root, children, item, None if path is None else (*path, ("items", "")))
+    else:
+        yield from _paths_of_object(root, nodes, value, path)
+
+
+def _paths_of_object(
+    root: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], value: Mapping[str, Any], path: _Path | None
+) -> Iterator[_Path | None]:
+    named = {name for node in nodes for key in ("properties", LEARNED_KEYS) for name in node.get(key) or ()}
+    for name, item in value.items():
+        children = [child for node in nodes for _, child, _ in sub_values(node, {name: item})]
+        part: _Part = ("properties", name) if name in named else ("values", "")
+        # Where some keys are named and others are data, a name that training left out would count as data.
+        known = path is not None and (name in named or not named)
+        yield from _paths(root, children, item, (*path, part) if known and path is not None else None)
+
+
+def _expanded(root: Mapping[str, Any], schemas: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """The schemas with those that they refer to, and the branches of their unions."""
+    waiting, found, seen = list(schemas), list[Mapping[str, Any]](), set[int]()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, Mapping) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        found.append(node)
+        if isinstance(reference := node.get("$ref"), str):
+            waiting.append(resolve_pointer(root, reference))
+        for keyword in UNIONS:
+            waiting += node.get(keyword) or ()
+    return found
+
+
+def _leaves_free(node: Mapping[str, Any], *types: str) -> bool:
+    """Whether a schema allows any value of a type, rather than those it lists or a format."""
+    if any(keyword in node for keyword in ("enum", "const", "format", "$ref", *UNIONS)):
+        return False
+    named = node.get("type")
+    return named is None or any(kind in types for kind in (named if isinstance(named, list) else [named]))

@@ -1,0 +1,326 @@
+"""Values that training copied from its prompts are copied from the prompt in answers, whatever a model prefers."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_finetune_structured.example import Example, Message
+from llama_index_finetune_structured.local.generate.evidence import evidence_of
+from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
+from llama_index_finetune_structured.local.generate.grounding import PromptTexts, VocabularyTree
+from llama_index_finetune_structured.local.model.prompts import trained_text
+from llama_index_finetune_structured.local.schema.bounds import (
+    AnswerBounds,
+    bounded_schema,
+    learn_bounds,
+    schema_key,
+)
+from llama_index_finetune_structured.local.schema.grounding import (
+    GroundedPlace,
+    GroundedRule,
+    GroundedSchema,
+    Grounding,
+    grounded_leaves,
+    occurrences,
+)
+from tests import tiny
+
+STOP = 1
+WHOLE = GroundedRule(starts=True, ends=True)
+# Unions, references, a list, a map, an enum and a number.
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "$defs": {
+        "person": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "born": {"type": ["integer", "null"]}},
+            "required": ["name", "born"],
+        }
+    },
+    "properties": {
+        "people": {"type": "array", "items": {"$ref": "#/$defs/person"}},
+        "place": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "notes": {"type": "object", "additionalProperties": {"type": "string"}},
+        "kind": {"enum": ["short", "long"]},
+    },
+    "required": ["people", "place", "notes", "kind"],
+}
+WORDS = [
+    "Åse",
+    "naïve",
+    "日本",
+    'a "quoted" word',
+    "back\\slash",
+    "two\nlines",
+    "x\x7fy",
+    "O'Neil",
+    "1998",
+    "-12",
+    "é",
+    "𝕏",
+]
+
+
+def _example(messages: list[tuple[str, str]], answer: Any, schema: dict[str, Any] = SCHEMA) -> Example:
+    return Example(
+        messages=tuple(Message(role=role, content=text) for role, text in messages),
+        answer=Message(role="assistant", content=json.dumps(answer, ensure_ascii=False)),
+        answer_schema=schema,
+    )
+
+
+def _row(draw: random.Random, strange: float) -> Example:
+    """A row whose answer is copied from its text, but for a share of strange values."""
+    words = [draw.choice(WORDS) for _ in range(12)] + [str(draw.randrange(1900, 2030)) for _ in range(3)]
+    draw.shuffle(words)
+    text = draw.choice([" ", ", ", "-", ""]).join(words)
+
+    def copied() -> str:
+        if draw.random() < strange:
+            return draw.choice(["unknown", f"strange {draw.randrange(999)}", ""])
+        begin = draw.randrange(len(text))
+        return draw.choice([draw.choice(words), text[begin : begin + draw.randrange(1, 9)]])
+
+    answer = {
+        "people": [
+            {"name": copied(), "born": draw.choice([None, *(int(w) for w in words if w.isdecimal())])}
+            for _ in range(draw.randrange(4))
+        ],
+        "place": draw.choice([copied(), [copied(), copied()]]),
+        "notes": {f"key {n}": copied() for n in range(draw.randrange(3))},
+        "kind": draw.choice(["short", "long"]),
+    }
+    return _example([("system", "Extract."), ("user", text)], answer)
+
+
+def _grammar(schema: dict[str, Any], bounds: AnswerBounds) -> AnswerGrammar:
+    cache = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP)
+    return cache.get(bounded_schema(schema, schema_key(schema), bounds))
+
+
+def _texts(example: Example) -> tuple[str, ...]:
+    return tuple(str(message.content) for message in example.messages if message.role != "system")
+
+
+def _ids(text: str) -> list[int]:
+    ids: list[int] = tiny.tokenizer()(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _drawn(grammar: AnswerGrammar, prompt: PromptTexts, draw: random.Random, limit: int) -> tuple[str, bool]:
+    """An answer of random tokens, and whether it was ended for its limit. Each token is judged alike both ways."""
+    state, tokens = grammar.start(limit, prompt), list[int]()
+    while len(tokens) <= limit:
+        mask = state.mask()
+        for token in draw.sample(range(258), 20):
+            if not state._closing:
+                assert state.allows(token) <= bool(mask[token])
+        token = draw.choice(mask.nonzero()[:, 0].tolist())
+        token = state.within_limit(token)
+        if token == STOP:
+            return str(tiny.tokenizer().decode(tokens)), state._closing
+        tokens.append(token)
+        state.append(token)
+    raise AssertionError("the answer does not end inside its limit")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.02, 0.3]))
+def test_every_training_answer_may_be_written(seed: int, strange: float) -> None:
+    draw = random.Random(seed)
+    rows = [_row(draw, strange) for _ in range(60)]
+    bounds = learn_bounds(rows)
+    grammar, rules = _grammar(SCHEMA, bounds), bounds.grounded.get(schema_key(SCHEMA))
+    assert rules is not None or strange > 0
+    for row in rows:
+        if rules is None:
+            break
+        prompt = PromptTexts(Grounding(rules, _texts(row)))
+        assert grammar.refused_at(_ids(trained_text(row)), prompt) is None
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6))
+def test_random_answers_hold_nothing_but_copies(seed: int) -> None:
+    draw = random.Random(seed)
+    rows = [_row(draw, 0) for _ in range(60)]
+    bounds = learn_bounds(rows)
+    rules, grammar = bounds.grounded[schema_key(SCHEMA)], _grammar(SCHEMA, bounds)
+    texts = _texts(_row(draw, 0))
+    text, was_closed = _drawn(grammar, PromptTexts(Grounding(rules, texts)), draw, 1200)
+    answer = json.loads(text)
+    for entry, (leaf, rule) in zip(
+        evidence_of(answer, rules, texts), grounded_leaves(rules.answer, answer), strict=True
+    ):
+        if entry["message"] is not None:
+            assert texts[entry["message"]][entry["start"] : entry["end"]] == leaf.text
+        else:
+            # A value that reached the length limit, or the last ones of an answer that did, may be cut.
+            assert leaf.text in rule.others or was_closed or len(leaf.text) >= 80
+
+
+def test_an_answer_ends_inside_its_limit_although_values_must_be_copied_whole() -> None:
+    place = GroundedPlace(properties={"title": GroundedPlace(string=WHOLE)})
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
+    grammar = _grammar(schema, AnswerBounds())
+    prompt = PromptTexts(Grounding(GroundedSchema(answer=place), ("a" * 500,)))
+    for limit in (14, 20, 60):
+        state, tokens = grammar.start(limit, prompt), list[int]()
+        while (token := state.within_limit(state.mask().nonzero()[:, 0].tolist()[-1])) != STOP:
+            tokens.append(token)
+            state.append(token)
+        assert len(tokens) <= limit
+        json.loads(str(tiny.tokenizer().decode(tokens)))
+
+
+def _learned(rows: list[tuple[str, Any]], kind: dict[str, Any], **place: Any) -> GroundedPlace | None:
+    schema = {"type": "object", "properties": {"value": kind}, "required": ["value"], **place}
+    examples = [_example([("user", text)], {"value": value}, schema) for text, value in rows]
+    grounded = learn_bounds(examples).grounded.get(schema_key(schema))
+    return None if grounded is None else grounded.answer.properties.get("value")
+
+
+def test_a_place_is_grounded_where_values_are_copied_and_not_where_they_are_made_up() -> None:
+    text = {"type": "string"}
+    copies: list[tuple[str, Any]] = [(f"order number {n}.", f"number {n}") for n in range(40)]
+    learned = _learned(copies, text)
+    assert learned == GroundedPlace(string=WHOLE)
+    assert _learned(copies[:19], text) is None  # too few
+    assert _learned([(text, f"n. {n}") for n, (text, _) in enumerate(copies)], text) is None
+    new = [("an order", f"made up {n}") for n in range(3)]
+    assert _learned([*copies, *new], text) is None
+    repeated = [("an order", "unknown")] * 8 + [("an order", "")]
+    learned = _learned([*copies, *repeated], text)
+    assert learned is not None
+    assert learned.string == WHOLE.model_copy(update={"others": ("", "unknown")})
+
+
+def test_what_the_grammar_lists_is_not_grounded() -> None:
+    rows: list[tuple[str, Any]] = [("2026-01-31", "2026-01-31")] * 30
+    for kind in ({"enum": ["2026-01-31"]}, {"const": "2026-01-31"}, {"type": "string", "format": "date"}):
+        assert _learned(rows, kind) is None
+
+
+def test_parts_of_words_are_kept_where_training_had_them_and_numbers_end_before_another_digit() -> None:
+    parts = _learned([(f"prefix{n}", f"fix{n}") for n in range(30)], {"type": "string"})
+    assert parts == GroundedPlace(string=GroundedRule(starts=False, ends=True))
+    years = _learned([(f"Smith, {n}a", n) for n in range(1990, 2020)], {"type": "integer"})
+    assert years == GroundedPlace(number=WHOLE)
+
+
+def test_system_messages_are_texts_only_where_they_differ_between_rows() -> None:
+    schema = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
+
+    def grounded(rows: list[tuple[str, str]]) -> GroundedSchema | None:
+        examples = [
+            _example([("system", system), ("user", "Which?")], {"value": value}, schema)
+            for system, value in rows
+        ]
+        return learn_bounds(examples).grounded.get(schema_key(schema))
+
+    assert grounded([("Say red.", "red")] * 30) is None
+    differing = grounded([(f"Say {n}.", str(n)) for n in range(30)])
+    assert differing is not None
+    assert differing.system_messages
+
+
+def test_the_schema_text_of_a_transport_is_no_text_of_the_prompt() -> None:
+    schema = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
+    rows = [
+        _example([("user", f"Which? {json.dumps(schema)}")], {"value": "required"}, schema).model_copy(
+            update={"schema_text": json.dumps(schema)}
+        )
+        for _ in range(30)
+    ]
+    assert learn_bounds(rows).grounded == {}
+
+
+def test_bounds_with_grounded_places_survive_the_card() -> None:
+    bounds = learn_bounds([_row(random.Random(n), 0) for n in range(60)])
+    assert bounds.grounded
+    assert AnswerBounds.model_validate_json(bounds.model_dump_json()) == bounds
+
+
+def test_evidence_of_list_items_moves_on_through_the_text() -> None:
+    place = GroundedPlace(items=GroundedPlace(string=WHOLE.model_copy(update={"others": ("none",)})))
+    rules = GroundedSchema(answer=place)
+    spots = evidence_of(["Lee", "Lee", "none", "Lee"], rules, [None, "Leeds, Lee and Lee"])
+    assert [spot["start"] for spot in spots] == [7, 15, None, 7]
+    assert [spot["message"] for spot in spots] == [1, 1, None, 1]
+    assert spots[2] == {"path": [2], "message": None, "start": None, "end": None}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=60), st.data())
+def test_positions_in_bytes_are_those_of_characters(text: str, data: st.DataObject) -> None:
+    """A part of any text may be written, whole words exactly where ``occurrences`` has them."""
+    if any(0xD800 <= ord(character) < 0xE000 for character in text):
+        return
+    begin = data.draw(st.integers(0, len(text) - 1))
+    value = text[begin : data.draw(st.integers(begin + 1, len(text)))]
+    for rule in (GroundedRule(), WHOLE):
+        rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=rule)))
+        [(leaf, _)] = grounded_leaves(rules.answer, [value])
+        fits = any(
+            (starts or not rule.starts) and (ends or not rule.ends)
+            for _, starts, ends in occurrences(text, leaf)
+        )
+        schema = {"type": "array", "items": {"type": "string"}}
+        example = _example([("user", text)], [value], schema)
+        refused = _LIST.refused_at(_ids(trained_text(example)), PromptTexts(Grounding(rules, (text,))))
+        assert (refused is None) == fits
+
+
+_LIST = _grammar({"type": "array", "items": {"type": "string"}}, AnswerBounds())
+
+
+def test_masks_of_long_texts_take_milliseconds() -> None:
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randrange(2, 9))) for _ in range(4000)]
+    cache = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=STOP)
+    tree = VocabularyTree(cache.engine, 258)
+    rules = GroundedSchema(answer=GroundedPlace(string=WHOLE))
+    for characters, most_s in ((8_000, 0.1), (200_000, 2.0)):
+        text = " ".join(draw.choices(words, k=characters // 5))[:characters]
+        began = time.perf_counter()
+        prompt = PromptTexts(Grounding(rules, (text,)))
+        prompt.first_tokens("string", True, tree)
+        assert time.perf_counter() - began < most_s
+
+
+@pytest.mark.parametrize("text", ["a" * 20_000, "ab" * 10_000])
+def test_repetitive_texts_are_no_slower(text: str) -> None:
+    place = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=GroundedRule())))
+    state = _LIST.start(400, PromptTexts(Grounding(place, (text,))))
+    for token in _ids('["' + text[:60]):
+        assert bool(state.mask()[token])
+        state.append(token)
+
+
+@pytest.mark.parametrize("texts", [(), ("",), ("", " ")])
+def test_without_a_text_to_copy_from_the_schema_decides(texts: tuple[str, ...]) -> None:
+    rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=WHOLE)))
+    text, _ = _drawn(_LIST, PromptTexts(Grounding(rules, texts)), random.Random(1), 300)
+    assert isinstance(json.loads(text), list)
+
+
+def test_a_value_with_one_continuation_is_drafted_from_the_text() -> None:
+    rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=WHOLE)))
+    state = _LIST.start(100, PromptTexts(Grounding(rules, ("Marie Curie and Marie Mayer", "Pierre"))))
+    drafts = {}
+    for token in _ids('["Marie C","P'):
+        state.append(token)
+        drafts[str(tiny.tokenizer().decode(state._tokens))] = str(tiny.tokenizer().decode(state.copied()))
+    assert drafts['["'] == ""  # anything may begin here
+    assert drafts['["Ma'] == ""  # of Marie and Mayer
+    assert drafts['["Mar'] == "ie"
+    assert drafts['["Marie C'] == "uri"
+    assert drafts['["Marie C","'] == ""
+    assert drafts['["Marie C","P'] == "ier"
