@@ -110,6 +110,7 @@ class DividedRows:
                 raise DatasetError(f"validation: {error}") from error
             train = FinetuneDataset(source.examples)
             parts = cls(name, train, _with_documents(held_out.examples), None, seed, (source, held_out))
+            parts._remark_on_documents()
         parts._require_schemas()
         return parts
 
@@ -167,6 +168,13 @@ class DividedRows:
             self.remarks.append(
                 f"{total - len(named)} of {total} rows name no document, so that a document may be on both sides, "
                 "which flatters the figures; set document_id of every row"
+            )
+
+    def _remark_on_documents(self) -> None:
+        trained = {document_of(example) for example in self.train} - {None}
+        if shared := sum(example.document_id in trained for example in self.held_out):
+            self.remarks.append(
+                f"{rows_text(shared)} held out are of documents that are trained on, which flatters the figures"
             )
 
     def _require_schemas(self) -> None:
