@@ -31,6 +31,7 @@ def test_a_run_its_repetition_and_another_one_in_the_same_folder(
     assert "differs in" in refused["error"]
     shown = CliRunner().invoke(app, [*line, str(folder)])
     assert shown.stdout.endswith(f"Model: {folder}\n")
+    assert call("report", str(folder))["verdict"] == made["verdict"]
 
 
 def test_a_class_on_the_command_line_gives_rows_their_schema(

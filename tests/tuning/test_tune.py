@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core import SummaryIndex
+from llama_index.core import PromptTemplate, SummaryIndex
 from llama_index.core.schema import TextNode
 from pydantic import BaseModel, field_validator
 
@@ -105,7 +105,7 @@ def test_the_student_is_an_llm_and_its_folder_has_the_score(run: Path, base: Pat
     assert "before and after tuning on dataset" in (run / "report.html").read_text()
     assert LoraLLM.from_adapter(run).trained_schemas == student.trained_schemas
     index = SummaryIndex([TextNode(text="Track 7: 99 s")])
-    answer = index.as_query_engine(llm=student, output_cls=Song).query("Which track?").response  # type: ignore[union-attr]
+    answer = index.as_query_engine(llm=student, output_cls=Song).query("Which track?").response
     assert isinstance(answer, Song)
 
 
@@ -132,7 +132,7 @@ def test_without_a_folder_the_content_names_one(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = {tune(data, base).adapter.parent for data in (songs(4), songs(4), songs(5))}  # type: ignore[union-attr]
+    folders = {tune(data, base).adapter.parent for data in (songs(4), songs(4), songs(5))}
     assert len(folders) == 2
     assert {folder.parent for folder in folders} == {tmp_path / "tune-output"}
 
@@ -260,6 +260,14 @@ def test_a_damaged_scorecard_is_made_again_from_the_stored_answers(
     (run / "scorecard.json").write_text('{"systems"')
     monkeypatch.setattr(LoraLLM, "astructured_predict", _interrupt)
     tune(songs(), base, output_dir=run)
+    assert Scorecard.from_json(run / "scorecard.json").unanswered == []
+
+
+def test_a_damaged_adapter_is_made_again(run: Path, base: Path, finished: Path) -> None:
+    weights = "adapter/adapter_model.safetensors"
+    (run / weights).write_bytes(b"damaged")
+    tune(songs(), base, output_dir=run)
+    assert (run / weights).read_bytes() == (finished / weights).read_bytes()
     assert Scorecard.from_json(run / "scorecard.json").unanswered == []
 
 
@@ -404,10 +412,7 @@ def test_the_embedded_model_gets_better(tmp_path: Path) -> None:
     student = tune(data, output_dir=tmp_path)
     card = Scorecard.from_json(tmp_path / "scorecard.json")
     assert card.difference("tuned", "base").difference > 0
-    assert student.structured_predict(Order, _prompt("Please send 77 pens to Ms Kaya9.")).quantity == 77
-
-
-def _prompt(text: str) -> Any:
-    from llama_index.core import PromptTemplate
-
-    return PromptTemplate(text)
+    order = student.structured_predict(
+        Order, PromptTemplate("{text}"), text="Please send 77 pens to Ms Kaya9."
+    )
+    assert order == Order(item="pens", quantity=77)
