@@ -175,7 +175,14 @@ def run_tuning(
 def base_of(tuned: LoraLLM) -> LoraLLM:
     """The base of a tuned model, with the same prompts, limits and grammar, to compare it with."""
     same = tuned.model_dump(
-        include={"base_model", "max_new_tokens", "batch_size", "chat_prompts", "constrained"}
+        include={
+            "base_model",
+            "max_new_tokens",
+            "batch_size",
+            "chat_prompts",
+            "constrained",
+            "schema_prompt",
+        }
     )
     return LoraLLM(**same, bounds=tuned.bounds)
 

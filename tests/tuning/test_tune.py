@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from llama_index.core import PromptTemplate, SummaryIndex
+from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import TextNode
 from pydantic import BaseModel, field_validator
 
@@ -289,6 +290,13 @@ def test_one_of_several_processes_is_refused(
     with pytest.raises(ConfigurationError, match="one of several"):
         tune(songs(), base, output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_base_is_asked_as_the_tuned_model_is(run: Path) -> None:
+    tuned = LoraLLM.from_adapter(run, schema_prompt="compact", max_new_tokens=99)
+    asked, plain = tuning_run.base_of(tuned), [ChatMessage(content="Track 7: 99 s")]
+    assert asked.prompt_token_ids(plain, Song) == tuned.prompt_token_ids(plain, Song)
+    assert (asked.adapter, asked.max_new_tokens, asked.bounds) == (None, 99, tuned.bounds)
 
 
 # Async
