@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
     from .local.train.settings import LoraSettings
+    from .tuning.run import tune
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -113,6 +114,7 @@ else:
             ".local.export": ["export_adapter"],
             ".local.export.serving": ["ServingCommand", "serving_commands"],
             ".local.train.settings": ["LoraSettings"],
+            ".tuning.run": ["tune"],
         },
     )
 
@@ -185,4 +187,5 @@ __all__ = [
     "served_llm",
     "serving_commands",
     "text_mode",
+    "tune",
 ]

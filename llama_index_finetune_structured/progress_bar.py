@@ -1,4 +1,4 @@
-"""Progress bars that never end a run: where stderr is missing, closed or broken, they are not shown."""
+"""Progress bars and messages that never end a run: where stderr is missing, closed or broken, they are not shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["progress_bar"]
+from .printable import printable
+
+__all__ = ["progress_bar", "progress_line"]
 
 
 class _Stderr:
@@ -38,3 +40,8 @@ class _Stderr:
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """tqdm's progress bar over ``iterable`` or, without one, to be updated; ``options`` as tqdm's."""
     return tqdm(iterable, file=_Stderr(), **options)
+
+
+def progress_line(text: str) -> None:
+    """Print a message where the bars are shown."""
+    _Stderr().write(f"{printable(text)}\n")

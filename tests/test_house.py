@@ -18,7 +18,7 @@ ROOT = Path(package.__file__).parent
 ROW = [
     "printable", "progress_bar", "panics", "errors", "lazy", "example", "answer_values", "forks", "descriptors",
     "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture", "local",
-    "dataset", "llms", "engines", "evaluation", "demo", "cli",
+    "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
@@ -34,7 +34,7 @@ PUBLIC = [
     "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "capture",
     "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm",
     "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
-    "text_mode",
+    "text_mode", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [

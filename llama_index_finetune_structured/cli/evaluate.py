@@ -13,6 +13,7 @@ from ..evaluation import Scorecard, compare
 from ..example import content_hash
 from ..llms.lora import LoraLLM
 from ..locks import locked_folder
+from ..tuning.run import base_of
 from .command import Result, command, counted, say
 from .schema_option import SchemaOption, answer_class
 from .scores import score_result
@@ -104,19 +105,7 @@ def _systems(
     tuned = LoraLLM.from_adapter(trained.adapter, **options, **moved)
     if not base:
         return {"tuned": tuned}
-    same = tuned.model_dump(
-        include={
-            "base_model",
-            "max_new_tokens",
-            "batch_size",
-            "chat_prompts",
-            "constrained",
-            "answers",
-            "windows",
-        }
-    )
-    base_llm = LoraLLM(**same, bounds=tuned.bounds, list_rules=tuned.list_rules)
-    return {"base": base_llm, "tuned": tuned}
+    return {"base": base_of(tuned), "tuned": tuned}
 
 
 def _require_same_evaluation(scorecard: Path, settings: dict[str, Any]) -> None:

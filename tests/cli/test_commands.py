@@ -23,7 +23,7 @@ from llama_index_finetune_structured.files import creating
 from llama_index_finetune_structured.locks import locked_folder
 from tests.cli.conftest import Call
 
-COMMANDS = ["demo", "build", "check", "train", "eval", "report", "export"]
+COMMANDS = ["demo", "build", "tune", "check", "train", "eval", "report", "export"]
 JOBS = ["list", "show", "wait", "cancel"]
 
 

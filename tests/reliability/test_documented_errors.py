@@ -37,6 +37,7 @@ from llama_index_finetune_structured.dataset import (
 )
 from llama_index_finetune_structured.engines.gradient import GradientFinetuneEngine
 from llama_index_finetune_structured.engines.hosted.engine import OpenAIFinetuneEngine
+from llama_index_finetune_structured.tuning.run import tune
 from tests.capture.fakes import EchoLLM
 
 NO_SERVER = "http://127.0.0.1:1/v1"
@@ -240,6 +241,18 @@ INPUTS: dict[str, tuple[Any, list[Callable[[], Any]]]] = {
     "ServingRecipe.of": (
         ServingRecipe.of,
         _later(lambda r: ServingRecipe.of(r), ((), _pairs(), _pairs()[:1])),
+    ),
+    "tune": (
+        tune,
+        [
+            *_later(lambda f: tune(f), [*filter(None, BAD_FILES), 3, [], _pairs()]),
+            lambda: tune("rows.jsonl", "nosuch-folder"),
+            lambda: tune("rows.jsonl", seed=-1),
+            lambda: tune("rows.jsonl", minutes=float("nan")),
+            lambda: tune("rows.jsonl", validation="missing.jsonl"),
+            lambda: tune("rows.jsonl", validation="rows.jsonl", output_dir=UNREADABLE),
+            lambda: tune("rows.jsonl", validation="rows.jsonl", output_dir="\0"),
+        ],
     ),
     "OpenAIFinetuneEngine": (
         OpenAIFinetuneEngine,

@@ -1,0 +1,1 @@
+"""Training rows -> a tuned model, scored with its base on held-out rows."""
