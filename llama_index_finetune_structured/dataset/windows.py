@@ -21,9 +21,12 @@ from ..local.schema.list_items import ListRules, message_text, text_items
 from ..local.schema.placed_items import ItemPlacer, PlacedItem, Span
 from .splits import unit_hash
 
-__all__ = ["bare_examples", "sentence_spans", "text_windows", "window_rows"]
+__all__ = ["bare_examples", "sentence_spans", "text_windows", "window_rows", "window_size"]
 
 _SIZES = (1, 2)  # sentences of a window, beside paragraphs
+_NEARLY_ALL = (
+    0.95  # chosen: of the items, those that stand inside one window, where texts are read by windows
+)
 _LONGEST_JOINED = 1000  # chosen: characters of a sentence that nothing is joined to
 _LONGEST_FORM = 40  # chosen: characters of an abbreviation and what may follow it
 # Chosen: of the window rows at least a third are left for texts without items, where there are that many.
@@ -93,12 +96,31 @@ def window_rows(
     ``examples``: as of ``bare_examples``. ``rules``: by ``schema_key``. ``seed``: chooses the windows
     where there are more. A window row keeps document, sources and other facts of its example.
     """
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        key = None if example.answer_schema is None else schema_key(example.answer_schema)
-        if key is not None and key in rules:
-            groups.setdefault(key, []).append(example)
-    return [row for key, group in groups.items() for row in _rows_of_windows(group, rules[key], seed)]
+    return [row for group, own in _by_rules(examples, rules) for row in _rows_of_windows(group, own, seed)]
+
+
+def window_size(examples: Sequence[Example], rules: Mapping[str, ListRules]) -> int:
+    """The fewest sentences a window, 1 or 2, that hold nearly all items of the examples; 0 where neither does.
+
+    Arguments as of ``window_rows``.
+    """
+    placed = [
+        (text, place)
+        for group, own in _by_rules(examples, rules)
+        for _, text, lists in _placed(group, own)
+        for places in lists
+        for place in places
+    ]
+    windows = {text: sentence_spans(text) for text, _ in placed}
+    for size in _SIZES:
+        inside = sum(
+            any(place.is_inside(_joined(spans[n : n + size])) for n in range(0, len(spans), size))
+            for text, place in placed
+            for spans in [windows[text]]
+        )
+        if placed and inside >= _NEARLY_ALL * len(placed):
+            return size
+    return 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,17 @@ class _Window:
     def place(self, seed: int) -> float:
         """A number by which windows are chosen."""
         return unit_hash(seed, f"{self.example.id} {self.span}")
+
+
+def _by_rules(
+    examples: Iterable[Example], rules: Mapping[str, ListRules]
+) -> Iterator[tuple[list[Example], ListRules]]:
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        key = None if example.answer_schema is None else schema_key(example.answer_schema)
+        if key is not None and key in rules:
+            groups.setdefault(key, []).append(example)
+    return ((group, rules[key]) for key, group in groups.items())
 
 
 def _rows_of_windows(examples: list[Example], rules: ListRules, seed: int) -> list[Example]:
@@ -137,19 +170,25 @@ def _rows_of_windows(examples: list[Example], rules: ListRules, seed: int) -> li
 
 
 def _windows_of(examples: Iterable[Example], rules: ListRules) -> Iterator[_Window]:
+    for example, text, placed in _placed(examples, rules):
+        items = [part.items(json.loads(example.answer_text())) for part in rules.lists]
+        for span in _spans(text):
+            inside = [_inside(span, *part) for part in zip(items, placed, strict=True)]
+            found = tuple(kept for kept in inside if kept is not None)
+            if len(found) == len(inside):
+                yield _Window(example, span, found)
+
+
+def _placed(
+    examples: Iterable[Example], rules: ListRules
+) -> Iterator[tuple[Example, str, list[Sequence[PlacedItem]]]]:
+    """The examples of whose lists all items are placed, with their texts and the places by list."""
     parts = [(example, found) for example in examples if (found := text_items(example, rules)) is not None]
     placer = ItemPlacer((text, [item for items in lists for item in items]) for _, (text, lists) in parts)
     for example, (text, lists) in parts:
         placed = [placer.placed(text, items) for items in lists]
-        if any(items is None for items in placed):
-            continue
-        for span in _spans(text):
-            parts_inside = (
-                _inside(span, items, places or ()) for items, places in zip(lists, placed, strict=True)
-            )
-            inside = [items for items in parts_inside if items is not None]
-            if len(inside) == len(lists):
-                yield _Window(example, span, tuple(inside))
+        if all(places is not None for places in placed):
+            yield example, text, [places or () for places in placed]
 
 
 def _inside(span: Span, items: Sequence[Any], places: Sequence[PlacedItem]) -> tuple[Any, ...] | None:

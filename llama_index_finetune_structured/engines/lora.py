@@ -115,6 +115,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         self._run = LoraRunFolder(self.output_dir, identity, self.fingerprint)
         self._prompt_date: str | None = None
         self._tokenizer: Any = None
+        self._window_size = 0
 
     @classmethod
     def from_finetuning_handler(
@@ -247,7 +248,9 @@ class LoraFinetuneEngine(FinetuneEngine):
             schema_prompt=self.config.schema_prompt,
         )
         rows = self._data.trainable(target)
-        rows += self._data.windows(target, self.config.windows, self.config.seed)
+        windows = self._data.windows(target, self.config.windows, self.config.seed)
+        self._window_size = self._data.window_size if windows else 0
+        rows += windows
         if self._validation is None:
             return rows, []
         try:
@@ -330,6 +333,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             system_messages=system_form(tokenizer),
             schema_prompt=form,
             list_rules=self._data.list_rules,
+            windows=self._window_size,
         )
 
 

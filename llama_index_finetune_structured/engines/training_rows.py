@@ -10,7 +10,7 @@ from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source, parsed_rows
 from ..dataset.checks.run import trainable_rows
 from ..dataset.checks.targets import TrainingTarget
-from ..dataset.windows import bare_examples, window_rows
+from ..dataset.windows import bare_examples, window_rows, window_size
 from ..errors import ConfigurationError
 from ..example import Example
 from ..local.model.prompts import TokenRow
@@ -53,6 +53,11 @@ class TrainingRows:
             _log.info("%d rows of windows are added to %d rows", len(made), len(self.examples))
         tokenised = map(target.tokenise, made)
         return [TokenRow(row.prompt, row.answer) for row in tokenised]
+
+    @property
+    def window_size(self) -> int:
+        """Sentences of the windows by which texts are best read; 0: they are read whole."""
+        return window_size(self._bare, self.list_rules)
 
     @cached_property
     def list_rules(self) -> dict[str, ListRules]:

@@ -84,7 +84,8 @@ class LoraLLM(LocalChatLLM):
         trained_schemas: Schemas of the training rows, to log how another one differs.
         list_rules: How answers to the schemas of training, by their key, are read window by window.
         answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
-        windows: Sentences of each window of the text, whose lists are merged; 0 (default): the text is read whole.
+        windows: Sentences of each window of the text, whose lists are merged; 0: the text is read whole. By default 0;
+            ``from_adapter`` sets 1 or 2 where training had rows of windows.
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
             (default): as the adapter was trained, ``compact`` for a base model alone.
 

@@ -15,6 +15,7 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "base_model": card.base_model,
         "bounds": card.bounds,
         "list_rules": card.list_rules,
+        "windows": card.windows,
         "chat_prompts": card.chat_prompts,
         "max_new_tokens": card.answer_tokens,
         "schema_tokens": card.schema_tokens,

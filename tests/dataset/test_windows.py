@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured import Example, FinetuneDataset
-from llama_index_finetune_structured.dataset.windows import sentence_spans, text_windows, window_rows
+from llama_index_finetune_structured.dataset.windows import (
+    sentence_spans,
+    text_windows,
+    window_rows,
+    window_size,
+)
 from llama_index_finetune_structured.local.schema.list_items import learn_list_rules, text_items
 from llama_index_finetune_structured.local.schema.placed_items import ItemPlacer
 from llama_index_finetune_structured.local.schema.text_frames import TextFrame
@@ -182,3 +187,23 @@ def test_another_seed_chooses_other_windows() -> None:
 def test_examples_without_rules_give_no_rows() -> None:
     assert window_rows(_plain(), {}) == []
     assert window_rows([], learn_list_rules(_plain())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("Here {name} is {age} years old. It rained.", 1),
+        ("Then {name} came. At {age} this is late.", 2),
+        ("Then {name} came. It rained. It was cold. At {age} this is late.", 0),
+    ],
+)
+def test_texts_are_read_by_the_smallest_windows_that_hold_the_items(text: str, size: int) -> None:
+    rows = []
+    for n in range(30):
+        name, age = NAMES[n % len(NAMES)], 10 + n
+        rows.append((text.format(name=name, age=age), {"people": [{"name": name, "age": age}]}))
+    schema = {**SCHEMA, "required": ["people"]}
+    numbered = [(f"{n}) {text}", answer) for n, (text, answer) in enumerate(rows)]
+    examples = list(FinetuneDataset.from_pairs(numbered, schema=schema))
+    assert window_size(examples, learn_list_rules(examples)) == size
+    assert window_size(examples, {}) == 0

@@ -28,7 +28,7 @@ SCHEMA = {
     "required": ["names"],
 }
 NAMES = ["Ada", "Bo", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal"]
-SETTINGS = LoraSettings(rank=2, epochs=1)
+SETTINGS = LoraSettings(rank=2, epochs=1, batch_size=2)
 
 
 def _data(rows: int = 12) -> FinetuneDataset:
@@ -61,6 +61,8 @@ def test_lists_are_trained_on_windows_too(
     assert rules.lists == (ItemList(name="names"),)
     assert rules.merged([{"names": ["Ada"]}, {"names": ["Ada", "Bo"]}]) == {"names": ["Ada", "Bo"]}
     assert card.rows == 12
+    assert card.windows == engine.get_finetuned_model().windows == 1
+    assert engine.get_finetuned_model(windows=0).windows == 0
 
 
 def test_windows_can_be_left_out_and_are_another_run(tiny_llama: Path, tmp_path: Path) -> None:
@@ -68,6 +70,7 @@ def test_windows_can_be_left_out_and_are_another_run(tiny_llama: Path, tmp_path:
     engine = LoraFinetuneEngine(_data(), base_model=tiny_llama, output_dir=tmp_path, config=config)
     assert _steps(engine) == 6
     assert read_card(engine.adapter).list_rules  # serving may still ask window by window
+    assert engine.get_finetuned_model().windows == 0
     with pytest.raises(ConfigurationError, match="windows"):
         LoraFinetuneEngine(_data(), base_model=tiny_llama, output_dir=tmp_path, config=SETTINGS).finetune()
 

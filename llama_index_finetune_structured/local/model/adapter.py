@@ -85,7 +85,8 @@ class AdapterCard(BaseModel):
     ``system_messages``: the form in which the base's chat template takes them. ``base_files``: SHA-256 of each
     file of the base that ``base_sha256`` is made of, by name, so that an error can name what differs. ``files``:
     SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
-    the schema. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window.
+    the schema. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of
+    ``windows`` sentences each; 0: texts are read whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +107,7 @@ class AdapterCard(BaseModel):
     system_messages: SystemForm = "own"
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     list_rules: dict[str, ListRules] = {}
+    windows: int = Field(default=0, ge=0, le=_MOST)
 
     @property
     def answer_tokens(self) -> int:
