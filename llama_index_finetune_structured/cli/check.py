@@ -10,7 +10,7 @@ import typer
 from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ..local.model.prompts import SchemaPrompt
 from .command import Result, command, finite, one_of
 from .schema_option import SchemaOption, answer_class
 
@@ -45,8 +45,12 @@ def check_file(
     fix: Annotated[Path | None, typer.Option(help="Write the good lines to this new file.")] = None,
     schema: SchemaOption = None,
     schema_prompt: Annotated[
-        SchemaPrompt, typer.Option(help="For local, how prompts say the schema: json, compact or none.")
-    ] = DEFAULT_SCHEMA_PROMPT,
+        SchemaPrompt | None,
+        typer.Option(
+            help="For local, how prompts say the schema: json, compact or none (default: none from 100 rows of one "
+            "schema on, else compact)."
+        ),
+    ] = None,
 ) -> Result:
     """Validate every line as the target would train on it: problems with line and fix, tokens, cost.
 

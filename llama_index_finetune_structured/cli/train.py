@@ -76,11 +76,12 @@ def train(
         ),
     ] = None,
     schema_prompt: Annotated[
-        SchemaPrompt,
+        SchemaPrompt | None,
         typer.Option(
-            help="How prompts say the schema: json, compact (as types, half of the tokens) or none."
+            help="How prompts say the schema: json, compact (as types, half of the tokens) or none (default: none from "
+            "100 rows of one schema on, else compact)."
         ),
-    ] = _DEFAULT.schema_prompt,
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
     schema: TrainSchemaOption = None,
 ) -> Result:

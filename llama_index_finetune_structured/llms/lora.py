@@ -86,8 +86,9 @@ class LoraLLM(LocalChatLLM):
         answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
         windows: Sentences of each window of the text, whose lists are merged; 0: the text is read whole. By default 0;
             ``from_adapter`` sets 1 or 2 where training had rows of windows.
-        schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``. None
-            (default): as the adapter was trained, ``compact`` for a base model alone.
+        schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``, where
+            schemas that are not of training are said as types. None (default): as the adapter was trained, ``compact``
+            for a base model alone.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
@@ -301,13 +302,19 @@ class LoraLLM(LocalChatLLM):
             self._loaded.tokenizer,
             messages,
             schema,
-            self.schema_prompt or self._trained_prompt,
+            self._form(schema),
             date=self._prompt_date,
             context_window=self._context_window,
         )
 
     def _schema_room(self, schema: Mapping[str, Any]) -> int:
-        return schema_room(self._loaded.tokenizer, schema, self.schema_prompt or self._trained_prompt)
+        return schema_room(self._loaded.tokenizer, schema, self._form(schema))
+
+    def _form(self, schema: Mapping[str, Any] | None) -> SchemaPrompt:
+        """How the prompt says a schema: one that training did not show is said."""
+        form = self.schema_prompt or self._trained_prompt
+        is_new = schema is not None and without_titles(schema) not in self.trained_schemas
+        return DEFAULT_SCHEMA_PROMPT if form == "none" and is_new and self.trained_schemas else form
 
     def _completion_call(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]

@@ -16,6 +16,7 @@ from ..local.model.adapter import read_folder_card
 from ..local.model.chat_template import SystemForm, with_system_messages
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
+from ..local.schema.text_order import with_free_keys
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
@@ -178,7 +179,10 @@ class ServedLora(HostedOpenAILike):
         if schema is None:
             return sent
         name = re.sub(r"[^a-zA-Z0-9_-]", "_", kwargs["response_format"]["json_schema"].get("name", "answer"))
-        bounded = bounded_schema(kwargs.get("grammar_schema", schema), schema_key(schema), self.bounds)
+        key = schema_key(schema)
+        bounded = bounded_schema(kwargs.get("grammar_schema", schema), key, self.bounds)
+        if key in self.bounds.by_text:
+            bounded, _ = with_free_keys(bounded)
         sent["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": bounded}}
         return sent
 

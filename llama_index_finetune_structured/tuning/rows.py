@@ -12,11 +12,12 @@ from ..dataset import FinetuneDataset
 from ..dataset.checks.problems import listing, refuse_errors
 from ..dataset.checks.rows import CheckSource, SourceRow, as_source, parsed_rows, source_name
 from ..dataset.checks.run import SourceCheck
-from ..dataset.checks.targets import target_named
+from ..dataset.checks.targets import TrainingTarget, target_named
 from ..dataset.leakage import find_leaks
 from ..dataset.splits import GroupBy, document_of, unit_hash
 from ..errors import DatasetError
 from ..example import Example
+from ..local.model.prompts import schema_prompt_of
 from ..local.train.settings import LoraSettings
 from ..printable import package_logger
 
@@ -54,9 +55,9 @@ class _Source:
     def examples(self) -> list[Example]:
         return [row.content for row in self.rows if isinstance(row.content, Example)]
 
-    def check(self, base_model: str, settings: LoraSettings) -> None:
+    def check(self, target: TrainingTarget) -> None:
         """Log what ``check`` warns of. Raises DatasetError with its errors."""
-        done = SourceCheck(target_named("local", base_model, settings.max_length, settings.schema_prompt))
+        done = SourceCheck(target)
         done.run(self.source, self.rows)
         refuse_errors(done.problems)
         if done.problems:
@@ -116,10 +117,12 @@ class DividedRows:
 
     def check(self, base_model: str, settings: LoraSettings) -> None:
         """Log what ``check`` warns of. Raises DatasetError with its errors."""
-        self.sources[0].check(base_model, settings)
+        form = settings.schema_prompt or schema_prompt_of(self.train)
+        target = target_named("local", base_model, settings.max_length, form)
+        self.sources[0].check(target)
         for source in self.sources[1:]:
             try:
-                source.check(base_model, settings)
+                source.check(target)
             except DatasetError as error:
                 raise DatasetError(f"validation: {error}") from error
 

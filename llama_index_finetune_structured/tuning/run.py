@@ -26,6 +26,7 @@ from ..files import read_json, write_json
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import read_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, resolve
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT
 from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
 from ..locks import locked_folder
@@ -173,9 +174,14 @@ def run_tuning(
 
 
 def base_of(tuned: LoraLLM) -> LoraLLM:
-    """The base of a tuned model, with the same prompts, limits and grammar, to compare it with."""
+    """The base of a tuned model, with the same limits and grammar, to compare it with.
+
+    Prompts are the same too, but for a schema that only the tuned model knows without reading it.
+    """
     settings = ("base_model", "max_new_tokens", "batch_size", "chat_prompts", "constrained", "schema_prompt")
     same = tuned.model_dump(include={*settings, "answers", "windows", "grounded"})
+    if same["schema_prompt"] == "none":
+        same["schema_prompt"] = DEFAULT_SCHEMA_PROMPT
     return LoraLLM(**same, bounds=tuned.bounds, list_rules=tuned.list_rules)
 
 

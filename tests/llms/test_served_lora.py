@@ -37,6 +37,7 @@ from llama_index_finetune_structured.local.model.adapter import CARD, AdapterCar
 from llama_index_finetune_structured.local.model.chat_template import system_form
 from llama_index_finetune_structured.local.model.prompts import messages_with_schema
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, bounded_schema, schema_key
+from llama_index_finetune_structured.local.schema.compact import compact_schema
 from llama_index_finetune_structured.local.schema.grammar_schema import grammar_schema
 from tests import exporting, tiny
 from tests.exporting import Colour
@@ -87,7 +88,7 @@ def test_every_way_of_asking_sends_the_trained_prompt_and_a_bounded_schema(
             tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True)["input_ids"]
             == trained
         )
-    assert body["messages"][0]["content"].endswith(json.dumps(_untitled(Colour), separators=(",", ":")))
+    assert body["messages"][0]["content"].endswith(compact_schema(Colour.model_json_schema()))
     schema = body["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["name"]["maxLength"] == 80
     assert schema["additionalProperties"] is False
@@ -124,7 +125,7 @@ def test_the_servers_grammar_is_the_local_one_and_the_prompt_the_trained_one(way
         assert ask[way]().total == Decimal("1.50")
         body = server.calls("POST", CHAT)[-1].json()
         assert server.refusals == []
-    assert body["messages"][0]["content"].endswith(json.dumps(_untitled(Bill), separators=(",", ":")))
+    assert body["messages"][0]["content"].endswith(compact_schema(Bill.model_json_schema()))
     sent = body["response_format"]["json_schema"]["schema"]
     local = grammar_schema(Bill)
     assert sent == bounded_schema(local, schema_key(Bill.model_json_schema()), llm.bounds)
@@ -175,10 +176,35 @@ def test_llama_cpp_writes_decimals_and_moments_that_validate(adapter: Path, tmp_
             assert llm.structured_predict(Paid, PROMPT, llm_kwargs=options).due.tzinfo is not None
 
 
-def _untitled(output_cls: type[BaseModel]) -> Any:
-    from llama_index_finetune_structured.json_schema import without_titles
+class Request(BaseModel):
+    artist: str | None = None
+    album: str | None = None
+    year: int | None = None
 
-    return without_titles(output_cls.model_json_schema())
+
+def _by_text(llm: Any) -> Any:
+    """The LLM of an adapter whose training answers had the keys of Request in the order of the text."""
+    key = schema_key(Request.model_json_schema())
+    return llm.model_copy(update={"bounds": llm.bounds.model_copy(update={"by_text": (key,)})})
+
+
+def test_a_server_gets_a_schema_of_keys_in_any_order_where_training_had_them_so(adapter: Path) -> None:
+    with OpenAIServer(answer_chat=lambda _: '{"year":1999,"artist":"nick"}') as server:
+        llm = _by_text(_llm(adapter, server))
+        assert llm.structured_predict(Request, PROMPT) == Request(artist="nick", year=1999)
+        sent = server.calls("POST", CHAT)[-1].json()["response_format"]["json_schema"]["schema"]
+    any_order, ordered = sent["anyOf"]
+    assert list(any_order["patternProperties"]) == ["^artist$", "^album$", "^year$"]
+    assert list(ordered["properties"]) == ["artist", "album", "year"]
+
+
+def test_llama_cpp_answers_a_schema_of_keys_in_any_order(adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (extra llamacpp)")
+    output = export_adapter(adapter, tmp_path / "tuned.gguf", format="gguf")
+    with open_export(output, adapter, format="gguf") as llm:
+        for seed in range(3):
+            options = {"temperature": 1.0, "seed": seed}
+            assert isinstance(_by_text(llm).structured_predict(Request, PROMPT, llm_kwargs=options), Request)
 
 
 def test_a_query_engine_sends_a_served_model_the_prompt_of_the_local_one(

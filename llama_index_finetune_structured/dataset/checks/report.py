@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
-from ...local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ...local.model.prompts import SchemaPrompt
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.settings import LoraSettings
 from ...printable import printable
@@ -151,7 +151,7 @@ def check(
     epochs: int | None = None,
     price_per_million: float | None = None,
     output_cls: type[BaseModel] | None = None,
-    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT,
+    schema_prompt: SchemaPrompt | None = None,
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
@@ -180,7 +180,8 @@ def check(
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
-        target = target_named(target, base_model, max_length, schema_prompt)
+        form = schema_prompt or (schema_prompt_of(readable_examples(rows)) if target == "local" else "none")
+        target = target_named(target, base_model, max_length, form)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
     windows = _window_rows(rows, done)

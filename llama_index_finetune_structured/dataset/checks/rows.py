@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ __all__ = [
     "empty",
     "files_of",
     "parsed_rows",
+    "readable_examples",
     "reader_of",
     "source_name",
     "source_rows",
@@ -119,6 +121,16 @@ def parsed_rows(source: CheckSource, target: str) -> tuple[SourceRow, ...]:
     for problem in problems:
         _log.warning("%s", problem)
     return tuple(rows)
+
+
+def readable_examples(source: CheckSource) -> Iterator[Example]:
+    """The rows that can be read for the local engine, as far as the source can be read."""
+    with suppress(OSError):
+        reader = reader_of(source, "local")
+        for row in source_rows(source):
+            example, _ = reader.read_row(row.content, torn=row.torn)
+            if example is not None:
+                yield example
 
 
 def unreadable(source: CheckSource, error: OSError) -> Problem:

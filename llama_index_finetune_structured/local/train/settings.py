@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ..model.prompts import SchemaPrompt
 from .recipe import epochs_of
 
 __all__ = ["LoraSettings"]
@@ -32,8 +32,9 @@ class LoraSettings(BaseModel):
             None (default): no limit.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
             window. Longer rows are rejected, never cut.
-        schema_prompt: How prompts say the schema: ``compact`` (default), as types in about half of the tokens, ``json``
-            (JSON schema) or ``none``. Kept in the adapter, which is asked the same way.
+        schema_prompt: How prompts say the schema: ``compact``, as types in less than half of the tokens, ``json`` (JSON
+            schema) or ``none``. Kept in the adapter, which is asked the same way. None (default): ``none`` where 100
+            rows or more all have one schema, else ``compact``.
         windows: Add rows of windows: sentences and paragraphs of the rows' texts, with the items that stand in them, so
             that lists do not end early; at most as many as there are rows. None (default): where answers are lists
             whose items are found in the texts, 20 or more. True: an error where they are not.
@@ -51,7 +52,7 @@ class LoraSettings(BaseModel):
     batch_size: int | None = Field(default=None, gt=0, le=_MOST_BATCH)
     minutes: float | None = Field(default=None, gt=0, le=_MOST_MINUTES)
     max_length: int | None = Field(default=None, gt=0)
-    schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
+    schema_prompt: SchemaPrompt | None = None
     windows: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
