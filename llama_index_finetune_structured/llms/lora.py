@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
+from ..json_schema import without_titles
 from ..local.model.adapter import find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
@@ -363,20 +364,8 @@ class LoraLLM(LocalChatLLM):
         try:
             for prompt, window in asked:
                 source, room = self._answer_source(window, schema), self._context_window
-                calls.append(
-                    [
-                        LocalCall.of(
-                            self._loaded,
-                            prompt,
-                            each,
-                            grammar=grammar,
-                            context_window=room,
-                            call=call,
-                            source=source,
-                        )
-                        for each in several
-                    ]
-                )
+                shared = {"grammar": grammar, "context_window": room, "call": call, "source": source}
+                calls.append([LocalCall.of(self._loaded, prompt, each, **shared) for each in several])
         except PromptTooLongError as error:
             if schema is None:
                 raise

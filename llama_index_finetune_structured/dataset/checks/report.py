@@ -14,13 +14,21 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
-from ...local.model.prompts import SchemaPrompt
+from ...local.model.prompts import SchemaPrompt, schema_prompt_of
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.settings import LoraSettings
 from ...printable import printable
 from ..windows import bare_examples, window_rows
 from .problems import Problem, listing
-from .rows import CheckSource, as_source, files_of, parsed_rows, source_rows, unreadable
+from .rows import (
+    CheckSource,
+    as_source,
+    files_of,
+    parsed_rows,
+    readable_examples,
+    source_rows,
+    unreadable,
+)
 from .run import SourceCheck
 from .targets import TokenisedRow, TrainingTarget, target_named
 
