@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -364,8 +365,8 @@ class LoraLLM(LocalChatLLM):
         try:
             for prompt, window in asked:
                 source, room = self._answer_source(window, schema), self._context_window
-                shared = {"grammar": grammar, "context_window": room, "call": call, "source": source}
-                calls.append([LocalCall.of(self._loaded, prompt, each, **shared) for each in several])
+                of = partial(LocalCall.of, grammar=grammar, context_window=room, call=call, source=source)
+                calls.append([of(self._loaded, prompt, each) for each in several])
         except PromptTooLongError as error:
             if schema is None:
                 raise
