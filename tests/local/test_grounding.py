@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_index_finetune_structured import FinetuneDataset
 from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.local.generate.evidence import evidence_of
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
@@ -324,3 +325,21 @@ def test_a_value_with_one_continuation_is_drafted_from_the_text() -> None:
     assert drafts['["Marie C'] == "uri"
     assert drafts['["Marie C","'] == ""
     assert drafts['["Marie C","P'] == "ier"
+
+
+def test_places_with_few_values_are_copied_where_nearly_all_others_are() -> None:
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("name", "dish", "mood")},
+        "required": ["name"],
+    }
+    pairs = [(f"call Bo{n} now", {"name": f"Bo{n}"}) for n in range(40)]
+    rare = [(f"Bo{n} eats pie{n}", {"name": f"Bo{n}", "dish": f"pie{n}"}) for n in range(3)]
+    sad = [("Bo5 cries", {"name": "Bo5", "mood": "sad"})]
+    learned = learn_bounds(FinetuneDataset.from_pairs([*pairs, *rare, *sad], schema=schema)).grounded
+    (rules,) = learned.values()
+    assert rules.answer.properties["dish"].string == GroundedRule(starts=True, ends=True)
+    assert set(rules.answer.properties) == {"name", "dish"}  # "sad" stands in no text
+    free = [(f"call Bo{n} now", {"name": f"Bo{n}", "mood": f"mood {n}"}) for n in range(40)]
+    (rules,) = learn_bounds(FinetuneDataset.from_pairs([*free, *rare], schema=schema)).grounded.values()
+    assert set(rules.answer.properties) == {"name"}

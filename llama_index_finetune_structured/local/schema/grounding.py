@@ -42,6 +42,9 @@ _NEW_EXCEPTIONS = (
     50  # at most one of so many values is an exception seen once: the rate of new ones (Good-Turing)
 )
 _CUT_WORDS = 200  # at most one of so many values is a part of a word, where whole words are required
+_POOLED_SHARE = (
+    0.9  # of the strings at places with enough values, so that those with fewer count as copied too; chosen
+)
 _MOST_EXCEPTIONS, _MOST_CHARACTERS = 32, 4000  # of a place; chosen: small in a card
 # How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both.
 _ANYWHERE, _FROM_START, _TO_END, _WHOLE = 1, 2, 4, 8
@@ -235,6 +238,7 @@ def learn_grounding(
     }
     if not rules:
         return None
+    rules |= _rare_places(counts, rules)
     return GroundedSchema(answer=_tree(rules), system_messages=copies.system_messages)
 
 
@@ -248,6 +252,27 @@ def _required(count: Counter[int]) -> int:
     if anywhere < max(_LEAST_VALUES, total / _LEAST_SHARE):
         return 0
     return next(variant for variant in _VARIANTS if (anywhere - found(variant)) * _CUT_WORDS <= total)
+
+
+def _rare_places(
+    counts: Mapping[tuple[_Path, LeafKind], Counter[int]],
+    rules: Mapping[tuple[_Path, LeafKind], GroundedRule],
+) -> dict[tuple[_Path, LeafKind], GroundedRule]:
+    """Rules of strings at places with few values, all of them found, where nearly all other strings are copied."""
+    known = {place: count.total() for place, count in counts.items() if place[1] == "string"}
+    often = sum(total for total in known.values() if total >= _LEAST_VALUES)
+    if sum(known.get(place, 0) for place in rules) < max(_POOLED_SHARE * often, _LEAST_VALUES):
+        return {}
+    whole = sum(known.get(place, 0) for place, rule in rules.items() if rule.starts and rule.ends)
+    found = {
+        place: count
+        for place, count in counts.items()
+        if place in known and known[place] < _LEAST_VALUES and all(copied & _ANYWHERE for copied in count)
+    }
+    are_whole = {place for place, count in found.items() if all(copied & _WHOLE for copied in count)}
+    if 2 * whole < often:  # words are cut elsewhere, so they may be here
+        are_whole = set()
+    return {place: GroundedRule(starts=place in are_whole, ends=place in are_whole) for place in found}
 
 
 def _are_few(others: Counter[str], total: int) -> bool:
