@@ -48,7 +48,7 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Examples in a step (default: 4 to 8, by their length)."),
+        typer.Option(min=1, help="Examples in a step (default: 2 to 4, by their length)."),
     ] = None,
     minutes: Annotated[
         float | None,

@@ -14,10 +14,10 @@ __all__ = ["epochs_of", "learning_rate_of", "rows_a_step"]
 # brought nothing; a row is seen at most so often.
 _ENOUGH_ROWS, _MOST_EPOCHS = 2000, 5
 # Chosen: below so many tokens a step costs about the same with fewer; the most rows that learned as well as few did.
-_STEP_TOKENS, _FEWEST_ROWS, _MOST_ROWS = 1024, 4, 8
+_STEP_TOKENS, _FEWEST_ROWS, _MOST_ROWS = 1024, 2, 4
 # Width to the power of Llama models, https://tinker-docs.thinkingmachines.ai/supervised-learning/sl-hyperparams; the
-# rate at width 576 and 8 rows a step was measured here, and grows with the root of the rows (arXiv:2205.10287).
-_RATE, _RATE_WIDTH, _RATE_ROWS, _RATE_POWER = 1.4e-3, 576, 8, 0.781
+# rate at width 576 and 4 rows a step was measured here, and grows with the root of the rows (arXiv:2205.10287).
+_RATE, _RATE_WIDTH, _RATE_ROWS, _RATE_POWER = 2e-3, 576, 4, 0.781
 
 
 def epochs_of(rows: int) -> int:
@@ -26,7 +26,7 @@ def epochs_of(rows: int) -> int:
 
 
 def rows_a_step(rows: Sequence[TokenRow]) -> int:
-    """From 4 to 8 rows: as many as have about 1,024 tokens, what all of them begin with counted once."""
+    """From 2 to 4 rows: as many as have about 1,024 tokens, what all of them begin with counted once."""
     if not rows:
         return _FEWEST_ROWS
     shared = common_length(min(row.inputs for row in rows), max(row.inputs for row in rows))

@@ -25,9 +25,9 @@ class LoraSettings(BaseModel):
         upper_layers: Train only that many of the uppermost layers, so that the backward pass ends there. None
             (default): all. More than the base model has are an error.
         learning_rate: The highest, after warm-up. None (default): by the base model's width and the rows a step,
-            1.4e-3 for the embedded model and 8 rows.
+            2e-3 for the embedded model and 4 rows.
         epochs: Passes over the rows. None (default): from 5 for few rows to 1 for more than 1,300.
-        batch_size: Rows a step. None (default): from 4 to 8, as many as have about 1,024 tokens.
+        batch_size: Rows a step. None (default): from 2 to 4, as many as have about 1,024 tokens.
         minutes: Most minutes of training: fewer steps are taken where all would take longer, by the time of the first.
             None (default): no limit.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
