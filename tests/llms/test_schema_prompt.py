@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 from llama_index.core.llms import ChatMessage
+from pydantic import BaseModel
 
-from llama_index_finetune_structured import LoraFinetuneEngine, LoraLLM, LoraSettings, check, served_llm
+from llama_index_finetune_structured import (
+    FinetuneDataset,
+    LoraFinetuneEngine,
+    LoraLLM,
+    LoraSettings,
+    check,
+    served_llm,
+)
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.model.adapter import read_card
-from llama_index_finetune_structured.local.model.prompts import SchemaPrompt
+from llama_index_finetune_structured.local.model.prompts import SchemaPrompt, schema_prompt_of
 from tests.exporting import Colour, colours, save_base
 from tests.fakes.openai_server import OpenAIServer
 
@@ -61,6 +69,36 @@ def test_serving_says_the_schema_as_training_did(
     assert system.startswith("You know colours.")
     assert SAID[schema_prompt] in system
     assert read_card(engine.adapter).schema_prompt == schema_prompt
+
+
+class Smell(BaseModel):
+    strength: int
+
+
+@pytest.mark.parametrize(
+    ("rows", "others", "form"), [(100, 0, "none"), (99, 0, "compact"), (150, 1, "compact"), (0, 0, "compact")]
+)
+def test_prompts_do_not_repeat_the_one_schema_of_many_rows(
+    base: Path, rows: int, others: int, form: SchemaPrompt
+) -> None:
+    examples = [*colours(rows)] if rows else []
+    examples += FinetuneDataset.from_pairs([(f"smell {n}", Smell(strength=n)) for n in range(others)])
+    assert schema_prompt_of(examples) == form
+    if examples:
+        assert LoraFinetuneEngine(examples, base_model=base)._schema_prompt == form
+        span = check(examples, base_model=base).span
+        assert span is not None
+        assert ("of this type" in span.prompt_text.replace("Ġ", " ")) is (form == "compact")
+
+
+def test_an_adapter_that_knows_its_schema_is_told_another_one(base: Path, tmp_path: Path) -> None:
+    settings = LoraSettings(schema_prompt="none", rank=2, epochs=1)
+    engine = LoraFinetuneEngine(colours(), base_model=base, output_dir=tmp_path / "run", config=settings)
+    engine.finetune()
+    llm = engine.get_finetuned_model()
+    question = [ChatMessage(content="Describe colour 0.")]
+    assert len(llm.prompt_token_ids(question, Colour)) == len(llm.prompt_token_ids(question))
+    assert len(llm.prompt_token_ids(question, Smell)) > len(llm.prompt_token_ids(question))
 
 
 def test_a_shorter_schema_leaves_more_of_the_window_to_texts(base: Path) -> None:

@@ -59,13 +59,13 @@ def test_every_message_and_the_schema_are_in_the_prompt_of_every_family(template
     text = _prompt(_tokenizer(template), TALK, SCHEMA)
     for message in TALK:
         assert str(message.content).strip() in text
-    assert '{"type":"object","properties":{"year":{"type":"integer"}},"required":["year"]}' in text
+    assert "{year: integer}" in text
 
 
 def test_a_template_that_leaves_system_messages_out_gets_them_in_the_first_question() -> None:
     text = _prompt(_tokenizer("phi3"), TALK, SCHEMA)
-    assert text.startswith("<s><|user|>\n  Be brief.\n\nAnswer with one JSON object")
-    assert text.index("JSON schema") < text.index("When was Meddle")
+    assert text.startswith("<s><|user|>\n  Be brief.\n\nAnswer with one JSON value")
+    assert text.index("of this type") < text.index("When was Meddle")
 
 
 def test_a_system_message_before_an_answer_goes_to_the_next_question() -> None:
