@@ -15,6 +15,7 @@ from llama_index_finetune_structured.capture import known_secrets
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION", "fp32")  # the same on every machine
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what they run in the background

@@ -145,6 +145,7 @@ def _check_report() -> CheckReport:
         "longest_tokens": 1,
         "window_rows": 0,
         "epochs": 1,
+        "schema_tokens": 1,
     }
     return CheckReport(
         HOSTILE, HOSTILE, problems=(_problem(),), estimated=False, cost=None, span=None, **counts

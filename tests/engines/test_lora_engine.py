@@ -166,7 +166,7 @@ def test_empty_data_is_refused(tiny_llama: Path) -> None:
 
 
 def test_a_row_longer_than_the_limit_is_refused_not_cut(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"dataset:1: error \[answer_cut\] 281 tokens, the limit is 50;"):
+    with pytest.raises(DatasetError, match=r"dataset:1: error \[answer_cut\] 185 tokens, the limit is 50;"):
         _engine(tiny_llama, tmp_path, config=LoraSettings(max_length=50)).finetune()
 
 
@@ -176,7 +176,7 @@ def test_a_held_out_row_longer_than_the_limit_is_refused_before_training(
     long = FinetuneDataset.from_pairs([("long " * 300, Colour(name="red", warm=True))], output_cls=Colour)
     limit = LoraSettings(max_length=800)
     with pytest.raises(
-        DatasetError, match=r"^held-out rows: dataset:1: error \[answer_cut\] 1745 tokens, the limit is 800;"
+        DatasetError, match=r"^held-out rows: dataset:1: error \[answer_cut\] 1649 tokens, the limit is 800;"
     ):
         _engine(tiny_llama, tmp_path, config=limit, validation=long).finetune()
     assert not list(tmp_path.iterdir())
@@ -360,8 +360,8 @@ def test_the_check_counts_the_epochs_that_training_takes(tiny_llama: Path, tmp_p
     report = check(_data(50), base_model=tiny_llama, price_per_million=1e6)
     engine.finetune()
     log = json.loads((engine.output_dir / "training_log.json").read_text())
-    assert report.epochs == log["settings"]["epochs"] == 4
-    assert report.cost == 4 * report.tokens
+    assert report.epochs == log["settings"]["epochs"] == 5
+    assert report.cost == 5 * report.tokens
     assert check(_data(50), base_model=tiny_llama, epochs=1).epochs == 1
     assert check(_data(50), target="openai").epochs == 1
 

@@ -118,11 +118,11 @@ def test_a_structured_llm_leaves_room_for_exactly_its_schema(
 def test_a_schema_larger_than_the_room_is_an_error_that_names_the_room_it_takes(
     small: Path, index: SummaryIndex, mode: str
 ) -> None:
-    llm = LoraLLM(base_model=str(small), max_new_tokens=80, schema_tokens=0)
+    llm = LoraLLM(base_model=str(small), max_new_tokens=80, schema_tokens=0, schema_prompt="json")
     room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), "json")
     with pytest.raises(PromptTooLongError, match=f"set schema_tokens={room}"):
         index.as_query_engine(llm=llm, output_cls=Song, response_mode=mode).query("?")
-    roomy = LoraLLM(base_model=str(small), max_new_tokens=80, schema_tokens=room)
+    roomy = llm.model_copy(update={"schema_tokens": room})
     assert index.as_query_engine(llm=roomy, output_cls=Song, response_mode=mode).query("?")
 
 
@@ -167,7 +167,7 @@ def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_adapter_keeps_room_for_the_schemas_of_its_training(trained: Path) -> None:
     llm = LoraLLM.from_adapter(trained)
-    room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), "json")
+    room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), "compact")
     assert llm.schema_tokens == room
     assert llm.metadata.context_window == llm.metadata_for(Song).context_window == WINDOW - room
 

@@ -82,7 +82,8 @@ def test_prompts_do_not_repeat_the_one_schema_of_many_rows(
     base: Path, rows: int, others: int, form: SchemaPrompt
 ) -> None:
     examples = [*colours(rows)] if rows else []
-    examples += FinetuneDataset.from_pairs([(f"smell {n}", Smell(strength=n)) for n in range(others)])
+    if others:
+        examples += FinetuneDataset.from_pairs([(f"smell {n}", Smell(strength=n)) for n in range(others)])
     assert schema_prompt_of(examples) == form
     if examples:
         assert LoraFinetuneEngine(examples, base_model=base)._schema_prompt == form

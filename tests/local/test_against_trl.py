@@ -18,7 +18,8 @@ from llama_index_finetune_structured.local.train.batches import batches
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
-SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=4, epochs=1, learning_rate=1e-2)
+BATCH, RATE = 4, 1e-2
+SETTINGS = LoraSettings(rank=4, alpha=8, batch_size=BATCH, epochs=1, learning_rate=RATE)
 ROWS = [
     TokenRow((*range(2, 40), *([60 + chunk] * 20), 100 + question), (120 + chunk, 140 + question, 1))
     for chunk in range(3)
@@ -56,9 +57,9 @@ def _losses_of_trl(made: list[list[TokenRow]], folder: Path) -> list[float]:
         output_dir=str(folder),
         use_cpu=True,
         bf16=False,
-        per_device_train_batch_size=SETTINGS.batch_size,
+        per_device_train_batch_size=BATCH,
         num_train_epochs=1,
-        learning_rate=SETTINGS.learning_rate,
+        learning_rate=RATE,
         lr_scheduler_type="cosine",
         warmup_steps=1,
         max_length=None,
@@ -79,7 +80,7 @@ def _losses_of_trl(made: list[list[TokenRow]], folder: Path) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore")  # TRL's own, of its own dependencies
 def test_the_loss_curve_is_that_of_trl_to_four_decimals(tmp_path: Path) -> None:
-    made = batches(ROWS, SETTINGS.batch_size, seed=f"{SETTINGS.seed}:0")
+    made = batches(ROWS, BATCH, seed=f"{SETTINGS.seed}:0")
     trainer = Trainer(_model(), ROWS, SETTINGS, tmp_path / "ours", fingerprint="trl")
     assert trainer.loss.packed
     ours = [entry["loss"] for entry in trainer.run().steps]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_finetune_structured.local.model import devices
+from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, load_model, resolve
 from llama_index_finetune_structured.local.model.devices import precision
 from llama_index_finetune_structured.local.model.prompts import TokenRow
@@ -100,29 +102,39 @@ def test_a_model_that_caps_its_logits_is_trained_on_its_own_ones() -> None:
     assert not AnswerLoss.for_model(tiny.model("gemma2")).chunked
 
 
-def test_the_embedded_default_is_packed_in_the_precision_it_is_trained_in() -> None:
-    assert AnswerLoss.for_model(load_model(resolve(DEFAULT_BASE_MODEL), dtype=precision())).packed
-
-
-@pytest.mark.parametrize(("bf16", "dtype"), [(0.5, torch.bfloat16), (0.9, torch.float32), (2, torch.float32)])
-def test_a_processor_multiplies_in_bf16_only_where_that_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch, bf16: float, dtype: torch.dtype
+@pytest.mark.parametrize(
+    ("features", "vendor", "dtype"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": True}, "GenuineIntel", torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False}, "GenuineIntel", torch.float32),
+        ({"avx512_bf16": True}, "AuthenticAMD", torch.bfloat16),
+        ({"avx512_bf16": False}, "AuthenticAMD", torch.float32),
+    ],
+)
+def test_a_processor_that_multiplies_bf16_slowly_computes_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], vendor: str, dtype: torch.dtype
 ) -> None:
+    monkeypatch.delenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    now, times = [0.0], {torch.bfloat16: bf16, torch.float32: 1.0}
-    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"vendor_id : {vendor}")
+    assert precision() is dtype
 
-    def timed(rows: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
-        now[0] += times[rows.dtype]
-        return linear(rows, *columns)
 
-    monkeypatch.setattr(devices.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(torch.nn.functional, "linear", timed)
-    devices._is_faster.cache_clear()
-    try:
-        assert precision() is dtype
-    finally:
-        devices._is_faster.cache_clear()
+def test_the_precision_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION", "bf16")
+    assert precision() is torch.bfloat16
+    monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION", "half")
+    with pytest.raises(ConfigurationError, match="PRECISION is 'half', expected bf16 or fp32"):
+        precision()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_embedded_default_is_packed_in_either_precision(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION", dtype)
+    assert AnswerLoss.for_model(load_model(resolve(DEFAULT_BASE_MODEL), dtype=precision())).packed
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3"])

@@ -39,7 +39,7 @@ def _example(*messages: Message, answer: str = '{"year": 1, "title": "é"}', **m
 
 def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
     system, user = messages_with_schema(
-        [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA
+        [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA, "json"
     )
     assert system["content"].startswith("Be brief.\n\n")
     assert user == {"role": "user", "content": "Q"}

@@ -112,7 +112,7 @@ def _timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         now[0] += seconds
         return now[0]
 
-    monkeypatch.setattr(trainer_module.time, "perf_counter", later)
+    monkeypatch.setattr("time.perf_counter", later)
 
 
 def test_measuring_tells_time_and_memory_and_changes_no_weight(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["best_device", "peak_memory", "precision", "release_idle_threads"]
 
-_TRIES = 5  # chosen: about 20 ms in all
+_VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
 
 
@@ -26,33 +28,35 @@ def best_device() -> str:
 
 
 def precision() -> torch.dtype:
-    """Type of the frozen weights: bf16 where this machine multiplies it faster than fp32, else fp32.
+    """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16`` or ``fp32``, or else bf16 where
+    the hardware multiplies it faster than fp32.
 
-    On a CPU that is measured, for instructions do not tell: AVX-512's for bf16 took twice the time of fp32 on one
-    processor and a fifth on another.
+    On a CPU that means AMX, or an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5
+    times as fast as fp32 ones; on an Intel processor without AMX they took twice the time (both measured). By
+    instructions and not by a measurement: a run that resumes must compute as before. Raises ConfigurationError for
+    another value of the variable.
     """
     import torch
 
+    if wanted := os.environ.get(_VARIABLE):
+        kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
+        if wanted not in kinds:
+            raise ConfigurationError(
+                f"${_VARIABLE} is {wanted!r}, expected bf16 or fp32: set it so, or unset it"
+            )
+        return kinds[wanted]
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _is_faster(torch.bfloat16) else torch.float32
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    is_fast = features.get("amx_bf16") or (features.get("avx512_bf16") and _is_amd())
+    return torch.bfloat16 if is_fast else torch.float32
 
 
-@functools.cache
-def _is_faster(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies matrices of a type in at most two thirds of the time of fp32 ones."""
-    import torch
-
-    def seconds(kind: torch.dtype) -> float:
-        rows, columns = torch.ones(256, 1024, dtype=kind), torch.ones(1024, 1024, dtype=kind)
-        times = []
-        for _ in range(_TRIES):
-            started = time.perf_counter()
-            torch.nn.functional.linear(rows, columns)
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    return 1.5 * seconds(dtype) < seconds(torch.float32)
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # another system than Linux
+        return False
 
 
 def peak_memory() -> int | None:

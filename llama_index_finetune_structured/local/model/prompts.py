@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...errors import DatasetError, PromptTooLongError
 from ...example import Example, Message
-from ...json_schema import without_titles
+from ...json_schema import refers_deeper_than, without_titles
 from ..schema.compact import compact_schema
 from ..schema.message_texts import without_schema_text
 from ..schema.spelling import spelled_json
@@ -41,6 +41,9 @@ DEFAULT_SCHEMA_PROMPT: SchemaPrompt = "compact"
 _TEACHING_ROWS = 100
 _JSON_PROMPT = "Answer with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
 _COMPACT_PROMPT = "Answer with one JSON value of this type, and with nothing else:\n{schema}"
+_MOST_REFERENCES = (
+    50  # inside each other, in a schema that is said as types; chosen: far more than people write
+)
 _CHARACTERS_A_TOKEN = 100
 _PROBE = "0"  # a text that no chat template changes
 
@@ -101,7 +104,7 @@ def messages_with_schema(
 
 
 def _schema_instruction(schema: Mapping[str, Any], schema_prompt: SchemaPrompt) -> str:
-    if schema_prompt == "compact":
+    if schema_prompt == "compact" and not refers_deeper_than(schema, _MOST_REFERENCES):
         return _COMPACT_PROMPT.format(schema=compact_schema(schema))
     text = json.dumps(without_titles(schema), separators=(",", ":"), ensure_ascii=False)
     return _JSON_PROMPT.format(schema=text)
