@@ -23,8 +23,9 @@ from ..dataset.schema.load import load_schema
 from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
+from ..tuning.rows import FEW_ROWS
 from .build_folder import BuildSettings, DocumentChanges, build_folder, save_held_out
-from .command import FEW_ROWS, Result, command, counted, finite, say
+from .command import Result, command, counted, finite, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
 

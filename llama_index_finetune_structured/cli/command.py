@@ -25,10 +25,7 @@ from ..errors import ConfigurationError, FinetuneStructuredError
 from ..evaluation.report.terminal import print_plain
 from ..printable import escaped_json
 
-__all__ = ["FEW_ROWS", "Result", "command", "counted", "finite", "one_of", "say", "settings_of"]
-
-FEW_ROWS = 50
-"""Commands warn below this many training rows. Chosen: some dozens of rows teach no more than the form."""
+__all__ = ["Result", "command", "counted", "finite", "one_of", "say", "settings_of"]
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
 

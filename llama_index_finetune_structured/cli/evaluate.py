@@ -39,8 +39,12 @@ def evaluate(
         int, typer.Option(min=1, help="Answers to each question, merged into one by votes.")
     ] = 1,
     windows: Annotated[
-        int, typer.Option(min=0, help="Read texts in windows of so many sentences; 0: whole.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Read texts in windows of so many sentences; 0: whole (default: as the model was trained).",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers generated in one batch.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N examples.")] = None,
     schema: SchemaOption = None,
@@ -56,7 +60,7 @@ def evaluate(
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
     output_cls = answer_class(schema, data, hint="FILE.py:Class")
     trained = find_trained(model)
-    merged = {"answers": answers, "windows": windows}
+    merged = {"answers": answers} | ({} if windows is None else {"windows": windows})
     options = {"constrained": grammar, "batch_size": batch_size, **merged}
     systems = (
         _systems(trained, base, base_model, options) if trained else {"base": _base_only(model, options)}
@@ -68,7 +72,8 @@ def evaluate(
         "run": run,
         "data": str(data),
         "grammar": grammar,
-        **merged,
+        "answers": answers,
+        "windows": windows,
         "limit": limit,
         "schema": None if output_cls is None else schema or output_cls.__name__,
     }

@@ -15,7 +15,8 @@ from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt
 from ..local.train.settings import LoraSettings
-from .command import FEW_ROWS, Result, command, counted, finite, say, settings_of
+from ..tuning.rows import FEW_ROWS
+from .command import Result, command, counted, finite, say, settings_of
 from .schema_option import TrainSchemaOption
 
 __all__ = ["register"]

@@ -15,9 +15,9 @@ from typing import Any
 
 from ..example import Example, Message, compact_json
 from ..json_schema import find_error
-from ..local.model.prompts import without_schema_text
 from ..local.schema.bounds import schema_key
 from ..local.schema.list_items import ListRules, message_text, text_items
+from ..local.schema.message_texts import without_schema_text
 from ..local.schema.placed_items import ItemPlacer, PlacedItem, Span
 from .splits import unit_hash
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import ConfigurationError, ParityError
 from ..example import Example, Message, canonical_json
+from ..llms.lora import LoraLLM
 from ..printable import one_line
 from .comparison import compare
 from .report.terminal import FittedTable, print_result
@@ -169,6 +170,8 @@ def parity(
 ) -> Parity:
     """Ask the adapter and the ``forms`` it was exported to (merged, GGUF, served, ...) the same prompts.
 
+    A ``LoraLLM`` answers without windows, votes and copied values here, which servers do not have.
+
     The adapter's valid answers are the gold that the forms' fields are compared with; the examples' own answers
     are not used.
 
@@ -196,7 +199,8 @@ def parity(
         )
     examples = list(dataset)
     asking: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s, "output_cls": output_cls}
-    first = compare({_REFERENCE: adapter, **forms}, examples, show_progress=show_progress, **asking)
+    systems = {name: _plain(llm) for name, llm in {_REFERENCE: adapter, **forms}.items()}
+    first = compare(systems, examples, show_progress=show_progress, **asking)
     left_out = {row.row for row in first.left_out}
     asked = [example for at, example in enumerate(examples) if at not in left_out]
     gold = [
@@ -218,6 +222,13 @@ def parity(
         max_valid_loss=max_valid_loss,
         answers=agreed,
     )
+
+
+def _plain(llm: LLM) -> LLM:
+    """The LLM without what ``LoraLLM`` alone adds to a model, so that the models are compared."""
+    if isinstance(llm, LoraLLM):
+        return llm.model_copy(update={"windows": 0, "answers": 1, "grounded": False})
+    return llm
 
 
 def _form(asked: SystemScore, agreed: SystemScore) -> FormParity:

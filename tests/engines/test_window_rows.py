@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from llama_index_finetune_structured import (
     ConfigurationError,
@@ -16,7 +17,9 @@ from llama_index_finetune_structured import (
     LoraFinetuneEngine,
     LoraSettings,
     check,
+    parity,
 )
+from llama_index_finetune_structured.cli.main import app
 from llama_index_finetune_structured.dataset import render
 from llama_index_finetune_structured.local.model.adapter import read_card
 from llama_index_finetune_structured.local.schema.bounds import schema_key
@@ -63,6 +66,9 @@ def test_lists_are_trained_on_windows_too(
     assert card.rows == 12
     assert card.windows == engine.get_finetuned_model().windows == 1
     assert engine.get_finetuned_model(windows=0).windows == 0
+    served_way = engine.get_finetuned_model(windows=0, grounded=False)
+    found = parity(engine.get_finetuned_model(), data, {"plain": served_way}, show_progress=False)
+    assert found.forms["plain"].identical == 1
 
 
 def test_windows_can_be_left_out_and_are_another_run(tiny_llama: Path, tmp_path: Path) -> None:
@@ -93,3 +99,16 @@ def test_the_schema_text_of_a_capture_is_no_part_of_the_text(tiny_llama: Path, t
     assert _steps(engine) > 6
     (rules,) = read_card(engine.adapter).list_rules.values()
     assert rules.frame.split("Ada came. Bo left.") == ("", "Ada came. Bo left.", "")
+
+
+def test_eval_reads_texts_as_serving_does_unless_it_is_told_otherwise(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    engine = LoraFinetuneEngine(_data(), base_model=tiny_llama, output_dir=tmp_path / "run", config=SETTINGS)
+    engine.finetune()
+    rows = _data(2).save(tmp_path / "rows.jsonl")
+    ask = ["eval", str(tmp_path / "run"), str(rows), "--no-base", "--output", str(tmp_path / "scores")]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    whole = CliRunner().invoke(app, [*ask, "--windows", "0"])
+    assert whole.exit_code == 1
+    assert "another windows" in whole.output

@@ -29,7 +29,6 @@ __all__ = [
     "messages_with_schema",
     "stop_token_id",
     "token_row",
-    "without_schema_text",
 ]
 
 SchemaPrompt = Literal["compact", "json", "none"]

@@ -166,10 +166,12 @@ class KeyOrder:
     """Which keys answers to a schema have, by the branches of unions that they fit, and in which order.
 
     ``text``: what the answers are about, in whose order keys stand that may be left out; None: in the schema's.
+    ``by_text``: whether that changed the order of an object.
     """
 
     def __init__(self, root: Mapping[str, Any], text: str | None = None) -> None:
         self.root, self._text = root, text
+        self.by_text = False
 
     def ordered(self, node: Any, value: Any) -> Any:
         """``value`` of the sub-schema ``node`` as the grammar spells it, the keys of every object in order."""
@@ -195,7 +197,9 @@ class KeyOrder:
     ) -> list[str]:
         keyed = [schema for schema in schemas if "properties" in schema]
         optional = optional_keys(keyed[0]) if self._text is not None and len(keyed) == 1 else []
-        return by_text(names, optional, value, self._text or "") if optional else names
+        ordered = by_text(names, optional, value, self._text or "") if optional else names
+        self.by_text = self.by_text or ordered != names
+        return ordered
 
     def learned_keys(self, node: Any, value: Mapping[str, Any]) -> list[str]:
         """The keys of an object that its schema neither names nor describes, though it allows them; sorted."""
@@ -257,13 +261,10 @@ class KeyOrder:
         return schema_validator(self.root)
 
 
-def in_schema_order(schema: Mapping[str, Any], value: Any, text: str | None = None) -> Any:
-    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point.
-
-    ``text``: as of ``KeyOrder``.
-    """
+def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
+    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point."""
     root = by_reference_alone(dict(schema))
-    return KeyOrder(root, text).ordered(root, value)
+    return KeyOrder(root).ordered(root, value)
 
 
 def _constant(schemas: list[Mapping[str, Any]], value: Any) -> Any:

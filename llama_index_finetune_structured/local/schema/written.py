@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ...example import Example
+from .drafts import by_reference_alone
 from .message_texts import caller_texts, without_schema_text
-from .objects import in_schema_order
+from .objects import KeyOrder
 
 __all__ = ["is_by_text", "written_answer"]
 
@@ -17,12 +17,17 @@ def written_answer(example: Example, value: Any) -> Any:
 
     The text is that of the messages which are no instruction. ``value``: the answer, parsed.
     """
-    return in_schema_order(
-        example.answer_schema or {}, value, "\n".join(caller_texts(without_schema_text(example)))
-    )
+    order = _order(example)
+    return order.ordered(order.root, value)
 
 
 def is_by_text(example: Example, value: Any) -> bool:
     """Whether the text's order of keys differs from the schema's."""
-    written = written_answer(example, value)
-    return json.dumps(written) != json.dumps(in_schema_order(example.answer_schema or {}, value))
+    order = _order(example)
+    order.ordered(order.root, value)
+    return order.by_text
+
+
+def _order(example: Example) -> KeyOrder:
+    root = by_reference_alone(dict(example.answer_schema or {}))
+    return KeyOrder(root, "\n".join(caller_texts(without_schema_text(example))))
