@@ -19,7 +19,8 @@ from llama_index_finetune_structured.json_schema import (
     schema_validator,
     without_titles,
 )
-from llama_index_finetune_structured.local.schema.objects import in_schema_order
+from llama_index_finetune_structured.local.schema.drafts import by_reference_alone
+from llama_index_finetune_structured.local.schema.objects import KeyOrder
 from llama_index_finetune_structured.panics import recursion_ends
 
 names = st.text(st.sampled_from("ab/~01é %"), max_size=4)
@@ -29,6 +30,11 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
     max_leaves=10,
 )
+
+
+def in_schema_order(schema: Any, value: Any) -> Any:
+    root = by_reference_alone(dict(schema))
+    return KeyOrder(root).ordered(root, value)
 
 
 def parts_of(value: Any, pointer: str = "#") -> list[tuple[str, Any]]:

@@ -18,7 +18,6 @@ from referencing.exceptions import Unresolvable
 from ...example import canonical_json
 from ...json_schema import pattern_matches, resolve_pointer, schema_validator
 from ...panics import recursion_ends
-from .drafts import by_reference_alone
 from .text_order import by_text, optional_keys
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "all_members",
     "closing_place",
     "describes_objects",
-    "in_schema_order",
     "key_names",
     "matching_patterns",
     "members",
@@ -259,12 +257,6 @@ class KeyOrder:
     @functools.cached_property
     def _validator(self) -> Validator:
         return schema_validator(self.root)
-
-
-def in_schema_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """``value`` as the grammar of the schema spells it: the order of keys, whole numbers without a point."""
-    root = by_reference_alone(dict(schema))
-    return KeyOrder(root).ordered(root, value)
 
 
 def _constant(schemas: list[Mapping[str, Any]], value: Any) -> Any:
