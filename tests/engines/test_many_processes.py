@@ -125,7 +125,8 @@ AnswerLoss.backward = backward
 try:
     engine(Path(sys.argv[2]), Path(sys.argv[3])).finetune()
 except EngineError as error:
-    print("stopped:", error, flush=True)
+    # One write: the processes share an unbuffered pipe, where print writes each argument by itself.
+    print(f"stopped: {error}", flush=True)
 """
 
 
