@@ -17,8 +17,8 @@ import llama_index_finetune_structured as package
 ROOT = Path(package.__file__).parent
 ROW = [
     "printable", "progress_bar", "panics", "errors", "lazy", "example", "answer_values", "forks", "descriptors",
-    "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture", "local",
-    "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
+    "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture", "trust",
+    "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
@@ -40,7 +40,17 @@ LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [
     "run", "score", "results", "report", "scorecard", "comparison", "learning_curves", "export_parity", "texts",
 ]  # fmt: skip
-HEAVY = ["torch", "transformers", "peft", "llguidance", "openai", "gradientai", "networkx", "scipy"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "peft",
+    "llguidance",
+    "openai",
+    "gradientai",
+    "networkx",
+    "scipy",
+    "sklearn",
+]
 
 
 def _module_name(path: Path) -> str:

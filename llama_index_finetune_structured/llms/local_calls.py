@@ -22,6 +22,8 @@ from ..example import Message
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
+from ..trust.answer_trust import Trust, trust_in_tokens
+from ..trust.tokens import AnswerToken
 from .answer_source import AnswerSource
 from .call_options import CallOptions
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ..local.generate.loaded_models import LocalModel
     from ..local.generate.request import GenerationRequest, GenerationResult
     from ..local.generate.stop_texts import StopTexts
+    from ..trust.calibration import Calibration
 
 __all__ = [
     "LocalCall",
@@ -49,13 +52,15 @@ _SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described field
 class LocalCall:
     """One call of a loaded model. Each may be generated once, in one of four ways.
 
-    ``source``: what grounded values are copied from; None: the answer has none.
+    ``source``: what grounded values are copied from; None: the answer has none. ``calibration``: of the trust in the
+    answer; None: how sure it is is not asked.
     """
 
     model: LocalModel
     request: GenerationRequest
     stops: StopTexts
     source: AnswerSource | None = None
+    calibration: Calibration | None = None
 
     @classmethod
     def of(
@@ -68,6 +73,7 @@ class LocalCall:
         context_window: int,
         call: object | None = None,
         source: AnswerSource | None = None,
+        calibration: Calibration | None = None,
     ) -> LocalCall:
         """The call that continues ``prompt``, token ids. ``call``: as in ``GenerationRequest``.
 
@@ -93,9 +99,10 @@ class LocalCall:
             grammar=grammar,
             call=call,
             texts=None if source is None else source.texts,
+            probabilities=calibration is not None,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
-        return cls(model, request, StopTexts(options.stop), source)
+        return cls(model, request, StopTexts(options.stop), source, calibration)
 
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
@@ -147,7 +154,19 @@ class LocalCall:
         raw: dict[str, Any] = {"usage": usage, "finish_reason": result.finish_reason}
         if self.source is not None:
             raw["evidence"] = self.source.evidence(text)
+        if self.calibration is not None and (trust := self.trust(text, result)) is not None:
+            raw["trust"] = self.calibration.applied(trust).model_dump(mode="json")
         return CompletionResponse(text=text, delta=delta, raw=raw)
+
+    def trust(self, text: str, result: GenerationResult) -> Trust | None:
+        """The trust in an answer by its tokens, without probabilities yet; None where its text is no JSON."""
+        try:
+            texts = self.model.token_texts(result.tokens)
+        except ConfigurationError:  # no grammar can be made with this tokenizer, and none was asked for
+            return None
+        stop = [b""] * (len(result.probabilities) - len(texts))
+        pairs = zip([*texts, *stop], result.probabilities, strict=True)
+        return trust_in_tokens(text, [AnswerToken(text, *scores) for text, scores in pairs])
 
 
 def as_chat(completion: CompletionResponse) -> ChatResponse:

@@ -80,6 +80,8 @@ class LoraLLM(LocalChatLLM):
         grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
             True by default. ``raw["evidence"]`` of a response says where they stand.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+        confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
+        calibrations: How probabilities are calibrated for the answers to a schema, by its key.
         schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
@@ -360,20 +362,20 @@ class LoraLLM(LocalChatLLM):
         ``asked``: each prompt, with its messages if any. ``messages``: those of the whole call.
         """
         grammar = None if schema is None else self._grammar(schema, options)
-        call, several = object(), options_of_answers(options)
+        call, several, calibration = object(), options_of_answers(options), self._calibration(schema)
         calls: list[list[LocalCall]] = []
         try:
             for prompt, window in asked:
                 source, room = self._answer_source(window, schema), self._context_window
                 of = partial(LocalCall.of, grammar=grammar, context_window=room, call=call, source=source)
-                calls.append([of(self._loaded, prompt, each) for each in several])
+                calls.append([of(self._loaded, prompt, each, calibration=calibration) for each in several])
         except PromptTooLongError as error:
             if schema is None:
                 raise
             raise self._too_long(error, schema) from None
         if schema is None or len(calls) == len(several) == 1:
             return calls[0][0]
-        return MergedCall(calls, schema, rules, self._answer_source(messages, schema))
+        return MergedCall(calls, schema, rules, self._answer_source(messages, schema), calibration)
 
     def _grammar(self, schema: dict[str, Any], options: CallOptions) -> AnswerGrammar | None:
         name = options.response_format["json_schema"].get("name")

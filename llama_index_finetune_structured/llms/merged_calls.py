@@ -24,6 +24,7 @@ from ..example import canonical_json, compact_json, json_span, loads
 from ..json_schema import find_error
 from ..local.schema.list_items import ListRules
 from ..printable import package_logger
+from ..trust.answer_trust import Trust, merged_trust
 from .call_options import CallOptions
 from .local_calls import LocalCall
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ..local.generate.request import GenerationResult
+    from ..trust.calibration import Calibration
     from .answer_source import AnswerSource
 
     Futures = Sequence[Future[GenerationResult]]
@@ -90,7 +92,7 @@ class MergedCall:
 
     ``windows``: for each window of the text, the call of its first answer and those of its draws. ``schema``: of the
     answer. ``rules``: how the answers of windows are merged; None: there is one window. ``source``: what grounded
-    values are copied from; None: the answer has none.
+    values are copied from; None: the answer has none. ``calibration``: as of ``LocalCall``.
 
     Each may be generated once, in one of four ways. When the caller goes away, all requests are cancelled. An error of
     a first answer is raised; draws that fail, are cut or do not fit the schema do not count.
@@ -100,6 +102,7 @@ class MergedCall:
     schema: Mapping[str, Any]
     rules: ListRules | None = None
     source: AnswerSource | None = None
+    calibration: Calibration | None = None
 
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
@@ -152,22 +155,33 @@ class MergedCall:
 
 @dataclass(frozen=True)
 class _Reply:
-    """The text of one request, or of several merged ones; ``value``: its JSON, None also where it has none."""
+    """The text of one request, or of several merged ones; ``value``: its JSON, None also where it has none.
+
+    ``trust``: without probabilities yet; None where it is not known.
+    """
 
     text: str
     finish_reason: str
     value: Any = None
     is_json: bool = False
+    trust: Trust | None = None
 
     @classmethod
-    def of(cls, text: str, finish_reason: str) -> _Reply:
+    def of(cls, text: str, finish_reason: str, trust: Trust | None) -> _Reply:
         """The reply with its JSON, if it has one."""
         try:
             value = loads(json_span(text))
             compact_json(value)  # raises ValueError for numbers that JSON does not have
         except ValueError:
             return cls(text, finish_reason)
-        return cls(text, finish_reason, value, is_json=True)
+        return cls(text, finish_reason, value, is_json=True, trust=trust)
+
+    @classmethod
+    def merged(cls, value: Any, finish_reason: str, parts: Sequence[_Reply]) -> _Reply:
+        """The reply that others were merged into."""
+        known = [(part.value, part.trust) for part in parts if part.trust is not None]
+        trust = merged_trust(value, known) if len(known) == len(parts) else None
+        return cls(compact_json(value), finish_reason, value, is_json=True, trust=trust)
 
 
 class _GrowingAnswer:
@@ -199,7 +213,8 @@ class _GrowingAnswer:
                 continue
             text, result = call.text_of(future.result())
             self._completion_tokens += len(result.tokens)
-            yield _Reply.of(text, result.finish_reason)
+            trust = None if self._call.calibration is None else call.trust(text, result)
+            yield _Reply.of(text, result.finish_reason, trust)
 
     def _last(self) -> CompletionResponse:
         reply = self._merged()
@@ -207,6 +222,8 @@ class _GrowingAnswer:
         raw: dict[str, Any] = {"usage": usage, "finish_reason": reply.finish_reason}
         if self._call.source is not None:
             raw["evidence"] = self._call.source.evidence(reply.text)
+        if self._call.calibration is not None and reply.trust is not None:
+            raw["trust"] = self._call.calibration.applied(reply.trust).model_dump(mode="json")
         text = reply.text
         delta = text[len(self._shown) :] if text.startswith(self._shown) else ""
         return CompletionResponse(text=text, delta=delta, raw=raw)
@@ -230,7 +247,7 @@ class _GrowingAnswer:
         merged = self._call.rules.merged([reply.value for reply in self._replies])
         merged = _within_limits(merged, self._call.schema)
         cut = any(reply.finish_reason == "length" for reply in self._replies)
-        return _Reply(compact_json(merged), "length" if cut else "stop", merged, is_json=True)
+        return _Reply.merged(merged, "length" if cut else "stop", self._replies)
 
 
 def _voted(replies: Sequence[_Reply], schema: Mapping[str, Any]) -> _Reply:
@@ -249,7 +266,7 @@ def _voted(replies: Sequence[_Reply], schema: Mapping[str, Any]) -> _Reply:
     value = vote([reply.value for reply in valid], schema, lambda merged: fits(schema, merged))
     name = canonical_json(value)
     equal = (reply for reply in valid if canonical_json(reply.value) == name)
-    return next(equal, _Reply(compact_json(value), "stop", value, is_json=True))
+    return next(equal, None) or _Reply.merged(value, "stop", valid)
 
 
 def fits(schema: Mapping[str, Any], value: Any) -> bool:

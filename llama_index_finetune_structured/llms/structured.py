@@ -22,6 +22,8 @@ from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import compact_json, json_span, loads
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
+from ..trust.answer_trust import Trust
+from ..trust.lookup import TRUST, remember_trust
 
 __all__ = [
     "StructuredAnswerEvent",
@@ -90,6 +92,8 @@ class StructuredCall:
         self._text = "" if response is None else response.message.content or ""
         try:
             self._outcome = self._parsed(response)
+            if response is not None and isinstance(response.raw, Mapping) and TRUST in response.raw:
+                remember_trust(self._outcome, Trust.model_validate(response.raw[TRUST]))
         except StructuredAnswerError as error:
             self._outcome = error
 

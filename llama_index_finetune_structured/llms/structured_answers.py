@@ -18,6 +18,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..local.schema.bounds import AnswerBounds, schema_key
+from ..trust.calibration import Calibration
 from .answer_source import AnswerSource
 from .structured import StructuredCall, bare_prompt
 from .structured_lora import StructuredLoraLLM
@@ -36,6 +37,8 @@ class StructuredAnswersLLM(LLM):
         grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
             True by default.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
+        confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
+        calibrations: How probabilities are calibrated for the answers to a schema, by its key.
     """
 
     constrained: bool = Field(
@@ -47,6 +50,11 @@ class StructuredAnswersLLM(LLM):
     )
     chat_prompts: bool = Field(
         default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
+    )
+
+    confidence: bool = Field(default=True, description="Whether structured answers come with their trust.")
+    calibrations: dict[str, Calibration] = Field(
+        default_factory=dict, repr=False, description="How probabilities are calibrated, by schema."
     )
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
@@ -163,6 +171,12 @@ class StructuredAnswersLLM(LLM):
             return None
         grounded = self.bounds.grounded.get(schema_key(schema))
         return None if grounded is None else AnswerSource.of(messages, grounded)
+
+    def _calibration(self, schema: Mapping[str, Any] | None) -> Calibration | None:
+        """How the probabilities of answers to a schema are calibrated; None where trust is not asked for."""
+        if schema is None or not self.confidence:
+            return None
+        return self.calibrations.get(schema_key(schema), Calibration())
 
     def _structured_call(
         self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None

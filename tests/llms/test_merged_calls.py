@@ -35,6 +35,7 @@ from llama_index_finetune_structured.local.generate.waiting import WaitingReques
 from llama_index_finetune_structured.local.schema.bounds import schema_key
 from llama_index_finetune_structured.local.schema.list_items import ItemList, ListRules
 from llama_index_finetune_structured.local.schema.text_frames import TextFrame
+from llama_index_finetune_structured.trust.answer_trust import Trust
 from tests.llms.structured_events import StructuredEvents
 
 PROMPT = PromptTemplate("{thing}")
@@ -120,8 +121,12 @@ def test_all_ways_of_asking_agree(llm: LoraLLM, options: dict[str, Any]) -> None
     assert len(set(texts)) == 1
     assert "".join(chunk.delta or "" for chunk in streamed) == texts[0]
     assert len({each.text for each in [*completions, acomplete, astream_complete]}) == 1
-    raws = [each.raw for each in [*chats, achat, astream]]
+    raws = [dict(each.raw) for each in [*chats, achat, astream]]
+    trusts = [
+        Trust.model_validate(raw.pop("trust")) for raw in raws
+    ]  # rounding differs with what shares a batch
     assert all(raw == raws[0] for raw in raws)
+    assert [trust.probability for trust in trusts] == pytest.approx([trusts[0].probability] * 4, abs=1e-4)
     Marks.model_validate_json(texts[0] or "")
 
 

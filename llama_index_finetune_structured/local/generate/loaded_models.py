@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -53,12 +53,20 @@ class LocalModel:
 
     def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar:
         """As ``answer_grammar``, with the cache of this model."""
+        return answer_grammar(self._grammar_cache(), schema, key, bounds)
+
+    def token_texts(self, tokens: Sequence[int]) -> list[bytes]:
+        """The text of each token, in UTF-8. Raises ConfigurationError where llguidance cannot read the tokenizer."""
+        cache = self._grammar_cache()
+        return [cache.written([token]) for token in tokens]
+
+    def _grammar_cache(self) -> GrammarCache:
         with self._creating_cache:
             if self._grammars is None:
                 self._grammars = GrammarCache(
                     self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
                 )
-        return answer_grammar(self._grammars, schema, key, bounds)
+            return self._grammars
 
     def __deepcopy__(self, _memo: Any) -> LocalModel:
         return self

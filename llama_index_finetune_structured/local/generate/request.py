@@ -57,10 +57,15 @@ def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Gene
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """Generated token ids without the stop token. ``finish_reason``: ``stop`` or ``length``."""
+    """Generated token ids without the stop token. ``finish_reason``: ``stop`` or ``length``.
+
+    ``probabilities``: of each token and of the stop token, if any, the log-probability among the whole vocabulary and
+    among the allowed tokens; empty where the request did not ask for them.
+    """
 
     tokens: tuple[int, ...]
     finish_reason: str
+    probabilities: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass
@@ -69,6 +74,7 @@ class GenerationRequest:
 
     ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
     ``texts``: what its grounded values may copy; None: none are grounded.
+    ``probabilities``: whether the result has those of the tokens.
     ``on_token``: called for each token of the answer, in the thread that runs the model.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
@@ -82,6 +88,7 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     grammar: AnswerGrammar | None = None
     texts: PromptTexts | None = None
+    probabilities: bool = False
     on_token: Callable[[int], None] | None = None
     cancelled: bool = False
     future: Future[GenerationResult] = field(default_factory=Future)

@@ -9,6 +9,7 @@ import torch
 from ...errors import EngineError
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
+from .token_probability import log_probabilities
 
 __all__ = ["GeneratedSequence", "likeliest_tokens"]
 
@@ -32,6 +33,7 @@ class GeneratedSequence:
         grammar = request.grammar
         self._grammar = None if grammar is None else grammar.start(request.max_new_tokens, request.texts)
         self._ngrams = NGramIndex(request.prompt)
+        self._probabilities: list[tuple[float, float]] = []
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -62,18 +64,28 @@ class GeneratedSequence:
         """
         if likeliest == _NO_TOKEN:
             raise self._not_finite("the model's logits are NaN or infinite")
-        token = self._preferred(logits, likeliest)
-        return token if self._grammar is None else self._grammar.within_limit(token)
+        token, masked = self._preferred(logits, likeliest)
+        if self._grammar is not None:
+            token = self._grammar.within_limit(token)
+        if self.request.probabilities:
+            self._probabilities.append(log_probabilities(token, logits, masked, self._allows))
+        return token
 
-    def _preferred(self, logits: torch.Tensor, likeliest: int) -> int:
+    def _preferred(self, logits: torch.Tensor, likeliest: int) -> tuple[int, torch.Tensor | None]:
+        """The next token, and the masked logits [vocabulary] where they had to be computed."""
         if not self.request.sampling.is_greedy:
-            return sample_token(self._masked(logits), self.request.sampling, self._random)
-        if self._grammar is None or self._grammar.allows(likeliest):
-            return likeliest
-        token = int(likeliest_tokens(self._masked(logits)))
+            masked = self._masked(logits)
+            return sample_token(masked, self.request.sampling, self._random), masked
+        if self._allows(likeliest):
+            return likeliest, None
+        masked = self._masked(logits)
+        token = int(likeliest_tokens(masked))
         if token == _NO_TOKEN:
             raise self._not_finite("the model excludes every token that the grammar allows")
-        return token
+        return token, masked
+
+    def _allows(self, token: int) -> bool:
+        return self._grammar is None or self._grammar.allows(token)
 
     def _not_finite(self, what: str) -> EngineError:
         return EngineError(
@@ -114,7 +126,9 @@ class GeneratedSequence:
         if not self.request.future.done():
             complete = self._grammar is not None and self._grammar.is_complete
             reason = "length" if self._stop is None and not complete else "stop"
-            self.request.future.set_result(GenerationResult(tuple(self.tokens), reason))
+            self.request.future.set_result(
+                GenerationResult(tuple(self.tokens), reason, tuple(self._probabilities))
+            )
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [vocabulary], minus infinity where the grammar does not allow the token."""

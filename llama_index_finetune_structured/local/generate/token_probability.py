@@ -1,0 +1,47 @@
+"""The probability of a token before and after its grammar's mask, from the few tokens that matter beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["log_probabilities"]
+
+# Tokens whose logits are further below the highest do not count: each has less than a thousandth of its probability.
+# What training with label smoothing spreads over all tokens of the vocabulary is left out by that, too.
+_NEAR = 7.0
+
+
+def log_probabilities(
+    token: int, logits: torch.Tensor, masked: torch.Tensor | None, allows: Callable[[int], bool]
+) -> tuple[float, float]:
+    """Log-probabilities of a token, among the whole vocabulary and among the allowed tokens.
+
+    ``logits`` and ``masked`` [vocabulary]: as the model gave them, and with minus infinity for what the grammar does
+    not allow; ``masked`` None: not computed, since the likeliest token is allowed, and ``allows`` tells of others.
+    A token that only the token limit made necessary has its probability in the whole vocabulary twice.
+    """
+    near = _near(logits)
+    unmasked = _log_probability(token, logits, near)
+    if masked is None:
+        return unmasked, _log_probability(token, logits, [one for one in near if allows(one)])
+    if not bool(masked[token].isfinite()):
+        return unmasked, unmasked
+    return unmasked, _log_probability(token, masked, _near(masked))
+
+
+def _near(logits: torch.Tensor) -> list[int]:
+    tokens: list[int] = (logits > logits.max() - _NEAR).nonzero()[:, 0].tolist()
+    return tokens
+
+
+def _log_probability(token: int, logits: torch.Tensor, among: list[int]) -> float:
+    """Of a token among others, which need not hold it."""
+    others = [one for one in among if one != token]
+    if not others:
+        return 0.0
+    scores = logits[[token, *others]].double()
+    value = float(scores[0] - scores.logsumexp(0))
+    return value if math.isfinite(value) else -math.inf
