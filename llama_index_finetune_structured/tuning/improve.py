@@ -13,14 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
-from ..checksums import read_checked_json, with_checksum
+from ..checksums import with_checksum
 from ..dataset import FinetuneDataset
 from ..dataset.checks.targets import target_named
 from ..dataset.splits import document_of
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import ConfigurationError, DatasetError
 from ..evaluation.scorecard import Scorecard
-from ..example import Example, content_hash
+from ..example import Example
 from ..files import write_json
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import find_adapter, read_card
@@ -35,8 +35,9 @@ from ..progress_bar import progress_line
 from .new_rows import NewRows
 from .promotion import CANDIDATE, CURRENT, Decision, least_margin, points
 from .rows import Rows, RowSource, precision_of, require_schemas, rows_text
-from .run import RECORD, settings_of_run
+from .run import settings_of_run
 from .scored_run import ANSWERS, HELD_OUT, REPORT, SCORECARD, TRAIN, ScoredRun
+from .tuned_run import IMPROVEMENT, TunedRun, hash_of, read_record
 from .versions import begin_history, promote
 
 __all__ = ["MARGIN", "Improvement", "improve", "run_improvement"]
@@ -44,7 +45,6 @@ __all__ = ["MARGIN", "Improvement", "improve", "run_improvement"]
 _log = package_logger(__name__)
 
 MARGIN = 0.02
-_IMPROVEMENT = "improvement.json"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def run_improvement(
         raise ConfigurationError(
             f"margin: {margin!r}, expected a number from 0 to 1 (0.02: two points of a hundred)"
         )
-    tuned = _TunedRun.read(Path(run), output_cls)
+    tuned = TunedRun.read(Path(run), output_cls)
     source = RowSource.of(capture, output_cls)
     with locked_folder(tuned.folder / ANSWERS):
         current = begin_history(tuned.folder)[-1].version
@@ -167,71 +167,10 @@ def run_improvement(
 
 
 @dataclass(frozen=True)
-class _TunedRun:
-    """The folder of a finished run of ``tune``, and its record."""
-
-    folder: Path
-    record: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path, output_cls: type[BaseModel] | None) -> _TunedRun:
-        """Raises ConfigurationError where it is no such run, or one with another class."""
-        try:
-            record = read_checked_json(folder / RECORD)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"{folder}: holds no run of tune() ({folder / RECORD} cannot be read: {error}); give the output folder "
-                "of one"
-            ) from error
-        if not (folder / SCORECARD).is_file():
-            raise ConfigurationError(
-                f"{folder}: its run is not finished; call tune() again with its rows to resume it"
-            )
-        name = None if output_cls is None else output_cls.__qualname__
-        if record["output_cls"] != name:
-            raise ConfigurationError(
-                f"{folder}: was tuned with output_cls={record['output_cls']}, found {name}: its held-out rows are "
-                "scored by that class; pass the same (--schema)"
-            )
-        return cls(folder, record)
-
-    def train(self, version: str) -> FinetuneDataset:
-        """The rows that a version was trained on."""
-        folder = version_folder(self.folder, version)
-        record = self.record if folder == self.folder else _read_record(folder)
-        return _checked_rows(folder / TRAIN, record["data"])
-
-    def held_out(self) -> FinetuneDataset:
-        """The rows that are held out from every version."""
-        return _checked_rows(self.folder / HELD_OUT, self.record["held-out rows"])
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    try:
-        return read_checked_json(folder / _IMPROVEMENT)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"{folder / _IMPROVEMENT}: cannot be read, or is damaged ({error}); restore it, or remove {folder} if its "
-            "version has never served"
-        ) from error
-
-
-def _checked_rows(path: Path, ids: str) -> FinetuneDataset:
-    rows = FinetuneDataset.load(path)
-    if _hash(rows) != ids:
-        raise ConfigurationError(f"{path}: holds other rows than the run was made with; restore the file")
-    return rows
-
-
-def _hash(rows: Iterable[Example]) -> str:
-    return content_hash([row.id for row in rows])
-
-
-@dataclass(frozen=True)
 class _Improving:
     """One call of ``improve``; the lock of the run's folder is held."""
 
-    run: _TunedRun
+    run: TunedRun
     source: RowSource
     current: str
     base: BaseModelFiles
@@ -244,7 +183,7 @@ class _Improving:
         """Find or begin the version of these rows, train and score it, and decide."""
         version = self._begun() or self._begin()
         folder = version_folder(self.run.folder, version)
-        record = _read_record(folder)
+        record = read_record(folder)
         engine = LoraFinetuneEngine(
             self.run.train(version), base_model=self.base.name, output_dir=folder, config=self.settings
         )
@@ -282,12 +221,12 @@ class _Improving:
         served = {entry.version for entry in read_history(self.run.folder)}
         for version in reversed(version_names(self.run.folder)):
             folder = version_folder(self.run.folder, version)
-            if not (folder / _IMPROVEMENT).exists():
+            if not (folder / IMPROVEMENT).exists():
                 continue
-            record = _read_record(folder)
+            record = read_record(folder)
             if any(record.get(name) != value for name, value in self._options.items()):
                 continue
-            same = record["capture"] == _hash(self.source.examples)
+            same = record["capture"] == hash_of(self.source.examples)
             if same and version in served:
                 return version
             if record["from"] == self.current and (same or self._goes_on(version)):
@@ -319,13 +258,13 @@ class _Improving:
         held_out.save(folder / HELD_OUT)
         record = {
             "from": self.current,
-            "capture": _hash(self.source.examples),
-            "data": _hash(train),
+            "capture": hash_of(self.source.examples),
+            "data": hash_of(train),
             "taken": new.taken,
             "left out": dict(new.left_out),
             **self._options,
         }
-        write_json(folder / _IMPROVEMENT, with_checksum(record))
+        write_json(folder / IMPROVEMENT, with_checksum(record))
         self._remark_on_documents(new, held_out)
         return version
 
@@ -373,7 +312,7 @@ def _free_version(run: Path) -> str:
 class _Candidate(ScoredRun):
     """A new version: its student against that of the version that serves."""
 
-    run: _TunedRun
+    run: TunedRun
     version: str
     current: str
     margin: float
