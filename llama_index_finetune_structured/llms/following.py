@@ -34,7 +34,7 @@ from .structured_lora import StructuredLoraLLM
 __all__ = ["FollowingLoraLLM"]
 
 _log = package_logger(__name__)
-_SHARED = [name for name in LLM.model_fields if name not in ("class_name", "rate_limiter")]
+_SHARED = tuple(LLM.model_fields)
 """The fields of every LLM. LlamaIndex sets ``callback_manager`` on the object that it is given."""
 
 

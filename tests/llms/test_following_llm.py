@@ -270,7 +270,7 @@ def test_what_is_wrong_at_the_start_is_an_error(run: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigurationError, match="no adapter there"):
         FollowingLoraLLM(run=tmp_path / "none")
     with pytest.raises(ConfigurationError, match="did you mean temperature"):
-        FollowingLoraLLM(run=run, temprature=1.0)
+        FollowingLoraLLM(run=run, temperatures=1.0)
     (run / "current.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="not known which version serves"):
         FollowingLoraLLM(run=run)
