@@ -128,9 +128,9 @@ WAYS: dict[str, Callable[[Any], str]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_ask_is_answered_by_the_version_that_serves(run: Path, way: str) -> None:
-    ask, llm = WAYS[way], FollowingLoraLLM(run=run, max_new_tokens=60)
+    ask, llm = WAYS[way], FollowingLoraLLM(run=run, max_new_tokens=120)
     plain = [
-        ask(LoraLLM.from_adapter(version_folder(run, name) / "adapter", max_new_tokens=60))
+        ask(LoraLLM.from_adapter(version_folder(run, name) / "adapter", max_new_tokens=120))
         for name in ("0001", "0003")
     ]
     assert ask(llm) == plain[0]

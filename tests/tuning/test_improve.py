@@ -249,12 +249,13 @@ def test_stopped_while_it_trains_the_same_call_goes_on_though_the_capture_has_gr
             signal.raise_signal(signal.SIGINT)
         return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
     path = FinetuneDataset(capture()).save(tmp_path / "handed.jsonl")
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 8"):
-        improve(run, path, margin=1)
-    FinetuneDataset(capture(OLD, NEW + 2)).save(path)
-    done = improve(run, path, margin=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 8"):
+            improve(run, path, margin=1)
+        FinetuneDataset(capture(OLD, NEW + 2)).save(path)
+        done = improve(run, path, margin=1)
     assert (done.version, done.taken) == ("0002", 6)
     assert steps == list(range(len(steps)))
     assert improve(run, path, margin=1).taken == 2
