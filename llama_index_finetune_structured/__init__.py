@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .evaluation.texts import TextScorecard, compare_texts
     from .example import Example, Message, Source, Usage
     from .llms.compat import OpenAIPydanticProgram
+    from .llms.following import FollowingLoraLLM
     from .llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
     from .llms.hosted import hosted_llm, text_mode
     from .llms.llama_cpp import LlamaCppServer
@@ -61,7 +62,9 @@ if TYPE_CHECKING:
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
     from .local.train.settings import LoraSettings
+    from .tuning.improve import Improvement, improve
     from .tuning.run import tune
+    from .tuning.versions import rollback
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -110,11 +113,14 @@ else:
             ".llms.llama_cpp": ["LlamaCppServer"],
             ".llms.lora": ["LoraLLM"],
             ".llms.compat": ["OpenAIPydanticProgram"],
+            ".llms.following": ["FollowingLoraLLM"],
             ".llms.served": ["served_llm"],
             ".local.export": ["export_adapter"],
             ".local.export.serving": ["ServingCommand", "serving_commands"],
             ".local.train.settings": ["LoraSettings"],
+            ".tuning.improve": ["Improvement", "improve"],
             ".tuning.run": ["tune"],
+            ".tuning.versions": ["rollback"],
         },
     )
 
@@ -135,11 +141,13 @@ __all__ = [
     "FinetuneDataset",
     "FinetuneEngine",
     "FinetuneStructuredError",
+    "FollowingLoraLLM",
     "GeneratedQuestions",
     "GradientAIFineTuningHandler",
     "GradientBaseModelLLM",
     "GradientFinetuneEngine",
     "GradientModelAdapterLLM",
+    "Improvement",
     "LeakageReport",
     "LearningCurve",
     "LlamaCppServer",
@@ -180,10 +188,12 @@ __all__ = [
     "embedding_similarity",
     "export_adapter",
     "hosted_llm",
+    "improve",
     "learning_curve",
     "load_schema",
     "parity",
     "read_nodes",
+    "rollback",
     "served_llm",
     "serving_commands",
     "text_mode",

@@ -23,17 +23,17 @@ ROW = [
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
     "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
-    "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "GeneratedQuestions",
+    "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "FollowingLoraLLM", "GeneratedQuestions",
     "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",
-    "GradientModelAdapterLLM", "LeakageReport", "LearningCurve", "LlamaCppServer", "LoraFinetuneEngine",
+    "GradientModelAdapterLLM", "Improvement", "LeakageReport", "LearningCurve", "LlamaCppServer", "LoraFinetuneEngine",
     "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError", "OpenAIFineTuningHandler",
     "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError", "Prices",
     "PromptTooLongError", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
     "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "capture",
-    "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm",
-    "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
+    "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm", "improve",
+    "learning_curve", "load_schema", "parity", "read_nodes", "rollback", "served_llm", "serving_commands",
     "text_mode", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]

@@ -31,6 +31,7 @@ from .lora_files import (
 )
 from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from .reading import reading
+from .versions import serving_folder
 
 __all__ = [
     "AdapterCard",
@@ -218,8 +219,9 @@ def _model_card(card: AdapterCard) -> str:
 def adapter_or_none(folder: Path) -> Path | None:
     """The adapter folder in ``folder``, a finished run, or ``folder`` itself if it is an adapter; else None.
 
-    Raises ConfigurationError for an unfinished run.
+    Of a run with several versions, that of the one that serves. Raises ConfigurationError for an unfinished run.
     """
+    folder = serving_folder(folder)
     for place in (folder / "adapter", folder):
         if os.path.isfile(place / WEIGHTS):  # False, too, where it may not be read
             return place
