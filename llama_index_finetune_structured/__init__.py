@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
     from .local.train.settings import LoraSettings
+    from .trust.answer_trust import EndTrust, Evidence, FieldTrust, LogProbability, Trust
+    from .trust.lookup import trust_of
     from .tuning.run import tune
 else:
     __getattr__, __dir__ = lazy_names(
@@ -114,6 +116,8 @@ else:
             ".local.export": ["export_adapter"],
             ".local.export.serving": ["ServingCommand", "serving_commands"],
             ".local.train.settings": ["LoraSettings"],
+            ".trust.answer_trust": ["EndTrust", "Evidence", "FieldTrust", "LogProbability", "Trust"],
+            ".trust.lookup": ["trust_of"],
             ".tuning.run": ["tune"],
         },
     )
@@ -129,9 +133,12 @@ __all__ = [
     "ConfigurationError",
     "DatasetError",
     "DatasetSummary",
+    "EndTrust",
     "EngineError",
+    "Evidence",
     "Example",
     "FieldRule",
+    "FieldTrust",
     "FinetuneDataset",
     "FinetuneEngine",
     "FinetuneStructuredError",
@@ -143,6 +150,7 @@ __all__ = [
     "LeakageReport",
     "LearningCurve",
     "LlamaCppServer",
+    "LogProbability",
     "LoraFinetuneEngine",
     "LoraJob",
     "LoraLLM",
@@ -169,6 +177,7 @@ __all__ = [
     "SunsetWarning",
     "TextScorecard",
     "Timeouts",
+    "Trust",
     "Usage",
     "aanswer_questions",
     "acompare",
@@ -187,5 +196,6 @@ __all__ = [
     "served_llm",
     "serving_commands",
     "text_mode",
+    "trust_of",
     "tune",
 ]
