@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
     from .local.train.settings import LoraSettings
+    from .trust.answer_trust import EndTrust, Evidence, FieldTrust, LogProbability, Trust
+    from .trust.lookup import trust_of
     from .tuning.improve import Improvement, improve
     from .tuning.run import tune
     from .tuning.versions import rollback
@@ -119,6 +121,8 @@ else:
             ".local.export.serving": ["ServingCommand", "serving_commands"],
             ".local.train.settings": ["LoraSettings"],
             ".tuning.improve": ["Improvement", "improve"],
+            ".trust.answer_trust": ["EndTrust", "Evidence", "FieldTrust", "LogProbability", "Trust"],
+            ".trust.lookup": ["trust_of"],
             ".tuning.run": ["tune"],
             ".tuning.versions": ["rollback"],
         },
@@ -135,9 +139,12 @@ __all__ = [
     "ConfigurationError",
     "DatasetError",
     "DatasetSummary",
+    "EndTrust",
     "EngineError",
+    "Evidence",
     "Example",
     "FieldRule",
+    "FieldTrust",
     "FinetuneDataset",
     "FinetuneEngine",
     "FinetuneStructuredError",
@@ -151,6 +158,7 @@ __all__ = [
     "LeakageReport",
     "LearningCurve",
     "LlamaCppServer",
+    "LogProbability",
     "LoraFinetuneEngine",
     "LoraJob",
     "LoraLLM",
@@ -177,6 +185,7 @@ __all__ = [
     "SunsetWarning",
     "TextScorecard",
     "Timeouts",
+    "Trust",
     "Usage",
     "aanswer_questions",
     "acompare",
@@ -197,5 +206,6 @@ __all__ = [
     "served_llm",
     "serving_commands",
     "text_mode",
+    "trust_of",
     "tune",
 ]

@@ -22,19 +22,19 @@ ROW = [
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
-    "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
-    "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "FollowingLoraLLM", "GeneratedQuestions",
-    "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",
-    "GradientModelAdapterLLM", "Improvement", "LeakageReport", "LearningCurve", "LlamaCppServer", "LoraFinetuneEngine",
-    "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError", "OpenAIFineTuningHandler",
-    "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError", "Prices",
-    "PromptTooLongError", "Question",
+    "ConfigurationError", "DatasetError", "DatasetSummary", "EndTrust", "EngineError", "Evidence",
+    "Example", "FieldRule", "FieldTrust", "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError",
+    "FollowingLoraLLM", "GeneratedQuestions", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
+    "GradientFinetuneEngine", "GradientModelAdapterLLM", "Improvement", "LeakageReport", "LearningCurve",
+    "LlamaCppServer", "LogProbability", "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings",
+    "Message", "MissingDependencyError", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
+    "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "PromptTooLongError", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
-    "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "capture",
-    "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm", "improve",
-    "learning_curve", "load_schema", "parity", "read_nodes", "rollback", "served_llm", "serving_commands",
-    "text_mode", "tune",
+    "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acompare", "answer_questions",
+    "capture", "check", "compare", "compare_texts", "embedding_similarity", "export_adapter",
+    "hosted_llm", "improve", "learning_curve", "load_schema", "parity", "read_nodes", "rollback",
+    "served_llm", "serving_commands", "text_mode", "trust_of", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [

@@ -20,7 +20,7 @@ from ..local.schema.text_order import with_free_keys
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
-from .structured import bare_prompt, parse_response, request_schema, with_schema
+from .structured import bare_prompt, keep_evidence, parse_response, request_schema, with_schema
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -88,7 +88,9 @@ class ServedLora(HostedOpenAILike):
         """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
-        return parse_response(output_cls, response)
+        answer = parse_response(output_cls, response)
+        keep_evidence(answer, response, messages)
+        return answer
 
     @dispatcher.span
     async def astructured_predict(
@@ -111,7 +113,9 @@ class ServedLora(HostedOpenAILike):
         """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
-        return parse_response(output_cls, response)
+        answer = parse_response(output_cls, response)
+        keep_evidence(answer, response, messages)
+        return answer
 
     def _structured_stream_call(
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
