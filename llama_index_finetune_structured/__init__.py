@@ -47,17 +47,18 @@ if TYPE_CHECKING:
     from .evaluation.comparison import acompare, compare
     from .evaluation.export_parity import Parity, parity
     from .evaluation.learning_curves import LearningCurve, learning_curve
-    from .evaluation.report.costs import Prices
     from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
     from .evaluation.texts import TextScorecard, compare_texts
     from .example import Example, Message, Source, Usage
+    from .llms.cascade import Cascade
     from .llms.compat import OpenAIPydanticProgram
     from .llms.following import FollowingLoraLLM
     from .llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
     from .llms.hosted import hosted_llm, text_mode
     from .llms.llama_cpp import LlamaCppServer
     from .llms.lora import LoraLLM
+    from .llms.prices import Prices
     from .llms.served import served_llm
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
@@ -103,17 +104,18 @@ else:
                 "StructuredAnswerError",
             ],
             ".evaluation.comparison": ["acompare", "compare"],
-            ".evaluation.report.costs": ["Prices"],
             ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
             ".evaluation.export_parity": ["Parity", "parity"],
             ".evaluation.score.rules": ["FieldRule", "embedding_similarity"],
             ".evaluation.scorecard": ["Scorecard"],
             ".evaluation.texts": ["TextScorecard", "compare_texts"],
             ".example": ["Example", "Message", "Source", "Usage"],
+            ".llms.cascade": ["Cascade"],
             ".llms.gradient": ["GradientBaseModelLLM", "GradientModelAdapterLLM"],
             ".llms.hosted": ["hosted_llm", "text_mode"],
             ".llms.llama_cpp": ["LlamaCppServer"],
             ".llms.lora": ["LoraLLM"],
+            ".llms.prices": ["Prices"],
             ".llms.compat": ["OpenAIPydanticProgram"],
             ".llms.following": ["FollowingLoraLLM"],
             ".llms.served": ["served_llm"],
@@ -134,6 +136,7 @@ __all__ = [
     "AnswerReport",
     "CallPolicy",
     "CaptureError",
+    "Cascade",
     "CheckReport",
     "CheckpointError",
     "ConfigurationError",

@@ -11,7 +11,7 @@ from ..formats.wire import json_safe, message_to_wire, source_of, tools_to_wire
 from .request import AnswerRequest
 from .spans import Call, Span, SpanOwner
 
-__all__ = ["example_row", "finish_reason", "prompt_messages", "start_call"]
+__all__ = ["example_row", "finish_reason", "prompt_messages", "start_call", "token_usage"]
 
 _KEPT_ARGUMENTS = (  # those that say which answer was requested
     "tools",
@@ -135,13 +135,13 @@ def example_row(call: Call, answer: dict[str, Any], request: AnswerRequest, resp
             row["document_id"] = call.labels.document_id
     if call.model is not None:
         row["model"] = call.model
-    usage = _usage(response)
+    usage = token_usage(response)
     if usage is not None:
         row["usage"] = usage
     return row
 
 
-def _usage(response: Any) -> dict[str, int] | None:
+def token_usage(response: Any) -> dict[str, int] | None:
     """The token counts, from LlamaIndex's ``additional_kwargs`` or else from the provider's raw response."""
     extra = getattr(response, "additional_kwargs", None) or {}
     raw = getattr(response, "raw", None)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ..llms.prices import Prices
     from .comparison import acompare, compare
     from .export_parity import FormParity, Parity, parity
     from .learning_curves import LearningCurve, learning_curve
-    from .report.costs import BreakEven, Prices
+    from .report.costs import BreakEven
     from .report.gap import Gap
     from .report.terminal import FittedTable
     from .results import ScoredRow
@@ -26,10 +27,11 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "..llms.prices": ["Prices"],
             ".comparison": ["acompare", "compare"],
             ".export_parity": ["FormParity", "Parity", "parity"],
             ".learning_curves": ["LearningCurve", "learning_curve"],
-            ".report.costs": ["BreakEven", "Prices"],
+            ".report.costs": ["BreakEven"],
             ".report.gap": ["Gap"],
             ".report.terminal": ["FittedTable"],
             ".results": ["ScoredRow"],

@@ -11,9 +11,10 @@ from ..descriptors import open_regular
 from ..errors import ConfigurationError
 from ..files import PUBLIC, write_text
 from ..jsonl import READ_ERRORS, one_line_reason, parse_line
+from ..llms.prices import Prices
 from ..printable import one_line, printable
 from .report.charts import picture_of
-from .report.costs import BreakEven, Prices, break_even
+from .report.costs import BreakEven, break_even
 from .report.gap import Gap, gaps
 from .report.page import page_of
 from .report.slices import SliceBy, slices

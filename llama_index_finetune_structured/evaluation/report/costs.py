@@ -9,40 +9,13 @@ import math
 from dataclasses import dataclass
 
 from ...errors import ConfigurationError
+from ...llms.prices import Prices
 from ...printable import one_line
 from ..results import ScoreTable
 
-__all__ = ["BreakEven", "Prices", "break_even"]
+__all__ = ["BreakEven", "break_even"]
 
-_TOKENS, _HOUR_S = 1e6, 3600  # prices are for a million tokens and for an hour
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Prices of the teacher and the student, all in one currency.
-
-    For a hosted student that is paid by the token pass ``student_per_query`` and ``training_cost`` instead of
-    ``machine_per_hour`` and ``training_hours``.
-
-    Attributes:
-        input_per_million: Teacher: price of a million prompt tokens.
-        output_per_million: Teacher: price of a million completion tokens.
-        machine_per_hour: Student: charged for its measured ``seconds_per_answer`` and for ``training_hours``.
-        training_hours: Student: hours of training on that machine.
-        training_cost: Student: price of the training at a provider.
-        student_per_query: Student: price of one query at a provider.
-        training_examples: Number of teacher answers that were paid for to train the student.
-        currency: Shown with the figures.
-    """
-
-    input_per_million: float
-    output_per_million: float
-    machine_per_hour: float = 0.0
-    training_hours: float = 0.0
-    training_cost: float = 0.0
-    student_per_query: float = 0.0
-    training_examples: int = 0
-    currency: str = "USD"
+_HOUR_S = 3600  # prices are for an hour
 
 
 @dataclass(frozen=True)
@@ -100,8 +73,7 @@ def break_even(table: ScoreTable, student: str, prices: Prices) -> BreakEven:
         )
     if student not in table.systems:
         raise ConfigurationError(f"no system {student!r}; there are: {one_line(', '.join(table.systems))}")
-    spent = sum(i * prices.input_per_million + o * prices.output_per_million for i, o in counts) / _TOKENS
-    teacher = spent / len(counts)
+    teacher = sum(prices.of_teacher(*used) for used in counts) / len(counts)
     seconds = table.systems[student].seconds_per_answer
     own = prices.student_per_query + prices.machine_per_hour * seconds / _HOUR_S
     upfront = (

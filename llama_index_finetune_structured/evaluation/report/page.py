@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...llms.prices import Prices
 from ..results import ScoreTable, main_system
 from .cases import cases_of
 from .charts import loss_curve, picture_of
-from .costs import Prices, break_even
+from .costs import break_even
 from .html_tables import (
     differences_table,
     field_tables,
