@@ -119,25 +119,41 @@ def field_name(path: JsonPath) -> str:
 def fitted(judged: Sequence[Judged]) -> Logistic:
     """The regression over judged token probabilities. Names get offsets, shrunken where they are few.
 
-    Raises MissingDependencyError without scikit-learn.
+    No weight is negative: likelier tokens never make an answer less sure, whatever few rows suggest. Raises
+    MissingDependencyError without scikit-learn.
     """
+    kept = list(range(_FEATURES))
+    while True:
+        found = _regression(judged, kept)
+        negative = {place for place in kept if found.weights[place] < 0}
+        if not negative:
+            return found
+        kept = [place for place in kept if place not in negative]
+
+
+def _regression(judged: Sequence[Judged], kept: Sequence[int]) -> Logistic:
+    """The regression on some of the features, and on the names."""
     try:
         from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError("scikit-learn", "local", "calibration") from error
 
     names = sorted({one.name for one in judged if one.name})
-    places = {name: _FEATURES + n for n, name in enumerate(names)}
-    rows = [[*_features(one.tokens), *[0.0] * len(names)] for one in judged]
+    places = {name: len(kept) + n for n, name in enumerate(names)}
+    rows = [[_features(one.tokens)[place] for place in kept] + [0.0] * len(names) for one in judged]
     for row, one in zip(rows, judged, strict=True):
         if one.name:
             row[places[one.name]] = 1.0
-    rows += [[odds] * _FEATURES + [0.0] * len(names) for odds, _ in _PSEUDO]
+    rows += [[odds] * len(kept) + [0.0] * len(names) for odds, _ in _PSEUDO]
     labels = [one.is_right for one in judged] + [is_right for _, is_right in _PSEUDO]
+    if not rows[0]:  # all weights were negative: what is left is the share of right ones
+        share = sum(labels) / len(labels)
+        return Logistic(weights=(0.0, 0.0, 0.0), bias=math.log(share / (1 - share)))
     model = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(rows, labels)
     found = [float(weight) for weight in model.coef_[0]]
+    weights = dict(zip(kept, found, strict=False))
     return Logistic(
-        weights=(found[0], found[1], found[2]),
+        weights=(weights.get(0, 0.0), weights.get(1, 0.0), weights.get(2, 0.0)),
         bias=float(model.intercept_[0]),
         offsets={name: found[place] for name, place in places.items()},
     )
