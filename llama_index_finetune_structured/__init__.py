@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         ServiceError,
         StructuredAnswerError,
     )
+    from .evaluation.calibration import acalibrate, calibrate
     from .evaluation.comparison import acompare, compare
     from .evaluation.export_parity import Parity, parity
     from .evaluation.learning_curves import LearningCurve, learning_curve
@@ -97,6 +98,7 @@ else:
                 "ServiceError",
                 "StructuredAnswerError",
             ],
+            ".evaluation.calibration": ["acalibrate", "calibrate"],
             ".evaluation.comparison": ["acompare", "compare"],
             ".evaluation.report.costs": ["Prices"],
             ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
@@ -171,8 +173,10 @@ __all__ = [
     "Timeouts",
     "Usage",
     "aanswer_questions",
+    "acalibrate",
     "acompare",
     "answer_questions",
+    "calibrate",
     "capture",
     "check",
     "compare",

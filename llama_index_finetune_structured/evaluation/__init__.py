@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .calibration import acalibrate, calibrate
     from .comparison import acompare, compare
     from .export_parity import FormParity, Parity, parity
     from .learning_curves import LearningCurve, learning_curve
@@ -14,18 +15,21 @@ if TYPE_CHECKING:
     from .report.gap import Gap
     from .report.terminal import FittedTable
     from .results import ScoredRow
+    from .run.kept_trust import KeptTrust
     from .run.usable_rows import LeftOut
     from .score.answers import FieldScore
     from .score.failures import Failure
     from .score.intervals import Difference
     from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
     from .score.rules import FieldRule, embedding_similarity
+    from .score.trust_figures import FieldTrustScore, ReliabilityBin, RiskCoverage, TrustScore
     from .scorecard import Scorecard
     from .texts import TextAnswer, TextRow, TextScore, TextScorecard, compare_texts
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            ".calibration": ["acalibrate", "calibrate"],
             ".comparison": ["acompare", "compare"],
             ".export_parity": ["FormParity", "Parity", "parity"],
             ".learning_curves": ["LearningCurve", "learning_curve"],
@@ -33,12 +37,14 @@ else:
             ".report.gap": ["Gap"],
             ".report.terminal": ["FittedTable"],
             ".results": ["ScoredRow"],
+            ".run.kept_trust": ["KeptTrust"],
             ".run.usable_rows": ["LeftOut"],
             ".score.answers": ["FieldScore"],
             ".score.failures": ["Failure"],
             ".score.intervals": ["Difference"],
             ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
+            ".score.trust_figures": ["FieldTrustScore", "ReliabilityBin", "RiskCoverage", "TrustScore"],
             ".scorecard": ["Scorecard"],
             ".texts": ["TextAnswer", "TextRow", "TextScore", "TextScorecard", "compare_texts"],
         },
@@ -51,15 +57,19 @@ __all__ = [
     "FieldMetrics",
     "FieldRule",
     "FieldScore",
+    "FieldTrustScore",
     "FittedTable",
     "FormParity",
     "Gap",
     "Interval",
+    "KeptTrust",
     "LearningCurve",
     "LeftOut",
     "Metrics",
     "Parity",
     "Prices",
+    "ReliabilityBin",
+    "RiskCoverage",
     "Scorecard",
     "ScoredAnswer",
     "ScoredRow",
@@ -68,7 +78,10 @@ __all__ = [
     "TextRow",
     "TextScore",
     "TextScorecard",
+    "TrustScore",
+    "acalibrate",
     "acompare",
+    "calibrate",
     "compare",
     "compare_texts",
     "embedding_similarity",

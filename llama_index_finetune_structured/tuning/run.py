@@ -19,6 +19,7 @@ from ..checksums import read_checked_json, with_checksum
 from ..dataset import FinetuneDataset
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import ConfigurationError
+from ..evaluation.calibration import with_calibrations
 from ..evaluation.comparison import compare
 from ..evaluation.scorecard import Scorecard
 from ..example import Example, content_hash
@@ -40,6 +41,7 @@ _log = package_logger(__name__)
 
 _OUTPUT = Path("tune-output")
 _RECORD, _TRAIN, _HELD_OUT = "tuning.json", "train.jsonl", "validation.jsonl"
+_TUNED = "tuned"  # name of the tuned model in the scorecard
 _SCORECARD, _REPORT, _ANSWERS = "scorecard.json", "report.html", "answers"
 # Without the folder of answers, where nothing is replaced: it holds the run's lock, which is there first.
 _WRITTEN = ("adapter", "checkpoints", "run.json", "training_log.json", _TRAIN, _HELD_OUT, _SCORECARD, _REPORT)
@@ -237,6 +239,7 @@ class _Run:
         """Do what is not yet done."""
         is_trained = self.engine.get_current_job().status == "succeeded"
         card = self._stored_card() if is_trained else None
+        scored: list[Example] | None = None
         if card is None:
             scored = self._prepared()
             if not is_trained:
@@ -246,7 +249,16 @@ class _Run:
         if not (self.folder / _REPORT).exists():
             self._write_report(card)
         rows, held_out = len(self.parts.train), len(self.parts.held_out)
-        return TuningResult(self.engine.get_finetuned_model(), card, self.folder, rows, held_out)
+        return TuningResult(self._calibrated(card, scored), card, self.folder, rows, held_out)
+
+    def _calibrated(self, card: Scorecard, scored: list[Example] | None) -> LoraLLM:
+        """The tuned model, whose probabilities were fitted to the scored rows, now or by an earlier call."""
+        tuned = self.engine.get_finetuned_model()
+        if tuned.calibrations or _TUNED not in card.trust:
+            return tuned
+        scored = self.parts.scored() if scored is None else scored
+        files = read_card(self.engine.adapter).files
+        return with_calibrations(tuned, card.rows, _TUNED, scored, self.output_cls, files)
 
     def _prepared(self) -> list[Example]:
         """The rows to score; both parts are written, and their sizes told."""
@@ -279,7 +291,7 @@ class _Run:
         self.say(f"3/3 Scoring base and tuned model on {rows_text(len(scored))}")
         tuned = self.engine.get_finetuned_model()
         card = compare(
-            {"base": base_of(tuned), "tuned": tuned},
+            {"base": base_of(tuned), _TUNED: tuned},
             scored,
             output_cls=self.output_cls,
             concurrency=tuned.batch_size,

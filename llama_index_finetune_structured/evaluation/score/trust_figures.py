@@ -204,8 +204,9 @@ class _Resampled:
         levels, level = np.unique(-probabilities, return_inverse=True)
         size = max(documents) + 1
         all_of, right_of = np.zeros((size, len(levels))), np.zeros((size, len(levels)))
-        np.add.at(all_of, (documents, level), 1)
-        np.add.at(right_of, (documents, level), right)
+        places = (np.array(documents), level)
+        np.add.at(all_of, places, 1)
+        np.add.at(right_of, places, right)
         self._total, self._rights = all_of.sum(0), right_of.sum(0)
         self._tail = widened_tail(size + 2)
         counts = list(resampled_counts(size + 2))
