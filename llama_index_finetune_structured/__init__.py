@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         ServiceError,
         StructuredAnswerError,
     )
+    from .evaluation.calibration import acalibrate, calibrate
     from .evaluation.comparison import acompare, compare
     from .evaluation.export_parity import Parity, parity
     from .evaluation.learning_curves import LearningCurve, learning_curve
@@ -103,6 +104,7 @@ else:
                 "ServiceError",
                 "StructuredAnswerError",
             ],
+            ".evaluation.calibration": ["acalibrate", "calibrate"],
             ".evaluation.comparison": ["acompare", "compare"],
             ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
             ".evaluation.export_parity": ["Parity", "parity"],
@@ -191,8 +193,10 @@ __all__ = [
     "Trust",
     "Usage",
     "aanswer_questions",
+    "acalibrate",
     "acompare",
     "answer_questions",
+    "calibrate",
     "capture",
     "check",
     "compare",

@@ -31,14 +31,15 @@ PUBLIC = [
     "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "PromptTooLongError", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
-    "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acompare", "answer_questions",
-    "capture", "check", "compare", "compare_texts", "embedding_similarity", "export_adapter",
-    "hosted_llm", "improve", "learning_curve", "load_schema", "parity", "read_nodes", "rollback",
-    "served_llm", "serving_commands", "text_mode", "trust_of", "tune",
+    "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acalibrate", "acompare",
+    "answer_questions", "calibrate", "capture", "check", "compare", "compare_texts",
+    "embedding_similarity", "export_adapter", "hosted_llm", "improve", "learning_curve", "load_schema",
+    "parity", "read_nodes", "rollback", "served_llm", "serving_commands", "text_mode", "trust_of", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [
-    "run", "score", "results", "report", "scorecard", "comparison", "learning_curves", "export_parity", "texts",
+    "run", "score", "results", "report", "scorecard", "comparison", "calibration", "learning_curves",
+    "export_parity", "texts",
 ]  # fmt: skip
 HEAVY = [
     "torch",

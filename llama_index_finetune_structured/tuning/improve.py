@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,7 @@ class _Improving:
             engine, self.output_cls, folder, self.say, self.run, version, record["from"], self.margin, rows
         )
         card = candidate.finished_card()
+        candidate.student(card)  # calibrated before it may serve
         promoted, reason = self._decided(version, card)
         return Improvement(
             version,
@@ -315,22 +317,28 @@ class _Candidate(ScoredRun):
     margin: float
     rows: NewRows
 
-    def prepared(self) -> list[Example]:
-        """The held-out rows that the first version was scored on; the numbers of rows are told."""
-        first = Scorecard.from_json(self.run.folder / SCORECARD)
-        ids = {row.example_id for row in first.rows}
-        scored = [row for row in self.run.held_out() if row.id in ids]
+    @cached_property
+    def _first(self) -> Scorecard:
+        return Scorecard.from_json(self.run.folder / SCORECARD)
+
+    @cached_property
+    def scored(self) -> list[Example]:
+        """The held-out rows that the first version was scored on."""
+        ids = {row.example_id for row in self._first.rows}
+        return [row for row in self.run.held_out() if row.id in ids]
+
+    def prepare(self) -> None:
+        """Tell the numbers of rows, which are written already."""
         self.say(
             f"1/3 {self.rows}. {rows_text(len(self.engine.examples))} to train on with those of version "
-            f"{self.current}. {precision_of(scored)}"
+            f"{self.current}. {precision_of(self.scored)}"
         )
-        if (least := least_margin(first)) > self.margin:
+        if (least := least_margin(self._first)) > self.margin:
             self.say(
                 f"Held-out rows are few: a student with equal answers could be {points(least)} worse for all that they "
                 f"tell, more than the margin of {points(self.margin)}, so that only a better one can be promoted. Hold "
                 "out more rows, or allow more with margin="
             )
-        return scored
 
     def systems(self, tuned: LoraLLM) -> Mapping[str, LoraLLM]:
         """The student that serves, and the new one."""

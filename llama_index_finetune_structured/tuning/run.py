@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +232,16 @@ class _Run(ScoredRun):
         """Do what is not yet done."""
         card = self.finished_card()
         rows, held_out = len(self.parts.train), len(self.parts.held_out)
-        return TuningResult(self.engine.get_finetuned_model(), card, self.folder, rows, held_out)
+        return TuningResult(self.student(card), card, self.folder, rows, held_out)
 
-    def prepared(self) -> list[Example]:
-        """The rows to score; both parts are written, and their sizes told."""
-        train, held_out = self.parts.train, self.parts.held_out
-        scored = self.parts.scored()
+    @cached_property
+    def scored(self) -> list[Example]:
+        """The held-out rows to score."""
+        return self.parts.scored()
+
+    def prepare(self) -> None:
+        """Write both parts, and tell their sizes."""
+        train, held_out, scored = self.parts.train, self.parts.held_out, self.scored
         train.save(self.folder / TRAIN)
         held_out.save(self.folder / HELD_OUT)
         by = "given" if self.parts.by is None else f"held out by {self.parts.by}"
@@ -245,7 +250,6 @@ class _Run(ScoredRun):
             self.say("So few rows to train on teach the form of an answer, hardly the task.")
         for remark in self.parts.remarks:
             _log.warning("%s: %s", self.parts.name, remark)
-        return scored
 
     def systems(self, tuned: LoraLLM) -> Mapping[str, LoraLLM]:
         """Base and tuned model."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, JsonValue
 
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import ConfigurationError
+from ..evaluation.calibration import with_calibrations
 from ..evaluation.comparison import compare
 from ..evaluation.scorecard import Scorecard
 from ..example import Example, content_hash
@@ -37,9 +38,14 @@ class ScoredRun(ABC):
     folder: Path
     say: Callable[[str], None]
 
+    @property
     @abstractmethod
-    def prepared(self) -> list[Example]:
-        """The rows to score; the rows to train on are written, and their number told."""
+    def scored(self) -> list[Example]:
+        """The rows to score."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Write the rows to train on, and tell their number."""
 
     @abstractmethod
     def systems(self, tuned: LoraLLM) -> Mapping[str, LoraLLM]:
@@ -54,11 +60,11 @@ class ScoredRun(ABC):
         is_trained = self.engine.get_current_job().status == "succeeded"
         card = self._stored_card() if is_trained else None
         if card is None:
-            scored = self.prepared()
+            self.prepare()
             if not is_trained:
                 self.say(f"2/3 Training {self.engine.base.name}")
                 self.engine.finetune()
-            card = self._card(scored)
+            card = self._card()
         if not (self.folder / REPORT).exists():
             self._write_report(card)
         return card
@@ -76,13 +82,22 @@ class ScoredRun(ABC):
         """Hash of the adapter: answers and scorecard belong to it."""
         return content_hash(dict(read_card(self.engine.adapter).files))[:12]
 
-    def _card(self, scored: list[Example]) -> Scorecard:
+    def student(self, card: Scorecard) -> LoraLLM:
+        """The tuned model, whose probabilities are fitted to the scored rows, now or by an earlier call."""
+        tuned = self.engine.get_finetuned_model()
+        name = list(card.systems)[-1]
+        if tuned.calibrations or name not in card.trust:
+            return tuned
+        files = read_card(self.engine.adapter).files
+        return with_calibrations(tuned, card.rows, name, self.scored, self.output_cls, files)
+
+    def _card(self) -> Scorecard:
         tuned = self.engine.get_finetuned_model()
         systems = self.systems(tuned)
-        self.say(f"3/3 Scoring {' and '.join(systems)} on {rows_text(len(scored))}")
+        self.say(f"3/3 Scoring {' and '.join(systems)} on {rows_text(len(self.scored))}")
         card = compare(
             systems,
-            scored,
+            self.scored,
             output_cls=self.output_cls,
             concurrency=tuned.batch_size,
             cache_dir=self.folder / ANSWERS / self._adapter,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
+from ...trust.calibration import Calibration
 from ..schema.bounds import AnswerBounds
 from ..schema.list_items import ListRules
 from .base_files import differing_parts, file_hash, hashed_files
@@ -88,6 +89,7 @@ class AdapterCard(BaseModel):
     SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
     the schema. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of
     ``windows`` sentences each; 0: texts are read whole.
+    ``calibrations``: by ``schema_key`` of a schema, how the probabilities of its answers are calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +111,7 @@ class AdapterCard(BaseModel):
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
+    calibrations: dict[str, Calibration] = {}
 
     @property
     def answer_tokens(self) -> int:
