@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .evaluation.report.costs import Prices
     from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
+    from .evaluation.selection import aselect, select
     from .evaluation.texts import TextScorecard, compare_texts
     from .example import Example, Message, Source, Usage
     from .llms.compat import OpenAIPydanticProgram
@@ -103,6 +104,7 @@ else:
             ".evaluation.export_parity": ["Parity", "parity"],
             ".evaluation.score.rules": ["FieldRule", "embedding_similarity"],
             ".evaluation.scorecard": ["Scorecard"],
+            ".evaluation.selection": ["aselect", "select"],
             ".evaluation.texts": ["TextScorecard", "compare_texts"],
             ".example": ["Example", "Message", "Source", "Usage"],
             ".llms.gradient": ["GradientBaseModelLLM", "GradientModelAdapterLLM"],
@@ -173,6 +175,7 @@ __all__ = [
     "aanswer_questions",
     "acompare",
     "answer_questions",
+    "aselect",
     "capture",
     "check",
     "compare",
@@ -184,6 +187,7 @@ __all__ = [
     "load_schema",
     "parity",
     "read_nodes",
+    "select",
     "served_llm",
     "serving_commands",
     "text_mode",

@@ -31,14 +31,15 @@ PUBLIC = [
     "PromptTooLongError", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
-    "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "capture",
+    "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "aselect", "capture",
     "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm",
-    "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
+    "learning_curve", "load_schema", "parity", "read_nodes", "select", "served_llm", "serving_commands",
     "text_mode", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [
     "run", "score", "results", "report", "scorecard", "comparison", "learning_curves", "export_parity", "texts",
+    "spread", "selection",
 ]  # fmt: skip
 HEAVY = [
     "torch",

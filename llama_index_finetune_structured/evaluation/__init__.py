@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
     from .score.rules import FieldRule, embedding_similarity
     from .scorecard import Scorecard
+    from .selection import aselect, select
     from .texts import TextAnswer, TextRow, TextScore, TextScorecard, compare_texts
 else:
     __getattr__, __dir__ = lazy_names(
@@ -40,6 +41,7 @@ else:
             ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
             ".scorecard": ["Scorecard"],
+            ".selection": ["aselect", "select"],
             ".texts": ["TextAnswer", "TextRow", "TextScore", "TextScorecard", "compare_texts"],
         },
     )
@@ -69,9 +71,11 @@ __all__ = [
     "TextScore",
     "TextScorecard",
     "acompare",
+    "aselect",
     "compare",
     "compare_texts",
     "embedding_similarity",
     "learning_curve",
     "parity",
+    "select",
 ]

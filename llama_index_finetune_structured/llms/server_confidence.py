@@ -64,7 +64,7 @@ def structured_reply(output_cls: type[BaseModel]) -> Iterator[StructuredReply]:
 
 
 class ServerConfidence(MaskedErrors):
-    """Base of the hosted LLMs: asks for log-probabilities and puts the trust into the response.
+    """Base of the hosted LLMs: asks for log-probabilities and puts the trust into ``additional_kwargs`` of responses.
 
     A server that refuses them is asked without from then on. Replies without them, tool calls among them, have a trust
     without probabilities.
@@ -263,15 +263,15 @@ class _Reply:
 
     def with_trust(self, response: ChatResponse) -> ChatResponse:
         """A response, or a chunk, with the trust where the reply is complete."""
-        choices = getattr(response.raw, "choices", None)
         if self.calibration is None:
             return response
-        if choices:
+        if choices := getattr(response.raw, "choices", None):
             self.tokens += getattr(choices[0].logprobs, "content", None) or ()
             if choices[0].finish_reason is not None:
                 self.trust = self._complete(response.message, self.calibration)
         if self.trust is not None:
             response.additional_kwargs[TRUST] = self.trust.model_dump(mode="json")
+            remember_trust(response, self.trust)
             if self.call is not None:
                 self.call.trust = self.trust
         return response

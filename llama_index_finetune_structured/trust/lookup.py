@@ -37,12 +37,7 @@ def trust_of(answer: Any) -> Trust:
     Raises:
         ConfigurationError: Nothing is known of it.
     """
-    for found in (
-        answer,
-        getattr(answer, "raw", None),
-        getattr(answer, "response", None),
-        getattr(answer, "additional_kwargs", None),
-    ):
+    for found in (answer, getattr(answer, "raw", None), getattr(answer, "response", None)):
         if isinstance(found, Mapping) and isinstance(found.get(TRUST), Mapping):
             return Trust.model_validate(found[TRUST])
         known = _remembered.get(id(found))
