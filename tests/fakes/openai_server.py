@@ -330,9 +330,13 @@ def _streamed(completion: dict[str, Any]) -> Iterator[bytes]:
     choice = completion["choices"][0]
     delta = {key: value for key, value in choice["message"].items() if key != "refusal"}
     calls = [{"index": at, **call} for at, call in enumerate(delta.pop("tool_calls", ()))]
-    whole = {"index": 0, "delta": delta | ({"tool_calls": calls} if calls else {}), "finish_reason": None}
+    whole: dict[str, Any] = {
+        "index": 0,
+        "delta": delta | ({"tool_calls": calls} if calls else {}),
+        "finish_reason": None,
+    }
     tokens = (choice["logprobs"] or {}).get("content") or ()
-    single = [
+    single: list[dict[str, Any]] = [
         {
             "index": 0,
             "delta": {"content": one["token"]},
@@ -341,7 +345,7 @@ def _streamed(completion: dict[str, Any]) -> Iterator[bytes]:
         }
         for one in tokens
     ]
-    parts = [
+    parts: list[dict[str, Any]] = [
         *(single or [whole]),
         {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]},
     ]

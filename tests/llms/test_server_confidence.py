@@ -63,12 +63,8 @@ def running(**options: Any) -> OpenAIServer:
 
 
 def hosted(server: OpenAIServer, **options: Any) -> Any:
-    return hosted_llm(
-        "tuned",
-        api_base=server.base,
-        api_key=server.key,
-        **{"confidence": True, "transport": "json_schema"} | options,
-    )
+    merged: dict[str, Any] = {"confidence": True, "transport": "json_schema", **options}
+    return hosted_llm("tuned", api_base=server.base, api_key=server.key, **merged)
 
 
 async def _last(stream: Any) -> Any:
