@@ -34,6 +34,7 @@ _log = package_logger(__name__)
 _TOP_LOGPROBS = 20  # the most that OpenAI's API and vLLM's default allow
 # Not allowed for this model (403, OpenAI's reasoning models), unknown or too many (400, 422), not implemented (501).
 _REFUSALS = (400, 403, 422, 501)
+_END: Any = object()  # of a stream
 
 
 @dataclass
@@ -109,11 +110,11 @@ class ServerConfidence(MaskedErrors):
     ) -> Generator[Any, None, None]:
         with closing(super()._structured_stream_call(output_cls, prompt, *args, **kwargs)) as stream:
             with structured_reply(output_cls) as reply:  # the call is begun with the first object
-                answer = next(stream, None)
-            while answer is not None:
+                answer = next(stream, _END)
+            while answer is not _END:
                 reply.remember(answer)
                 yield answer
-                answer = next(stream, None)
+                answer = next(stream, _END)
 
     async def _structured_astream_call(
         self, output_cls: type[Any], prompt: Any, *args: Any, **kwargs: Any
@@ -125,13 +126,13 @@ class ServerConfidence(MaskedErrors):
             async with aclosing(stream):
                 token = _structured.set(reply)
                 try:
-                    answer = await anext(stream, None)
+                    answer = await anext(stream, _END)
                 finally:
                     _structured.reset(token)
-                while answer is not None:
+                while answer is not _END:
                     reply.remember(answer)
                     yield answer
-                    answer = await anext(stream, None)
+                    answer = await anext(stream, _END)
 
         return objects()
 
@@ -145,7 +146,7 @@ class ServerConfidence(MaskedErrors):
         reply = self._reply(kwargs)
         messages, kwargs = self._request(messages, kwargs)
         try:
-            response = super()._chat(messages, **kwargs, **reply.logprobs)
+            response = super()._chat(messages, **{**reply.logprobs, **kwargs})
         except Exception as error:
             if not reply.is_refused(error):
                 raise
@@ -157,7 +158,7 @@ class ServerConfidence(MaskedErrors):
         reply = self._reply(kwargs)
         messages, kwargs = self._request(messages, kwargs)
         try:
-            response = await super()._achat(messages, **kwargs, **reply.logprobs)
+            response = await super()._achat(messages, **{**reply.logprobs, **kwargs})
         except Exception as error:
             if not reply.is_refused(error):
                 raise
@@ -171,19 +172,19 @@ class ServerConfidence(MaskedErrors):
         ask = super()._stream_chat
 
         def chunks() -> ChatResponseGen:
-            stream: Any = ask(messages, **kwargs, **reply.logprobs)
+            stream: Any = ask(messages, **{**reply.logprobs, **kwargs})
             try:
-                chunk = next(stream, None)  # the request is sent with the first one
+                chunk = next(stream, _END)  # the request is sent with the first one
             except Exception as error:
                 if not reply.is_refused(error):
                     raise
                 stream = ask(messages, **kwargs)
-                chunk = next(stream, None)
+                chunk = next(stream, _END)
                 self._remember_refusal(error)
             with closing(stream):
-                while chunk is not None:
+                while chunk is not _END:
                     yield reply.with_trust(chunk)
-                    chunk = next(stream, None)
+                    chunk = next(stream, _END)
 
         return chunks()
 
@@ -193,19 +194,19 @@ class ServerConfidence(MaskedErrors):
         ask = super()._astream_chat
 
         async def chunks() -> ChatResponseAsyncGen:
-            stream: Any = await ask(messages, **kwargs, **reply.logprobs)
+            stream: Any = await ask(messages, **{**reply.logprobs, **kwargs})
             try:
-                chunk = await anext(stream, None)
+                chunk = await anext(stream, _END)
             except Exception as error:
                 if not reply.is_refused(error):
                     raise
                 stream = await ask(messages, **kwargs)
-                chunk = await anext(stream, None)
+                chunk = await anext(stream, _END)
                 self._remember_refusal(error)
             async with aclosing(stream):
-                while chunk is not None:
+                while chunk is not _END:
                     yield reply.with_trust(chunk)
-                    chunk = await anext(stream, None)
+                    chunk = await anext(stream, _END)
 
         return chunks()
 

@@ -148,7 +148,7 @@ def test_another_error_is_raised_as_before_and_logprobs_are_asked_for_again() ->
     with running() as server:
         llm = hosted(server)
         with pytest.raises(BadRequestError):
-            llm.structured_predict(Colour, PROMPT, llm_kwargs={"unknown": 1, "extra_body": {"unknown": 1}})
+            llm.structured_predict(Colour, PROMPT, llm_kwargs={"extra_body": {"unknown": 1}})
         assert trust_of(WAYS["predict"](llm)).probability == pytest.approx(0.5)
 
 
