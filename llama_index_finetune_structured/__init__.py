@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .evaluation.learning_curves import LearningCurve, learning_curve
     from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
+    from .evaluation.selection import aselect, select
     from .evaluation.texts import TextScorecard, compare_texts
     from .example import Example, Message, Source, Usage
     from .llms.cascade import Cascade
@@ -110,6 +111,7 @@ else:
             ".evaluation.export_parity": ["Parity", "parity"],
             ".evaluation.score.rules": ["FieldRule", "embedding_similarity"],
             ".evaluation.scorecard": ["Scorecard"],
+            ".evaluation.selection": ["aselect", "select"],
             ".evaluation.texts": ["TextScorecard", "compare_texts"],
             ".example": ["Example", "Message", "Source", "Usage"],
             ".llms.cascade": ["Cascade"],
@@ -197,6 +199,7 @@ __all__ = [
     "acompare",
     "answer_questions",
     "calibrate",
+    "aselect",
     "capture",
     "check",
     "compare",
@@ -210,6 +213,7 @@ __all__ = [
     "parity",
     "read_nodes",
     "rollback",
+    "select",
     "served_llm",
     "serving_commands",
     "text_mode",

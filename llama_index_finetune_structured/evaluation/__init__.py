@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .score.rules import FieldRule, embedding_similarity
     from .score.trust_figures import FieldTrustScore, ReliabilityBin, RiskCoverage, TrustScore
     from .scorecard import Scorecard
+    from .selection import aselect, select
     from .texts import TextAnswer, TextRow, TextScore, TextScorecard, compare_texts
 else:
     __getattr__, __dir__ = lazy_names(
@@ -48,6 +49,7 @@ else:
             ".score.rules": ["FieldRule", "embedding_similarity"],
             ".score.trust_figures": ["FieldTrustScore", "ReliabilityBin", "RiskCoverage", "TrustScore"],
             ".scorecard": ["Scorecard"],
+            ".selection": ["aselect", "select"],
             ".texts": ["TextAnswer", "TextRow", "TextScore", "TextScorecard", "compare_texts"],
         },
     )
@@ -84,9 +86,11 @@ __all__ = [
     "acalibrate",
     "acompare",
     "calibrate",
+    "aselect",
     "compare",
     "compare_texts",
     "embedding_similarity",
     "learning_curve",
     "parity",
+    "select",
 ]

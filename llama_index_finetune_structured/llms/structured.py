@@ -22,16 +22,14 @@ from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import compact_json, json_span, loads
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
-from ..trust.answer_trust import Trust, trust_in_rest, trust_in_tokens
+from ..trust.answer_trust import Trust, trust_in_rest
 from ..trust.lookup import trust_in_raw
-from .answer_source import AnswerSource
 from .synthesized_answers import keep_trust
 
 __all__ = [
     "StructuredAnswerEvent",
     "StructuredCall",
     "bare_prompt",
-    "keep_evidence",
     "parse_answer",
     "parse_response",
     "request_schema",
@@ -190,13 +188,6 @@ def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -
             f"the answer was cut at the limit of {tokens} tokens, raise max_new_tokens (of a server, max_tokens): "
             f"{error}"
         ) from error
-
-
-def keep_evidence(answer: BaseModel, response: ChatResponse, messages: Sequence[ChatMessage]) -> None:
-    """Keep where the values of a server's answer stand in the messages of its call, for ``trust_of``."""
-    text = response.message.content or ""
-    if (trust := trust_in_tokens(text)) is not None:
-        keep_trust(answer, AnswerSource.of(messages, None).evidence(trust, text), messages)
 
 
 def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
