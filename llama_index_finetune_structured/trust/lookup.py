@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import ConfigurationError
-from ..example import json_span
+from ..example import json_span, loads
 from .answer_trust import Trust
 
 __all__ = ["TRUST", "note_answer", "remember_trust", "trust_in_raw", "trust_of"]
@@ -90,13 +90,16 @@ def trust_of(answer: Any) -> Trust:
 
 
 def _trust_in_last(answer: Any) -> Trust | None:
-    """The trust in this context's last answer, if the object is what its class reads from it."""
-    last = _last_answer.get()
-    if last is None or not isinstance(answer, BaseModel):
+    """The trust in this context's last answer, if the object is what its class reads from it, or a text is its JSON."""
+    if (last := _last_answer.get()) is None or not isinstance(answer, BaseModel | str):
         return None
     try:
-        read = type(answer).model_validate_json(json_span(last[0]))
-        return trust_in_raw(last[1]) if read.model_dump_json() == answer.model_dump_json() else None
+        written = json_span(last[0])
+        if isinstance(answer, str):
+            is_equal = loads(answer) == loads(written)
+        else:
+            is_equal = type(answer).model_validate_json(written).model_dump_json() == answer.model_dump_json()
+        return trust_in_raw(last[1]) if is_equal else None
     except ValueError:
         return None
 
@@ -117,8 +120,8 @@ def _holders(answer: Any) -> Iterator[Any]:
                 waiting.append(one.raw)
             elif isinstance(one, PydanticResponse):
                 waiting.append(one.response)
-            elif isinstance(one, AgentChatResponse) and len(one.sources) == 1:
-                waiting.append(one.sources[0].raw_output)
+            elif isinstance(one, AgentChatResponse):
+                waiting += [source.raw_output for source in one.sources[:1]] + [one.response]
             elif isinstance(one, BaseEvent):
                 waiting += [getattr(one, name, None) for name in ("trust", "response", "output")]
 
