@@ -265,6 +265,16 @@ def test_without_token_probabilities_there_is_evidence_alone(
     assert all(field.evidence is not None for field in trust.fields)
 
 
+def test_an_equal_object_of_another_model_has_none(llm: LoraLLM) -> None:
+    for ask in ("predict", "structured chat"):
+        answer = WAYS[ask](llm)
+        with pytest.raises(ConfigurationError, match="nothing is known"):
+            trust_of((answer if ask == "predict" else answer.raw).model_copy())
+    program = _program(llm)(llm_kwargs=FORMAT, text=TEXT)
+    with pytest.raises(ConfigurationError, match="nothing is known"):
+        trust_of(program.model_copy(update={"seconds": 30}))
+
+
 def test_trust_is_json_and_its_objects_leave_nothing_behind(llm: LoraLLM) -> None:
     answers = [llm.structured_predict(Song, PROMPT, text=TEXT) for _ in range(5)]
     for answer in answers:

@@ -66,7 +66,7 @@ def test_a_token_that_splits_a_character_belongs_to_the_values_on_both_sides() -
     assert places.between(3, 3) == slice(0)
 
 
-@pytest.mark.parametrize("text", ["", "Rain", '{"a":', "[1,2", '{"a":1}]x{'])
+@pytest.mark.parametrize("text", ["", "Rain", '{"a":', "[1,2", '{"a":1}{"b"}'])
 def test_a_text_without_json_has_no_trust(text: str) -> None:
     assert trust_in_tokens(text, [AnswerToken(text.encode(), -1.0, -1.0)]) is None
 
