@@ -16,7 +16,7 @@ from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import BaseModel
 
 from ..trust.answer_trust import Trust
-from ..trust.lookup import remember_trust
+from ..trust.lookup import claim_last_answer, remember_trust
 from ..trust.source_nodes import with_nodes
 
 __all__ = ["keep_trust"]
@@ -58,6 +58,7 @@ _current: ContextVar[_Synthesis | None] = ContextVar("synthesis", default=None)
 def keep_trust(answer: BaseModel, trust: Trust, messages: Sequence[ChatMessage]) -> None:
     """Keep the trust in an answer for ``trust_of``. ``messages``: of its call."""
     remember_trust(answer, trust)
+    claim_last_answer()
     if (synthesis := _current.get()) is not None:
         contents = tuple(message.content for message in messages)
         synthesis.answers.append(_Answer(answer, trust, contents))

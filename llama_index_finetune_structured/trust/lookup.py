@@ -5,22 +5,31 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from ..errors import ConfigurationError
-from ..example import json_span
+from ..example import json_span, loads
 from .answer_trust import Trust
 
-__all__ = ["TRUST", "note_answer", "remember_trust", "trust_in_raw", "trust_of"]
+__all__ = ["TRUST", "claim_last_answer", "note_answer", "remember_trust", "trust_in_raw", "trust_of"]
 
 TRUST = "trust"
 """Key of the trust, as JSON, in the ``raw`` of a response."""
 
 _MOST_HOLDERS = 4  # chosen: an event has a response, which has an object; LlamaIndex nests no deeper
 
-_last_answer: ContextVar[tuple[str, Any] | None] = ContextVar("last_answer", default=None)
+
+class _LastAnswer(NamedTuple):
+    """The last answer of a chat in a thread or task. ``has_object``: its object is known, so others are not its."""
+
+    text: str
+    raw: Any
+    has_object: bool = False
+
+
+_last_answer: ContextVar[_LastAnswer | None] = ContextVar("last_answer", default=None)
 _remembered: dict[int, tuple[weakref.ref[Any], str]] = {}  # trust as JSON, by id of an object, while it lives
 
 
@@ -64,7 +73,13 @@ def note_answer(text: str, raw: Any) -> None:
         raw: Its attribute of that name, with the trust.
     """
     if isinstance(raw, Mapping) and TRUST in raw:
-        _last_answer.set((text, raw))
+        _last_answer.set(_LastAnswer(text, raw))
+
+
+def claim_last_answer() -> None:
+    """Note that the object of the last answer is known: an equal one is not its, but perhaps another model's."""
+    if (last := _last_answer.get()) is not None:
+        _last_answer.set(last._replace(has_object=True))
 
 
 def trust_of(answer: Any) -> Trust:
@@ -73,7 +88,7 @@ def trust_of(answer: Any) -> Trust:
     Args:
         answer: The object that a structured call, a Pydantic program or a stream, as its last one, returned; the
             response of a chat model, a query engine or a chat engine; or an event with one of them. A copy of an
-            object has none, other than one of the last answer in this thread or task.
+            object has none.
 
     Raises:
         ConfigurationError: Nothing is known of it.
@@ -90,13 +105,18 @@ def trust_of(answer: Any) -> Trust:
 
 
 def _trust_in_last(answer: Any) -> Trust | None:
-    """The trust in this context's last answer, if the object is what its class reads from it."""
-    last = _last_answer.get()
-    if last is None or not isinstance(answer, BaseModel):
+    """The trust in this context's last answer, if the object is what its class reads from it, or a text is its JSON."""
+    if (last := _last_answer.get()) is None:
         return None
     try:
-        read = type(answer).model_validate_json(json_span(last[0]))
-        return trust_in_raw(last[1]) if read.model_dump_json() == answer.model_dump_json() else None
+        written = json_span(last.text)
+        if isinstance(answer, str):
+            is_equal = loads(answer) == loads(written)
+        elif isinstance(answer, BaseModel) and not last.has_object:
+            is_equal = type(answer).model_validate_json(written).model_dump_json() == answer.model_dump_json()
+        else:
+            return None
+        return trust_in_raw(last.raw) if is_equal else None
     except ValueError:
         return None
 
@@ -117,8 +137,8 @@ def _holders(answer: Any) -> Iterator[Any]:
                 waiting.append(one.raw)
             elif isinstance(one, PydanticResponse):
                 waiting.append(one.response)
-            elif isinstance(one, AgentChatResponse) and len(one.sources) == 1:
-                waiting.append(one.sources[0].raw_output)
+            elif isinstance(one, AgentChatResponse):
+                waiting += [source.raw_output for source in one.sources[:1]] + [one.response]
             elif isinstance(one, BaseEvent):
                 waiting += [getattr(one, name, None) for name in ("trust", "response", "output")]
 

@@ -8,7 +8,7 @@ from .answer_trust import Evidence, Trust
 
 __all__ = ["with_nodes"]
 
-_SURE = 40  # chosen: characters; a node's text and another text share so many in one place rarely by chance
+_SURE = 24  # chosen: characters; a node's text and another text share so many in one place rarely by chance
 
 
 def with_nodes(trust: Trust, contents: Sequence[str | None], nodes: Mapping[str, str]) -> Trust:
