@@ -21,7 +21,7 @@ ROW = [
     "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
-    "AnswerReport", "CallPolicy", "CaptureError", "CheckReport", "CheckpointError",
+    "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport", "CheckpointError",
     "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
     "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "GeneratedQuestions",
     "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",

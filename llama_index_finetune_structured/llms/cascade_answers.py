@@ -38,7 +38,7 @@ from ..trust.answer_trust import Trust
 from .cascade_calls import CascadeCalls
 from .cascade_counts import CascadeCounts, Outcome
 from .cascade_questions import (
-    Question,
+    CascadeQuestion,
     answer_text,
     chat_question,
     completion_question,
@@ -270,7 +270,7 @@ class CascadeAnswers(LLM):
         with self._calls.asking("text"):
             yield
 
-    def _answer(self, question: Question) -> Any:
+    def _answer(self, question: CascadeQuestion) -> Any:
         rule = self._rules.of(self.student, question.schema)
         try:
             with self._calls.asking("student"):
@@ -279,7 +279,7 @@ class CascadeAnswers(LLM):
             reply = _Reply(error=error)
         return self._settled(question, rule, reply)
 
-    async def _aanswer(self, question: Question) -> Any:
+    async def _aanswer(self, question: CascadeQuestion) -> Any:
         rule = self._rules.of(self.student, question.schema)
         try:
             with self._calls.asking("student"):
@@ -288,7 +288,7 @@ class CascadeAnswers(LLM):
             reply = _Reply(error=error)
         return await self._asettled(question, rule, reply)
 
-    def _judged(self, question: Question, rule: SchemaRule, answer: Any) -> _Reply:
+    def _judged(self, question: CascadeQuestion, rule: SchemaRule, answer: Any) -> _Reply:
         trust = known_trust(answer)
         try:
             question.checked(answer)
@@ -296,7 +296,7 @@ class CascadeAnswers(LLM):
             return _Reply(answer, trust, error)
         return _Reply(answer, trust, is_sure=rule.is_sure(trust.probability))
 
-    def _settled(self, question: Question, rule: SchemaRule, reply: _Reply) -> Any:
+    def _settled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         """The answer of a question that the student has answered."""
         if reply.is_sure:
             return self._by_student(rule, reply, "student")
@@ -307,7 +307,7 @@ class CascadeAnswers(LLM):
             return self._without_teacher(rule, reply, error)
         return self._by_teacher(rule, answer)
 
-    async def _asettled(self, question: Question, rule: SchemaRule, reply: _Reply) -> Any:
+    async def _asettled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         if reply.is_sure:
             return self._by_student(rule, reply, "student")
         try:
@@ -362,7 +362,7 @@ class CascadeAnswers(LLM):
         raise error from reply.error
 
 
-def _within(seconds: float | None, question: Question, teacher: LLM) -> Any:
+def _within(seconds: float | None, question: CascadeQuestion, teacher: LLM) -> Any:
     """The teacher's answer. Raises ServiceError where it takes longer; its call then ends by itself."""
     if seconds is None:
         return question.put(teacher, "teacher")
@@ -384,7 +384,7 @@ def _within(seconds: float | None, question: Question, teacher: LLM) -> Any:
     return future.result()
 
 
-async def _awithin(seconds: float | None, question: Question, teacher: LLM) -> Any:
+async def _awithin(seconds: float | None, question: CascadeQuestion, teacher: LLM) -> Any:
     """The teacher's answer. Raises ServiceError where it takes longer, and cancels its call."""
     asked = question.put(teacher, "teacher", "a")
     if seconds is None:
