@@ -12,6 +12,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.utilities.token_counting import TokenCounter
 from pydantic import BaseModel, Field
+from typing_extensions import Self
 
 from ..capture.redaction import Redactor
 from ..errors import ConfigurationError
@@ -62,10 +63,6 @@ class Cascade(CascadeAnswers):
         fsync: As of ``capture``.
         prices: Prices of both models, for ``summary()``.
         callback_manager: LlamaIndex's callback manager, set for both models. None: each keeps its own.
-
-    Attributes:
-        capture: File of the hand-overs.
-        prices: Prices of both models, for ``summary()``.
 
     Raises:
         ConfigurationError: None or several of ``accuracy``, ``budget`` and ``threshold`` are given, or one out of
@@ -126,6 +123,11 @@ class Cascade(CascadeAnswers):
         super().__setattr__(name, value)
         if name == "callback_manager":
             self.student.callback_manager = self.teacher.callback_manager = value
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that counts anew and shares the models, whose connections and weights cannot be copied."""
+        shared: dict[int, Any] = {id(llm): llm for llm in (self.student, self.teacher)}
+        return super().__deepcopy__({**(memo or {}), **shared})
 
     def __repr_args__(self) -> Any:
         yield "student", self.student.metadata.model_name

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import threading
-import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,15 +25,14 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr
 
-from ..background import POLL_S
 from ..capture.labels import labelled
-from ..errors import PromptTooLongError, ServiceError, StructuredAnswerError
+from ..errors import PromptTooLongError, StructuredAnswerError
 from ..printable import package_logger
 from ..trust.answer_trust import Trust
 from .cascade_calls import CascadeCalls
 from .cascade_counts import CascadeCounts, Outcome
 from .cascade_questions import (
-    Question,
+    CascadeQuestion,
     answer_text,
     chat_question,
     completion_question,
@@ -47,6 +41,7 @@ from .cascade_questions import (
     with_trust,
 )
 from .cascade_rule import SchemaRule, SchemaRules
+from .cascade_timeout import awithin, within
 from .structured_answers import StructuredAnswersLLM
 
 __all__ = ["CascadeAnswers"]
@@ -270,7 +265,7 @@ class CascadeAnswers(LLM):
         with self._calls.asking("text"):
             yield
 
-    def _answer(self, question: Question) -> Any:
+    def _answer(self, question: CascadeQuestion) -> Any:
         rule = self._rules.of(self.student, question.schema)
         try:
             with self._calls.asking("student"):
@@ -279,7 +274,7 @@ class CascadeAnswers(LLM):
             reply = _Reply(error=error)
         return self._settled(question, rule, reply)
 
-    async def _aanswer(self, question: Question) -> Any:
+    async def _aanswer(self, question: CascadeQuestion) -> Any:
         rule = self._rules.of(self.student, question.schema)
         try:
             with self._calls.asking("student"):
@@ -288,7 +283,7 @@ class CascadeAnswers(LLM):
             reply = _Reply(error=error)
         return await self._asettled(question, rule, reply)
 
-    def _judged(self, question: Question, rule: SchemaRule, answer: Any) -> _Reply:
+    def _judged(self, question: CascadeQuestion, rule: SchemaRule, answer: Any) -> _Reply:
         trust = known_trust(answer)
         try:
             question.checked(answer)
@@ -296,23 +291,23 @@ class CascadeAnswers(LLM):
             return _Reply(answer, trust, error)
         return _Reply(answer, trust, is_sure=rule.is_sure(trust.probability))
 
-    def _settled(self, question: Question, rule: SchemaRule, reply: _Reply) -> Any:
+    def _settled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         """The answer of a question that the student has answered."""
         if reply.is_sure:
             return self._by_student(rule, reply, "student")
         try:
             with self._handing_over(reply):
-                answer = question.checked(_within(self.teacher_timeout, question, self.teacher))
+                answer = question.checked(within(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
         return self._by_teacher(rule, answer)
 
-    async def _asettled(self, question: Question, rule: SchemaRule, reply: _Reply) -> Any:
+    async def _asettled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         if reply.is_sure:
             return self._by_student(rule, reply, "student")
         try:
             with self._handing_over(reply):
-                answer = question.checked(await _awithin(self.teacher_timeout, question, self.teacher))
+                answer = question.checked(await awithin(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
         return self._by_teacher(rule, answer)
@@ -360,46 +355,6 @@ class CascadeAnswers(LLM):
             return self._by_student(rule, reply, "unsure")
         self._counts.add("unanswered", rule.key, rule.expected)
         raise error from reply.error
-
-
-def _within(seconds: float | None, question: Question, teacher: LLM) -> Any:
-    """The teacher's answer. Raises ServiceError where it takes longer; its call then ends by itself."""
-    if seconds is None:
-        return question.put(teacher, "teacher")
-    future: Future[Any] = Future()
-    context = contextvars.copy_context()
-
-    def ask() -> None:
-        try:
-            future.set_result(context.run(question.put, teacher, "teacher"))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=ask, name="cascade-teacher", daemon=True).start()
-    end = time.monotonic() + seconds
-    while not future.done() and (left := end - time.monotonic()) > 0:
-        wait([future], timeout=min(left, POLL_S))  # Ctrl-C is noticed
-    if not future.done():
-        raise _too_late(seconds)
-    return future.result()
-
-
-async def _awithin(seconds: float | None, question: Question, teacher: LLM) -> Any:
-    """The teacher's answer. Raises ServiceError where it takes longer, and cancels its call."""
-    asked = question.put(teacher, "teacher", "a")
-    if seconds is None:
-        return await asked
-    try:
-        return await asyncio.wait_for(asked, seconds)
-    except asyncio.TimeoutError as error:
-        raise _too_late(seconds) from error
-
-
-def _too_late(seconds: float) -> ServiceError:
-    return ServiceError(
-        f"the teacher did not answer within {seconds} s (teacher_timeout): raise it, or look whether the teacher works",
-        refused=False,
-    )
 
 
 def _whole(answer: Any) -> Any:

@@ -23,7 +23,7 @@ from .merged_calls import fits
 from .structured import request_schema
 
 __all__ = [
-    "Question",
+    "CascadeQuestion",
     "answer_text",
     "chat_question",
     "completion_question",
@@ -37,7 +37,7 @@ _STUDENTS = frozenset({"answers", "grammar_schema", "max_new_tokens", "top_k", "
 
 
 @dataclass(frozen=True)
-class Question:
+class CascadeQuestion:
     """One structured call, in the form in which it was made.
 
     ``method``: of the LLMs, for asyncio with ``a`` before it. ``student``, ``teacher``: its arguments and keywords for
@@ -110,12 +110,12 @@ def predict_question(
     prompt: BasePromptTemplate,
     llm_kwargs: Mapping[str, Any] | None,
     prompt_args: Mapping[str, Any],
-) -> Question:
+) -> CascadeQuestion:
     """The question of ``structured_predict``."""
     args = (output_cls, prompt)
     keywords = None if llm_kwargs is None else dict(llm_kwargs)
     shared = None if llm_kwargs is None else _for_teacher(llm_kwargs)
-    return Question(
+    return CascadeQuestion(
         "structured_predict",
         class_schema(output_cls),
         (args, {"llm_kwargs": keywords, **prompt_args}),
@@ -124,7 +124,7 @@ def predict_question(
     )
 
 
-def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Question | None:
+def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> CascadeQuestion | None:
     """The question of a chat; None where it asks for no schema.
 
     The schema is that of ``response_format`` or the one that LlamaIndex's programs append to the prompt. The student
@@ -132,7 +132,7 @@ def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) ->
     """
     schema = request_schema(kwargs.get("response_format"))
     if schema is not None:
-        return Question("chat", schema, ((messages,), kwargs), ((messages,), _for_teacher(kwargs)))
+        return CascadeQuestion("chat", schema, ((messages,), kwargs), ((messages,), _for_teacher(kwargs)))
     if kwargs.get("tools"):
         return None
     request = read_request([message_to_wire(message) for message in messages], {}, None)
@@ -143,7 +143,7 @@ def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) ->
         "json_schema": {"name": request.schema_name or "answer", "schema": request.schema},
     }
     bare = [_without(message, request.schema_text) for message in messages]
-    return Question(
+    return CascadeQuestion(
         "chat",
         request.schema,
         ((bare,), {**kwargs, "response_format": form}),
@@ -151,13 +151,13 @@ def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) ->
     )
 
 
-def completion_question(prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> Question | None:
+def completion_question(prompt: str, formatted: bool, kwargs: Mapping[str, Any]) -> CascadeQuestion | None:
     """The question of a completion; None where it asks for no schema."""
     schema = request_schema(kwargs.get("response_format"))
     if schema is None:
         return None
     args = (prompt, formatted)
-    return Question("complete", schema, (args, kwargs), (args, _for_teacher(kwargs)))
+    return CascadeQuestion("complete", schema, (args, kwargs), (args, _for_teacher(kwargs)))
 
 
 def _for_teacher(keywords: Mapping[str, Any]) -> dict[str, Any]:
