@@ -22,7 +22,6 @@ ROW = [
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport", "CheckpointError",
-<<<<<<< HEAD
     "ConfigurationError", "DatasetError", "DatasetSummary", "EndTrust", "EngineError", "Evidence",
     "Example", "FieldRule", "FieldTrust", "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError",
     "FollowingLoraLLM", "GeneratedQuestions", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
@@ -30,15 +29,6 @@ PUBLIC = [
     "LlamaCppServer", "LogProbability", "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings",
     "Message", "MissingDependencyError", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
     "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "PromptTooLongError", "Question",
-=======
-    "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
-    "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "GeneratedQuestions",
-    "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",
-    "GradientModelAdapterLLM", "LeakageReport", "LearningCurve", "LlamaCppServer", "LoraFinetuneEngine",
-    "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError", "OpenAIFineTuningHandler",
-    "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError", "Prices",
-    "PromptTooLongError", "Question",
->>>>>>> 6c5c52ad3bd2da19558e80a8c37e9d13736045f0
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
     "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acalibrate", "acompare",

@@ -30,6 +30,7 @@ from llama_index_finetune_structured import (
     tune,
 )
 from llama_index_finetune_structured.engines.lora import LoraFinetuneEngine
+from llama_index_finetune_structured.local.model.adapter import read_card, write_card
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from llama_index_finetune_structured.locks import locked_folder
 from llama_index_finetune_structured.tuning import run as tuning_run
@@ -425,3 +426,20 @@ def test_the_embedded_model_gets_better(tmp_path: Path) -> None:
         Order, PromptTemplate("{text}"), text="Please send 77 pens to Ms Kaya9."
     )
     assert order == Order(item="pens", quantity=77)
+
+
+def test_the_model_is_calibrated_on_the_scored_rows_and_again_where_its_card_lost_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = FinetuneDataset.from_pairs(
+        [(f"Song {n}: {n} s", Song(title=f"Song {n}", seconds=n)) for n in range(300, 324)], output_cls=Song
+    )
+    student = tune(songs(), base, validation=given, output_dir=tmp_path)
+    assert [fit.rows for fit in student.calibrations.values()] == [len(given)]
+    card = read_card(tmp_path / "adapter")
+    assert card.calibrations == student.calibrations
+    assert "Sure answers" in Scorecard.from_json(tmp_path / "scorecard.json").verdict()
+    write_card(tmp_path / "adapter", card.model_copy(update={"calibrations": {}}), card.files)
+    monkeypatch.setattr(tuning_run, "compare", None)  # nothing is asked again
+    assert tune(songs(), base, validation=given, output_dir=tmp_path).calibrations == student.calibrations
+    assert read_card(tmp_path / "adapter").calibrations == student.calibrations

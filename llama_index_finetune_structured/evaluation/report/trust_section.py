@@ -14,8 +14,8 @@ __all__ = ["trust_section"]
 
 _NOTE = (
     "<p class='quiet'>Each probability comes from a calibration that was fitted on other rows of this scorecard. "
-    "AUROC: how often a right answer is surer than a wrong one. Calibration error: mean distance between probability and "
-    "share of right answers, over at most 15 bins of equal size with at least 20 answers each; “by chance”: what "
+    "AUROC: how often a right answer is surer than a wrong one. Calibration error: mean distance between probability "
+    "and share of right answers, over at most 15 bins of equal size with at least 20 answers each; “by chance”: what "
     "exact probabilities would show on as many answers. Sure answers: the greatest share of the answers, the surest "
     f"ones, of which {percent(ACCURACY)} are right. In brackets and as bands: 95% intervals.</p>"
 )
