@@ -20,7 +20,8 @@ from .json_spans import JsonPath
 __all__ = ["Calibration", "Judged", "Logistic", "field_name", "fitted"]
 
 _LIMIT = 12.0  # of log-odds; chosen: a probability of 6e-6, beyond what held-out rows can tell
-# Standard deviations of the prior; chosen by cross-validation on two data sets, at 20 to 175 rows.
+# Standard deviations of the prior. Chosen on random splits of two models' answers: the likelihood of the others is
+# greater than with 1 at 20 to 50 rows, and no smaller at 175.
 _SLOPE_SPREAD = 0.5  # of the weight of all tokens, around 1
 _SPREAD = 1.0  # of the other weights and the offsets, around 0
 # A right and a wrong answer that are always added, so that the regression has both kinds.

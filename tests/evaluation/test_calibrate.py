@@ -13,11 +13,13 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured import (
     ConfigurationError,
+    Example,
     FinetuneDataset,
     LoraFinetuneEngine,
     LoraLLM,
     LoraSettings,
     calibrate,
+    compare,
     export_adapter,
 )
 from llama_index_finetune_structured.evaluation import calibration as calibration_module
@@ -75,6 +77,21 @@ def test_the_fit_is_applied_and_stays_with_the_adapter(run: Path, tmp_path: Path
     assert ask(again).probability == ask(found).probability
     merged = export_adapter(run / "adapter", tmp_path / "merged", format="merged")
     assert LoraLLM.from_merged(merged).calibrations == found.calibrations
+
+
+def test_each_way_to_ask_a_model_keeps_its_trust(run: Path) -> None:
+    llm = LoraLLM.from_adapter(run)
+
+    def function(_: Example) -> Any:
+        return llm.structured_predict(Song, PromptTemplate("Track 3: 3 s"))
+
+    systems: dict[str, Any] = {"bare": llm, "structured": llm.as_structured_llm(Song), "function": function}
+    card = compare(systems, songs(100, 2), output_cls=Song, show_progress=False)
+    for row in card.rows:
+        for answer in row.answers.values():
+            assert answer.trust is not None
+            assert answer.trust.tokens is not None
+            assert [value.path for value in answer.trust.values] == [("title",), ("seconds",)]
 
 
 def test_answers_in_the_cache_are_not_asked_again(run: Path, tmp_path: Path) -> None:
