@@ -5,7 +5,8 @@
 The demo's test questions with their retrieved documentation, eight at a time, greedy, at most 256 tokens; the same
 weights, number format and prompt tokens for all. ``generate`` gets left-padded batches of eight and, in its second
 row, the same bounded schema through XGrammar (`make bench` installs it; skipped without it).
-The systems take turns, all questions a turn. LoraLLM starts every turn with empty caches.
+The systems take turns, all questions a turn. LoraLLM starts every turn with empty caches. Two further rows are LoraLLM
+without the probabilities of its answers, and without holding copied values to the prompt's texts.
 Without ``--adapter`` the base model answers, at length; use the adapter folder of a demo run.
 """
 
@@ -153,9 +154,9 @@ def card(text: str) -> ApiCard | None:
 def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
     options: dict[str, Any] = {"batch_size": CONCURRENCY, "max_new_tokens": ANSWER_TOKENS}
 
-    def load() -> LoraLLM:
+    def load(**more: bool) -> LoraLLM:
         gc.collect()
-        return LoraLLM.from_adapter(adapter, **options) if adapter else LoraLLM(**options)
+        return LoraLLM.from_adapter(adapter, **options, **more) if adapter else LoraLLM(**options, **more)
 
     arguments, llm = questions(count), load()
     prompts = [llm.prompt_token_ids(QA_TEMPLATE.format_messages(llm=llm, **q), ApiCard) for q in arguments]
@@ -167,6 +168,8 @@ def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
         systems["transformers + XGrammar"] = lambda: generated(model, llm, prompts, processors)
     # Every turn loads the model again: loaded models are shared between LLM objects.
     systems["LoraLLM"] = lambda: ours(lambda: fresh(load()), arguments)
+    systems["LoraLLM, no confidence"] = lambda: ours(lambda: fresh(load(confidence=False)), arguments)
+    systems["LoraLLM, not grounded"] = lambda: ours(lambda: fresh(load(grounded=False)), arguments)
     turns: dict[str, list[Turn]] = {name: [] for name in systems}
     for number in range(rounds):
         for name in systems if number % 2 == 0 else reversed(systems):

@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any
 
+from llama_index_finetune_structured.demo.corpus import parse_card
+
 _NAME = r"[A-Z][^\W\d_]+(?:-[A-Z][^\W\d_]+)*"
 _AUTHORS = rf"({_NAME})(?: et al\.| and {_NAME})?"
 _NARRATIVE = re.compile(rf"{_AUTHORS} \((\d{{4}})\)")  # Vaswani et al. (2017)
@@ -73,6 +75,12 @@ def album(prompt: str) -> dict[str, Any]:
     return {"name": f"{film}: Songs", "artist": "The Stand-Ins", "songs": songs}
 
 
+def api_card(prompt: str) -> str:
+    """The card of the function whose documentation stands before "Question:", by a docstring parser."""
+    match = re.search(r"function: (\w+)\n\n(.*)\n\nQuestion: ", prompt, re.DOTALL)
+    return parse_card(match[1], match[2]).model_dump_json() if match else "{}"
+
+
 def judgement(prompt: str) -> str:
     """A score from 1 to 5: the word overlap of "Reference Answer" and "Generated Answer"."""
     parts = re.search(r"## Reference Answer\n(.*?)\n## Generated Answer\n(.*)", prompt, re.DOTALL)
@@ -89,6 +97,8 @@ def answer(prompt: str, schema_name: str | None) -> str:
         return json.dumps(album(prompt))
     if schema_name == "Response":
         return json.dumps({"citations": cited_for(context, query)})
+    if schema_name == "ApiCard":
+        return api_card(prompt)
     if schema_name == "_QuestionList":
         ask = work_questions if "what a work is cited for" in prompt else citation_questions
         return json.dumps({"questions": ask(context)})

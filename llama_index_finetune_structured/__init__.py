@@ -44,15 +44,18 @@ if TYPE_CHECKING:
         ServiceError,
         StructuredAnswerError,
     )
+    from .evaluation.calibration import acalibrate, calibrate
     from .evaluation.comparison import acompare, compare
     from .evaluation.export_parity import Parity, parity
     from .evaluation.learning_curves import LearningCurve, learning_curve
     from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
+    from .evaluation.selection import aselect, select
     from .evaluation.texts import TextScorecard, compare_texts
     from .example import Example, Message, Source, Usage
     from .llms.cascade import Cascade
     from .llms.compat import OpenAIPydanticProgram
+    from .llms.following import FollowingLoraLLM
     from .llms.gradient import GradientBaseModelLLM, GradientModelAdapterLLM
     from .llms.hosted import hosted_llm, text_mode
     from .llms.llama_cpp import LlamaCppServer
@@ -62,7 +65,11 @@ if TYPE_CHECKING:
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
     from .local.train.settings import LoraSettings
+    from .trust.answer_trust import EndTrust, Evidence, FieldTrust, LogProbability, Trust
+    from .trust.lookup import trust_of
+    from .tuning.improve import Improvement, improve
     from .tuning.run import tune
+    from .tuning.versions import rollback
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -98,11 +105,13 @@ else:
                 "ServiceError",
                 "StructuredAnswerError",
             ],
+            ".evaluation.calibration": ["acalibrate", "calibrate"],
             ".evaluation.comparison": ["acompare", "compare"],
             ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
             ".evaluation.export_parity": ["Parity", "parity"],
             ".evaluation.score.rules": ["FieldRule", "embedding_similarity"],
             ".evaluation.scorecard": ["Scorecard"],
+            ".evaluation.selection": ["aselect", "select"],
             ".evaluation.texts": ["TextScorecard", "compare_texts"],
             ".example": ["Example", "Message", "Source", "Usage"],
             ".llms.cascade": ["Cascade"],
@@ -112,11 +121,16 @@ else:
             ".llms.lora": ["LoraLLM"],
             ".llms.prices": ["Prices"],
             ".llms.compat": ["OpenAIPydanticProgram"],
+            ".llms.following": ["FollowingLoraLLM"],
             ".llms.served": ["served_llm"],
             ".local.export": ["export_adapter"],
             ".local.export.serving": ["ServingCommand", "serving_commands"],
             ".local.train.settings": ["LoraSettings"],
+            ".tuning.improve": ["Improvement", "improve"],
+            ".trust.answer_trust": ["EndTrust", "Evidence", "FieldTrust", "LogProbability", "Trust"],
+            ".trust.lookup": ["trust_of"],
             ".tuning.run": ["tune"],
+            ".tuning.versions": ["rollback"],
         },
     )
 
@@ -132,20 +146,26 @@ __all__ = [
     "ConfigurationError",
     "DatasetError",
     "DatasetSummary",
+    "EndTrust",
     "EngineError",
+    "Evidence",
     "Example",
     "FieldRule",
+    "FieldTrust",
     "FinetuneDataset",
     "FinetuneEngine",
     "FinetuneStructuredError",
+    "FollowingLoraLLM",
     "GeneratedQuestions",
     "GradientAIFineTuningHandler",
     "GradientBaseModelLLM",
     "GradientFinetuneEngine",
     "GradientModelAdapterLLM",
+    "Improvement",
     "LeakageReport",
     "LearningCurve",
     "LlamaCppServer",
+    "LogProbability",
     "LoraFinetuneEngine",
     "LoraJob",
     "LoraLLM",
@@ -172,10 +192,14 @@ __all__ = [
     "SunsetWarning",
     "TextScorecard",
     "Timeouts",
+    "Trust",
     "Usage",
     "aanswer_questions",
+    "acalibrate",
     "acompare",
     "answer_questions",
+    "calibrate",
+    "aselect",
     "capture",
     "check",
     "compare",
@@ -183,12 +207,16 @@ __all__ = [
     "embedding_similarity",
     "export_adapter",
     "hosted_llm",
+    "improve",
     "learning_curve",
     "load_schema",
     "parity",
     "read_nodes",
+    "rollback",
+    "select",
     "served_llm",
     "serving_commands",
     "text_mode",
+    "trust_of",
     "tune",
 ]

@@ -22,23 +22,25 @@ ROW = [
 ]  # fmt: skip
 PUBLIC = [
     "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport", "CheckpointError",
-    "ConfigurationError", "DatasetError", "DatasetSummary", "EngineError", "Example", "FieldRule",
-    "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "GeneratedQuestions",
-    "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine",
-    "GradientModelAdapterLLM", "LeakageReport", "LearningCurve", "LlamaCppServer", "LoraFinetuneEngine",
-    "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError", "OpenAIFineTuningHandler",
-    "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError", "Prices",
-    "PromptTooLongError", "Question",
+    "ConfigurationError", "DatasetError", "DatasetSummary", "EndTrust", "EngineError", "Evidence",
+    "Example", "FieldRule", "FieldTrust", "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError",
+    "FollowingLoraLLM", "GeneratedQuestions", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
+    "GradientFinetuneEngine", "GradientModelAdapterLLM", "Improvement", "LeakageReport", "LearningCurve",
+    "LlamaCppServer", "LogProbability", "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings",
+    "Message", "MissingDependencyError", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
+    "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "PromptTooLongError", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
-    "TextScorecard", "Timeouts", "Usage", "aanswer_questions", "acompare", "answer_questions", "capture",
-    "check", "compare", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm",
-    "learning_curve", "load_schema", "parity", "read_nodes", "served_llm", "serving_commands",
-    "text_mode", "tune",
+    "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acalibrate", "acompare",
+    "answer_questions", "aselect", "calibrate", "capture", "check", "compare", "compare_texts",
+    "embedding_similarity", "export_adapter", "hosted_llm", "improve", "learning_curve", "load_schema",
+    "parity", "read_nodes", "rollback", "select", "served_llm", "serving_commands", "text_mode",
+    "trust_of", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [
-    "run", "score", "results", "report", "scorecard", "comparison", "learning_curves", "export_parity", "texts",
+    "run", "score", "results", "report", "scorecard", "comparison", "calibration", "learning_curves",
+    "export_parity", "texts", "spread", "selection",
 ]  # fmt: skip
 HEAVY = [
     "torch",

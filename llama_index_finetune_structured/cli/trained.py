@@ -53,7 +53,8 @@ def loss_curve_of(run: Any) -> Sequence[Mapping[str, Any]]:
 
 def training_of(run: Any) -> tuple[float, int] | None:
     """Hours of training and number of training examples of a run's folder; None where there is none."""
-    trained = find_trained(run) if isinstance(run, str) else None
+    # of the run itself: its folder may be one whose later version serves
+    trained = find_trained(str(Path(run) / "adapter")) if isinstance(run, str) else None
     if trained is None or trained.run is None:
         return None
     return sum(float(entry.get("seconds", 0)) for entry in loss_curve_of(run)) / 3600, trained.card.rows

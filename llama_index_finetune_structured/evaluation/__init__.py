@@ -8,6 +8,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from ..llms.prices import Prices
+    from .calibration import acalibrate, calibrate
     from .comparison import acompare, compare
     from .export_parity import FormParity, Parity, parity
     from .learning_curves import LearningCurve, learning_curve
@@ -15,19 +16,23 @@ if TYPE_CHECKING:
     from .report.gap import Gap
     from .report.terminal import FittedTable
     from .results import ScoredRow
+    from .run.kept_trust import KeptTrust
     from .run.usable_rows import LeftOut
     from .score.answers import FieldScore
     from .score.failures import Failure
     from .score.intervals import Difference
     from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
     from .score.rules import FieldRule, embedding_similarity
+    from .score.trust_figures import FieldTrustScore, ReliabilityBin, RiskCoverage, TrustScore
     from .scorecard import Scorecard
+    from .selection import aselect, select
     from .texts import TextAnswer, TextRow, TextScore, TextScorecard, compare_texts
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "..llms.prices": ["Prices"],
+            ".calibration": ["acalibrate", "calibrate"],
             ".comparison": ["acompare", "compare"],
             ".export_parity": ["FormParity", "Parity", "parity"],
             ".learning_curves": ["LearningCurve", "learning_curve"],
@@ -35,13 +40,16 @@ else:
             ".report.gap": ["Gap"],
             ".report.terminal": ["FittedTable"],
             ".results": ["ScoredRow"],
+            ".run.kept_trust": ["KeptTrust"],
             ".run.usable_rows": ["LeftOut"],
             ".score.answers": ["FieldScore"],
             ".score.failures": ["Failure"],
             ".score.intervals": ["Difference"],
             ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
+            ".score.trust_figures": ["FieldTrustScore", "ReliabilityBin", "RiskCoverage", "TrustScore"],
             ".scorecard": ["Scorecard"],
+            ".selection": ["aselect", "select"],
             ".texts": ["TextAnswer", "TextRow", "TextScore", "TextScorecard", "compare_texts"],
         },
     )
@@ -53,15 +61,19 @@ __all__ = [
     "FieldMetrics",
     "FieldRule",
     "FieldScore",
+    "FieldTrustScore",
     "FittedTable",
     "FormParity",
     "Gap",
     "Interval",
+    "KeptTrust",
     "LearningCurve",
     "LeftOut",
     "Metrics",
     "Parity",
     "Prices",
+    "ReliabilityBin",
+    "RiskCoverage",
     "Scorecard",
     "ScoredAnswer",
     "ScoredRow",
@@ -70,10 +82,15 @@ __all__ = [
     "TextRow",
     "TextScore",
     "TextScorecard",
+    "TrustScore",
+    "acalibrate",
     "acompare",
+    "calibrate",
+    "aselect",
     "compare",
     "compare_texts",
     "embedding_similarity",
     "learning_curve",
     "parity",
+    "select",
 ]

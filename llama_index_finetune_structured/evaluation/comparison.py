@@ -9,13 +9,15 @@ from pydantic import BaseModel, JsonValue
 
 from ..background import blocking
 from ..example import Example
-from .results import ScoredRow, differences_of, resamples_of, system_scores
+from ..local.schema.bounds import schema_key
+from .results import ScoredRow, differences_of, resamples_of, system_scores, trust_scores
 from .run.ask import AskSettings, SystemAnswers, ask_systems
 from .run.systems import System, question_of
 from .run.target import AnswerTarget
 from .run.usable_rows import LeftOut, usable_targets
 from .score.grading import FieldPlan, grade
 from .score.rules import Rules
+from .score.trust_probabilities import with_probabilities
 from .scorecard import Scorecard
 
 __all__ = ["acompare", "compare", "score_rows", "summarise"]
@@ -76,6 +78,16 @@ def score_rows(
     targets: Sequence[AnswerTarget], answers: Mapping[str, SystemAnswers], plan: FieldPlan
 ) -> list[ScoredRow]:
     """One row per target, with every system's answer scored against the target's gold answer."""
+    documents = [target.example.document_id for target in targets]
+    schemas = [None if target.schema is None else schema_key(target.schema) for target in targets]
+    scored = {
+        name: with_probabilities(
+            [grade(answer, target, plan) for answer, target in zip(system.answers, targets, strict=True)],
+            documents,
+            schemas,
+        )
+        for name, system in answers.items()
+    }
     return [
         ScoredRow(
             example_id=target.example.id,
@@ -84,7 +96,7 @@ def score_rows(
             document_id=target.example.document_id,
             split=target.example.split,
             usage=target.example.usage,
-            answers={name: grade(system.answers[at], target, plan) for name, system in answers.items()},
+            answers={name: graded[at] for name, graded in scored.items()},
         )
         for at, target in enumerate(targets)
     ]
@@ -106,6 +118,7 @@ def summarise(
         systems=system_scores(rows, plan.kinds, wall_seconds, resamples),
         differences=tuple(differences_of(list(answers), plan.kinds, resamples)),
         rows=tuple(rows),
+        trust=trust_scores(rows),
         left_out=left_out,
         settings=facts | dict(notes or {}),
     )

@@ -14,6 +14,7 @@ from .run.usable_rows import LeftOut
 from .score.failures import failure_sentences
 from .score.intervals import Difference, Resamples, check_metric, metric_names
 from .score.metrics import ScoredAnswer, SystemScore, system_score
+from .score.trust_figures import TrustScore, trust_score
 
 __all__ = [
     "TEACHER",
@@ -23,6 +24,7 @@ __all__ = [
     "main_system",
     "resamples_of",
     "system_scores",
+    "trust_scores",
 ]
 
 TEACHER = "teacher"
@@ -62,6 +64,7 @@ class ScoreTable(BaseModel):
     differences: tuple[Difference, ...] = ()
     rows: tuple[ScoredRow, ...]
     left_out: tuple[LeftOut, ...] = ()
+    trust: dict[str, TrustScore] = Field(default_factory=dict)
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
@@ -81,6 +84,8 @@ class ScoreTable(BaseModel):
         pairs = {(known.system, known.against) for known in self.differences}
         if len(self.differences) != len(pairs) * len(metrics):
             raise ValueError("a difference is missing")
+        if not self.trust.keys() <= self.systems.keys():
+            raise ValueError("figures of trust are of no system")
         return self
 
     def difference(self, system: str, against: str, metric: str = "field_score") -> Difference:
@@ -153,6 +158,13 @@ def system_scores(
         intervals = {metric: resamples.interval(name, metric) for metric in metric_names(kinds)}
         scores[name] = score.model_copy(update={"intervals": intervals})
     return scores
+
+
+def trust_scores(rows: Sequence[ScoredRow]) -> dict[str, TrustScore]:
+    """System -> figures of its answers' probabilities, for those that have any."""
+    documents = [row.document_id for row in rows]
+    scores = {name: trust_score([row.answers[name] for row in rows], documents) for name in rows[0].answers}
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def differences_of(names: Sequence[str], kinds: dict[str, str], resamples: Resamples) -> Iterator[Difference]:

@@ -34,6 +34,7 @@ class Scorecard(ScoreTable):
             ``intervals`` (by metric), ``seconds_per_answer``, ``errors`` (kind -> count) and others.
         differences: Of every system to the first one and to the teacher, in every metric.
         rows: Every example with every system's answer.
+        trust: System -> how far the probabilities of its answers can be trusted, for systems that give any.
         left_out: The examples that were not asked, since their own answer is not valid, each with the reason.
         settings: Facts about the run, for readers: ``concurrency``, ``timeout_s`` and ``compare``'s notes.
         created: Time of the comparison, ISO 8601, UTC.

@@ -1,17 +1,19 @@
-"""The texts that the values of one call's answer are copied from, and where they stand in them."""
+"""The texts of one call's messages: what grounded values are copied from, and where all values stand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_index.core.base.llms.types import ChatMessage
 
-from ..example import loads
+from ..example import json_span, loads
 from ..formats.wire import message_of
-from ..local.schema.grounding import GroundedSchema, Grounding
+from ..local.schema.grounding import GroundedSchema, Grounding, grounded_leaves
 from ..local.schema.message_texts import caller_texts
+from ..trust.answer_trust import Trust
+from ..trust.evidence import with_evidence
 
 if TYPE_CHECKING:
     from ..local.generate.grounding import PromptTexts
@@ -21,35 +23,34 @@ __all__ = ["AnswerSource"]
 
 @dataclass(frozen=True)
 class AnswerSource:
-    """The messages of a call as the source of grounded values.
+    """The messages of a call as the source of its answer's values.
 
-    ``texts``: what the grammar lets the values copy. ``contents``: ``ChatMessage.content`` of the messages by index;
-    None for instructions.
+    ``contents``: ``ChatMessage.content`` of the messages by index; None for instructions. ``texts``: what the grammar
+    lets grounded values copy; None: no value is grounded.
     """
 
-    texts: PromptTexts
     contents: tuple[str | None, ...]
+    texts: PromptTexts | None
 
     @classmethod
-    def of(cls, messages: Sequence[ChatMessage], schema: GroundedSchema) -> AnswerSource:
-        """The source that messages are for answers to a schema."""
-        from ..local.generate.grounding import PromptTexts
-
+    def of(cls, messages: Sequence[ChatMessage], schema: GroundedSchema | None) -> AnswerSource:
+        """The source that messages are for answers to a schema; ``schema`` None: without grounded values."""
         wired = [message_of(message, text_only=True) for message in messages]
-        if schema.system_messages:
+        if schema is not None and schema.system_messages:
             wired = [message.model_copy(update={"role": "user"}) for message in wired]
         texts = [caller_texts([message]) for message in wired]
-        contents = (message.content if text else None for message, text in zip(messages, texts, strict=True))
-        return cls(
-            PromptTexts(Grounding(schema, tuple(text for [text] in filter(None, texts)))), tuple(contents)
+        contents = tuple(
+            message.content if text else None for message, text in zip(messages, texts, strict=True)
         )
+        if schema is None:
+            return cls(contents, None)
+        from ..local.generate.grounding import PromptTexts
 
-    def evidence(self, answer: str) -> list[dict[str, Any]]:
-        """As ``evidence_of``, for an answer's text; empty where it is no JSON, as one that was cut."""
-        from ..local.generate.evidence import evidence_of
+        return cls(contents, PromptTexts(Grounding(schema, tuple(text for [text] in filter(None, texts)))))
 
-        try:
-            value = loads(answer)
-        except ValueError:
-            return []
-        return evidence_of(value, self.texts.schema, self.contents)
+    def evidence(self, trust: Trust, answer: str) -> Trust:
+        """The trust in an answer, with where its values stand. ``answer``: its text, which has JSON."""
+        if self.texts is None:
+            return with_evidence(trust, self.contents)
+        leaves = grounded_leaves(self.texts.schema.answer, loads(json_span(answer)))
+        return with_evidence(trust, self.contents, {leaf.path for leaf, _ in leaves})

@@ -26,7 +26,7 @@ try:
     from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
     from openai import omit
 
-    from .masked_errors import MaskedErrors
+    from .server_confidence import ServerConfidence
 except ImportError as error:
     raise MissingDependencyError("llama-index-llms-openai", "openai", "a hosted LLM") from error
 
@@ -40,7 +40,7 @@ _MODES = {
 }
 
 
-class _Hosted(MaskedErrors):
+class _Hosted(ServerConfidence):
     """What both classes below add to LlamaIndex's: secrets that are in no repr, dump or pickle, and the transport."""
 
     transport: Transport | None = Field(
@@ -116,6 +116,9 @@ class HostedOpenAI(_Hosted):
         **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
 
     Attributes:
+        confidence: Whether structured answers come with their ``Trust``, by the server's log-probabilities; False by
+            default, since not every service has them.
+        calibrations: How probabilities are calibrated for the answers to a schema, by its key.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -135,6 +138,9 @@ class HostedOpenAILike(_Hosted, OpenAILike):  # type: ignore[misc]
         **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
 
     Attributes:
+        confidence: Whether structured answers come with their ``Trust``, by the server's log-probabilities; False by
+            default, since not every service has them.
+        calibrations: How probabilities are calibrated for the answers to a schema, by its key.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 

@@ -23,6 +23,7 @@ from ..formats.wire import message_of
 from ..jsonl import require_utf8
 from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
 from ..trust.answer_trust import Trust, trust_in_tokens
+from ..trust.lookup import TRUST, note_answer
 from ..trust.tokens import AnswerToken
 from .answer_source import AnswerSource
 from .call_options import CallOptions
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LocalCall",
     "as_chat",
+    "finished_trust",
     "prompt_ids",
     "require_encodable",
     "schema_reserve",
@@ -52,8 +54,8 @@ _SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described field
 class LocalCall:
     """One call of a loaded model. Each may be generated once, in one of four ways.
 
-    ``source``: what grounded values are copied from; None: the answer has none. ``calibration``: of the trust in the
-    answer; None: how sure it is is not asked.
+    ``source``: the messages' texts; None: the prompt has none, or nobody asks for them. ``calibration``: of the trust
+    in the answer; None: how sure it is is not asked.
     """
 
     model: LocalModel
@@ -152,25 +154,33 @@ class LocalCall:
             return CompletionResponse(text=text, delta=delta)
         usage = {"prompt_tokens": len(self.request.prompt), "completion_tokens": len(result.tokens)}
         raw: dict[str, Any] = {"usage": usage, "finish_reason": result.finish_reason}
-        if self.source is not None:
-            raw["evidence"] = self.source.evidence(text)
         if self.calibration is not None and (trust := self.trust(text, result)) is not None:
-            raw["trust"] = self.calibration.applied(trust).model_dump(mode="json")
+            raw[TRUST] = finished_trust(trust, text, self.source, self.calibration)
         return CompletionResponse(text=text, delta=delta, raw=raw)
 
     def trust(self, text: str, result: GenerationResult) -> Trust | None:
-        """The trust in an answer by its tokens, without probabilities yet; None where its text is no JSON."""
+        """The trust in an answer by its tokens, without probabilities yet; None where its text has no JSON."""
         try:
             texts = self.model.token_texts(result.tokens)
         except ConfigurationError:  # no grammar can be made with this tokenizer, and none was asked for
-            return None
+            return trust_in_tokens(text)
         stop = [b""] * (len(result.probabilities) - len(texts))
         pairs = zip([*texts, *stop], result.probabilities, strict=True)
         return trust_in_tokens(text, [AnswerToken(text, *scores) for text, scores in pairs])
 
 
+def finished_trust(
+    trust: Trust, text: str, source: AnswerSource | None, calibration: Calibration
+) -> dict[str, Any]:
+    """The trust in an answer as ``raw`` has it: with probabilities, and where the values stand."""
+    calibrated = calibration.applied(trust)
+    found = calibrated if source is None else source.evidence(calibrated, text)
+    return found.model_dump(mode="json")
+
+
 def as_chat(completion: CompletionResponse) -> ChatResponse:
     """The chat response with the text of a completion."""
+    note_answer(completion.text, completion.raw)
     message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
     return ChatResponse(message=message, delta=completion.delta, raw=completion.raw)
 

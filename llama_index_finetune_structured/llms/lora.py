@@ -78,9 +78,10 @@ class LoraLLM(LocalChatLLM):
         batch_size: Most calls generated together in one batch; 8 by default.
         bounds: Bounds of lists and strings.
         grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
-            True by default. ``raw["evidence"]`` of a response says where they stand.
+            True by default.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
+            ``trust_of`` gives it for all that LlamaIndex returns.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
         schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;

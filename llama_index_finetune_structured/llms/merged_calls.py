@@ -25,8 +25,9 @@ from ..json_schema import find_error
 from ..local.schema.list_items import ListRules
 from ..printable import package_logger
 from ..trust.answer_trust import Trust, merged_trust
+from ..trust.lookup import TRUST
 from .call_options import CallOptions
-from .local_calls import LocalCall
+from .local_calls import LocalCall, finished_trust
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -91,8 +92,8 @@ class MergedCall:
     """One structured call that is answered by several requests in one batch.
 
     ``windows``: for each window of the text, the call of its first answer and those of its draws. ``schema``: of the
-    answer. ``rules``: how the answers of windows are merged; None: there is one window. ``source``: what grounded
-    values are copied from; None: the answer has none. ``calibration``: as of ``LocalCall``.
+    answer. ``rules``: how the answers of windows are merged; None: there is one window. ``source``: the texts of
+    all messages; with ``calibration`` as of ``LocalCall``.
 
     Each may be generated once, in one of four ways. When the caller goes away, all requests are cancelled. An error of
     a first answer is raised; draws that fail, are cut or do not fit the schema do not count.
@@ -220,10 +221,8 @@ class _GrowingAnswer:
         reply = self._merged()
         usage = {"prompt_tokens": self._prompt_tokens, "completion_tokens": self._completion_tokens}
         raw: dict[str, Any] = {"usage": usage, "finish_reason": reply.finish_reason}
-        if self._call.source is not None:
-            raw["evidence"] = self._call.source.evidence(reply.text)
         if self._call.calibration is not None and reply.trust is not None:
-            raw["trust"] = self._call.calibration.applied(reply.trust).model_dump(mode="json")
+            raw[TRUST] = finished_trust(reply.trust, reply.text, self._call.source, self._call.calibration)
         text = reply.text
         delta = text[len(self._shown) :] if text.startswith(self._shown) else ""
         return CompletionResponse(text=text, delta=delta, raw=raw)

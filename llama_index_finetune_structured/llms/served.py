@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseAsyncGen, ChatResponseGen
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
@@ -20,7 +20,9 @@ from ..local.schema.text_order import with_free_keys
 from .hosted import HostedOpenAILike
 from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
+from .server_confidence import structured_reply
 from .structured import bare_prompt, parse_response, request_schema, with_schema
+from .trained_settings import trained_settings
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -43,6 +45,9 @@ class ServedLora(HostedOpenAILike):
         **options: Fields of LlamaIndex's class, such as ``api_base`` and ``temperature``.
 
     Attributes:
+        confidence: Whether structured answers come with their ``Trust``, by the server's log-probabilities; True by
+            default.
+        calibrations: How probabilities are calibrated for the answers to a schema, by its key.
         bounds: Bounds of lists and strings.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         system_messages: The form in which training's chat template took system messages: ``own`` (default),
@@ -51,6 +56,7 @@ class ServedLora(HostedOpenAILike):
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
+    confidence: bool = Field(default=True, description="Whether structured answers come with their trust.")
     bounds: AnswerBounds = Field(default_factory=AnswerBounds, description="Bounds of lists and strings.")
     chat_prompts: bool = Field(
         default=True, description="Whether prompts are LlamaIndex's chat prompts, as in training."
@@ -87,8 +93,11 @@ class ServedLora(HostedOpenAILike):
             StructuredAnswerError: The answer does not fit.
         """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
-        response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
-        return parse_response(output_cls, response)
+        with structured_reply(output_cls) as reply:
+            response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
+        answer = parse_response(output_cls, response)
+        reply.remember(answer)
+        return answer
 
     @dispatcher.span
     async def astructured_predict(
@@ -110,8 +119,11 @@ class ServedLora(HostedOpenAILike):
             StructuredAnswerError: As ``structured_predict()``.
         """
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
-        response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
-        return parse_response(output_cls, response)
+        with structured_reply(output_cls) as reply:
+            response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
+        answer = parse_response(output_cls, response)
+        reply.remember(answer)
+        return answer
 
     def _structured_stream_call(
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -137,29 +149,10 @@ class ServedLora(HostedOpenAILike):
     ) -> dict[str, Any]:
         return with_schema(output_cls, llm_kwargs)
 
-    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        response: ChatResponse = super()._chat(
-            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
-        )
-        return response
-
-    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        response: ChatResponse = await super()._achat(
-            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
-        )
-        return response
-
-    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        stream: ChatResponseGen = super()._stream_chat(
-            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
-        )
-        return stream
-
-    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        stream: ChatResponseAsyncGen = await super()._astream_chat(
-            self._trained_messages(messages, kwargs), **self._bounded(kwargs)
-        )
-        return stream
+    def _request(
+        self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
+    ) -> tuple[Sequence[ChatMessage], dict[str, Any]]:
+        return self._trained_messages(messages, kwargs), self._bounded(kwargs)
 
     def _trained_messages(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
@@ -207,6 +200,7 @@ def served_llm(
     card = read_folder_card(Path(adapter))
     as_trained: dict[str, Any] = {
         "bounds": card.bounds,
+        "calibrations": trained_settings(card).get("calibrations", {}),
         "chat_prompts": card.chat_prompts,
         "system_messages": card.system_messages,
         "schema_prompt": card.schema_prompt,

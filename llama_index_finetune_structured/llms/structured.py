@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.output_parsers import PydanticOutputParser
@@ -22,8 +22,9 @@ from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import compact_json, json_span, loads
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
-from ..trust.answer_trust import Trust
-from ..trust.lookup import TRUST, remember_trust
+from ..trust.answer_trust import Trust, trust_in_rest
+from ..trust.lookup import trust_in_raw
+from .synthesized_answers import keep_trust
 
 __all__ = [
     "StructuredAnswerEvent",
@@ -51,10 +52,12 @@ class StructuredAnswerEvent(BaseEvent):
     Attributes:
         bound_hits: JSON pointers into the schema at which a bound may have cut the answer.
         retries: Further attempts because the answer did not fit, 0 or 1.
+        trust: How sure the answer is; None where the call failed, or that is not known.
     """
 
     bound_hits: list[str]
     retries: int = 0
+    trust: Trust | None = None
 
     @classmethod
     def class_name(cls) -> str:
@@ -71,14 +74,19 @@ class StructuredCall:
     """
 
     def __init__(
-        self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None, bounds: AnswerBounds | None
+        self,
+        output_cls: type[BaseModel],
+        llm_kwargs: Mapping[str, Any] | None,
+        bounds: AnswerBounds | None,
+        messages: Sequence[ChatMessage] = (),
     ) -> None:
-        """``bounds``: those of the grammar; None: no grammar, and one attempt only."""
-        self._output_cls, self._bounds = output_cls, bounds
+        """``bounds``: those of the grammar; None: no grammar, and one attempt only. ``messages``: of the call."""
+        self._output_cls, self._bounds, self._messages = output_cls, bounds, messages
         self._kwargs = with_schema(output_cls, llm_kwargs)
         self._distinct = bounds is not None and (schema_key(class_schema(output_cls)) in bounds.distinct)
         self._text, self._attempts = "", 0
         self._outcome: BaseModel | StructuredAnswerError | None = None
+        self._trust: Trust | None = None
 
     def attempts(self) -> Iterator[dict[str, Any]]:
         """Keyword arguments of each chat call. Pass its response to ``record`` before the next iteration."""
@@ -90,25 +98,28 @@ class StructuredCall:
         """Parse the response of an attempt; None, a stream without a chunk, is an empty answer."""
         self._attempts += 1
         self._text = "" if response is None else response.message.content or ""
+        self._trust = None if response is None else trust_in_raw(response.raw)
         try:
             self._outcome = self._parsed(response)
-            if response is not None and isinstance(response.raw, Mapping) and TRUST in response.raw:
-                remember_trust(self._outcome, Trust.model_validate(response.raw[TRUST]))
         except StructuredAnswerError as error:
-            self._outcome = error
+            self._outcome, self._trust = error, None
 
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
         answer = parse_response(self._output_cls, response)
         value = loads(json_span(self._text)) if self._distinct else None
         if (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
-                return parse_answer(self._output_cls, json.dumps(distinct))
+                answer = parse_answer(self._output_cls, json.dumps(distinct))
+                self._trust = self._trust and trust_in_rest(self._trust, distinct)
         return answer
 
     def result(self) -> BaseModel:
         """The object, after a ``StructuredAnswerEvent``. Raises StructuredAnswerError where no answer fits."""
         hits = [] if self._bounds is None else _bound_hits(self._output_cls, self._text, self._bounds)
-        dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=max(0, self._attempts - 1)))
+        retries = max(0, self._attempts - 1)
+        if isinstance(self._outcome, BaseModel) and self._trust is not None:
+            keep_trust(self._outcome, self._trust, self._messages)
+        dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=retries, trust=self._trust))
         if isinstance(self._outcome, BaseModel):
             return self._outcome
         attempts = " (asked twice)" if self._attempts > 1 else ""

@@ -86,7 +86,7 @@ class StructuredAnswersLLM(LLM):
             StructuredAnswerError: The answer does not fit, and the second attempt neither.
         """
         _emit_start(output_cls, prompt, prompt_args)
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
         for keywords in call.attempts():
             call.record(self.chat(messages, **keywords))
         result = call.result()
@@ -113,7 +113,7 @@ class StructuredAnswersLLM(LLM):
             StructuredAnswerError: As ``structured_predict()``.
         """
         _emit_start(output_cls, prompt, prompt_args)
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
         for keywords in call.attempts():
             call.record(await self.achat(messages, **keywords))
         result = call.result()
@@ -127,7 +127,7 @@ class StructuredAnswersLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
         for keywords in call.attempts():
             partial: Any = None
             response: ChatResponse | None = None
@@ -144,7 +144,7 @@ class StructuredAnswersLLM(LLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
-        call, messages = self._structured_call(output_cls, llm_kwargs), self._messages(prompt, prompt_args)
+        call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
 
         async def partials() -> AsyncGenerator[Any, None]:
             for keywords in call.attempts():
@@ -166,11 +166,12 @@ class StructuredAnswersLLM(LLM):
     def _answer_source(
         self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None
     ) -> AnswerSource | None:
-        """What the grounded values of an answer are copied from; None where no value is grounded."""
-        if schema is None or not (self.grounded and self.constrained and self.bounds.grounded and messages):
+        """Where the values of an answer stand; None where no value is grounded and trust is not asked for."""
+        if schema is None or not messages:
             return None
-        grounded = self.bounds.grounded.get(schema_key(schema))
-        return None if grounded is None else AnswerSource.of(messages, grounded)
+        applies = self.grounded and self.constrained and bool(self.bounds.grounded)
+        grounded = self.bounds.grounded.get(schema_key(schema)) if applies else None
+        return AnswerSource.of(messages, grounded) if grounded or self.confidence else None
 
     def _calibration(self, schema: Mapping[str, Any] | None) -> Calibration | None:
         """How the probabilities of answers to a schema are calibrated; None where trust is not asked for."""
@@ -179,9 +180,15 @@ class StructuredAnswersLLM(LLM):
         return self.calibrations.get(schema_key(schema), Calibration())
 
     def _structured_call(
-        self, output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None
-    ) -> StructuredCall:
-        return StructuredCall(output_cls, llm_kwargs, self.bounds if self.constrained else None)
+        self,
+        output_cls: type[BaseModel],
+        llm_kwargs: Mapping[str, Any] | None,
+        prompt: BasePromptTemplate,
+        prompt_args: Mapping[str, Any],
+    ) -> tuple[StructuredCall, list[ChatMessage]]:
+        messages = self._messages(prompt, prompt_args)
+        bounds = self.bounds if self.constrained else None
+        return StructuredCall(output_cls, llm_kwargs, bounds, messages), messages
 
 
 def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:

@@ -21,4 +21,5 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "schema_tokens": card.schema_tokens,
         "trained_schemas": list(card.schemas),
         "schema_prompt": card.schema_prompt,
+        "calibrations": card.calibrations,
     }

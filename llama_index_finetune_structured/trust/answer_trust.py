@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ..example import canonical_json, compact_json, loads
+from ..example import canonical_json, compact_json, json_span, loads
 from .json_spans import JsonPath, json_spans
 from .tokens import AnswerToken, TokenPlaces
 
-__all__ = ["EndTrust", "Evidence", "FieldTrust", "LogProbability", "Trust", "merged_trust", "trust_in_tokens"]
+__all__ = [
+    "EndTrust",
+    "Evidence",
+    "FieldTrust",
+    "LogProbability",
+    "Trust",
+    "merged_trust",
+    "trust_in_rest",
+    "trust_in_tokens",
+]
+
+_LEAST = -1000.0  # of one token; chosen: JSON has no infinity, and this is as impossible
 
 
 class LogProbability(BaseModel):
@@ -39,11 +49,9 @@ class LogProbability(BaseModel):
         """
         if not tokens:
             return cls(total=0.0, least=0.0, unmasked=0.0)
-        return cls(
-            total=sum(token.allowed for token in tokens),
-            least=min(token.allowed for token in tokens),
-            unmasked=sum(token.unmasked for token in tokens),
-        )
+        allowed = [max(token.allowed, _LEAST) for token in tokens]
+        unmasked = sum(max(token.unmasked, _LEAST) for token in tokens)
+        return cls(total=sum(allowed), least=min(allowed), unmasked=unmasked)
 
     def joined(self, others: Iterable[LogProbability]) -> LogProbability:
         """Those of several runs of tokens together.
@@ -60,14 +68,16 @@ class LogProbability(BaseModel):
 
 
 class Evidence(BaseModel):
-    """Where a value stands in the messages of its call.
+    """Where a value stands in the messages of its call, and in the retrieved node that this text is from.
 
     Attributes:
         text: The text there, which may spell the value otherwise.
         message: Index of the message.
-        start: Offset of the text in the message's content, in characters.
+        start: Offset of the text in the message's ``content``, in characters.
         end: Offset behind the text.
-        node_id: Id of the retrieved node that the text is from; None where that is not known.
+        node_id: Of a query engine's answer, id of the source node that the text is from; None where it is from none.
+        node_start: Offset of the text in ``node.get_content(metadata_mode=MetadataMode.LLM)``.
+        node_end: Offset behind the text there.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,6 +87,8 @@ class Evidence(BaseModel):
     start: int
     end: int
     node_id: str | None = None
+    node_start: int | None = None
+    node_end: int | None = None
 
 
 class FieldTrust(BaseModel):
@@ -86,7 +98,8 @@ class FieldTrust(BaseModel):
         path: Keys and indices that lead to the value.
         value: The value: a text, number, boolean or null, or an empty list or object.
         probability: That the value is right; None where no token probabilities are known.
-        evidence: Where it stands in the prompt; None where it was not found there.
+        evidence: Where it stands in the messages; None where it was not found there. Booleans, null, empty texts and
+            empty lists and objects are not searched.
         presence: Of the tokens by which there is a value: key, and of a list's item the comma before it.
         writing: Of the value's own tokens.
     """
@@ -142,26 +155,26 @@ class Trust(BaseModel):
     tokens: LogProbability | None = None
 
 
-def trust_in_tokens(text: str, tokens: Sequence[AnswerToken]) -> Trust | None:
+def trust_in_tokens(text: str, tokens: Sequence[AnswerToken] = ()) -> Trust | None:
     """The trust in an answer by its tokens, without probabilities yet.
 
-    None where the text is no JSON, or the tokens are not the text's. ``tokens`` may end with a stop token.
+    None where the text has no JSON. ``tokens`` may end with a stop token; where they are not the text's, or the text
+    is more than its JSON, nothing is known of how sure the answer is.
     """
     try:
-        places = TokenPlaces(text, [token.text for token in tokens])
-        spans, value = list(json_spans(text)), loads(text)
+        inner = json_span(text)
+        spans, value = list(json_spans(inner)), loads(inner)
     except ValueError:
         return None
-    of = functools.partial(_between, tokens, places)
+    of = _probabilities(inner, tokens)
     leads = {span.path: of(span.lead, span.start) for span in spans}
     return Trust(
         fields=tuple(
             FieldTrust(
                 path=span.path,
                 value=found,
-                presence=leads[span.path].joined(
-                    leads[span.path[:depth]] for depth in range(1, len(span.path))
-                ),
+                presence=_joined(leads[span.path[:depth]] for depth in range(len(span.path), 0, -1))
+                or leads[span.path],
                 writing=of(span.start, span.stop),
             )
             for span in spans
@@ -172,12 +185,47 @@ def trust_in_tokens(text: str, tokens: Sequence[AnswerToken]) -> Trust | None:
             for span in spans
             if span.ending is not None
         ),
-        tokens=LogProbability.of(tokens),
+        tokens=None if of(0, len(inner)) is None else LogProbability.of(tokens),
     )
 
 
-def _between(tokens: Sequence[AnswerToken], places: TokenPlaces, start: int, stop: int) -> LogProbability:
-    return LogProbability.of(tokens[places.between(start, stop)])
+def _probabilities(text: str, tokens: Sequence[AnswerToken]) -> Callable[[int, int], LogProbability | None]:
+    """Of the tokens of some characters; None where the tokens are not those of the text."""
+    try:
+        places = TokenPlaces(text, [token.text for token in tokens])
+    except ValueError:
+        return lambda _start, _stop: None
+    return lambda start, stop: LogProbability.of(tokens[places.between(start, stop)])
+
+
+def _joined(every: Iterable[LogProbability | None]) -> LogProbability | None:
+    """Of several runs of tokens; None where there are none, or one is not known."""
+    first, *others = [*every] or [None]
+    known = [one for one in others if one is not None]
+    return None if first is None or len(known) < len(others) else first.joined(known)
+
+
+def trust_in_rest(trust: Trust, value: Any) -> Trust:
+    """The trust in an answer of which values at the ends of lists were left out.
+
+    Args:
+        trust: The trust in the whole answer.
+        value: What is left of it.
+    """
+    return trust.model_copy(
+        update={
+            "fields": tuple(field for field in trust.fields if _has(value, field.path)),
+            "ends": tuple(end for end in trust.ends if _has(value, end.path)),
+        }
+    )
+
+
+def _has(value: Any, path: JsonPath) -> bool:
+    try:
+        _value_at(value, path)
+    except LookupError:
+        return False
+    return True
 
 
 def _value_at(value: Any, path: JsonPath) -> Any:
@@ -203,11 +251,9 @@ def merged_trust(value: Any, parts: Sequence[tuple[Any, Trust]]) -> Trust:
             fields.append(found.model_copy(update={"path": span.path}))
         if span.ending is not None:
             endings = list(filter(None, (part.ending(*places) for part in known)))
-            joined = endings[0].joined(endings[1:]) if endings else None
-            ends.append(EndTrust(path=span.path, ending=joined))
+            ends.append(EndTrust(path=span.path, ending=_joined(endings)))
     every = [trust.tokens for _, trust in parts if trust.tokens is not None]
-    tokens = every[0].joined(every[1:]) if every else None
-    return Trust(fields=tuple(fields), ends=tuple(ends), tokens=tokens)
+    return Trust(fields=tuple(fields), ends=tuple(ends), tokens=_joined(every))
 
 
 _Place = tuple[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..local.model.prompts import schema_prompt_of
 from ..local.train.settings import LoraSettings
 from ..printable import package_logger
 
-__all__ = ["FEW_ROWS", "DividedRows", "Rows", "precision_of", "rows_text"]
+__all__ = ["FEW_ROWS", "DividedRows", "RowSource", "Rows", "precision_of", "require_schemas", "rows_text"]
 
 _log = package_logger(__name__)
 
@@ -37,7 +37,7 @@ _POINTS_OF_ONE = 98  # half the width of a rate's 95% interval at one row, in po
 
 
 @dataclass(frozen=True)
-class _Source:
+class RowSource:
     """Data as it was given, and its rows with their places; with a class, as the class writes them."""
 
     name: str
@@ -45,7 +45,7 @@ class _Source:
     rows: tuple[SourceRow, ...]
 
     @classmethod
-    def of(cls, data: Rows, output_cls: type[BaseModel] | None) -> _Source:
+    def of(cls, data: Rows, output_cls: type[BaseModel] | None) -> RowSource:
         """Read the rows. Raises DatasetError with every line that cannot be read, or that the class refuses."""
         source = as_source(data)
         rows = parsed_rows(source, "local")
@@ -91,7 +91,7 @@ class DividedRows:
     held_out: FinetuneDataset
     by: str | None
     seed: int
-    sources: tuple[_Source, ...]
+    sources: tuple[RowSource, ...]
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
@@ -99,14 +99,14 @@ class DividedRows:
         cls, data: Rows, validation: Rows | None, output_cls: type[BaseModel] | None, seed: int
     ) -> DividedRows:
         """Read and divide. Raises DatasetError where rows cannot be read, divided or scored."""
-        source = _Source.of(data, output_cls)
+        source = RowSource.of(data, output_cls)
         name = Path(source.name).name
         if validation is None:
             parts = cls(name, *_divided(source.examples, seed), seed, (source,))
             parts._remark_on_split(len(source.rows))
         else:
             try:
-                held_out = _Source.of(validation, output_cls)
+                held_out = RowSource.of(validation, output_cls)
             except DatasetError as error:
                 raise DatasetError(f"validation: {error}") from error
             train = FinetuneDataset(source.examples)
@@ -182,11 +182,7 @@ class DividedRows:
 
     def _require_schemas(self) -> None:
         for part, rows in (("rows to train on", self.train), ("held-out rows", self.held_out)):
-            if all(example.answer_schema is None for example in rows):
-                raise DatasetError(
-                    f"{self.name}: none of the {len(rows)} {part} has a schema of its answer, by which structured "
-                    "answers are made and scored; pass output_cls= (--schema), or capture with output_cls"
-                )
+            require_schemas(self.name, part, list(rows))
 
 
 def _divided(examples: list[Example], seed: int) -> tuple[FinetuneDataset, FinetuneDataset, str]:
@@ -204,6 +200,15 @@ def _divided(examples: list[Example], seed: int) -> tuple[FinetuneDataset, Finet
 def _with_documents(rows: Iterable[Example]) -> FinetuneDataset:
     """The rows with the document of their first source where they name none, for intervals over documents."""
     return FinetuneDataset(e.model_copy(update={"document_id": document_of(e)}) for e in rows)
+
+
+def require_schemas(name: str, part: str, rows: Collection[Example]) -> None:
+    """Raise DatasetError where no row has a schema."""
+    if all(example.answer_schema is None for example in rows):
+        raise DatasetError(
+            f"{name}: none of the {len(rows)} {part} has a schema of its answer, by which structured answers are made "
+            "and scored; pass output_cls= (--schema), or capture with output_cls"
+        )
 
 
 def rows_text(number: int) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,10 @@ from ..checksums import read_checked_json, with_checksum
 from ..dataset import FinetuneDataset
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import ConfigurationError
-from ..evaluation.comparison import compare
 from ..evaluation.scorecard import Scorecard
 from ..example import Example, content_hash
-from ..files import read_json, write_json
+from ..files import write_json
 from ..llms.lora import LoraLLM
-from ..local.model.adapter import read_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, resolve
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT
 from ..local.train.distributed import DistributedRun
@@ -33,16 +31,14 @@ from ..locks import locked_folder
 from ..printable import package_logger
 from ..progress_bar import progress_line
 from .rows import FEW_ROWS, DividedRows, Rows, precision_of, rows_text
+from .scored_run import ANSWERS, HELD_OUT, REPORT, SCORECARD, TRAIN, WRITTEN, ScoredRun
 
-__all__ = ["TuningResult", "base_of", "run_tuning", "tune"]
+__all__ = ["RECORD", "TuningResult", "base_of", "run_tuning", "settings_of_run", "tune"]
 
 _log = package_logger(__name__)
 
 _OUTPUT = Path("tune-output")
-_RECORD, _TRAIN, _HELD_OUT = "tuning.json", "train.jsonl", "validation.jsonl"
-_SCORECARD, _REPORT, _ANSWERS = "scorecard.json", "report.html", "answers"
-# Without the folder of answers, where nothing is replaced: it holds the run's lock, which is there first.
-_WRITTEN = ("adapter", "checkpoints", "run.json", "training_log.json", _TRAIN, _HELD_OUT, _SCORECARD, _REPORT)
+RECORD = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -58,12 +54,12 @@ class TuningResult:
     @property
     def scorecard_path(self) -> Path:
         """The scorecard's file."""
-        return self.folder / _SCORECARD
+        return self.folder / SCORECARD
 
     @property
     def report_path(self) -> Path:
         """The report's HTML page."""
-        return self.folder / _REPORT
+        return self.folder / REPORT
 
     def lines(self) -> Iterator[str]:
         """The result in words: what the models got right, what failed, and where the files are."""
@@ -152,7 +148,7 @@ def run_tuning(
             "tune() runs in one process, and this is one of several: train with LoraFinetuneEngine there, then "
             "compare base and tuned model in one process"
         )
-    config = _settings(minutes, seed)
+    config = settings_of_run({"seed": seed}, minutes)
     parts = DividedRows.of(data, validation, output_cls, seed)
     base = resolve(base_model)
     identity: dict[str, Any] = {
@@ -166,11 +162,11 @@ def run_tuning(
     if not _holds(folder, identity):
         # Before anything is written: with its rows mended, a run has another identity, and needs the folder.
         parts.check(base.name, config)
-    with locked_folder(folder / _ANSWERS):
+    with locked_folder(folder / ANSWERS):
         if not _holds(folder, identity):
-            write_json(folder / _RECORD, with_checksum(identity))
+            write_json(folder / RECORD, with_checksum(identity))
         engine = LoraFinetuneEngine(parts.train, base_model=base_model, output_dir=folder, config=config)
-        return _Run(engine, parts, output_cls, folder, say).result()
+        return _Run(engine, output_cls, folder, say, parts).result()
 
 
 def base_of(tuned: LoraLLM) -> LoraLLM:
@@ -185,8 +181,11 @@ def base_of(tuned: LoraLLM) -> LoraLLM:
     return LoraLLM(**same, bounds=tuned.bounds, list_rules=tuned.list_rules)
 
 
-def _settings(minutes: float | None, seed: int) -> LoraSettings:
-    options: dict[str, Any] = {"seed": seed} if minutes is None else {"seed": seed, "minutes": minutes}
+def settings_of_run(record: Mapping[str, Any], minutes: float | None) -> LoraSettings:
+    """The settings in the record of a run, ``minutes`` in place of its own unless None."""
+    options: dict[str, Any] = {name: record[name] for name in LoraSettings.model_fields if name in record}
+    if minutes is not None:
+        options["minutes"] = minutes
     try:
         return LoraSettings(**options)
     except ValidationError as error:
@@ -201,11 +200,11 @@ def _holds(folder: Path, identity: Mapping[str, Any]) -> bool:
 
     Raises ConfigurationError where it is of another run, or has files that this one would replace.
     """
-    path = folder / _RECORD
+    path = folder / RECORD
     try:
         there = read_checked_json(path)
     except FileNotFoundError:
-        if found := [name for name in _WRITTEN if os.path.lexists(folder / name)]:
+        if found := [name for name in WRITTEN if os.path.lexists(folder / name)]:
             raise ConfigurationError(
                 f"{folder}: holds {', '.join(found)}, which tune() did not write and would replace; choose another "
                 "output folder"
@@ -224,87 +223,45 @@ def _holds(folder: Path, identity: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A run in its folder, whose lock is held."""
+class _Run(ScoredRun):
+    """A run of ``tune``: the tuned model against its base."""
 
-    engine: LoraFinetuneEngine
     parts: DividedRows
-    output_cls: type[BaseModel] | None
-    folder: Path
-    say: Callable[[str], None]
 
     def result(self) -> TuningResult:
         """Do what is not yet done."""
-        is_trained = self.engine.get_current_job().status == "succeeded"
-        card = self._stored_card() if is_trained else None
-        if card is None:
-            scored = self._prepared()
-            if not is_trained:
-                self.say(f"2/3 Training {self.engine.base.name}")
-                self.engine.finetune()
-            card = self._card(scored)
-        if not (self.folder / _REPORT).exists():
-            self._write_report(card)
+        card = self.finished_card()
         rows, held_out = len(self.parts.train), len(self.parts.held_out)
-        return TuningResult(self.engine.get_finetuned_model(), card, self.folder, rows, held_out)
+        return TuningResult(self.student(card), card, self.folder, rows, held_out)
 
-    def _prepared(self) -> list[Example]:
-        """The rows to score; both parts are written, and their sizes told."""
-        train, held_out = self.parts.train, self.parts.held_out
-        scored = self.parts.scored()
-        train.save(self.folder / _TRAIN)
-        held_out.save(self.folder / _HELD_OUT)
+    @cached_property
+    def scored(self) -> list[Example]:
+        """The held-out rows to score."""
+        return self.parts.scored()
+
+    def prepare(self) -> None:
+        """Write both parts, and tell their sizes."""
+        train, held_out, scored = self.parts.train, self.parts.held_out, self.scored
+        train.save(self.folder / TRAIN)
+        held_out.save(self.folder / HELD_OUT)
         by = "given" if self.parts.by is None else f"held out by {self.parts.by}"
         self.say(f"1/3 {rows_text(len(train))} to train on, {len(held_out)} {by}. {precision_of(scored)}")
         if len(train) < FEW_ROWS:
             self.say("So few rows to train on teach the form of an answer, hardly the task.")
         for remark in self.parts.remarks:
             _log.warning("%s: %s", self.parts.name, remark)
-        return scored
 
-    def _stored_card(self) -> Scorecard | None:
-        """The scorecard of this run's adapter; None where it is missing, damaged, or a model gave no answer."""
-        with suppress(ConfigurationError):
-            card = Scorecard.from_json(self.folder / _SCORECARD)
-            if card.settings.get("adapter") == self._adapter and not card.unanswered:
-                return card
-        return None
+    def systems(self, tuned: LoraLLM) -> Mapping[str, LoraLLM]:
+        """Base and tuned model."""
+        return {"base": base_of(tuned), "tuned": tuned}
 
-    @property
-    def _adapter(self) -> str:
-        """Hash of the adapter: answers and scorecard belong to it."""
-        return content_hash(dict(read_card(self.engine.adapter).files))[:12]
-
-    def _card(self, scored: list[Example]) -> Scorecard:
-        self.say(f"3/3 Scoring base and tuned model on {rows_text(len(scored))}")
-        tuned = self.engine.get_finetuned_model()
-        card = compare(
-            {"base": base_of(tuned), "tuned": tuned},
-            scored,
-            output_cls=self.output_cls,
-            concurrency=tuned.batch_size,
-            cache_dir=self.folder / _ANSWERS / self._adapter,
-            notes=self._notes(),
-        )
-        self._write_report(card)
-        card.to_json(self.folder / _SCORECARD)  # last: the run is finished with it
-        return card
-
-    def _write_report(self, card: Scorecard) -> None:
-        log = read_json(self.folder / "training_log.json")["steps"]
-        card.to_html(self.folder / _REPORT, title=str(card.settings["title"]), training_log=log)
-
-    def _notes(self) -> dict[str, JsonValue]:
-        job = self.engine.get_current_job()
+    def notes(self) -> dict[str, JsonValue]:
+        """Facts about the run for the report."""
         by = self.parts.by
         return {
             "title": f"{Path(self.engine.base.name).name} before and after tuning on {self.parts.name}",
-            "run": str(self.folder.resolve()),
             "data": self.parts.name,
-            "trained on": f"{rows_text(len(self.parts.train))}, {job.steps} steps in {job.seconds:.0f} s",
             "held out": f"{rows_text(len(self.parts.held_out))}, " + ("given" if by is None else f"by {by}"),
             "remarks": "; ".join(self.parts.remarks) or "none",
             "both systems": "same prompts, grammar and limits",
-            "seed": self.engine.config.seed,
-            "adapter": self._adapter,
         }

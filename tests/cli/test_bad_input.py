@@ -89,6 +89,8 @@ COMMANDS = {
     "eval: model": "eval ./BAD rows.jsonl --output out",
     "eval: data": "eval RUN BAD --output out",
     "eval: base model": "eval RUN rows.jsonl --base-model ./BAD --output out",
+    "select: model": "select ./BAD rows.jsonl --output out",
+    "select: data": "select RUN BAD --output out",
     "report": "report BAD",
     "export: model": "export BAD out",
     "export: data": "export RUN out --check BAD",

@@ -35,6 +35,8 @@ class OpenAIServer(LoopbackServer):
     """State: ``files``, ``jobs`` and ``events``, by id. ``base`` is the api_base.
 
     ``answer_chat``: body of a chat request -> the answer's text, or the arguments of the offered tool.
+    ``logprobs``: text of an answer -> its ``logprobs.content``; None: none are given. ``refusal``: status with which
+    requests for them are refused; None: they are not.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class OpenAIServer(LoopbackServer):
         models: dict[str, dict[str, Any]] | None = None,
         job_error: dict[str, Any] | None = None,
         answer_chat: Callable[[dict[str, Any]], str] | None = None,
+        logprobs: Callable[[str], list[dict[str, Any]]] | None = None,
+        refusal: int | None = None,
     ) -> None:
         super().__init__()
         self.key = key
@@ -60,6 +64,7 @@ class OpenAIServer(LoopbackServer):
         self.models = models or {}
         self.job_error = job_error or {"code": "invalid_training_file", "message": "bad row", "param": None}
         self.answer_chat = answer_chat
+        self.logprobs, self.refusal = logprobs, refusal
         self.files: dict[str, dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -265,6 +270,8 @@ class OpenAIServer(LoopbackServer):
         body = request.json()
         if problem := _chat_problem(body):
             return _error(400, problem, "invalid_request_error")
+        if body.get("logprobs") and self.refusal is not None:
+            return _error(self.refusal, "You are not allowed to request logprobs from this model")
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         is_call = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
         if is_call:
@@ -272,6 +279,9 @@ class OpenAIServer(LoopbackServer):
             message["tool_calls"] = [{"id": self._new_id("call"), "type": "function", "function": call}]
         else:
             message["content"] = self._text(body)
+        logprobs = None
+        if body.get("logprobs") and self.logprobs is not None and not is_call:
+            logprobs = {"content": self.logprobs(message["content"]), "refusal": None}
         completion = {
             "id": self._new_id("chatcmpl"),
             "object": "chat.completion",
@@ -282,7 +292,7 @@ class OpenAIServer(LoopbackServer):
                     "index": 0,
                     "message": message,
                     "finish_reason": "tool_calls" if is_call else "stop",
-                    "logprobs": None,
+                    "logprobs": logprobs,
                 }
             ],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
@@ -316,12 +326,27 @@ def _chat_problem(body: dict[str, Any]) -> str | None:
 
 
 def _streamed(completion: dict[str, Any]) -> Iterator[bytes]:
-    """The completion as server-sent events: the whole message in one delta, then the reason to stop."""
+    """The completion as server-sent events, then the reason to stop: the message in one delta, or one a token."""
     choice = completion["choices"][0]
     delta = {key: value for key, value in choice["message"].items() if key != "refusal"}
     calls = [{"index": at, **call} for at, call in enumerate(delta.pop("tool_calls", ()))]
-    parts = [
-        {"index": 0, "delta": delta | ({"tool_calls": calls} if calls else {}), "finish_reason": None},
+    whole: dict[str, Any] = {
+        "index": 0,
+        "delta": delta | ({"tool_calls": calls} if calls else {}),
+        "finish_reason": None,
+    }
+    tokens = (choice["logprobs"] or {}).get("content") or ()
+    single: list[dict[str, Any]] = [
+        {
+            "index": 0,
+            "delta": {"content": one["token"]},
+            "logprobs": {"content": [one]},
+            "finish_reason": None,
+        }
+        for one in tokens
+    ]
+    parts: list[dict[str, Any]] = [
+        *(single or [whole]),
         {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]},
     ]
     for part in parts:

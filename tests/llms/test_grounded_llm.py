@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.llms import MessageRole as Role
 from pydantic import BaseModel, Field
 
-from llama_index_finetune_structured import FinetuneDataset, LoraLLM
+from llama_index_finetune_structured import Evidence, FinetuneDataset, LoraLLM, trust_of
 from llama_index_finetune_structured.answer_values import class_schema
 from llama_index_finetune_structured.local.generate import decoders
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, learn_bounds, schema_key
@@ -52,28 +51,32 @@ def llm(tiny_llama: Path, bounds: AnswerBounds) -> LoraLLM:
     return LoraLLM(base_model=str(tiny_llama), max_new_tokens=900, bounds=bounds)
 
 
-def _check(text: str | None, raw: Any) -> None:
-    papers = Papers.model_validate_json(text or "").papers
-    assert len(raw["evidence"]) == 2 * len(papers) > 0
-    by_path = {tuple(entry["path"]): entry for entry in raw["evidence"]}
+def _evidence(response: Any) -> dict[tuple[str | int, ...], Evidence | None]:
+    return {field.path: field.evidence for field in trust_of(response).fields}
+
+
+def _check(text: str | None, response: Any) -> None:
+    papers, found = Papers.model_validate_json(text or "").papers, _evidence(response)
+    assert len(found) == 2 * len(papers) > 0
     for n, paper in enumerate(papers):
         for name, value in (("author", paper.author), ("year", str(paper.year))):
-            entry = by_path["papers", n, name]
-            assert entry["message"] == 1
-            assert TEXT[entry["start"] : entry["end"]] == value
+            evidence = found["papers", n, name]
+            assert evidence is not None
+            assert evidence.message == 1
+            assert TEXT[evidence.start : evidence.end] == evidence.text == value
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 2.0, "seed": 4}])
 def test_every_value_is_a_part_of_the_messages(llm: LoraLLM, options: dict[str, Any]) -> None:
     options = {**options, "response_format": FORMAT}
     response = llm.chat(MESSAGES, **options)
-    _check(response.message.content, response.raw)
+    _check(response.message.content, response)
     *_, last = llm.stream_chat(MESSAGES, **options)
-    _check(last.message.content, last.raw)
+    _check(last.message.content, last)
     assert last.message.content == response.message.content
     completion = llm.complete(TEXT, **options)
     Papers.model_validate_json(completion.text)
-    assert all(entry["message"] == 0 for entry in completion.raw["evidence"])
+    assert all(evidence is not None and evidence.message == 0 for evidence in _evidence(completion).values())
 
 
 def test_calls_of_one_batch_copy_each_from_its_own_messages(llm: LoraLLM) -> None:
@@ -99,7 +102,7 @@ def test_padded_batches_obey_the_same_rule(
     llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=900, bounds=bounds, batch_size=3)
     response = llm.chat(MESSAGES, response_format=FORMAT)
     assert isinstance(llm._loaded.engine._decoder, decoders.PaddedDecoder)
-    _check(response.message.content, response.raw)
+    _check(response.message.content, response)
 
 
 def test_a_structured_call_and_a_structured_llm_are_grounded(llm: LoraLLM) -> None:
@@ -122,10 +125,9 @@ def test_the_switch_and_other_schemas_leave_answers_as_they_were(
     )
     answers = [each.chat(MESSAGES, response_format=FORMAT) for each in (off, without)]
     assert answers[0].message.content == answers[1].message.content
-    assert "evidence" not in answers[0].raw
     other = {"type": "json_schema", "json_schema": {"name": "Paper", "schema": class_schema(Paper)}}
-    assert "evidence" not in llm.chat(MESSAGES, response_format=other).raw
-    assert "evidence" not in llm.chat(MESSAGES, max_new_tokens=5).raw
+    assert "author" in str(llm.chat(MESSAGES, response_format=other).raw["trust"])
+    assert "trust" not in llm.chat(MESSAGES, max_new_tokens=5).raw
 
 
 def test_an_answer_that_was_cut_at_its_limit_still_ends(llm: LoraLLM) -> None:
@@ -134,7 +136,7 @@ def test_an_answer_that_was_cut_at_its_limit_still_ends(llm: LoraLLM) -> None:
             MESSAGES, response_format=FORMAT, max_new_tokens=limit, temperature=2.0, seed=limit
         )
         Papers.model_validate_json(response.message.content or "")
-        assert {tuple(entry) for entry in response.raw["evidence"]} <= {("path", "message", "start", "end")}
+        assert trust_of(response).fields
 
 
 def test_offsets_are_those_of_the_content_of_messages_with_several_blocks(llm: LoraLLM) -> None:
@@ -142,9 +144,7 @@ def test_offsets_are_those_of_the_content_of_messages_with_several_blocks(llm: L
         role=Role.USER, blocks=[{"block_type": "text", "text": t} for t in ("Ada (1843).", "Bo (1912).")]
     )
     response = llm.chat([message], response_format=FORMAT)
-    for entry in response.raw["evidence"]:
-        value: Any = json.loads(response.message.content or "")
-        for part in entry["path"]:
-            value = value[part]
-        if entry["message"] is not None:
-            assert str(message.content)[entry["start"] : entry["end"]] == str(value)
+    for field in trust_of(response).fields:
+        if field.evidence is not None:
+            assert field.evidence.text == str(field.value)
+            assert str(message.content)[field.evidence.start : field.evidence.end] == field.evidence.text

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from llama_index_finetune_structured import Example, Message
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.local.model.prompts import (
+    SchemaPrompt,
     messages_with_schema,
     stop_token_id,
     token_row,
@@ -42,10 +43,23 @@ def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
         [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA, "json"
     )
     assert system["content"].startswith("Be brief.\n\n")
-    assert user == {"role": "user", "content": "Q"}
+    assert user == {"role": "user", "content": "Q\n\nQ"}
     spelled = json.loads(system["content"].splitlines()[-1])
     assert "title" not in spelled, "generated titles cost tokens"
     assert "title" in spelled["properties"], "a field called title is no generated title"
+
+
+@pytest.mark.parametrize("form", ["compact", "json", "none"])
+def test_a_short_last_question_stands_twice_before_a_structured_answer(form: SchemaPrompt) -> None:
+    def asked(*messages: Message, schema: Any = SCHEMA) -> str:
+        return messages_with_schema(messages, schema, form)[-1]["content"]
+
+    question = Message(role="user", content="Q")
+    assert asked(question) == "Q\n\nQ"
+    assert asked(question, schema=None) == "Q", "a plain call is asked as it is"
+    assert asked(Message(role="user", content="w " * 200)) == "w " * 200, "a long text stands once"
+    assert asked(Message(role="user", content="")) == ""
+    assert asked(question, Message(role="tool", content="R")) == "R", "the last message is no question"
 
 
 def test_without_a_system_message_the_schema_brings_its_own() -> None:
@@ -92,7 +106,7 @@ def test_a_tokenizer_without_template_gets_a_plain_one() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = None
     row = token_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
-    assert _text(tokenizer, row.prompt).endswith("user: Q\nassistant: ")
+    assert _text(tokenizer, row.prompt).endswith("user: Q\n\nQ\nassistant: ")
 
 
 def test_the_stop_token_is_the_one_the_template_ends_a_turn_with() -> None:

@@ -250,7 +250,7 @@ def test_a_schema_text_is_removed_where_the_transport_put_it_and_stays_in_a_docu
         example = Example(messages=messages, answer=TALK[2], answer_schema=SCHEMA, schema_text=schema_text)
         return str(tokenizer.decode(list(token_row(tokenizer, example, stop_id=1).prompt)))
 
-    document = f"A page says:{text}, and more."
+    document = f"A page says:{text}, and more." + " It goes on." * 20  # a short one would stand twice
     asked = Message(role="user", content=document + text)
     assert row(asked, schema_text=text) == row(Message(role="user", content=document), schema_text=None)
     system, page = Message(role="system", content="Be brief." + text), Message(role="user", content=document)

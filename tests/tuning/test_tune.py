@@ -33,6 +33,7 @@ from llama_index_finetune_structured.engines.lora import LoraFinetuneEngine
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from llama_index_finetune_structured.locks import locked_folder
 from llama_index_finetune_structured.tuning import run as tuning_run
+from llama_index_finetune_structured.tuning import scored_run
 from tests import tiny
 
 
@@ -122,7 +123,7 @@ def test_no_document_is_on_both_sides_and_every_row_is_on_one(run: Path) -> None
 def test_the_same_call_returns_at_once_and_changes_nothing(
     run: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tuning_run, "compare", None)
+    monkeypatch.setattr(scored_run, "compare", None)
     before = _stamps(run)
     tune(songs(), base, output_dir=run)
     assert _stamps(run) == before
@@ -208,7 +209,7 @@ def test_a_run_stopped_while_it_scores_goes_on_without_training(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(tuning_run, "compare", _interrupt)
+        patch.setattr(scored_run, "compare", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             tune(songs(6), base, output_dir=tmp_path)
     assert "the same call goes on from there" in capsys.readouterr().err

@@ -6,14 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from ...example import canonical_json
+from ...trust.calibration import field_name
+from ...trust.json_spans import JsonPath
 from ..results import ScoredRow, ScoreTable
 from ..score.metrics import ScoredAnswer
 from ..score.rules import normal_text
 from .markup import escape
 from .text import percent
+from .trust_notes import TrustNotes, evidenced_fields
 
 __all__ = ["cases_of", "worst_rows"]
 
@@ -34,13 +38,17 @@ def worst_rows(table: ScoreTable, main: str, count: int) -> list[ScoredRow]:
 
 def cases_of(table: ScoreTable, main: str, count: int = _CASES) -> str:
     """The ``count`` worst answers of ``main`` beside the others', worst first."""
-    return "".join(_case(row, at) for at, row in enumerate(worst_rows(table, main, count), 1))
+    found = {name: evidenced_fields(row.answers[name] for row in table.rows) for name in table.systems}
+    return "".join(_case(row, at, found) for at, row in enumerate(worst_rows(table, main, count), 1))
 
 
-def _case(row: ScoredRow, at: int) -> str:
+def _case(row: ScoredRow, at: int, found: Mapping[str, frozenset[str]]) -> str:
     about = f" · document {escape(row.document_id)}" if row.document_id else ""
-    answers = "".join(_answer(name, answer, row.gold) for name, answer in row.answers.items())
-    gold = f"<section class='answer gold'><h4>gold</h4>{_object(row.gold, None, {})}</section>"
+    answers = "".join(
+        _answer(name, answer, row.gold, TrustNotes(answer.trust, found[name]))
+        for name, answer in row.answers.items()
+    )
+    gold = f"<section class='answer gold'><h4>gold</h4>{_object(row.gold, None, {}, TrustNotes())}</section>"
     return (
         f"<article class='case'><h3>{at}. {escape(_cut(row.question, _LINE_CHARACTERS))}</h3>"
         f"<p class='quiet'>{escape(row.example_id[:12])}{about}</p>"
@@ -48,7 +56,7 @@ def _case(row: ScoredRow, at: int) -> str:
     )
 
 
-def _answer(name: str, answer: ScoredAnswer, gold: Any) -> str:
+def _answer(name: str, answer: ScoredAnswer, gold: Any, notes: TrustNotes) -> str:
     """One system's answer with its badge; an invalid one with its error and raw text."""
     kind, badge = "bad", "invalid"
     if answer.valid:
@@ -57,7 +65,7 @@ def _answer(name: str, answer: ScoredAnswer, gold: Any) -> str:
         kind, badge = "good", "exact"
     if answer.valid:
         right = {path: bool(score.right) for path, score in answer.fields.items()}
-        body = _object(answer.value, gold, right)
+        body = _object(answer.value, gold, right, notes)
     else:
         raw = answer.text if answer.raw_text is None else answer.raw_text
         body = f"<p class='error'>{escape(_cut(answer.error or '', _LINE_CHARACTERS))}</p>" + (
@@ -67,57 +75,63 @@ def _answer(name: str, answer: ScoredAnswer, gold: Any) -> str:
         body += "<p class='quiet'>the document was not retrieved</p>"
     if answer.bound_hits:
         body += f"<p class='quiet'>bound hit: {escape(', '.join(answer.bound_hits))}</p>"
-    heading = f"<h4>{escape(name)} <span class='badge {kind}'>{badge}</span></h4>"
+    heading = f"<h4>{escape(name)} <span class='badge {kind}'>{badge}</span>{notes.of_answer()}</h4>"
     return f"<section class='answer'>{heading}{body}</section>"
 
 
-def _object(value: Any, gold: Any, right: Mapping[str, bool], path: str = "") -> str:
+def _object(value: Any, gold: Any, right: Mapping[str, bool], notes: TrustNotes, place: JsonPath = ()) -> str:
     """Fields of an object, one per line; ``right``: field path -> whether it is right, empty to mark nothing."""
     if not isinstance(value, dict):
-        return _value(value, gold, right, path or "answer")
+        return _value(value, gold, right, notes, place)
     known = gold if isinstance(gold, dict) else {}
     lines = []
     for name, inner in value.items():
-        below = f"{path}.{name}" if path else name
-        nested = isinstance(inner, dict) and below not in right
-        shown = _object(inner, known.get(name), right, below) if nested and right else None
+        below = (*place, name)
+        nested = isinstance(inner, dict) and field_name(below) not in right
+        shown = _object(inner, known.get(name), right, notes, below) if nested and right else None
         lines.append(
-            f"<dt>{escape(name)}</dt><dd>{shown or _value(inner, known.get(name), right, below)}</dd>"
+            f"<dt>{escape(name)}</dt><dd>{shown or _value(inner, known.get(name), right, notes, below)}</dd>"
         )
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def _value(value: Any, gold: Any, right: Mapping[str, bool], path: str) -> str:
+def _value(value: Any, gold: Any, right: Mapping[str, bool], notes: TrustNotes, place: JsonPath) -> str:
     """One field's value, marked as right, wrong, missing or invented."""
+    path = field_name(place) or "answer"
     if isinstance(value, list) or (isinstance(gold, list) and value is None):
-        return _items(value or [], gold if isinstance(gold, list) else [], right.get(path))
+        return _items(value or [], gold if isinstance(gold, list) else [], right.get(path), notes, place)
+    note = notes.of(place)
     if right.get(path, True):
-        return _mark("same" if path in right else "", value)
+        return _mark("same" if path in right else "", value) + note
     if _absent(value):
-        return _mark("missing", gold)
-    return _mark("invented" if _absent(gold) else "wrong", value)
+        return _mark("missing", gold) + note
+    return _mark("invented" if _absent(gold) else "wrong", value) + note
 
 
-def _items(items: Sequence[Any], gold: Sequence[Any], right: bool | None) -> str:
+def _items(
+    items: Sequence[Any], gold: Sequence[Any], right: bool | None, notes: TrustNotes, place: JsonPath
+) -> str:
     """A list's items; where the list is not ``right``, the items that gold lacks and those missing are marked."""
+    known = notes.of_items(place, len(items))
     if right is None or right:
         marks = [_mark("same" if right else "", item) for item in items]
     else:
         left = Counter(_canonical(item) for item in gold)
         marks = []
         for item in items:
-            known = left[_canonical(item)] > 0
-            left[_canonical(item)] -= known
-            marks.append(_mark("same" if known else "wrong" if gold else "invented", item))
+            is_known = left[_canonical(item)] > 0
+            left[_canonical(item)] -= is_known
+            marks.append(_mark("same" if is_known else "wrong" if gold else "invented", item))
         for item in gold:
             if left[_canonical(item)] > 0:
                 left[_canonical(item)] -= 1
                 marks.append(_mark("missing", item))
     if not marks:
-        return _mark("", None)
-    # a small model may repeat an item many times
-    runs = [(mark, len(list(same))) for mark, same in groupby(marks)]
-    return f"<ul>{''.join(f'<li>{mark}{_times(number)}</li>' for mark, number in runs)}</ul>"
+        return _mark("", None) + notes.of(place)
+    # a small model may repeat an item many times; the first one's note stands for all
+    noted = zip(marks, [*known, *[""] * (len(marks) - len(known))], strict=True)
+    runs = [list(same) for _, same in groupby(noted, key=itemgetter(0))]
+    return f"<ul>{''.join(f'<li>{run[0][0]}{_times(len(run))}{run[0][1]}</li>' for run in runs)}</ul>"
 
 
 def _times(number: int) -> str:

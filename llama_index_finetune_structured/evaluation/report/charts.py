@@ -7,10 +7,19 @@ from typing import Any
 
 from ..results import ScoreTable
 from ..score.metrics import Interval
+from ..score.trust_figures import ReliabilityBin, RiskCoverage
 from .markup import escape
 from .text import headline_fields, percent
 
-__all__ = ["COLOURS", "bar_groups", "learning_picture", "loss_curve", "picture_of"]
+__all__ = [
+    "COLOURS",
+    "bar_groups",
+    "coverage_curve",
+    "learning_picture",
+    "loss_curve",
+    "picture_of",
+    "reliability_diagram",
+]
 
 COLOURS = ("#8a8f98", "#c98a1b", "#2f7fd1", "#1f9d68", "#9a5fc9", "#d1495b")
 """One per system, in order; each has a contrast of at least 3:1 on white and on #14171c."""
@@ -139,7 +148,7 @@ def _svg(title: str, summary: str, height: int, body: str, own_background: bool)
 _STYLE = (
     "<style>.sv-t{fill:#1c2128}.sv-r{fill:#8a8f98;fill-opacity:.16}.sv-b{fill:#fff;stroke:#d5d9df}"
     ".sv-w{fill:none;stroke:#1c2128;stroke-width:1.6;stroke-opacity:.75}"
-    ".sv-l{fill:none;stroke-width:2}.sv-g{stroke:#8a8f98;stroke-opacity:.35}"
+    ".sv-l{fill:none;stroke-width:2}.sv-a{stroke:none;fill-opacity:.18}.sv-g{stroke:#8a8f98;stroke-opacity:.35}"
     "@media(prefers-color-scheme:dark){.sv-t{fill:#e8eaed}.sv-w{stroke:#fff}"
     ".sv-b{fill:#14171c;stroke:#3a414b}}</style>"
 )
@@ -224,3 +233,46 @@ def learning_picture(points: Sequence[tuple[int, Interval]], metric: str) -> str
         )
     summary = "; ".join(f"{rows} rows {percent(rate.rate)}" for rows, rate in points)
     return _svg("Learning curve", summary, _CURVE_HEIGHT, body, True)
+
+
+def reliability_diagram(bins: Sequence[ReliabilityBin], stroke: str) -> str:
+    """Share of right answers over the probability of each bin; exact probabilities are on the diagonal."""
+    frame = _Frame(1.0, 1.0)
+    ends = f"x1='{frame.x(0):.1f}' y1='{frame.y(0):.1f}' x2='{frame.x(1):.1f}' y2='{frame.y(1):.1f}'"
+    body = _plot_title("Right answers by probability") + frame.grid(percent)
+    body += f"<line class='sv-g' {ends}/>" + _percent_axis(frame, "probability")
+    for part in bins:
+        shown = f"{part.n} answers: probability {percent(part.probability)}, right {percent(part.right)}"
+        body += (
+            f"<circle cx='{frame.x(part.probability):.1f}' cy='{frame.y(part.right):.1f}' r='{_POINT}' "
+            f"fill='{stroke}'><title>{escape(shown)}</title></circle>"
+        )
+    pairs = "; ".join(f"at {percent(part.probability)} {percent(part.right)} right" for part in bins)
+    return _svg("Reliability diagram", pairs, _CURVE_HEIGHT, body, False)
+
+
+def coverage_curve(curve: Sequence[RiskCoverage], stroke: str) -> str:
+    """Accuracy, with its 95% interval, over the share of the answers given, the surest first."""
+    frame = _Frame(1.0, 1.0)
+    rates = [(point.coverage, point.accuracy) for point in curve]
+    edge = [(share, rate.high) for share, rate in rates] + [(share, rate.low) for share, rate in rates[::-1]]
+    band = " ".join(f"{frame.x(share):.1f},{frame.y(rate):.1f}" for share, rate in edge)
+    body = _plot_title("Accuracy by share of answers given") + frame.grid(percent)
+    body += f"<polygon class='sv-a' points='{band}' fill='{stroke}'/>"
+    body += frame.line([(share, rate.rate) for share, rate in rates], stroke)
+    body += _percent_axis(frame, "share of the answers, the surest first")
+    pairs = "; ".join(f"{percent(share)} given, {percent(rate.rate)} right" for share, rate in rates[::4])
+    return _svg("Risk-coverage curve", pairs, _CURVE_HEIGHT, body, False)
+
+
+def _plot_title(text: str) -> str:
+    return f"<text class='sv-t' x='{_MARGIN}' y='{_TITLE_BASELINE}' font-weight='600'>{escape(text)}</text>"
+
+
+def _percent_axis(frame: _Frame, label: str) -> str:
+    """The ends of a horizontal axis from 0 to 100%, and what it shows."""
+    places = ((0.0, "start", "0%"), (0.5, "middle", label), (1.0, "end", "100%"))
+    return "".join(
+        f"<text class='sv-t' x='{frame.x(at):.1f}' y='{_AXIS_BASELINE}' text-anchor='{anchor}'>{escape(text)}</text>"
+        for at, anchor, text in places
+    )

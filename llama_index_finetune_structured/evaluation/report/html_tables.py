@@ -16,6 +16,7 @@ __all__ = [
     "differences_table",
     "field_tables",
     "gap_table",
+    "html_table",
     "metrics_table",
     "retrieval_table",
     "slice_tables",
@@ -41,7 +42,7 @@ def metrics_table(table: ScoreTable) -> str:
         ["bound hits", *(str(score.bound_hits) for score in scores)],
         ["retried", *(str(score.retries) for score in scores)],
     ]
-    return _html_table(["figure", *table.systems], rows, "All systems on the same examples")
+    return html_table(["figure", *table.systems], rows, "All systems on the same examples")
 
 
 def _by_kind(score: SystemScore) -> str:
@@ -59,7 +60,7 @@ def field_tables(table: ScoreTable) -> str:
             rows.append([name, _with_interval(score, f"fields.{path}"), *errors])
         measure = "F1" if first.f1 is not None else "accuracy"
         headings = ["system", measure, "wrong", "missing", "invented"]
-        tables.append(f"<div><h3>{escape(path)}</h3>{_html_table(headings, rows, path)}</div>")
+        tables.append(f"<div><h3>{escape(path)}</h3>{html_table(headings, rows, path)}</div>")
     return f"<div class='fields'>{''.join(tables)}</div>" + (
         "<p class='quiet'>Wrong and missing: share of the gold values; invented: share of the answered "
         "values. “list[].part”: that part of the list's items, once the items are matched.</p>"
@@ -79,7 +80,7 @@ def differences_table(table: ScoreTable) -> str:
         for system, against in pairs
     ]
     headings = ["points (95% interval)", *_RATES.values()]
-    return _html_table(headings, rows, "Differences on the same examples") if rows else ""
+    return html_table(headings, rows, "Differences on the same examples") if rows else ""
 
 
 def retrieval_table(table: ScoreTable) -> str:
@@ -91,7 +92,7 @@ def retrieval_table(table: ScoreTable) -> str:
             if part is not None:
                 rows.append([name, label, *_short(part, paths)])
     headings = ["system", "gold document", "n", "schema valid", "exact match", *paths]
-    return _html_table(headings, rows, "By retrieval") if rows else ""
+    return html_table(headings, rows, "By retrieval") if rows else ""
 
 
 def gap_table(table: ScoreTable) -> str:
@@ -113,7 +114,7 @@ def gap_table(table: ScoreTable) -> str:
         "gap, points (95% interval)",
         "sign of overfitting",
     ]
-    return _html_table(headings, rows, "Training and held-out rows") if rows else ""
+    return html_table(headings, rows, "Training and held-out rows") if rows else ""
 
 
 def slice_tables(table: ScoreTable) -> str:
@@ -135,7 +136,7 @@ def _slice_table(table: ScoreTable, parts: Mapping[str, Mapping[str, Metrics]], 
         ]
         for name, part in parts.items()
     ]
-    return _html_table([label, "n", *table.systems], rows, f"Field score by {label}")
+    return html_table([label, "n", *table.systems], rows, f"Field score by {label}")
 
 
 def _short(part: Metrics, paths: Sequence[str]) -> list[str]:
@@ -156,7 +157,7 @@ def _signed_interval(rate: float, low: float, high: float) -> str:
     return f"{signed(100 * rate)} ({signed(100 * low)} to {signed(100 * high)})"
 
 
-def _html_table(headings: Iterable[str], rows: Iterable[Sequence[str]], label: str) -> str:
+def html_table(headings: Iterable[str], rows: Iterable[Sequence[str]], label: str) -> str:
     """A table whose first column names the row; cells are text; ``label``: for screen readers."""
     head = "".join(f"<th scope='col'>{escape(heading)}</th>" for heading in headings)
     body = "".join(

@@ -21,6 +21,7 @@ from .html_tables import (
 from .markup import escape
 from .style import STYLE
 from .text import verdict_of
+from .trust_section import trust_section
 
 __all__ = ["page_of"]
 
@@ -43,6 +44,7 @@ def page_of(
         ),
         _section("Figures", metrics_table(table) + _LEGEND),
         _section("Field by field", field_tables(table)),
+        _section("How sure the answers are", trust_section(table)),
         _section("Against the others", differences_table(table)),
         _section("With and without the document among the retrieved", retrieval_table(table)),
         _section("Training rows and held-out rows", gap_table(table)),

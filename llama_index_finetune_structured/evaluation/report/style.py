@@ -50,6 +50,7 @@ pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}
 .mark{border-radius:4px;padding:0 3px;-webkit-box-decoration-break:clone;box-decoration-break:clone}
 .mark.wrong,.mark.invented{color:var(--bad);background:var(--bad-bg)}
 .mark.missing{color:var(--part);background:var(--part-bg)}
+.sure{color:var(--quiet);font-size:.92em}
 .error{color:var(--bad);margin:0 0 6px;overflow-wrap:anywhere}
 @media(max-width:480px){table{font-size:.78rem}th,td,.fields th,.fields td{padding:4px 4px}}
 .facts{font-size:.9rem}

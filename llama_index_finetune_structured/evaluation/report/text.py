@@ -9,9 +9,18 @@ from ...printable import one_line
 from ..results import TEACHER, ScoreTable, main_system
 from ..score.failures import failure_sentences
 from ..score.intervals import Difference
+from ..score.trust_figures import ACCURACY
 from .terminal import FittedTable
 
-__all__ = ["headline_fields", "json_text", "percent", "signed", "terminal_table", "verdict_of"]
+__all__ = [
+    "headline_fields",
+    "json_text",
+    "percent",
+    "signed",
+    "sure_answers",
+    "terminal_table",
+    "verdict_of",
+]
 
 _FEW_DOCUMENTS = 5  # chosen: a bootstrap over fewer documents has few distinct resamples
 
@@ -38,8 +47,18 @@ def _verdict_of(table: ScoreTable) -> str:
     valid, right = percent(score.schema_valid), percent(score.field_score)
     return (
         f"{claim}{subject} gives a valid answer in {valid} of {score.n} {'case' if score.n == 1 else 'cases'} "
-        f"and gets {right} of the fields right.{_few_documents(table)}{''.join(silent)}"
+        f"and gets {right} of the fields right.{sure_answers(table, main)}{_few_documents(table)}{''.join(silent)}"
     )
+
+
+def sure_answers(table: ScoreTable, name: str) -> str:
+    """A sentence on the answers that a system can give itself at 95% accuracy; empty where that is not known."""
+    trust = table.trust.get(name)
+    if trust is None:
+        return ""
+    share = trust.coverage.rate
+    answers = f"it answers {percent(share)} itself" if share else "it could answer none itself"
+    return f" Sure answers: at {percent(ACCURACY)} accuracy {answers} (held-out rows: {trust.n})."
 
 
 def _reason(table: ScoreTable, name: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from ...errors import CaptureError, ConfigurationError
 from ...example import Source, content_hash
 from ...jsonl_store import JsonlStore, read_shards
+from .kept_trust import KeptTrust
 
 __all__ = ["AnswerLog", "RawAnswer"]
 
@@ -24,7 +25,8 @@ class RawAnswer(BaseModel):
     ``key``: hash of system, example and schema. ``value``: the parsed object where the system returned one;
     else ``text`` is parsed. ``raw_text``: the LLM's last text, from its instrumentation events.
     ``failed``: the call itself failed (network, timeout), so a later run repeats it. ``elapsed_s``: seconds
-    from the start of the ``run`` that made the call to this answer; ``seconds``: latency of this call.
+    from the start of the ``run`` that made the call to this answer; ``seconds``: latency of this call. ``trust``:
+    how sure the answer is, where the system says it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +45,7 @@ class RawAnswer(BaseModel):
     seconds: float = 0.0
     elapsed_s: float = 0.0
     run: str = ""
+    trust: KeptTrust | None = None
 
 
 class AnswerLog:

@@ -185,9 +185,10 @@ async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
 def _reply_fields(reply: Reply) -> dict[str, Any]:
     """The fields of a RawAnswer that a reply fills; raises ValueError where the answer has no JSON form."""
     value = _json_value(reply.answer)
+    fields = {"sources": reply.sources, "trust": reply.trust}
     if isinstance(value, dict | list):
-        return {"text": canonical_json(value), "value": value, "sources": reply.sources}
-    return {"text": "" if value is None else str(value), "sources": reply.sources}
+        return {"text": canonical_json(value), "value": value, **fields}
+    return {"text": "" if value is None else str(value), **fields}
 
 
 def _json_value(answer: Any) -> Any:

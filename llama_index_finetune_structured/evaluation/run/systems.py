@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError
 from ...example import Example, Source, content_hash
 from ...formats.wire import source_of
+from .kept_trust import KeptTrust, kept_trust
 from .target import AnswerTarget
 
 __all__ = ["Reply", "System", "ask_system", "check_askable", "fingerprint", "question_of"]
@@ -34,10 +35,11 @@ System = LLM | BaseQueryEngine | BasePydanticProgram[Any] | Callable[[Example], 
 
 @dataclass(frozen=True)
 class Reply:
-    """A system's answer (a Pydantic object, JSON value or text) and the nodes it retrieved, if it did."""
+    """A system's answer (a Pydantic object, JSON value or text), the nodes it retrieved, if it did, and its trust."""
 
     answer: Any
     sources: tuple[Source, ...] | None = None
+    trust: KeptTrust | None = None
 
 
 def ask_system(system: System, target: AnswerTarget) -> Awaitable[Reply]:
@@ -90,22 +92,26 @@ async def _reply_of(answer: Any) -> Reply:
     """The answer within a response of LlamaIndex, with the retrieved nodes of a query engine's; else the answer."""
     if isinstance(answer, Reply):
         return answer
+    if isinstance(answer, Mapping):  # the answer itself, which may have a field "trust"
+        return Reply(answer)
     if isinstance(answer, AsyncStreamingResponse):
         answer = await answer.get_response()
     elif isinstance(answer, StreamingResponse):
         answer = answer.get_response()
     if isinstance(answer, Response | PydanticResponse | AgentChatResponse):
-        return Reply(answer.response, tuple(source_of(node) for node in answer.source_nodes))
+        sources = tuple(source_of(node) for node in answer.source_nodes)
+        return Reply(answer.response, sources, kept_trust(answer))
     if isinstance(answer, ChatResponse):
-        return Reply(answer.message.content)
+        return Reply(answer.message.content, trust=kept_trust(answer))
     if isinstance(answer, CompletionResponse):
-        return Reply(answer.text)
-    return Reply(answer.content if isinstance(answer, ChatMessage) else answer)
+        return Reply(answer.text, trust=kept_trust(answer))
+    return Reply(answer.content if isinstance(answer, ChatMessage) else answer, trust=kept_trust(answer))
 
 
 async def _ask_structured_llm(llm: StructuredLLM, example: Example) -> Reply:
     response = await llm.achat(_chat_messages(example))
-    return Reply(response.raw if isinstance(response.raw, BaseModel) else response.message.content)
+    answer = response.raw if isinstance(response.raw, BaseModel) else response.message.content
+    return Reply(answer, trust=kept_trust(response))
 
 
 async def _ask_llm(llm: LLM, target: AnswerTarget) -> Reply:
@@ -113,11 +119,11 @@ async def _ask_llm(llm: LLM, target: AnswerTarget) -> Reply:
     if target.output_cls is None:  # only where the target is text, see check_askable
         return Reply((await llm.achat(messages)).message.content)
     prompt: Any = ChatPromptTemplate(message_templates=messages)
-    return Reply(await llm.astructured_predict(target.output_cls, prompt))
+    return await _reply_of(await llm.astructured_predict(target.output_cls, prompt))
 
 
 async def _ask_program(program: BasePydanticProgram[Any], example: Example) -> Reply:
-    return Reply(await program.acall(**_program_arguments(program, example)))
+    return await _reply_of(await program.acall(**_program_arguments(program, example)))
 
 
 async def _ask_function(function: Callable[[Example], Any], example: Example) -> Reply:

@@ -16,7 +16,7 @@ from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, canonical_json, compact_json, json_span
 from ...json_schema import first_error
 
-__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "target_of"]
+__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "open_target", "target_of"]
 
 ERROR_CHARACTERS = 500
 """Errors are stored cut to this length (chosen: a whole message of most providers, without a dumped prompt)."""
@@ -82,14 +82,19 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTar
     """
     try:
         gold = example.answer_object()
-        model = output_cls or _schema_class(example)
-        target = AnswerTarget(example, model, None if model is None else class_schema(model), None)
+        target = open_target(example, output_cls)
         return replace(target, gold=target.fitted(gold))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"example {example.id[:12]}: its answer cannot be scored field by field: {error}. "
             "Expected a JSON object that fits output_cls (or the example's answer_schema)."
         ) from error
+
+
+def open_target(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
+    """As ``target_of``, without a gold answer."""
+    model = output_cls or _schema_class(example)
+    return AnswerTarget(example, model, None if model is None else class_schema(model), None)
 
 
 def _schema_class(example: Example) -> type[BaseModel] | None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from .fields import Field
 from .matching import best_matching
 
-__all__ = ["FieldScore", "score_answer"]
+__all__ = ["FieldScore", "as_list", "matched_items", "score_answer"]
 
 PAIR_FROM = 0.5
 """List items at least this similar are one value answered wrongly, not one missing and one invented (chosen)."""
@@ -96,7 +96,7 @@ def score_answer(fields: Sequence[Field], gold: Any, answer: Any, valid: bool) -
 
 def _score_field(field: Field, gold: Any, answer: Any, valid: bool) -> dict[str, FieldScore]:
     if field.kind == "list":
-        return _score_list(field, _as_list(gold), _as_list(answer), valid)
+        return _score_list(field, as_list(gold), as_list(answer), valid)
     return {field.path: _score_value(field, gold, answer, valid)}
 
 
@@ -135,10 +135,8 @@ def _present_score(similarity: float, correct: bool) -> FieldScore:
 
 def _score_list(field: Field, gold: list[Any], answer: list[Any], valid: bool) -> dict[str, FieldScore]:
     """The list's own score, after the best one-to-one matching of its items, and its parts' scores."""
-    answers = [_parts_of(field, item) for item in answer]
-    graded = [[_compare(field, g, a) for a in answers] for g in (_parts_of(field, item) for item in gold)]
-    weights = [[_weight(similarity, correct) for similarity, correct in row] for row in graded]
-    pairs = [(g, a) for g, a in best_matching(weights) if weights[g][a] >= PAIR_FROM]
+    graded = _graded(field, gold, answer)
+    pairs = _pairs(graded)
     correct = sum(graded[g][a][1] for g, a in pairs)
     whole = FieldScore(
         gold=len(gold),
@@ -151,6 +149,22 @@ def _score_list(field: Field, gold: list[Any], answer: list[Any], valid: bool) -
         right=int(valid and correct == len(gold) == len(answer)),
     )
     return {field.path: whole} | _score_parts(field, gold, answer, pairs, valid)
+
+
+def matched_items(field: Field, gold: list[Any], answer: list[Any]) -> list[tuple[int, int]]:
+    """Indices of the items of gold and answer that are one value, right or wrong; all others have no partner."""
+    return _pairs(_graded(field, gold, answer))
+
+
+def _graded(field: Field, gold: list[Any], answer: list[Any]) -> list[list[tuple[float, bool]]]:
+    """Similarity of each pair of items, and whether they are equal; [gold, answer]."""
+    answers = [_parts_of(field, item) for item in answer]
+    return [[_compare(field, g, a) for a in answers] for g in (_parts_of(field, item) for item in gold)]
+
+
+def _pairs(graded: list[list[tuple[float, bool]]]) -> list[tuple[int, int]]:
+    weights = [[_weight(similarity, correct) for similarity, correct in row] for row in graded]
+    return [(g, a) for g, a in best_matching(weights) if weights[g][a] >= PAIR_FROM]
 
 
 def _parts_of(field: Field, item: Any) -> list[Any]:
@@ -175,7 +189,7 @@ def _alike(part: Field, gold: Any, answer: Any) -> tuple[float, bool]:
         both = gold is None and answer is None
         return float(both), both
     if part.kind == "list":
-        score = _score_list(part, _as_list(gold), _as_list(answer), valid=True)[part.path]
+        score = _score_list(part, as_list(gold), as_list(answer), valid=True)[part.path]
         return score.soft_f1, bool(score.right)
     similarity = part.rule.similarity(gold, answer)
     return similarity, part.rule.is_correct(similarity)
@@ -207,5 +221,6 @@ def _score_parts(
     return out
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """A list's items; none for None, and one for another value."""
     return value if isinstance(value, list) else [] if value is None else [value]

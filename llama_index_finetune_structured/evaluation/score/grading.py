@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ...capture.error_text import error_text
 from ...errors import ConfigurationError, StructuredAnswerError
 from ...example import Example, canonical_json
 from ...printable import one_line
 from ..run.answer_log import RawAnswer
+from ..run.kept_trust import KeptTrust
 from ..run.target import AnswerTarget
 from .answers import FieldScore, score_answer
 from .failures import INVALID
 from .fields import Field, fields_of, inferred_schema
+from .judging import judged_trust
 from .metrics import ScoredAnswer
 from .rules import Rules, as_rule
 
@@ -88,7 +91,14 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         bound_hits=answer.bound_hits,
         retries=answer.retries,
         seconds=answer.seconds,
+        trust=_judged(answer, target, fields, value) if valid else answer.trust,
     )
+
+
+def _judged(answer: RawAnswer, target: AnswerTarget, fields: Sequence[Field], value: Any) -> KeptTrust | None:
+    if answer.trust is None:
+        return None
+    return judged_trust(answer.trust, fields, target.gold, target.example.answer_object(), value)
 
 
 def _points(field: Field, score: FieldScore) -> float:

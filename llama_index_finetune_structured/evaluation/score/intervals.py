@@ -9,7 +9,7 @@ so that 40 right of 40 is not taken for certainty.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -20,7 +20,17 @@ from ...errors import ConfigurationError
 from ...printable import one_line
 from .metrics import Interval, ScoredAnswer
 
-__all__ = ["Difference", "Resamples", "check_metric", "ends_of_gap", "metric_names"]
+__all__ = [
+    "Difference",
+    "Resamples",
+    "check_metric",
+    "document_numbers",
+    "ends_of_gap",
+    "interval_of",
+    "metric_names",
+    "resampled_counts",
+    "widened_tail",
+]
 
 RESAMPLES = 2000
 """Chosen: from seed to seed the ends of an interval then vary by 0.06 standard deviations of the resampled rates."""
@@ -90,21 +100,20 @@ class Resamples:
     ) -> None:
         columns = [(name, metric) for name in answers[0] for metric in metric_names(kinds)]
         self._column = {pair: at for at, pair in enumerate(columns)}
-        points, possible = _sums(answers, _groups(documents), columns, kinds)
+        points, possible = _sums(answers, document_numbers(documents), columns, kinds)
         self._rates = np.divide(points.sum(0), possible.sum(0))
         self._mean_possible = possible.mean(0)
-        self._tail = _widened_tail(len(points) + _PSEUDO_ROWS)
-        self._draw(points, possible, np.random.default_rng(seed))
+        self._tail = widened_tail(len(points) + _PSEUDO_ROWS)
+        self._draw(points, possible, seed)
 
-    def _draw(self, points: Any, possible: Any, rng: np.random.Generator) -> None:
+    def _draw(self, points: Any, possible: Any, seed: int) -> None:
         """Resampled sums, ``_points`` and ``_possible``: [resamples, columns], without the pseudo-rows.
 
         ``_pseudo``: [resamples, 2], how often each pseudo-row was drawn; what one adds depends on the comparison.
         """
         size = len(points) + _PSEUDO_ROWS
         sums, wholes, pseudo = [], [], []
-        for _ in range(RESAMPLES // _BLOCK):
-            counts = rng.multinomial(size, [1 / size] * size, size=_BLOCK).astype(float)
+        for counts in resampled_counts(size, seed):
             sums.append(counts[:, :-_PSEUDO_ROWS] @ points)
             wholes.append(counts[:, :-_PSEUDO_ROWS] @ possible)
             pseudo.append(counts[:, -_PSEUDO_ROWS:])
@@ -113,8 +122,9 @@ class Resamples:
     def interval(self, system: str, metric: str) -> Interval:
         """The rate of one system with its interval."""
         at = self._column[system, metric]
-        low, high = _quantiles(self._resampled(at, 0, weight=2 * PSEUDO_WEIGHT), self._tail)
-        return Interval(rate=float(self._rates[at]), low=max(0.0, low), high=min(1.0, high))
+        return interval_of(
+            float(self._rates[at]), self._resampled(at, 0, weight=2 * PSEUDO_WEIGHT), self._tail
+        )
 
     def difference(self, system: str, against: str, metric: str) -> Difference:
         """``system`` minus ``against`` on the same rows, paired."""
@@ -133,6 +143,19 @@ class Resamples:
         return np.divide(points, possible, out=np.full_like(points, 0.5), where=possible > 0)
 
 
+def resampled_counts(size: int, seed: int = 0) -> Iterator[Any]:
+    """How often each of ``size`` documents is drawn in each resample, in blocks of [resamples, size]."""
+    rng = np.random.default_rng(seed)
+    for _ in range(RESAMPLES // _BLOCK):
+        yield rng.multinomial(size, [1 / size] * size, size=_BLOCK).astype(float)
+
+
+def interval_of(rate: float, resampled: Any, tail: float) -> Interval:
+    """A rate and the interval of its resampled values, [resamples]; ``tail``: as of ``widened_tail``."""
+    low, high = _quantiles(resampled, tail)
+    return Interval(rate=rate, low=max(0.0, low), high=min(1.0, high))
+
+
 def ends_of_gap(one: Resamples, other: Resamples, system: str, metric: str) -> tuple[float, float]:
     """95% interval of a system's rate on some rows minus its rate on other rows, unpaired."""
     first, second = one._column[system, metric], other._column[system, metric]
@@ -144,7 +167,7 @@ def _quantiles(values: Any, tail: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _groups(documents: Sequence[str | None]) -> list[int]:
+def document_numbers(documents: Sequence[str | None]) -> list[int]:
     """Each row's group number: rows of one document share it."""
     numbers: dict[str, int] = {}
     return [
@@ -190,7 +213,7 @@ def _share(answer: ScoredAnswer, metric: str, kinds: dict[str, str]) -> tuple[fl
     return 2.0 * correct, float(score.gold + score.answered)
 
 
-def _widened_tail(n: int) -> float:
+def widened_tail(n: int) -> float:
     """The tail of a normal distribution at Student's t quantile (n - 1 degrees of freedom) of ``_TAIL``.
 
     Times sqrt(n / (n - 1)), as the spread of bootstrap means lacks this factor.

@@ -9,6 +9,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ...example import Source
+from ..run.kept_trust import KeptTrust
 from .answers import FieldScore
 from .failures import INVALID, Failure, group_failures
 
@@ -34,6 +35,7 @@ class ScoredAnswer(BaseModel):
         bound_hits: JSON paths where the grammar's bound on a list or text was reached.
         retries: How often the call was repeated because an answer did not fit the schema.
         seconds: Latency of the call.
+        trust: How sure the answer is, judged by gold; None where the system does not say it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,6 +55,7 @@ class ScoredAnswer(BaseModel):
     bound_hits: tuple[str, ...] = ()
     retries: int = 0
     seconds: float = 0.0
+    trust: KeptTrust | None = None
 
 
 class FieldMetrics(BaseModel):

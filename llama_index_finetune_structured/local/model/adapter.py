@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
+from ...trust.calibration import Calibration
 from ..schema.bounds import AnswerBounds
 from ..schema.list_items import ListRules
 from .base_files import differing_parts, file_hash, hashed_files
@@ -31,6 +32,7 @@ from .lora_files import (
 )
 from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from .reading import reading
+from .versions import serving_folder
 
 __all__ = [
     "AdapterCard",
@@ -87,6 +89,7 @@ class AdapterCard(BaseModel):
     SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
     the schema. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of
     ``windows`` sentences each; 0: texts are read whole.
+    ``calibrations``: by ``schema_key`` of a schema, how the probabilities of its answers are calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,6 +111,7 @@ class AdapterCard(BaseModel):
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
+    calibrations: dict[str, Calibration] = {}
 
     @property
     def answer_tokens(self) -> int:
@@ -218,8 +222,9 @@ def _model_card(card: AdapterCard) -> str:
 def adapter_or_none(folder: Path) -> Path | None:
     """The adapter folder in ``folder``, a finished run, or ``folder`` itself if it is an adapter; else None.
 
-    Raises ConfigurationError for an unfinished run.
+    Of a run with several versions, that of the one that serves. Raises ConfigurationError for an unfinished run.
     """
+    folder = serving_folder(folder)
     for place in (folder / "adapter", folder):
         if os.path.isfile(place / WEIGHTS):  # False, too, where it may not be read
             return place
