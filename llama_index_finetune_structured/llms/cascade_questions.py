@@ -18,9 +18,10 @@ from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import compact_json, json_span, loads
 from ..formats.wire import message_to_wire
 from ..trust.answer_trust import Trust
-from ..trust.lookup import TRUST, remember_trust, trust_of
+from ..trust.lookup import TRUST, note_answer, trust_of
 from .merged_calls import fits
 from .structured import request_schema
+from .synthesized_answers import change_trust
 
 __all__ = [
     "CascadeQuestion",
@@ -85,8 +86,10 @@ def with_trust(answer: Any, trust: Trust) -> Any:
     if isinstance(answer, ChatResponse | CompletionResponse):
         raw = answer.raw.model_dump() if isinstance(answer.raw, BaseModel) else answer.raw
         kept = raw if isinstance(raw, Mapping) else {}
-        return answer.model_copy(update={"raw": {**kept, TRUST: trust.model_dump(mode="json")}})
-    remember_trust(answer, trust)
+        marked = {**kept, TRUST: trust.model_dump(mode="json")}
+        note_answer(_text(answer), marked)
+        return answer.model_copy(update={"raw": marked})
+    change_trust(answer, trust)
     return answer
 
 

@@ -19,7 +19,7 @@ from ..trust.answer_trust import Trust
 from ..trust.lookup import claim_last_answer, remember_trust
 from ..trust.source_nodes import with_nodes
 
-__all__ = ["keep_trust"]
+__all__ = ["change_trust", "keep_trust"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,14 @@ def keep_trust(answer: BaseModel, trust: Trust, messages: Sequence[ChatMessage])
     if (synthesis := _current.get()) is not None:
         contents = tuple(message.content for message in messages)
         synthesis.answers.append(_Answer(answer, trust, contents))
+
+
+def change_trust(answer: BaseModel, trust: Trust) -> None:
+    """Keep another trust in an answer, which may be known already."""
+    remember_trust(answer, trust)
+    if (synthesis := _current.get()) is not None:
+        known = (each.contents for each in reversed(synthesis.answers) if each.value is answer)
+        synthesis.answers.append(_Answer(answer, trust, next(known, ())))
 
 
 class _Syntheses(BaseEventHandler):

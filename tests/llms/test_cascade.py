@@ -157,6 +157,8 @@ def test_a_pydantic_program_that_writes_the_schema_into_the_prompt_gets_an_answe
     )
     answer = program()
     assert (answer == TEACHERS) == (by == "teacher")
+    assert trust_of(answer).sure
+    assert (trust_of(answer).answered_by == "big-teacher") == (by == "teacher")
     assert cascade.summary()[f"answered_by_{by}"] == 1
 
 
@@ -165,6 +167,8 @@ def test_a_query_engine_with_an_output_class_asks_both(student: LoraLLM, teacher
         cascade = Cascade(student, teacher, threshold=threshold)
         answer = _engine(cascade).query("Which sign?").response
         assert isinstance(answer, Sign)
+        assert trust_of(answer).sure
+        assert (trust_of(answer).answered_by == "big-teacher") == (by == "teacher")
         assert (answer == TEACHERS) == (by == "teacher")
         assert cascade.summary()[f"answered_by_{by}"] == 1
         asynchronous = asyncio.run(_engine(cascade).aquery("Which sign?"))
