@@ -259,10 +259,10 @@ def test_a_query_engine_is_answered_with_objects(run: Path) -> None:
 
 
 def test_a_call_is_captured_once(run: Path, tmp_path: Path) -> None:
-    llm = _following(run)
+    llm = FollowingLoraLLM(run=run, max_new_tokens=120)  # answers that were cut are not captured
     with capture(tmp_path / "calls.jsonl"):
-        _chat(llm)
-        WAYS["achat"](llm)
+        WAYS["structured_predict"](llm)
+        WAYS["astructured_predict"](llm)
     assert len(FinetuneDataset.load(tmp_path / "calls.jsonl")) == 2
 
 

@@ -205,9 +205,9 @@ def test_a_limit_too_small_for_any_answer_is_refused_before_the_model_runs(
 def test_the_room_that_the_context_leaves_counts_as_the_limit(tiny_llama: Path) -> None:
     llm = LoraLLM(base_model=str(tiny_llama), max_new_tokens=2000)
     assert isinstance(llm.structured_predict(Big, PROMPT, thing="x"), Big)
-    room = 8192 - len(llm.prompt_token_ids([ChatMessage("x")], Big))
+    room = 8192 + 300 - len(llm.prompt_token_ids([ChatMessage("x" * 300)], Big))
     with pytest.raises(ConfigurationError, match="about 771 tokens and the limit is 500"):
-        llm.structured_predict(Big, PromptTemplate("{thing}"), thing="x" * (room + 1 - 500))
+        llm.structured_predict(Big, PromptTemplate("{thing}"), thing="x" * (room - 500))
 
 
 def test_other_calls_are_answered_while_one_is_refused(llm: LoraLLM) -> None:

@@ -440,6 +440,6 @@ def test_the_model_is_calibrated_on_the_scored_rows_and_again_where_its_card_los
     assert card.calibrations == student.calibrations
     assert "Sure answers" in Scorecard.from_json(tmp_path / "scorecard.json").verdict()
     write_card(tmp_path / "adapter", card.model_copy(update={"calibrations": {}}), card.files)
-    monkeypatch.setattr(tuning_run, "compare", None)  # nothing is asked again
+    monkeypatch.setattr(scored_run, "compare", None)  # nothing is asked again
     assert tune(songs(), base, validation=given, output_dir=tmp_path).calibrations == student.calibrations
     assert read_card(tmp_path / "adapter").calibrations == student.calibrations
