@@ -11,16 +11,24 @@
 # on your machine for some minutes. `BASE_MODEL`, `LABELLED`, `STREAM` and `MINUTES` change the size.
 
 # %%
-import asyncio
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
 from loopback import use_openai
 
-from llama_index_finetune_structured import Cascade, FinetuneDataset, LoraLLM, Prices, improve, trust_of, tune
+from llama_index_finetune_structured import (
+    Cascade,
+    FinetuneDataset,
+    FollowingLoraLLM,
+    Prices,
+    improve,
+    trust_of,
+    tune,
+)
 from llama_index_finetune_structured.demo.corpus import ApiCard, answerable, functions, parse_card
 
 TEACHER = os.environ.get("TEACHER_MODEL", "gpt-4.1")
@@ -57,40 +65,35 @@ tune(train, BASE, validation=held_out, output_cls=ApiCard, output_dir=RUN, minut
 # %% [markdown]
 # ## The stream
 #
-# Each part is answered by the student that the rounds before have made. An answer is kept where the probability that
-# it is right is at least 0.8. 60 rows are too few to promise an accuracy: `Cascade(accuracy=0.95)` needs some hundred
-# held-out rows, and says so.
+# One cascade answers the whole stream; its student follows the run, so that each part is answered by the version that
+# the rounds before have made. An answer is kept where the probability that it is right is at least 0.8. 60 rows are
+# too few to promise an accuracy: `Cascade(accuracy=0.95)` needs some hundred held-out rows, and says so.
 
 # %%
 teacher = OpenAI(model=TEACHER, temperature=0, timeout=60)
 prices = Prices(input_per_million=2.0, output_per_million=8.0)  # of the teacher, in dollars
+capture = OUTPUT / "handed-over.jsonl"
+cascade = Cascade(FollowingLoraLLM(run=RUN), teacher, threshold=SURE, capture=capture, prices=prices)
 
 
-async def answered(cascade, part):
-    """The cascade's answers to a part of the stream, eight at a time."""
-    places, prompt = asyncio.Semaphore(8), PromptTemplate("{question}")
-
-    async def one(question):
-        async with places:
-            return await cascade.astructured_predict(ApiCard, prompt, question=question)
-
-    return await asyncio.gather(*(one(question) for question, _ in part))
+def answered(question):
+    """The cascade's answer."""
+    return cascade.structured_predict(ApiCard, PromptTemplate("{question}"), question=question)
 
 
 print(f"{'round':>5} {'answers':>8} {'right':>6} {'handed over':>12} {'sure and right':>15} {'spent':>8}")
 for number in range(ROUNDS):
     part = stream[number * len(stream) // ROUNDS : (number + 1) * len(stream) // ROUNDS]
-    capture = OUTPUT / f"handed-over-{number + 1}.jsonl"
-    student = LoraLLM.from_adapter(RUN)
-    cascade = Cascade(student, teacher, threshold=SURE, capture=capture, prices=prices)
-    answers = asyncio.run(answered(cascade, part))
+    spent = cascade.summary()["money"]["spent"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(answered, [question for question, _ in part]))
+    spent = cascade.summary()["money"]["spent"] - spent
     right = [answer == card for answer, (_, card) in zip(answers, part, strict=True)]
-    own = [trust_of(answer).answered_by == student.metadata.model_name for answer in answers]
+    own = [trust_of(answer).answered_by != TEACHER for answer in answers]
     kept = [is_right for is_right, is_own in zip(right, own, strict=True) if is_own]
-    summary = cascade.summary()
     print(
         f"{number + 1:>5} {len(part):>8} {sum(right) / len(right):>6.0%} {1 - sum(own) / len(own):>12.0%} "
-        f"{f'{sum(kept)} of {len(kept)}':>15} {summary['money']['spent']:>7.3f}$"
+        f"{f'{sum(kept)} of {len(kept)}':>15} {spent:>7.3f}$"
     )
     if number + 1 < ROUNDS:
         result = improve(RUN, capture, output_cls=ApiCard, minutes=MINUTES)

@@ -21,7 +21,6 @@ from .cascade_calls import CascadeCalls, Role
 from .cascade_counts import CascadeCounts, money, prometheus_text, summary_of
 from .cascade_rule import AcceptanceRule, SchemaRules
 from .prices import Prices
-from .structured_answers import StructuredAnswersLLM
 from .structured_lora import StructuredLoraLLM
 
 __all__ = ["Cascade"]
@@ -45,7 +44,8 @@ class Cascade(CascadeAnswers):
     LlamaIndex's events and callbacks are those of the two models, below the cascade's span.
 
     Args:
-        student: The ``LoraLLM`` that is asked first.
+        student: The LLM that is asked first: a ``LoraLLM``, a ``FollowingLoraLLM``, whose new versions are followed,
+            or one of ``served_llm`` or ``hosted_llm`` with confidence.
         teacher: The LLM that is asked where the student is not sure: any LlamaIndex LLM, another cascade too.
         accuracy: Least share of right answers among those of the student that are returned as sure, such as 0.95, with
             a confidence of 95%: over the next calls, as many as there were held-out rows or more, where these are of
@@ -66,7 +66,7 @@ class Cascade(CascadeAnswers):
 
     Raises:
         ConfigurationError: None or several of ``accuracy``, ``budget`` and ``threshold`` are given, or one out of
-            range; ``student`` is no ``LoraLLM``, is not calibrated, or has ``confidence=False``. Of a call: its schema
+            range; ``student`` does not say how sure it is, or is not calibrated. Of a call: its schema
             is not calibrated.
         CaptureError: ``capture`` cannot be written.
     """
@@ -112,7 +112,7 @@ class Cascade(CascadeAnswers):
             capture=None if capture is None else Path(capture).absolute(),
             prices=prices,
         )
-        rules.require(self.student)
+        rules.require(self._calibrations)
         self._rules, self._counts = rules, CascadeCounts()
         self._calls = CascadeCalls(self.capture, redact, fsync)
         if callback_manager is not None:
@@ -155,10 +155,11 @@ class Cascade(CascadeAnswers):
         Raises:
             ConfigurationError: Schema and answer leave no room for a text.
         """
-        student: Any = self.student
         tool = get_function_tool(output_cls).metadata.to_openai_tool()
         room = TokenCounter().estimate_tokens_in_tools([tool])
-        return self._metadata(student.metadata_for(output_cls), self.teacher.metadata.context_window - room)
+        own: Any = getattr(self.student, "metadata_for", None)  # a server's has none
+        student: LLMMetadata = self.student.metadata if own is None else own(output_cls)
+        return self._metadata(student, self.teacher.metadata.context_window - room)
 
     def _metadata(self, student: LLMMetadata, teachers_window: int) -> LLMMetadata:
         teacher = self.teacher.metadata
@@ -216,11 +217,12 @@ class Cascade(CascadeAnswers):
 
 
 def _require_confident(student: LLM) -> None:
-    if not isinstance(student, StructuredAnswersLLM):
+    if not hasattr(student, "calibrations"):
         raise ConfigurationError(
-            f"student: found {type(student).__name__}, expected a LoraLLM, whose answers say how sure they are"
+            f"student: found {type(student).__name__}, expected a LoraLLM, FollowingLoraLLM, or what served_llm or "
+            "hosted_llm returns, whose answers say how sure they are"
         )
-    if not student.confidence:
+    if not getattr(student, "confidence", False):
         raise ConfigurationError(
             "student: has confidence=False, so that its answers do not say how sure they are: pass confidence=True"
         )

@@ -29,6 +29,7 @@ from ..capture.labels import labelled
 from ..errors import PromptTooLongError, StructuredAnswerError
 from ..printable import package_logger
 from ..trust.answer_trust import Trust
+from ..trust.calibration import Calibration
 from .cascade_calls import CascadeCalls
 from .cascade_counts import CascadeCounts, Outcome
 from .cascade_questions import (
@@ -42,7 +43,6 @@ from .cascade_questions import (
 )
 from .cascade_rule import SchemaRule, SchemaRules
 from .cascade_timeout import awithin, within
-from .structured_answers import StructuredAnswersLLM
 
 __all__ = ["CascadeAnswers"]
 
@@ -64,15 +64,13 @@ class CascadeAnswers(LLM):
     """What ``Cascade`` is to LlamaIndex.
 
     Attributes:
-        student: The ``LoraLLM`` that is asked first.
+        student: The LLM that is asked first.
         teacher: The LLM that is asked where the student is not sure.
         on_teacher_error: Whether the answer is the student's where the teacher fails, or the error is raised.
         teacher_timeout: Seconds that the teacher may take.
     """
 
-    student: StructuredAnswersLLM = Field(
-        exclude=True, repr=False, description="The LLM that is asked first."
-    )
+    student: LLM = Field(exclude=True, repr=False, description="The LLM that is asked first.")
     teacher: LLM = Field(exclude=True, repr=False, description="The LLM that is asked for the other answers.")
     on_teacher_error: Literal["student", "raise"] = Field(
         default="student", description="The student's answer where the teacher fails, or the error."
@@ -85,6 +83,13 @@ class CascadeAnswers(LLM):
     _calls: CascadeCalls = PrivateAttr()
     _counts: CascadeCounts = PrivateAttr()
     _teacher_fails: bool = PrivateAttr(default=False)
+
+    @property
+    def _calibrations(self) -> Mapping[str, Calibration]:
+        """The student's, as they are now: another version of it may serve than at the last call."""
+        student: Any = self.student
+        found: Mapping[str, Calibration] = student.calibrations
+        return found
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
@@ -214,7 +219,7 @@ class CascadeAnswers(LLM):
     ) -> Generator[Any, None, None]:
         """The student's partial objects, then the answer: the student's last object is held back until it is sure."""
         question = predict_question(output_cls, prompt, llm_kwargs, prompt_args)
-        rule = self._rules.of(self.student, question.schema)
+        rule = self._rules.of(self._calibrations, question.schema)
         args, keywords = question.student
         last: Any = None
         try:
@@ -238,7 +243,7 @@ class CascadeAnswers(LLM):
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
         question = predict_question(output_cls, prompt, llm_kwargs, prompt_args)
-        rule = self._rules.of(self.student, question.schema)
+        rule = self._rules.of(self._calibrations, question.schema)
 
         async def objects() -> AsyncGenerator[Any, None]:
             args, keywords = question.student
@@ -266,7 +271,7 @@ class CascadeAnswers(LLM):
             yield
 
     def _answer(self, question: CascadeQuestion) -> Any:
-        rule = self._rules.of(self.student, question.schema)
+        rule = self._rules.of(self._calibrations, question.schema)
         try:
             with self._calls.asking("student"):
                 reply = self._judged(question, rule, question.put(self.student, "student"))
@@ -275,7 +280,7 @@ class CascadeAnswers(LLM):
         return self._settled(question, rule, reply)
 
     async def _aanswer(self, question: CascadeQuestion) -> Any:
-        rule = self._rules.of(self.student, question.schema)
+        rule = self._rules.of(self._calibrations, question.schema)
         try:
             with self._calls.asking("student"):
                 reply = self._judged(question, rule, await question.put(self.student, "student", "a"))

@@ -20,7 +20,6 @@ from ..trust.selection import (
     rows_needed,
 )
 from .cascade_counts import WINDOW
-from .structured_answers import StructuredAnswersLLM
 
 __all__ = ["AcceptanceRule", "SchemaRule", "SchemaRules"]
 
@@ -116,19 +115,19 @@ class SchemaRules:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._rule,)
 
-    def require(self, student: StructuredAnswersLLM) -> None:
+    def require(self, calibrations: Mapping[str, Calibration]) -> None:
         """Make the rules of the calibrated schemas. Raises ConfigurationError where there is none and must be."""
-        for key, calibration in student.calibrations.items():
+        for key, calibration in calibrations.items():
             if calibration.held_out:
                 self._of(calibration, key)
         if not self._known and self._rule.threshold is None:
             name = "accuracy" if self._rule.accuracy is not None else "budget"
             raise ConfigurationError(f"{name}= needs a calibrated student, and this one is not: {_HOW}")
 
-    def of(self, student: StructuredAnswersLLM, schema: Mapping[str, Any]) -> SchemaRule:
+    def of(self, calibrations: Mapping[str, Calibration], schema: Mapping[str, Any]) -> SchemaRule:
         """The rule for a schema. Raises ConfigurationError where it is not calibrated and must be."""
         key = schema_key(schema)
-        return self._of(student.calibrations.get(key, Calibration()), key)
+        return self._of(calibrations.get(key, Calibration()), key)
 
     def thresholds(self) -> dict[str, float | None]:
         """The thresholds by the keys of the schemas; None where no answer is sure."""

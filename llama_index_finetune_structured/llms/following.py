@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..forks import reset_after_fork
 from ..local.model.adapter import find_adapter
 from ..local.model.versions import POINTER
 from ..printable import package_logger
+from ..trust.calibration import Calibration
 from .lora import LoraLLM
 from .structured_lora import StructuredLoraLLM
 
@@ -141,6 +142,16 @@ class FollowingLoraLLM(LLM):
     def metadata(self) -> LLMMetadata:
         """As of ``LoraLLM``, of the version that answered last."""
         return self._shared(self._followed.llm).metadata
+
+    @property
+    def confidence(self) -> bool:
+        """As of ``LoraLLM``, of the version that answered last."""
+        return self._followed.llm.confidence
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """As of ``LoraLLM``, of the version that answers the next call."""
+        return self._latest().calibrations
 
     def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
         """As of ``LoraLLM``, of the version that answered last.

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from llama_index.core import PromptTemplate, SummaryIndex
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.schema import TextNode
 
 from llama_index_finetune_structured import (
+    Cascade,
     ConfigurationError,
     FinetuneDataset,
     FollowingLoraLLM,
@@ -25,6 +26,7 @@ from llama_index_finetune_structured import (
     LoraLLM,
     LoraSettings,
     capture,
+    trust_of,
 )
 from llama_index_finetune_structured.local.model.versions import ServedVersion, version_folder, write_history
 from tests import tiny
@@ -264,6 +266,18 @@ def test_a_call_is_captured_once(run: Path, tmp_path: Path) -> None:
         WAYS["structured_predict"](llm)
         WAYS["astructured_predict"](llm)
     assert len(FinetuneDataset.load(tmp_path / "calls.jsonl")) == 2
+
+
+def test_a_cascade_follows_it_and_says_which_version_answered(run: Path) -> None:
+    student = FollowingLoraLLM(run=run, max_new_tokens=120)
+    cascade = Cascade(student, MockLLM(), threshold=1e-9)
+
+    def answered_by() -> Path:
+        return Path(trust_of(cascade.structured_predict(Song, PROMPT, text="Track 7: 99 s")).answered_by)
+
+    assert answered_by() == run / "adapter"
+    _serve(run, "0001", "0003")
+    assert answered_by() == run / "versions" / "0003" / "adapter"
 
 
 def test_what_is_wrong_at_the_start_is_an_error(run: Path, tmp_path: Path) -> None:

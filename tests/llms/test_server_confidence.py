@@ -16,6 +16,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 
 from llama_index_finetune_structured import (
+    Cascade,
     FinetuneDataset,
     LoraFinetuneEngine,
     LoraLLM,
@@ -195,6 +196,20 @@ def test_the_trust_is_calibrated_by_the_class_of_the_answer(adapter: Path) -> No
                 trust = trust_of(WAYS[way](llm))
                 assert trust.calibrated
                 assert trust.probability == pytest.approx(1 / (1 + math.exp(-2.0)))
+
+
+@pytest.mark.parametrize(("threshold", "model"), [(0.4, "tuned"), (0.6, "teacher")])
+@pytest.mark.parametrize("way", ["predict", "apredict", "stream", "astream", "structured llm", "chat"])
+def test_a_cascade_takes_such_a_model_for_its_student(
+    way: str, threshold: float, model: str, adapter: Path
+) -> None:
+    with running() as server:
+        student = served_llm(adapter, model="tuned", api_base=server.base, api_key=server.key)
+        teacher = hosted_llm(
+            "teacher", api_base=server.base, api_key=server.key, transport="json_schema", context_window=9000
+        )
+        trust = trust_of(WAYS[way](Cascade(student, teacher, threshold=threshold)))
+    assert (trust.answered_by, trust.sure) == (model, True)
 
 
 def test_the_response_carries_it_as_json_and_a_copy_of_the_model_asks_for_it(adapter: Path) -> None:
