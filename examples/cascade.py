@@ -81,6 +81,7 @@ def answered(question):
     return cascade.structured_predict(ApiCard, PromptTemplate("{question}"), question=question)
 
 
+rounds = []
 print(f"{'round':>5} {'answers':>8} {'right':>6} {'handed over':>12} {'sure and right':>15} {'spent':>8}")
 for number in range(ROUNDS):
     part = stream[number * len(stream) // ROUNDS : (number + 1) * len(stream) // ROUNDS]
@@ -95,9 +96,40 @@ for number in range(ROUNDS):
         f"{number + 1:>5} {len(part):>8} {sum(right) / len(right):>6.0%} {1 - sum(own) / len(own):>12.0%} "
         f"{f'{sum(kept)} of {len(kept)}':>15} {spent:>7.3f}$"
     )
+    rounds.append((sum(right) / len(right), 1 - sum(own) / len(own), spent))
     if number + 1 < ROUNDS:
         result = improve(RUN, capture, output_cls=ApiCard, minutes=MINUTES)
         print(f"      version {result.version}: {result.reason}")
+
+# %% [markdown]
+# ## The rounds as a picture
+
+
+# %%
+def picture(rounds):
+    """An SVG: three bars a round, right answers, share handed over, and money against that of the first round."""
+    colours = {"right": "#1f9d68", "handed over": "#d1495b", "money, of round 1": "#2f7fd1"}
+    most = max(rounds[0][2], 1e-9)
+    body = ""
+    for number, (right, share, spent) in enumerate(rounds):
+        x = 40 + 190 * number
+        body += f"<text x='{x}' y='190'>round {number + 1}: ${spent:.3f}</text>"
+        values = (right, share, spent / most)
+        for at, (value, colour) in enumerate(zip(values, colours.values(), strict=True)):
+            left, height = x + 52 * at, 130 * value
+            body += (
+                f"<rect x='{left}' y='{170 - height:.0f}' width='40' height='{height:.0f}' fill='{colour}'/>"
+            )
+            body += f"<text x='{left}' y='{164 - height:.0f}'>{value:.0%}</text>"
+    for at, (name, colour) in enumerate(colours.items()):
+        body += f"<rect x='{40 + 150 * at}' y='8' width='12' height='12' fill='{colour}'/>"
+        body += f"<text x='{58 + 150 * at}' y='19'>{name}</text>"
+    size = f"viewBox='0 0 {190 * len(rounds) + 40} 200'"
+    style = "font-family='sans-serif' font-size='13' style='background:#fff'"
+    return f"<svg xmlns='http://www.w3.org/2000/svg' {size} {style}>{body}</svg>"
+
+
+print((OUTPUT / "rounds.svg").write_text(picture(rounds), encoding="utf-8") and OUTPUT / "rounds.svg")
 
 # %% [markdown]
 # ## How sure one answer is, field by field
