@@ -163,7 +163,7 @@ def trust_in_tokens(text: str, tokens: Sequence[AnswerToken] = ()) -> Trust | No
     """
     try:
         inner = json_span(text)
-        spans, value = list(json_spans(inner)), loads(inner)
+        spans, value = json_spans(inner), loads(inner)
     except ValueError:
         return None
     of = _probabilities(inner, tokens)

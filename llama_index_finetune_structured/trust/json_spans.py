@@ -45,11 +45,25 @@ class _Open:
     items: int = 0
 
 
-def json_spans(text: str) -> Iterator[JsonSpan]:
-    """The values of a JSON text, each after those inside it. Raises ValueError where it is no JSON text.
+def json_spans(text: str) -> list[JsonSpan]:
+    """The values of a JSON text, each after those inside it; of a repeated key the last one, as parsers take it.
 
-    Nesting takes no stack of Python's, so any depth is read.
+    Raises ValueError where it is no JSON text. Nesting takes no stack of Python's, so any depth is read.
     """
+    found: dict[JsonPath, JsonSpan] = {}
+    for span in _spans(text):
+        if span.path in found:
+            depth = len(span.path)
+            earlier = [
+                path for path, one in found.items() if path[:depth] == span.path and one.start < span.start
+            ]
+            for path in earlier:
+                del found[path]
+        found[span.path] = span
+    return list(found.values())
+
+
+def _spans(text: str) -> Iterator[JsonSpan]:
     opened: list[_Open] = []
     at = _after_space(text, 0)
     path: JsonPath = ()

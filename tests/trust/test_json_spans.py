@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_index_finetune_structured.trust.answer_trust import trust_in_tokens
 from llama_index_finetune_structured.trust.json_spans import JsonPath, json_spans
 
 _TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
@@ -41,7 +42,7 @@ def _inside(value: Any, path: JsonPath = ()) -> dict[JsonPath, Any]:
 @given(_VALUES, st.sampled_from(_FORMS), st.sampled_from(["", " ", "\n\t"]))
 def test_every_span_parses_to_its_value(value: Any, form: dict[str, Any], around: str) -> None:
     text = around + json.dumps(value, **form) + around
-    spans = list(json_spans(text))
+    spans = json_spans(text)
     values = _inside(value)
     assert {span.path for span in spans} == set(values)
     assert len(spans) == len(values)
@@ -74,18 +75,43 @@ def test_no_other_text_is_taken_for_json(text: str) -> None:
         json.loads(text)
     except ValueError:
         with pytest.raises(ValueError, match=r"expected|string|control|escape"):
-            list(json_spans(text))
+            json_spans(text)
     else:
         if "NaN" not in text and "Infinity" not in text:
-            assert list(json_spans(text))
+            assert json_spans(text)
 
 
 def test_deep_nesting_takes_no_stack() -> None:
     depth = 1_500
-    spans = list(json_spans('[{"a":' * depth + "1" + "}]" * depth))
+    spans = json_spans('[{"a":' * depth + "1" + "}]" * depth)
     assert len(spans) == 2 * depth + 1
     assert len(spans[0].path) == 2 * depth
 
 
-def test_repeated_keys_are_each_a_span() -> None:
-    assert [(s.path, s.start) for s in json_spans('{"a":1,"a":2}')] == [(("a",), 5), (("a",), 11), ((), 0)]
+_REPEATED: Any = st.recursive(
+    st.integers(0, 9).map(str),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]")
+        | st.lists(st.tuples(st.sampled_from("ab"), inner), max_size=4).map(
+            lambda pairs: "{" + ",".join(f'"{key}":{item}' for key, item in pairs) + "}"
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_REPEATED)
+def test_of_repeated_keys_the_last_one_has_its_spans_alone(text: str) -> None:
+    """A grammar that allows any key lets one be written twice, and parsers take the last."""
+    values = _inside(json.loads(text))
+    spans = json_spans(text)
+    assert {span.path for span in spans} == set(values)
+    assert len(spans) == len(values)
+    for span in spans:
+        assert json.loads(text[span.start : span.stop]) == values[span.path]
+
+
+def test_an_answer_with_a_repeated_key_has_a_trust() -> None:
+    trust = trust_in_tokens('{"red":[1,2],"red":[]}')
+    assert trust is not None
+    assert [(field.path, field.value) for field in trust.fields] == [(("red",), [])]
