@@ -8,17 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
-from ..answer_values import answer_value
 from ..background import blocking
 from ..dataset.finetune_dataset import FinetuneDataset
 from ..dataset.labels import Conversation, labelled_examples
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example, Message
 from ..printable import package_logger
-from ..trust.lookup import trust_of
 from .run.answer_log import RawAnswer
 from .run.ask import AskSettings, ask_systems
-from .run.systems import System, ask_system, check_askable, fingerprint, question_of
+from .run.systems import System, check_askable, question_of
 from .run.target import AnswerTarget, open_target
 from .spread import least_sure
 
@@ -77,12 +75,7 @@ async def aselect(
     targets = _targets(data, output_cls, schema)
     check_askable("llm", llm, targets)
 
-    async def ask(example: Example) -> dict[str, Any]:
-        reply = await ask_system(llm, open_target(example, output_cls))
-        return {"answer": _value(reply.answer), "probability": _probability(reply.answer)}
-
-    name = f"student {fingerprint(llm)[:12]}"
-    answers = (await ask_systems({name: ask}, targets, asking))[name].answers
+    answers = (await ask_systems({"student": llm}, targets, asking))["student"].answers
     sureness = [_sureness(answer) for answer in answers]
     _check_known(answers, sureness)
     known = [(at, sure) for at, sure in enumerate(sureness) if sure is not None]
@@ -129,25 +122,11 @@ def _example(row: int, data: Example | Conversation) -> Example:
         raise DatasetError(f"select: row {row}: {str(error).removeprefix('pairs[0]: ')}") from error
 
 
-def _value(answer: Any) -> JsonValue:
-    value: JsonValue = answer_value(answer) if isinstance(answer, BaseModel) else answer
-    return value
-
-
-def _probability(answer: Any) -> float | None:
-    """That an answer is right; None where that is not known."""
-    try:
-        return trust_of(answer).probability
-    except ConfigurationError:
-        return None
-
-
 def _sureness(answer: RawAnswer) -> float | None:
     """Probability of an answer, 0 of one that does not fit its schema; None where there is none."""
     if answer.error is not None:
         return None if answer.failed else 0.0
-    probability = answer.value.get("probability") if isinstance(answer.value, dict) else None
-    return float(probability) if isinstance(probability, int | float) else None
+    return None if answer.trust is None else answer.trust.given
 
 
 def _check_known(answers: Iterable[RawAnswer], sureness: Iterable[float | None]) -> None:
@@ -172,8 +151,11 @@ def _check_known(answers: Iterable[RawAnswer], sureness: Iterable[float | None])
 
 def _labelled(example: Example, answer: RawAnswer, sureness: float | None) -> Example:
     """The row with what the student said."""
-    said = answer.value.get("answer") if isinstance(answer.value, dict) else None
-    facts: dict[str, JsonValue] = {"student_answer": said, "student_probability": sureness}
+    said = answer.text if answer.value is None else answer.value
+    facts: dict[str, JsonValue] = {
+        "student_answer": said if answer.error is None else None,
+        "student_probability": sureness,
+    }
     if answer.error is not None:
         facts["student_error"] = answer.error
     return example.model_copy(update={"metadata": {**example.metadata, **facts}})

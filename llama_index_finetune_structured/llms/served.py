@@ -22,7 +22,6 @@ from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
 from .server_confidence import structured_reply
 from .structured import bare_prompt, parse_response, request_schema, with_schema
-from .trained_settings import trained_settings
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -200,7 +199,7 @@ def served_llm(
     card = read_folder_card(Path(adapter))
     as_trained: dict[str, Any] = {
         "bounds": card.bounds,
-        "calibrations": trained_settings(card).get("calibrations", {}),
+        "calibrations": card.calibrations,
         "chat_prompts": card.chat_prompts,
         "system_messages": card.system_messages,
         "schema_prompt": card.schema_prompt,

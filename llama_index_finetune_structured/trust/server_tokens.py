@@ -1,8 +1,8 @@
 """Log-probabilities that a server sends with a reply, in the form of OpenAI's chat completions -> trust in the reply.
 
 What a server's numbers are, by their sources: llama.cpp gives the logarithm of the softmax over the whole vocabulary,
-before grammar and temperature; vLLM and SGLang apply the grammar's mask first; OpenAI does not say. A greedy reply
-tells the difference: a token that was likelier than the chosen one must have been forbidden.
+before grammar and temperature; vLLM applies the grammar's mask first; OpenAI does not say, and SGLang was not looked
+at. A greedy reply tells the difference: a token that was likelier than the chosen one must have been forbidden.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .tokens import AnswerToken
 __all__ = ["trust_in_reply"]
 
 # As for a local model's tokens (``local/generate/token_probability.py``), so that one calibration serves both: tokens
-# further below the likeliest do not count. What training with label smoothing spreads over the vocabulary is left out.
+# further below the likeliest do not count.
 _NEAR = 7.0
 _LEAST = -9999.0  # what vLLM sends for minus infinity, which JSON does not have
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # for a token that holds a part of a character

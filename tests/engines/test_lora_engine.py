@@ -166,7 +166,7 @@ def test_empty_data_is_refused(tiny_llama: Path) -> None:
 
 
 def test_a_row_longer_than_the_limit_is_refused_not_cut(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"dataset:1: error \[answer_cut\] 205 tokens, the limit is 50;"):
+    with pytest.raises(DatasetError, match=r"dataset:1: error \[answer_cut\] 204 tokens, the limit is 50;"):
         _engine(tiny_llama, tmp_path, config=LoraSettings(max_length=50)).finetune()
 
 

@@ -98,7 +98,7 @@ def test_an_adapter_that_knows_its_schema_is_told_another_one(base: Path, tmp_pa
     engine.finetune()
     llm = engine.get_finetuned_model()
     question = [ChatMessage(content="Describe colour 0.")]
-    twice = [ChatMessage(content="Describe colour 0.\n\nDescribe colour 0.")]
+    twice = [ChatMessage(content="Describe colour 0.\nDescribe colour 0.")]
     assert llm.prompt_token_ids(question, Colour) == llm.prompt_token_ids(twice)
     assert len(llm.prompt_token_ids(question, Smell)) > len(llm.prompt_token_ids(twice))
 

@@ -171,9 +171,17 @@ def test_llama_cpp_writes_decimals_and_moments_that_validate(adapter: Path, tmp_
 
     output = export_adapter(adapter, tmp_path / "tuned.gguf", format="gguf")
     with open_export(output, adapter, format="gguf") as llm:
-        for seed in (0, 2, 3):  # by others, its grammar writes numbers with exponents that no float holds
+        answered = 0
+        for seed in range(8):
             options = {"temperature": 1.0, "seed": seed}
-            assert llm.structured_predict(Paid, PROMPT, llm_kwargs=options).due.tzinfo is not None
+            try:
+                paid = llm.structured_predict(Paid, PROMPT, llm_kwargs=options)
+            except StructuredAnswerError as error:
+                assert "finite number" in str(error)  # its grammar writes exponents that no float holds
+                continue
+            assert paid.due.tzinfo is not None
+            answered += 1
+        assert answered >= 4
 
 
 class Request(BaseModel):

@@ -43,7 +43,7 @@ def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
         [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA, "json"
     )
     assert system["content"].startswith("Be brief.\n\n")
-    assert user == {"role": "user", "content": "Q\n\nQ"}
+    assert user == {"role": "user", "content": "Q\nQ"}
     spelled = json.loads(system["content"].splitlines()[-1])
     assert "title" not in spelled, "generated titles cost tokens"
     assert "title" in spelled["properties"], "a field called title is no generated title"
@@ -55,7 +55,7 @@ def test_a_short_last_question_stands_twice_before_a_structured_answer(form: Sch
         return messages_with_schema(messages, schema, form)[-1]["content"]
 
     question = Message(role="user", content="Q")
-    assert asked(question) == "Q\n\nQ"
+    assert asked(question) == "Q\nQ"
     assert asked(question, schema=None) == "Q", "a plain call is asked as it is"
     assert asked(Message(role="user", content="w " * 200)) == "w " * 200, "a long text stands once"
     assert asked(Message(role="user", content="")) == ""
@@ -106,7 +106,7 @@ def test_a_tokenizer_without_template_gets_a_plain_one() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = None
     row = token_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
-    assert _text(tokenizer, row.prompt).endswith("user: Q\n\nQ\nassistant: ")
+    assert _text(tokenizer, row.prompt).endswith("user: Q\nQ\nassistant: ")
 
 
 def test_the_stop_token_is_the_one_the_template_ends_a_turn_with() -> None:

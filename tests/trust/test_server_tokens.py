@@ -105,7 +105,6 @@ def test_what_was_likelier_than_a_greedily_chosen_token_was_forbidden() -> None:
 
 
 def test_what_is_spread_over_the_vocabulary_does_not_count() -> None:
-    """Label smoothing leaves a tenth of the probability to tokens that are never chosen."""
     spread = {f"x{n}": math.log(1e-5) for n in range(19)}
     assert _scores(token("1", math.log(0.9), spread), is_greedy=True) == pytest.approx((1.0, 1.0))
 

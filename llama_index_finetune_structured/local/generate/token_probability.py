@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,6 @@ import torch
 __all__ = ["log_probabilities"]
 
 # Tokens whose logits are further below the highest do not count: each has less than a thousandth of its probability.
-# What training with label smoothing spreads over all tokens of the vocabulary is left out by that, too.
 _NEAR = 7.0
 
 
@@ -43,5 +41,4 @@ def _log_probability(token: int, logits: torch.Tensor, among: list[int]) -> floa
     if not others:
         return 0.0
     scores = logits[[token, *others]].double()
-    value = float(scores[0] - scores.logsumexp(0))
-    return value if math.isfinite(value) else -math.inf
+    return float(scores[0] - scores.logsumexp(0))

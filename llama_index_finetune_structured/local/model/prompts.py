@@ -99,7 +99,7 @@ def messages_with_schema(
     if plain and plain[-1]["role"] == "user" and 0 < len(plain[-1]["content"]) <= _READ_TWICE:
         # A causal model reads a word without those behind it. In the second copy it has seen them all: "album" in
         # "play the album X by Y" is known as what X is. https://arxiv.org/abs/2402.15449 (echo embeddings).
-        plain[-1]["content"] = "\n\n".join([plain[-1]["content"]] * 2)
+        plain[-1]["content"] = "\n".join([plain[-1]["content"]] * 2)
     if schema_prompt == "none":
         return plain
     instruction = _schema_instruction(schema, schema_prompt)
