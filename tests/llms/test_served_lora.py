@@ -177,7 +177,8 @@ def test_llama_cpp_writes_decimals_and_moments_that_validate(adapter: Path, tmp_
             try:
                 paid = llm.structured_predict(Paid, PROMPT, llm_kwargs=options)
             except StructuredAnswerError as error:
-                assert "finite number" in str(error)  # its grammar writes exponents that no float holds
+                if "finite number" not in str(error):  # its grammar writes exponents that no float holds
+                    raise
                 continue
             assert paid.due.tzinfo is not None
             answered += 1
