@@ -204,8 +204,8 @@ def _row(
 ) -> TokenRow:
     if example.answer.tool_calls and example.answer_schema is None:
         raise DatasetError(
-            "its answer is a tool call, and neither the tools that were offered nor the answer's schema are there: give "
-            "them as tools or answer_schema, or leave the row out"
+            "its answer is a tool call, and neither the tools that were offered nor the answer's schema are there: "
+            "give them as tools or answer_schema, or leave the row out"
         )
     messages = messages_with_schema(without_schema_text(example), example.answer_schema, schema_prompt)
     prompt = render_prompt(tokenizer, messages, date=date)
