@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from llama_index_finetune_structured import (
     LoraSettings,
     capture,
 )
+from llama_index_finetune_structured.dataset.checks.rows import CheckSource, parsed_rows
+from llama_index_finetune_structured.example import Example
+from llama_index_finetune_structured.local.model.prompts import TokenRow, token_row
+from tests import tiny
 from tests.agents.scripted import TOOLS, WIRE, Teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -102,3 +107,17 @@ async def test_concurrent_runs_do_not_mix(student: LoraLLM) -> None:
         answer, calls = QUESTIONS[question]
         assert answer in said, question
         assert called == calls, question
+
+
+@pytest.mark.parametrize("name", ["openai", "trl-messages", "trl-prompt-completion"])
+def test_a_captured_file_in_another_format_is_trained_to_the_same_tokens(
+    captured: FinetuneDataset, tmp_path: Path, name: str
+) -> None:
+    captured.save(tmp_path / "rows.jsonl", format=name)
+    tokenizer = tiny.tokenizer()
+
+    def tokens(source: CheckSource) -> list[TokenRow]:
+        turns = [row.content for row in parsed_rows(source, "local")]
+        return [token_row(tokenizer, turn, stop_id=1) for turn in turns if isinstance(turn, Example)]
+
+    assert tokens(tmp_path / "rows.jsonl") == tokens(tuple(captured))

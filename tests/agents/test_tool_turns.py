@@ -176,11 +176,7 @@ def test_any_turn_is_valid_by_its_schema_and_reads_back(
     message = Message(
         role="assistant",
         content=text or None if calls else text,
-        tool_calls=[
-            call(name, n) | {"function": {"name": name, "arguments": json.dumps(arguments)}}
-            for n, (name, arguments) in enumerate(calls)
-        ]
-        or None,
+        tool_calls=[call(name, at, arguments) for at, (name, arguments) in enumerate(calls)] or None,
     )
     (turn,) = structured_turns(row(QUESTION, message, tools=wire))
     value = json.loads(trained_text(turn))

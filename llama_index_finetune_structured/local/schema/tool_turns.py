@@ -35,6 +35,7 @@ _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 _DEFINITIONS = ("$defs", "definitions")
 _OF_TOOLS = ("type", "properties", "required", *_DEFINITIONS)
 _TEXT = {"type": "string"}
+_MEANING = "What you say, if anything, then the functions that you call."
 
 
 def is_agent_turn(example: Example) -> bool:
@@ -57,7 +58,8 @@ def turn_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for number, function in enumerate(functions):
         definitions[_CALL]["anyOf"].append(_call_schema(function, number, definitions))
     calls = {"type": "array", "items": {"$ref": f"#/$defs/{_CALL}"}, "minItems": 1}
-    return {"$defs": definitions, "anyOf": [calls, {**calls, "prefixItems": [_TEXT]}]}
+    said = {**calls, "prefixItems": [_TEXT]}
+    return {"description": _MEANING, "$defs": definitions, "anyOf": [calls, said]}
 
 
 def tool_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
