@@ -21,7 +21,7 @@ from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
 from ..local.model.chat_template import prompt_date, system_form
-from ..local.model.prompts import schema_prompt_of, schema_room
+from ..local.model.prompts import prompt_form_of, schema_room
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
@@ -114,7 +114,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
         self._run = LoraRunFolder(self.output_dir, identity, self.fingerprint)
         self._prompt_date: str | None = None
-        self._schema_prompt = self.config.schema_prompt or schema_prompt_of(self.examples)
+        self._form = prompt_form_of(self.examples, self.config.schema_prompt)
         self._tokenizer: Any = None
         self._window_size = 0
 
@@ -246,7 +246,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             self._tokenizer,
             self.config.max_length,
             date=self._prompt_date,
-            schema_prompt=self._schema_prompt,
+            form=self._form,
         )
         rows = self._data.trainable(target)
         windows = self._data.windows(target, self.config.windows, self.config.seed)
@@ -315,7 +315,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             for example in self.examples
             if example.answer_schema is not None
         }
-        tokenizer, form = self._tokenizer, self._schema_prompt
+        tokenizer, form = self._tokenizer, self._form
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,
@@ -332,7 +332,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                 (schema_room(tokenizer, schema, form) for schema in schemas.values()), default=0
             ),
             system_messages=system_form(tokenizer),
-            schema_prompt=form,
+            **form._asdict(),
             list_rules=self._data.list_rules,
             windows=self._window_size,
         )

@@ -21,7 +21,7 @@ from ..errors import ConfigurationError, DatasetError, PromptTooLongError
 from ..example import Message
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
-from ..local.model.prompts import SchemaPrompt, messages_with_schema, render_prompt, require_short
+from ..local.model.prompts import PromptForm, messages_with_schema, render_prompt, require_short
 from ..trust.answer_trust import Trust, trust_in_tokens
 from ..trust.lookup import TRUST, note_answer
 from ..trust.tokens import AnswerToken
@@ -190,7 +190,7 @@ def prompt_ids(
     tokenizer: Any,
     messages: Sequence[ChatMessage],
     schema: Mapping[str, Any] | None,
-    schema_prompt: SchemaPrompt,
+    form: PromptForm,
     *,
     date: str | None = None,
     context_window: int,
@@ -202,13 +202,13 @@ def prompt_ids(
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    trained = trained_messages(messages, schema, schema_prompt)
+    trained = trained_messages(messages, schema, form)
     require_short((message["content"] for message in trained), context_window)
     return render_prompt(tokenizer, trained, date=date)
 
 
 def trained_messages(
-    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None, schema_prompt: SchemaPrompt
+    messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None, form: PromptForm
 ) -> list[dict[str, str]]:
     """LlamaIndex's messages as role and content, in the form in which captured ones and their schema are trained.
 
@@ -216,7 +216,7 @@ def trained_messages(
     text, and for text that UTF-8 cannot encode.
     """
     plain = [plain_message(number, message) for number, message in enumerate(messages)]
-    trained = messages_with_schema(plain, schema, schema_prompt)
+    trained = messages_with_schema(plain, schema, form)
     for message in trained:
         require_encodable(message["content"], f"a {message['role']} message")
     return trained

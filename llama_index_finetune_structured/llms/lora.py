@@ -17,7 +17,7 @@ from ..json_schema import without_titles
 from ..local.model.adapter import find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt, require_short, schema_room
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, require_short, schema_room
 from ..local.schema.bounds import schema_key
 from ..local.schema.list_items import ListRules
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
@@ -91,6 +91,8 @@ class LoraLLM(LocalChatLLM):
         answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
         windows: Sentences of each window of the text, whose lists are merged; 0: the text is read whole. By default 0;
             ``from_adapter`` sets 1 or 2 where training had rows of windows.
+        reads_twice: Whether short questions stand twice in prompts of structured answers. None (default): as the
+            adapter was trained, False for a base model alone.
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``, where
             schemas that are not of training are said as types. None (default): as the adapter was trained, ``compact``
             for a base model alone.
@@ -129,6 +131,7 @@ class LoraLLM(LocalChatLLM):
     )
     answers: int = Field(default=1, ge=1, description="Answers to each structured call, merged by votes.")
     windows: int = Field(default=0, ge=0, description="Sentences of each window of the text; 0: no windows.")
+    reads_twice: bool | None = Field(default=None, description="Whether short questions stand twice.")
     schema_prompt: SchemaPrompt | None = Field(
         default=None, description="How prompts say the schema: compact, json or none; None: as in training."
     )
@@ -137,7 +140,7 @@ class LoraLLM(LocalChatLLM):
     _context_window: int = PrivateAttr()
     _adapter_files: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompt_date: str | None = PrivateAttr(default=None)
-    _trained_prompt: SchemaPrompt = PrivateAttr(default=DEFAULT_SCHEMA_PROMPT)
+    _trained_form: PromptForm = PrivateAttr(default=PromptForm())
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
 
@@ -149,7 +152,7 @@ class LoraLLM(LocalChatLLM):
         if self.adapter is not None:
             card = read_matching_card(self.adapter, base)
             self._prompt_date, self._adapter_files = card.prompt_date, card.files
-            self._trained_prompt = card.schema_prompt
+            self._trained_form = PromptForm(card.schema_prompt, card.reads_twice)
         self._context_window = context_window(base)
 
     @classmethod
@@ -313,11 +316,13 @@ class LoraLLM(LocalChatLLM):
     def _schema_room(self, schema: Mapping[str, Any]) -> int:
         return schema_room(self._loaded.tokenizer, schema, self._form(schema))
 
-    def _form(self, schema: Mapping[str, Any] | None) -> SchemaPrompt:
-        """How the prompt says a schema: one that training did not show is said."""
-        form = self.schema_prompt or self._trained_prompt
+    def _form(self, schema: Mapping[str, Any] | None) -> PromptForm:
+        """The form of the prompt: a schema that training did not show is said."""
+        said = self.schema_prompt or self._trained_form.schema_prompt
         is_new = schema is not None and without_titles(schema) not in self.trained_schemas
-        return DEFAULT_SCHEMA_PROMPT if form == "none" and is_new and self.trained_schemas else form
+        said = DEFAULT_SCHEMA_PROMPT if said == "none" and is_new and self.trained_schemas else said
+        twice = self._trained_form.reads_twice if self.reads_twice is None else self.reads_twice
+        return PromptForm(said, twice)
 
     def _completion_call(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from ..local.model.adapter import read_folder_card
 from ..local.model.chat_template import SystemForm, with_system_messages
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from ..local.schema.text_order import with_free_keys
 from .hosted import HostedOpenAILike
@@ -52,6 +52,7 @@ class ServedLora(HostedOpenAILike):
         system_messages: The form in which training's chat template took system messages: ``own`` (default),
             ``joined`` to one, or ``in_question``, at the start of the first one.
         schema_prompt: How prompts say the schema, as in training: ``compact`` (default), ``json`` or ``none``.
+        reads_twice: Whether short questions stand twice in prompts of structured answers, as in training.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -66,6 +67,7 @@ class ServedLora(HostedOpenAILike):
     schema_prompt: SchemaPrompt = Field(
         default=DEFAULT_SCHEMA_PROMPT, description="How prompts say the schema: compact, json or none."
     )
+    reads_twice: bool = Field(default=False, description="Whether short questions stand twice.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -161,7 +163,7 @@ class ServedLora(HostedOpenAILike):
         They are what the local chat template got, as the server's may reject or leave out system messages.
         """
         schema = request_schema(kwargs.get("response_format"))
-        plain = trained_messages(messages, schema, self.schema_prompt)
+        plain = trained_messages(messages, schema, PromptForm(self.schema_prompt, self.reads_twice))
         return [ChatMessage(**message) for message in with_system_messages(plain, self.system_messages)]
 
     def _bounded(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,6 +205,7 @@ def served_llm(
         "chat_prompts": card.chat_prompts,
         "system_messages": card.system_messages,
         "schema_prompt": card.schema_prompt,
+        "reads_twice": card.reads_twice,
         "max_tokens": card.answer_tokens,
         "temperature": 0.0,
         "is_chat_model": True,

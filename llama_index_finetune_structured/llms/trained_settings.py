@@ -21,5 +21,6 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "schema_tokens": card.schema_tokens,
         "trained_schemas": list(card.schemas),
         "schema_prompt": card.schema_prompt,
+        "reads_twice": card.reads_twice,
         "calibrations": card.calibrations,
     }

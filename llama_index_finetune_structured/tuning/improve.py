@@ -26,7 +26,7 @@ from ..files import write_json
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import find_adapter, read_card
 from ..local.model.base_models import BaseModelFiles, resolve
-from ..local.model.prompts import schema_prompt_of
+from ..local.model.prompts import prompt_form_of
 from ..local.model.versions import VERSIONS, read_history, version_folder, version_names
 from ..local.train.distributed import DistributedRun
 from ..local.train.settings import LoraSettings
@@ -251,7 +251,7 @@ class _Improving:
             )
         require_schemas(self.source.name, "new rows", new.rows)
         train = FinetuneDataset([*old, *new.rows])
-        form = self.settings.schema_prompt or schema_prompt_of(train)
+        form = prompt_form_of(train, self.settings.schema_prompt)
         self.source.check(target_named("local", self.base.name, self.settings.max_length, form))
         version = _free_version(self.run.folder)
         folder = version_folder(self.run.folder, version)

@@ -17,7 +17,7 @@ from ..dataset.leakage import find_leaks
 from ..dataset.splits import GroupBy, document_of, unit_hash
 from ..errors import DatasetError
 from ..example import Example
-from ..local.model.prompts import schema_prompt_of
+from ..local.model.prompts import prompt_form_of
 from ..local.train.settings import LoraSettings
 from ..printable import package_logger
 
@@ -117,7 +117,7 @@ class DividedRows:
 
     def check(self, base_model: str, settings: LoraSettings) -> None:
         """Log what ``check`` warns of. Raises DatasetError with its errors."""
-        form = settings.schema_prompt or schema_prompt_of(self.train)
+        form = prompt_form_of(self.train, settings.schema_prompt)
         target = target_named("local", base_model, settings.max_length, form)
         self.sources[0].check(target)
         for source in self.sources[1:]:

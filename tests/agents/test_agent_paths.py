@@ -88,7 +88,7 @@ WAYS: dict[str, Callable[[LLM], Any]] = {
     "FunctionAgent": lambda llm: agent(llm, streaming=False),
     "AgentWorkflow": lambda llm: AgentWorkflow(agents=[agent(llm)]),
     "AgentWorkflow of tools": lambda llm: AgentWorkflow.from_tools_or_functions(
-        TOOLS, llm=llm, system_prompt="You are brief."
+        [*TOOLS], llm=llm, system_prompt="You are brief."
     ),
 }
 

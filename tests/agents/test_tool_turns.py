@@ -14,7 +14,7 @@ from llama_index_finetune_structured.dataset.checks.rows import parsed_rows
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.json_schema import first_error
-from llama_index_finetune_structured.local.model.prompts import token_row, trained_text
+from llama_index_finetune_structured.local.model.prompts import PromptForm, token_row, trained_text
 from llama_index_finetune_structured.local.schema.tool_turns import (
     chosen_schema,
     structured_turns,
@@ -61,7 +61,10 @@ def test_a_run_is_a_row_for_each_turn_and_the_next_row_begins_with_the_one_befor
     )
     assert trained_text(second) == '["371 and 1411."]'
     tokenizer = tiny.tokenizer()
-    rows = [token_row(tokenizer, turn, stop_id=1, schema_prompt="none") for turn in (first, second)]
+    rows = [
+        token_row(tokenizer, turn, stop_id=1, form=PromptForm("none", reads_twice=True))
+        for turn in (first, second)
+    ]
     begun = rows[0].prompt + rows[0].answer
     assert rows[1].prompt[: len(begun)] == begun
 
@@ -75,7 +78,7 @@ def test_results_of_parallel_calls_stand_in_the_order_of_the_calls() -> None:
 def test_captured_rows_of_a_run_are_each_trained_once_in_any_order() -> None:
     rows = [row(QUESTION, CALLS), RUN]
     for source in (rows, rows[::-1], rows[1:]):
-        found = [item.content.id for item in parsed_rows(tuple(source), "local")]  # type: ignore[union-attr]
+        found = [item.content.id for item in parsed_rows(tuple(source), "local")]
         assert sorted(found) == sorted(turn.id for turn in structured_turns(RUN))
     again = parsed_rows((*rows, *rows), "local")
     assert len(again) == 4, "a run that was captured twice is two runs"

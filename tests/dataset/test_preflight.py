@@ -19,6 +19,7 @@ from llama_index_finetune_structured.dataset.checks.problems import FIXES
 from llama_index_finetune_structured.dataset.checks.targets import TokenisedRow, TrainingTarget, target_named
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
 from llama_index_finetune_structured.example import Example, Message
+from llama_index_finetune_structured.local.model.prompts import PromptForm
 from tests.dataset.tiny_base import tiny_base
 
 PYTHON_ERROR = re.compile(r"(Attribute|Type|Key|Index|Value)Error")
@@ -142,7 +143,7 @@ def test_missing_empty_and_small_files_are_problems_not_exceptions(tmp_path: Pat
 def test_a_file_over_the_providers_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.jsonl"
     path.write_bytes(b"\n".join(good_lines(10)))
-    openai = target_named("openai", None, None, "json")
+    openai = target_named("openai", None, None, PromptForm("json"))
     assert openai.max_bytes == 512 * 1024**2
     small = replace(openai, max_bytes=path.stat().st_size - 1)
     assert [p.code for p in check(path, target=small).problems] == ["file_too_large"]
@@ -457,7 +458,7 @@ def test_what_no_source_or_setting_can_be_is_a_settings_error() -> None:
 
 def test_a_file_that_is_removed_during_the_check_is_read_to_its_end(tmp_path: Path) -> None:
     path = FinetuneDataset([SONG] * 3).save(tmp_path / "data.jsonl")
-    built_in = target_named("gradient", None, None, "json")
+    built_in = target_named("gradient", None, None, PromptForm("json"))
 
     def tokenise(example: Example) -> TokenisedRow:
         path.unlink(missing_ok=True)

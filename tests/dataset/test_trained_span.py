@@ -24,7 +24,7 @@ pytest.importorskip("transformers")
 
 from llama_index_finetune_structured.local.generate.loaded_models import load_local_model  # noqa: E402
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve  # noqa: E402
-from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row  # noqa: E402
+from llama_index_finetune_structured.local.model.prompts import PromptForm, stop_token_id, token_row  # noqa: E402
 from llama_index_finetune_structured.local.schema.bounds import learn_bounds, schema_key  # noqa: E402
 from llama_index_finetune_structured.local.train.packing import pack  # noqa: E402
 
@@ -54,7 +54,7 @@ def learned(span: TrainedSpan | None) -> list[int]:
 def test_the_local_span_is_the_packed_batchs_labels(base: Path) -> None:
     report = check(DATA, target="local", base_model=base)
     tokenizer = load_tokenizer(resolve(base))
-    row = token_row(tokenizer, DATA[0], stop_id=stop_token_id(tokenizer))
+    row = token_row(tokenizer, DATA[0], stop_id=stop_token_id(tokenizer), form=PromptForm(reads_twice=True))
     assert report.span is not None
     assert learned(report.span) == pack([row]).labels
     assert report.span.ids == row.prompt + row.answer
@@ -147,7 +147,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingTarget]:
     templates = {"plain": tiny_base.PLAIN, "able": tiny_base.WITH_TOOLS}
     folders = {n: tiny_base.tiny_base(tmp_path_factory.mktemp(n), t) for n, t in templates.items()}
     named = [("local", "plain"), ("trl", "plain"), ("trl", "able")]
-    return [target_named(target, folders[base], None, "json") for target, base in named]
+    return [target_named(target, folders[base], None, PromptForm("json")) for target, base in named]
 
 
 @given(lines=st.lists(any_line, max_size=4), which=st.integers(0, 2))

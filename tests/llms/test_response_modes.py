@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, create_model
 
 from llama_index_finetune_structured import FinetuneDataset, LoraFinetuneEngine, LoraLLM, LoraSettings
 from llama_index_finetune_structured.errors import ConfigurationError, PromptTooLongError
-from llama_index_finetune_structured.local.model.prompts import schema_room
+from llama_index_finetune_structured.local.model.prompts import PromptForm, schema_room
 from tests import tiny
 
 WINDOW, WORDS = 3072, 700
@@ -119,7 +119,7 @@ def test_a_schema_larger_than_the_room_is_an_error_that_names_the_room_it_takes(
     small: Path, index: SummaryIndex, mode: str
 ) -> None:
     llm = LoraLLM(base_model=str(small), max_new_tokens=80, schema_tokens=0, schema_prompt="json")
-    room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), "json")
+    room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), PromptForm("json"))
     with pytest.raises(PromptTooLongError, match=f"set schema_tokens={room}"):
         index.as_query_engine(llm=llm, output_cls=Song, response_mode=mode).query("?")
     roomy = llm.model_copy(update={"schema_tokens": room})
@@ -167,7 +167,7 @@ def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_adapter_keeps_room_for_the_schemas_of_its_training(trained: Path) -> None:
     llm = LoraLLM.from_adapter(trained)
-    room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), "compact")
+    room = schema_room(llm._loaded.tokenizer, Song.model_json_schema(), PromptForm())
     assert llm.schema_tokens == room
     assert llm.metadata.context_window == llm.metadata_for(Song).context_window == WINDOW - room
 

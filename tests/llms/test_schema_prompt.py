@@ -19,7 +19,7 @@ from llama_index_finetune_structured import (
 )
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.model.adapter import read_card
-from llama_index_finetune_structured.local.model.prompts import SchemaPrompt, schema_prompt_of
+from llama_index_finetune_structured.local.model.prompts import SchemaPrompt, prompt_form_of
 from tests.exporting import Colour, colours, save_base
 from tests.fakes.openai_server import OpenAIServer
 
@@ -84,9 +84,9 @@ def test_prompts_do_not_repeat_the_one_schema_of_many_rows(
     examples = [*colours(rows)] if rows else []
     if others:
         examples += FinetuneDataset.from_pairs([(f"smell {n}", Smell(strength=n)) for n in range(others)])
-    assert schema_prompt_of(examples) == form
+    assert prompt_form_of(examples).schema_prompt == form
     if examples:
-        assert LoraFinetuneEngine(examples, base_model=base)._schema_prompt == form
+        assert LoraFinetuneEngine(examples, base_model=base)._form.schema_prompt == form
         span = check(examples, base_model=base).span
         assert span is not None
         assert ("of this type" in span.prompt_text.replace("Ġ", " ")) is (form == "compact")

@@ -35,7 +35,7 @@ from llama_index_finetune_structured.llms.served import ServedLora
 from llama_index_finetune_structured.llms.structured import parse_response
 from llama_index_finetune_structured.local.model.adapter import CARD, AdapterCard
 from llama_index_finetune_structured.local.model.chat_template import system_form
-from llama_index_finetune_structured.local.model.prompts import messages_with_schema
+from llama_index_finetune_structured.local.model.prompts import PromptForm, messages_with_schema
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from llama_index_finetune_structured.local.schema.compact import compact_schema
 from llama_index_finetune_structured.local.schema.grammar_schema import grammar_schema
@@ -329,7 +329,13 @@ def test_a_server_gets_system_messages_in_the_form_of_training(
     llm.structured_predict(Colour, ChatPromptTemplate(asked))
     sent = server.calls("POST", CHAT)[-1].json()["messages"]
     messages = [ChatMessage(role="system", content="Be brief."), *asked]
-    trained = prompt_ids(tokenizer, messages, Colour.model_json_schema(), "compact", context_window=2048)
+    trained = prompt_ids(
+        tokenizer,
+        messages,
+        Colour.model_json_schema(),
+        PromptForm(reads_twice=card.reads_twice),
+        context_window=2048,
+    )
     rendered: Any = tokenizer.apply_chat_template(sent, add_generation_prompt=True)
     assert rendered["input_ids"] == trained
     assert "Cite." in tokenizer.decode(trained)

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from llama_index_finetune_structured import Example, Message
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.local.model.prompts import (
+    PromptForm,
     SchemaPrompt,
     messages_with_schema,
+    prompt_form_of,
     stop_token_id,
     token_row,
     trained_text,
@@ -40,26 +42,37 @@ def _example(*messages: Message, answer: str = '{"year": 1, "title": "é"}', **m
 
 def test_the_schema_stands_at_the_end_of_the_leading_system_message() -> None:
     system, user = messages_with_schema(
-        [Message(role="system", content="Be brief."), Message(role="user", content="Q")], SCHEMA, "json"
+        [Message(role="system", content="Be brief."), Message(role="user", content="Q")],
+        SCHEMA,
+        PromptForm("json"),
     )
     assert system["content"].startswith("Be brief.\n\n")
-    assert user == {"role": "user", "content": "Q\nQ"}
+    assert user == {"role": "user", "content": "Q"}
     spelled = json.loads(system["content"].splitlines()[-1])
     assert "title" not in spelled, "generated titles cost tokens"
     assert "title" in spelled["properties"], "a field called title is no generated title"
 
 
 @pytest.mark.parametrize("form", ["compact", "json", "none"])
-def test_a_short_last_question_stands_twice_before_a_structured_answer(form: SchemaPrompt) -> None:
-    def asked(*messages: Message, schema: Any = SCHEMA) -> str:
-        return messages_with_schema(messages, schema, form)[-1]["content"]
+def test_a_short_question_stands_twice_before_a_structured_answer(form: SchemaPrompt) -> None:
+    def asked(*messages: Message, schema: Any = SCHEMA, twice: bool = True) -> str:
+        return messages_with_schema(messages, schema, PromptForm(form, twice))[-1]["content"]
 
     question = Message(role="user", content="Q")
     assert asked(question) == "Q\nQ"
+    assert asked(question, twice=False) == "Q", "where the rows of training are not short"
     assert asked(question, schema=None) == "Q", "a plain call is asked as it is"
     assert asked(Message(role="user", content="w " * 200)) == "w " * 200, "a long text stands once"
     assert asked(Message(role="user", content="")) == ""
-    assert asked(question, Message(role="tool", content="R")) == "R", "the last message is no question"
+    assert asked(question, Message(role="tool", content="R")) == "R", "a result is no question"
+    assert messages_with_schema([question] * 2, SCHEMA, PromptForm(form, True))[-2]["content"] == "Q\nQ"
+
+
+@pytest.mark.parametrize(("long", "twice"), [(0, True), (2, True), (3, False), (20, False)])
+def test_questions_stand_twice_where_nine_rows_in_ten_have_short_ones(long: int, twice: bool) -> None:
+    rows = [_example(Message(role="user", content="w " * 100 if n < long else f"Q{n}")) for n in range(20)]
+    assert prompt_form_of(rows).reads_twice is twice
+    assert prompt_form_of([]).reads_twice is False
 
 
 def test_without_a_system_message_the_schema_brings_its_own() -> None:
@@ -106,7 +119,7 @@ def test_a_tokenizer_without_template_gets_a_plain_one() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = None
     row = token_row(tokenizer, _example(Message(role="user", content="Q")), stop_id=stop_token_id(tokenizer))
-    assert _text(tokenizer, row.prompt).endswith("user: Q\nQ\nassistant: ")
+    assert _text(tokenizer, row.prompt).endswith("user: Q\nassistant: ")
 
 
 def test_the_stop_token_is_the_one_the_template_ends_a_turn_with() -> None:

@@ -17,6 +17,7 @@ from llama_index_finetune_structured.local.model.chat_template import (
     with_system_messages,
 )
 from llama_index_finetune_structured.local.model.prompts import (
+    PromptForm,
     _row,
     messages_with_schema,
     render_prompt,
@@ -126,7 +127,7 @@ def test_half_a_character_is_refused_by_name(place: str) -> None:
         schema_text=None,
     )
     with pytest.raises(DatasetError, match=r"half a character \('\\ud83c' after '.*smile '\)"):
-        _row(_tokenizer("chatml"), example, 1, None, "json")
+        _row(_tokenizer("chatml"), example, 1, None, PromptForm("json"))
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "tool"])

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
-from ...local.model.prompts import SchemaPrompt, schema_prompt_of
+from ...local.model.prompts import SchemaPrompt, prompt_form_of
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.settings import LoraSettings
 from ...printable import printable
@@ -188,7 +188,7 @@ def check(
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
-        form = schema_prompt or (schema_prompt_of(readable_examples(rows)) if target == "local" else "none")
+        form = prompt_form_of(readable_examples(rows) if target == "local" else (), schema_prompt)
         target = target_named(target, base_model, max_length, form)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)

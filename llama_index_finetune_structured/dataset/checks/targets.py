@@ -21,7 +21,7 @@ from .problems import Fault
 
 if TYPE_CHECKING:
     from ...local.model.base_models import BaseModelFiles
-    from ...local.model.prompts import SchemaPrompt
+    from ...local.model.prompts import PromptForm
 
 __all__ = ["RENDER_ERRORS", "TokenisedRow", "TrainingTarget", "local_target", "target_named"]
 
@@ -101,9 +101,9 @@ class TrainingTarget:
 
 
 def target_named(
-    name: str, base_model: str | Path | None, max_length: int | None, schema_prompt: SchemaPrompt
+    name: str, base_model: str | Path | None, max_length: int | None, form: PromptForm
 ) -> TrainingTarget:
-    """The built-in target of that name; the other arguments as for ``check``.
+    """The built-in target of that name; the others as for ``check``, ``form`` of local prompts.
 
     Raises ConfigurationError for an unknown name or a base model that does not load.
     """
@@ -112,7 +112,7 @@ def target_named(
     if name == "gradient":
         return _gradient(max_length)
     if name == "local":
-        return _local(_base(base_model), max_length, schema_prompt)
+        return _local(_base(base_model), max_length, form)
     if name == "trl":
         return _trl(_tokenizer(_base(base_model)), max_length)
     raise ConfigurationError(f"target: {name!r}, expected 'openai', 'gradient', 'local' or 'trl'")
@@ -219,11 +219,11 @@ def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _local(base: BaseModelFiles, max_length: int | None, schema_prompt: SchemaPrompt) -> TrainingTarget:
+def _local(base: BaseModelFiles, max_length: int | None, form: PromptForm) -> TrainingTarget:
     from ...local.model.chat_template import prompt_date
 
     tokenizer = _tokenizer(base)
-    return local_target(base, tokenizer, max_length, date=prompt_date(tokenizer), schema_prompt=schema_prompt)
+    return local_target(base, tokenizer, max_length, date=prompt_date(tokenizer), form=form)
 
 
 def local_target(
@@ -232,12 +232,11 @@ def local_target(
     max_length: int | None,
     *,
     date: str | None,
-    schema_prompt: SchemaPrompt,
+    form: PromptForm,
 ) -> TrainingTarget:
     """The target "local" of a base model and its tokenizer: what ``LoraFinetuneEngine`` trains on, and its limits.
 
-    ``max_length`` and ``schema_prompt``: as in ``LoraSettings``. ``date``: the date that the chat template prints, as
-    for ``token_row``.
+    ``max_length``: as in ``LoraSettings``. ``form``: of the prompts. ``date``: as for ``token_row``.
     """
     from ...local.model.base_models import context_window, vocabulary_size
     from ...local.model.prompts import schema_room, stop_token_id, token_row
@@ -247,7 +246,7 @@ def local_target(
     context, stop_id = context_window(base), stop_token_id(tokenizer)
 
     def tokenise(example: Example) -> TokenisedRow:
-        row = token_row(tokenizer, example, stop_id=stop_id, date=date, schema_prompt=schema_prompt)
+        row = token_row(tokenizer, example, stop_id=stop_id, date=date, form=form)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
         return TokenisedRow(row.prompt + row.answer, trained)
 
@@ -262,7 +261,7 @@ def local_target(
         max_length=min(context, max_length or context),
         walker=walker,
         default_epochs=LoraSettings().epochs_for,
-        schema_tokens=lambda schema: schema_room(tokenizer, schema, schema_prompt),
+        schema_tokens=lambda schema: schema_room(tokenizer, schema, form),
     )
 
 

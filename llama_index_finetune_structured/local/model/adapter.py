@@ -86,9 +86,9 @@ class AdapterCard(BaseModel):
     training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
     ``system_messages``: the form in which the base's chat template takes them. ``base_files``: SHA-256 of each
     file of the base that ``base_sha256`` is made of, by name, so that an error can name what differs. ``files``:
-    SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``: how prompts say
-    the schema. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of
-    ``windows`` sentences each; 0: texts are read whole.
+    SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt`` and
+    ``reads_twice``: as in ``PromptForm``. ``list_rules``: by ``schema_key`` of a schema, how its
+    answers are read window by window, of ``windows`` sentences each; 0: texts are read whole.
     ``calibrations``: by ``schema_key`` of a schema, how the probabilities of its answers are calibrated.
     """
 
@@ -109,6 +109,7 @@ class AdapterCard(BaseModel):
     files: dict[str, str] = {}
     system_messages: SystemForm = "own"
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
+    reads_twice: bool = False
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
     calibrations: dict[str, Calibration] = {}
