@@ -23,7 +23,7 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic_core import from_json
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DatasetError
 from ..example import loads
 from ..formats.wire import message_from_wire, message_to_wire, tools_to_wire
 from ..json_schema import without_titles
@@ -46,10 +46,15 @@ class ToolCallingLLM(FunctionCallingLLM):
         verbose: bool = False,
         allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
-        tool_choice: Any = None,
+        tool_choice: Any = "auto",
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The keywords of ``chat``."""
+        """The keywords of ``chat``.
+
+        ``tool_choice`` is None from LlamaIndex's programs alone, which do not force their one tool when they stream.
+        """
+        is_program = tool_choice is None and len(tools) == 1 and not allow_parallel_tool_calls
+        free = "required" if tool_required or is_program else "auto"
         messages = list(chat_history or [])
         if user_msg is not None:
             asked = ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
@@ -58,7 +63,7 @@ class ToolCallingLLM(FunctionCallingLLM):
             **kwargs,
             "messages": messages,
             "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
-            "tool_choice": tool_choice or ("required" if tool_required else "auto"),
+            "tool_choice": free if tool_choice in (None, "auto") else tool_choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
         }
 
@@ -109,7 +114,10 @@ def chat_form(
         if arguments is not None:
             name = str(tools[0]["function"]["name"])
             return ToolCalls(messages, {**rest, "response_format": _format(name, arguments)}, name)
-    plain = turn_messages([plain_message(number, message) for number, message in enumerate(messages)])
+    try:
+        plain = turn_messages([plain_message(number, message) for number, message in enumerate(messages)])
+    except DatasetError as error:
+        raise ConfigurationError(f"messages: {error}") from error
     asked = {
         "response_format": _format("turn", schema),
         "grammar_schema": chosen_schema(schema, choice, parallel),

@@ -7,6 +7,7 @@ structured answers hold for turns too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -164,13 +165,13 @@ def _turn(message: Message) -> list[Any]:
 
 def _call(call: Mapping[str, Any]) -> tuple[str, Any]:
     function = call["function"]
-    try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except (TypeError, ValueError, RecursionError) as error:
-        arguments = error
+    text = function.get("arguments") or "{}"
+    arguments = None
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
+        arguments = json.loads(text)
     if not isinstance(arguments, dict):
         raise DatasetError(
-            f"the arguments of {function['name']!r} are {arguments!r}, expected a JSON object as text"
+            f"the arguments of {function['name']!r} are {text!r}, expected a JSON object as text"
         )
     return str(function["name"]), arguments
 

@@ -1,0 +1,200 @@
+"""Chats with tools: what a tool choice allows, streams, programs, bad input, what is captured."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+from llama_index.core.program import FunctionCallingProgram
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
+from workflows.errors import WorkflowCancelledByUser
+
+from llama_index_finetune_structured import LoraLLM, capture, trust_of
+from llama_index_finetune_structured.capture import read_examples
+from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.llms.tool_calls import chat_form
+from tests.agents.scripted import TOOLS, WIRE
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LlamaIndex's agents
+
+ASKED = [ChatMessage(content="How long is Meddle?")]
+
+
+class Song(BaseModel):
+    """A song."""
+
+    title: str
+    seconds: int
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llama: Path) -> LoraLLM:
+    return LoraLLM(base_model=str(tiny_llama), max_new_tokens=120)
+
+
+def calls_of(response: ChatResponse) -> list[tuple[str, Any]]:
+    return [
+        (block.tool_name, block.tool_kwargs)
+        for block in response.message.blocks
+        if isinstance(block, ToolCallBlock)
+    ]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "auto",
+        "required",
+        "any",
+        "none",
+        "add",
+        {"type": "function", "function": {"name": "add"}},
+        {"type": "auto"},
+    ],
+    ids=str,
+)
+def test_an_answer_is_what_the_tool_choice_allows(llm: LoraLLM, choice: Any, parallel: bool) -> None:
+    response = llm.chat(ASKED, tools=WIRE, tool_choice=choice, parallel_tool_calls=parallel)
+    calls = calls_of(response)
+    for name, arguments in calls:
+        expected = {"add": {"first": int, "second": int}, "seconds_of": {"song": str}}[name]
+        assert {key: type(value) for key, value in arguments.items()} == expected
+    if choice == "none":
+        assert not calls
+    elif choice in ("required", "any"):
+        assert calls
+    elif choice != "auto" and choice != {"type": "auto"}:
+        assert {name for name, _ in calls} == {"add"}
+    assert calls or response.message.content is not None
+    assert len(calls) <= 1 or parallel
+
+
+def test_all_ways_of_asking_give_the_same_calls(llm: LoraLLM) -> None:
+    options: dict[str, Any] = {"tools": WIRE, "tool_choice": "required"}
+
+    async def streamed() -> list[ChatResponse]:
+        return [chunk async for chunk in await llm.astream_chat(ASKED, **options)]
+
+    whole = llm.chat(ASKED, **options)
+    chunks = list(llm.stream_chat(ASKED, **options))
+    for response in (chunks[-1], asyncio.run(llm.achat(ASKED, **options)), asyncio.run(streamed())[-1]):
+        assert calls_of(response) == calls_of(whole)
+        assert response.message.content == whole.message.content
+    assert "".join(chunk.delta or "" for chunk in chunks) == (whole.message.content or "")
+    ids = {
+        block.tool_call_id
+        for chunk in chunks
+        for block in chunk.message.blocks
+        if hasattr(block, "tool_call_id")
+    }
+    assert len(ids) == len(calls_of(whole)), "a call keeps its id while it grows"
+    assert trust_of(whole).fields
+
+
+@pytest.mark.parametrize("tool", [TOOLS[0], "wire"], ids=["FunctionTool", "OpenAI's form"])
+def test_tools_are_taken_as_objects_too(llm: LoraLLM, tool: Any) -> None:
+    tools = [WIRE[0] if tool == "wire" else tool]
+    assert calls_of(llm.chat(ASKED, tools=tools, tool_choice="required"))[0][0] == "add"
+
+
+def test_a_tool_is_called_with_what_the_model_wrote(llm: LoraLLM) -> None:
+    seen: list[Any] = []
+
+    def note(word: str) -> str:
+        """Note a word."""
+        seen.append(word)
+        return "noted"
+
+    tools = [FunctionTool.from_defaults(note)]
+    response = llm.predict_and_call(tools, user_msg="Note it.", tool_required=True)
+    assert (str(response), len(seen)) == ("noted", 1)
+    response = asyncio.run(llm.apredict_and_call(tools, user_msg="Note it.", tool_required=True))
+    assert (str(response), seen[0]) == ("noted", seen[1])
+
+
+def test_a_program_of_function_calls_asks_as_structured_predict_does(llm: LoraLLM) -> None:
+    prompt = PromptTemplate("Describe {name}.")
+    expected = llm.structured_predict(Song, prompt, name="Meddle")
+    program = FunctionCallingProgram.from_defaults(output_cls=Song, prompt=prompt, llm=llm)
+    assert program(name="Meddle") == expected
+    assert asyncio.run(program.acall(name="Meddle")) == expected
+    assert list(program.stream_call(name="Meddle"))[-1].model_dump() == expected.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tools": WIRE, "tool_choice": "subtract"}, "expected auto, required, none or one of the tools"),
+        ({"tools": WIRE, "tool_choice": 3}, "tool_choice=3: expected auto"),
+        ({"tools": "add"}, "expected a list of tools"),
+        ({"tools": [{"name": "x"}]}, "expected {'type': 'function'"),
+        ({"tools": [WIRE[0], WIRE[0]]}, "two tools are named 'add'"),
+        ({"tool_choice": "add"}, "there are no tools"),
+        ({"tools": WIRE, "response_format": {"type": "json_schema"}}, "pass one of them"),
+        ({"tools": WIRE, "stop": ["x"]}, "leave stop= out"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_an_error_that_says_what_was_expected(
+    llm: LoraLLM, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        llm.chat(ASKED, **options)
+
+
+def test_turns_of_other_models_are_read_in_each_of_their_forms() -> None:
+    wired = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "add", "arguments": '{"first": 1, "second": 2}'},
+    }
+    as_text = ToolCallBlock(tool_call_id="1", tool_name="add", tool_kwargs='{"first": 1, "second": 2}')
+    forms = [
+        ChatMessage(role="assistant", additional_kwargs={"tool_calls": [wired]}),
+        ChatMessage(role="assistant", blocks=[as_text]),
+        ChatMessage(
+            role="assistant", blocks=[as_text.model_copy(update={"tool_kwargs": {"first": 1, "second": 2}})]
+        ),
+    ]
+    result = ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "1"})
+    for turn in forms:
+        form = chat_form([*ASKED, turn, result], {"tools": WIRE}, [])
+        assert [message.content for message in form.messages] == [
+            "How long is Meddle?", '[{"add":{"first":1,"second":2}}]', "3"
+        ]  # fmt: skip
+    bad = ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="add", tool_kwargs="{")])
+    with pytest.raises(ConfigurationError, match="expected a JSON object"):
+        chat_form([*ASKED, bad], {"tools": WIRE}, [])
+
+
+def test_what_the_model_answered_is_captured_as_it_was_asked(llm: LoraLLM, tmp_path: Path) -> None:
+    with capture(tmp_path / "rows.jsonl"):
+        response = llm.chat_with_tools(TOOLS, user_msg="How long is Meddle?", tool_required=True)
+    (row,) = read_examples(tmp_path / "rows.jsonl")
+    assert (row.tools, row.tool_choice, row.answer_schema) == (WIRE, "required", None)
+    assert row.messages[-1].content == "How long is Meddle?"
+    assert [call["function"]["name"] for call in row.answer.tool_calls or ()] == [
+        name for name, _ in calls_of(response)
+    ]
+
+
+async def test_a_cancelled_run_ends_and_the_next_is_answered(llm: LoraLLM) -> None:
+    agent = FunctionAgent(tools=TOOLS, llm=llm)
+    handler = agent.run("How long is Meddle?", max_iterations=50)
+    await asyncio.sleep(0.05)
+    await handler.cancel_run()
+    with pytest.raises((WorkflowCancelledByUser, asyncio.CancelledError)):
+        await handler
+    assert await llm.achat(ASKED, tools=WIRE, tool_choice="none")
+
+
+async def test_a_text_agent_asks_without_tools(llm: LoraLLM) -> None:
+    agent = ReActAgent(tools=TOOLS, llm=llm)
+    assert await agent.run("How long is Meddle?", max_iterations=3, early_stopping_method="generate")
