@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .score.intervals import Difference
     from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
     from .score.rules import FieldRule, embedding_similarity
-    from .score.tool_calls import ScoredCall, ScoredRun
+    from .score.tool_calls import ScoredAgentRun, ScoredCall
     from .score.trust_figures import FieldTrustScore, ReliabilityBin, RiskCoverage, TrustScore
     from .scorecard import Scorecard
     from .selection import aselect, select
@@ -70,7 +70,7 @@ else:
             ".score.intervals": ["Difference"],
             ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
-            ".score.tool_calls": ["ScoredCall", "ScoredRun"],
+            ".score.tool_calls": ["ScoredCall", "ScoredAgentRun"],
             ".score.trust_figures": ["FieldTrustScore", "ReliabilityBin", "RiskCoverage", "TrustScore"],
             ".scorecard": ["Scorecard"],
             ".selection": ["aselect", "select"],
@@ -108,7 +108,7 @@ __all__ = [
     "ScoredAnswer",
     "ScoredCall",
     "ScoredRow",
-    "ScoredRun",
+    "ScoredAgentRun",
     "SystemScore",
     "TextAnswer",
     "TextRow",

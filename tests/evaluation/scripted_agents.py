@@ -64,7 +64,7 @@ class ScriptedCaller(FunctionCallingLLM):
     def most_running(self) -> int:
         return self._most_running
 
-    def _prepare_chat_with_tools(self, tools: Any, **kwargs: Any) -> dict[str, Any]:
+    def _prepare_chat_with_tools(self, tools: Any, *_: Any, **kwargs: Any) -> dict[str, Any]:
         return {
             "messages": list(kwargs["chat_history"]),
             "tools": [t.metadata.to_openai_tool() for t in tools],
@@ -98,18 +98,23 @@ class ScriptedCaller(FunctionCallingLLM):
         return parts()
 
     def get_tool_calls_from_response(self, response: ChatResponse, *_: Any, **__: Any) -> list[ToolSelection]:
+        blocks: list[Any] = [b for b in response.message.blocks if isinstance(b, ToolCallBlock)]
         return [
-            ToolSelection(
-                tool_id=b.tool_call_id or "", tool_name=b.tool_name, tool_kwargs=dict(b.tool_kwargs)
-            )
-            for b in response.message.blocks
-            if isinstance(b, ToolCallBlock)
+            ToolSelection(tool_id=b.tool_call_id, tool_name=b.tool_name, tool_kwargs=dict(b.tool_kwargs))
+            for b in blocks
         ]
 
     def chat(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
-    stream_chat = complete = stream_complete = chat
+    def stream_chat(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    def complete(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    def stream_complete(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
 
     async def acomplete(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError

@@ -26,6 +26,7 @@ from llama_index_finetune_structured import (
     score_turns,
 )
 from tests.evaluation.scripted_agents import (
+    Call,
     ScriptedCaller,
     Turn,
     add,
@@ -36,11 +37,10 @@ from tests.evaluation.scripted_agents import (
     search,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        f"ignore::pydantic.warnings.PydanticDeprecatedSince{version}"
-    )  # LlamaIndex's agents
-    for version in ("20", "211")
+pytestmark = [  # LlamaIndex's own agents
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211"),
+    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
 ]
 
 QUESTION = "What is 1 + 2, and where is it written?"
@@ -95,8 +95,8 @@ def test_a_call_too_many_is_needless_and_one_too_few_is_missing() -> None:
 
 
 def test_parallel_calls_are_right_in_any_order_and_one_after_another() -> None:
-    swapped = [("search", {"query": "1 + 2"}), ("add", {"a": 1, "b": 2})]
-    assert rates(card(swapped, *TURNS[1:]))["run_right"] == 1  # type: ignore[arg-type]
+    swapped: list[Call | str] = [("search", {"query": "1 + 2"}), ("add", {"a": 1, "b": 2})]
+    assert rates(card(swapped, *TURNS[1:]))["run_right"] == 1
     assert rates(card([swapped[0]], [swapped[1]], *TURNS[1:]))["run_right"] == 1
 
 
@@ -231,7 +231,7 @@ def test_text_of_any_script_stays_what_it_is(tmp_path: Path) -> None:
 def workflow(turns: dict[str, list[Turn]]) -> AgentWorkflow:
     first = {"name": "reader", "description": "Reads.", "system_prompt": "You read.", "tools": [search]}
     second = {"name": "adder", "description": "Adds.", "system_prompt": "You add.", "tools": [add]}
-    llm = ScriptedCaller(script=turns)  # type: ignore[arg-type]
+    llm = ScriptedCaller(script=turns)
     return AgentWorkflow([FunctionAgent(llm=llm, **part) for part in (first, second)], root_agent="reader")
 
 
@@ -276,6 +276,7 @@ def test_an_agent_that_calls_tools_in_text_is_scored_the_same() -> None:
         return ReActAgent(tools=[add, search], llm=ScriptedText(texts=["Thought: hm.\nAction: add", *texts]))
 
     found = quiet({"tuned": react}, gold)
+    assert found.problems() == []
     assert rates(found)["run_right"] == 1
     assert found.systems["tuned"].steps == 3  # the first text could not be read
 
@@ -304,7 +305,7 @@ def test_a_second_question_of_a_conversation_is_a_run_of_its_own(tmp_path: Path)
     }
 
     async def talk() -> None:
-        first = await agent(scripts).run(user_msg="1 + 1?")
+        first: Any = await agent(scripts).run(user_msg="1 + 1?")
         history = [ChatMessage(role="user", content="1 + 1?"), first.response]
         await agent(scripts).run(user_msg="And more?", chat_history=history)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..run.agent_run import AgentCall, AgentRun, AgentTurn
 from ..score.agent_scores import AgentRow, AgentScore, AgentTable, ToolScore
-from ..score.tool_calls import ScoredCall, ScoredRun
+from ..score.tool_calls import ScoredAgentRun, ScoredCall
 from .agent_text import LABELS, agent_verdict, gold_figures, main_agent, mean_text, measured
 from .cases import cut_text, mark, marked_object
 from .html_tables import html_table, rate_with_interval, signed_interval
@@ -140,7 +140,7 @@ def _shown_gold(gold: AgentRun) -> str:
     return f"<section class='answer gold'><h4>gold</h4>{turns}</section>"
 
 
-def _shown_run(name: str, scored: ScoredRun, gold: AgentRun) -> str:
+def _shown_run(name: str, scored: ScoredAgentRun, gold: AgentRun) -> str:
     run = scored.run
     kind, badge = ("good", "right") if scored.is_right else ("part", "differs")
     if run.error is not None:
@@ -156,7 +156,7 @@ def _shown_run(name: str, scored: ScoredRun, gold: AgentRun) -> str:
     return f"<section class='answer'>{heading}{body}</section>"
 
 
-def _turns(run: AgentRun, calls: Sequence[str], scored: ScoredRun | None = None) -> str:
+def _turns(run: AgentRun, calls: Sequence[str], scored: ScoredAgentRun | None = None) -> str:
     """The turns as a numbered list: texts, then calls as HTML; ``scored``: marks the final answer."""
     items, left = [], list(calls)
     for at, turn in enumerate(run.turns):
@@ -173,7 +173,7 @@ def _agent(turn: AgentTurn) -> str:
     return f"<span class='quiet'>{escape(turn.agent)}</span> " if turn.agent else ""
 
 
-def _text(text: str, scored: ScoredRun | None) -> str:
+def _text(text: str, scored: ScoredAgentRun | None) -> str:
     if not text.strip():
         return ""
     answer = None if scored is None else scored.measures.get("answer")

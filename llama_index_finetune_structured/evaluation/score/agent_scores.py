@@ -15,7 +15,7 @@ from .answers import FieldScore
 from .failures import Failure, failure_sentence, group_failures
 from .intervals import Difference, Resamples
 from .metrics import FieldMetrics, Interval, ScoredAnswer, field_metrics
-from .tool_calls import RunPlan, ScoredRun
+from .tool_calls import RunPlan, ScoredAgentRun
 
 __all__ = [
     "AgentRow",
@@ -94,7 +94,7 @@ class AgentRow(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     gold: AgentRun
-    runs: dict[str, ScoredRun]
+    runs: dict[str, ScoredAgentRun]
 
 
 class AgentTable(BaseModel):
@@ -174,7 +174,7 @@ def run_resamples(rows: Sequence[AgentRow], measures: dict[str, str]) -> Resampl
     return Resamples(scored, [row.gold.document_id for row in rows], measures)
 
 
-def _as_answer(run: ScoredRun) -> ScoredAnswer:
+def _as_answer(run: ScoredAgentRun) -> ScoredAnswer:
     """The run in the form that the bootstrap reads: its measures as fields."""
     ended, right = run.run.error is None, run.is_right
     return ScoredAnswer(valid=ended, exact=right, field_score=float(right), fields=run.measures)
@@ -210,7 +210,7 @@ def _difference(resamples: Resamples, system: str, against: str, measure: str) -
 
 def _score(
     golds: Sequence[AgentRun],
-    runs: Sequence[ScoredRun],
+    runs: Sequence[ScoredAgentRun],
     plan: RunPlan,
     name: str,
     wall_seconds: float,
@@ -246,12 +246,16 @@ def _mean(counts: Sequence[int | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _tool_scores(golds: Sequence[AgentRun], runs: Sequence[ScoredRun], plan: RunPlan) -> dict[str, ToolScore]:
+def _tool_scores(
+    golds: Sequence[AgentRun], runs: Sequence[ScoredAgentRun], plan: RunPlan
+) -> dict[str, ToolScore]:
     names = dict.fromkeys(call.name for run in (*golds, *(run.run for run in runs)) for call in run.calls)
     return {name: _tool_score(name, golds, runs, plan) for name in names}
 
 
-def _tool_score(name: str, golds: Sequence[AgentRun], runs: Sequence[ScoredRun], plan: RunPlan) -> ToolScore:
+def _tool_score(
+    name: str, golds: Sequence[AgentRun], runs: Sequence[ScoredAgentRun], plan: RunPlan
+) -> ToolScore:
     made = [
         (call, scored)
         for run in runs

@@ -17,7 +17,7 @@ from .call_alignment import aligned_calls, common_calls
 from .fields import Field, fields_of, inferred_schema
 from .rules import Comparison, FieldRule, Rules, as_rule
 
-__all__ = ["AnswerRule", "RunPlan", "ScoredCall", "ScoredRun", "grade_run"]
+__all__ = ["AnswerRule", "RunPlan", "ScoredCall", "ScoredAgentRun", "grade_run"]
 
 AnswerRule = FieldRule | Comparison | Callable[[Any, Any], float]
 """How final answers are compared: a rule, a comparison's name or a function (gold, answer) -> 0..1."""
@@ -57,7 +57,7 @@ class ScoredCall(BaseModel):
     fields: dict[str, FieldScore]
 
 
-class ScoredRun(BaseModel):
+class ScoredAgentRun(BaseModel):
     """One system's run, compared with the gold run.
 
     Attributes:
@@ -122,12 +122,12 @@ class RunPlan:
         return self._fields[key]
 
 
-def grade_run(run: AgentRun, gold: AgentRun, plan: RunPlan) -> ScoredRun:
+def grade_run(run: AgentRun, gold: AgentRun, plan: RunPlan) -> ScoredAgentRun:
     """The run with its calls aligned with gold's and every measure counted."""
     compared = _Compared(run, gold, plan)
     calls = tuple(compared.calls())
     measures = dict(compared.measures(calls))
-    return ScoredRun(run=run, calls=calls, measures=measures)
+    return ScoredAgentRun(run=run, calls=calls, measures=measures)
 
 
 class _Compared:
@@ -157,7 +157,8 @@ class _Compared:
         schema = self._schemas.get(gold.name) or inferred_schema([gold.arguments, call.arguments])
         fields = self._plan.fields(gold.name, schema)
         expected, given = _with_defaults(schema, gold.arguments), _with_defaults(schema, call.arguments)
-        scores = score_answer(fields, expected, given, valid=isinstance(given, dict))
+        is_alike = isinstance(given, dict) == isinstance(expected, dict)
+        scores = score_answer(fields, expected, given, valid=is_alike)
         own = [scores[field.path] for field in fields]
         others = _others(schema, expected), _others(schema, given)
         if all(score.right for score in own) and _EQUAL.similarity(*others) == 1:
@@ -249,8 +250,10 @@ def _with_defaults(schema: Mapping[str, Any], arguments: Any) -> Any:
 
 
 def _others(schema: Mapping[str, Any], arguments: Any) -> Any:
-    """The arguments that the schema does not name; they are right only where gold has the same."""
-    if not isinstance(arguments, dict) or not _properties(schema):
+    """What the schema does not name, which is right only where gold has the same: text, further arguments."""
+    if not isinstance(arguments, dict):
+        return arguments
+    if not _properties(schema):
         return {}
     return {name: value for name, value in arguments.items() if name not in _properties(schema)}
 
