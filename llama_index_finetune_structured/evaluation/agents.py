@@ -21,7 +21,7 @@ from .report.json_file import read_json_file
 from .report.terminal import FittedTable, print_result
 from .report.text import json_text
 from .results import TEACHER
-from .run.agent_run import AgentRun, captured_runs, captured_turn, is_agent_row
+from .run.agent_run import AgentRun, captured_runs, captured_turn
 from .run.agent_runs import AgentSource, ask_agents, ask_for_turns, run_of
 from .run.ask import AskSettings, SystemAnswers
 from .run.usable_rows import LeftOut
@@ -68,7 +68,7 @@ class AgentScorecard(AgentTable):
 
     def __repr__(self) -> str:
         return one_line(
-            f"<AgentScorecard of {len(self.rows)} questions: {', '.join(self.systems)}; print() shows it>"
+            f"<AgentScorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
         )
 
     def __str__(self) -> str:
@@ -198,7 +198,7 @@ async def ascore_turns(
         MissingDependencyError: An LLM's package is not installed.
     """
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
-    rows = [example for example in dataset if is_agent_row(example)]
+    rows = [example for example in dataset if example.is_agent_turn]
     if not rows:
         raise DatasetError(_NO_ROWS)
     golds = [captured_turn(example) for example in rows]

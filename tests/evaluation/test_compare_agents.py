@@ -310,6 +310,17 @@ def test_captured_rows_are_joined_to_the_runs_that_they_come_from(tmp_path: Path
     assert rates(found)["run_right"] == 1
 
 
+def test_a_split_keeps_the_rows_of_a_run_together(tmp_path: Path) -> None:
+    scripts: dict[str, list[Turn]] = {f"{n} + 1?": [[("add", {"a": n})], f"{n + 1}"] for n in range(8)}
+    with capture(tmp_path / "rows.jsonl"):
+        run_agent(agent(scripts), scripts, show_progress=False)
+        run_agent(workflow(HANDED_OVER), HANDED_OVER, show_progress=False)
+    sides = FinetuneDataset.load(tmp_path / "rows.jsonl").split(0.5)
+    golds = [{row.gold.question for row in quiet({"tuned": agent(scripts)}, side).rows} for side in sides]
+    assert golds[0] | golds[1] == {*scripts, *HANDED_OVER}
+    assert not golds[0] & golds[1]
+
+
 def test_a_second_question_of_a_conversation_is_a_run_of_its_own(tmp_path: Path) -> None:
     scripts: dict[str, list[Turn]] = {
         "1 + 1?": [[("add", {"a": 1})], "2"],
@@ -365,6 +376,7 @@ def test_turns_are_scored_one_by_one_with_the_captured_messages_and_tools(tmp_pa
     found = score_turns(llms, rows, show_progress=False)
     assert rates(found)["run_right"] == 1
     assert len(found.rows) == 3
+    assert len({row.gold.document_id for row in found.rows}) == 1  # one run: not independent
     base = rates(found, "base")
     assert base["run_right"] == base["tool_use"] == pytest.approx(2 / 3)
     assert base["exact_arguments"] == 1

@@ -33,7 +33,7 @@ def agent_page(table: AgentTable, title: str) -> str:
     """The whole page; everything that came from data is escaped."""
     main = main_agent(table)
     facts: dict[str, Any] = {
-        "questions": len(table.rows),
+        "examples": len(table.rows),
         "documents": len({row.gold.document_id for row in table.rows if row.gold.document_id}) or "unknown",
         "gold calls": sum(len(row.gold.calls) for row in table.rows),
         "created": table.created,
@@ -60,7 +60,7 @@ def _figures(table: AgentTable) -> str:
         ["tokens written a run", *(mean_text(score.completion_tokens, 0) for score in scores), next(gold)],
         ["seconds a run", *(f"{score.seconds_per_run:.2f}" for score in scores), "–"],
     ]
-    return html_table(["figure", *table.systems, "(gold)"], rows, "All systems on the same questions")
+    return html_table(["figure", *table.systems, "(gold)"], rows, "All systems on the same examples")
 
 
 def _rate(score: AgentScore, measure: str) -> str:
@@ -112,7 +112,7 @@ def _differences(table: AgentTable) -> str:
         known = [found.get((*pair, measure)) for pair in pairs]
         rows.append([LABELS[measure], *(signed_interval(d) if d else "–" for d in known)])
     headings = ["points (95% interval)", *(f"{system} − {against}" for system, against in pairs)]
-    return html_table(headings, rows, "Differences on the same questions") if pairs else ""
+    return html_table(headings, rows, "Differences on the same examples") if pairs else ""
 
 
 def _cases(table: AgentTable, main: str) -> str:
@@ -159,11 +159,14 @@ def _shown_run(name: str, scored: ScoredAgentRun, gold: AgentRun) -> str:
 def _turns(run: AgentRun, calls: Sequence[str], scored: ScoredAgentRun | None = None) -> str:
     """The turns as a numbered list: texts, then calls as HTML; ``scored``: marks the final answer."""
     items, left = [], list(calls)
+    has_hand_off = len({turn.agent for turn in run.turns}) > 1
     for at, turn in enumerate(run.turns):
         own, left = left[: len(turn.calls)], left[len(turn.calls) :]
         is_last = at == len(run.turns) - 1 and run.answer is not None
         text = run.answer if is_last and run.answer is not None else turn.text
-        items.append(f"<li>{_agent(turn)}{_text(text, scored if is_last else None)}{''.join(own)}</li>")
+        items.append(
+            f"<li>{_agent(turn) if has_hand_off else ''}{_text(text, scored if is_last else None)}{''.join(own)}</li>"
+        )
     more = len(items) - _MOST_TURNS
     note = f"<p class='quiet'>and {more} more turns</p>" if more > 0 else ""
     return f"<ol>{''.join(items[:_MOST_TURNS])}</ol>{note}"

@@ -97,4 +97,4 @@ def agent_table(table: AgentTable) -> FittedTable:
     gold = [mean_text(steps), mean_text(prompt, 0), mean_text(completion, 0)]
     rows.append(("(gold)", *(_DASH for _ in measures), *gold, _DASH))
     headings = ("system", *(LABELS[m] for m in measures), "steps", "tokens in", "tokens out", "time")
-    return FittedTable(f"{len(table.rows)} questions", headings, tuple(rows))
+    return FittedTable(f"{len(table.rows)} examples", headings, tuple(rows))

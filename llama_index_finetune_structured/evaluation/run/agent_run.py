@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from ...dataset.splits import group_names
 from ...example import Example, Message, Usage, content_hash, loads
 from .systems import content_text, question_of
 from .usable_rows import LeftOut
@@ -19,7 +20,6 @@ __all__ = [
     "answered_turn",
     "captured_runs",
     "captured_turn",
-    "is_agent_row",
     "summed_usage",
     "tool_name",
 ]
@@ -116,13 +116,11 @@ def tool_name(tool: dict[str, JsonValue]) -> str:
     return str(function.get("name") or "") if isinstance(function, dict) else ""
 
 
-def is_agent_row(example: Example) -> bool:
-    """Whether the row is a turn of an agent: tools were sent, and none of them stands for an answer's schema."""
-    return bool(example.tools) and example.answer_schema is None
-
-
 def captured_turn(example: Example) -> AgentRun:
-    """The answer of one row as a run of one turn; its history is all messages, and it has no question."""
+    """The answer of one row as a run of one turn; its history is all messages, the question among them.
+
+    The turns of one conversation are not independent: without a document, they have its beginning in common.
+    """
     turn = answered_turn(example.answer)
     return AgentRun(
         question=question_of(example),
@@ -130,7 +128,7 @@ def captured_turn(example: Example) -> AgentRun:
         turns=(turn,),
         answer=None if turn.calls else turn.text,
         tools=tuple(example.tools or ()),
-        document_id=example.document_id,
+        document_id=example.document_id or group_names([example], None)[0][:12],
         split=example.split,
         usage=example.usage or Usage(),
     )
@@ -142,7 +140,7 @@ def captured_runs(examples: Iterable[Example]) -> tuple[list[AgentRun], tuple[Le
     The rows of one run are those whose messages, without instructions, which change with the agent, begin with the
     messages and the answer of the row before. A user's message begins a new run; equal runs are one.
     """
-    rows = [_Row.of(at, example) for at, example in enumerate(examples) if is_agent_row(example)]
+    rows = [_Row.of(at, example) for at, example in enumerate(examples) if example.is_agent_turn]
     by_end = {row.end: row for row in rows}
     inner = {place for row in rows for place in row.turn_places()}
     runs: list[AgentRun] = []

@@ -71,14 +71,14 @@ class _Alignment:
         def best(i: int, golds: frozenset[int], j: int, calls: frozenset[int]) -> tuple[float, _Pairs]:
             if i == len(self._gold_turns) or j == len(self._run_turns):
                 return 0.0, []
-            chosen = max(best(i + 1, none, j, calls), best(i, golds, j + 1, none), key=_total)
-            for g in self._gold_turns[i]:
-                for r in self._run_turns[j]:
-                    if g not in golds and r not in calls and (g, r) in self._weights:
-                        weight, pairs = best(i, golds | {g}, j, calls | {r})
-                        if weight + self._weights[g, r] > chosen[0]:
-                            chosen = weight + self._weights[g, r], [(g, r), *pairs]
-            return chosen
+            options = [
+                (self._weights[g, r] + weight, [(g, r), *pairs])
+                for g in self._gold_turns[i]
+                for r in self._run_turns[j]
+                if g not in golds and r not in calls and (g, r) in self._weights
+                for weight, pairs in [best(i, golds | {g}, j, calls | {r})]
+            ]
+            return max(*options, best(i + 1, none, j, calls), best(i, golds, j + 1, none), key=_total)
 
         none = frozenset[int]()
         return best(0, none, 0, none)[1]
