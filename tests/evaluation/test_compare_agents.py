@@ -12,6 +12,7 @@ from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActA
 from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LLMMetadata
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.tools import FunctionTool
 
 from llama_index_finetune_structured import (
     AgentRun,
@@ -135,6 +136,45 @@ def test_a_run_without_end_is_wrong_and_its_calls_are_scored_as_far_as_it_went()
     assert rates(found)["answer"] == 0
     assert found.rows[0].runs["tuned"].measures["tool_calls"].correct == 2
     assert "1 of 1 runs did not end by themselves" in found.problems()[0]
+
+
+def test_a_run_without_end_is_kept_since_it_is_the_agent_that_failed(tmp_path: Path) -> None:
+    loop: dict[str, list[Turn]] = {QUESTION: [[("search", {"query": "1 + 2"})]]}
+    quiet({"tuned": agent(loop)}, gold_runs(), max_iterations=3, cache_dir=tmp_path)
+    again = agent(loop)
+    found = quiet({"tuned": again}, gold_runs(), max_iterations=3, cache_dir=tmp_path)
+    assert again.llm.asked == []  # type: ignore[attr-defined]
+    assert found.rows[0].runs["tuned"].run.steps == 3
+    quiet({"tuned": again}, gold_runs(), max_iterations=4, cache_dir=tmp_path)
+    assert len(again.llm.asked) == 4  # type: ignore[attr-defined]
+
+
+def test_a_run_that_is_stopped_with_a_last_answer_has_that_answer() -> None:
+    stopped = agent({"?": [["Enough.", ("add", {"a": 1})]]}, early_stopping_method="generate")
+    run = run_agent(stopped, ["?"], max_iterations=2, show_progress=False)[0]
+    assert (run.answer, run.error, run.steps) == ("Enough.", None, 3)
+    assert {call.result for call in run.calls} == {"2", None}
+
+
+def test_the_result_of_a_tool_that_ends_the_run_is_the_answer() -> None:
+    tool = FunctionTool.from_defaults(add, return_direct=True)
+    llm = ScriptedCaller(script={"1 + 2?": [[("add", {"a": 1, "b": 2})]]})
+    run = run_agent(FunctionAgent(tools=[tool], llm=llm), ["1 + 2?"], show_progress=False)[0]
+    assert (run.answer, run.steps, run.calls[0].result) == ("3", 1, "3")
+
+
+def test_an_error_of_the_factory_is_the_failure_of_its_run() -> None:
+    made: list[FunctionAgent] = []
+
+    def factory() -> FunctionAgent:
+        if made:
+            raise RuntimeError("out of memory")
+        made.append(agent({QUESTION: TURNS}))
+        return made[0]
+
+    assert quiet({"tuned": factory}, gold_runs()).problems() == [
+        "tuned: 1 of 1 runs failed: RuntimeError: out of memory"
+    ]
 
 
 def test_a_run_that_raises_is_wrong_and_the_cause_is_told() -> None:

@@ -12,7 +12,7 @@ from llama_index.core.agent.workflow import AgentOutput, AgentWorkflow, BaseWork
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.llms.llm import LLM, ToolSelection
 from llama_index.core.tools import BaseTool
-from workflows.errors import WorkflowRuntimeError
+from llama_index.core.workflow import WorkflowRuntimeError
 
 from ...capture.calls import token_usage
 from ...errors import ConfigurationError, MissingDependencyError
