@@ -145,7 +145,7 @@ class _Record:
         self.answer: str | None = None
         self.agent: Agent | None = None
         self._usages: list[Usage | None] = []
-        self._open: list[ToolSelection] = []  # calls of the last turn; one with a result is replaced by None
+        self._open: list[ToolSelection] = []  # calls of the last turn, with their ids
 
     def add(self, event: Any) -> None:
         if isinstance(event, AgentOutput):
@@ -262,21 +262,23 @@ async def _answer_of_turn(
     messages = [message_from_wire(message.wire()) for message in gold.history]
     run = AgentRun(question=gold.question, tools=gold.tools, document_id=gold.document_id, split=gold.split)
     reply: Any = None
-    failure: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     try:
         reply = await asyncio.wait_for(return_interrupt(llm.achat(messages, **options)), timeout_s)
+        if not isinstance(reply, BaseException):
+            outcome = _reply_fields(reply)
     except MissingDependencyError:
         raise
     except Exception as error:
-        failure = error_fields(error, timeout_s, llm) | {"call_failed": not is_unfit(error, answered=False)}
+        is_own_fault = is_unfit(error, answered=reply is not None)
+        outcome = error_fields(error, timeout_s, llm) | {"call_failed": not is_own_fault}
     if isinstance(reply, BaseException):
         raise reply
-    if reply is not None:
-        turn = answered_turn(Message.model_validate(response_to_wire(reply)))
-        usage = token_usage(reply)
-        failure = {
-            "turns": (turn,),
-            "answer": None if turn.calls else turn.text,
-            "usage": Usage(**(usage or {})),
-        }
-    return _raw_answer(key, run.model_copy(update=failure | {"seconds": time.perf_counter() - started}))
+    return _raw_answer(key, run.model_copy(update=outcome | {"seconds": time.perf_counter() - started}))
+
+
+def _reply_fields(reply: ChatResponse) -> dict[str, Any]:
+    """The fields of a run that one response fills."""
+    turn = answered_turn(Message.model_validate(response_to_wire(reply)))
+    answer = None if turn.calls else turn.text
+    return {"turns": (turn,), "answer": answer, "usage": Usage(**(token_usage(reply) or {}))}
