@@ -294,6 +294,11 @@ class Example(_Frozen):
         """Content hash of the answer's JSON schema."""
         return None if self.answer_schema is None else content_hash(self.answer_schema)
 
+    @property
+    def is_agent_turn(self) -> bool:
+        """Whether tools were sent and no schema of an answer, as agents do."""
+        return bool(self.tools) and self.answer_schema is None
+
     def answer_texts(self) -> list[str]:
         """Every text of the answer: its content, if there is any, then the JSON arguments of each tool call."""
         content = self.answer.content

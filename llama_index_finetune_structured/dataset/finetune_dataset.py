@@ -210,8 +210,9 @@ class FinetuneDataset:
         Args:
             fraction: Share of the groups that go to train, between 0 and 1. It is met on average, not exactly;
                 where one side would be empty, the group nearest to the border is moved there.
-            group_by: None keeps rows of one question together, "document" those of one ``document_id`` (or, where
-                an example has none, of its first source that names one); a callable names the group of an Example.
+            group_by: None keeps rows of one question together, and the rows of one conversation with an agent;
+                "document" those of one ``document_id`` (or, where an example has none, of its first source that
+                names one); a callable names the group of an Example.
             seed: Another seed gives another split.
             check_leakage: Whether to look for validation rows that are near-duplicates of train rows; they are
                 logged as a warning and reported in ``validation.leakage``.

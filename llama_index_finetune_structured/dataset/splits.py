@@ -12,7 +12,8 @@ from ..example import Example, content_hash
 __all__ = ["GroupBy", "document_of", "group_names", "train_mask", "unit_hash"]
 
 GroupBy = Literal["document"] | Callable[[Example], str] | None
-"""None groups by question, "document" by document id, a callable names the group of an Example."""
+"""None groups by question, an agent's rows by the first one of their conversation, "document" by document id; a
+callable names the group of an Example."""
 
 
 def train_mask(examples: Sequence[Example], fraction: float, group_by: GroupBy, seed: int) -> list[bool]:
@@ -81,7 +82,12 @@ def _group_name(name: object, row: int) -> str:
 def _question(example: Example) -> str:
     if example.query is not None:
         return example.query
-    return content_hash([m.wire() for m in example.messages])
+    messages = example.messages
+    if example.is_agent_turn:  # all rows of a run; instructions change where one agent hands over to another
+        messages = tuple(m for m in messages if m.role not in ("system", "developer"))
+        first = next((at for at, m in enumerate(messages) if m.role == "user"), 0)
+        messages = messages[: first + 1]
+    return content_hash([m.wire() for m in messages])
 
 
 def document_of(example: Example) -> str | None:

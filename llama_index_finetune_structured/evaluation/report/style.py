@@ -38,6 +38,9 @@ thead th{color:var(--quiet);font-weight:600}
 .answers{display:grid;gap:10px;grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr))}
 .answer{background:var(--card);border-radius:6px;padding:10px 12px;min-width:0;font-size:.88rem}
 .gold{outline:1px solid var(--line)}
+.answer ol{margin:0;padding-left:1.4em}
+.answer li{margin:0 0 6px}
+.answer p{margin:0 0 4px;overflow-wrap:anywhere}
 dl{margin:0;display:grid;grid-template-columns:auto minmax(0,1fr);gap:2px 10px}
 dt{color:var(--quiet)}
 dd{margin:0;overflow-wrap:anywhere}
