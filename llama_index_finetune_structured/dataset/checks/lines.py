@@ -14,7 +14,7 @@ from ...formats.preferences import from_openai_preference
 from ...formats.reading import RowForm, example_from_row, row_form
 from ...json_schema import first_error
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
-from ...local.schema.tool_turns import is_agent_turn, structured_turns
+from ...local.schema.tool_turns import structured_turns
 from .problems import Fault
 
 __all__ = ["LineReader", "example_faults", "structured_texts"]
@@ -57,7 +57,7 @@ class LineReader:
         example, faults = (content, []) if isinstance(content, Example) else self.read(content)
         if example is None:
             return [], faults
-        if self._target != "local" or not is_agent_turn(example):
+        if self._target != "local" or not example.is_agent_turn:
             return [example], faults
         wrong = example_faults(example)
         return ([], [*faults, *wrong]) if wrong else self._new_turns(example, faults)

@@ -21,7 +21,6 @@ from .written import written_answer
 __all__ = [
     "ToolChoice",
     "chosen_schema",
-    "is_agent_turn",
     "structured_turns",
     "tool_schema",
     "turn_messages",
@@ -37,11 +36,6 @@ _DEFINITIONS = ("$defs", "definitions")
 _OF_TOOLS = ("type", "properties", "required", *_DEFINITIONS)
 _TEXT = {"type": "string"}
 _MEANING = "What you say, if anything, then the functions that you call."
-
-
-def is_agent_turn(example: Example) -> bool:
-    """Whether tools were offered and the answer is free to be a text or calls of any of them."""
-    return bool(example.tools) and example.answer_schema is None
 
 
 def turn_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
