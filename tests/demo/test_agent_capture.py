@@ -18,13 +18,17 @@ from llama_index_finetune_structured.capture.recorder import rejects_path
 from llama_index_finetune_structured.demo.agent_capture import agent_with, capture_runs
 from llama_index_finetune_structured.demo.agent_questions import AgentQuestion, generate_agent_questions
 from llama_index_finetune_structured.demo.agent_run import AgentDemoData, prepare_agent_data
-from llama_index_finetune_structured.demo.agent_teacher import ScriptedAgentTeacher
+from llama_index_finetune_structured.demo.agent_teacher import ScriptedAgentTeacher, _answer
 from llama_index_finetune_structured.demo.agent_tools import AgentTools, documented_functions
 from llama_index_finetune_structured.demo.settings import DemoSettings, hosted_teacher
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.formats.wire import message_from_wire, response_to_wire
 from tests.capture.fakes import OpenAIServer, openai_server
 
+pytestmark = [  # all of LlamaIndex's agents
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211"),
+]
 TURNS = {"small talk": 1, "search, then signature": 3, "total": 3, "misspelled name": 3}
 
 
@@ -39,7 +43,7 @@ def server() -> Iterator[OpenAIServer]:
 
     def reply(body: dict[str, Any]) -> dict[str, Any]:
         messages = [message_from_wire(message) for message in body["messages"]]
-        return response_to_wire(ScriptedAgentTeacher().chat(messages))
+        return response_to_wire(ChatResponse(message=_answer(messages, body)))
 
     with openai_server() as server:
         server.reply = reply
@@ -185,7 +189,7 @@ class _WrongTeacher(ScriptedAgentTeacher):
         response = super().chat([m for m in messages if m.role in ("system", "user")], **kwargs)
         if any(message.role == "tool" for message in messages):
             return ChatResponse(message=ChatMessage(role="assistant", content="It is 4."))
-        response.message.blocks[0].tool_kwargs = {"expression": 4}  # type: ignore[union-attr]
+        response.message.blocks[0].tool_kwargs = {"expression": 4}
         return response
 
 
