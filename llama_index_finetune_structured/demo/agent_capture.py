@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from llama_index.core.agent.workflow import FunctionAgent
-from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms import LLM
 
 from ..background import blocking
 from ..capture import capture, read_examples
@@ -22,11 +22,11 @@ from ..jsonl_store import shards_of
 from .agent_questions import AgentQuestion
 from .agent_tools import AgentTools
 
-__all__ = ["CapturedRuns", "acapture_runs", "agent_with", "capture_runs"]
+__all__ = ["CONCURRENCY", "MOST_TURNS", "CapturedRuns", "acapture_runs", "agent_with", "capture_runs"]
 
-SYSTEM_PROMPT = "Answer questions about networkx. Use the tools."
+_SYSTEM_PROMPT = "Answer questions about networkx. Use the tools."
 MOST_TURNS = 8  # chosen: the longest solution has three calls of tools, one after the other
-_CONCURRENCY = 8
+CONCURRENCY = 8
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class CapturedRuns:
         return FinetuneDataset(row for run in self.runs for row in run)
 
 
-def agent_with(llm: FunctionCallingLLM, tools: AgentTools, *, streaming: bool = False) -> FunctionAgent:
+def agent_with(llm: LLM, tools: AgentTools, *, streaming: bool = False) -> FunctionAgent:
     """The demo's agent, with any LLM that calls tools."""
     return FunctionAgent(
-        tools=[*tools.tools()], llm=llm, system_prompt=SYSTEM_PROMPT, streaming=streaming, timeout=None
+        tools=[*tools.tools()], llm=llm, system_prompt=_SYSTEM_PROMPT, streaming=streaming, timeout=None
     )
 
 
@@ -63,7 +63,7 @@ async def acapture_runs(
     known = _complete_runs(path)
     missing = [question for question in questions if ask and question.text not in known]
     failures: dict[str, str] = {}
-    free = asyncio.Semaphore(_CONCURRENCY)
+    free = asyncio.Semaphore(CONCURRENCY)
 
     async def run(question: AgentQuestion) -> None:
         facts = {"run": uuid4().hex, "question": question.text, "kind": question.kind}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms import LLM
 
 from ..capture.recorder import rejects_path
 from ..dataset import FinetuneDataset
@@ -34,7 +34,7 @@ class AgentDemoData:
 
 
 def prepare_agent_data(
-    settings: DemoSettings, teacher: FunctionCallingLLM, output: Path, say: Callable[[str], None]
+    settings: DemoSettings, teacher: LLM, output: Path, say: Callable[[str], None]
 ) -> AgentDemoData:
     """Capture the runs of ``teacher`` on the training questions, and the gold runs on the held-out ones.
 

@@ -50,7 +50,8 @@ class DescribedParameter:
     type: str
     default: str | None
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> str:
         return f"{self.name}: {self.type}" + ("" if self.default is None else f" = {self.default}")
 
 
@@ -67,7 +68,7 @@ class DocumentedFunction:
     @property
     def signature(self) -> str:
         count = f"{len(self.parameters)} parameter{'' if len(self.parameters) == 1 else 's'}"
-        return "\n".join([f"{self.name} has {count}", *map(str, self.parameters)])
+        return "\n".join([f"{self.name} has {count}", *(parameter.line for parameter in self.parameters)])
 
 
 def documented_functions() -> list[DocumentedFunction]:

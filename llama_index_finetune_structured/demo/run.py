@@ -25,10 +25,10 @@ from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
 from ..locks import locked_folder
 from .corpus import REFERENCE_KEY, ApiCard, Function, answerable, functions, node_of, parse_card
-from .settings import DemoSettings, hosted_teacher, open_output
+from .settings import DemoSettings, open_output, teacher_of
 from .teacher import QA_TEMPLATE, DocstringTeacher
 
-__all__ = ["DemoSettings", "run"]
+__all__ = ["DemoSettings", "run", "train_on"]
 
 _ANSWER_TOKENS = 256  # chosen: the longest card fits
 _TRAIN_SHARE = 0.7
@@ -57,10 +57,34 @@ def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sc
     say(
         f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
     )
-    teacher = hosted_teacher(settings) or DocstringTeacher()
+    teacher = teacher_of(settings) or DocstringTeacher()
     data = _captured(_engine(retriever, teacher), train, test, output, say)
     data.save(output / "train.jsonl")
     test.save(output / "test.jsonl")
+    engine = train_on(data, settings, output, say)
+    systems = {
+        name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
+    }
+    card = compare(
+        systems,
+        test,
+        output_cls=ApiCard,
+        concurrency=_BATCH,
+        cache_dir=output / "answers" / engine.fingerprint[:12],
+        notes=settings.model_dump(mode="json", exclude_none=True, exclude={"agent"})
+        | _facts(settings, output, data, engine.get_current_job()),
+    )
+    card.to_json(output / "scorecard.json")
+    log = read_json(output / "model" / "training_log.json")["steps"]
+    card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
+    card.to_svg(output / "before-and-after.svg")
+    return card
+
+
+def train_on(
+    data: FinetuneDataset, settings: DemoSettings, output: Path, say: Callable[[str], None]
+) -> LoraFinetuneEngine:
+    """Tune the base model on captured rows, in the folder ``model`` of ``output``."""
     upper = _UPPER_LAYERS if settings.base_model == DEFAULT_BASE_MODEL else None
     engine = LoraFinetuneEngine(
         data,
@@ -71,22 +95,7 @@ def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sc
     engine.finetune()
     job = engine.get_current_job()
     say(f"trained {job.steps} steps in {job.seconds:.0f} s -> {job.adapter}")
-    systems = {
-        name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
-    }
-    card = compare(
-        systems,
-        test,
-        output_cls=ApiCard,
-        concurrency=_BATCH,
-        cache_dir=output / "answers" / engine.fingerprint[:12],
-        notes=settings.model_dump(mode="json", exclude_none=True) | _facts(settings, output, data, job),
-    )
-    card.to_json(output / "scorecard.json")
-    log = read_json(output / "model" / "training_log.json")["steps"]
-    card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
-    card.to_svg(output / "before-and-after.svg")
-    return card
+    return engine
 
 
 def _retriever(documents: Sequence[Function]) -> BaseRetriever:

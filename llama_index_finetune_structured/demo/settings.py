@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms import LLM
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 
-__all__ = ["DemoSettings", "hosted_teacher", "open_output"]
+__all__ = ["DemoSettings", "teacher_of", "open_output"]
 
 
 class DemoSettings(BaseModel):
@@ -47,7 +47,7 @@ def open_output(output: Path, settings: DemoSettings) -> None:
         )
 
 
-def hosted_teacher(settings: DemoSettings) -> FunctionCallingLLM | None:
+def teacher_of(settings: DemoSettings) -> LLM | None:
     """The teacher that the settings name; None where they name none. Raises ConfigurationError without a key."""
     if settings.teacher is None:
         return None

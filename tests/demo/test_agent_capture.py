@@ -20,7 +20,7 @@ from llama_index_finetune_structured.demo.agent_questions import AgentQuestion, 
 from llama_index_finetune_structured.demo.agent_run import AgentDemoData, prepare_agent_data
 from llama_index_finetune_structured.demo.agent_teacher import ScriptedAgentTeacher, _answer
 from llama_index_finetune_structured.demo.agent_tools import AgentTools, documented_functions
-from llama_index_finetune_structured.demo.settings import DemoSettings, hosted_teacher
+from llama_index_finetune_structured.demo.settings import DemoSettings, teacher_of
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.formats.wire import message_from_wire, response_to_wire
 from tests.capture.fakes import OpenAIServer, openai_server
@@ -243,14 +243,14 @@ def test_a_hosted_teacher_captures_the_same_rows_and_is_asked_once(
     hosted = SMALL.model_copy(update={"teacher": "gpt-4.1", "api_base": server.url})
     server.status = 401
     with pytest.raises(DatasetError, match="the teacher completed no run"):
-        _prepare(tmp_path / "hosted", hosted, hosted_teacher(hosted))
+        _prepare(tmp_path / "hosted", hosted, teacher_of(hosted))
     server.status = 200
     server.requests.clear()
-    data, _ = _prepare(tmp_path / "hosted", hosted, hosted_teacher(hosted))
+    data, _ = _prepare(tmp_path / "hosted", hosted, teacher_of(hosted))
     scripted, _ = _prepare(tmp_path / "scripted", SMALL)
     assert [row.answer for row in data.train] == [row.answer for row in scripted.train]
     assert len(server.requests) == len(data.train)
-    _prepare(tmp_path / "hosted", hosted, hosted_teacher(hosted))
+    _prepare(tmp_path / "hosted", hosted, teacher_of(hosted))
     assert len(server.requests) == len(data.train)
 
 
