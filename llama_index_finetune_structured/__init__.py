@@ -44,10 +44,20 @@ if TYPE_CHECKING:
         ServiceError,
         StructuredAnswerError,
     )
+    from .evaluation.agents import (
+        AgentScorecard,
+        acompare_agents,
+        arun_agent,
+        ascore_turns,
+        compare_agents,
+        run_agent,
+        score_turns,
+    )
     from .evaluation.calibration import acalibrate, calibrate
     from .evaluation.comparison import acompare, compare
     from .evaluation.export_parity import Parity, parity
     from .evaluation.learning_curves import LearningCurve, learning_curve
+    from .evaluation.run.agent_run import AgentRun
     from .evaluation.score.rules import FieldRule, embedding_similarity
     from .evaluation.scorecard import Scorecard
     from .evaluation.selection import aselect, select
@@ -105,10 +115,20 @@ else:
                 "ServiceError",
                 "StructuredAnswerError",
             ],
+            ".evaluation.agents": [
+                "AgentScorecard",
+                "acompare_agents",
+                "arun_agent",
+                "ascore_turns",
+                "compare_agents",
+                "run_agent",
+                "score_turns",
+            ],
             ".evaluation.calibration": ["acalibrate", "calibrate"],
             ".evaluation.comparison": ["acompare", "compare"],
             ".evaluation.learning_curves": ["LearningCurve", "learning_curve"],
             ".evaluation.export_parity": ["Parity", "parity"],
+            ".evaluation.run.agent_run": ["AgentRun"],
             ".evaluation.score.rules": ["FieldRule", "embedding_similarity"],
             ".evaluation.scorecard": ["Scorecard"],
             ".evaluation.selection": ["aselect", "select"],
@@ -137,6 +157,8 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentRun",
+    "AgentScorecard",
     "AnswerReport",
     "CallPolicy",
     "CaptureError",
@@ -197,12 +219,16 @@ __all__ = [
     "aanswer_questions",
     "acalibrate",
     "acompare",
+    "acompare_agents",
     "answer_questions",
+    "arun_agent",
+    "ascore_turns",
     "calibrate",
     "aselect",
     "capture",
     "check",
     "compare",
+    "compare_agents",
     "compare_texts",
     "embedding_similarity",
     "export_adapter",
@@ -213,6 +239,8 @@ __all__ = [
     "parity",
     "read_nodes",
     "rollback",
+    "run_agent",
+    "score_turns",
     "select",
     "served_llm",
     "serving_commands",

@@ -21,8 +21,8 @@ ROW = [
     "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
-    "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport", "CheckpointError",
-    "ConfigurationError", "DatasetError", "DatasetSummary", "EndTrust", "EngineError", "Evidence",
+    "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
+    "CheckpointError", "ConfigurationError", "DatasetError", "DatasetSummary", "EndTrust", "EngineError", "Evidence",
     "Example", "FieldRule", "FieldTrust", "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError",
     "FollowingLoraLLM", "GeneratedQuestions", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
     "GradientFinetuneEngine", "GradientModelAdapterLLM", "Improvement", "LeakageReport", "LearningCurve",
@@ -32,15 +32,16 @@ PUBLIC = [
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
     "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acalibrate", "acompare",
-    "answer_questions", "aselect", "calibrate", "capture", "check", "compare", "compare_texts",
+    "acompare_agents", "answer_questions", "arun_agent", "aselect", "ascore_turns", "calibrate", "capture",
+    "check", "compare", "compare_agents", "compare_texts",
     "embedding_similarity", "export_adapter", "hosted_llm", "improve", "learning_curve", "load_schema",
-    "parity", "read_nodes", "rollback", "select", "served_llm", "serving_commands", "text_mode",
-    "trust_of", "tune",
+    "parity", "read_nodes", "rollback", "run_agent", "score_turns", "select", "served_llm", "serving_commands",
+    "text_mode", "trust_of", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [
     "run", "score", "results", "report", "scorecard", "comparison", "calibration", "learning_curves",
-    "export_parity", "texts", "spread", "selection",
+    "export_parity", "texts", "spread", "selection", "agents",
 ]  # fmt: skip
 HEAVY = [
     "torch",

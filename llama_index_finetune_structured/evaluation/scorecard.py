@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..descriptors import open_regular
-from ..errors import ConfigurationError
 from ..files import PUBLIC, write_text
-from ..jsonl import READ_ERRORS, one_line_reason, parse_line
 from ..llms.prices import Prices
 from ..printable import one_line, printable
 from .report.charts import picture_of
 from .report.costs import BreakEven, break_even
 from .report.gap import Gap, gaps
+from .report.json_file import read_json_file
 from .report.page import page_of
 from .report.slices import SliceBy, slices
 from .report.terminal import FittedTable, print_result
@@ -95,16 +93,7 @@ class Scorecard(ScoreTable):
         Raises:
             ConfigurationError: The file cannot be read or is not a scorecard.
         """
-        try:
-            with open_regular(Path(path)) as file:
-                return cls.model_validate(parse_line(file.read()))
-        except OSError as error:
-            raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
-        except READ_ERRORS as error:
-            raise ConfigurationError(
-                f"{path}: not a scorecard as Scorecard.to_json writes it: {one_line_reason(error)}; restore the "
-                "file, or compare again to write it"
-            ) from error
+        return read_json_file(cls, path)
 
     def table(self) -> FittedTable:
         """A table for rich: one line per system, or one per figure where that is too wide for the terminal."""

@@ -19,7 +19,7 @@ from .markup import escape
 from .text import percent
 from .trust_notes import TrustNotes, evidenced_fields
 
-__all__ = ["cases_of", "worst_rows"]
+__all__ = ["cases_of", "cut_text", "mark", "marked_object", "worst_rows"]
 
 _CASES = 10  # chosen: as many as are read
 _VALUE_CHARACTERS, _LINE_CHARACTERS = 600, 300  # chosen: a value or raw text; a question or error
@@ -48,9 +48,9 @@ def _case(row: ScoredRow, at: int, found: Mapping[str, frozenset[str]]) -> str:
         _answer(name, answer, row.gold, TrustNotes(answer.trust, found[name]))
         for name, answer in row.answers.items()
     )
-    gold = f"<section class='answer gold'><h4>gold</h4>{_object(row.gold, None, {}, TrustNotes())}</section>"
+    gold = f"<section class='answer gold'><h4>gold</h4>{marked_object(row.gold, None, {}, TrustNotes())}</section>"
     return (
-        f"<article class='case'><h3>{at}. {escape(_cut(row.question, _LINE_CHARACTERS))}</h3>"
+        f"<article class='case'><h3>{at}. {escape(cut_text(row.question, _LINE_CHARACTERS))}</h3>"
         f"<p class='quiet'>{escape(row.example_id[:12])}{about}</p>"
         f"<div class='answers'>{gold}{answers}</div></article>"
     )
@@ -65,11 +65,11 @@ def _answer(name: str, answer: ScoredAnswer, gold: Any, notes: TrustNotes) -> st
         kind, badge = "good", "exact"
     if answer.valid:
         right = {path: bool(score.right) for path, score in answer.fields.items()}
-        body = _object(answer.value, gold, right, notes)
+        body = marked_object(answer.value, gold, right, notes)
     else:
         raw = answer.text if answer.raw_text is None else answer.raw_text
-        body = f"<p class='error'>{escape(_cut(answer.error or '', _LINE_CHARACTERS))}</p>" + (
-            f"<pre>{escape(_cut(raw, _VALUE_CHARACTERS))}</pre>" if raw else ""
+        body = f"<p class='error'>{escape(cut_text(answer.error or '', _LINE_CHARACTERS))}</p>" + (
+            f"<pre>{escape(cut_text(raw, _VALUE_CHARACTERS))}</pre>" if raw else ""
         )
     if answer.retrieval_hit is False:
         body += "<p class='quiet'>the document was not retrieved</p>"
@@ -79,7 +79,9 @@ def _answer(name: str, answer: ScoredAnswer, gold: Any, notes: TrustNotes) -> st
     return f"<section class='answer'>{heading}{body}</section>"
 
 
-def _object(value: Any, gold: Any, right: Mapping[str, bool], notes: TrustNotes, place: JsonPath = ()) -> str:
+def marked_object(
+    value: Any, gold: Any, right: Mapping[str, bool], notes: TrustNotes, place: JsonPath = ()
+) -> str:
     """Fields of an object, one per line; ``right``: field path -> whether it is right, empty to mark nothing."""
     if not isinstance(value, dict):
         return _value(value, gold, right, notes, place)
@@ -88,7 +90,7 @@ def _object(value: Any, gold: Any, right: Mapping[str, bool], notes: TrustNotes,
     for name, inner in value.items():
         below = (*place, name)
         nested = isinstance(inner, dict) and field_name(below) not in right
-        shown = _object(inner, known.get(name), right, notes, below) if nested and right else None
+        shown = marked_object(inner, known.get(name), right, notes, below) if nested and right else None
         lines.append(
             f"<dt>{escape(name)}</dt><dd>{shown or _value(inner, known.get(name), right, notes, below)}</dd>"
         )
@@ -102,10 +104,10 @@ def _value(value: Any, gold: Any, right: Mapping[str, bool], notes: TrustNotes, 
         return _items(value or [], gold if isinstance(gold, list) else [], right.get(path), notes, place)
     note = notes.of(place)
     if right.get(path, True):
-        return _mark("same" if path in right else "", value) + note
+        return mark("same" if path in right else "", value) + note
     if _absent(value):
-        return _mark("missing", gold) + note
-    return _mark("invented" if _absent(gold) else "wrong", value) + note
+        return mark("missing", gold) + note
+    return mark("invented" if _absent(gold) else "wrong", value) + note
 
 
 def _items(
@@ -114,20 +116,20 @@ def _items(
     """A list's items; where the list is not ``right``, the items that gold lacks and those missing are marked."""
     known = notes.of_items(place, len(items))
     if right is None or right:
-        marks = [_mark("same" if right else "", item) for item in items]
+        marks = [mark("same" if right else "", item) for item in items]
     else:
         left = Counter(_canonical(item) for item in gold)
         marks = []
         for item in items:
             is_known = left[_canonical(item)] > 0
             left[_canonical(item)] -= is_known
-            marks.append(_mark("same" if is_known else "wrong" if gold else "invented", item))
+            marks.append(mark("same" if is_known else "wrong" if gold else "invented", item))
         for item in gold:
             if left[_canonical(item)] > 0:
                 left[_canonical(item)] -= 1
-                marks.append(_mark("missing", item))
+                marks.append(mark("missing", item))
     if not marks:
-        return _mark("", None) + notes.of(place)
+        return mark("", None) + notes.of(place)
     # a small model may repeat an item many times; the first one's note stands for all
     noted = zip(marks, [*known, *[""] * (len(marks) - len(known))], strict=True)
     runs = [list(same) for _, same in groupby(noted, key=itemgetter(0))]
@@ -141,12 +143,14 @@ def _times(number: int) -> str:
 _SIGNS = {"same": "✓ ", "wrong": "✗ ", "invented": "✗ ", "missing": "– missing: ", "": ""}
 
 
-def _mark(kind: str, value: Any) -> str:
+def mark(kind: str, value: Any) -> str:
     """A value with a sign and a colour, so that the colour is never the only difference."""
     spoken = {"same": "right", "wrong": "differs", "invented": "not in gold"}.get(kind)
     hidden = f"<span class='sr'>{spoken}: </span>" if spoken else ""
     sign = f"<span{' aria-hidden=true' if spoken else ''}>{_SIGNS[kind]}</span>" if kind else ""
-    return f"<span class='mark {kind}'>{hidden}{sign}{escape(_cut(_shown(value), _VALUE_CHARACTERS))}</span>"
+    return (
+        f"<span class='mark {kind}'>{hidden}{sign}{escape(cut_text(_shown(value), _VALUE_CHARACTERS))}</span>"
+    )
 
 
 def _shown(value: Any) -> str:
@@ -175,5 +179,6 @@ def _canonical(value: Any) -> str:
     return canonical_json(normal(value))
 
 
-def _cut(text: str, longest: int) -> str:
+def cut_text(text: str, longest: int) -> str:
+    """The text, of at most so many characters and the number of the others."""
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest} more characters)"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..results import ScoreTable
 from ..score.intervals import Difference
-from ..score.metrics import Metrics, SystemScore
+from ..score.metrics import Interval, Metrics, SystemScore
 from .gap import gaps
 from .markup import escape
 from .slices import slices
@@ -18,7 +18,9 @@ __all__ = [
     "gap_table",
     "html_table",
     "metrics_table",
+    "rate_with_interval",
     "retrieval_table",
+    "signed_interval",
     "slice_tables",
 ]
 
@@ -76,7 +78,10 @@ def differences_table(table: ScoreTable) -> str:
         if not {*pair} & {*table.unanswered}
     ]
     rows = [
-        [f"{system} − {against}", *(_points(differences[system, against, metric]) for metric in _RATES)]
+        [
+            f"{system} − {against}",
+            *(signed_interval(differences[system, against, metric]) for metric in _RATES),
+        ]
         for system, against in pairs
     ]
     headings = ["points (95% interval)", *_RATES.values()]
@@ -145,11 +150,16 @@ def _short(part: Metrics, paths: Sequence[str]) -> list[str]:
 
 
 def _with_interval(score: SystemScore, metric: str) -> str:
-    interval = score.intervals[metric]
+    return rate_with_interval(score.intervals[metric])
+
+
+def rate_with_interval(interval: Interval) -> str:
+    """``81% (70–90)``."""
     return f"{percent(interval.rate)} ({100 * interval.low:.0f}{_DASH}{100 * interval.high:.0f})"
 
 
-def _points(difference: Difference) -> str:
+def signed_interval(difference: Difference) -> str:
+    """``+12 (+3 to +21)``, in points."""
     return _signed_interval(difference.difference, difference.low, difference.high)
 
 

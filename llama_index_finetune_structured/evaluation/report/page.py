@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...llms.prices import Prices
@@ -23,7 +23,7 @@ from .style import STYLE
 from .text import verdict_of
 from .trust_section import trust_section
 
-__all__ = ["page_of"]
+__all__ = ["facts_list", "html_document", "page_of", "section"]
 
 
 def page_of(
@@ -39,34 +39,39 @@ def page_of(
     main = main_system(table)
     curve = loss_curve(training_log)
     sections = [
-        _section(
+        section(
             "Before and after", f"<figure>{picture_of(table, own_background=False)}</figure>" + _WHISKERS
         ),
-        _section("Figures", metrics_table(table) + _LEGEND),
-        _section("Field by field", field_tables(table)),
-        _section("How sure the answers are", trust_section(table)),
-        _section("Against the others", differences_table(table)),
-        _section("With and without the document among the retrieved", retrieval_table(table)),
-        _section("Training rows and held-out rows", gap_table(table)),
-        _section("Which answers are hard", slice_tables(table)),
-        _section("Training", f"<figure>{curve}</figure>" if curve else ""),
-        _section(
+        section("Figures", metrics_table(table) + _LEGEND),
+        section("Field by field", field_tables(table)),
+        section("How sure the answers are", trust_section(table)),
+        section("Against the others", differences_table(table)),
+        section("With and without the document among the retrieved", retrieval_table(table)),
+        section("Training rows and held-out rows", gap_table(table)),
+        section("Which answers are hard", slice_tables(table)),
+        section("Training", f"<figure>{curve}</figure>" if curve else ""),
+        section(
             "What it costs",
             # the time of failed calls is no cost of an answer
             f"<p>{escape(break_even(table, main, prices).sentence(main))}</p>"
             if prices and main not in table.unanswered
             else "",
         ),
-        _section(f"Answers side by side, the worst of “{main}” first", cases_of(table, main)),
-        _section("About this run", _facts(table)),
+        section(f"Answers side by side, the worst of “{main}” first", cases_of(table, main)),
+        section("About this run", _facts(table)),
     ]
+    return html_document(title, verdict_of(table), table.problems(), sections)
+
+
+def html_document(title: str, verdict: str, problems: Sequence[str], sections: Iterable[str]) -> str:
+    """A whole page; ``sections`` are HTML, all else is text."""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         "<meta name='color-scheme' content='light dark'>"
         "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f"<header><h1>{escape(title)}</h1><p class='verdict'>{escape(verdict_of(table))}</p>{_problems(table)}</header>"
+        f"<header><h1>{escape(title)}</h1><p class='verdict'>{escape(verdict)}</p>{_problems(problems)}</header>"
         f"{''.join(sections)}</main></body></html>\n"
     )
 
@@ -81,13 +86,14 @@ _LEGEND = (
 )
 
 
-def _problems(table: ScoreTable) -> str:
+def _problems(problems: Sequence[str]) -> str:
     """What failed and why; empty where nothing did."""
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in table.problems())
+    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return f"<ul class='problems' aria-label='What failed'>{items}</ul>" if items else ""
 
 
-def _section(heading: str, body: str) -> str:
+def section(heading: str, body: str) -> str:
+    """A section of the page, ``body`` as HTML; nothing without a body."""
     return f"<section><h2>{escape(heading)}</h2>{body}</section>" if body else ""
 
 
@@ -100,6 +106,11 @@ def _facts(table: ScoreTable) -> str:
         "gold values": ", ".join(f"{path} {field.counts.gold}" for path, field in gold_values.items()),
         "created": table.created,
     } | table.settings
+    return facts_list(facts)
+
+
+def facts_list(facts: Mapping[str, Any]) -> str:
+    """Names and values as a list."""
     return (
         "<dl class='facts'>"
         + "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())

@@ -9,11 +9,12 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
@@ -29,7 +30,19 @@ from .systems import Reply, System, ask_system, check_askable, fingerprint
 from .target import ERROR_CHARACTERS, AnswerTarget
 from .tracing import Tracer, tracing
 
-__all__ = ["AskSettings", "SystemAnswers", "ask_systems", "gather_all"]
+__all__ = [
+    "AskSettings",
+    "SystemAnswers",
+    "answer_all",
+    "ask_systems",
+    "error_fields",
+    "gather_all",
+    "is_unfit",
+    "return_interrupt",
+]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,34 +92,44 @@ async def ask_systems(
 async def _ask_all(
     name: str, system: System, targets: Sequence[AnswerTarget], asking: AskSettings, tracer: Tracer
 ) -> SystemAnswers:
-    """Make the calls whose answers the log lacks; equal examples share one call."""
     identity = fingerprint(system)
     keys = [_key(identity, target) for target in targets]
+    calls = {
+        key: partial(_answer, key, system, target, asking.timeout_s, tracer)
+        for key, target in zip(keys, targets, strict=True)
+    }
+    return await answer_all(name, keys, calls, asking)
+
+
+async def answer_all(
+    name: str,
+    keys: Sequence[str],
+    calls: Mapping[str, Callable[[], Awaitable[RawAnswer]]],
+    asking: AskSettings,
+) -> SystemAnswers:
+    """Make the calls whose answers the log lacks; the answers of ``keys``, equal ones of which share one call."""
     run, started = uuid.uuid4().hex, time.perf_counter()
     with AnswerLog(asking.cache_dir, name) as log:
         missing = {
-            key: target
-            for key, target in zip(keys, targets, strict=True)
-            if key not in log.answers or log.answers[key].failed
+            key: call for key, call in calls.items() if key not in log.answers or log.answers[key].failed
         }
-        total = len(set(keys))
         free = asyncio.Semaphore(asking.concurrency)
         with progress_bar(
-            total=total,
-            initial=total - len(missing),
+            total=len(calls),
+            initial=len(calls) - len(missing),
             desc=one_line(name),
             unit="answer",
             disable=not asking.show_progress,
         ) as bar:
 
-            async def one(key: str, target: AnswerTarget) -> None:
+            async def one(call: Callable[[], Awaitable[RawAnswer]]) -> None:
                 async with free:
-                    answer = await _answer(key, system, target, asking.timeout_s, tracer)
+                    answer = await call()
                 elapsed = time.perf_counter() - started
                 log.add(answer.model_copy(update={"run": run, "elapsed_s": elapsed}))
                 bar.update()
 
-            await gather_all([one(key, target) for key, target in missing.items()])
+            await gather_all([one(call) for call in missing.values()])
         answers = tuple(log.answers[key] for key in keys)
     return SystemAnswers(answers, _wall_seconds(answers))
 
@@ -149,7 +172,7 @@ async def _answer(
     error: Exception | None = None
     with tracer.call(uuid.uuid4().hex) as trace:
         try:
-            reply = await asyncio.wait_for(_return_interrupt(ask_system(system, target)), timeout_s)
+            reply = await asyncio.wait_for(return_interrupt(ask_system(system, target)), timeout_s)
         except MissingDependencyError:
             raise
         except Exception as caught:
@@ -169,12 +192,12 @@ async def _answer(
         try:
             return answer.model_copy(update=_reply_fields(reply))
         except Exception as caught:  # the answer has no JSON form, or its own serializer is broken
-            return answer.model_copy(update=_error_fields(caught, timeout_s, system))
-    fields = _error_fields(error, timeout_s, system)
-    return answer.model_copy(update=fields | {"failed": not _is_unfit(error, trace.answered)})
+            return answer.model_copy(update=error_fields(caught, timeout_s, system))
+    fields = error_fields(error, timeout_s, system)
+    return answer.model_copy(update=fields | {"failed": not is_unfit(error, trace.answered)})
 
 
-async def _return_interrupt(job: Awaitable[Reply]) -> Reply | BaseException:
+async def return_interrupt(job: Awaitable[T]) -> T | BaseException:
     """Interrupts are returned, since ``wait_for`` may run the job as a task of its own; see ``gather_all``."""
     try:
         return await job
@@ -209,7 +232,7 @@ def _json_value(answer: Any) -> Any:
     )
 
 
-def _error_fields(error: Exception, timeout_s: float, system: System) -> dict[str, Any]:
+def error_fields(error: Exception, timeout_s: float, system: Any) -> dict[str, Any]:
     """The text and kind of an error, as fields of a RawAnswer."""
     text = error_text(error, system)[:ERROR_CHARACTERS]
     if isinstance(error, asyncio.TimeoutError | TimeoutError) and not text:
@@ -217,7 +240,7 @@ def _error_fields(error: Exception, timeout_s: float, system: System) -> dict[st
     return {"error": text or "(no message)", "error_kind": type(error).__name__}
 
 
-def _is_unfit(error: Exception, answered: bool) -> bool:
+def is_unfit(error: Exception, answered: bool) -> bool:
     """Whether the error tells of an answer that does not fit its schema, which is kept; else the call failed.
 
     LlamaIndex's parsers and programs raise ValueError and TypeError for such an answer. Where no LLM has answered,

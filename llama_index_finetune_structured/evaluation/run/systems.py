@@ -28,7 +28,7 @@ from ...formats.wire import source_of
 from .kept_trust import KeptTrust, kept_trust
 from .target import AnswerTarget
 
-__all__ = ["Reply", "System", "ask_system", "check_askable", "fingerprint", "question_of"]
+__all__ = ["Reply", "System", "ask_system", "check_askable", "content_text", "fingerprint", "question_of"]
 
 System = LLM | BaseQueryEngine | BasePydanticProgram[Any] | Callable[[Example], Any]
 
@@ -153,14 +153,14 @@ def question_of(example: Example) -> str:
     if example.query is not None:
         return example.query
     users = [message for message in example.messages if message.role == "user"]
-    return _text((users or list(example.messages))[-1].content)
+    return content_text((users or list(example.messages))[-1].content)
 
 
 def _chat_messages(example: Example) -> list[ChatMessage]:
     """The example's messages without the schema text, which structured prediction adds itself."""
     messages = []
     for message in example.messages:
-        text = _text(message.content)
+        text = content_text(message.content)
         if example.schema_text and example.schema_text in text:
             # LlamaIndex's parser joins with a blank line; other white space belongs to the prompt
             text = text.replace(example.schema_text, "").removesuffix("\n\n")
@@ -173,7 +173,8 @@ def _tool_fields(wire: Mapping[str, Any]) -> dict[str, Any]:
     return {key: wire[key] for key in ("tool_calls", "tool_call_id", "name") if key in wire}
 
 
-def _text(content: str | list[dict[str, Any]] | None) -> str:
+def content_text(content: str | list[dict[str, Any]] | None) -> str:
+    """The text of a message's content."""
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content)
     return content or ""
