@@ -68,7 +68,7 @@ async def acapture_runs(
     async def run(question: AgentQuestion) -> None:
         facts = {"run": uuid4().hex, "question": question.text, "kind": question.kind}
         async with free:
-            with labelled(document_id=question.group, **facts):
+            with labelled(document_id=question.subject, **facts):
                 try:
                     await agent.run(question.text, max_iterations=MOST_TURNS)
                 except Exception as error:

@@ -81,11 +81,11 @@ _VERB = re.compile(
 
 @dataclass(frozen=True)
 class AgentQuestion:
-    """A question; ``group`` is the sub-package that it is about, or its kind where it is about none."""
+    """A question; ``subject`` is the function that it is about, or its text where it is about none."""
 
     kind: str
     text: str
-    group: str
+    subject: str
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
@@ -116,9 +116,10 @@ def read_question(text: str) -> tuple[str, dict[str, str]]:
 def generate_agent_questions(
     tools: AgentTools, size: int, *, seed: int, without: Collection[str] = ()
 ) -> list[AgentQuestion]:
-    """``size`` different questions about the functions of ``tools``, as many of each kind as there are.
+    """``size`` different questions about the functions of ``tools``; the kinds take turns.
 
-    The same seed gives the same questions. ``without``: texts not to ask, such as those of the test.
+    They are fewer where there are no more. The same seed gives the same ones. ``without``: texts that are not asked,
+    such as those of the test.
     """
     lines = {kind: _of_kind(kind, tools, seed) for kind in KINDS}
     questions: dict[str, AgentQuestion] = {}
@@ -138,15 +139,15 @@ def _of_kind(kind: str, tools: AgentTools, seed: int) -> Iterator[AgentQuestion]
     if kind == _SMALL_TALK:
         fills = [(wording, a, b) for wording in _WORDINGS[kind] for a, b in product(_GREETINGS, _THANKS)]
         texts = list(dict.fromkeys(wording.format(greeting=a, thanks=b) for wording, a, b in fills))
-        yield from (AgentQuestion(kind, text, kind) for text in rng.sample(texts, len(texts)))
+        yield from (AgentQuestion(kind, text, text) for text in rng.sample(texts, len(texts)))
         return
     known = list(tools.functions.values())
     wordings = _WORDINGS["signature" if kind == _MISSPELLED else kind]
     for function in rng.sample(known, len(known)):
         fields = _fields(kind, function, tools, rng)
         if fields is not None:
-            group = kind if kind == "arithmetic" else function.group
-            yield AgentQuestion(kind, rng.choice(wordings).format(**fields), group)
+            text = rng.choice(wordings).format(**fields)
+            yield AgentQuestion(kind, text, text if kind == "arithmetic" else function.name)
 
 
 def _fields(

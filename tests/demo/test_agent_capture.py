@@ -70,7 +70,7 @@ def _is_a_turn(row: Example, question: AgentQuestion, *, is_last: bool) -> bool:
     asked = next(message.content for message in row.messages if message.role == "user")
     return (
         row.answer_schema is None
-        and row.document_id == question.group
+        and row.document_id == question.subject
         and asked == question.text
         and names == ["search_functions", "read_signature", "compare_parameters", "compute"]
         and bool(row.answer.tool_calls) is not is_last
@@ -194,7 +194,7 @@ class _WrongTeacher(ScriptedAgentTeacher):
 
 
 def test_a_run_with_an_invalid_call_is_no_training_data(agent_tools: AgentTools, tmp_path: Path) -> None:
-    question = AgentQuestion("arithmetic", "What is 2 + 2?", "arithmetic")
+    question = AgentQuestion("arithmetic", "What is 2 + 2?", "What is 2 + 2?")
     captured = capture_runs(agent_with(_WrongTeacher(), agent_tools), [question], tmp_path / "runs.jsonl")
     assert captured.runs == ()
     assert rejects_path(tmp_path / "runs.jsonl").exists()
