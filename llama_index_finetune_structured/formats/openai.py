@@ -67,7 +67,8 @@ def from_openai(line: dict[str, Any]) -> Example:
     """Convert an OpenAI chat line, in the current or the legacy form, to an Example.
 
     Args:
-        line: The parsed line. The schema of a called tool that is the only one becomes ``answer_schema``.
+        line: The parsed line. The schema of a called tool that is the only one becomes ``answer_schema``, unless
+            the line says that several calls were allowed, as agents' do.
 
     Raises:
         ValueError: The line is malformed; the message names the field.
@@ -80,7 +81,8 @@ def from_openai(line: dict[str, Any]) -> Example:
     ]
     tools = _tools(line)
     answer = parsed[-1]
-    single = tools[0].get("function", {}) if len(tools) == 1 and answer.tool_calls else {}
+    is_program = len(tools) == 1 and answer.tool_calls and line.get("parallel_tool_calls") is not True
+    single = tools[0].get("function", {}) if is_program else {}
     return Example(
         messages=tuple(parsed[:-1]),
         answer=answer,

@@ -29,7 +29,9 @@ def to_openai_preference(example: Example, rejected: Message) -> dict[str, Any]:
     """
     prompt: dict[str, Any] = {"messages": [m.wire() for m in example.messages]}
     if example.tools:
-        prompt |= {"tools": example.tools, "parallel_tool_calls": example.parallel_tool_calls is not False}
+        prompt["tools"] = example.tools
+        if example.parallel_tool_calls is not None:
+            prompt["parallel_tool_calls"] = example.parallel_tool_calls
     return {
         "input": prompt,
         "preferred_output": [_output(example.answer)],

@@ -31,6 +31,7 @@ from ..printable import package_logger
 from ..trust.calibration import Calibration
 from .lora import LoraLLM
 from .structured_lora import StructuredLoraLLM
+from .tool_calls import ToolCallingLLM
 
 __all__ = ["FollowingLoraLLM"]
 
@@ -98,7 +99,7 @@ class _Followed:
         return type(self), (self._run, self._options)
 
 
-class FollowingLoraLLM(LLM):
+class FollowingLoraLLM(ToolCallingLLM):
     """The version of a run that serves, as a ``LoraLLM`` that changes with it, without a restart.
 
     Each call looks whether ``improve`` or ``rollback`` has changed the version that serves. The first one that finds a

@@ -41,6 +41,7 @@ __all__ = [
     "LocalCall",
     "as_chat",
     "finished_trust",
+    "plain_message",
     "prompt_ids",
     "require_encodable",
     "schema_reserve",
@@ -214,7 +215,7 @@ def trained_messages(
     Thinking and cache points are no content; tool calls are kept. Raises ConfigurationError for other blocks than
     text, and for text that UTF-8 cannot encode.
     """
-    plain = [_message(n, message) for n, message in enumerate(messages)]
+    plain = [plain_message(number, message) for number, message in enumerate(messages)]
     trained = messages_with_schema(plain, schema, schema_prompt)
     for message in trained:
         require_encodable(message["content"], f"a {message['role']} message")
@@ -229,7 +230,8 @@ def require_encodable(text: str, where: str) -> None:
         raise ConfigurationError(f"{where} has {error}") from error
 
 
-def _message(number: int, message: ChatMessage) -> Message:
+def plain_message(number: int, message: ChatMessage) -> Message:
+    """A chat message as text. Raises ConfigurationError, which has the number, where it is not."""
     try:
         return message_of(message, text_only=True)
     except DatasetError as error:

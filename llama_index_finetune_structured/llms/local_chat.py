@@ -17,16 +17,26 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from pydantic import Field
 
-from .local_calls import LocalCall, as_chat
+from .local_calls import LocalCall
 from .merged_calls import MergedCall
 from .structured_answers import StructuredAnswersLLM
+from .tool_calls import ToolCallingLLM, chat_form
 
 __all__ = ["LocalChatLLM"]
 
 
-class LocalChatLLM(StructuredAnswersLLM):
-    """What ``LoraLLM`` is to LlamaIndex: each call is made of its messages or prompt, then generated in its way."""
+class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM):
+    """What ``LoraLLM`` is to LlamaIndex: each call is made of its messages or prompt, then generated in its way.
+
+    Attributes:
+        trained_schemas: Schemas of the training rows.
+    """
+
+    trained_schemas: list[dict[str, Any]] = Field(
+        default_factory=list, repr=False, description="Schemas of the training rows."
+    )
 
     @abstractmethod
     def _chat_call(
@@ -43,24 +53,28 @@ class LocalChatLLM(StructuredAnswersLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
-        return as_chat(self._chat_call(messages, kwargs).complete())
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        return form.response(self._chat_call(form.messages, form.keywords).complete())
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
-        call = await asyncio.to_thread(self._chat_call, messages, kwargs)
-        return as_chat(await call.acomplete())
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        call = await asyncio.to_thread(self._chat_call, form.messages, form.keywords)
+        return form.response(await call.acomplete())
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer to messages, as a stream."""
-        return (as_chat(chunk) for chunk in self._chat_call(messages, kwargs).stream())
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        return form.responses(self._chat_call(form.messages, form.keywords).stream())
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer to messages, as a stream."""
-        call = await asyncio.to_thread(self._chat_call, messages, kwargs)
-        return (as_chat(chunk) async for chunk in call.astream())
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        call = await asyncio.to_thread(self._chat_call, form.messages, form.keywords)
+        return form.aresponses(call.astream())
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:

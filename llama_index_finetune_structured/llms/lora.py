@@ -124,9 +124,6 @@ class LoraLLM(LocalChatLLM):
     schema_tokens: int | None = Field(
         default=None, ge=0, description="Tokens that query engines leave free for a schema."
     )
-    trained_schemas: list[dict[str, Any]] = Field(
-        default_factory=list, repr=False, description="Schemas of the training rows."
-    )
     list_rules: dict[str, ListRules] = Field(
         default_factory=dict, repr=False, description="How answers are read window by window, by schema."
     )
@@ -249,6 +246,7 @@ class LoraLLM(LocalChatLLM):
             context_window=self._context_window - reserved,
             num_output=self.max_new_tokens,
             is_chat_model=True,
+            is_function_calling_model=True,
             model_name=str(self.adapter or self.base_model),
         )
 

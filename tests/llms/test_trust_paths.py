@@ -280,7 +280,7 @@ def test_trust_is_json_and_its_objects_leave_nothing_behind(llm: LoraLLM) -> Non
     for answer in answers:
         trust = trust_of(answer)
         assert Trust.model_validate_json(json.dumps(trust.model_dump(mode="json"))) == trust
-    places = {id(answer) for answer in answers}
+    remembered = len(lookup._remembered)
     del answer, answers
     gc.collect()
-    assert not places & set(lookup._remembered)
+    assert len(lookup._remembered) <= remembered - 5

@@ -80,11 +80,20 @@ class _Parser:
         if self.taken("{"):
             return self.object()
         if self.taken("["):
-            items = []
+            items: list[Any] = []
+            rest: dict[str, Any] = {}
             while not self.taken("]"):
-                items.append(self.union())
+                if self.taken("..."):
+                    rest = {"items": self.union()["items"]}
+                else:
+                    items.append(self.union())
                 self.taken(",")
-            return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+            return {
+                "type": "array",
+                "prefixItems": items,
+                "minItems": len(items),
+                **(rest or {"maxItems": len(items)}),
+            }
         if self.text[self.space()] in '"-0123456789':
             return {"const": self.json()}
         word = self.word()

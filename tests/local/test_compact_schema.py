@@ -46,6 +46,25 @@ class Album(BaseModel):
     best: Song | Literal["none", 3] | None = None
 
 
+def test_a_list_that_begins_with_given_types_is_written_with_its_rest() -> None:
+    first = {
+        "type": "array",
+        "prefixItems": [{"type": "string"}],
+        "minItems": 1,
+        "items": {"type": "integer"},
+    }
+    for schema, text in (
+        (first, "[string, ...integer[]]"),
+        ({**first, "maxItems": 3}, "[string, ...integer[]] (maxItems: 3)"),
+        (
+            {**first, "items": {"anyOf": [{"type": "null"}, {"type": "integer"}]}},
+            "[string, ...(null | integer)[]]",
+        ),
+    ):
+        assert compact_schema(schema) == text
+        assert in_one_form(parse_types(text)) == in_one_form(schema)
+
+
 def test_the_notation_is_what_a_person_would_write() -> None:
     assert compact_schema(Album.model_json_schema()) == "\n".join(
         (

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ...errors import FinetuneStructuredError
 from ...example import Example, Message
 from ...formats.gradient_samples import gradient_sample
 from ...formats.openai import from_openai
@@ -13,6 +14,7 @@ from ...formats.preferences import from_openai_preference
 from ...formats.reading import RowForm, example_from_row, row_form
 from ...json_schema import first_error
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
+from ...local.schema.tool_turns import is_agent_turn, structured_turns
 from .problems import Fault
 
 __all__ = ["LineReader", "example_faults", "structured_texts"]
@@ -41,17 +43,36 @@ class LineReader:
     def __init__(self, target: str, *, of_examples: bool = False) -> None:
         self._target = target
         self._is_read_here = of_examples or target == "local"
+        self._turns: set[str] = set()  # ids of the agents' turns that were read
+        self._earlier: set[str] = set()  # those of them that were read from the messages of a later turn
 
-    def read_row(self, content: bytes | Example, *, torn: bool) -> tuple[Example | None, list[Fault]]:
+    def read_row(self, content: bytes | Example, *, torn: bool) -> tuple[list[Example], list[Fault]]:
         """The Example of a line, or of a row that is one already, and its faults of form.
 
-        ``torn``: a crash cut the line short.
+        For the local engine, an agent's row is as many Examples with a schema as it has turns that no row before it
+        has. ``torn``: a crash cut the line short.
         """
-        if isinstance(content, Example):
-            return content, []
-        if torn and self._is_read_here:
-            return None, [Fault("torn_line", "the last line of the file is incomplete")]
-        return self.read(content)
+        if torn and self._is_read_here and not isinstance(content, Example):
+            return [], [Fault("torn_line", "the last line of the file is incomplete")]
+        example, faults = (content, []) if isinstance(content, Example) else self.read(content)
+        if example is None:
+            return [], faults
+        if self._target != "local" or not is_agent_turn(example):
+            return [example], faults
+        wrong = example_faults(example)
+        return ([], [*faults, *wrong]) if wrong else self._new_turns(example, faults)
+
+    def _new_turns(self, example: Example, faults: list[Fault]) -> tuple[list[Example], list[Fault]]:
+        try:
+            *earlier, answer = structured_turns(example)
+        except FinetuneStructuredError as error:
+            return [], [*faults, Fault("cannot_render", str(error))]
+        new = [turn for turn in earlier if turn.id not in self._turns]
+        self._earlier |= {turn.id for turn in new}
+        if answer.id not in self._earlier:
+            new.append(answer)
+        self._turns |= {turn.id for turn in new}
+        return new, faults
 
     def read(self, line: bytes) -> tuple[Example | None, list[Fault]]:
         """The line's Example and the faults of its form; None where it cannot be read. Never raises."""

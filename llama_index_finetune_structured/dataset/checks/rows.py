@@ -109,10 +109,9 @@ def parsed_rows(source: CheckSource, target: str) -> tuple[SourceRow, ...]:
     try:
         reader = reader_of(source, target)
         for row in source_rows(source):
-            example, faults = reader.read_row(row.content, torn=row.torn)
+            examples, faults = reader.read_row(row.content, torn=row.torn)
             problems += [row.problem(fault) for fault in faults]
-            if example is not None:
-                rows.append(row._replace(content=example))
+            rows += [row._replace(content=example) for example in examples]
     except OSError as error:
         problems.append(unreadable(source, error))
     if not rows and all(problem.is_warning for problem in problems):
@@ -128,9 +127,8 @@ def readable_examples(source: CheckSource) -> Iterator[Example]:
     with suppress(OSError):
         reader = reader_of(source, "local")
         for row in source_rows(source):
-            example, _ = reader.read_row(row.content, torn=row.torn)
-            if example is not None:
-                yield example
+            examples, _ = reader.read_row(row.content, torn=row.torn)
+            yield from examples
 
 
 def unreadable(source: CheckSource, error: OSError) -> Problem:

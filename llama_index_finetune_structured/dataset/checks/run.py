@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel
 
@@ -85,7 +85,7 @@ class SourceCheck:
                 reader_of(source, self.target.name) if rows is None else LineReader(self.target.name)
             )
             for row in source_rows(source) if rows is None else rows:
-                checked.append(self._checked(row))
+                checked += self._checked(row)
             at_end = self._size_problems(source)
         except OSError as error:
             at_end = [unreadable(source, error)]
@@ -120,34 +120,32 @@ class SourceCheck:
         with contextlib.suppress(OSError, *RENDER_ERRORS):
             for row in source_rows(source):
                 if (row.file, row.number) == place:
-                    example, _ = self._reader.read_row(row.content, torn=row.torn)
-                    return None if example is None else self.target.tokenise(example)
+                    examples, _ = self._reader.read_row(row.content, torn=row.torn)
+                    return self.target.tokenise(examples[-1]) if examples else None
         return None
 
-    def _checked(self, row: SourceRow) -> _CheckedRow:
-        checked = _CheckedRow(row._replace(content=b""), [])  # the line itself is not needed any more
-        try:
-            example, tokens, checked.faults = self._examine(row)
-        except RecursionError:
-            checked.faults = [Fault("too_deep", "nested too deeply to be written again")]
-            return checked
-        except Exception as error:  # a check must report every other line too
-            checked.faults = [Fault("internal", f"{type(error).__name__}: {error}")]
-            return checked
-        if example is not None and tokens is not None:
-            checked.total, checked.trained = tokens.total, sum(tokens.trained)
-            if checked.is_good:
-                self._keep(checked, example, tokens)
-        return checked
+    def _checked(self, row: SourceRow) -> list[_CheckedRow]:
+        """The Examples of a row, each checked; the row alone where it has faults and no Example."""
+        read = _CheckedRow(row._replace(content=b""), [])  # the line itself is not needed any more
+        examples: list[Example] = []
+        with _reporting(read):
+            examples, read.faults = self._reader.read_row(row.content, torn=row.torn)
+        if not examples:
+            return [read] if read.faults else []
+        rows = [read, *(replace(read, faults=[]) for _ in examples[1:])]
+        return [self._examined(each, example, row) for each, example in zip(rows, examples, strict=True)]
 
-    def _examine(self, row: SourceRow) -> tuple[Example | None, TokenisedRow | None, list[Fault]]:
-        """The row's Example and tokens, None where it has none, and all its faults."""
-        example, faults = self._reader.read_row(row.content, torn=row.torn)
-        if example is None:
-            return None, None, faults
-        wrong = example_faults(example) or self._class_faults(example)
-        tokens, token_faults = (None, []) if wrong else self._tokenise(example)
-        return example, tokens, [*faults, *wrong, *self._duplicate_faults(example, row), *token_faults]
+    def _examined(self, checked: _CheckedRow, example: Example, row: SourceRow) -> _CheckedRow:
+        """The row with the counts of one Example in it, and its faults beside those of reading it."""
+        with _reporting(checked):
+            wrong = example_faults(example) or self._class_faults(example)
+            tokens, token_faults = (None, []) if wrong else self._tokenise(example)
+            checked.faults += [*wrong, *self._duplicate_faults(example, row), *token_faults]
+            if tokens is not None:
+                checked.total, checked.trained = tokens.total, sum(tokens.trained)
+                if checked.is_good:
+                    self._keep(checked, example, tokens)
+        return checked
 
     def _class_faults(self, example: Example) -> list[Fault]:
         """The fault of an answer that ``output_cls`` refuses."""
@@ -240,6 +238,17 @@ class SourceCheck:
         if size <= limit:
             return []
         return [Problem("file_too_large", f"{size} bytes, the limit is {limit}", source_name(source))]
+
+
+@contextlib.contextmanager
+def _reporting(row: _CheckedRow) -> Iterator[None]:
+    """Make what is raised a fault of the row: a check must report every other line too."""
+    try:
+        yield
+    except RecursionError:
+        row.faults = [Fault("too_deep", "nested too deeply to be written again")]
+    except Exception as error:
+        row.faults = [Fault("internal", f"{type(error).__name__}: {error}")]
 
 
 def _is_lists(answer: object) -> bool:

@@ -91,15 +91,16 @@ def messages_with_schema(
     """Messages as plain role and content, with the schema at the end of the leading system message.
 
     There the schema is part of the prefix that all rows share. Where no system message leads, one is added. With a
-    schema, a short last question stands twice. Raises DatasetError for message parts that are not text.
+    schema, each short question stands twice. Raises DatasetError for message parts that are not text.
     """
     plain = [{"role": _role(message), "content": _text(message)} for message in messages]
     if schema is None:
         return plain
-    if plain and plain[-1]["role"] == "user" and 0 < len(plain[-1]["content"]) <= _READ_TWICE:
-        # A causal model reads a word without those behind it. In the second copy it has seen them all: "album" in
-        # "play the album X by Y" is known as what X is. https://arxiv.org/abs/2402.15449 (echo embeddings).
-        plain[-1]["content"] = "\n".join([plain[-1]["content"]] * 2)
+    for message in plain:
+        if message["role"] == "user" and 0 < len(message["content"]) <= _READ_TWICE:
+            # A causal model reads a word without those behind it. In the second copy it has seen them all: "album" in
+            # "play the album X by Y" is known as what X is. https://arxiv.org/abs/2402.15449 (echo embeddings).
+            message["content"] = "\n".join([message["content"]] * 2)
     if schema_prompt == "none":
         return plain
     instruction = _schema_instruction(schema, schema_prompt)
@@ -203,8 +204,8 @@ def _row(
 ) -> TokenRow:
     if example.answer.tool_calls and example.answer_schema is None:
         raise DatasetError(
-            "its answer is a tool call and it has no answer schema; the local engine trains on text answers and on "
-            "structured ones: give it the tool's schema as answer_schema, or leave the row out"
+            "its answer is a tool call, and neither the tools that were offered nor the answer's schema are there: "
+            "give them as tools or answer_schema, or leave the row out"
         )
     messages = messages_with_schema(without_schema_text(example), example.answer_schema, schema_prompt)
     prompt = render_prompt(tokenizer, messages, date=date)

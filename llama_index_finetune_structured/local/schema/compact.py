@@ -3,6 +3,7 @@
 Everything that decides whether a value is valid is kept: a keyword without a notation of its own stands as JSON in
 parentheses behind its type. ``{author: string, year?: integer (minimum: 1900)}[]`` is a list of objects whose
 ``year`` may be left out. An object has no other keys than those named, unless ``...`` or ``[key]: type`` follows.
+``[string, ...integer[]]`` is a list of a string and any number of integers.
 """
 
 from __future__ import annotations
@@ -210,10 +211,14 @@ class _Writer:
 
     def _array(self, rest: dict[str, Any], indent: str) -> _Type:
         first, items = rest.get("prefixItems"), rest.get("items", True)
-        if isinstance(first, list) and first and rest.get("minItems") == rest.get("maxItems") == len(first):
-            for key in ("prefixItems", "items", "minItems", "maxItems"):
-                rest.pop(key, None)
-            return _Type(f"[{', '.join(self._inner(item, indent).text for item in first)}]")
+        if isinstance(first, list) and first and rest.get("minItems") == len(first):
+            is_open = rest.get("maxItems") != len(first)
+            if not is_open or (isinstance(items, Mapping) and items):
+                types = [self._inner(item, indent).text for item in first]
+                types += [f"...{self._inner(items, indent).within(_ATOM)}[]"] if is_open else []
+                for key in ("prefixItems", "items", "minItems", *(() if is_open else ("maxItems",))):
+                    rest.pop(key, None)
+                return _Type(f"[{', '.join(types)}]")
         if first is not None or not isinstance(items, Mapping) or not items:
             return _Type("array")
         return _Type(f"{self._inner(rest.pop('items'), indent).within(_ATOM)}[]")
