@@ -101,9 +101,12 @@ def test_parallel_calls_are_right_in_any_order_and_one_after_another() -> None:
 
 
 def test_the_order_of_turns_counts() -> None:
-    found = card([("search", {"query": "three"})], TURNS[0], "It is 3.")
+    calls: list[Turn] = [[("add", {"a": 1})], [("search", {"query": "2"})]]
+    gold = gold_of({QUESTION: [*calls, "2"]})
+    found = quiet({"tuned": agent({QUESTION: [*reversed(calls), "2"]})}, gold)
     assert rates(found)["order_kept"] == 0
     assert rates(found)["run_right"] == 0
+    assert rates(found)["tool_calls"] == 0.5
 
 
 def test_an_argument_left_out_has_the_default_of_its_tool() -> None:
@@ -226,6 +229,15 @@ def test_text_of_any_script_stays_what_it_is(tmp_path: Path) -> None:
     assert "日本 \U0001f600 &lt;script&gt;" in page
     assert "\u202e" not in page
     assert AgentScorecard.from_json(found.to_json(tmp_path / "card.json")) == found
+
+
+def test_half_a_surrogate_pair_in_a_text_is_no_failure(tmp_path: Path) -> None:
+    script: dict[str, list[Turn]] = {"?": [[("search", {"query": "\ud83d"})], "\ud83d"]}
+    found = quiet({"tuned": agent(script)}, gold_of(script), cache_dir=tmp_path)
+    assert found.problems() == []
+    assert rates(found)["run_right"] == 1
+    found.to_html(tmp_path / "page.html")
+    AgentScorecard.from_json(found.to_json(tmp_path / "card.json"))
 
 
 def workflow(turns: dict[str, list[Turn]]) -> AgentWorkflow:

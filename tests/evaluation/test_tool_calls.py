@@ -137,6 +137,9 @@ def test_parallel_calls_are_aligned_with_calls_of_several_turns() -> None:
     assert found(sets("a", "b"), sets("ba")) == 2
     assert found(sets("ab", "c"), sets("a", "cb")) == 3
     assert found(sets("a", "b", "c"), sets("b", "c", *"aaaa")) == 2
+    assert found(sets("cb", "ca"), sets("c", "bc")) == 3
+    many = "abcdefghij"
+    assert found(sets(many, "a"), sets(*many, "a")) == 11
 
 
 def test_of_equal_names_the_calls_with_right_arguments_are_aligned() -> None:
@@ -165,5 +168,6 @@ def test_an_argument_that_the_tool_does_not_have_is_not_right() -> None:
 def test_a_run_that_repeats_a_call_many_times_is_scored_in_time() -> None:
     gold = sets("abc", "a", "b", "abc")
     run = sets(*["abcd"] * 40)
-    found = scored(run, gold)
-    assert found.measures["tool_calls"].correct == 8
+    assert scored(run, gold).measures["tool_calls"].correct == 8
+    endless = sets(*["a"] * 1_000)
+    assert scored(endless, sets("a", "b")).measures["tool_calls"].correct == 1
