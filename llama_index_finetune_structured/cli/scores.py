@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..evaluation import Prices, Scorecard
+from ..evaluation import AgentScorecard, Prices, Scorecard
 from ..evaluation.results import main_system
 from .command import Result
 
-__all__ = ["score_result"]
+__all__ = ["agent_score_result", "score_result"]
 
 
 def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Prices | None = None) -> Result:
@@ -46,3 +46,35 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
     if card.unanswered:
         data["error"] = f"{', '.join(card.unanswered)} gave no answer; the causes are under 'problems'"
     return Result(data, (*shown, f"Report: {report}   figures: {scorecard}"), ok=not card.unanswered)
+
+
+def agent_score_result(card: AgentScorecard, *, scorecard: Path, report: Path) -> Result:
+    """Verdict, rates of every agent, what failed, the files; the exit code is 1 where every run of one failed."""
+    problems = card.problems()
+    silent = [
+        name
+        for name, score in card.systems.items()
+        if sum(failure.count for failure in score.failures if failure.call_failed) == score.n
+    ]
+    data: dict[str, Any] = {
+        "verdict": card.verdict(),
+        "runs": len(card.rows),
+        "systems": {
+            name: {measure: rate.rate for measure, rate in score.rates.items()}
+            | {"steps": score.steps, "seconds_per_run": score.seconds_per_run}
+            for name, score in card.systems.items()
+        },
+        "problems": problems,
+        "left_out": len(card.left_out),
+        "scorecard": str(scorecard),
+        "report": str(report),
+    }
+    if silent:
+        data["error"] = f"{', '.join(silent)} made no run; the causes are under 'problems'"
+    shown: tuple[Any, ...] = (
+        card.table(),
+        card.verdict(),
+        *problems,
+        f"Report: {report}   figures: {scorecard}",
+    )
+    return Result(data, shown, ok=not silent)

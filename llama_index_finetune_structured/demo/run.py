@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,24 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms import LLM
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.query_engine import RetrieverQueryEngine
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from ..capture.recorder import rejects_path
 from ..dataset import FinetuneDataset, answer_questions
 from ..engines.lora import LoraFinetuneEngine, LoraJob
-from ..errors import ConfigurationError, DatasetError, MissingDependencyError
+from ..errors import DatasetError, MissingDependencyError
 from ..evaluation import Scorecard, compare
 from ..example import Example, Message, content_hash
-from ..files import read_json, write_json
+from ..files import read_json
 from ..llms.lora import LoraLLM
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
 from ..locks import locked_folder
 from .corpus import REFERENCE_KEY, ApiCard, Function, answerable, functions, node_of, parse_card
+from .settings import DemoSettings, open_output, teacher_of
 from .teacher import QA_TEMPLATE, DocstringTeacher
 
-__all__ = ["DemoSettings", "run"]
+__all__ = ["DemoSettings", "run", "train_on"]
 
 _ANSWER_TOKENS = 256  # chosen: the longest card fits
 _TRAIN_SHARE = 0.7
@@ -39,19 +39,6 @@ _UPPER_LAYERS = 20  # chosen: two thirds of the embedded model's layers, for les
 _PARSER = "docstring parser"
 
 
-class DemoSettings(BaseModel):
-    """The settings of a demo run; an output folder belongs to one set of them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    train_size: int = Field(default=184, ge=4)
-    test_size: int = Field(default=40, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    base_model: str = DEFAULT_BASE_MODEL
-    teacher: str | None = None
-    api_base: str | None = None
-
-
 def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Scorecard:
     """Run all steps whose results are not yet in ``output``, and return the scorecard.
 
@@ -59,7 +46,7 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
     ``output`` belongs to a run with other settings, EngineError while another process works there.
     """
     with locked_folder(output):
-        _open_output(output, settings)
+        open_output(output, settings)
         return _run(settings, output, say)
 
 
@@ -70,10 +57,34 @@ def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sc
     say(
         f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
     )
-    teacher = _teacher(settings)
+    teacher = teacher_of(settings) or DocstringTeacher()
     data = _captured(_engine(retriever, teacher), train, test, output, say)
     data.save(output / "train.jsonl")
     test.save(output / "test.jsonl")
+    engine = train_on(data, settings, output, say)
+    systems = {
+        name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
+    }
+    card = compare(
+        systems,
+        test,
+        output_cls=ApiCard,
+        concurrency=_BATCH,
+        cache_dir=output / "answers" / engine.fingerprint[:12],
+        notes=settings.model_dump(mode="json", exclude_none=True, exclude={"agent"})
+        | _facts(settings, output, data, engine.get_current_job()),
+    )
+    card.to_json(output / "scorecard.json")
+    log = read_json(output / "model" / "training_log.json")["steps"]
+    card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
+    card.to_svg(output / "before-and-after.svg")
+    return card
+
+
+def train_on(
+    data: FinetuneDataset, settings: DemoSettings, output: Path, say: Callable[[str], None]
+) -> LoraFinetuneEngine:
+    """Tune the base model on captured rows, in the folder ``model`` of ``output``."""
     upper = _UPPER_LAYERS if settings.base_model == DEFAULT_BASE_MODEL else None
     engine = LoraFinetuneEngine(
         data,
@@ -84,40 +95,7 @@ def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sc
     engine.finetune()
     job = engine.get_current_job()
     say(f"trained {job.steps} steps in {job.seconds:.0f} s -> {job.adapter}")
-    systems = {
-        name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
-    }
-    card = compare(
-        systems,
-        test,
-        output_cls=ApiCard,
-        concurrency=_BATCH,
-        cache_dir=output / "answers" / engine.fingerprint[:12],
-        notes=settings.model_dump(mode="json", exclude_none=True) | _facts(settings, output, data, job),
-    )
-    card.to_json(output / "scorecard.json")
-    log = read_json(output / "model" / "training_log.json")["steps"]
-    card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
-    card.to_svg(output / "before-and-after.svg")
-    return card
-
-
-def _open_output(output: Path, settings: DemoSettings) -> None:
-    """Write these settings into the folder, or check that it has the same."""
-    settings_file = output / "demo.json"
-    if not settings_file.is_file():
-        write_json(settings_file, settings.model_dump(mode="json"))
-        return
-    try:
-        stored = DemoSettings.model_validate(read_json(settings_file))
-    except (ValueError, ValidationError) as error:
-        raise ConfigurationError(
-            f"{settings_file}: cannot be read ({error}); remove the folder or choose another"
-        ) from error
-    if stored != settings:
-        raise ConfigurationError(
-            f"{output}: holds a run with other options ({stored}); choose another --output or remove the folder"
-        )
+    return engine
 
 
 def _retriever(documents: Sequence[Function]) -> BaseRetriever:
@@ -216,19 +194,6 @@ def _captured(
 def _has_parameters(example: Example) -> bool:
     """Whether the card has parameters; training on empty cards teaches a small model to leave them out."""
     return bool(ApiCard.model_validate(example.answer_object()).parameters)
-
-
-def _teacher(settings: DemoSettings) -> LLM:
-    if settings.teacher is None:
-        return DocstringTeacher()
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigurationError(
-            "--teacher needs a key: set OPENAI_API_KEY (any text for a server without keys)"
-        )
-    from ..llms.hosted import hosted_llm
-
-    api_base = settings.api_base or "https://api.openai.com/v1"
-    return hosted_llm(settings.teacher, api_base=api_base, transport="tools", temperature=0.0)
 
 
 def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
