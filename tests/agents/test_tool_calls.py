@@ -180,9 +180,8 @@ def test_what_the_model_answered_is_captured_as_it_was_asked(llm: LoraLLM, tmp_p
     (row,) = read_examples(tmp_path / "rows.jsonl")
     assert (row.tools, row.tool_choice, row.answer_schema) == (WIRE, "required", None)
     assert row.messages[-1].content == "How long is Meddle?"
-    assert [call["function"]["name"] for call in row.answer.tool_calls or ()] == [
-        name for name, _ in calls_of(response)
-    ]
+    names = [call["function"]["name"] for call in row.answer.wire()["tool_calls"]]
+    assert names == [name for name, _ in calls_of(response)]
 
 
 async def test_a_cancelled_run_ends_and_the_next_is_answered(llm: LoraLLM) -> None:
