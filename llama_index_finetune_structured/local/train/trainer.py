@@ -216,10 +216,7 @@ class Trainer:
         return entry
 
     def _validate(self, rows: Sequence[TokenRow]) -> None:
-        """Append the loss of the held-out rows to the log, and keep the weights where it is the lowest.
-
-        Raises EngineError where it is not finite.
-        """
+        """Append the held-out loss to the log, and keep the weights where it is the lowest. Raises EngineError."""
         loss = self._require_finite_loss(rows, "the loss of the held-out rows")
         if all(loss < entry["loss"] for entry in self.log.validation):
             self._kept = {
@@ -258,13 +255,13 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             release_memory(error)
-            raise self._out_of_memory() from error
+            raise EngineError(self._memory_failure()) from error
 
-    def _out_of_memory(self) -> EngineError:
+    def _memory_failure(self) -> str:
         used = "" if (peak := peak_memory()) is None else f", of which {gib(peak)} were in use"
         estimate = "" if self.plan is None else f"; the estimate: {self.plan.summary}"
         kept = f". The checkpoint of step {self._saved} is kept" if self._saved else ""
-        return EngineError(
+        return (
             f"step {self.step + 1} of {self.total_steps}: the memory of the {best_device()} device does not suffice"
             f"{used}, with checkpointed layers and at most {self.loss.piece_tokens} tokens in one forward pass"
             f"{estimate}{kept}: {mend(checkpointed=True)}"
@@ -279,10 +276,7 @@ class Trainer:
         return f"{text}; by itself, the loss is not finite in {_listed(bad)}." if bad else f"{text}."
 
     def _save(self) -> None:
-        """Write a checkpoint with everything that the next step depends on.
-
-        Raises EngineError in all processes where a tensor is not finite.
-        """
+        """Write a checkpoint for the next step. Raises EngineError in all processes where a tensor is not finite."""
         tensors = self._tensors()
         names = not_finite(tensors.items())
         if self.distributed.any(bool(names)):
