@@ -148,7 +148,7 @@ def _check_report() -> CheckReport:
         "schema_tokens": 1,
     }
     return CheckReport(
-        HOSTILE, HOSTILE, problems=(_problem(),), estimated=False, cost=None, span=None, **counts
+        HOSTILE, HOSTILE, problems=(_problem(),), estimated=False, cost=None, span=None, memory=None, **counts
     )
 
 

@@ -108,6 +108,14 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
         "epochs": report.epochs,
         "schema_tokens": report.schema_tokens,
         "cost": report.cost,
+        "memory": report.memory
+        and {
+            "needed_bytes": report.memory.need,
+            "free_bytes": report.memory.free,
+            "fits": report.memory.fits,
+            "checkpoint_layers": report.memory.checkpoint_layers,
+            "piece_tokens": report.memory.piece_tokens,
+        },
         "trained_span": report.span and report.span.trained_text,
         "fixed": fixed and str(fixed),
     }

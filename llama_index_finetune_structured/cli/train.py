@@ -83,6 +83,10 @@ def train(
             "100 rows of one schema on, else compact)."
         ),
     ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Log losses to tensorboard, wandb, mlflow or trackio too; give it once for each."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
     schema: TrainSchemaOption = None,
 ) -> Result:
@@ -102,6 +106,7 @@ def train(
         max_length=max_length,
         schema_prompt=schema_prompt,
         seed=seed,
+        report_to=report_to or (),
     )
     output_cls = None if schema is None else load_schema(schema)
     engine = LoraFinetuneEngine(

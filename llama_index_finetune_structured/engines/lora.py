@@ -24,7 +24,9 @@ from ..local.model.chat_template import prompt_date, system_form
 from ..local.model.prompts import prompt_form_of, schema_room
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
+from ..local.train.memory import MemoryPlan, free_memory, gib, model_shape, plan_rows, require_memory
 from ..local.train.settings import LoraSettings
+from ..local.train.trackers import RunTrackers, require_trackers
 from ..locks import locked_folder
 from ..progress_bar import progress_bar
 from .base import EventSaver, FinetuneEngine
@@ -107,7 +109,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         identity = {
             "data": content_hash([example.id for example in self.examples]),
             "base model": self.base.sha256,
-            **self.config.model_dump(exclude={"checkpoint_steps"}),
+            **self.config.identity,
             "alpha": self.config.lora_alpha,
         }
         self.fingerprint = content_hash(identity)
@@ -163,12 +165,14 @@ class LoraFinetuneEngine(FinetuneEngine):
         Raises:
             CheckpointError: The disk is full, or the folder cannot be written.
             EngineError: Another process trains in ``output_dir``; or a loss, gradient or weight is NaN or infinite:
-                training stops at that step, and nothing of it is saved.
+                training stops at that step, and nothing of it is saved. Or the memory does not suffice: by the
+                estimate, before the base model is loaded; or in a step, after it was tried again with checkpointed
+                layers and half of the rows at a time.
             DatasetError: Rows cannot be trained on, for example because they are longer than ``max_length``; the
                 text is that of ``check(data, base_model=...)``.
             ConfigurationError: ``output_dir`` belongs to another run, the base model does not load or has fewer
-                layers than ``upper_layers``, or accelerate is configured for FSDP or DeepSpeed, which shard the
-                model.
+                layers than ``upper_layers``, accelerate is configured for FSDP or DeepSpeed, which shard the
+                model, or a tracker of ``report_to`` does not start.
             MissingDependencyError: The extra ``local`` is not installed.
         """
         processes = DistributedRun()
@@ -181,15 +185,18 @@ class LoraFinetuneEngine(FinetuneEngine):
                 self._train(processes, rows, validation)
 
     def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:
-        trainer = self._trainer(rows)
+        trainer = self._trainer(rows, self._plan(rows, processes))
         cost = trainer.measure(validation)
-        with progress_bar(
-            total=trainer.total_steps,
-            initial=trainer.step,
-            desc="LoRA",
-            unit="step",
-            disable=not processes.is_first,
-        ) as bar:
+        with (
+            self._reporting(trainer) as trackers,
+            progress_bar(
+                total=trainer.total_steps,
+                initial=trainer.step,
+                desc="LoRA",
+                unit="step",
+                disable=not processes.is_first,
+            ) as bar,
+        ):
             if cost is not None and processes.is_first:
                 bar.write(_planned(trainer, cost), file=bar.fp)
 
@@ -198,16 +205,29 @@ class LoraFinetuneEngine(FinetuneEngine):
                 measuring = ", measuring held-out rows" if validation and ends_epoch else ""
                 bar.set_postfix_str(f"loss={entry['loss']:.3f}{measuring}", refresh=bool(measuring))
                 bar.update()
+                trackers.log(entry, trainer.log.validation)
 
             log = trainer.run(validation, show)
+            trackers.log_validation(log.validation)
             bar.set_postfix_str(f"loss={log.steps[-1]['loss']:.3f}")
         if processes.is_first:
             save_adapter(trainer.model, self.adapter, self._card(rows))
             taken = ("epochs", "batch_size", "learning_rate")
             settings = self.config.model_dump() | {name: getattr(trainer, name) for name in taken}
-            settings["alpha"] = self.config.lora_alpha
+            settings |= {"alpha": self.config.lora_alpha, "piece_tokens": trainer.loss.piece_tokens}
             self._run.write_log(log, settings)  # last: it holds the checksums of the adapter's files
         processes.barrier()  # no process returns before the first has written the adapter
+
+    @contextmanager
+    def _reporting(self, trainer: Trainer) -> Iterator[RunTrackers]:
+        """The trackers of the settings, in the first process."""
+        names = self.config.report_to if trainer.distributed.is_first else ()
+        logged = len(trainer.log.validation)
+        trackers = RunTrackers(names, self.output_dir, self.config.model_dump(), logged=logged)
+        try:
+            yield trackers
+        finally:
+            trackers.finish()
 
     def get_current_job(self) -> LoraJob:
         """The state of the run, read from its folder. A damaged adapter or checkpoint is a logged warning.
@@ -276,7 +296,24 @@ class LoraFinetuneEngine(FinetuneEngine):
                 )
             yield
 
-    def _trainer(self, rows: list[TokenRow]) -> Trainer:
+    def _plan(self, rows: list[TokenRow], processes: DistributedRun) -> MemoryPlan | None:
+        """How the run fits into the memory; None: unknown. Raises EngineError, in every process, where it does not.
+
+        Before the base model is loaded, which takes minutes; so are the trackers' packages looked for.
+        """
+        try:
+            require_trackers(self.config.report_to)
+            shape, free = model_shape(self.base), free_memory(processes.world_size)
+        except ImportError as error:
+            raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
+        plan = None if shape is None else plan_rows(shape, self.config, rows, free)
+        if processes.any(plan is not None and not plan.fits):
+            if plan is not None:
+                require_memory(plan, self.base.name)
+            raise EngineError("another process has too little memory, as its own error says")
+        return plan
+
+    def _trainer(self, rows: list[TokenRow], plan: MemoryPlan | None = None) -> Trainer:
         """A trainer at the newest checkpoint."""
         try:
             import torch
@@ -300,7 +337,9 @@ class LoraFinetuneEngine(FinetuneEngine):
             # Checkpoints of prompts with another date are of another run.
             fingerprint = content_hash([self.fingerprint, self._prompt_date])
             try:
-                trainer = Trainer(model, rows, self.config, self._run.checkpoints, fingerprint=fingerprint)
+                trainer = Trainer(
+                    model, rows, self.config, self._run.checkpoints, fingerprint=fingerprint, plan=plan
+                )
             except CheckpointError as error:
                 raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
         if trainer.step == 0:
@@ -342,7 +381,9 @@ def _planned(trainer: Trainer, cost: RunCost) -> str:
     """What the run will take, for the user to see before it."""
     rows, minutes = len(trainer.rows), cost.seconds / 60
     time = f"{minutes:.0f} min" if minutes >= 1.5 else f"{cost.seconds:.0f} s"
-    memory = "" if cost.memory is None else f", {cost.memory / 2**30:.1f} GiB of memory"
+    memory = "" if cost.memory is None else f", {gib(cost.memory)} of memory"
+    if trainer.plan is not None:
+        memory += f" (estimate: {trainer.plan.summary})"
     epochs = trainer.total_steps / trainer.steps_per_epoch
     return (
         f"{rows} rows, {trainer.batch_size} a step, {epochs:.2g} epochs: {trainer.total_steps} steps, about {time}"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,17 @@ print("trained")
 """
 
 
-def engine(base: Path, output: Path) -> LoraFinetuneEngine:
+def engine(base: Path, output: Path, config: LoraSettings = SETTINGS) -> LoraFinetuneEngine:
     """Five rows in batches of two: in the last batch of an epoch the second process has no row."""
     data = exporting.colours(5)
     return LoraFinetuneEngine(
-        data, validation=exporting.colours(3), base_model=base, output_dir=output, config=SETTINGS
+        data, validation=exporting.colours(3), base_model=base, output_dir=output, config=config
     )
+
+
+def thrifty_engine(base: Path, output: Path) -> LoraFinetuneEngine:
+    """As ``engine``, with checkpointed layers and one row at a time."""
+    return engine(base, output, SETTINGS.model_copy(update={"checkpoint_layers": True, "piece_tokens": 1}))
 
 
 def _launch(base: Path, output: Path, program: str = _TRAIN) -> subprocess.Popen[str]:
@@ -60,8 +66,12 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output, errors
 
 
-def test_two_processes_follow_the_loss_curve_of_one(tiny_llama: Path, tmp_path: Path) -> None:
-    launched = _launch(tiny_llama, tmp_path / "two")
+@pytest.mark.parametrize("made", [engine, thrifty_engine])
+def test_two_processes_follow_the_loss_curve_of_one(
+    tiny_llama: Path, tmp_path: Path, made: Callable[[Path, Path], LoraFinetuneEngine]
+) -> None:
+    program = _TRAIN.replace("import engine", f"import {made.__name__} as engine")
+    launched = _launch(tiny_llama, tmp_path / "two", program)
     alone = engine(tiny_llama, tmp_path / "one")
     alone.finetune()
     output, errors = _end(launched)

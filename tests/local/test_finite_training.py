@@ -84,12 +84,9 @@ def test_a_row_with_a_loss_that_is_not_finite_stops_the_run_at_its_step_and_is_n
     _assert_saved_is_finite(tmp_path)
 
 
-def test_a_piece_of_an_accumulated_batch_that_is_not_finite_stops_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_piece_of_an_accumulated_batch_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     rows = [*ROWS[:5], TokenRow((5, BAD_TOKEN, 7), (31, 1))]
-    trainer = _trainer(tmp_path, rows, batch_size=6)
-    monkeypatch.setattr("llama_index_finetune_structured.local.train.loss._PACKED_TOKENS", 6)
+    trainer = _trainer(tmp_path, rows, batch_size=6, piece_tokens=6)
     _spoil(trainer)
     assert len(list(trainer.loss._pieces(rows))) == 6
     with pytest.raises(EngineError, match=r"step 1 of 2: the loss is nan.* not finite in 6\."):

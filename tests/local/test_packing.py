@@ -91,7 +91,7 @@ def test_full_attention_models_are_packed(kind: str) -> None:
 
 def test_logits_computed_in_pieces_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     whole_loss, whole = _gradients("llama", NESTED, packed=True)
-    monkeypatch.setattr("llama_index_finetune_structured.local.train.loss._LOGITS_AT_ONCE", 3 * 258)
+    monkeypatch.setattr("llama_index_finetune_structured.local.train.loss.LOGITS_AT_ONCE", 3 * 258)
     pieces_loss, pieces = _gradients("llama", NESTED, packed=True)
     assert pieces_loss == pytest.approx(whole_loss, rel=1e-12)
     assert float((pieces - whole).norm() / whole.norm()) < 1e-12

@@ -16,6 +16,7 @@ from ...example import Example
 from ...jsonl import save_lines
 from ...local.model.prompts import SchemaPrompt, prompt_form_of
 from ...local.schema.list_items import learn_list_rules
+from ...local.train.memory import MemoryPlan
 from ...local.train.settings import LoraSettings
 from ...printable import printable
 from ..windows import bare_examples, window_rows
@@ -79,6 +80,8 @@ class CheckReport:
         cost: Price of ``tokens`` over all ``epochs``, in the currency of the given price. None: no price given.
         schema_tokens: Tokens that the largest schema takes in a prompt, for "local". None: prompts have no schema.
         span: The trained span of the first good line. None: there is no good line.
+        memory: For "local", how training the good lines by default fits into this machine's memory: at most what it
+            takes, by the length of the lines. None: there is no good line, or the base model's weights are not there.
     """
 
     target: str
@@ -95,6 +98,7 @@ class CheckReport:
     cost: float | None
     schema_tokens: int | None
     span: TrainedSpan | None
+    memory: MemoryPlan | None = None
 
     @property
     def ok(self) -> bool:
@@ -143,6 +147,8 @@ class CheckReport:
             lines.append(
                 f"the schema takes {self.schema_tokens} tokens of a prompt; rows that begin alike share them"
             )
+        if self.memory is not None:
+            lines.append(f"training: at most {self.memory.summary}")
         if self.cost is not None:
             lines.append(f"about {self.cost:.2f} at the given price")
         if self.span is not None:
@@ -210,6 +216,7 @@ def check(
         cost=None if price_per_million is None else done.tokens * epochs * price_per_million / 1e6,
         schema_tokens=done.schema_tokens(),
         span=None if first_good is None else _span(first_good, target),
+        memory=target.memory(done.longest, done.tokens, done.good),
     )
 
 

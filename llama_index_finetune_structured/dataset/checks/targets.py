@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .problems import Fault
 if TYPE_CHECKING:
     from ...local.model.base_models import BaseModelFiles
     from ...local.model.prompts import PromptForm
+    from ...local.train.memory import MemoryPlan
 
 __all__ = ["RENDER_ERRORS", "TokenisedRow", "TrainingTarget", "local_target", "target_named"]
 
@@ -86,6 +88,8 @@ class TrainingTarget:
         default_epochs: Takes the number of good rows and returns the epochs of a run that sets none.
         schema_tokens: Takes a schema and returns the tokens that it takes in a prompt. None: prompts have no schema of
             the target's own.
+        memory: Takes the tokens of the longest row and of all rows, and the number of rows; returns the memory that
+            training them takes here, or None.
     """
 
     name: str
@@ -98,6 +102,7 @@ class TrainingTarget:
     walker: Callable[[AnswerTexts], Callable[[str, Sequence[int]], list[Fault]]] | None = None
     default_epochs: Callable[[int], int] = lambda _rows: 1
     schema_tokens: Callable[[Mapping[str, Any]], int] | None = None
+    memory: Callable[[int, int, int], MemoryPlan | None] = lambda *_: None
 
 
 def target_named(
@@ -240,6 +245,7 @@ def local_target(
     """
     from ...local.model.base_models import context_window, vocabulary_size
     from ...local.model.prompts import schema_room, stop_token_id, token_row
+    from ...local.train.memory import plan_lengths
     from ...local.train.settings import LoraSettings
     from .answer_walk import AnswerWalk
 
@@ -262,6 +268,7 @@ def local_target(
         walker=walker,
         default_epochs=LoraSettings().epochs_for,
         schema_tokens=lambda schema: schema_room(tokenizer, schema, form),
+        memory=partial(plan_lengths, base),
     )
 
 

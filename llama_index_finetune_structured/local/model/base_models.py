@@ -28,6 +28,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "resolve",
+    "text_config",
     "vocabulary_size",
 ]
 
@@ -109,7 +110,7 @@ def context_window(base: BaseModelFiles) -> int:
     stated = _plain_config(base).get("max_position_embeddings")
     if _is_count(stated):  # without transformers, whose import takes seconds
         return stated
-    config = _text_config(base)
+    config = text_config(base)
     for key in _WINDOW_KEYS:
         if _is_count(value := getattr(config, key, None)):
             return value
@@ -120,7 +121,7 @@ def vocabulary_size(base: BaseModelFiles) -> int | None:
     """The size of the model's logits as its config states it; None where it does not."""
     size = _plain_config(base).get("vocab_size")
     if not _is_count(size):  # read without transformers where possible, whose import takes seconds
-        size = getattr(_text_config(base), "vocab_size", None)
+        size = getattr(text_config(base), "vocab_size", None)
     return size if _is_count(size) else None
 
 
@@ -181,7 +182,7 @@ def _config_json(base: BaseModelFiles) -> dict[str, Any]:
     return config
 
 
-def _text_config(base: BaseModelFiles) -> Any:
+def text_config(base: BaseModelFiles) -> Any:
     """The transformers config of the base's text model, whose file callers have read. Raises ConfigurationError."""
     transformers = transformers_library()
     with reading(f"base model {base.name!r}: its config does not load", _MEND):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -14,33 +14,40 @@ from torch.utils.checkpoint import checkpoint
 
 from ...printable import package_logger
 from ..model.prompts import TokenRow
-from .packing import PackedBatch, common_length, pack
+from .layer_checkpointing import checkpoint_layers
+from .memory import LOGITS_AT_ONCE
+from .out_of_memory import is_out_of_memory, release_memory
+from .packing import PackedBatch, pack, pieces
 from .prefix_tree_attention import PREFIX_TREE
+from .settings import PIECE_TOKENS
 
 __all__ = ["AnswerLoss"]
 
 _logger = package_logger(__name__)
-_PACKED_TOKENS = 8192  # in one forward pass, a common prefix counted once (chosen: bounds the activations)
-_LOGITS_AT_ONCE = 2**25  # chosen: 128 MiB in fp32
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
 _PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
 
 
-@dataclass(frozen=True)
+_Result = TypeVar("_Result")
+
+
+@dataclass
 class AnswerLoss:
     """The answer-token loss of ``model``.
 
     ``packed``: rows run as one flat row with prefix-tree attention; else one forward pass a row. Logits are computed
     only where an answer token is predicted; with ``chunked``, a bounded number at a time, which the model allows
-    where its logits are no more than the output layer of its last hidden states.
+    where its logits are no more than the output layer of its last hidden states. ``piece_tokens``: as in
+    ``LoraSettings``; halved where the device is out of memory.
     """
 
     model: Any
     packed: bool
     chunked: bool = True
+    piece_tokens: int = PIECE_TOKENS
 
     @classmethod
-    def for_model(cls, model: Any) -> AnswerLoss:
+    def for_model(cls, model: Any, piece_tokens: int = PIECE_TOKENS) -> AnswerLoss:
         """Pack where the model's packed logits equal the plain ones; else go row by row and log the reason.
 
         Turns the model's dropout off: rows that share a prefix would share its dropout mask.
@@ -52,13 +59,23 @@ class AnswerLoss:
         if reason is not None:
             _logger.warning("Training without prefix packing: %s", reason)
             _use_attention(model, own)
-        return cls(model, reason is None, chunked)
+        return cls(model, reason is None, chunked, piece_tokens)
 
     def backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Accumulate the gradient of the mean answer-token loss of ``rows``; returns that loss, [] in fp64.
+        """Compute the gradient of the mean answer-token loss of ``rows``; returns that loss, [] in fp64.
 
-        The loss stays on the device, so that the caller can read it together with other figures.
+        The weights must have no gradient yet. The loss stays on the device, so that the caller can read it together
+        with other figures. Where the device is out of memory, begins again with checkpointed layers and smaller
+        pieces, once; raises PyTorch's error where that is not enough.
         """
+        return self._within_memory(self._backward, rows)
+
+    @torch.no_grad()
+    def mean(self, rows: Sequence[TokenRow]) -> float:
+        """The mean answer-token loss, without gradients. Begins again as ``backward`` does."""
+        return self._within_memory(self._mean, rows)
+
+    def _backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         total = sum(len(row.answer) for row in rows)
         losses = []
         for piece in self._pieces(rows):
@@ -67,27 +84,41 @@ class AnswerLoss:
             losses.append(part.detach())
         return torch.stack(losses).double().sum()
 
-    @torch.no_grad()
-    def mean(self, rows: Sequence[TokenRow]) -> float:
-        """The mean answer-token loss, without gradients."""
+    def _mean(self, rows: Sequence[TokenRow]) -> float:
         total = sum(len(row.answer) for row in rows)
         return sum(float(self._loss_sum(piece)) for piece in self._pieces(rows)) / total
+
+    def _within_memory(
+        self, compute: Callable[[Sequence[TokenRow]], _Result], rows: Sequence[TokenRow]
+    ) -> _Result:
+        try:
+            return compute(rows)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            release_memory(error)
+        self._take_less(rows)  # not inside the block, whose error would hold memory
+        return compute(rows)
+
+    def _take_less(self, rows: Sequence[TokenRow]) -> None:
+        """Halve the pieces, and compute activations again instead of keeping them. Drops what gradient there is."""
+        largest = max(len(piece.ids) for piece in self._pieces(rows))
+        self.piece_tokens = max(1, min(self.piece_tokens, largest) // 2)
+        checkpoint_layers(self.model)
+        for weight in self.model.parameters():
+            weight.grad = None
+        _logger.warning(
+            "Out of memory with %d tokens in one forward pass: going on with at most %d, and with checkpointed layers",
+            largest,
+            self.piece_tokens,
+        )
 
     def _pieces(self, rows: Sequence[TokenRow]) -> Iterator[PackedBatch]:
         """The rows as flat rows, each for one forward pass."""
         if not self.packed:
             yield from (pack([row]) for row in rows)
             return
-        piece: list[TokenRow] = []
-        tokens = 0
-        for row in sorted(rows, key=lambda row: row.inputs):
-            shared = common_length(piece[-1].inputs, row.inputs) if piece else 0
-            if piece and tokens + len(row) - shared > _PACKED_TOKENS:
-                yield pack(piece)
-                piece, tokens, shared = [], 0, 0
-            piece.append(row)
-            tokens += len(row) - shared
-        yield pack(piece)
+        yield from (pack(piece) for piece, _ in pieces(rows, self.piece_tokens))
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         """Summed cross-entropy [] of the batch's answer tokens.
@@ -100,7 +131,7 @@ class AnswerLoss:
         if not self.chunked:
             return _cross_entropy(_own_logits(self.model, batch, packed=self.packed), labels)
         states = _answer_states(self.model, batch, packed=self.packed)
-        size = max(1, _LOGITS_AT_ONCE // _output_layer(self.model).weight.shape[0])
+        size = max(1, LOGITS_AT_ONCE // _output_layer(self.model).weight.shape[0])
         if len(states) <= size:
             return self._states_loss(states, labels)
         parts = zip(torch.split(states, size), torch.split(labels, size), strict=True)

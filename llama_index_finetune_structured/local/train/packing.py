@@ -7,13 +7,13 @@ gradients are mathematically those of the plain batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from ..model.prompts import TokenRow
 
-__all__ = ["PackedBatch", "Segment", "common_length", "pack"]
+__all__ = ["PackedBatch", "Segment", "common_length", "pack", "pieces"]
 
 TokenSpan = tuple[int, int]
 """Start and stop of a run of tokens in the flat row."""
@@ -63,6 +63,23 @@ def pack(rows: Sequence[TokenRow], *, min_shared: int = 16) -> PackedBatch:
     return PackedBatch(
         layout.ids, layout.positions, answer_at, labels, layout.segments, sum(len(row.inputs) for row in rows)
     )
+
+
+def pieces(rows: Sequence[TokenRow], most_tokens: int) -> Iterator[tuple[list[TokenRow], int]]:
+    """Split rows into parts of at most so many tokens, a common prefix counted once; each with its tokens.
+
+    Rows with a common prefix stay together where they fit. A row of more tokens is a part of its own.
+    """
+    piece: list[TokenRow] = []
+    tokens = 0
+    for row in sorted(rows, key=lambda row: row.inputs):
+        shared = common_length(piece[-1].inputs, row.inputs) if piece else 0
+        if piece and tokens + len(row) - shared > most_tokens:
+            yield piece, tokens
+            piece, tokens, shared = [], 0, 0
+        piece.append(row)
+        tokens += len(row) - shared
+    yield piece, tokens
 
 
 class _Layout:

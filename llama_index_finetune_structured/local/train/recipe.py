@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..model.prompts import TokenRow
 from .packing import common_length
 
-__all__ = ["epochs_of", "learning_rate_of", "rows_a_step"]
+__all__ = ["epochs_of", "learning_rate_of", "rows_a_step", "rows_of_length"]
 
 # Chosen on sets of 250 and 490 rows, whose held-out loss fell until the fourth or fifth pass.
 _ENOUGH_ROWS, _MOST_EPOCHS = 2000, 5
@@ -30,6 +30,11 @@ def rows_a_step(rows: Sequence[TokenRow]) -> int:
         return _FEWEST_ROWS
     shared = common_length(min(row.inputs for row in rows), max(row.inputs for row in rows))
     own = max(1.0, sum(map(len, rows)) / len(rows) - shared)
+    return rows_of_length(own, shared)
+
+
+def rows_of_length(own: float, shared: int = 0) -> int:
+    """Rows a step of so many tokens each, besides those that all of them share."""
     return max(_FEWEST_ROWS, min(_MOST_ROWS, int((_STEP_TOKENS - shared) / own)))
 
 

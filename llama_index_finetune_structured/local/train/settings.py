@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..model.prompts import SchemaPrompt
 from .recipe import epochs_of
 
-__all__ = ["LoraSettings"]
+__all__ = ["PIECE_TOKENS", "LoraSettings", "Tracker"]
+
+PIECE_TOKENS = 8192  # chosen: bounds the activations
+"""Most tokens in one forward pass, where the settings say nothing else."""
 
 # Chosen: beyond what any base model has a use for, and far below what exhausts the memory.
 _MOST_RANK, _MOST_ALPHA, _MOST_SET_EPOCHS = 8192, 2**20, 100_000
 _MOST_BATCH = 2**31
 _MOST_MINUTES = 1e6  # chosen: two years
 _MOST_RATE = 1e30  # AdamW computes in fp32 with multiples of it
+
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""Where accelerate can log a run."""
 
 
 class LoraSettings(BaseModel):
@@ -40,6 +49,15 @@ class LoraSettings(BaseModel):
             whose items are found in the texts, 20 or more. True: an error where they are not.
         seed: Of LoRA's initial weights, the order of rows and the choice of windows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
+        checkpoint_layers: Keep only the inputs of the model's layers for the backward pass, which computes the rest
+            again: a fraction of the memory, about a third more time, the same gradients. None (default): where the
+            estimate says that memory is short.
+        piece_tokens: Most tokens in one forward pass, of a prefix that rows share once; 8,192 by default. The rows of a
+            step are divided into such pieces, whose gradients add up. Fewer where the estimate says that memory is
+            short, or where it runs out. A resumed run keeps the smaller pieces.
+        report_to: Where to log losses and learning rates, through accelerate's trackers: any of ``tensorboard``,
+            ``wandb``, ``mlflow`` and ``trackio``, whose package must be installed. None by default. TensorBoard's files
+            are in the folder ``logs`` of the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +74,14 @@ class LoraSettings(BaseModel):
     windows: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
+    checkpoint_layers: bool | None = None
+    piece_tokens: int = Field(default=PIECE_TOKENS, gt=0)
+    report_to: tuple[Tracker, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is trained; the others may differ when a run is resumed."""
+        return self.model_dump(exclude={"checkpoint_steps", "checkpoint_layers", "piece_tokens", "report_to"})
 
     @property
     def lora_alpha(self) -> int:

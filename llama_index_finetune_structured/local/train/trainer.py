@@ -18,26 +18,40 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
-from ..model.devices import peak_memory, release_idle_threads
+from ...printable import package_logger
+from ..model.devices import best_device, peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
 from .checkpoints import newest_checkpoint, save_checkpoint
 from .distributed import DistributedRun
 from .fused_linear import fuse_lora
+from .layer_checkpointing import checkpoint_layers
 from .loss import AnswerLoss
+from .memory import MemoryPlan, gib, mend
+from .out_of_memory import is_out_of_memory, release_memory
 from .recipe import learning_rate_of, rows_a_step
 from .settings import LoraSettings
 
 __all__ = ["RunCost", "Trainer", "TrainingLog"]
 
+_logger = package_logger(__name__)
 _WARMUP_SHARE = 0.05  # of all steps; chosen: a common value
 _GRADIENT_NORM = 1.0  # gradients are clipped to this norm; the default of transformers and TRL
 _CHECKPOINTS = 10  # about so many a run, where checkpoint_steps is not set
 _PATIENCE = 2  # chosen: epochs in a row without a lower held-out loss after which a run ends
 _FORWARD_SHARE = 0.4  # of a step's time; chosen: the backward pass takes about twice that of the forward pass
 _MEASURED_STEPS = 20  # chosen: two gradients are computed to estimate what a run of more steps takes
-_STATE_KEYS = {"step", "fingerprint", "schedule", "learning_rates", "log", "total_steps", "kept"}
+_STATE_KEYS = {
+    "step",
+    "fingerprint",
+    "schedule",
+    "learning_rates",
+    "log",
+    "total_steps",
+    "kept",
+    "piece_tokens",
+}
 _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # AdamW's state of a weight
 
 
@@ -61,17 +75,26 @@ class Trainer:
     """Trains the LoRA weights of a PEFT model on rows, from the newest checkpoint in ``folder``, if any.
 
     With held-out rows the weights of the epoch with the lowest loss on them are kept, and unless the settings name
-    the epochs, two in a row without a lower one end the run. ``fingerprint`` identifies the run. Raises
-    CheckpointError where the checkpoints are of another run.
+    the epochs, two in a row without a lower one end the run. ``fingerprint`` identifies the run. ``plan``: how it
+    fits into the memory; None: as the settings say. Raises CheckpointError where the checkpoints are of another run.
     """
 
     def __init__(
-        self, model: Any, rows: Sequence[TokenRow], settings: LoraSettings, folder: Path, *, fingerprint: str
+        self,
+        model: Any,
+        rows: Sequence[TokenRow],
+        settings: LoraSettings,
+        folder: Path,
+        *,
+        fingerprint: str,
+        plan: MemoryPlan | None = None,
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
-        self.fingerprint, self.distributed = fingerprint, DistributedRun()
+        self.fingerprint, self.distributed, self.plan = fingerprint, DistributedRun(), plan
         fuse_lora(model)
-        self.loss = AnswerLoss.for_model(model)
+        self.loss = AnswerLoss.for_model(model, plan.piece_tokens if plan else settings.piece_tokens)
+        if (plan.checkpoint_layers if plan else settings.checkpoint_layers) and not checkpoint_layers(model):
+            _logger.warning("The base model's layers cannot be checkpointed")
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.batch_size = settings.batch_size or rows_a_step(rows)
         width = model.get_input_embeddings().weight.shape[1]
@@ -105,8 +128,9 @@ class Trainer:
         if self.step or (self.total_steps < _MEASURED_STEPS and limit is None):
             return None
         by_length = sorted(self._batches[: self.steps_per_epoch], key=lambda batch: sum(map(len, batch)))
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), self._telling_memory():
             self.distributed.backward(self.loss, by_length[-1], self.weights)
+            self.optimizer.zero_grad(set_to_none=True)
             started = time.perf_counter()
             self.distributed.backward(self.loss, by_length[len(by_length) // 2], self.weights)
             seconds = self.distributed.mean(time.perf_counter() - started)
@@ -125,12 +149,17 @@ class Trainer:
 
         ``validation``: held-out rows, whose loss is computed after each epoch; in the end the model has the weights
         with the lowest. ``on_step`` is called with the log entry of each step. Raises CheckpointError, or EngineError
-        where a loss, gradient or weight is not finite: in every process at the same step, before anything of that step
-        is saved.
+        where a loss, gradient or weight is not finite (in every process at the same step, before anything of that step
+        is saved), or where memory runs out, also with smaller pieces and checkpointed layers.
         """
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
         # A caller may have switched gradients off.
-        with _stop_requests() as stop, torch.inference_mode(False), torch.enable_grad():
+        with (
+            _stop_requests() as stop,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            self._telling_memory(),
+        ):
             while not self._is_over():
                 batch = self._batches[self.step]
                 on_step(self._train_step(batch))
@@ -187,10 +216,7 @@ class Trainer:
         return entry
 
     def _validate(self, rows: Sequence[TokenRow]) -> None:
-        """Append the loss of the held-out rows to the log, and keep the weights where it is the lowest.
-
-        Raises EngineError where it is not finite.
-        """
+        """Append the held-out loss to the log, and keep the weights where it is the lowest. Raises EngineError."""
         loss = self._require_finite_loss(rows, "the loss of the held-out rows")
         if all(loss < entry["loss"] for entry in self.log.validation):
             self._kept = {
@@ -220,6 +246,27 @@ class Trainer:
             "the rows named, or use another base model"
         )
 
+    @contextmanager
+    def _telling_memory(self) -> Iterator[None]:
+        """Raise EngineError with figures where the device is out of memory."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            release_memory(error)
+            raise EngineError(self._memory_failure()) from error
+
+    def _memory_failure(self) -> str:
+        used = "" if (peak := peak_memory()) is None else f", of which {gib(peak)} were in use"
+        estimate = "" if self.plan is None else f"; the estimate: {self.plan.summary}"
+        kept = f". The checkpoint of step {self._saved} is kept" if self._saved else ""
+        return (
+            f"step {self.step + 1} of {self.total_steps}: the memory of the {best_device()} device does not suffice"
+            f"{used}, with checkpointed layers and at most {self.loss.piece_tokens} tokens in one forward pass"
+            f"{estimate}{kept}: {mend(checkpointed=True)}"
+        )
+
     def _places(self, batch: Sequence[TokenRow]) -> str:
         """Where the rows of a batch stand in the data, and which of them have a loss that is not finite."""
         numbers = {id(row): number for number, row in enumerate(self.rows, 1)}
@@ -229,10 +276,7 @@ class Trainer:
         return f"{text}; by itself, the loss is not finite in {_listed(bad)}." if bad else f"{text}."
 
     def _save(self) -> None:
-        """Write a checkpoint with everything that the next step depends on.
-
-        Raises EngineError in all processes where a tensor is not finite.
-        """
+        """Write a checkpoint for the next step. Raises EngineError in all processes where a tensor is not finite."""
         tensors = self._tensors()
         names = not_finite(tensors.items())
         if self.distributed.any(bool(names)):
@@ -248,6 +292,7 @@ class Trainer:
             "log": {"steps": self.log.steps, "validation": self.log.validation},
             "total_steps": self.total_steps,
             "kept": bool(self._kept),
+            "piece_tokens": self.loss.piece_tokens,
         }
         save_checkpoint(self.folder, self.step, tensors, state)
 
@@ -277,6 +322,7 @@ class Trainer:
             raise CheckpointError(f"{self.folder}: its checkpoints are of another run: choose another folder")
         set_peft_model_state_dict(self.model, _of_part(tensors, "adapter."))
         self._kept = _of_part(tensors, "kept.")
+        self.loss.piece_tokens = min(self.loss.piece_tokens, state["piece_tokens"])
         self._plan(state["total_steps"])
         moments: dict[int, dict[str, torch.Tensor]] = {n: {} for n in range(len(self.weights))}
         for key, tensor in tensors.items():
