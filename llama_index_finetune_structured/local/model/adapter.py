@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -35,11 +35,15 @@ from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from .reading import reading
 from .versions import serving_folder
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "AdapterCard",
     "adapter_or_none",
     "add_lora",
     "find_adapter",
+    "load_lora",
     "merge_adapter",
     "read_card",
     "read_folder_card",
@@ -153,7 +157,9 @@ def _log_adapted(tuned: Any, targets: LoraTargets) -> None:
 
     found = sum(isinstance(module, LoraLayer) for module in tuned.modules())
     if found != len(targets.names):
-        raise ConfigurationError(f"{_NO_LORA}: {found} of {len(targets.names)} weights. Use another base model")
+        raise ConfigurationError(
+            f"{_NO_LORA}: {found} of {len(targets.names)} weights. Use another base model"
+        )
     weights = sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
     _logger.info(
         "LoRA adapts %d matrices, which have %.1f%% of the weights of their blocks' matrices, by %d weights",
@@ -178,7 +184,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     Raises ConfigurationError where the adapter's files are damaged or belong to another base, or where a weight is
     not finite, before or after merging.
     """
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     file = read_lora_config(folder)
     tensors = read_lora_tensors(folder, file)
@@ -197,10 +203,22 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         tuned = get_peft_model(model, config)
         require_complete(folder, tensors, get_peft_model_state_dict(tuned, save_embedding_layers=False))
         require_finite(tensors.items(), f"adapter {folder}")
-        set_peft_model_state_dict(tuned, tensors)
+        load_lora(tuned, tensors)
         merged = tuned.merge_and_unload()
     require_finite(merged.named_parameters(), f"adapter {folder}, merged into its base")
     return merged
+
+
+def load_lora(tuned: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set the LoRA weights of a PEFT model that ``add_lora`` made, by their names in an adapter's file.
+
+    PEFT's own function renames tensors as in transformers' old checkpoints, and leaves out those that it then finds
+    no place for, such as those of Laguna's shared experts.
+    """
+    weights = dict(tuned.named_parameters())
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        weights[f"{layer}.default.{kind}"].data.copy_(tensor)
 
 
 def _transposed(model: Any) -> bool:

@@ -116,7 +116,10 @@ def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 def require_layers(folder: Path, config: LoraFile, model: Any) -> None:
     """Raise ConfigurationError where the base has no layer or weight of a name, or no block of an index."""
-    layers, weights = (name for name, _ in linear_layers(model)), (name for name, _ in model.named_parameters())
+    layers, weights = (
+        (name for name, _ in linear_layers(model)),
+        (name for name, _ in model.named_parameters()),
+    )
     for key, named, known in (
         ("target_modules", config.target_modules, layers),
         ("target_parameters", config.target_parameters or (), weights),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ def lora_targets(model: Any, blocks: Collection[int] | None = None) -> LoraTarge
     )
 
 
-def text_blocks(model: Any) -> tuple[str, Sequence[Any]]:
+def text_blocks(model: Any) -> tuple[str, Any]:
     """Name and modules of the list of blocks of a model's text decoder.
 
     Raises ConfigurationError where there is none of as many as the config says.

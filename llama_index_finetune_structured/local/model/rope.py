@@ -36,7 +36,7 @@ def forget_lengths(model: Any) -> None:
     would depend on those before it.
     """
     for module in model.modules():
-        if "dynamic" in str(getattr(module, "rope_type", "")) and hasattr(module, "max_seq_len_cached"):
+        if getattr(module, "rope_type", None) == "dynamic":
             module.register_forward_pre_hook(_forget_length)
 
 

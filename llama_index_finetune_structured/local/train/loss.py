@@ -24,7 +24,9 @@ __all__ = ["AnswerLoss"]
 _logger = package_logger(__name__)
 _PACKED_TOKENS = 8192  # in one forward pass, a common prefix counted once (chosen: bounds the activations)
 _LOGITS_AT_ONCE = 2**25  # chosen: 128 MiB in fp32
-_COARSE = 0.05  # of the largest logit; chosen: rounding of bf16 passes, and the small copy is compared closely
+_COARSE = (
+    0.05  # of the largest logit; chosen: rounding of bf16 passes, and the small copy is compared closely
+)
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
 _PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
 

@@ -12,7 +12,6 @@ from torch.nn.modules.conv import _ConvNd
 from ..model.lora_targets import text_blocks
 from ..model.prompts import TokenRow
 from ..model.reading import fresh_model
-from ..model.rope import most_positions_alike
 from .packing import PackedBatch, pack
 from .prefix_tree_attention import PREFIX_TREE
 
@@ -41,6 +40,7 @@ _MOST = {
     "sliding_window": 6,
     "window_size": 6,
 }
+_HEADS = 2  # of keys and values
 _LAYERS = 2  # at least; more where the layers are of several types
 _VOCABULARY = range(3, 60)
 # Rows with nested prefixes, which are longer than the copy's window: one ends inside another's prompt.
@@ -51,7 +51,9 @@ _PROBE = [
     TokenRow((*_SHARED, 50), (51, 52)),
     TokenRow(_SHARED[:9], (53,)),
 ]
-_TOLERANCE = 1e-4  # of the largest logit, in fp32; chosen: far above rounding, far below the effect of a wrong mask
+_TOLERANCE = (
+    1e-4  # of the largest logit, in fp32; chosen: far above rounding, far below the effect of a wrong mask
+)
 
 
 def why_not_packed(model: Any, logits: Logits) -> str | None:
@@ -120,7 +122,10 @@ def _shrink(config: Any) -> None:
     count = getattr(config, "num_hidden_layers", None)
     types = getattr(config, "layer_types", None) or []
     if isinstance(count, int):
-        fewer = min(count, max([_LAYERS, *(types.index(kind) + 1 for kind in set(types))]))
+        fewer = max([_LAYERS, *(types.index(kind) + 1 for kind in set(types))])
+        if getattr(config, "num_kv_shared_layers", 0) and 2 * fewer < count:
+            config.num_kv_shared_layers = fewer  # the upper half uses the keys and values of the lower
+        fewer = min(count, 2 * fewer if getattr(config, "num_kv_shared_layers", 0) else fewer)
         for key, value in list(vars(config).items()):
             if isinstance(value, list) and len(value) == count:
                 setattr(config, key, value[:fewer])
@@ -129,5 +134,17 @@ def _shrink(config: Any) -> None:
         value = getattr(config, key, None)
         if isinstance(value, int) and value > most:
             setattr(config, key, most)
+        elif isinstance(value, list):  # by layer
+            setattr(config, key, [min(most, number) for number in value])
     if (getattr(config, "pad_token_id", None) or 0) >= _MOST["vocab_size"]:
         config.pad_token_id = 0
+    if not getattr(config, "is_heterogeneous", False):  # else layers have heads of their own
+        _reduce_heads(config)
+
+
+def _reduce_heads(config: Any) -> None:
+    """Reduce the heads in place, and not how many of them share keys and values."""
+    heads = getattr(config, "num_attention_heads", None)
+    shared = getattr(config, "num_key_value_heads", None)
+    if heads and shared and shared > _HEADS and heads % shared == 0 and getattr(config, "head_dim", None):
+        config.num_attention_heads, config.num_key_value_heads = heads // shared * _HEADS, _HEADS

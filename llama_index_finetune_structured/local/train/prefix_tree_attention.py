@@ -37,7 +37,11 @@ def prefix_tree_attention(
     ``segments`` is a keyword of the model's forward call that must reach this function; TypeError where the
     model does not pass it on, or passes a mask or what this does not compute.
     """
-    if segments is None or attention_mask is not None or any(other.get(name) is not None for name in _UNKNOWN):
+    if (
+        segments is None
+        or attention_mask is not None
+        or any(other.get(name) is not None for name in _UNKNOWN)
+    ):
         raise TypeError(f"{type(module).__name__} does not pass attention keywords on: it cannot be packed")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
