@@ -15,13 +15,13 @@ from ..dataset.checks.rows import as_source
 from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
-from ..forks import ForkSafeLock
 from ..json_schema import without_titles
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
 from ..local.model.chat_template import prompt_date, system_form
 from ..local.model.prompts import prompt_form_of, schema_room
+from ..local.model.reading import seeding
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.memory import MemoryPlan, free_memory, gib, model_shape, plan_rows, require_memory
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
-_seeding = ForkSafeLock()
 
 
 class LoraJob(BaseModel):
@@ -326,7 +325,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         with torch.inference_mode(False):  # its tensors could not be trained
             base = load_model(self.base, dtype=precision())
-            with _seeding:  # the random generator is shared by all threads
+            with seeding:  # the random generator is shared by all threads
                 torch.manual_seed(self.config.seed)
                 model = add_lora(
                     base,

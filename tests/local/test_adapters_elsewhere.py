@@ -107,12 +107,6 @@ def test_an_adapter_of_a_base_whose_layers_are_derived_classes_is_loaded(
     merge_adapter(load_model(base, dtype=torch.float32), tmp_path / "adapter")
 
 
-def test_a_base_that_peft_cannot_adapt_is_a_clear_error() -> None:
-    config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=258, state_size=4)
-    with pytest.raises(ConfigurationError, match=r"LoRA cannot be added.*Mamba.*Use another base model"):
-        add_lora(transformers.AutoModelForCausalLM.from_config(config), rank=4, alpha=8)
-
-
 @pytest.mark.parametrize("use", [serving_commands, LlamaCppServer, LoraLLM.from_adapter, LoraLLM.from_merged])
 def test_a_path_that_the_system_does_not_take_is_a_clear_error(use: Any) -> None:
     with pytest.raises(ConfigurationError):

@@ -13,9 +13,11 @@ from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, load_model, resolve
 from llama_index_finetune_structured.local.model.devices import precision
 from llama_index_finetune_structured.local.model.prompts import TokenRow
-from llama_index_finetune_structured.local.train.loss import AnswerLoss
+from llama_index_finetune_structured.local.train.loss import AnswerLoss, _own_logits
 from llama_index_finetune_structured.local.train.packing import PackedBatch, pack
+from llama_index_finetune_structured.local.train.packing_probe import why_not_packed
 from tests import tiny
+from tests.local import families
 
 _tokens = st.lists(st.integers(2, 4), min_size=1, max_size=8).map(tuple)
 _rows = st.lists(st.builds(TokenRow, _tokens, _tokens), min_size=1, max_size=7)
@@ -70,7 +72,8 @@ def test_many_rows_and_long_rows_do_not_exhaust_the_stack() -> None:
 
 def _gradients(kind: str, rows: list[TokenRow], *, packed: bool) -> tuple[float, torch.Tensor]:
     model = tiny.in_fp64(tiny.model(kind).eval())
-    model.set_attn_implementation("prefix_tree" if packed else "sdpa")
+    # PyTorch's own attention does not cap scores, as Gemma 2 does.
+    model.set_attn_implementation("prefix_tree" if packed else "eager" if kind == "gemma2" else "sdpa")
     loss = float(AnswerLoss(model, packed).backward(rows))
     return loss, torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
 
@@ -138,14 +141,49 @@ def test_the_embedded_default_is_packed_in_either_precision(
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
-def test_a_sliding_window_is_trained_row_by_row_and_the_log_says_why(
-    caplog: pytest.LogCaptureFixture, kind: str
+def test_a_sliding_window_is_packed_with_the_loss_and_gradients_of_each_row_alone(kind: str) -> None:
+    """``tiny.config``'s window is of 64 tokens: the rows are longer, and some fork outside the window."""
+    rows = [TokenRow(tuple(n % 250 + 2 for n in range(100)) + r.prompt, r.answer) for r in NESTED]
+    assert AnswerLoss.for_model(tiny.model(kind)).packed
+    alone, plain = _gradients(kind, rows, packed=False)
+    packed_loss, packed = _gradients(kind, rows, packed=True)
+    assert packed_loss == pytest.approx(alone, rel=1e-6)
+    assert float((packed - plain).norm() / plain.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("lfm2", "layers of the type conv"),
+        ("mamba", "layers of the type linear_attention"),
+        ("llama4_text", "layers of the type chunked_attention"),
+        ("bloom", "biased by distances"),
+        ("gpt_oss", "cannot be packed"),
+    ],
+)
+def test_what_connects_tokens_otherwise_is_trained_row_by_row_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture, family: str, reason: str
 ) -> None:
-    model = tiny.model(kind)
-    loss = AnswerLoss.for_model(model)
+    loss = AnswerLoss.for_model(families.model(family).bfloat16())
     assert not loss.packed
-    assert "sliding window" in caplog.text
+    assert reason in caplog.text
     assert loss.backward(NESTED) > 0
+
+
+def test_a_model_is_judged_by_its_small_copy_even_where_its_own_weights_show_no_difference() -> None:
+    """Positions that the model does not take show in no logits of weights as small as training starts with."""
+    model = families.model("xglm")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1e-3 if weight.dim() > 1 else 1)
+    assert "off by" in str(why_not_packed(model, _own_logits))
+
+
+def test_the_check_leaves_the_random_generator_as_it_is() -> None:
+    model = tiny.model("llama")
+    before = torch.random.get_rng_state()
+    AnswerLoss.for_model(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @settings(max_examples=10, deadline=None)

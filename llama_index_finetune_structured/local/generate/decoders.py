@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 
 from ...printable import package_logger
+from ..model.rope import most_positions_alike
 from .kv_cache import KeyValues, KVCacheModel
 from .prefix_cache import PrefixCache
 from .request import GenerationRequest
@@ -142,11 +144,13 @@ def _verify(
 class PaddedDecoder:
     """Left-padded batches through transformers' ``generate``, each finished before the next begins.
 
-    For models with more state than keys and values. Same interface as ``BatchDecoder``.
+    For models with more state than keys and values, and those whose keys depend on the sequence's length. Same
+    interface as ``BatchDecoder``.
     """
 
     def __init__(self, model: Any, stop_ids: Set[int], pad_id: int) -> None:
         self._model, self._stop_ids, self._pad_id = model, stop_ids, pad_id
+        self._together = most_positions_alike(model.config)
         self.sequences: list[GeneratedSequence] = []
 
     def join(self, request: GenerationRequest) -> None:
@@ -155,7 +159,21 @@ class PaddedDecoder:
 
     def step(self) -> None:
         """Generate the answers of all sequences to their end."""
-        requests = [sequence.request for sequence in self.sequences]
+        while self.sequences:
+            group = self._next_group()
+            self._generate(group)
+            self.sequences = [sequence for sequence in self.sequences if sequence not in group]
+
+    def _next_group(self) -> list[GeneratedSequence]:
+        """The sequences of the next batch: of those whose length decides what is computed, one at a time."""
+        if self._together is None:
+            return self.sequences
+        lengths = [len(s.request.prompt) + s.request.max_new_tokens for s in self.sequences]
+        short = [s for s, length in zip(self.sequences, lengths, strict=True) if length <= self._together]
+        return short or self.sequences[:1]
+
+    def _generate(self, group: list[GeneratedSequence]) -> None:
+        requests = [sequence.request for sequence in group]
         width = max(len(request.prompt) for request in requests)
         padding = [width - len(request.prompt) for request in requests]
         ids = [[self._pad_id] * n + [*request.prompt] for n, request in zip(padding, requests, strict=True)]
@@ -163,13 +181,12 @@ class PaddedDecoder:
         self._model.generate(
             input_ids=torch.tensor(ids, device=self._model.device),
             attention_mask=torch.tensor(mask, device=self._model.device),
-            logits_processor=LogitsProcessorList([self._choose]),
+            logits_processor=LogitsProcessorList([partial(self._choose, group)]),
             max_new_tokens=max(request.max_new_tokens for request in requests),
             do_sample=False,
             eos_token_id=sorted(self._stop_ids),
             pad_token_id=self._pad_id,
         )
-        self.sequences = []
 
     def clear(self) -> None:
         """Drop all sequences."""
@@ -177,12 +194,14 @@ class PaddedDecoder:
 
     reset = clear
 
-    def _choose(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def _choose(
+        self, group: list[GeneratedSequence], _ids: torch.Tensor, scores: torch.Tensor
+    ) -> torch.Tensor:
         """Logits processor that lets each sequence choose its token: all others get minus infinity.
 
         ``scores``: [sequences, tokens of the vocabulary], as the result. Ended sequences get a stop token.
         """
-        chosen = [self._next_token(sequence, scores[n]) for n, sequence in enumerate(self.sequences)]
+        chosen = [self._next_token(sequence, scores[n]) for n, sequence in enumerate(group)]
         only_chosen = torch.full_like(scores, float("-inf"))
         only_chosen[torch.arange(len(chosen)), chosen] = 0
         return only_chosen

@@ -210,8 +210,8 @@ def _decoder(model: Any, stop_ids: frozenset[int], pad_id: int) -> BatchDecoder 
     if supports_kv_cache_slots(model):
         return BatchDecoder(model, stop_ids)
     _logger.warning(
-        "%s has state other than a standard KV cache: its answers are generated in padded batches, without "
-        "prefix cache and speculative decoding",
+        "%s has state other than a standard KV cache, or positions that depend on length: its answers are generated "
+        "in padded batches, without prefix cache and speculative decoding",
         type(model).__name__,
     )
     return PaddedDecoder(model, stop_ids, pad_id)

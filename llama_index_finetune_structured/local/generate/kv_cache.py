@@ -14,6 +14,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..model.rope import most_positions_alike
 from .ragged_attention import ATTENTION, RaggedBatch
 
 __all__ = ["KVCacheModel", "KeyValues", "supports_kv_cache_slots"]
@@ -91,7 +92,8 @@ class KVCacheModel:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.windows: set[int | None] = set()  # of the last forward, see RaggedBatch.windows
+        self.windows: set[int | None] = set()  # of the last forward, see RaggedBatch
+        self.calls = 0
         model.set_attn_implementation(ATTENTION)
         parameters = inspect.signature(model.forward).parameters
         self._takes_logits_to_keep = "logits_to_keep" in parameters
@@ -146,7 +148,7 @@ class KVCacheModel:
             # transformers keeps the logits of so many last tokens; 0 means all
             **({"logits_to_keep": 1 if last_only else 0} if self._takes_logits_to_keep else {}),
         )
-        self.windows = layout.windows
+        self.windows, self.calls = layout.windows, layout.calls
         logits: torch.Tensor = output.logits[0]
         return logits[-1:] if last_only else logits
 
@@ -189,11 +191,13 @@ class KVCacheModel:
 def supports_kv_cache_slots(model: Any) -> bool:
     """Whether a model has no state but keys and values, and computes the same from slots as without a cache.
 
+    Not where positions are computed from the length of the sequence: keys in a slot would be of another length.
+
     Decided by running a short prompt both ways. If not, the model's own attention is set again.
     """
     config, implementation = model.config.get_text_config(), model.config._attn_implementation
     expected_windows = _windows(config)
-    if expected_windows is None:
+    if expected_windows is None or most_positions_alike(config) is not None:
         return False
     ids = [token % config.vocab_size for token in _PROBE]
     plain = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, 4:]
@@ -208,7 +212,8 @@ def supports_kv_cache_slots(model: Any) -> bool:
         difference = max((first - plain).abs().max(), (second - plain[-1:]).abs().max())
         close = bool(difference <= _PROBE_TOLERANCE * plain.abs().max())
         # The probe is shorter than most sliding windows, so whether the layers pass theirs on is checked apart.
-        same = close and slots.windows == expected_windows
+        # Layers that run several times in a forward would find keys of another round in their slots.
+        same = close and slots.windows == expected_windows and slots.calls <= config.num_hidden_layers
     if not same:
         model.set_attn_implementation(implementation)
     return same

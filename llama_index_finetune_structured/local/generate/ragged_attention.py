@@ -25,6 +25,7 @@ class RaggedBatch:
     ``first_slot``: slot of the first row; the other rows have the slots after it. ``cached``: for each row, the number
     of tokens that its slot holds already. ``counts``: for each row, the number of its new tokens. In shapes, ``tokens``
     is the sum of ``counts``, ``longest`` the largest of them, ``width`` the largest number of cached and new tokens.
+    ``calls``: how often attention was computed with it.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RaggedBatch:
         )  # [tokens]
         self.column_of = torch.cat([torch.arange(count, device=device) for count in counts])  # [tokens]
         self._masks: dict[int | None, torch.Tensor] = {}
+        self.calls = 0
 
     @cached_property
     def positions(self) -> torch.Tensor:
@@ -97,6 +99,7 @@ def ragged_attention(
     """
     if layout is None or attention_mask is not None or any(other.get(name) is not None for name in _UNKNOWN):
         raise TypeError(f"{type(module).__name__}: its attention cannot be computed from KV cache slots")
+    layout.calls += 1
     rows, heads = layout.rows, query.shape[1]
     groups = heads // key.shape[1]
     folded = layout.padded(query).reshape(rows, key.shape[1], groups * layout.longest, query.shape[3])

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
+from ...printable import package_logger
 from ...trust.calibration import Calibration
 from ..schema.bounds import AnswerBounds
 from ..schema.list_items import ListRules
@@ -24,21 +25,25 @@ from .finite import require_finite
 from .lora_files import (
     ADAPTER_CONFIG,
     WEIGHTS,
-    linear_layers,
     read_lora_config,
     read_lora_tensors,
     require_complete,
     require_layers,
 )
+from .lora_targets import LoraTargets, lora_targets
 from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
 from .reading import reading
 from .versions import serving_folder
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "AdapterCard",
     "adapter_or_none",
     "add_lora",
     "find_adapter",
+    "load_lora",
     "merge_adapter",
     "read_card",
     "read_folder_card",
@@ -48,6 +53,8 @@ __all__ = [
     "write_card",
 ]
 
+_logger = package_logger(__name__)
+_NO_LORA = "LoRA cannot be added to this base model"
 CARD = "finetune_structured.json"
 _DECISIVE = (WEIGHTS, ADAPTER_CONFIG)
 _README = """---
@@ -121,31 +128,46 @@ class AdapterCard(BaseModel):
 
 
 def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = None) -> Any:
-    """Return the model as a PEFT model with LoRA on all linear layers, the rest frozen (arXiv:2106.09685).
+    """Return the model as a PEFT model with LoRA where ``lora_targets`` says, the rest frozen (arXiv:2106.09685).
 
-    ``upper_layers``: only in that many of the uppermost blocks; None: in all. Raises ConfigurationError where there
-    are fewer, or where PEFT does not support the model, such as Mamba.
+    ``upper_layers``: only in that many of the uppermost blocks; None: in all. Logs what is adapted. Raises
+    ConfigurationError where there are fewer, or where PEFT does not support the model.
     """
     from peft import LoraConfig, get_peft_model
 
     upper = _upper(model.config.get_text_config().num_hidden_layers, upper_layers)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        target_modules="all-linear" if upper is None else _linear_names(model),
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=_transposed(model),
-        layers_to_transform=upper,
+    with reading(_NO_LORA, "Use another base model"), _quiet_peft():
+        targets = lora_targets(model, upper)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            target_modules=list(targets.modules),
+            target_parameters=list(targets.parameters) or None,
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=_transposed(model),
+            layers_to_transform=upper,
+        )
+        tuned = get_peft_model(model, config)
+    _log_adapted(tuned, targets)
+    return tuned
+
+
+def _log_adapted(tuned: Any, targets: LoraTargets) -> None:
+    """Log what LoRA adapts. Raises ConfigurationError where PEFT adapted less or more than was meant."""
+    from peft.tuners.lora import LoraLayer
+
+    found = sum(isinstance(module, LoraLayer) for module in tuned.modules())
+    if found != len(targets.names):
+        raise ConfigurationError(
+            f"{_NO_LORA}: {found} of {len(targets.names)} weights. Use another base model"
+        )
+    weights = sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
+    _logger.info(
+        "LoRA adapts %d matrices, which have %.1f%% of the weights of their blocks' matrices, by %d weights",
+        found,
+        100 * targets.share,
+        weights,
     )
-    with reading("LoRA cannot be added to this base model", "Use another base model"), _quiet_peft():
-        return get_peft_model(model, config)
-
-
-def _linear_names(model: Any) -> list[str]:
-    """The layer names that peft's "all-linear" stands for: peft rejects a choice of layers beside that word."""
-    head = model.get_output_embeddings()
-    names = {name for name, layer in linear_layers(model) if layer is not head}
-    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def _upper(count: int, upper: int | None) -> list[int] | None:
@@ -163,7 +185,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     Raises ConfigurationError where the adapter's files are damaged or belong to another base, or where a weight is
     not finite, before or after merging.
     """
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     file = read_lora_config(folder)
     tensors = read_lora_tensors(folder, file)
@@ -172,6 +194,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         r=file.r,
         lora_alpha=file.lora_alpha,  # type: ignore[arg-type]
         target_modules=file.target_modules,
+        target_parameters=file.target_parameters,
         task_type=file.task_type,
         fan_in_fan_out=_transposed(model),
         layers_to_transform=file.layers_to_transform,
@@ -181,10 +204,22 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         tuned = get_peft_model(model, config)
         require_complete(folder, tensors, get_peft_model_state_dict(tuned, save_embedding_layers=False))
         require_finite(tensors.items(), f"adapter {folder}")
-        set_peft_model_state_dict(tuned, tensors)
+        load_lora(tuned, tensors)
         merged = tuned.merge_and_unload()
     require_finite(merged.named_parameters(), f"adapter {folder}, merged into its base")
     return merged
+
+
+def load_lora(tuned: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set the LoRA weights of a PEFT model that ``add_lora`` made, by their names in an adapter's file.
+
+    PEFT's own function renames tensors as in transformers' old checkpoints, and leaves out those that it then finds
+    no place for, such as those of Laguna's shared experts.
+    """
+    weights = dict(tuned.named_parameters())
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        weights[f"{layer}.default.{kind}"].data.copy_(tensor)
 
 
 def _transposed(model: Any) -> bool:

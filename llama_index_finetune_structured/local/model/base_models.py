@@ -16,6 +16,7 @@ from .converted import converted_folder, require_unchanged
 from .devices import best_device
 from .finite import require_finite
 from .reading import causal_model, reading, require_buildable, transformers_library
+from .rope import forget_lengths
 
 if TYPE_CHECKING:
     import torch
@@ -201,6 +202,7 @@ def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
         if (base.path / _GENERATION).is_file():
             read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
         model = causal_model(base.path, dtype=dtype).to(best_device())
+        forget_lengths(model)
     _require_same(base)
     require_finite(model.named_parameters(), f"base model {base.name!r}")
     return model

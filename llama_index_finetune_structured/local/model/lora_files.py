@@ -45,8 +45,9 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_l
 class LoraFile(BaseModel):
     """What the ``adapter_config.json`` of plain LoRA says.
 
-    ``r``: the rank. ``target_modules``: names of layers, or their ends. ``layers_to_transform``: indices of the
-    blocks that are adapted; None: all.
+    ``r``: the rank. ``target_modules``: names of layers, or their ends. ``target_parameters``: names of weights, or
+    their ends; weights of experts that are stacked in one tensor have a pair of LoRA matrices each.
+    ``layers_to_transform``: indices of the blocks whose layers are adapted; None: all.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -55,7 +56,8 @@ class LoraFile(BaseModel):
     task_type: Literal["CAUSAL_LM"]
     r: StrictInt = Field(ge=1, le=65536)
     lora_alpha: StrictInt | float = Field(gt=0, le=2**31, allow_inf_nan=False)
-    target_modules: list[_Name] = Field(min_length=1, max_length=100_000)
+    target_modules: list[_Name] = Field(max_length=100_000)
+    target_parameters: list[_Name] | None = Field(default=None, max_length=100_000)
     layers_to_transform: list[Annotated[StrictInt, Field(ge=0)]] | None = None
     fan_in_fan_out: StrictBool = False
     bias: Literal["none"] = "none"
@@ -66,6 +68,8 @@ class LoraFile(BaseModel):
         changed = [n for n, value in (self.model_extra or {}).items() if value and n not in _WITHOUT_EFFECT]
         if changed:
             raise ValueError(f"{', '.join(changed)}: set, and only plain LoRA is read")
+        if not self.target_modules and not self.target_parameters:
+            raise ValueError("target_modules: empty, so that no layer is adapted")
         return self
 
 
@@ -92,6 +96,8 @@ def read_lora_tensors(folder: Path, config: LoraFile) -> dict[str, torch.Tensor]
             tensors = load(file.read())
     for name, tensor in tensors.items():
         rank = tensor.shape[0] if name.endswith(".lora_A.weight") and tensor.dim() == 2 else config.r
+        if config.target_parameters and rank and not rank % config.r:
+            rank = config.r  # stacked experts: their number is checked against the base, with all shapes
         if rank != config.r or not tensor.is_floating_point():
             raise ConfigurationError(
                 f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}; expected "
@@ -109,13 +115,21 @@ def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def require_layers(folder: Path, config: LoraFile, model: Any) -> None:
-    """Raise ConfigurationError where the base has no layer of a name, no block of an index, or other layers."""
-    layers = [name for name, _ in linear_layers(model)]
-    ends = {name.split(".", n)[n] for name in layers for n in range(name.count(".") + 1)}
-    if unknown := [name for name in config.target_modules if name not in ends]:
-        raise ConfigurationError(
-            f"{folder / ADAPTER_CONFIG}: target_modules names {unknown[0]!r}, and the base has no such layer. {_MEND}"
-        )
+    """Raise ConfigurationError where the base has no layer or weight of a name, or no block of an index."""
+    layers, weights = (
+        (name for name, _ in linear_layers(model)),
+        (name for name, _ in model.named_parameters()),
+    )
+    for key, named, known in (
+        ("target_modules", config.target_modules, layers),
+        ("target_parameters", config.target_parameters or (), weights),
+    ):
+        ends = {name.split(".", n)[n] for name in known for n in range(name.count(".") + 1)}
+        if unknown := [name for name in named if name not in ends]:
+            kind = "layer" if key == "target_modules" else "weight"
+            raise ConfigurationError(
+                f"{folder / ADAPTER_CONFIG}: {key} names {unknown[0]!r}, and the base has no such {kind}. {_MEND}"
+            )
     count = model.config.get_text_config().num_hidden_layers
     if above := [index for index in config.layers_to_transform or () if index >= count]:
         raise ConfigurationError(

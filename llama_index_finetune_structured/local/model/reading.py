@@ -14,14 +14,19 @@ from ...panics import is_panic
 
 __all__ = [
     "causal_model",
+    "fresh_model",
     "reading",
     "require_buildable",
+    "seeding",
     "transformers_library",
 ]
 
 # transformers replaces its own methods while it loads: a second thread that loads would leave weights untied, and
 # the methods replaced for ever.
 _loading = ForkSafeLock()
+seeding = ForkSafeLock()
+"""Held while torch's random generator, which all threads share, is seeded and drawn from."""
+
 _MOST_LAYERS = 1 << 14  # chosen: more than Doge's experts; to build a model of more would take hours
 # Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
 _COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
@@ -93,6 +98,18 @@ def causal_model(folder: Path, **options: Any) -> Any:
             f"{' and others' if len(wrong) > 3 else ''}; copy or download the model again"
         )
     return found
+
+
+def fresh_model(kind: Any, config: Any) -> Any:
+    """A transformers model of the class ``kind`` with random weights in fp32, on the CPU, with eager attention.
+
+    The state of the random generator stays as it is.
+    """
+    import torch
+
+    with _loading, seeding, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)
+        return kind._from_config(config, dtype=torch.float32, attn_implementation="eager")
 
 
 def _reason(error: BaseException) -> str:

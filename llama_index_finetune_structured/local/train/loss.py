@@ -14,16 +14,20 @@ from torch.utils.checkpoint import checkpoint
 
 from ...printable import package_logger
 from ..model.prompts import TokenRow
+from ..model.rope import most_positions_alike
 from .layer_checkpointing import checkpoint_layers
 from .memory import LOGITS_AT_ONCE
 from .out_of_memory import is_out_of_memory, release_memory
 from .packing import PackedBatch, pack, pieces
+from .packing_probe import why_not_packed
 from .prefix_tree_attention import PREFIX_TREE
 from .settings import PIECE_TOKENS
 
 __all__ = ["AnswerLoss"]
 
 _logger = package_logger(__name__)
+# Of the largest logit; chosen: rounding of bf16 passes, and the small copy is compared closely.
+_COARSE = 0.05
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
 _PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
 
@@ -38,13 +42,15 @@ class AnswerLoss:
     ``packed``: rows run as one flat row with prefix-tree attention; else one forward pass a row. Logits are computed
     only where an answer token is predicted; with ``chunked``, a bounded number at a time, which the model allows
     where its logits are no more than the output layer of its last hidden states. ``piece_tokens``: as in
-    ``LoraSettings``; halved where the device is out of memory.
+    ``LoraSettings``; halved where the device is out of memory. ``together``: the longest rows that may share a
+    forward pass with others; None: any.
     """
 
     model: Any
     packed: bool
     chunked: bool = True
     piece_tokens: int = PIECE_TOKENS
+    together: int | None = None
 
     @classmethod
     def for_model(cls, model: Any, piece_tokens: int = PIECE_TOKENS) -> AnswerLoss:
@@ -55,11 +61,11 @@ class AnswerLoss:
         model.eval()
         own = _causal_lm(model).config._attn_implementation
         chunked = _has_plain_head(model)
-        reason = _why_not_packed(model, own, chunked)
+        reason = why_not_packed(_causal_lm(model), _own_logits) or _why_not_packed(model, own, chunked)
         if reason is not None:
             _logger.warning("Training without prefix packing: %s", reason)
             _use_attention(model, own)
-        return cls(model, reason is None, chunked, piece_tokens)
+        return cls(model, reason is None, chunked, piece_tokens, most_positions_alike(model.config))
 
     def backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """Compute the gradient of the mean answer-token loss of ``rows``; returns that loss, [] in fp64.
@@ -115,7 +121,7 @@ class AnswerLoss:
 
     def _pieces(self, rows: Sequence[TokenRow]) -> Iterator[PackedBatch]:
         """The rows as flat rows, each for one forward pass."""
-        if not self.packed:
+        if not self.packed or (self.together is not None and max(map(len, rows)) > self.together):
             yield from (pack([row]) for row in rows)
             return
         yield from (pack(piece) for piece, _ in pieces(rows, self.piece_tokens))
@@ -129,7 +135,7 @@ class AnswerLoss:
         device = next(self.model.parameters()).device
         labels = torch.tensor(batch.labels, device=device)
         if not self.chunked:
-            return _cross_entropy(_own_logits(self.model, batch, packed=self.packed), labels)
+            return _cross_entropy(_own_logits(self.model, batch, self.packed), labels)
         states = _answer_states(self.model, batch, packed=self.packed)
         size = max(1, LOGITS_AT_ONCE // _output_layer(self.model).weight.shape[0])
         if len(states) <= size:
@@ -158,7 +164,7 @@ def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Ten
     return states[at]
 
 
-def _own_logits(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
+def _own_logits(model: Any, batch: PackedBatch, packed: bool) -> torch.Tensor:
     """Logits [answer tokens, vocabulary] from the model's own forward call, which may scale or cap them."""
     inputs, at = _inputs(model, batch, packed=packed)
     keep = "logits_to_keep" in inspect.signature(_causal_lm(model).forward).parameters
@@ -170,7 +176,7 @@ def _own_logits(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor
 def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool, chunked: bool) -> torch.Tensor:
     """Logits [answer tokens, vocabulary], computed as the loss computes them."""
     if not chunked:
-        return _own_logits(model, batch, packed=packed)
+        return _own_logits(model, batch, packed)
     with _autocast(model, next(model.parameters()).device.type):
         logits: torch.Tensor = _output_layer(model)(_answer_states(model, batch, packed=packed))
     return logits
@@ -215,7 +221,7 @@ def _has_plain_head(model: Any) -> bool:
     if any("softcap" in name and value for name, value in model.config.get_text_config().to_dict().items()):
         return False
     probe = pack(_PROBE[:1])
-    own = _own_logits(model, probe, packed=False).float()
+    own = _own_logits(model, probe, False).float()
     try:
         return _difference(
             own, _answer_logits(model, probe, packed=False, chunked=True).float()
@@ -226,10 +232,7 @@ def _has_plain_head(model: Any) -> bool:
 
 @torch.no_grad()
 def _why_not_packed(model: Any, own: str, chunked: bool) -> str | None:
-    """None where a small packed batch has the logits of the plain batch; else the reason, for the log."""
-    config = model.config.get_text_config()
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "the model's attention has a sliding window"
+    """None where the model takes a small packed batch and has about the logits of the plain one; else the reason."""
     try:
         _use_attention(model, own)
         plain = torch.cat(
@@ -242,7 +245,7 @@ def _why_not_packed(model: Any, own: str, chunked: bool) -> str | None:
     ) as error:  # models reject unknown keywords or attention functions with errors of any kind
         return f"{type(error).__name__}: {error}"
     difference = _difference(plain.float(), packed.float())
-    return None if difference <= _tolerance(model) else f"its packed logits are off by {difference:.1e}"
+    return None if difference <= _COARSE else f"its packed logits are off by {difference:.1e}"
 
 
 def _difference(plain: torch.Tensor, other: torch.Tensor) -> float:

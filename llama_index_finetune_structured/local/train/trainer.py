@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from transformers import get_cosine_schedule_with_warmup
 
 from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
 from ...printable import package_logger
+from ..model.adapter import load_lora
 from ..model.devices import best_device, peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
@@ -176,7 +177,7 @@ class Trainer:
                         f"stopped after step {self.step} of {self.total_steps}, and saved"
                     )
         if self._kept:
-            set_peft_model_state_dict(self.model, self._kept)
+            load_lora(self.model, self._kept)
         release_idle_threads()
         return self.log
 
@@ -320,7 +321,7 @@ class Trainer:
         tensors, state = newest
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(f"{self.folder}: its checkpoints are of another run: choose another folder")
-        set_peft_model_state_dict(self.model, _of_part(tensors, "adapter."))
+        load_lora(self.model, _of_part(tensors, "adapter."))
         self._kept = _of_part(tensors, "kept.")
         self.loss.piece_tokens = min(self.loss.piece_tokens, state["piece_tokens"])
         self._plan(state["total_steps"])

@@ -1,0 +1,146 @@
+"""Tiny, randomly initialised models of many families: each with the parts that make the family what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+from tests import tiny
+
+_GENERIC: dict[str, Any] = {
+    "vocab_size": 258,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_LATENT: dict[str, Any] = {  # DeepSeek's attention
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "first_k_dense_replace": 1,
+}
+_MIXED = {"layer_types": ["linear_attention", "full_attention"]}
+_DELTA: dict[str, Any] = {  # gated delta rule beside attention
+    **_MIXED,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_STATE: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2}
+_SHARED_KEYS: dict[str, Any] = {  # upper layers use the keys and values of lower ones
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+_OWN: dict[str, dict[str, Any]] = {
+    "bamba": {**_STATE, "attn_layer_indices": [1]},
+    "codegen": {"rotary_dim": 8},
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": _LATENT,
+    "exaone4": {"sliding_window": 16, "sliding_window_pattern": 2},
+    "dots1": {**_GENERIC, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "falcon_h1": {**_STATE, "mamba_d_ssm": 64, "mamba_n_groups": 1},
+    "gemma2": {"sliding_window": 16, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3n_text": {
+        **_SHARED_KEYS,
+        "vocab_size_per_layer_input": 258,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0],
+    },
+    "gemma4_text": {
+        **_SHARED_KEYS,
+        "vocab_size_per_layer_input": 258,
+        "hidden_size_per_layer_input": 8,
+        "global_head_dim": 16,
+    },
+    "glm4_moe_lite": _LATENT,
+    "gpt_neo": {
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 16,
+    },
+    "gpt_oss": {"sliding_window": 16},
+    "gptj": {"rotary_dim": 8},
+    "granitemoehybrid": {**_STATE, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 32},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "llama4_text": {
+        "attention_chunk_size": 16,
+        "intermediate_size_mlp": 64,
+        "layer_types": ["chunked_attention", "full_attention"],
+    },
+    "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "minicpm3": {**_LATENT, "dim_model_base": 32},
+    "ministral": {"sliding_window": 16},
+    "mistral": {"sliding_window": 16},
+    "olmo3": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "phi3": {"sliding_window": 16},
+    "qwen3_5_text": _DELTA,
+    "qwen3_5_moe_text": _DELTA,
+    "qwen3_next": _DELTA,
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "attention_window_size": 16},
+    "starcoder2": {"sliding_window": 16},
+    "youtu": _LATENT,
+}
+
+
+def config(family: str) -> Any:
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {family}")
+    own = _OWN.get(family, {})
+    default = AutoConfig.for_model(family)
+    known = {*dir(default), *default.attribute_map}
+    generic = {key: value for key, value in _GENERIC.items() if key in known}
+    if family == "falcon":
+        del generic["head_dim"]
+    return AutoConfig.for_model(family, **{**generic, **own})
+
+
+def random_model(config: Any, *, seed: int = 0) -> Any:
+    """In fp32, with weights so large that each token depends on all that it attends to."""
+    torch.manual_seed(seed)
+    found = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for name, weight in found.named_parameters():
+            if weight.dim() > 1 and "A_log" not in name:
+                weight.normal_(0, weight.shape[-1] ** -0.5)
+    return found
+
+
+def model(family: str) -> Any:
+    return random_model(config(family))
+
+
+def save(family: str, folder: Path) -> Path:
+    model(family).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
