@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import Field
 
-from .local_calls import LocalCall
+from .local_calls import LocalCall, as_chat
 from .merged_calls import MergedCall
 from .structured_answers import StructuredAnswersLLM
 from .tool_calls import ToolCallingLLM, chat_form
@@ -54,27 +54,28 @@ class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM):
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
         form = chat_form(messages, kwargs, self.trained_schemas)
-        return form.response(self._chat_call(form.messages, form.keywords).complete())
+        return form.response(as_chat(self._chat_call(form.messages, form.keywords).complete()))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
         form = chat_form(messages, kwargs, self.trained_schemas)
         call = await asyncio.to_thread(self._chat_call, form.messages, form.keywords)
-        return form.response(await call.acomplete())
+        return form.response(as_chat(await call.acomplete()))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer to messages, as a stream."""
         form = chat_form(messages, kwargs, self.trained_schemas)
-        return form.responses(self._chat_call(form.messages, form.keywords).stream())
+        call = self._chat_call(form.messages, form.keywords)
+        return form.responses(as_chat(chunk) for chunk in call.stream())
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer to messages, as a stream."""
         form = chat_form(messages, kwargs, self.trained_schemas)
         call = await asyncio.to_thread(self._chat_call, form.messages, form.keywords)
-        return form.aresponses(call.astream())
+        return form.aresponses(as_chat(chunk) async for chunk in call.astream())
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseAsyncGen, ChatResponseGen
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
@@ -22,6 +22,7 @@ from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
 from .server_confidence import structured_reply
 from .structured import bare_prompt, parse_response, request_schema, with_schema
+from .tool_calls import chat_form
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -53,6 +54,7 @@ class ServedLora(HostedOpenAILike):
             ``joined`` to one, or ``in_question``, at the start of the first one.
         schema_prompt: How prompts say the schema, as in training: ``compact`` (default), ``json`` or ``none``.
         reads_twice: Whether short questions stand twice in prompts of structured answers, as in training.
+        trained_schemas: Schemas of the training rows.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -68,6 +70,9 @@ class ServedLora(HostedOpenAILike):
         default=DEFAULT_SCHEMA_PROMPT, description="How prompts say the schema: compact, json or none."
     )
     reads_twice: bool = Field(default=False, description="Whether short questions stand twice.")
+    trained_schemas: list[dict[str, Any]] = Field(
+        default_factory=list, repr=False, description="Schemas of the training rows."
+    )
 
     @classmethod
     def class_name(cls) -> str:
@@ -150,6 +155,22 @@ class ServedLora(HostedOpenAILike):
     ) -> dict[str, Any]:
         return with_schema(output_cls, llm_kwargs)
 
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        return form.response(super()._chat(form.messages, **form.keywords))
+
+    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        return form.response(await super()._achat(form.messages, **form.keywords))
+
+    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        return form.responses(super()._stream_chat(form.messages, **form.keywords))
+
+    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        form = chat_form(messages, kwargs, self.trained_schemas)
+        return form.aresponses(await super()._astream_chat(form.messages, **form.keywords))
+
     def _request(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
     ) -> tuple[Sequence[ChatMessage], dict[str, Any]]:
@@ -206,6 +227,8 @@ def served_llm(
         "system_messages": card.system_messages,
         "schema_prompt": card.schema_prompt,
         "reads_twice": card.reads_twice,
+        "trained_schemas": list(card.schemas),
+        "is_function_calling_model": True,
         "max_tokens": card.answer_tokens,
         "temperature": 0.0,
         "is_chat_model": True,

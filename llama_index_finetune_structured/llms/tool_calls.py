@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,6 @@ from llama_index.core.base.llms.types import (
     ChatResponse,
     ChatResponseAsyncGen,
     ChatResponseGen,
-    CompletionResponse,
     ContentBlock,
     MessageRole,
     TextBlock,
@@ -28,7 +28,7 @@ from ..example import loads
 from ..formats.wire import message_from_wire, message_to_wire, tools_to_wire
 from ..json_schema import without_titles
 from ..local.schema.tool_turns import chosen_schema, tool_schema, turn_messages, turn_schema
-from .local_calls import as_chat, plain_message
+from .local_calls import plain_message
 
 __all__ = ["ChatForm", "ToolCallingLLM", "chat_form"]
 
@@ -132,18 +132,18 @@ class ChatForm:
     messages: Sequence[ChatMessage]
     keywords: dict[str, Any]
 
-    def response(self, completion: CompletionResponse) -> ChatResponse:
-        """The chat response of a completed answer."""
-        return as_chat(completion)
+    def response(self, answered: ChatResponse) -> ChatResponse:
+        """The response to a chat whose answer, as text, is ``answered``."""
+        return answered
 
-    def responses(self, chunks: Iterable[CompletionResponse]) -> ChatResponseGen:
-        """The answer as it grows."""
-        return (as_chat(chunk) for chunk in chunks)
+    def responses(self, chunks: Iterable[ChatResponse]) -> ChatResponseGen:
+        """The responses of a stream."""
+        yield from chunks
 
-    async def aresponses(self, chunks: AsyncIterable[CompletionResponse]) -> ChatResponseAsyncGen:
-        """The answer as it grows."""
+    async def aresponses(self, chunks: AsyncIterable[ChatResponse]) -> ChatResponseAsyncGen:
+        """The responses of a stream."""
         async for chunk in chunks:
-            yield as_chat(chunk)
+            yield chunk
 
 
 @dataclass(frozen=True)
@@ -153,43 +153,32 @@ class ToolCalls(ChatForm):
     tool: str | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)  # the ids of calls begin with it
 
-    def response(self, completion: CompletionResponse) -> ChatResponse:
-        """The chat response with the texts and calls of a completed answer, or its text where it is no turn."""
-        try:
-            return self._response(completion, loads(completion.text))
-        except ValueError:
-            return as_chat(completion)
+    def response(self, answered: ChatResponse) -> ChatResponse:
+        """The response with the texts and calls of an answer, or its text where it is no turn."""
+        with suppress(ValueError):
+            answered.message = self._message(loads(answered.message.content or ""))
+        return answered
 
-    def responses(self, chunks: Iterable[CompletionResponse]) -> ChatResponseGen:
-        """The answer as it grows: ``delta`` is of its text, calls are as far as they go."""
-        said = ""
+    def responses(self, chunks: Iterable[ChatResponse]) -> ChatResponseGen:
+        """The responses of a stream: ``delta`` is of the turn's text, calls are as far as they go."""
+        growing = _GrowingTurn(self)
         for chunk in chunks:
-            response = self._partial(chunk, said)
-            said = response.message.content or ""
-            yield response
+            yield growing.response(chunk)
+        yield from growing.rest()
 
-    async def aresponses(self, chunks: AsyncIterable[CompletionResponse]) -> ChatResponseAsyncGen:
+    async def aresponses(self, chunks: AsyncIterable[ChatResponse]) -> ChatResponseAsyncGen:
         """As ``responses``."""
-        said = ""
+        growing = _GrowingTurn(self)
         async for chunk in chunks:
-            response = self._partial(chunk, said)
-            said = response.message.content or ""
-            yield response
+            yield growing.response(chunk)
+        for last in growing.rest():
+            yield last
 
-    def _partial(self, chunk: CompletionResponse, said: str) -> ChatResponse:
-        if chunk.raw is not None:  # the last one
-            response = self.response(chunk)
-        else:
-            try:
-                value = from_json(chunk.text, allow_partial="trailing-strings")
-            except ValueError:  # no value yet
-                value = [said]
-            response = self._response(chunk, value)
-        response.delta = (response.message.content or "")[len(said) :]
-        return response
-
-    def _response(self, completion: CompletionResponse, value: Any) -> ChatResponse:
-        parts = [{self.tool: value}] if self.tool else value if isinstance(value, list) else [completion.text]
+    def _message(self, value: Any) -> ChatMessage:
+        """The message of an answer. Raises ValueError where it is no turn."""
+        parts = [{self.tool: value}] if self.tool else value
+        if not isinstance(parts, list):
+            raise ValueError("the answer is no turn")
         text = "".join(part for part in parts if isinstance(part, str))
         blocks: list[ContentBlock] = [TextBlock(text=text)] if text else []
         calls = [call for part in parts if isinstance(part, dict) for call in part.items()]
@@ -201,8 +190,35 @@ class ToolCalls(ChatForm):
         message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
         if wired := message_to_wire(message).get("tool_calls"):
             message.additional_kwargs = {"tool_calls": wired}  # where LlamaIndex's programs look for them
-        response = as_chat(completion)
-        response.message = message
+        return message
+
+
+class _GrowingTurn:
+    """A stream's turn, read from its JSON as far as that goes."""
+
+    def __init__(self, calls: ToolCalls) -> None:
+        self._calls, self._said = calls, ""
+        self._message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[])
+        self._unread: ChatResponse | None = None
+
+    def response(self, chunk: ChatResponse) -> ChatResponse:
+        self._unread = None
+        try:
+            value = from_json(chunk.message.content or "", allow_partial="trailing-strings")
+            self._message = self._calls._message(value)
+        except ValueError:  # no value yet, or none at all
+            self._unread = chunk.model_copy()
+        return self._with_delta(chunk, self._message)
+
+    def rest(self) -> Iterator[ChatResponse]:
+        """The answer as it is, where it was no turn."""
+        if self._unread is not None:
+            yield self._with_delta(self._unread, self._unread.message)
+
+    def _with_delta(self, response: ChatResponse, message: ChatMessage) -> ChatResponse:
+        text = message.content or ""
+        response.message, response.delta = message, text[len(self._said) :]
+        self._said = text
         return response
 
 

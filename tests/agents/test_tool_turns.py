@@ -111,6 +111,21 @@ def test_definitions_of_parameters_keep_their_meaning() -> None:
     assert turn_schema(tools[::-1]) == schema, "the order of tools does not matter"
 
 
+def test_tools_as_openai_gets_them_make_the_same_schema() -> None:
+    sent = [
+        {
+            "type": "function",
+            "function": {
+                **tool["function"],
+                "strict": False,
+                "parameters": {**tool["function"]["parameters"], "additionalProperties": False},
+            },
+        }
+        for tool in WIRE
+    ]
+    assert turn_schema(sent) == turn_schema(WIRE)
+
+
 @pytest.mark.parametrize(
     ("choice", "parallel", "allowed"),
     [

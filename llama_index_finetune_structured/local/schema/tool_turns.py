@@ -225,6 +225,8 @@ def _call_schema(function: Mapping[str, Any], number: int, definitions: dict[str
         return {**copy, "$ref": moved(copy["$ref"])} if "$ref" in copy else copy
 
     body = copied("", parameters)
+    if body.get("type") == "object":  # LlamaIndex says so to OpenAI alone
+        body.setdefault("additionalProperties", False)
     for keyword in _DEFINITIONS:
         for defined, definition in body.pop(keyword, {}).items():
             definitions[f"{name}_{defined}"] = definition
