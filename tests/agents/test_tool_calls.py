@@ -15,11 +15,13 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 from workflows.errors import WorkflowCancelledByUser
 
-from llama_index_finetune_structured import LoraLLM, capture, trust_of
+from llama_index_finetune_structured import LoraFinetuneEngine, LoraLLM, capture, served_llm, trust_of
 from llama_index_finetune_structured.capture import read_examples
 from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.llms.tool_calls import chat_form
 from tests.agents.scripted import TOOLS, WIRE
+from tests.fakes.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LlamaIndex's agents
 
@@ -197,3 +199,49 @@ async def test_a_cancelled_run_ends_and_the_next_is_answered(llm: LoraLLM) -> No
 async def test_a_text_agent_asks_without_tools(llm: LoraLLM) -> None:
     agent = ReActAgent(tools=TOOLS, llm=llm)
     assert await agent.run("How long is Meddle?", max_iterations=3, early_stopping_method="generate")
+
+
+@pytest.mark.parametrize("way", ["chat", "achat", "stream_chat", "astream_chat"])
+def test_a_served_adapter_is_asked_for_turns_by_schema(way: str, tmp_path: Path, tiny_llama: Path) -> None:
+    rows = [
+        Example(
+            messages=(Message(role="user", content=f"How long is song {n}?"),),
+            answer=Message(
+                role="assistant",
+                tool_calls=[
+                    {"id": "1", "function": {"name": "seconds_of", "arguments": f'{{"song":"{n}"}}'}}
+                ],
+            ),
+            transport="tools",
+            tools=WIRE,
+        )
+        for n in range(4)
+    ]
+    engine = LoraFinetuneEngine(rows, base_model=tiny_llama, output_dir=tmp_path / "run")
+    engine.finetune()
+    answer = '["Let me look.",{"seconds_of":{"song":"Meddle"}}]'
+    with OpenAIServer(answer_chat=lambda _: answer) as server:
+        llm = served_llm(engine.adapter, model="tuned", api_base=server.base, api_key=server.key)
+        tools: dict[str, Any] = llm._prepare_chat_with_tools(TOOLS, user_msg="How long is Meddle?")
+
+        async def last() -> ChatResponse:
+            if way == "achat":
+                return await llm.achat(**tools)
+            return [chunk async for chunk in await llm.astream_chat(**tools)][-1]
+
+        if way.startswith("a"):
+            response = asyncio.run(last())
+        else:
+            response = llm.chat(**tools) if way == "chat" else list(llm.stream_chat(**tools))[-1]
+        sent = server.calls("POST", "/v1/chat/completions")[-1].json()
+    assert calls_of(response) == [("seconds_of", {"song": "Meddle"})]
+    assert response.message.content == "Let me look."
+    assert llm.get_tool_calls_from_response(response)[0].tool_kwargs == {"song": "Meddle"}
+    assert "tools" not in sent
+    assert "tool_choice" not in sent
+    local = LoraLLM.from_adapter(engine.adapter)
+    form = chat_form(tools["messages"], {**tools, "messages": None}, local.trained_schemas)
+    rendered: Any = local._loaded.tokenizer.apply_chat_template(sent["messages"], add_generation_prompt=True)
+    schema = form.keywords["response_format"]["json_schema"]["schema"]
+    assert rendered["input_ids"] == local._prompt(form.messages, schema)
+    assert sent["response_format"]["json_schema"]["schema"]["$defs"]["Call"]

@@ -84,6 +84,14 @@ def test_captured_rows_of_a_run_are_each_trained_once_in_any_order() -> None:
     assert len(again) == 4, "a run that was captured twice is two runs"
 
 
+def test_the_turns_of_a_run_are_of_one_document() -> None:
+    first, second = structured_turns(RUN)
+    other = next(structured_turns(row(Message(role="user", content="add 1 and 2"), CALLS)))
+    assert first.document_id == second.document_id != other.document_id
+    known = RUN.model_copy(update={"document_id": "manual"})
+    assert {turn.document_id for turn in structured_turns(known)} == {"manual"}
+
+
 def test_a_turn_with_weight_0_is_read_and_not_trained() -> None:
     light = row(QUESTION, CALLS.model_copy(update={"weight": 0}), *RUN.messages[2:], RUN.answer)
     (only,) = structured_turns(light)

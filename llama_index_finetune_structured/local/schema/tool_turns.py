@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ...errors import ConfigurationError, DatasetError
-from ...example import Example, Message, compact_json
+from ...example import Example, Message, compact_json, content_hash
 from ...json_schema import map_sub_schemas, pointer_part, without_titles
 from .spelling import spelled_json
 from .written import written_answer
@@ -93,10 +93,12 @@ def chosen_schema(schema: Mapping[str, Any], choice: ToolChoice, parallel: bool)
 def structured_turns(example: Example) -> Iterator[Example]:
     """Each turn of an agent's row as an example with a schema, the answer last.
 
-    An earlier assistant message with weight 0 is no turn to train on. Raises DatasetError for arguments that are no
+    Without a document they get one of their own, the conversation, so that no split divides a run. An earlier assistant message with weight 0 is no turn to train on. Raises DatasetError for arguments that are no
     JSON object; ConfigurationError as ``turn_schema``.
     """
     schema = turn_schema(example.tools or ())
+    if example.document_id is None:
+        example = example.model_copy(update={"document_id": _conversation(example)})
     messages: list[Message] = []
     for message in _in_call_order([*example.messages, example.answer]):
         if message.role == "assistant":
@@ -116,6 +118,12 @@ def turn_messages(messages: Sequence[Message]) -> list[Message]:
         else _as_result(message)
         for message in _in_call_order(messages)
     ]
+
+
+def _conversation(example: Example) -> str:
+    """What all rows of a run begin with: the first question, not the instructions, which differ between agents."""
+    asked = next((message for message in example.messages if message.role == "user"), example.messages[0])
+    return content_hash(asked.wire())
 
 
 def _structured(
