@@ -93,8 +93,9 @@ def chosen_schema(schema: Mapping[str, Any], choice: ToolChoice, parallel: bool)
 def structured_turns(example: Example) -> Iterator[Example]:
     """Each turn of an agent's row as an example with a schema, the answer last.
 
-    Without a document they get one of their own, the conversation, so that no split divides a run. An earlier assistant message with weight 0 is no turn to train on. Raises DatasetError for arguments that are no
-    JSON object; ConfigurationError as ``turn_schema``.
+    Without a document they get one of their own, the conversation, so that no split divides a run. An earlier
+    assistant message with weight 0 is no turn to train on. Raises DatasetError for arguments that are no JSON object;
+    ConfigurationError as ``turn_schema``.
     """
     schema = turn_schema(example.tools or ())
     if example.document_id is None:
