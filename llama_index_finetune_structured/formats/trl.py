@@ -85,9 +85,17 @@ def _turns(column: Any, role: str) -> list[Any]:
     return list(column) if isinstance(column, list) else []
 
 
-def _tools(example: Example) -> dict[str, str]:
-    """The tools as JSON text: as objects, one column type would have to fit the schemas of all rows."""
-    return {"tools": compact_json(example.tools)} if example.tools else {}
+def _tools(example: Example) -> dict[str, Any]:
+    """The tools as JSON text: as objects, one column type would have to fit the schemas of all rows.
+
+    TRL does not read ``parallel_tool_calls``; it tells an agent's rows from a program's when they are read here again.
+    """
+    if not example.tools:
+        return {}
+    parallel = (
+        {} if example.parallel_tool_calls is None else {"parallel_tool_calls": example.parallel_tool_calls}
+    )
+    return {"tools": compact_json(example.tools)} | parallel
 
 
 def _to_trl_message(message: Message) -> dict[str, Any]:

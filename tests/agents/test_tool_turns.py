@@ -99,6 +99,18 @@ def test_a_turn_with_weight_0_is_read_and_not_trained() -> None:
     assert only.messages == list(structured_turns(RUN))[1].messages
 
 
+def test_a_turn_of_another_agent_is_read_and_not_trained() -> None:
+    handed = Message(role="assistant", tool_calls=[call("handoff", 9, {"to_agent": "Songs"})])
+    run = row(QUESTION, handed, result(9, "Go on."), CALLS)
+    (only,) = structured_turns(run)
+    assert only.messages[1].content == '[{"handoff":{"to_agent":"Songs"}}]'
+    (read,) = parsed_rows((run,), "local")
+    assert read.content == only
+    unknown = row(QUESTION, Message(role="assistant", tool_calls=[call("handoff", 9, {})]))
+    with pytest.raises(DatasetError, match="unknown_tool"):
+        parsed_rows((unknown,), "local")
+
+
 def test_definitions_of_parameters_keep_their_meaning() -> None:
     class Part(BaseModel):
         name: str

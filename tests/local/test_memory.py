@@ -86,7 +86,9 @@ def _rows(count: int, length: int, *, shared: int = 0, answer: int = 200) -> lis
 
 def _estimate(config: Any, dtype: torch.dtype, rows: list[TokenRow], *, checkpointed: bool) -> int:
     sizes, shared = sum(map(len, rows)), sum(token == 1 for token in rows[0].prompt)
-    piece = PieceSize(sizes - shared * (len(rows) - 1), sizes, sum(len(row.answer) for row in rows))
+    piece = PieceSize(
+        sizes - shared * (len(rows) - 1), sizes, sum(len(row.answer) for row in rows), max(map(len, rows))
+    )
     made = shape(config, dtype)
     return step_memory(made, piece, rank=RANK, layers=made.layers, checkpointed=checkpointed)
 

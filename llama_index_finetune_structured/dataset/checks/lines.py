@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ...errors import FinetuneStructuredError
@@ -59,7 +59,9 @@ class LineReader:
             return [], faults
         if self._target != "local" or not example.is_agent_turn:
             return [example], faults
-        wrong = example_faults(example)
+        # An earlier turn may call a tool that is not there any more, as after a hand-over between agents.
+        answered = [example.answer]
+        wrong = [*_answer_faults(example), *_tool_faults(example, answered), *_turn_faults(example)]
         return ([], [*faults, *wrong]) if wrong else self._new_turns(example, faults)
 
     def _new_turns(self, example: Example, faults: list[Fault]) -> tuple[list[Example], list[Fault]]:
@@ -153,7 +155,8 @@ def _from_gradient(row: dict[str, Any]) -> Example:
 
 def example_faults(example: Example) -> list[Fault]:
     """The faults that an Example has for every target; the schema is checked where there are no others."""
-    faults = [*_answer_faults(example), *_tool_faults(example), *_turn_faults(example)]
+    messages = (*example.messages, example.answer)
+    faults = [*_answer_faults(example), *_tool_faults(example, messages), *_turn_faults(example)]
     if example.answer_schema is not None and not faults:
         faults = _schema_faults(example, example.answer_schema)
     return faults
@@ -203,9 +206,9 @@ def _says(content: str | list[dict[str, Any]]) -> bool:
     return any(not isinstance(text, str) or text.strip() for text in texts)
 
 
-def _tool_faults(example: Example) -> Iterator[Fault]:
+def _tool_faults(example: Example, messages: Iterable[Message]) -> Iterator[Fault]:
     known = {_tool_name(tool) for tool in example.tools or ()}
-    for message in (*example.messages, example.answer):
+    for message in messages:
         for call in message.tool_calls or ():
             function: Any = call["function"]
             if not _is_json_text(function.get("arguments")):

@@ -94,17 +94,19 @@ def structured_turns(example: Example) -> Iterator[Example]:
     """Each turn of an agent's row as an example with a schema, the answer last.
 
     Without a document they get one of their own, the conversation, so that no split divides a run. An earlier
-    assistant message with weight 0 is no turn to train on. Raises DatasetError for arguments that are no JSON object;
-    ConfigurationError as ``turn_schema``.
+    assistant message with weight 0, or that calls other tools (of another agent), is no turn to train on. Raises
+    DatasetError for arguments that are no JSON object; ConfigurationError as ``turn_schema``.
     """
     schema = turn_schema(example.tools or ())
+    known = {call for part in schema["$defs"][_CALL]["anyOf"] for call in part["properties"]}
     if example.document_id is None:
         example = example.model_copy(update={"document_id": _conversation(example)})
     messages: list[Message] = []
     for message in _in_call_order([*example.messages, example.answer]):
         if message.role == "assistant":
             turn = _structured(example, schema, messages, message)
-            if message.weight != 0:
+            called = {str(_function(call)["name"]) for call in message.tool_calls or ()}
+            if message is example.answer or (message.weight != 0 and called <= known):
                 yield turn
             messages.append(turn.answer)
         else:

@@ -62,7 +62,7 @@ class ModelShape:
     ``weights``: bytes in memory. ``adapted``: LoRA's numbers a rank. ``queries`` and ``keys``: widths of all heads
     together. ``inner``: width inside the MLP, of all experts that a token passes. ``itemsize``: bytes of an
     activation. ``normed_heads``: queries and keys are normalised. ``capped``: the logits, so that they are computed all
-    at once.
+    at once. ``scored_heads``: heads whose scores of all pairs of tokens are kept, as soft-capped ones are.
     """
 
     weights: int
@@ -77,15 +77,20 @@ class ModelShape:
     experts: int = 0
     normed_heads: bool = False
     capped: bool = False
+    scored_heads: int = 0
 
 
 @dataclass(frozen=True)
 class PieceSize:
-    """The rows of one forward pass: ``tokens`` with common prefixes once, ``plain`` without, ``answers`` with loss."""
+    """The rows of one forward pass: ``tokens`` with common prefixes once, ``plain`` without, ``answers`` with loss.
+
+    ``longest``: tokens of the longest row.
+    """
 
     tokens: int
     plain: int
     answers: int
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ def shape_of(config: Any, shapes: dict[str, tuple[int, ...]], weights: int, item
         experts=active,
         normed_heads=any("q_norm" in name for name in shapes),
         capped=any("softcap" in name and value for name, value in config.to_dict().items()),
+        scored_heads=heads if getattr(config, "attn_logit_softcapping", None) else 0,
     )
 
 
@@ -209,7 +215,9 @@ def _layer_memory(shape: ModelShape, piece: PieceSize, rank: int) -> int:
     adapters = (
         shape.adapted * rank // shape.layers * (size if size < 4 else 0)
     )  # LoRA's weights as they are multiplied
-    return piece.tokens * token + piece.plain * 2 * shape.queries * size + adapters
+    # A capped score is kept, and its softmax in fp32 and as it is multiplied.
+    scores = shape.scored_heads * piece.tokens * piece.longest * (size + 4 + (size if size < 4 else 0))
+    return piece.tokens * token + piece.plain * 2 * shape.queries * size + adapters + scores
 
 
 def plan_memory(
@@ -285,13 +293,13 @@ def plan_lengths(base: BaseModelFiles, longest: int, tokens: int, rows: int) -> 
 
     def largest(most: int) -> PieceSize:
         size = min(batch * longest, max(most, longest))
-        return PieceSize(size, size, size)
+        return PieceSize(size, size, size, longest)
 
     return plan_memory(shape, LoraSettings(), largest(longest), largest, free_memory())
 
 
 def _size(rows: Sequence[TokenRow], tokens: int) -> PieceSize:
-    return PieceSize(tokens, sum(map(len, rows)), sum(len(row.answer) for row in rows))
+    return PieceSize(tokens, sum(map(len, rows)), sum(len(row.answer) for row in rows), max(map(len, rows)))
 
 
 def free_memory(processes: int = 1) -> int | None:
