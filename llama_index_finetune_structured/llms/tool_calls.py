@@ -28,7 +28,7 @@ from ..example import loads
 from ..formats.wire import message_from_wire, message_to_wire, tools_to_wire
 from ..json_schema import without_titles
 from ..local.schema.tool_turns import chosen_schema, tool_schema, turn_messages, turn_schema
-from .local_calls import as_chat, plain_message
+from .local_calls import as_chat, plain_message, thinking_blocks
 
 __all__ = ["ChatForm", "ToolCallingLLM", "chat_form"]
 
@@ -183,7 +183,8 @@ class ToolCalls(ChatForm):
     def _response(self, completion: CompletionResponse, value: Any) -> ChatResponse:
         parts = [{self.tool: value}] if self.tool else value if isinstance(value, list) else [completion.text]
         text = "".join(part for part in parts if isinstance(part, str))
-        blocks: list[ContentBlock] = [TextBlock(text=text)] if text else []
+        blocks: list[ContentBlock] = thinking_blocks(completion)
+        blocks += [TextBlock(text=text)] if text else []
         calls = [call for part in parts if isinstance(part, dict) for call in part.items()]
         blocks += [
             ToolCallBlock(tool_call_id=f"call_{self.key}_{number}", tool_name=name, tool_kwargs=arguments)

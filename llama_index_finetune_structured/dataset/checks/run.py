@@ -183,7 +183,7 @@ class SourceCheck:
         """Keep what later steps need of a good row: all of it would be several times the size of the file."""
         self._fields.add(example)
         if self.target.walker is not None and (key := self._answers.add(example)) is not None:
-            checked.key, checked.answer = key, array("I", tokens.answer)
+            checked.key, checked.answer = key, array("I", tokens.answer[tokens.reasoning :])
         if self.keep_rows:
             checked.tokens = tokens
 

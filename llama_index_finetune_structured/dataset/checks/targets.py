@@ -45,12 +45,14 @@ class TokenisedRow:
     """One row as a target reads it, before any truncation: token ids, and for each whether the loss is on it.
 
     ``overhead`` counts tokens that a provider adds and bills; ``faults`` are those found while tokenising.
+    ``reasoning``: how many of the tokens with loss are before the answer itself.
     """
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     overhead: int = 0
     faults: tuple[Fault, ...] = ()
+    reasoning: int = 0
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -248,7 +250,7 @@ def local_target(
     def tokenise(example: Example) -> TokenisedRow:
         row = token_row(tokenizer, example, stop_id=stop_id, date=date, form=form)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
-        return TokenisedRow(row.prompt + row.answer, trained)
+        return TokenisedRow(row.prompt + row.answer, trained, reasoning=row.reasoning)
 
     def walker(answers: AnswerTexts) -> Callable[[str, Sequence[int]], list[Fault]]:
         size = vocabulary_size(base) or len(tokenizer)

@@ -98,7 +98,8 @@ def chosen_schema(schema: Mapping[str, Any], choice: ToolChoice, parallel: bool)
 def structured_turns(example: Example) -> Iterator[Example]:
     """Each turn of an agent's row as an example with a schema, the answer last.
 
-    An earlier assistant message with weight 0 is no turn to train on. Raises DatasetError for arguments that are no
+    An earlier assistant message with weight 0 is no turn to train on, and its reasoning, like that of every message, is
+    in no other turn's prompt. Raises DatasetError for arguments that are no
     JSON object; ConfigurationError as ``turn_schema``.
     """
     schema = turn_schema(example.tools or ())
@@ -108,7 +109,7 @@ def structured_turns(example: Example) -> Iterator[Example]:
             turn = _structured(example, schema, messages, message)
             if message.weight != 0:
                 yield turn
-            messages.append(turn.answer)
+            messages.append(turn.answer.model_copy(update={"reasoning_content": None}))
         else:
             messages.append(_as_result(message))
 
@@ -116,7 +117,7 @@ def structured_turns(example: Example) -> Iterator[Example]:
 def turn_messages(messages: Sequence[Message]) -> list[Message]:
     """An agent's messages with its turns as JSON text, as ``structured_turns`` has them."""
     return [
-        _as_text(message, compact_json(_turn(message)))
+        _as_text(message, compact_json(_turn(message))).model_copy(update={"reasoning_content": None})
         if message.role == "assistant"
         else _as_result(message)
         for message in _in_call_order(messages)
