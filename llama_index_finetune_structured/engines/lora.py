@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +257,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         if self._validation is None:
             return rows, []
         try:
-            return rows, self._validation.trainable(target)
+            return rows, self._validation.trainable(replace(target, reasons=False))
         except DatasetError as error:
             raise DatasetError(f"held-out rows: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -122,7 +122,7 @@ class DividedRows:
         self.sources[0].check(target)
         for source in self.sources[1:]:
             try:
-                source.check(target)
+                source.check(replace(target, reasons=False))
             except DatasetError as error:
                 raise DatasetError(f"validation: {error}") from error
 

@@ -29,7 +29,7 @@ from llama_index_finetune_structured.formats.openai import from_openai, to_opena
 from llama_index_finetune_structured.formats.preferences import preference_lines
 from llama_index_finetune_structured.formats.registry import training_lines
 from llama_index_finetune_structured.formats.trl import from_trl, to_trl_messages, to_trl_prompt_completion
-from llama_index_finetune_structured.formats.wire import message_of, message_to_wire
+from llama_index_finetune_structured.formats.wire import message_from_wire, message_of, message_to_wire
 
 ODD = [
     "\x00",
@@ -233,9 +233,9 @@ def test_cache_points_are_no_content_thinking_is_reasoning_and_calls_become_tool
     message = message_of(ChatMessage(role="assistant", blocks=blocks))
     function = {"name": "f", "arguments": '{"a": "ü"}'}
     calls = [{"id": "1", "type": "function", "function": function}]
-    assert message == Message(
-        role="assistant", content="Hi.", reasoning_content="hm", tool_calls=calls
-    ), "without the signature"
+    assert message == Message(role="assistant", content="Hi.", reasoning_content="hm", tool_calls=calls), (
+        "without the signature"
+    )
     again = message_from_wire(message.wire(reasoning=True))
     assert again.blocks[0] == ThinkingBlock(content="hm")
     assert "reasoning_content" not in message.wire(), "OpenAI's API does not take it"

@@ -88,6 +88,7 @@ class TrainingTarget:
         default_epochs: Takes the number of good rows and returns the epochs of a run that sets none.
         schema_tokens: Takes a schema and returns the tokens that it takes in a prompt. None: prompts have no schema of
             the target's own.
+        reasons: Whether reasoning is trained before answers, so that a source needs some.
     """
 
     name: str
@@ -100,6 +101,7 @@ class TrainingTarget:
     walker: Callable[[AnswerTexts], Callable[[str, Sequence[int]], list[Fault]]] | None = None
     default_epochs: Callable[[int], int] = lambda _rows: 1
     schema_tokens: Callable[[Mapping[str, Any]], int] | None = None
+    reasons: bool = False
 
 
 def target_named(
@@ -264,6 +266,7 @@ def local_target(
         walker=walker,
         default_epochs=LoraSettings().epochs_for,
         schema_tokens=lambda schema: schema_room(tokenizer, schema, form),
+        reasons=form.thinking,
     )
 
 
