@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from ..local.generate.grammar import AnswerGrammar
     from ..local.generate.loaded_models import LocalModel
-    from ..local.generate.request import GenerationRequest, GenerationResult, ReasoningLimit
+    from ..local.generate.reasoning import ReasoningLimit
+    from ..local.generate.request import GenerationRequest, GenerationResult
     from ..local.generate.stop_texts import StopTexts
     from ..trust.calibration import Calibration
 

@@ -13,7 +13,7 @@ from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPromp
 
 if TYPE_CHECKING:
     from ..local.generate.loaded_models import LocalModel
-    from ..local.generate.request import ReasoningLimit
+    from ..local.generate.reasoning import ReasoningLimit
 
 __all__ = ["PromptSettingsLLM"]
 
@@ -56,7 +56,7 @@ class PromptSettingsLLM(LLM):
 
     def _reasoning(self, model: LocalModel, tokens: int | None) -> ReasoningLimit:
         """The reasoning before an answer of at most so many tokens."""
-        from ..local.generate.request import ReasoningLimit
+        from ..local.generate.reasoning import ReasoningLimit
 
         return ReasoningLimit(model.reasoning, _REASONING_TOKENS if tokens is None else tokens)
 

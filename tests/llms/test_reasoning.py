@@ -25,12 +25,15 @@ from llama_index_finetune_structured import (
     Message,
     capture,
     check,
+    export_adapter,
+    served_llm,
     trust_of,
 )
 from llama_index_finetune_structured.answer_values import class_schema
 from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.formats.wire import message_from_wire
-from llama_index_finetune_structured.local.generate import decoders
+from llama_index_finetune_structured.local.generate import decoders, engine
+from llama_index_finetune_structured.local.model.adapter import read_card
 from tests.agents.scripted import TOOLS, WIRE
 from tests.llms import thinking_bases
 
@@ -88,14 +91,14 @@ def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     settings = LoraSettings(
         thinking="keep", epochs=80, batch_size=6, learning_rate=1e-2, rank=32, schema_prompt="none"
     )
-    engine = LoraFinetuneEngine(
+    training = LoraFinetuneEngine(
         rows(),
         base_model=thinking_bases.save(request.param, folder / "base"),
         output_dir=folder / "run",
         config=settings,
     )
-    engine.finetune()
-    return engine.get_finetuned_model()
+    training.finetune()
+    return training.get_finetuned_model()
 
 
 def thought(message: ChatMessage) -> str | None:
@@ -111,6 +114,11 @@ def asked(title: str) -> list[ChatMessage]:
 def joined(chunks: Sequence[ChatResponse]) -> tuple[str, str]:
     reasoning = "".join(chunk.additional_kwargs.get("thinking_delta") or "" for chunk in chunks)
     return reasoning, "".join(chunk.delta or "" for chunk in chunks)
+
+
+def usage(response: ChatResponse) -> dict[str, Any]:
+    assert response.raw is not None
+    return dict(response.raw["usage"])
 
 
 def test_reasoning_stands_before_the_answer_in_each_way_of_asking(llm: LoraLLM) -> None:
@@ -133,11 +141,11 @@ def test_reasoning_stands_before_the_answer_in_each_way_of_asking(llm: LoraLLM) 
         ):
             assert joined(chunks) == (reasoning or "", text)
             assert chunks[-1].message.blocks == waited[0].message.blocks
-            assert chunks[-1].raw["usage"] == waited[0].raw["usage"]
+            assert usage(chunks[-1]) == usage(waited[0])
             kinds = ["thinking_delta" in chunk.additional_kwargs for chunk in chunks]
             assert kinds == sorted(kinds, reverse=True), "no reasoning follows text"
-        details = waited[0].raw["usage"]["completion_tokens_details"]
-        assert details["reasoning_tokens"] < waited[0].raw["usage"]["completion_tokens"]
+        counts = usage(waited[0])
+        assert counts["completion_tokens_details"]["reasoning_tokens"] < counts["completion_tokens"]
 
 
 def test_a_plain_text_answer_has_it_too(llm: LoraLLM) -> None:
@@ -214,7 +222,7 @@ def test_reasoning_ends_at_its_limit_and_the_answer_is_whole(llm: LoraLLM, limit
         )
         Song.model_validate_json(response.message.content or "")
         assert len(thought(response.message) or "") <= limit, "a token of this base is a byte"
-        assert response.raw["usage"]["completion_tokens_details"]["reasoning_tokens"] <= limit + 11
+        assert usage(response)["completion_tokens_details"]["reasoning_tokens"] <= limit + 11
 
 
 def test_a_drawn_text_never_has_control_tokens_or_the_closing_mark_in_its_reasoning(llm: LoraLLM) -> None:
@@ -257,11 +265,32 @@ async def test_concurrent_calls_with_and_without_limits_do_not_mix(llm: LoraLLM)
         assert thought(response.message) == (None if limit == 0 else SONGS[title][0])
 
 
+def test_a_merged_folder_and_a_model_without_kv_cache_slots_reason_too(
+    llm: LoraLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert llm.adapter is not None
+    merged = LoraLLM.from_merged(export_adapter(llm.adapter, tmp_path / "merged", format="merged"))
+    monkeypatch.setattr(engine, "supports_kv_cache_slots", lambda _: False)
+    padded = LoraLLM.from_adapter(llm.adapter, batch_size=3)
+    for other in (merged, padded):
+        response = other.chat(asked("Animals"), response_format=FORMAT)
+        assert thought(response.message) == SONGS["Animals"][0]
+        assert other.structured_predict(Song, PROMPT, song="Animals") == Song(title="Animals", year=1977)
+
+
+def test_a_server_is_told_how_the_switch_was_in_training(llm: LoraLLM) -> None:
+    assert llm.adapter is not None
+    card = read_card(llm.adapter)
+    served = served_llm(llm.adapter, model="m", api_base="http://127.0.0.1:9/v1", api_key="k")
+    told = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
+    assert served.additional_kwargs == (told if card.thinking_switches else {})
+
+
 def test_a_call_that_ends_during_the_reasoning_leaves_the_model_free(llm: LoraLLM) -> None:
     stream = llm.stream_chat(asked("Meddle"), response_format=FORMAT)
     next(iter(stream))
     stream.close()
-    assert llm.structured_predict(Song, PROMPT, song="Meddle").year == 1971
+    assert llm.structured_predict(Song, PROMPT, song="Meddle") == Song(title="Meddle", year=1971)
 
 
 def test_query_engines_leave_room_for_the_reasoning(llm: LoraLLM) -> None:
@@ -294,6 +323,6 @@ def test_a_base_alone_reasons_where_it_is_asked_to(tmp_path: Path) -> None:
     base = thinking_bases.save("switch", tmp_path)
     llm: LLM = LoraLLM(base_model=base, thinking=True, thinking_tokens=7)
     response = llm.chat(asked("Abba"), response_format=FORMAT)
-    assert response.raw["usage"]["completion_tokens_details"]["reasoning_tokens"] >= 2
+    assert usage(response)["completion_tokens_details"]["reasoning_tokens"] >= 2
     off = LoraLLM(base_model=base)
-    assert "completion_tokens_details" not in off.chat(asked("Abba"), response_format=FORMAT).raw["usage"]
+    assert "completion_tokens_details" not in usage(off.chat(asked("Abba"), response_format=FORMAT))

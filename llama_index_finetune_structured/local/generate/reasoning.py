@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..model.control_tokens import control_tokens
 from ..model.reasoning import reasoning_marks, without_mark
 from .grammar import GrammarCache
-from .request import ReasoningLimit
 
-__all__ = ["ReasoningRules", "ReasoningState"]
+__all__ = ["ReasoningLimit", "ReasoningRules", "ReasoningState"]
 
 _Step = tuple[
     bytes, tuple[int, ...] | None
@@ -27,12 +26,11 @@ class ReasoningRules:
     """
 
     def __init__(self, tokenizer: Any, cache: GrammarCache, stop_ids: Set[int]) -> None:
-        self._tokenizer, self._cache, self._marks = tokenizer, cache, reasoning_marks(tokenizer)
-        self.mark = self._marks.mark
-        self.opening = self._marks.ids(tokenizer, self._marks.opening)
-        self.closing = self._marks.ids(tokenizer, self._marks.closing)
-        self._mark_id = self._marks.mark_id(tokenizer)
-        self._mark, self._white = self.mark.encode(), self._marks.closing.lstrip()[len(self.mark) :]
+        self._tokenizer, self._cache, marks = tokenizer, cache, reasoning_marks(tokenizer)
+        self.mark, self._mark_id = marks.mark, marks.mark_id(tokenizer)
+        self.opening, self.closing = marks.ids(tokenizer, marks.opening), marks.ids(tokenizer, marks.closing)
+        self._mark = self.mark.encode()
+        self._white = marks.closing.lstrip()[len(self.mark) :].encode()
         excluded = control_tokens(tokenizer).keys() | stop_ids
         texts = [
             b"" if token in excluded else cache.written([token])
@@ -48,16 +46,23 @@ class ReasoningRules:
         ``text``: the end of the text before the token.
         """
         if token == self._mark_id:
-            return b"", self._marks.ids(self._tokenizer, self._marks.closing.lstrip())[1:]
+            return b"", self.closing[self.closing.index(token) + 1 :]
         if not self._texts[token]:
             return None
         text += self._texts[token]
         _, ended, after = text.partition(self._mark)
         if not ended:
             return text[max(0, len(text) - len(self._mark) + 1) :], None
-        if self._mark_id is not None or not self._white.encode().startswith(after):
+        if self._mark_id is not None or not self._white.startswith(after):
             return None
-        return b"", self._marks.ids(self._tokenizer, self._white[len(after) :])
+        return b"", self._rest(self._white[len(after) :])
+
+    def _rest(self, white: bytes) -> tuple[int, ...]:
+        """The white space before the answer as tokens, in training's own way where it has one that ends so."""
+        for begin in range(len(self.closing), -1, -1):
+            if self._cache.written(self.closing[begin:]) == white:
+                return self.closing[begin:]
+        return tuple(self._cache.engine.tokenize_bytes(white))
 
     def is_open(self, text: bytes) -> bool:
         """Whether a text ends with the start of the mark."""
@@ -66,6 +71,13 @@ class ReasoningRules:
     def text(self, tokens: Sequence[int]) -> str:
         """The reasoning that tokens are."""
         return without_mark(str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)), self.mark)
+
+
+class ReasoningLimit(NamedTuple):
+    """Reasoning before an answer: how it is written, and its most tokens, without those of the mark that ends it."""
+
+    rules: ReasoningRules
+    tokens: int
 
 
 class ReasoningState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +14,9 @@ from ...errors import EngineError
 if TYPE_CHECKING:
     from .grammar import AnswerGrammar
     from .grounding import PromptTexts
-    from .reasoning import ReasoningRules
+    from .reasoning import ReasoningLimit
 
-__all__ = ["GenerationRequest", "GenerationResult", "ReasoningLimit", "Sampling", "sample_token"]
+__all__ = ["GenerationRequest", "GenerationResult", "Sampling", "sample_token"]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,6 @@ def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Gene
     before = weights.cumsum(-1) - weights
     weights = weights.masked_fill(before >= sampling.top_p, 0)
     return int(tokens[torch.multinomial(weights, 1, generator=generator)])
-
-
-class ReasoningLimit(NamedTuple):
-    """Reasoning before an answer: how it is written, and its most tokens, without those of the mark that ends it."""
-
-    rules: ReasoningRules
-    tokens: int
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class ReasoningMarks:
 def reasoning_marks(tokenizer: Any) -> ReasoningMarks:
     """The marks of a base model: those that its chat template writes, else ``<think>`` and ``</think>`` as text.
 
-    Raises DatasetError where the chat template ends the reasoning in the prompt.
+    Raises DatasetError where the chat template ends the reasoning in the prompt, or the tokenizer has no such text.
     """
     template = chat_template(tokenizer)
     known = _marks.get(tokenizer)
@@ -107,7 +107,13 @@ def _marks_of(tokenizer: Any, template: str) -> ReasoningMarks:
         )
     _, opened, white = tail.partition(_BEGIN)
     opening = _OPENING.removeprefix(_BEGIN + white) if opened else _OPENING
-    return ReasoningMarks(opening, _CLOSING, is_template=_END in template)
+    marks = ReasoningMarks(opening, _CLOSING, is_template=_END in template)
+    if marks.mark_id(tokenizer) is None and _END not in tokenizer.decode(marks.ids(tokenizer, _CLOSING)):
+        raise DatasetError(
+            f"the base model's tokenizer cannot write {_END!r}, which ends reasoning: train with thinking='drop', or "
+            "use another base model"
+        )
+    return marks
 
 
 def _text(tokenizer: Any, messages: list[Mapping[str, Any]], *, prompts: bool) -> str:
