@@ -364,8 +364,7 @@ class LoraLLM(LocalChatLLM):
         """
         grammar = None if schema is None else self._grammar(schema, options)
         call, several, calibration = object(), options_of_answers(options), self._calibration(schema)
-        is_chat = any(window for _, window in asked)
-        thinking = is_chat and self._form(schema).thinking
+        thinking = self._form(schema).thinking and any(window for _, window in asked)
         reasoning = self._reasoning(self._loaded, options.thinking_tokens) if thinking else None
         calls: list[list[LocalCall]] = []
         try:
