@@ -151,6 +151,7 @@ class Message(_Frozen):
     Attributes:
         role: "system", "developer", "user", "assistant", "tool" or "function".
         content: Text, or a list of content parts; None for an answer that only calls tools.
+        reasoning_content: What the model wrote before an answer, for itself. None: nothing, or it is not known.
         tool_calls: Calls of an assistant turn: ``{"id", "type", "function": {"name", "arguments"}}``.
         tool_call_id: In a tool's message, the id of the call that it answers.
         name: Name of the author, or of the called function.
@@ -159,6 +160,7 @@ class Message(_Frozen):
 
     role: Role
     content: str | list[dict[str, JsonValue]] | None = None
+    reasoning_content: str | None = None
     tool_calls: list[dict[str, JsonValue]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -176,10 +178,15 @@ class Message(_Frozen):
                 )
         return calls
 
-    def wire(self) -> dict[str, Any]:
-        """The message as OpenAI's API takes it: absent fields are left out, ``content`` is always present."""
+    def wire(self, *, reasoning: bool = False) -> dict[str, Any]:
+        """The message as OpenAI's API takes it: absent fields are left out, ``content`` is always present.
+
+        Args:
+            reasoning: Whether to keep ``reasoning_content``, which that API does not take.
+        """
+        left_out = {"role", "content"} if reasoning else {"role", "content", "reasoning_content"}
         return {"role": self.role, "content": self.content} | self.model_dump(
-            exclude={"role", "content"}, exclude_none=True
+            exclude=left_out, exclude_none=True
         )
 
 

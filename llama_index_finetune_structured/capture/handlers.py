@@ -97,8 +97,8 @@ class _FineTuningHandler(FineTuningHandlerBase):
         """
         return {
             str(example.metadata.get("event_id", example.id)): {
-                "messages": [message_from_wire(message.wire()) for message in example.messages],
-                "response": message_from_wire(example.answer.wire()),
+                "messages": [message_from_wire(message.wire(reasoning=True)) for message in example.messages],
+                "response": message_from_wire(example.answer.wire(reasoning=True)),
             }
             for example in self._examples()
         }

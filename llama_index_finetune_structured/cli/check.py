@@ -11,6 +11,7 @@ from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt
+from ..local.model.reasoning import Thinking
 from .command import Result, command, finite, one_of
 from .schema_option import SchemaOption, answer_class
 
@@ -51,6 +52,10 @@ def check_file(
             "schema on, else compact)."
         ),
     ] = None,
+    thinking: Annotated[
+        Thinking,
+        typer.Option(help="For local, whether the reasoning of answers is trained: keep or drop."),
+    ] = "drop",
 ) -> Result:
     """Validate every line as the target would train on it: problems with line and fix, tokens, cost.
 
@@ -67,6 +72,7 @@ def check_file(
         price_per_million=price,
         output_cls=answer_class(schema, data),
         schema_prompt=schema_prompt,
+        thinking=thinking,
     )
     fixed = fix is not None and _fix(report, fix)
     left = () if fix is None else (f"the {report.good} good lines are in {fix}",)
@@ -102,6 +108,7 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
         ],
         "tokens": report.tokens,
         "trained_tokens": report.trained_tokens,
+        "reasoning_tokens": report.reasoning_tokens,
         "longest_tokens": report.longest_tokens,
         "estimated": report.estimated,
         "window_rows": report.window_rows,

@@ -14,6 +14,7 @@ from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt
+from ..local.model.reasoning import Thinking
 from ..local.train.settings import LoraSettings
 from ..tuning.rows import FEW_ROWS
 from .command import Result, command, counted, finite, say, settings_of
@@ -83,6 +84,12 @@ def train(
             "100 rows of one schema on, else compact)."
         ),
     ] = None,
+    thinking: Annotated[
+        Thinking,
+        typer.Option(
+            help="Whether the reasoning of answers is trained and written before them: keep, or drop (default)."
+        ),
+    ] = "drop",
     report_to: Annotated[
         list[str] | None,
         typer.Option(help="Log losses to tensorboard, wandb, mlflow or trackio too; give it once for each."),
@@ -105,6 +112,7 @@ def train(
         upper_layers=upper_layers,
         max_length=max_length,
         schema_prompt=schema_prompt,
+        thinking=thinking,
         seed=seed,
         report_to=report_to or (),
     )

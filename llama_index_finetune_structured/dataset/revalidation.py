@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import DatasetError
-from ..example import Example, Message
+from ..example import Example
 from ..formats.transports import render
 from ..jsonl import one_line_reason
 from ..printable import printable
@@ -102,7 +102,7 @@ def _with_answer(example: Example, shape: AnswerShape, text: str) -> Example:
     without_schema_text = render(structured, "json_schema")
     renewed = without_schema_text.model_copy(
         update={
-            "answer": Message(role="assistant", content=answer, weight=example.answer.weight),
+            "answer": without_schema_text.answer.model_copy(update={"content": answer}),
             "answer_schema": shape.schema,
             "schema_name": shape.name,
             "response_format": None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from ..json_schema import without_titles
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
-from ..local.model.chat_template import prompt_date, system_form
+from ..local.model.chat_template import chat_template, prompt_date, system_form, thinking_switches
 from ..local.model.prompts import prompt_form_of, schema_room
 from ..local.model.reading import seeding
 from ..local.schema.bounds import learn_bounds, schema_key
@@ -115,7 +116,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
         self._run = LoraRunFolder(self.output_dir, identity, self.fingerprint)
         self._prompt_date: str | None = None
-        self._form = prompt_form_of(self.examples, self.config.schema_prompt)
+        self._form = prompt_form_of(self.examples, self.config.schema_prompt, self.config.thinking)
         self._tokenizer: Any = None
         self._window_size = 0
 
@@ -268,13 +269,14 @@ class LoraFinetuneEngine(FinetuneEngine):
             form=self._form,
         )
         rows = self._data.trainable(target)
-        windows = self._data.windows(target, self.config.windows, self.config.seed)
+        wanted = False if self.config.windows is None and self._form.thinking else self.config.windows
+        windows = self._data.windows(target, wanted, self.config.seed)
         self._window_size = self._data.window_size if windows else 0
         rows += windows
         if self._validation is None:
             return rows, []
         try:
-            return rows, self._validation.trainable(target)
+            return rows, self._validation.trainable(replace(target, reasons=False))
         except DatasetError as error:
             raise DatasetError(f"held-out rows: {error}") from error
 
@@ -360,7 +362,9 @@ class LoraFinetuneEngine(FinetuneEngine):
             base_files=dict(self.base.files),
             bounds=learn_bounds(self.examples),
             chat_prompts=2 * sum(map(_leads_with_system, self.examples)) >= len(self.examples),
-            longest_answer_tokens=max(len(row.answer) for row in rows),
+            longest_answer_tokens=max(len(row.answer) - row.reasoning for row in rows),
+            longest_reasoning_tokens=max(row.reasoning for row in rows),
+            thinking_switches=tuple(thinking_switches(chat_template(tokenizer))),
             rows=len(self.examples),
             fingerprint=self.fingerprint,
             context_window=context_window(self.base),

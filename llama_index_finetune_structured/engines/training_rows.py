@@ -33,7 +33,7 @@ class TrainingRows:
     def trainable(self, target: TrainingTarget) -> list[TokenRow]:
         """The rows as token ids. Raises DatasetError with every error that ``check`` has for them."""
         rows = trainable_rows(target, self._source, self._rows)
-        return [TokenRow(row.prompt, row.answer) for row in rows]
+        return [TokenRow(row.prompt, row.answer, row.reasoning) for row in rows]
 
     def windows(self, target: TrainingTarget, wanted: bool | None, seed: int) -> list[TokenRow]:
         """Rows of windows of the rows' texts, as token ids; ``trainable`` has found the rows without error.
@@ -52,7 +52,7 @@ class TrainingRows:
         if made:
             _log.info("%d rows of windows are added to %d rows", len(made), len(self.examples))
         tokenised = map(target.tokenise, made)
-        return [TokenRow(row.prompt, row.answer) for row in tokenised]
+        return [TokenRow(row.prompt, row.answer, row.reasoning) for row in tokenised]
 
     @property
     def window_size(self) -> int:

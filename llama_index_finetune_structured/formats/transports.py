@@ -70,7 +70,9 @@ def _bare(example: Example, schema: dict[str, Any]) -> Example:
     return example.model_copy(
         update={
             "messages": _without_schema(example, schema),
-            "answer": Message(role="assistant", content=example.answer_text(), weight=example.answer.weight),
+            "answer": example.answer.model_copy(
+                update={"content": example.answer_text(), "tool_calls": None, "name": None}
+            ),
             "transport": "json_schema",
             "schema_text": None,
             "tools": None,
@@ -133,7 +135,7 @@ def _as_tools(bare: Example, schema: dict[str, Any]) -> Example:
     }
     return bare.model_copy(
         update={
-            "answer": Message(role="assistant", tool_calls=[call], weight=bare.answer.weight),
+            "answer": bare.answer.model_copy(update={"content": None, "tool_calls": [call]}),
             "transport": "tools",
             "tools": [{"type": "function", "function": function}],
             "tool_choice": "required",

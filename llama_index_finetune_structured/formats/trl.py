@@ -1,6 +1,7 @@
 """Convert Examples to TRL's conversational formats and back: ``messages``, and ``prompt`` with ``completion``.
 
-Tool arguments are objects here, as chat templates require; OpenAI's wire format has them as JSON text.
+Tool arguments are objects here, as chat templates require; OpenAI's wire format has them as JSON text. Reasoning
+stands beside the content, as ``reasoning_content``, where templates that write reasoning look for it.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _tools(example: Example) -> dict[str, Any]:
 
 def _to_trl_message(message: Message) -> dict[str, Any]:
     """A message with arguments as objects; absent content is "", as chat templates concatenate it unchecked."""
-    wire = message.wire()
+    wire = message.wire(reasoning=True)
     wire.pop("weight", None)
     wire["content"] = wire["content"] or ""
     if message.tool_calls:

@@ -64,7 +64,8 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
 
     Args:
         message: LlamaIndex's message. Text stays a string, other blocks become content parts, tool calls are
-            read from blocks or ``additional_kwargs``, thinking and cache points are dropped.
+            read from blocks or ``additional_kwargs``, and cache points are dropped. The thinking of an assistant
+            becomes ``reasoning_content``, without its signatures.
     """
     blocks, extra, role = message.blocks, message.additional_kwargs, _ROLES[message.role]
     if not extra and len(blocks) == 1 and type(blocks[0]) is TextBlock:
@@ -77,6 +78,8 @@ def message_to_wire(message: ChatMessage) -> dict[str, Any]:
     if calls:
         wire["tool_calls"] = calls
         wire["content"] = content or None
+    if role == "assistant" and (reasoning := _reasoning(blocks)):
+        wire["reasoning_content"] = reasoning
     for key in ("tool_call_id", "name"):
         if isinstance(extra.get(key), str):
             wire[key] = extra[key]
@@ -103,6 +106,12 @@ def message_of(message: ChatMessage, *, text_only: bool = False) -> Message:
                 f"{kinds}; leave it out, or write its content as text"
             )
     return Message.model_validate(message_to_wire(message))
+
+
+def _reasoning(blocks: Iterable[Any]) -> str:
+    """The text of thinking blocks; encrypted ones have none."""
+    texts = (block.content for block in blocks if isinstance(block, ThinkingBlock))
+    return "\n\n".join(text for text in texts if text and text.strip())
 
 
 def _part(block: Any) -> dict[str, Any]:
@@ -150,7 +159,9 @@ def response_to_wire(response: Any) -> dict[str, Any]:
     """
     message = getattr(response, "message", None)
     if message is None:
-        return {"role": "assistant", "content": str(getattr(response, "text", None) or "")}
+        wire: dict[str, Any] = {"role": "assistant", "content": str(getattr(response, "text", None) or "")}
+        reasoning = (getattr(response, "additional_kwargs", None) or {}).get("reasoning_content")
+        return {**wire, "reasoning_content": reasoning} if isinstance(reasoning, str) and reasoning else wire
     return {**message_to_wire(message), "role": "assistant"}
 
 
@@ -179,12 +190,14 @@ def message_from_wire(wire: dict[str, Any]) -> ChatMessage:
     """Convert a message in OpenAI's wire format to LlamaIndex's ChatMessage.
 
     Args:
-        wire: A message as ``Message.wire()`` returns it. Tool calls become blocks; content parts that are neither
-            text nor an image are dropped.
+        wire: A message as ``Message.wire()`` returns it. Tool calls and ``reasoning_content`` become blocks; content
+            parts that are neither text nor an image are dropped.
     """
     content = wire.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     blocks: list[Any] = [block for part in parts if (block := _block(part)) is not None]
+    if reasoning := wire.get("reasoning_content"):
+        blocks.insert(0, ThinkingBlock(content=str(reasoning)))
     for call in wire.get("tool_calls") or ():
         function = call["function"]
         blocks.append(

@@ -38,6 +38,7 @@ class CallOptions(BaseModel):
     seed: int | None = Field(default=None, ge=_SEEDS[0], le=_SEEDS[1], strict=True)
     answers: int = Field(default=1, ge=1, strict=True)
     windows: int = Field(default=0, ge=0, strict=True)
+    thinking_tokens: int | None = Field(default=None, ge=0, strict=True)
     stop: Stops = ()
     response_format: Any = None
     grammar_schema: Any = Field(default=None, description="Internal: the schema for the grammar.")

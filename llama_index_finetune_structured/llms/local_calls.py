@@ -12,7 +12,10 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
+    ContentBlock,
     MessageRole,
+    TextBlock,
+    ThinkingBlock,
 )
 from pydantic import ValidationError
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from ..local.generate.grammar import AnswerGrammar
     from ..local.generate.loaded_models import LocalModel
+    from ..local.generate.reasoning import ReasoningLimit
     from ..local.generate.request import GenerationRequest, GenerationResult
     from ..local.generate.stop_texts import StopTexts
     from ..trust.calibration import Calibration
@@ -43,9 +47,12 @@ __all__ = [
     "finished_trust",
     "plain_message",
     "prompt_ids",
+    "reasoning_fields",
     "require_encodable",
     "schema_reserve",
+    "thinking_blocks",
     "trained_messages",
+    "usage_of",
 ]
 
 _SCHEMA_TOKENS = 1024  # chosen: room for a class of some twenty described fields
@@ -77,8 +84,9 @@ class LocalCall:
         call: object | None = None,
         source: AnswerSource | None = None,
         calibration: Calibration | None = None,
+        reasoning: ReasoningLimit | None = None,
     ) -> LocalCall:
-        """The call that continues ``prompt``, token ids. ``call``: as in ``GenerationRequest``.
+        """The call that continues ``prompt``, token ids. ``call`` and ``reasoning``: as in ``GenerationRequest``.
 
         Raises ConfigurationError for an empty prompt and PromptTooLongError where no room is left for an answer.
         """
@@ -88,12 +96,15 @@ class LocalCall:
 
         if not prompt:
             raise ConfigurationError("the prompt has no tokens: pass a text that is not empty")
-        room = context_window - len(prompt)
+        room = context_window - len(prompt) - (0 if reasoning is None else len(reasoning.rules.closing))
         if room < 1:
             raise PromptTooLongError(
                 f"the prompt has {len(prompt)} tokens and the model's context window is {context_window}: "
                 "retrieve fewer or smaller chunks"
             )
+        if reasoning is not None:  # the answer's room comes first
+            spare = max(0, room - options.max_new_tokens)
+            reasoning = reasoning._replace(tokens=min(reasoning.tokens, spare))
         sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
         request = GenerationRequest(
             tuple(prompt),
@@ -103,6 +114,7 @@ class LocalCall:
             call=call,
             texts=None if source is None else source.texts,
             probabilities=calibration is not None,
+            reasoning=reasoning,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
         return cls(model, request, StopTexts(options.stop), source, calibration)
@@ -146,18 +158,31 @@ class LocalCall:
             self.model.tokenizer.decode(result.tokens, skip_special_tokens=True), result
         )
 
+    def reasoning_of(self, result: GenerationResult) -> str:
+        """The reasoning before a result's answer; empty where there is none."""
+        limit = self.request.reasoning
+        return "" if limit is None else limit.rules.text(result.reasoning)
+
     def _completion(self, result: GenerationResult) -> CompletionResponse:
         text, result = self.text_of(result)
-        return self._response(text, None, result)
+        return self._response(text, None, result, self.reasoning_of(result))
 
-    def _response(self, text: str, delta: str | None, result: GenerationResult | None) -> CompletionResponse:
+    def _response(
+        self,
+        text: str,
+        delta: str | None,
+        result: GenerationResult | None,
+        reasoning: str = "",
+        reasoning_delta: str = "",
+    ) -> CompletionResponse:
+        extra = reasoning_fields(reasoning, reasoning_delta)
         if result is None:
-            return CompletionResponse(text=text, delta=delta)
-        usage = {"prompt_tokens": len(self.request.prompt), "completion_tokens": len(result.tokens)}
+            return CompletionResponse(text=text, delta=delta, additional_kwargs=extra)
+        usage = usage_of(len(self.request.prompt), len(result.tokens), len(result.reasoning))
         raw: dict[str, Any] = {"usage": usage, "finish_reason": result.finish_reason}
         if self.calibration is not None and (trust := self.trust(text, result)) is not None:
             raw[TRUST] = finished_trust(trust, text, self.source, self.calibration)
-        return CompletionResponse(text=text, delta=delta, raw=raw)
+        return CompletionResponse(text=text, delta=delta, raw=raw, additional_kwargs=extra)
 
     def trust(self, text: str, result: GenerationResult) -> Trust | None:
         """The trust in an answer by its tokens, without probabilities yet; None where its text has no JSON."""
@@ -168,6 +193,18 @@ class LocalCall:
         stop = [b""] * (len(result.probabilities) - len(texts))
         pairs = zip([*texts, *stop], result.probabilities, strict=True)
         return trust_in_tokens(text, [AnswerToken(text, *scores) for text, scores in pairs])
+
+
+def usage_of(prompt: int, answer: int, reasoning: int) -> dict[str, Any]:
+    """Counts of tokens in OpenAI's form, where those of the reasoning are a part of the completion's."""
+    usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": answer + reasoning}
+    return {**usage, "completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else usage
+
+
+def reasoning_fields(reasoning: str, delta: str = "") -> dict[str, Any]:
+    """``additional_kwargs`` of a response: its reasoning, and under LlamaIndex's name what a chunk adds to it."""
+    fields = {"reasoning_content": reasoning, "thinking_delta": delta}
+    return {name: text for name, text in fields.items() if text}
 
 
 def finished_trust(
@@ -182,8 +219,24 @@ def finished_trust(
 def as_chat(completion: CompletionResponse) -> ChatResponse:
     """The chat response with the text of a completion."""
     note_answer(completion.text, completion.raw)
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=completion.text)
-    return ChatResponse(message=message, delta=completion.delta, raw=completion.raw)
+    blocks = [*thinking_blocks(completion), TextBlock(text=completion.text)]
+    return ChatResponse(
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+        delta=completion.delta,
+        raw=completion.raw,
+        additional_kwargs={
+            name: text for name, text in completion.additional_kwargs.items() if name == "thinking_delta"
+        },
+    )
+
+
+def thinking_blocks(completion: CompletionResponse) -> list[ContentBlock]:
+    """The reasoning of a completion as a block; none without any."""
+    reasoning = completion.additional_kwargs.get("reasoning_content")
+    if not reasoning:
+        return []
+    details = ((completion.raw or {}).get("usage") or {}).get("completion_tokens_details") or {}
+    return [ThinkingBlock(content=reasoning, num_tokens=details.get("reasoning_tokens"))]
 
 
 def prompt_ids(
@@ -204,7 +257,7 @@ def prompt_ids(
         raise ConfigurationError("there are no messages to answer: pass one at least")
     trained = trained_messages(messages, schema, form)
     require_short((message["content"] for message in trained), context_window)
-    return render_prompt(tokenizer, trained, date=date)
+    return render_prompt(tokenizer, trained, date=date, thinking=form.thinking)
 
 
 def trained_messages(

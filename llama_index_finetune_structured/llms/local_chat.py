@@ -17,26 +17,18 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import Field
 
 from .local_calls import LocalCall, as_chat
 from .merged_calls import MergedCall
+from .prompt_settings import PromptSettingsLLM
 from .structured_answers import StructuredAnswersLLM
 from .tool_calls import ToolCallingLLM, chat_form
 
 __all__ = ["LocalChatLLM"]
 
 
-class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM):
-    """What ``LoraLLM`` is to LlamaIndex: each call is made of its messages or prompt, then generated in its way.
-
-    Attributes:
-        trained_schemas: Schemas of the training rows.
-    """
-
-    trained_schemas: list[dict[str, Any]] = Field(
-        default_factory=list, repr=False, description="Schemas of the training rows."
-    )
+class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM, PromptSettingsLLM):
+    """What ``LoraLLM`` is to LlamaIndex: each call is made of its messages or prompt, then generated in its way."""
 
     @abstractmethod
     def _chat_call(

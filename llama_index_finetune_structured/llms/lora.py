@@ -13,11 +13,10 @@ from typing_extensions import Self
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongError
-from ..json_schema import without_titles
 from ..local.model.adapter import find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, require_short, schema_room
+from ..local.model.prompts import PromptForm, require_short, schema_room
 from ..local.schema.bounds import schema_key
 from ..local.schema.list_items import ListRules
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
@@ -50,16 +49,19 @@ class LoraLLM(LocalChatLLM):
     """A base model on this machine, with or without an adapter of ``LoraFinetuneEngine``.
 
     Concurrent calls are generated in one batch. Structured calls (``structured_predict``, query engines with
-    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a grammar
-    holds the answer to it unless ``constrained`` is False. An answer that the grammar allows and a validator
-    refuses gets one more attempt; answers that do not fit raise StructuredAnswerError, which names field and
-    reason. Calls accept ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``, ``top_p``, ``seed``,
-    ``stop``, ``answers``, ``windows`` and ``response_format``; None means the default, other keywords raise
+    ``output_cls``, ``as_structured_llm``) have the schema in their prompt exactly as in training, and a grammar holds
+    the answer to it unless ``constrained`` is False. An answer that the grammar allows and a validator refuses gets one
+    more attempt; answers that do not fit raise StructuredAnswerError, which names field and reason. Calls accept
+    ``max_new_tokens`` (or ``max_tokens``), ``temperature``, ``top_k``, ``top_p``, ``seed``, ``stop``, ``answers``,
+    ``windows``, ``thinking_tokens`` and ``response_format``; None means the default, other keywords raise
     ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured call
-    takes none. A structured call with a schema that the adapter was not trained on is logged once, since its bounds
-    are not known. Weights are loaded on first use and shared by all objects with the same weights and
-    ``batch_size``, so ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra
-    ``local``.
+    takes none. A structured call with a schema that the adapter was not trained on is logged once, since its bounds are
+    not known. Weights are loaded on first use and shared by all objects with the same weights and ``batch_size``, so
+    ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra ``local``.
+
+    With ``thinking`` the model first writes reasoning, of ``thinking_tokens`` at most: a ``ThinkingBlock`` before the
+    text or the tool calls, in streams ``additional_kwargs["thinking_delta"]``; grammar, limit, stop texts and trust are
+    those of the answer alone.
 
     Text is text: what stands in messages, prompts and schemas never becomes a control token such as
     ``<|im_end|>``. Only a completion prompt with ``formatted=True`` is sent as it is, control tokens included.
@@ -96,6 +98,10 @@ class LoraLLM(LocalChatLLM):
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``, where
             schemas that are not of training are said as types. None (default): as the adapter was trained, ``compact``
             for a base model alone.
+        thinking: Whether reasoning stands before each answer, and prompts ask for it where the chat template has a
+            switch. None (default): as the adapter was trained, False for a base model alone.
+        thinking_tokens: Token limit of the reasoning; 0: it is left empty. None (default): 1024; ``from_adapter`` sets
+            twice the longest of training.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
@@ -131,16 +137,11 @@ class LoraLLM(LocalChatLLM):
     )
     answers: int = Field(default=1, ge=1, description="Answers to each structured call, merged by votes.")
     windows: int = Field(default=0, ge=0, description="Sentences of each window of the text; 0: no windows.")
-    reads_twice: bool | None = Field(default=None, description="Whether short questions stand twice.")
-    schema_prompt: SchemaPrompt | None = Field(
-        default=None, description="How prompts say the schema: compact, json or none; None: as in training."
-    )
 
     _base: str = PrivateAttr()  # with an absolute path
     _context_window: int = PrivateAttr()
     _adapter_files: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompt_date: str | None = PrivateAttr(default=None)
-    _trained_form: PromptForm = PrivateAttr(default=PromptForm())
     _untrained: UntrainedSchemas = PrivateAttr(default_factory=UntrainedSchemas)
     _model: LocalModel | None = PrivateAttr(default=None)
 
@@ -152,7 +153,7 @@ class LoraLLM(LocalChatLLM):
         if self.adapter is not None:
             card = read_matching_card(self.adapter, base)
             self._prompt_date, self._adapter_files = card.prompt_date, card.files
-            self._trained_form = PromptForm(card.schema_prompt, card.reads_twice)
+            self._trained_form = PromptForm(card.schema_prompt, card.reads_twice, card.thinking)
         self._context_window = context_window(base)
 
     @classmethod
@@ -220,7 +221,8 @@ class LoraLLM(LocalChatLLM):
         ``context_window`` is the model's less the room for a schema: LlamaIndex packs texts into it before the
         schema is added, and cannot know that one will be.
         """
-        return self._metadata(schema_reserve(self._context_window, self.max_new_tokens, self.schema_tokens))
+        free = self._context_window - self._reasoning_room(self._context_window - self.max_new_tokens)
+        return self._metadata(schema_reserve(free, self.max_new_tokens, self.schema_tokens))
 
     def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
         """As ``metadata``, with room for exactly the schema of a class. Loads the model's tokenizer and weights.
@@ -245,8 +247,9 @@ class LoraLLM(LocalChatLLM):
         return self._metadata(room)
 
     def _metadata(self, reserved: int) -> LLMMetadata:
+        left = self._context_window - self.max_new_tokens - reserved
         return LLMMetadata(
-            context_window=self._context_window - reserved,
+            context_window=self._context_window - reserved - self._reasoning_room(left),
             num_output=self.max_new_tokens,
             is_chat_model=True,
             is_function_calling_model=True,
@@ -304,25 +307,19 @@ class LoraLLM(LocalChatLLM):
         return rules if rules is not None and fits(schema, rules.merged([])) else None
 
     def _prompt(self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None) -> list[int]:
-        return prompt_ids(
+        form = self._form(schema)
+        ids = prompt_ids(
             self._loaded.tokenizer,
             messages,
             schema,
-            self._form(schema),
+            form,
             date=self._prompt_date,
             context_window=self._context_window,
         )
+        return [*ids, *self._loaded.reasoning.opening] if form.thinking else ids
 
     def _schema_room(self, schema: Mapping[str, Any]) -> int:
         return schema_room(self._loaded.tokenizer, schema, self._form(schema))
-
-    def _form(self, schema: Mapping[str, Any] | None) -> PromptForm:
-        """The form of the prompt: a schema that training did not show is said."""
-        said = self.schema_prompt or self._trained_form.schema_prompt
-        is_new = schema is not None and without_titles(schema) not in self.trained_schemas
-        said = DEFAULT_SCHEMA_PROMPT if said == "none" and is_new and self.trained_schemas else said
-        twice = self._trained_form.reads_twice if self.reads_twice is None else self.reads_twice
-        return PromptForm(said, twice)
 
     def _completion_call(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
@@ -367,12 +364,15 @@ class LoraLLM(LocalChatLLM):
         """
         grammar = None if schema is None else self._grammar(schema, options)
         call, several, calibration = object(), options_of_answers(options), self._calibration(schema)
+        thinking = self._form(schema).thinking and any(window for _, window in asked)
+        reasoning = self._reasoning(self._loaded, options.thinking_tokens) if thinking else None
         calls: list[list[LocalCall]] = []
         try:
             for prompt, window in asked:
                 source, room = self._answer_source(window, schema), self._context_window
                 of = partial(LocalCall.of, grammar=grammar, context_window=room, call=call, source=source)
-                calls.append([of(self._loaded, prompt, each, calibration=calibration) for each in several])
+                of = partial(of, calibration=calibration, reasoning=reasoning)
+                calls.append([of(self._loaded, prompt, each) for each in several])
         except PromptTooLongError as error:
             if schema is None:
                 raise

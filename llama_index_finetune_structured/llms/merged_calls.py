@@ -27,7 +27,7 @@ from ..printable import package_logger
 from ..trust.answer_trust import Trust, merged_trust
 from ..trust.lookup import TRUST
 from .call_options import CallOptions
-from .local_calls import LocalCall, finished_trust
+from .local_calls import LocalCall, finished_trust, reasoning_fields, usage_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -108,14 +108,14 @@ class MergedCall:
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
         *_, last = self.stream()
-        return last.model_copy(update={"delta": None})
+        return _whole(last)
 
     async def acomplete(self) -> CompletionResponse:
         """The answer, awaited."""
         last = CompletionResponse(text="")
         async for chunk in self.astream():
             last = chunk
-        return last.model_copy(update={"delta": None})
+        return _whole(last)
 
     def stream(self) -> CompletionResponseGen:
         """The answer as its windows complete, in order; the last response has what ``complete`` gives."""
@@ -152,6 +152,12 @@ class MergedCall:
         for window in self.windows:
             for call in window:
                 call.request.cancelled = True
+
+
+def _whole(last: CompletionResponse) -> CompletionResponse:
+    """The last chunk of a stream as the response of a call that is not streamed."""
+    extra = reasoning_fields(last.additional_kwargs.get("reasoning_content", ""))
+    return last.model_copy(update={"delta": None, "additional_kwargs": extra})
 
 
 @dataclass(frozen=True)
@@ -191,8 +197,9 @@ class _GrowingAnswer:
     def __init__(self, call: MergedCall) -> None:
         self._call = call
         self._replies: list[_Reply] = []
-        self._prompt_tokens = self._completion_tokens = 0
+        self._prompt_tokens = self._completion_tokens = self._reasoning_tokens = 0
         self._shown = ""
+        self._reasoning, self._thought = "", 0  # of the first answers, and how much of it was shown
 
     def add(self, futures: Futures) -> CompletionResponse | None:
         """Add the next window, whose requests have ended: the chunk that it adds, None where it adds none.
@@ -200,6 +207,8 @@ class _GrowingAnswer:
         The last window's chunk is the last one, with the whole answer.
         """
         window = self._call.windows[len(self._replies)]
+        reasoning = window[0].reasoning_of(futures[0].result())
+        self._reasoning = "\n\n".join(filter(None, [self._reasoning, reasoning]))
         self._prompt_tokens += len(window[0].request.prompt)  # draws share it
         replies = list(self._drawn(window, futures))
         self._replies.append(_voted(replies, self._call.schema))
@@ -214,18 +223,23 @@ class _GrowingAnswer:
                 continue
             text, result = call.text_of(future.result())
             self._completion_tokens += len(result.tokens)
+            self._reasoning_tokens += len(result.reasoning)
             trust = None if self._call.calibration is None else call.trust(text, result)
             yield _Reply.of(text, result.finish_reason, trust)
 
     def _last(self) -> CompletionResponse:
         reply = self._merged()
-        usage = {"prompt_tokens": self._prompt_tokens, "completion_tokens": self._completion_tokens}
+        usage = usage_of(self._prompt_tokens, self._completion_tokens, self._reasoning_tokens)
         raw: dict[str, Any] = {"usage": usage, "finish_reason": reply.finish_reason}
         if self._call.calibration is not None and reply.trust is not None:
             raw[TRUST] = finished_trust(reply.trust, reply.text, self._call.source, self._call.calibration)
         text = reply.text
         delta = text[len(self._shown) :] if text.startswith(self._shown) else ""
-        return CompletionResponse(text=text, delta=delta, raw=raw)
+        return CompletionResponse(text=text, delta=delta, raw=raw, additional_kwargs=self._thoughts())
+
+    def _thoughts(self) -> dict[str, Any]:
+        delta, self._thought = self._reasoning[self._thought :], len(self._reasoning)
+        return reasoning_fields(self._reasoning, delta)
 
     def _partial(self) -> CompletionResponse | None:
         """The start of the answer's text, as far as no further window changes it; None where that is not known."""
@@ -234,7 +248,7 @@ class _GrowingAnswer:
         if not text.startswith(self._shown) or len(text) == len(self._shown):
             return None
         delta, self._shown = text[len(self._shown) :], text
-        return CompletionResponse(text=text, delta=delta)
+        return CompletionResponse(text=text, delta=delta, additional_kwargs=self._thoughts())
 
     def _merged(self) -> _Reply:
         """The answer of the windows so far; that of a window that is no JSON, since without it items are missing."""

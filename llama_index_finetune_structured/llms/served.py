@@ -235,6 +235,9 @@ def served_llm(
         "should_use_structured_outputs": True,
         "transport": "json_schema",
     }
+    if card.thinking_switches:
+        switches = dict.fromkeys(card.thinking_switches, card.thinking)
+        as_trained["additional_kwargs"] = {"extra_body": {"chat_template_kwargs": switches}}
     if card.context_window is not None:
         # LlamaIndex packs texts into the window before the schema is added to the prompt.
         reserved = schema_reserve(card.context_window, card.answer_tokens, card.schema_tokens)

@@ -215,6 +215,8 @@ def _cut_after(response: ChatResponse | None) -> int | None:
     reasons = [raw.get("finish_reason"), *(choice.get("finish_reason") for choice in choices or ())]
     usage = raw.get("usage") or {}
     tokens = usage.get("completion_tokens")
+    if isinstance(tokens, int):  # reasoning has a limit of its own
+        tokens -= (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     return tokens if "length" in reasons and isinstance(tokens, int) else None
 
 

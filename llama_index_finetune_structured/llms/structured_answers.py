@@ -132,6 +132,8 @@ class StructuredAnswersLLM(LLM):
             partial: Any = None
             response: ChatResponse | None = None
             for response in self.stream_chat(messages, **keywords):
+                if _is_reasoning(response):
+                    continue
                 partial = _partial(response, output_cls, partial)
                 yield partial
             call.record(response)
@@ -151,6 +153,8 @@ class StructuredAnswersLLM(LLM):
                 partial: Any = None
                 response: ChatResponse | None = None
                 async for response in await self.astream_chat(messages, **keywords):
+                    if _is_reasoning(response):
+                        continue
                     partial = _partial(response, output_cls, partial)
                     yield partial
                 call.record(response)
@@ -195,6 +199,11 @@ def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: d
     dispatcher.event(
         LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
     )
+
+
+def _is_reasoning(response: ChatResponse) -> bool:
+    """Whether a chunk is of what the model writes before its answer."""
+    return not response.message.content and "thinking_delta" in response.additional_kwargs
 
 
 def _partial(response: ChatResponse, output_cls: type[BaseModel], previous: Any) -> Any:

@@ -16,6 +16,7 @@ from llama_index.core.base.llms.types import (
     ContentBlock,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
     ToolCallBlock,
 )
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -156,7 +157,7 @@ class ToolCalls(ChatForm):
     def response(self, answered: ChatResponse) -> ChatResponse:
         """The response with the texts and calls of an answer, or its text where it is no turn."""
         with suppress(ValueError):
-            answered.message = self._message(loads(answered.message.content or ""))
+            answered.message = self._message(loads(answered.message.content or ""), _thinking(answered))
         return answered
 
     def responses(self, chunks: Iterable[ChatResponse]) -> ChatResponseGen:
@@ -174,13 +175,14 @@ class ToolCalls(ChatForm):
         for last in growing.rest():
             yield last
 
-    def _message(self, value: Any) -> ChatMessage:
-        """The message of an answer. Raises ValueError where it is no turn."""
+    def _message(self, value: Any, thinking: Sequence[ContentBlock]) -> ChatMessage:
+        """The message of an answer, after its reasoning. Raises ValueError where it is no turn."""
         parts = [{self.tool: value}] if self.tool else value
         if not isinstance(parts, list):
             raise ValueError("the answer is no turn")
         text = "".join(part for part in parts if isinstance(part, str))
-        blocks: list[ContentBlock] = [TextBlock(text=text)] if text else []
+        blocks: list[ContentBlock] = list(thinking)
+        blocks += [TextBlock(text=text)] if text else []
         calls = [call for part in parts if isinstance(part, dict) for call in part.items()]
         blocks += [
             ToolCallBlock(tool_call_id=f"call_{self.key}_{number}", tool_name=name, tool_kwargs=arguments)
@@ -205,9 +207,11 @@ class _GrowingTurn:
         self._unread = None
         try:
             value = from_json(chunk.message.content or "", allow_partial="trailing-strings")
-            self._message = self._calls._message(value)
+            self._message = self._calls._message(value, _thinking(chunk))
         except ValueError:  # no value yet, or none at all
             self._unread = chunk.model_copy()
+            turn = [block for block in self._message.blocks if not isinstance(block, ThinkingBlock)]
+            self._message = self._message.model_copy(update={"blocks": [*_thinking(chunk), *turn]})
         return self._with_delta(chunk, self._message)
 
     def rest(self) -> Iterator[ChatResponse]:
@@ -220,6 +224,10 @@ class _GrowingTurn:
         response.message, response.delta = message, text[len(self._said) :]
         self._said = text
         return response
+
+
+def _thinking(response: ChatResponse) -> list[ContentBlock]:
+    return [block for block in response.message.blocks if isinstance(block, ThinkingBlock)]
 
 
 def _tools(tools: Any) -> list[dict[str, Any]]:

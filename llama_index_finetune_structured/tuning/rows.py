@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -117,12 +117,12 @@ class DividedRows:
 
     def check(self, base_model: str, settings: LoraSettings) -> None:
         """Log what ``check`` warns of. Raises DatasetError with its errors."""
-        form = prompt_form_of(self.train, settings.schema_prompt)
+        form = prompt_form_of(self.train, settings.schema_prompt, settings.thinking)
         target = target_named("local", base_model, settings.max_length, form)
         self.sources[0].check(target)
         for source in self.sources[1:]:
             try:
-                source.check(target)
+                source.check(replace(target, reasons=False))
             except DatasetError as error:
                 raise DatasetError(f"validation: {error}") from error
 

@@ -29,7 +29,7 @@ from llama_index_finetune_structured.formats.openai import from_openai, to_opena
 from llama_index_finetune_structured.formats.preferences import preference_lines
 from llama_index_finetune_structured.formats.registry import training_lines
 from llama_index_finetune_structured.formats.trl import from_trl, to_trl_messages, to_trl_prompt_completion
-from llama_index_finetune_structured.formats.wire import message_of, message_to_wire
+from llama_index_finetune_structured.formats.wire import message_from_wire, message_of, message_to_wire
 
 ODD = [
     "\x00",
@@ -223,7 +223,7 @@ def test_arguments_given_as_an_object_keep_their_order() -> None:
 CACHE = CachePoint(cache_control=CacheControl(type="ephemeral"))
 
 
-def test_cache_points_and_thinking_are_no_content_and_calls_become_tool_calls() -> None:
+def test_cache_points_are_no_content_thinking_is_reasoning_and_calls_become_tool_calls() -> None:
     blocks = [
         ThinkingBlock(content="hm", additional_information={"signature": "s"}),
         TextBlock(text="Hi."),
@@ -233,7 +233,12 @@ def test_cache_points_and_thinking_are_no_content_and_calls_become_tool_calls() 
     message = message_of(ChatMessage(role="assistant", blocks=blocks))
     function = {"name": "f", "arguments": '{"a": "ü"}'}
     calls = [{"id": "1", "type": "function", "function": function}]
-    assert message == Message(role="assistant", content="Hi.", tool_calls=calls)
+    assert message == Message(role="assistant", content="Hi.", reasoning_content="hm", tool_calls=calls), (
+        "without the signature"
+    )
+    again = message_from_wire(message.wire(reasoning=True))
+    assert again.blocks[0] == ThinkingBlock(content="hm")
+    assert "reasoning_content" not in message.wire(), "OpenAI's API does not take it"
     assert message_of(ChatMessage(role="system", blocks=[TextBlock(text="Hi."), CACHE])) == Message(
         role="system", content="Hi."
     )

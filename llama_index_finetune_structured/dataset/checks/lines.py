@@ -69,11 +69,11 @@ class LineReader:
             *earlier, answer = structured_turns(example)
         except FinetuneStructuredError as error:
             return [], [*faults, Fault("cannot_render", str(error))]
-        new = [turn for turn in earlier if turn.id not in self._turns]
-        self._earlier |= {turn.id for turn in new}
-        if answer.id not in self._earlier:
+        new = [turn for turn in earlier if _turn_id(turn) not in self._turns]
+        self._earlier |= set(map(_turn_id, new))
+        if _turn_id(answer) not in self._earlier:
             new.append(answer)
-        self._turns |= {turn.id for turn in new}
+        self._turns |= set(map(_turn_id, new))
         return new, faults
 
     def read(self, line: bytes) -> tuple[Example | None, list[Fault]]:
@@ -104,6 +104,8 @@ class LineReader:
         except READ_ERRORS as error:
             return None, [Fault("bad_message", one_line_reason(error))]
         unknown = set(row) - _CHAT_KEYS
+        if any(message.reasoning_content for message in (*example.messages, example.answer)):
+            unknown.add("reasoning_content")
         if unknown and self._target == "openai" and form == "chat" and not self._is_read_here:
             return example, [Fault("unknown_keys", ", ".join(sorted(unknown)))]
         return example, []
@@ -126,6 +128,12 @@ class LineReader:
         # OpenAI refuses what only TRL writes, such as tool arguments as objects.
         strict = self._target == "openai" and not self._is_read_here
         return from_openai if form == "chat" and strict else example_from_row
+
+
+def _turn_id(turn: Example) -> str:
+    """A turn's id without its reasoning, which agents may leave out of the messages of later turns."""
+    bare = turn.answer.model_copy(update={"reasoning_content": None})
+    return turn.model_copy(update={"answer": bare}).id
 
 
 def _encoding_reason(line: bytes, error: UnicodeDecodeError) -> str:

@@ -40,6 +40,7 @@ FIXES = {
     "duplicate": "call deduplicate(); a repeated row only gets more weight",
     "cannot_render": "see the reason; leave the row out or change its messages",
     "tools_not_rendered": "render the data as 'text', or use a base model whose chat template renders tools",
+    "no_reasoning": "capture a model that gives its reasoning, or train with thinking='drop'",
     "answer_not_sayable": "change the answer, or allow it in the schema: the grammar never lets the model write it",
     "no_grammar": "simplify the schema, or serve the model with constrained=False: answers are validated only",
     "not_enforced": "check answers for it yourself; a class's own validation refuses such answers after they are made",

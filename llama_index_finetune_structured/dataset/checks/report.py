@@ -15,9 +15,9 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
 from ...local.model.prompts import SchemaPrompt, prompt_form_of
+from ...local.model.reasoning import Thinking
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.memory import MemoryPlan
-from ...local.train.settings import LoraSettings
 from ...printable import printable
 from ..windows import bare_examples, window_rows
 from .problems import Problem, listing
@@ -73,6 +73,7 @@ class CheckReport:
         problems: Errors and warnings in the order of the lines, those of the whole file last.
         tokens: Tokens that a provider bills.
         trained_tokens: Tokens that carry the loss.
+        reasoning_tokens: Those of them that are reasoning before answers, with its marks.
         longest_tokens: Tokens of the longest line.
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
         window_rows: Rows of windows that the local engine adds to these, as ``LoraSettings`` says.
@@ -91,6 +92,7 @@ class CheckReport:
     problems: tuple[Problem, ...]
     tokens: int
     trained_tokens: int
+    reasoning_tokens: int
     longest_tokens: int
     estimated: bool
     window_rows: int
@@ -141,6 +143,8 @@ class CheckReport:
             f"{self.trained_tokens} trained of {self.tokens} tokens x {self.epochs} epochs{about}, "
             f"longest row {self.longest_tokens}",
         ]
+        if self.reasoning_tokens:
+            lines.append(f"{self.reasoning_tokens} of the trained tokens are reasoning")
         if self.window_rows:
             lines.append(f"training adds {self.window_rows} rows of windows, for complete lists")
         if self.schema_tokens is not None:
@@ -166,6 +170,7 @@ def check(
     price_per_million: float | None = None,
     output_cls: type[BaseModel] | None = None,
     schema_prompt: SchemaPrompt | None = None,
+    thinking: Thinking = "drop",
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
@@ -183,6 +188,7 @@ def check(
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
         output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
         schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
+        thinking: For "local", whether the reasoning of answers is trained, as in ``LoraSettings``.
 
     Raises:
         ConfigurationError: The target is unknown, the base model does not load, ``source`` holds anything else, or
@@ -194,7 +200,7 @@ def check(
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
-        form = prompt_form_of(readable_examples(rows) if target == "local" else (), schema_prompt)
+        form = prompt_form_of(readable_examples(rows) if target == "local" else (), schema_prompt, thinking)
         target = target_named(target, base_model, max_length, form)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
@@ -209,6 +215,7 @@ def check(
         problems=tuple(done.problems),
         tokens=done.tokens,
         trained_tokens=done.trained,
+        reasoning_tokens=done.reasoning,
         longest_tokens=done.longest,
         estimated=target.estimated,
         window_rows=windows,
@@ -222,7 +229,7 @@ def check(
 
 def _window_rows(source: CheckSource, done: SourceCheck) -> int:
     """How many rows of windows the local engine adds by itself; the source is read again where it may add some."""
-    if done.target.name != "local" or not done.may_have_windows or LoraSettings().windows is False:
+    if done.target.name != "local" or done.target.reasons or not done.may_have_windows:
         return 0
     try:
         examples = bare_examples(

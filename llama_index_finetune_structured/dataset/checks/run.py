@@ -34,6 +34,7 @@ class _CheckedRow:
     faults: list[Fault]
     total: int = 0
     trained: int = 0
+    reasoning: int = 0
     key: str = ""
     answer: array[int] | None = None
     tokens: TokenisedRow | None = None
@@ -64,6 +65,7 @@ class SourceCheck:
     good: int = 0
     tokens: int = 0
     trained: int = 0
+    reasoning: int = 0
     longest: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class SourceCheck:
         self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
         self._fields, self._answers = FieldUse(), AnswerTexts()
         self._first_good: SourceRow | None = None
+        self._has_reasoning = False
 
     def run(self, source: CheckSource, rows: Iterable[SourceRow] | None = None) -> None:
         """Check a source. ``rows``: those of the source where they are read already; it is not read again.
@@ -143,6 +146,7 @@ class SourceCheck:
             checked.faults += [*wrong, *self._duplicate_faults(example, row), *token_faults]
             if tokens is not None:
                 checked.total, checked.trained = tokens.total, sum(tokens.trained)
+                checked.reasoning = tokens.reasoning
                 if checked.is_good:
                     self._keep(checked, example, tokens)
         return checked
@@ -182,8 +186,9 @@ class SourceCheck:
     def _keep(self, checked: _CheckedRow, example: Example, tokens: TokenisedRow) -> None:
         """Keep what later steps need of a good row: all of it would be several times the size of the file."""
         self._fields.add(example)
+        self._has_reasoning |= bool((example.answer.reasoning_content or "").strip())
         if self.target.walker is not None and (key := self._answers.add(example)) is not None:
-            checked.key, checked.answer = key, array("I", tokens.answer)
+            checked.key, checked.answer = key, array("I", tokens.answer[tokens.reasoning :])
         if self.keep_rows:
             checked.tokens = tokens
 
@@ -217,6 +222,7 @@ class SourceCheck:
         self.good += 1
         self.tokens += item.total
         self.trained += item.trained
+        self.reasoning += item.reasoning
         self.longest = max(self.longest, item.total)
         if self.good == 1:
             self._first_good = item.row
@@ -229,6 +235,9 @@ class SourceCheck:
         least = self.target.min_examples
         if self.good < least:
             return [Problem("too_few_examples", f"{self.good}, expected {least}", source_name(source))]
+        if self.target.reasons and self.good and not self._has_reasoning:
+            what = "no answer has reasoning to keep (reasoning_content)"
+            return [Problem("no_reasoning", what, source_name(source))]
         return []
 
     def _size_problems(self, source: CheckSource) -> list[Problem]:

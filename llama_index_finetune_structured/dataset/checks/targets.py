@@ -47,12 +47,14 @@ class TokenisedRow:
     """One row as a target reads it, before any truncation: token ids, and for each whether the loss is on it.
 
     ``overhead`` counts tokens that a provider adds and bills; ``faults`` are those found while tokenising.
+    ``reasoning``: how many of the tokens with loss are before the answer itself.
     """
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     overhead: int = 0
     faults: tuple[Fault, ...] = ()
+    reasoning: int = 0
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -90,6 +92,7 @@ class TrainingTarget:
             the target's own.
         memory: Takes the tokens of the longest row and of all rows, and the number of rows; returns the memory that
             training them takes here, or None.
+        reasons: Whether reasoning is trained before answers, so that a source needs some.
     """
 
     name: str
@@ -103,6 +106,7 @@ class TrainingTarget:
     default_epochs: Callable[[int], int] = lambda _rows: 1
     schema_tokens: Callable[[Mapping[str, Any]], int] | None = None
     memory: Callable[[int, int, int], MemoryPlan | None] = lambda *_: None
+    reasons: bool = False
 
 
 def target_named(
@@ -254,7 +258,7 @@ def local_target(
     def tokenise(example: Example) -> TokenisedRow:
         row = token_row(tokenizer, example, stop_id=stop_id, date=date, form=form)
         trained = (False,) * len(row.prompt) + (True,) * len(row.answer)
-        return TokenisedRow(row.prompt + row.answer, trained)
+        return TokenisedRow(row.prompt + row.answer, trained, reasoning=row.reasoning)
 
     def walker(answers: AnswerTexts) -> Callable[[str, Sequence[int]], list[Fault]]:
         size = vocabulary_size(base) or len(tokenizer)
@@ -269,6 +273,7 @@ def local_target(
         default_epochs=LoraSettings().epochs_for,
         schema_tokens=lambda schema: schema_room(tokenizer, schema, form),
         memory=partial(plan_lengths, base),
+        reasons=form.thinking,
     )
 
 

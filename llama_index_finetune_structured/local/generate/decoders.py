@@ -182,7 +182,7 @@ class PaddedDecoder:
             input_ids=torch.tensor(ids, device=self._model.device),
             attention_mask=torch.tensor(mask, device=self._model.device),
             logits_processor=LogitsProcessorList([partial(self._choose, group)]),
-            max_new_tokens=max(request.max_new_tokens for request in requests),
+            max_new_tokens=max(request.most_tokens for request in requests),
             do_sample=False,
             eos_token_id=sorted(self._stop_ids),
             pad_token_id=self._pad_id,

@@ -21,6 +21,7 @@ from ..schema.bounds import AnswerBounds
 from .answer_grammar import answer_grammar
 from .engine import GenerationEngine
 from .grammar import AnswerGrammar, GrammarCache
+from .reasoning import ReasoningRules
 
 __all__ = ["LocalModel", "load_local_model"]
 
@@ -38,6 +39,7 @@ class LocalModel:
             *_as_list(tokenizer.eos_token_id),
             *_as_list(model.generation_config.eos_token_id),
         }
+        self._stops = frozenset(stops)
         pad = tokenizer.pad_token_id
         self.engine = GenerationEngine(
             model, stop_ids=sorted(stops), pad_id=self.stop_id if pad is None else pad, batch_size=batch_size
@@ -49,6 +51,7 @@ class LocalModel:
     def after_fork(self) -> None:
         """Forget the compiled grammars: the parent's thread may hold locks inside them, or the lock of the cache."""
         self._grammars: GrammarCache | None = None
+        self._reasoning: ReasoningRules | None = None
         self._creating_cache = threading.Lock()
 
     def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar:
@@ -59,6 +62,18 @@ class LocalModel:
         """The text of each token, in UTF-8. Raises ConfigurationError where llguidance cannot read the tokenizer."""
         cache = self._grammar_cache()
         return [cache.written([token]) for token in tokens]
+
+    @property
+    def reasoning(self) -> ReasoningRules:
+        """How reasoning is written before answers.
+
+        Raises DatasetError where the chat template leaves no place for it, ConfigurationError as ``token_texts``.
+        """
+        cache = self._grammar_cache()
+        with self._creating_cache:
+            if self._reasoning is None:
+                self._reasoning = ReasoningRules(self.tokenizer, cache, self._stops)
+            return self._reasoning
 
     def _grammar_cache(self) -> GrammarCache:
         with self._creating_cache:

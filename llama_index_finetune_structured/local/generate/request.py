@@ -14,6 +14,7 @@ from ...errors import EngineError
 if TYPE_CHECKING:
     from .grammar import AnswerGrammar
     from .grounding import PromptTexts
+    from .reasoning import ReasoningLimit
 
 __all__ = ["GenerationRequest", "GenerationResult", "Sampling", "sample_token"]
 
@@ -59,13 +60,15 @@ def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Gene
 class GenerationResult:
     """Generated token ids without the stop token. ``finish_reason``: ``stop`` or ``length``.
 
-    ``probabilities``: of each token and of the stop token, if any, the log-probability among the whole vocabulary and
-    among the allowed tokens; empty where the request did not ask for them.
+    ``reasoning``: those before the answer, with what ends them. ``probabilities``: of each token and of the stop token,
+    if any, the log-probability among the whole vocabulary and among the allowed tokens; empty where the request did not
+    ask for them.
     """
 
     tokens: tuple[int, ...]
     finish_reason: str
     probabilities: tuple[tuple[float, float], ...] = ()
+    reasoning: tuple[int, ...] = ()
 
 
 @dataclass
@@ -74,8 +77,10 @@ class GenerationRequest:
 
     ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
     ``texts``: what its grounded values may copy; None: none are grounded.
+    ``reasoning``: what is written before the answer; None: nothing is.
     ``probabilities``: whether the result has those of the tokens.
-    ``on_token``: called for each token of the answer, in the thread that runs the model.
+    ``on_token``: called for each token of the answer, in the thread that runs the model. ``on_reasoning``: the same for
+    tokens before the answer.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
     that they wait as one; None: the request is a call of its own.
@@ -93,6 +98,15 @@ class GenerationRequest:
     cancelled: bool = False
     future: Future[GenerationResult] = field(default_factory=Future)
     call: object | None = None
+    reasoning: ReasoningLimit | None = None
+    on_reasoning: Callable[[int], None] | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of reasoning and answer together."""
+        if self.reasoning is None:
+            return self.max_new_tokens
+        return self.reasoning.tokens + len(self.reasoning.rules.closing) + self.max_new_tokens
 
     def __post_init__(self) -> None:
         if self.grammar is not None:

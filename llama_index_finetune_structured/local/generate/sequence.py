@@ -1,4 +1,4 @@
-"""One answer during generation: its tokens, its grammar state and its draft tokens."""
+"""One answer during generation: its tokens, the state of its reasoning or grammar, and its draft tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Set
 import torch
 
 from ...errors import EngineError
+from .grammar import GrammarState
+from .reasoning import ReasoningState
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
 from .token_probability import log_probabilities
@@ -19,8 +21,8 @@ _NO_TOKEN = -1
 class GeneratedSequence:
     """State of one request during generation.
 
-    ``tokens``: the answer so far, without the stop token. ``length``: tokens of prompt and answer in the KV cache.
-    ``drafts``: whether to propose draft tokens.
+    ``tokens``: reasoning and answer so far, without the stop token. ``length``: tokens of prompt and answer in the KV
+    cache. ``drafts``: whether to propose draft tokens.
     """
 
     def __init__(self, request: GenerationRequest, stop_ids: Set[int]) -> None:
@@ -30,12 +32,17 @@ class GeneratedSequence:
         self.drafts = True
         self.ended = self.failed = False
         self._stop: int | None = None
-        grammar = request.grammar
-        self._grammar = None if grammar is None else grammar.start(request.max_new_tokens, request.texts)
+        self._answer_at, self._most = 0, request.most_tokens  # tokens before the answer, and in all
+        self._reasoning = None if request.reasoning is None else ReasoningState(request.reasoning)
+        self._grammar = self._started_grammar() if self._reasoning is None else self._reasoning
         self._ngrams = NGramIndex(request.prompt)
         self._probabilities: list[tuple[float, float]] = []
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def _started_grammar(self) -> GrammarState | ReasoningState | None:
+        grammar = self.request.grammar
+        return None if grammar is None else grammar.start(self.request.max_new_tokens, self.request.texts)
 
     def draft(self) -> list[int]:
         """Draft tokens that may follow the last token.
@@ -53,7 +60,7 @@ class GeneratedSequence:
         if self._grammar is not None:
             allowed, forced = self._grammar.allowed_start(tokens), self._grammar.forced()
             tokens = max(allowed, forced, self._grammar.copied(), key=len)
-        return tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
+        return tokens[: self._most - len(self.tokens) - 1]
 
     def choose(self, logits: torch.Tensor, likeliest: int) -> int:
         """The next token by logits [vocabulary]: the likeliest that the grammar allows, or a random draw.
@@ -67,7 +74,7 @@ class GeneratedSequence:
         token, masked = self._preferred(logits, likeliest)
         if self._grammar is not None:
             token = self._grammar.within_limit(token)
-        if self.request.probabilities:
+        if self.request.probabilities and self._reasoning is None:
             self._probabilities.append(log_probabilities(token, logits, masked, self._allows))
         return token
 
@@ -103,14 +110,18 @@ class GeneratedSequence:
         else:
             self.tokens.append(token)
             self._ngrams.add(token)
-            if self.request.on_token is not None:
-                self.request.on_token(token)
-        if (
-            self._stop is not None
-            or self.request.cancelled
-            or len(self.tokens) >= self.request.max_new_tokens
-        ):
+            on_token = self.request.on_token if self._reasoning is None else self.request.on_reasoning
+            if on_token is not None:
+                on_token(token)
+            if self._reasoning is not None and self._reasoning.has_ended:
+                self._begin_answer()
+        if self._stop is not None or self.request.cancelled or len(self.tokens) >= self._most:
             self._finish()
+
+    def _begin_answer(self) -> None:
+        self._reasoning, self._grammar = None, self._started_grammar()
+        self._answer_at = len(self.tokens)
+        self._most = self._answer_at + self.request.max_new_tokens
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
@@ -120,14 +131,16 @@ class GeneratedSequence:
 
     def _finish(self) -> None:
         self.ended = True
+        at = len(self.tokens) if self._reasoning is not None else self._answer_at
+        reasoning, answer = self.tokens[:at], self.tokens[at:]
         if self.request.grammar is not None and self._stop is not None:
-            context = self.request.prompt[-LONGEST_NGRAM:]
-            self.request.grammar.answers.add([*context, *self.tokens, self._stop])
+            context = [*self.request.prompt[-LONGEST_NGRAM:], *reasoning[-LONGEST_NGRAM:]][-LONGEST_NGRAM:]
+            self.request.grammar.answers.add([*context, *answer, self._stop])
         if not self.request.future.done():
             complete = self._grammar is not None and self._grammar.is_complete
             reason = "length" if self._stop is None and not complete else "stop"
             self.request.future.set_result(
-                GenerationResult(tuple(self.tokens), reason, tuple(self._probabilities))
+                GenerationResult(tuple(answer), reason, tuple(self._probabilities), tuple(reasoning))
             )
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:

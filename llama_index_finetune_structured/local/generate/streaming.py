@@ -1,14 +1,15 @@
-"""Token streams, sync and async, as chunks of text; the last has the result."""
+"""Token streams, sync and async, as chunks of reasoning, then of text; the last has the result."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ...background import POLL_S
+from ..model.reasoning import without_mark
 from .engine import GenerationEngine
 from .request import GenerationRequest, GenerationResult
 from .stop_texts import StopTexts
@@ -16,12 +17,20 @@ from .stop_texts import StopTexts
 __all__ = ["Chunk", "astream", "stream"]
 
 
+_Token = tuple[int, bool]  # and whether it is of the reasoning
+
+
 class Chunk(NamedTuple):
-    """The text so far, what this chunk adds to it, and in the last chunk, which may add nothing, the result."""
+    """The text so far, what this chunk adds to it, and in the last chunk, which may add nothing, the result.
+
+    ``reasoning`` and ``reasoning_delta``: the same of what is before the answer.
+    """
 
     text: str
     delta: str
     result: GenerationResult | None = None
+    reasoning: str = ""
+    reasoning_delta: str = ""
 
 
 def stream(
@@ -31,9 +40,9 @@ def stream(
 
     Closing the iterator stops the generation. Raises what the model raised.
     """
-    tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    text = _GrowingText(tokenizer, stops)
-    request.on_token = tokens.put
+    tokens: queue.SimpleQueue[_Token | None] = queue.SimpleQueue()
+    text = _GrowingReply(tokenizer, stops, request)
+    _put_tokens(request, tokens.put)
     stops.end(request, tokenizer)
     request.future.add_done_callback(lambda _: tokens.put(None))
     engine.submit(request)
@@ -46,7 +55,12 @@ def stream(
         request.cancelled = True
 
 
-def _next(tokens: queue.SimpleQueue[int | None], request: GenerationRequest) -> int | None:
+def _put_tokens(request: GenerationRequest, put: Callable[[_Token], None]) -> None:
+    request.on_token = lambda token: put((token, False))
+    request.on_reasoning = lambda token: put((token, True))
+
+
+def _next(tokens: queue.SimpleQueue[_Token | None], request: GenerationRequest) -> _Token | None:
     """The next token, None at the end; Ctrl-C is noticed within ``POLL_S``, as in ``result_of``.
 
     So is an end whose callback failed, which would have put None.
@@ -62,16 +76,16 @@ async def astream(
     engine: GenerationEngine, tokenizer: Any, request: GenerationRequest, stops: StopTexts
 ) -> AsyncIterator[Chunk]:
     """As ``stream``, for async callers."""
-    loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
-    text = _GrowingText(tokenizer, stops)
+    loop, tokens = asyncio.get_running_loop(), asyncio.Queue[_Token | None]()
+    text = _GrowingReply(tokenizer, stops, request)
 
-    def put(token: int | None) -> None:
+    def put(token: _Token | None) -> None:
         with contextlib.suppress(
             RuntimeError
         ):  # the event loop is closed, and with it the reader of the stream
             loop.call_soon_threadsafe(tokens.put_nowait, token)
 
-    request.on_token = put
+    _put_tokens(request, put)
     stops.end(request, tokenizer)
     request.future.add_done_callback(lambda _: put(None))
     engine.submit(request)
@@ -84,7 +98,7 @@ async def astream(
         request.cancelled = True
 
 
-async def _anext(tokens: asyncio.Queue[int | None], request: GenerationRequest) -> int | None:
+async def _anext(tokens: asyncio.Queue[_Token | None], request: GenerationRequest) -> _Token | None:
     """As ``_next``, for async callers."""
     if not tokens.empty():
         return tokens.get_nowait()
@@ -96,6 +110,37 @@ async def _anext(tokens: asyncio.Queue[int | None], request: GenerationRequest) 
         return following.result()
     finally:
         following.cancel()
+
+
+class _GrowingReply:
+    """Reasoning, if the request has any, and then the answer, as they grow."""
+
+    def __init__(self, tokenizer: Any, stops: StopTexts, request: GenerationRequest) -> None:
+        self._rules = None if request.reasoning is None else request.reasoning.rules
+        self._answer, self._thought = _GrowingText(tokenizer, stops), _GrowingText(tokenizer, StopTexts())
+        self._reasoning = ""  # as far as it was shown
+
+    def append(self, token: _Token) -> Chunk | None:
+        """The chunk that a token adds; None where it adds none."""
+        number, is_reasoning = token
+        if not is_reasoning:
+            chunk = self._answer.append(number)
+            return None if chunk is None else chunk._replace(reasoning=self._reasoning)
+        thought = self._thought.append(number)
+        if thought is None or self._rules is None:
+            return None
+        chunk = self._shown(Chunk("", ""), without_mark(thought.text, self._rules.mark))
+        return chunk if chunk.reasoning_delta else None
+
+    def last(self, result: GenerationResult) -> Chunk:
+        """The last chunk: what was held back, and the result."""
+        chunk = self._answer.last(result)
+        return chunk if self._rules is None else self._shown(chunk, self._rules.text(result.reasoning))
+
+    def _shown(self, chunk: Chunk, reasoning: str) -> Chunk:
+        delta = reasoning[len(self._reasoning) :]
+        self._reasoning = max(reasoning, self._reasoning, key=len)
+        return chunk._replace(reasoning=reasoning, reasoning_delta=delta)
 
 
 class _GrowingText:

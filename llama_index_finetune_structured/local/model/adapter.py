@@ -85,18 +85,19 @@ def _iso_date(text: str) -> str:
 class AdapterCard(BaseModel):
     """What serving reads from an adapter folder.
 
-    ``base_model`` and ``base_sha256``: name and content hash of the base. ``bounds``: bounds of answers, learned
-    from the training data. ``chat_prompts``: most training prompts lead with a system message, as LlamaIndex's
-    chat prompts do. ``longest_answer_tokens`` and ``rows``: of the training data. ``fingerprint``: content hash
-    of data, base and settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as
-    ``2026-01-31``, in the training prompts; None where the chat template prints none. ``schemas``: those of the
-    training rows, without titles; ``schema_tokens``: tokens of a prompt that the largest takes.
-    ``system_messages``: the form in which the base's chat template takes them. ``base_files``: SHA-256 of each
-    file of the base that ``base_sha256`` is made of, by name, so that an error can name what differs. ``files``:
-    SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt`` and
-    ``reads_twice``: as in ``PromptForm``. ``list_rules``: by ``schema_key`` of a schema, how its
-    answers are read window by window, of ``windows`` sentences each; 0: texts are read whole.
-    ``calibrations``: by ``schema_key`` of a schema, how the probabilities of its answers are calibrated.
+    ``base_model`` and ``base_sha256``: name and content hash of the base. ``bounds``: bounds of answers, learned from
+    the training data. ``chat_prompts``: most training prompts lead with a system message, as LlamaIndex's chat prompts
+    do. ``longest_answer_tokens`` and ``rows``: of the training data. ``fingerprint``: content hash of data, base and
+    settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as ``2026-01-31``, in the training
+    prompts; None where the chat template prints none. ``schemas``: those of the training rows, without titles;
+    ``schema_tokens``: tokens of a prompt that the largest takes. ``system_messages``: the form in which the base's chat
+    template takes them. ``base_files``: SHA-256 of each file of the base that ``base_sha256`` is made of, by name, so
+    that an error can name what differs. ``files``: SHA-256 of the files beside the card that decide the answers, by
+    name. ``schema_prompt`` and ``reads_twice`` and ``thinking``: as in ``PromptForm``; ``longest_reasoning_tokens``:
+    with its marks, in the training data, and ``thinking_switches``: variables by which the base's chat template is
+    told. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of ``windows``
+    sentences each; 0: texts are read whole. ``calibrations``: by ``schema_key`` of a schema, how the probabilities of
+    its answers are calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +118,9 @@ class AdapterCard(BaseModel):
     system_messages: SystemForm = "own"
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     reads_twice: bool = False
+    thinking: bool = False
+    longest_reasoning_tokens: int = Field(default=0, ge=0, le=_MOST)
+    thinking_switches: tuple[str, ...] = ()
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
     calibrations: dict[str, Calibration] = {}
@@ -125,6 +129,11 @@ class AdapterCard(BaseModel):
     def answer_tokens(self) -> int:
         """Token limit of an answer: twice the longest training answer, at least 512."""
         return max(_ANSWER_TOKENS, 2 * self.longest_answer_tokens)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Token limit of the reasoning before an answer: twice the longest of training."""
+        return 2 * self.longest_reasoning_tokens
 
 
 def add_lora(model: Any, *, rank: int, alpha: int, upper_layers: int | None = None) -> Any:

@@ -19,6 +19,7 @@ __all__ = [
     "prompt_date",
     "render_parts",
     "system_form",
+    "thinking_switches",
     "with_system_messages",
 ]
 
@@ -34,6 +35,11 @@ _PLAIN_TEMPLATE = (
 _CLOCK = "strftime_now"  # the function by which templates read the date
 _CLOCK_CALL = re.compile(_CLOCK + r"""\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
 _END_OF_THINKING = "</think>"
+# Of Qwen, GLM and SmolLM; of DeepSeek and Granite.
+_SWITCHES = {
+    "enable_thinking": re.compile(r"\benable_thinking\b"),
+    "thinking": re.compile(r"\b(?:if|not|and|or)\s+thinking\b"),
+}
 _QUOTE = 40  # characters of a message that an error quotes
 _LIST_REPR = "'type': 'text'"  # a template printed a list of parts as such
 
@@ -52,6 +58,11 @@ def chat_template(tokenizer: Any, date: str | None = None) -> str:
     return str(template) if date is None else _with_date(str(template), date)
 
 
+def thinking_switches(template: str) -> list[str]:
+    """The names of variables by which a chat template is told whether the model is to reason before it answers."""
+    return [name for name, use in _SWITCHES.items() if use.search(template)]
+
+
 def prompt_date(tokenizer: Any) -> str | None:
     """Today's date, as ``2026-01-31``, where the chat template prints the date; else None.
 
@@ -65,15 +76,21 @@ def prompt_date(tokenizer: Any) -> str | None:
 
 
 def render_parts(
-    tokenizer: Any, messages: _Messages, *, date: str | None = None, add_generation_prompt: bool = True
+    tokenizer: Any,
+    messages: _Messages,
+    *,
+    date: str | None = None,
+    add_generation_prompt: bool = True,
+    thinking: bool = False,
 ) -> list[Part]:
     """The prompt in parts: the template's own text, and the content of messages.
 
-    System messages at the start have the first form in which the template takes them; where it reads content as a
-    list of parts, it gets that. Raises DatasetError where the template rejects the messages, or the text of one of
-    them is not in the prompt; ConfigurationError for a template that runs for seconds or prints without end.
+    System messages at the start have the first form in which the template takes them; where it reads content as a list
+    of parts, it gets that. ``thinking``: how a template's switch for reasoning is set. Raises DatasetError where the
+    template rejects the messages, or the text of one of them is not in the prompt; ConfigurationError for a template
+    that runs for seconds or prints without end.
     """
-    return _rendered(tokenizer, messages, date, add_generation_prompt)[0]
+    return _rendered(tokenizer, messages, date, add_generation_prompt, thinking)[0]
 
 
 def system_form(tokenizer: Any) -> SystemForm:
@@ -81,7 +98,7 @@ def system_form(tokenizer: Any) -> SystemForm:
     roles = ("system", "system", "user")
     talk = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]
     try:
-        return _rendered(tokenizer, talk, None, True)[1]
+        return _rendered(tokenizer, talk, None, True, False)[1]
     except DatasetError:  # it takes none of them
         return "own"
 
@@ -106,10 +123,12 @@ def _joined(messages: _Messages) -> str:
 
 
 def _rendered(
-    tokenizer: Any, messages: _Messages, date: str | None, add_generation_prompt: bool
+    tokenizer: Any, messages: _Messages, date: str | None, add_generation_prompt: bool, thinking: bool
 ) -> tuple[list[Part], SystemForm]:
     """The prompt in parts, and the form of its system messages. Raises DatasetError."""
-    rendering = _Rendering(tokenizer, chat_template(tokenizer, date), add_generation_prompt)
+    template = chat_template(tokenizer, date)
+    switches = dict.fromkeys(thinking_switches(template), thinking)
+    rendering = _Rendering(tokenizer, template, {"add_generation_prompt": add_generation_prompt, **switches})
     messages = [_without_thinking(message, rendering.template) for message in messages]
     dropped: DatasetError | None = None
     rejected: Exception | None = None
@@ -133,9 +152,8 @@ def _rendered(
 class _Rendering:
     """Renders messages by one template, with the content of each between private marks."""
 
-    def __init__(self, tokenizer: Any, template: str, add_generation_prompt: bool) -> None:
-        self._tokenizer, self.template = tokenizer, template
-        self._add_generation_prompt = add_generation_prompt
+    def __init__(self, tokenizer: Any, template: str, options: Mapping[str, bool]) -> None:
+        self._tokenizer, self.template, self._options = tokenizer, template, options
         texts = [text for text in control_tokens(tokenizer).values() if len(text) > 1 and text in template]
         # The control tokens that the template may look for in content.
         self._looked_for = re.compile(
@@ -181,8 +199,8 @@ class _Rendering:
             text: str = self._tokenizer.apply_chat_template(
                 list(messages),
                 tokenize=False,
-                add_generation_prompt=self._add_generation_prompt,
                 chat_template=self.template,
+                **self._options,
             )
         return text
 

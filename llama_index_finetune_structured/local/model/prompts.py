@@ -16,6 +16,7 @@ from ..schema.spelling import spelled_json
 from ..schema.written import written_answer
 from .chat_template import render_parts
 from .control_tokens import control_tokens, encode_parts, text_ids
+from .reasoning import Thinking, reasoning_marks
 
 __all__ = [
     "DEFAULT_SCHEMA_PROMPT",
@@ -55,11 +56,13 @@ _PROBE = "0"  # a text that no chat template changes
 class PromptForm(NamedTuple):
     """How prompts of structured answers are written.
 
-    ``schema_prompt``: how they say the schema. ``reads_twice``: whether short questions stand twice.
+    ``schema_prompt``: how they say the schema. ``reads_twice``: whether short questions stand twice. ``thinking``:
+    whether reasoning stands before each answer; then prompts ask for it where the chat template has a switch.
     """
 
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     reads_twice: bool = False
+    thinking: bool = False
 
 
 _DEFAULT_FORM = PromptForm()
@@ -67,10 +70,14 @@ _DEFAULT_FORM = PromptForm()
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Token ids of one training row; the loss is on every token of ``answer``, the stop token included."""
+    """Token ids of one training row; the loss is on every token of ``answer``, the stop token included.
+
+    ``reasoning``: how many tokens of ``answer`` are before the answer itself.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    reasoning: int = 0
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -82,7 +89,9 @@ class TokenRow:
         return len(self.prompt) + len(self.answer)
 
 
-def prompt_form_of(examples: Iterable[Example], schema_prompt: SchemaPrompt | None = None) -> PromptForm:
+def prompt_form_of(
+    examples: Iterable[Example], schema_prompt: SchemaPrompt | None = None, thinking: Thinking = "drop"
+) -> PromptForm:
     """The form of prompts that is best for these training rows.
 
     ``schema_prompt`` None: ``none`` where 100 rows or more all have one and the same schema, which prompts then need
@@ -99,7 +108,9 @@ def prompt_form_of(examples: Iterable[Example], schema_prompt: SchemaPrompt | No
         short += schema is not None and any(_is_short(message.content) for message in questions[-1:])
     is_taught = is_one and rows >= _TEACHING_ROWS
     return PromptForm(
-        schema_prompt or ("none" if is_taught else DEFAULT_SCHEMA_PROMPT), 0 < _SHORT_SHARE * rows <= short
+        schema_prompt or ("none" if is_taught else DEFAULT_SCHEMA_PROMPT),
+        0 < _SHORT_SHARE * rows <= short,
+        thinking == "keep",
     )
 
 
@@ -139,15 +150,16 @@ def _schema_instruction(schema: Mapping[str, Any], schema_prompt: SchemaPrompt) 
 
 
 def render_prompt(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, date: str | None = None
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, date: str | None = None, thinking: bool = False
 ) -> list[int]:
     """Token ids of the chat prompt, the opening of the assistant's turn included.
 
     Control tokens come from the chat template alone: their text in a message is text. ``date``: the date, as
-    ``2026-01-31``, that the template prints; None: today's. Raises DatasetError where the template rejects the
-    messages or leaves the text of one out, ConfigurationError for one that runs or prints without end.
+    ``2026-01-31``, that the template prints; None: today's. ``thinking``: as in ``PromptForm``. Raises DatasetError
+    where the template rejects the messages or leaves the text of one out, ConfigurationError for one that runs or
+    prints without end.
     """
-    return encode_parts(tokenizer, render_parts(tokenizer, messages, date=date))
+    return encode_parts(tokenizer, render_parts(tokenizer, messages, date=date, thinking=thinking))
 
 
 def schema_room(tokenizer: Any, schema: Mapping[str, Any], form: PromptForm) -> int:
@@ -224,11 +236,17 @@ def _row(tokenizer: Any, example: Example, stop_id: int, date: str | None, form:
             "give them as tools or answer_schema, or leave the row out"
         )
     messages = messages_with_schema(without_schema_text(example), example.answer_schema, form)
-    prompt = render_prompt(tokenizer, messages, date=date)
+    prompt = render_prompt(tokenizer, messages, date=date, thinking=form.thinking)
     answer = text_ids(tokenizer, _answer_text(example))
     if not answer:
         raise DatasetError("its answer is empty, there is nothing to train on: leave the row out")
-    return TokenRow(tuple(prompt), (*answer, stop_id))
+    # A row without reasoning has an empty one: the model then decides by the question, and answers have one form.
+    reasoning = _reasoning(tokenizer, example) if form.thinking else ()
+    return TokenRow(tuple(prompt), (*reasoning, *answer, stop_id), len(reasoning))
+
+
+def _reasoning(tokenizer: Any, example: Example) -> tuple[int, ...]:
+    return reasoning_marks(tokenizer).around(tokenizer, example.answer.reasoning_content)
 
 
 def trained_text(example: Example) -> str:

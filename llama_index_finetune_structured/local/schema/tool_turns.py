@@ -94,8 +94,9 @@ def structured_turns(example: Example) -> Iterator[Example]:
     """Each turn of an agent's row as an example with a schema, the answer last.
 
     Without a document they get one of their own, the conversation, so that no split divides a run. An earlier
-    assistant message with weight 0, or that calls other tools (of another agent), is no turn to train on. Raises
-    DatasetError for arguments that are no JSON object; ConfigurationError as ``turn_schema``.
+    assistant message with weight 0, or that calls other tools (of another agent), is no turn to train on; reasoning of
+    earlier turns is in no prompt. Raises DatasetError for arguments that are no JSON object; ConfigurationError as
+    ``turn_schema``.
     """
     schema = turn_schema(example.tools or ())
     known = {call for part in schema["$defs"][_CALL]["anyOf"] for call in part["properties"]}
@@ -108,7 +109,7 @@ def structured_turns(example: Example) -> Iterator[Example]:
             called = {str(_function(call)["name"]) for call in message.tool_calls or ()}
             if message is example.answer or (message.weight != 0 and called <= known):
                 yield turn
-            messages.append(turn.answer)
+            messages.append(turn.answer.model_copy(update={"reasoning_content": None}))
         else:
             messages.append(_as_result(message))
 
@@ -116,7 +117,7 @@ def structured_turns(example: Example) -> Iterator[Example]:
 def turn_messages(messages: Sequence[Message]) -> list[Message]:
     """An agent's messages with its turns as JSON text, as ``structured_turns`` has them."""
     return [
-        _as_text(message, compact_json(_turn(message)))
+        _as_text(message, compact_json(_turn(message))).model_copy(update={"reasoning_content": None})
         if message.role == "assistant"
         else _as_result(message)
         for message in _in_call_order(messages)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..model.prompts import SchemaPrompt
+from ..model.reasoning import Thinking
 from .recipe import epochs_of
 
 __all__ = ["PIECE_TOKENS", "LoraSettings", "Tracker"]
@@ -44,9 +45,13 @@ class LoraSettings(BaseModel):
         schema_prompt: How prompts say the schema: ``compact``, as types in less than half of the tokens, ``json`` (JSON
             schema) or ``none``. Kept in the adapter, which is asked the same way. None (default): ``none`` where 100
             rows or more all have one schema, else ``compact``.
+        thinking: ``keep``: the reasoning of answers (``Message.reasoning_content``) is trained and written before them,
+            by the adapter too; a row without it is trained with an empty one. ``drop`` (default): answers alone, also
+            on a base whose chat template has a switch for reasoning, which is then off.
         windows: Add rows of windows: sentences and paragraphs of the rows' texts, with the items that stand in them, so
             that lists do not end early; at most as many as there are rows. None (default): where answers are lists
-            whose items are found in the texts, 20 or more. True: an error where they are not.
+            whose items are found in the texts, 20 or more, and reasoning is not kept, which no window has. True: an
+            error where they are not.
         seed: Of LoRA's initial weights, the order of rows and the choice of windows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
         checkpoint_layers: Keep only the inputs of the model's layers for the backward pass, which computes the rest
@@ -71,6 +76,7 @@ class LoraSettings(BaseModel):
     minutes: float | None = Field(default=None, gt=0, le=_MOST_MINUTES)
     max_length: int | None = Field(default=None, gt=0)
     schema_prompt: SchemaPrompt | None = None
+    thinking: Thinking = "drop"
     windows: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_steps: int | None = Field(default=None, gt=0)
