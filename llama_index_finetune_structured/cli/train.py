@@ -14,6 +14,7 @@ from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt
+from ..local.model.quantization import Quantization
 from ..local.train.settings import LoraSettings
 from ..tuning.rows import FEW_ROWS
 from .command import Result, command, counted, finite, say, settings_of
@@ -83,6 +84,13 @@ def train(
             "100 rows of one schema on, else compact)."
         ),
     ] = None,
+    quantization: Annotated[
+        Quantization | None,
+        typer.Option(
+            help="Hold the base's layers in 4 bits a weight (nf4) or in 8 (int8), with the extra 'quantized' "
+            "(default: as they are)."
+        ),
+    ] = None,
     report_to: Annotated[
         list[str] | None,
         typer.Option(help="Log losses to tensorboard, wandb, mlflow or trackio too; give it once for each."),
@@ -106,6 +114,7 @@ def train(
         max_length=max_length,
         schema_prompt=schema_prompt,
         seed=seed,
+        quantization=quantization,
         report_to=report_to or (),
     )
     output_cls = None if schema is None else load_schema(schema)

@@ -19,6 +19,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import Field
 
+from ..local.model.quantization import Quantization
 from .local_calls import LocalCall
 from .merged_calls import MergedCall
 from .structured_answers import StructuredAnswersLLM
@@ -32,10 +33,14 @@ class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM):
 
     Attributes:
         trained_schemas: Schemas of the training rows.
+        quantization: Hold the base's layers in fewer bits.
     """
 
     trained_schemas: list[dict[str, Any]] = Field(
         default_factory=list, repr=False, description="Schemas of the training rows."
+    )
+    quantization: Quantization | None = Field(
+        default=None, frozen=True, description="Hold the base's layers as nf4 or int8; None: as they are."
     )
 
     @abstractmethod

@@ -96,6 +96,7 @@ class LoraLLM(LocalChatLLM):
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``, where
             schemas that are not of training are said as types. None (default): as the adapter was trained, ``compact``
             for a base model alone.
+        quantization: Hold the base's layers as in ``LoraSettings``; ``from_adapter`` sets what training had.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
@@ -282,7 +283,7 @@ class LoraLLM(LocalChatLLM):
                     f"{self.adapter}: is another adapter than when this {type(self).__name__} was made, whose bounds "
                     "and prompts are those of the former: make a new one"
                 )
-            self._model = load_local_model(self._base, self.adapter, self.batch_size)
+            self._model = load_local_model(self._base, self.adapter, self.batch_size, self.quantization)
         return self._model
 
     def _chat_call(

@@ -23,4 +23,5 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "schema_prompt": card.schema_prompt,
         "reads_twice": card.reads_twice,
         "calibrations": card.calibrations,
+        "quantization": card.quantization,
     }
