@@ -186,8 +186,9 @@ def _upper(count: int, upper: int | None) -> list[int] | None:
 def merge_adapter(model: Any, folder: Path) -> Any:
     """Return the model with the adapter's weights merged into its own, layer by layer; reads safetensors only.
 
-    Sums are computed in fp32 and rounded once. Raises ConfigurationError where the adapter's files are damaged or
-    belong to another base, or where a weight is not finite, before or after merging.
+    Sums are computed in fp32 and rounded once (of stacked experts, PEFT rounds the updates too).
+    Raises ConfigurationError where the adapter's files are damaged or belong to another base, or where a weight is not
+    finite, before or after merging.
     """
     tuned = attach_adapter(model, folder)
     with _fitting(folder):
