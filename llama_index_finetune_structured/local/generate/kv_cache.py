@@ -78,6 +78,8 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
         layout = self.layout
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if len(layout.batches) == 1:
+            return self._written(layout.batches[0], key_states, value_states)
         stored = [
             self._written(batch, *new)
             for batch, *new in zip(
@@ -90,9 +92,8 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
         self, batch: RaggedBatch, key_states: torch.Tensor, value_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.reserve(batch.buffer, batch.first + batch.rows, batch.width)
-        places = batch.first + batch.row_of
-        keys[places, batch.positions] = key_states[0].transpose(0, 1)
-        values[places, batch.positions] = value_states[0].transpose(0, 1)
+        keys[batch.places, batch.positions] = key_states[0].transpose(0, 1)
+        values[batch.places, batch.positions] = value_states[0].transpose(0, 1)
         rows = slice(batch.first, batch.first + batch.rows)
         return keys[rows, : batch.width].transpose(1, 2), values[rows, : batch.width].transpose(1, 2)
 

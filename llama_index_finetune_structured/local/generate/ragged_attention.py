@@ -51,6 +51,11 @@ class RaggedBatch:
         """Position of each token in its row, [tokens]."""
         return self._cached[self.row_of] + self.column_of
 
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Row of the buffer that each token is in, [tokens]."""
+        return self.row_of + self.first
+
     @property
     def windows(self) -> set[int | None]:
         """Sliding windows, in tokens, of the layers that have used this batch; None: full attention."""
@@ -105,13 +110,11 @@ class RaggedLayout:
 
     def parts(self, flat: torch.Tensor) -> Sequence[torch.Tensor]:
         """[1, heads, tokens, d] -> that of each batch."""
-        if len(self.batches) == 1:
-            return [flat]
         return torch.split(flat, [batch.tokens for batch in self.batches], dim=2)
 
 
 def store(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What a layer's cache returns to the model, for ``ragged_attention`` alone: the keys, or values, of each batch."""
+    """What a layer's cache returns to the model, for ``ragged_attention``: the keys, or values, of several batches."""
     first = parts[0].view(parts[0].shape)  # a tensor of its own, which nothing else names
     first.parts = parts  # type: ignore[attr-defined]
     return first
@@ -132,21 +135,23 @@ def ragged_attention(
 ) -> tuple[torch.Tensor, None]:
     """Query [1, heads, tokens, d], key and value of each batch [rows, kv_heads, width, d] -> [1, tokens, heads, d].
 
-    Key and value: as ``store`` made them, or plain where there is one batch. ``layout`` comes through the model's
+    Key and value: as ``store`` made them, or as they are where there is one batch. ``layout`` comes through the model's
     keyword arguments. Raises TypeError for attention that this does not compute. Grouped-query attention copies no
     keys: the query heads of a group become more queries of its one key head.
     """
     if layout is None or attention_mask is not None or any(other.get(name) is not None for name in _UNKNOWN):
         raise TypeError(f"{type(module).__name__}: its attention cannot be computed from KV cache slots")
     layout.calls += 1
-    keys, values = (getattr(stored, "parts", [stored]) for stored in (key, value))
+    if len(layout.batches) == 1:
+        return _attention(layout.batches[0], query, key, value, scaling, sliding_window, softcap), None
+    keys, values = (getattr(stored, "parts", ()) for stored in (key, value))
     if not len(keys) == len(values) == len(layout.batches):
         raise TypeError(f"{type(module).__name__}: changes the keys that the cache returns")
     attended = [
         _attention(batch, part, key, value, scaling, sliding_window, softcap)
         for batch, part, key, value in zip(layout.batches, layout.parts(query), keys, values, strict=True)
     ]
-    return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1), None
+    return torch.cat(attended, dim=1), None
 
 
 def _attention(
