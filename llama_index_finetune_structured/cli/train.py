@@ -14,6 +14,7 @@ from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt
+from ..local.model.quantization import Quantization
 from ..local.model.reasoning import Thinking
 from ..local.train.settings import LoraSettings
 from ..tuning.rows import FEW_ROWS
@@ -90,6 +91,13 @@ def train(
             help="Whether the reasoning of answers is trained and written before them: keep, or drop (default)."
         ),
     ] = "drop",
+    quantization: Annotated[
+        Quantization | None,
+        typer.Option(
+            help="Hold the base's layers in 4 bits a weight (nf4) or in 8 (int8), with the extra 'quantized' "
+            "(default: as they are)."
+        ),
+    ] = None,
     report_to: Annotated[
         list[str] | None,
         typer.Option(help="Log losses to tensorboard, wandb, mlflow or trackio too; give it once for each."),
@@ -114,6 +122,7 @@ def train(
         schema_prompt=schema_prompt,
         thinking=thinking,
         seed=seed,
+        quantization=quantization,
         report_to=report_to or (),
     )
     output_cls = None if schema is None else load_schema(schema)

@@ -304,7 +304,8 @@ class LoraFinetuneEngine(FinetuneEngine):
         """
         try:
             require_trackers(self.config.report_to)
-            shape, free = model_shape(self.base), free_memory(processes.world_size)
+            shape = model_shape(self.base, self.config.quantization)
+            free = free_memory(processes.world_size)
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         plan = None if shape is None else plan_rows(shape, self.config, rows, free)
@@ -326,7 +327,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         with torch.inference_mode(False):  # its tensors could not be trained
-            base = load_model(self.base, dtype=precision())
+            base = load_model(self.base, dtype=precision(), quantization=self.config.quantization)
             with seeding:  # the random generator is shared by all threads
                 torch.manual_seed(self.config.seed)
                 model = add_lora(
@@ -377,6 +378,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             **form._asdict(),
             list_rules=self._data.list_rules,
             windows=self._window_size,
+            quantization=self.config.quantization,
         )
 
 

@@ -17,7 +17,9 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from pydantic import Field
 
+from ..local.model.quantization import Quantization
 from .local_calls import LocalCall, as_chat
 from .merged_calls import MergedCall
 from .prompt_settings import PromptSettingsLLM
@@ -28,7 +30,15 @@ __all__ = ["LocalChatLLM"]
 
 
 class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM, PromptSettingsLLM):
-    """What ``LoraLLM`` is to LlamaIndex: each call is made of its messages or prompt, then generated in its way."""
+    """What ``LoraLLM`` is to LlamaIndex: each call is made of its messages or prompt, then generated in its way.
+
+    Attributes:
+        quantization: Hold the base's layers in fewer bits.
+    """
+
+    quantization: Quantization | None = Field(
+        default=None, frozen=True, description="Hold the base's layers as nf4 or int8; None: as they are."
+    )
 
     @abstractmethod
     def _chat_call(

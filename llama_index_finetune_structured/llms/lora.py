@@ -102,6 +102,7 @@ class LoraLLM(LocalChatLLM):
             switch. None (default): as the adapter was trained, False for a base model alone.
         thinking_tokens: Token limit of the reasoning; 0: it is left empty. None (default): 1024; ``from_adapter`` sets
             twice the longest of training.
+        quantization: Hold the base's layers as in ``LoraSettings``; ``from_adapter`` sets what training had.
 
     Raises:
         ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
@@ -285,7 +286,7 @@ class LoraLLM(LocalChatLLM):
                     f"{self.adapter}: is another adapter than when this {type(self).__name__} was made, whose bounds "
                     "and prompts are those of the former: make a new one"
                 )
-            self._model = load_local_model(self._base, self.adapter, self.batch_size)
+            self._model = load_local_model(self._base, self.adapter, self.batch_size, self.quantization)
         return self._model
 
     def _chat_call(

@@ -25,4 +25,5 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "thinking": card.thinking,
         "thinking_tokens": card.thinking_tokens,
         "calibrations": card.calibrations,
+        "quantization": card.quantization,
     }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     Gemma2Config,
     LlamaConfig,
     MixtralConfig,
@@ -29,6 +30,7 @@ from llama_index_finetune_structured.local.train.memory import (
     model_shape,
     plan_lengths,
     plan_rows,
+    shape_of,
     step_memory,
 )
 from tests import exporting
@@ -114,6 +116,18 @@ def test_the_estimate_holds_for_models_of_half_a_billion_to_eight_billion_weight
     assert _estimate(config, torch.bfloat16, _rows(4, 2048), checkpointed=True) / GIB == pytest.approx(
         checkpointed, rel=0.05
     )
+
+
+def test_eight_billion_weights_of_4_bits_and_four_rows_of_2048_tokens_fit_into_13_gib() -> None:
+    rows = _rows(4, 2048)
+    piece = PieceSize(4 * 2048, 4 * 2048, 4 * 200, 2048)
+    with torch.device("meta"):
+        weights = dict(AutoModelForCausalLM.from_config(LLAMA_8B).named_parameters())
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    full = 2 * sum(weight.numel() for weight in weights.values())
+    found = shape_of(LLAMA_8B, shapes, full, 2, "nf4")
+    need = step_memory(found, piece, rank=RANK, layers=32, checkpointed=True)
+    assert need < 12 * GIB < _estimate(LLAMA_8B, torch.bfloat16, rows, checkpointed=True)
 
 
 @pytest.mark.slow

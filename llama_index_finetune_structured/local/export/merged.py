@@ -10,9 +10,10 @@ import torch
 from ...errors import ConfigurationError
 from ..model.adapter import AdapterCard, merge_adapter, write_card
 from ..model.base_files import hashed_files
-from ..model.base_models import BaseModelFiles, load_model, load_tokenizer
+from ..model.base_models import BaseModelFiles, holds_quantized_weights, load_model, load_tokenizer
 from ..model.chat_template import chat_template
 from ..model.finite import not_finite
+from ..model.quantization import made_dense
 from .output import atomic_output
 
 __all__ = ["merged_model", "save_merged"]
@@ -21,8 +22,13 @@ _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def merged_model(base: BaseModelFiles, adapter: Path | None) -> Any:
-    """The base in fp32 on the CPU, with the adapter's weights merged into its own, if there is an adapter."""
-    model = load_model(base, dtype=torch.float32).cpu()
+    """The base in fp32 on the CPU, with the adapter's weights merged into its own, if there is an adapter.
+
+    Of a base whose files hold quantised weights, these are made dense.
+    """
+    model = load_model(base, dtype=torch.float32, device="cpu")
+    if holds_quantized_weights(base):
+        model = made_dense(model)
     return model if adapter is None else merge_adapter(model, adapter)
 
 
@@ -40,4 +46,5 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
         tokenizer = load_tokenizer(base)
         tokenizer.chat_template = chat_template(tokenizer, card.prompt_date)
         tokenizer.save_pretrained(folder)
-        write_card(folder, card, hashed_files(folder))
+        dense = card.model_copy(update={"quantization": None})
+        write_card(folder, dense, hashed_files(folder))

@@ -112,7 +112,7 @@ class BatchDecoder:
                     self._model.erase(slot)
                 last = self.sequences.pop()
                 if slot < len(self.sequences):
-                    self._model.move(len(self.sequences), slot, last.length)
+                    self._model.move(len(self.sequences), slot)
                     self.sequences[slot] = last
 
 

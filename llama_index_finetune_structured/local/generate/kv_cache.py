@@ -1,7 +1,8 @@
 """KV cache with one slot for each sequence of a batch.
 
 A sequence's tokens stand at their own positions from 0 in its slot, so a sequence can join, leave, or take back its
-last tokens while the others go on, and no padding is stored.
+last tokens while the others go on. Slots of about the same length share a buffer, which is as wide as its longest: one
+long sequence does not make the others' slots long, nor their attention.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ..model.rope import most_positions_alike
-from .ragged_attention import ATTENTION, RaggedBatch
+from .ragged_attention import ATTENTION, RaggedBatch, RaggedLayout, store
 
 __all__ = ["KVCacheModel", "KeyValues", "supports_kv_cache_slots"]
 
@@ -25,6 +26,9 @@ _PREFILL_TOKENS = (
 _SPARE_TOKENS = (
     128  # room beyond what is needed when the buffers grow; chosen: few reallocations of short answers
 )
+# Most tokens of a slot in the first buffer, and how many times as many in the next (chosen: attention is computed for
+# each buffer in use).
+_SHORT_TOKENS, _STEP = 512, 4
 _PROBE = [7, 3, 5, 11, 2, 13, 4, 6, 9, 8]  # token ids of the check; arbitrary, different from each other
 _PROBE_TOLERANCE = (
     0.05  # of the largest logit; chosen: rounding of bf16 passes, a wrong mask or position does not
@@ -37,50 +41,61 @@ _Layer: Any = DynamicLayer  # its annotations allow no keys before the first for
 
 
 class _SlotLayer(_Layer):  # type: ignore[misc]
-    """One layer's buffers, [slots, capacity, kv_heads, head_dim]; ``layout`` is set before each forward."""
+    """One layer's buffers, each [rows, capacity, kv_heads, head_dim]; ``layout`` is set before each forward."""
 
-    layout: RaggedBatch
+    layout: RaggedLayout
     is_initialized: bool
-    keys: torch.Tensor
-    values: torch.Tensor
+    _empty: tuple[torch.Tensor, torch.Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make empty buffers for keys and values like these, [1, kv_heads, tokens, head_dim]."""
+        """Learn the sizes of keys and values like these, [1, kv_heads, tokens, head_dim]."""
         super().lazy_initialization(key_states, value_states)
-        self.keys, self.values = (
-            new.new_zeros(0, 0, new.shape[1], new.shape[3]) for new in (key_states, value_states)
-        )
+        keys, values = (new.new_zeros(0, 0, new.shape[1], new.shape[3]) for new in (key_states, value_states))
+        self._empty = keys, values
 
-    def reserve(self, slots: int, tokens: int) -> None:
-        """Grow the buffers to at least so many slots and tokens a slot; the content stays."""
-        had_slots, had_tokens = self.keys.shape[:2]
-        if slots > had_slots or tokens > had_tokens:
-            slots = had_slots if slots <= had_slots else max(slots, 2 * had_slots)
+    def reserve(self, buffer: int, rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Grow a buffer to at least so many rows and tokens a row; the content stays. Returns keys and values."""
+        keys, values = self.buffers.get(buffer, self._empty)
+        had_rows, had_tokens = keys.shape[:2]
+        if rows > had_rows or tokens > had_tokens:
+            rows = had_rows if rows <= had_rows else max(rows, 2 * had_rows)
             tokens = had_tokens if tokens <= had_tokens else tokens + tokens // 4 + _SPARE_TOKENS
-            self.keys, self.values = _grown(self.keys, slots, tokens), _grown(self.values, slots, tokens)
-
-    def release(self) -> None:
-        """Free the buffers."""
-        if self.is_initialized:
-            self.keys, self.values = self.keys[:0, :0].clone(), self.values[:0, :0].clone()
+            keys, values = _grown(keys, rows, tokens), _grown(values, rows, tokens)
+            self.buffers[buffer] = keys, values
+        return keys, values
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values, each [1, kv_heads, tokens, head_dim], to the slots of ``layout``.
+        """Write new keys and values, each [1, kv_heads, tokens, head_dim], to the places of ``layout``.
 
-        Returns all keys and values of its rows, cached and new, each [rows, kv_heads, width, head_dim].
+        Returns all keys and values of its rows, cached and new, of each batch [rows, kv_heads, width, head_dim].
         """
-        batch = self.layout
+        layout = self.layout
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.reserve(batch.first_slot + batch.rows, batch.width)
-        slots = batch.first_slot + batch.row_of
-        self.keys[slots, batch.positions] = key_states[0].transpose(0, 1)
-        self.values[slots, batch.positions] = value_states[0].transpose(0, 1)
-        rows = slice(batch.first_slot, batch.first_slot + batch.rows)
-        keys, values = self.keys[rows, : batch.width], self.values[rows, : batch.width]
-        return keys.transpose(1, 2), values.transpose(1, 2)
+        if len(layout.batches) == 1:
+            return self._written(layout.batches[0], key_states, value_states)
+        stored = [
+            self._written(batch, *new)
+            for batch, *new in zip(
+                layout.batches, layout.parts(key_states), layout.parts(value_states), strict=True
+            )
+        ]
+        return store([keys for keys, _ in stored]), store([values for _, values in stored])
+
+    def _written(
+        self, batch: RaggedBatch, key_states: torch.Tensor, value_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = self.reserve(batch.buffer, batch.first + batch.rows, batch.width)
+        keys[batch.places, batch.positions] = key_states[0].transpose(0, 1)
+        values[batch.places, batch.positions] = value_states[0].transpose(0, 1)
+        rows = slice(batch.first, batch.first + batch.rows)
+        return keys[rows, : batch.width].transpose(1, 2), values[rows, : batch.width].transpose(1, 2)
 
     def get_seq_length(self) -> int:
         """Always 0: every forward is given its positions, so transformers need not derive them from this."""
@@ -88,11 +103,14 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
 
 
 class KVCacheModel:
-    """A causal LM with a KV cache of slots. Sets the model's attention to ``ragged_attention``."""
+    """A causal LM with a KV cache of slots. Sets the model's attention to ``ragged_attention``.
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.windows: set[int | None] = set()  # of the last forward, see RaggedBatch
+    ``short_tokens``: most tokens of a slot in the first buffer.
+    """
+
+    def __init__(self, model: Any, short_tokens: int = _SHORT_TOKENS) -> None:
+        self._model, self._short_tokens = model, short_tokens
+        self.windows: set[int | None] = set()  # of the last forward, see RaggedLayout
         self.calls = 0
         model.set_attn_implementation(ATTENTION)
         parameters = inspect.signature(model.forward).parameters
@@ -105,11 +123,13 @@ class KVCacheModel:
     def reset(self) -> None:
         """Start with new buffers, whatever state those of now are in."""
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
+        self._slots: dict[int, list[int]] = {}  # of each buffer, the slots that its rows hold
 
     def release(self) -> None:
         """Drop all sequences and free their memory."""
+        self._slots = {}
         for layer in self._layers:
-            layer.release()
+            layer.buffers.clear()
 
     @property
     def _layers(self) -> list[_SlotLayer]:
@@ -118,29 +138,44 @@ class KVCacheModel:
 
     def prefill(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
         """Compute ``prompt[start:]`` in a slot that holds ``prompt[:start]``; logits [vocabulary] of the next token."""
+        buffer, row = self._place(slot, len(prompt), start)
         for position in range(start, len(prompt), _PREFILL_TOKENS):
             chunk = prompt[position : position + _PREFILL_TOKENS]
-            logits = self._forward(slot, [chunk], [position], last_only=True)
+            batch = RaggedBatch(row, [position], [len(chunk)], self._model.device, buffer)
+            logits = self._forward([chunk], [batch], last_only=True)
         return logits[-1]
 
     def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
-        """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens.
+        """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens, and free all others.
 
         Returns for each row the logits after each of its new tokens, [new tokens, vocabulary].
         """
-        logits = self._forward(0, rows, lengths, last_only=False)
-        return list(torch.split(logits, [len(row) for row in rows]))
+        self._free(len(rows))
+        for slot, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            self._place(slot, length + len(row), length)
+        order = [slot for slots in self._slots.values() for slot in slots]
+        batches = [
+            RaggedBatch(
+                0, [lengths[n] for n in slots], [len(rows[n]) for n in slots], self._model.device, buffer
+            )
+            for buffer, slots in self._slots.items()
+        ]
+        logits = self._forward([rows[slot] for slot in order], batches, last_only=False)
+        parts = dict(zip(order, torch.split(logits, [len(rows[slot]) for slot in order]), strict=True))
+        return [parts[slot] for slot in range(len(rows))]
 
     def _forward(
-        self, first_slot: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], *, last_only: bool
+        self, rows: Sequence[Sequence[int]], batches: Sequence[RaggedBatch], *, last_only: bool
     ) -> torch.Tensor:
-        """Logits [new tokens of all rows, vocabulary]; with ``last_only``, of the last token, [1, vocabulary]."""
-        device = self._model.device
-        layout = RaggedBatch(first_slot, lengths, [len(row) for row in rows], device)
+        """Logits [new tokens of all rows, vocabulary]; with ``last_only``, of the last token, [1, vocabulary].
+
+        ``rows``: those of the batches, one after the other.
+        """
+        layout = RaggedLayout(batches)
         for layer in self._cache.layers:
             layer.layout = layout
         output = self._model(
-            input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
+            input_ids=torch.tensor([[token for row in rows for token in row]], device=self._model.device),
             position_ids=layout.positions[None],
             **{self._cache_argument: self._cache},
             use_cache=True,
@@ -153,22 +188,26 @@ class KVCacheModel:
         return logits[-1:] if last_only else logits
 
     def load(self, slot: int, parts: Sequence[KeyValues]) -> int:
-        """Copy consecutive keys and values to the beginning of a slot; returns their number of tokens."""
+        """Begin a slot, the last one, with consecutive keys and values; returns their number of tokens."""
+        self._free(slot)
         start, total = 0, sum(part[0][0].shape[0] for part in parts)
+        if not total:
+            return 0
+        buffer, row = self._place(slot, total, 0)
         for part in parts:
             stop = start + part[0][0].shape[0]
-            for layer, (keys, values) in zip(self._layers, part, strict=True):
-                layer.reserve(slot + 1, total)
-                layer.keys[slot, start:stop] = keys
-                layer.values[slot, start:stop] = values
+            for layer, new in zip(self._layers, part, strict=True):
+                for stored, values in zip(layer.reserve(buffer, row + 1, total), new, strict=True):
+                    stored[row, start:stop] = values
             start = stop
         return start
 
     def save(self, slot: int, start: int, stop: int) -> KeyValues:
         """A copy of the keys and values of the tokens ``start:stop`` of a slot."""
+        buffer, row = self._found(slot)
         return [
-            (layer.keys[slot, start:stop].clone(), layer.values[slot, start:stop].clone())
-            for layer in self._layers
+            (keys[row, start:stop].clone(), values[row, start:stop].clone())
+            for keys, values in (layer.buffers[buffer] for layer in self._layers)
         ]
 
     def erase(self, slot: int, start: int = 0) -> None:
@@ -176,16 +215,61 @@ class KVCacheModel:
 
         Masked values are still multiplied, and 0 * NaN is NaN: NaN would spread to whatever uses the slot next.
         """
+        if not any(slot in slots for slots in self._slots.values()):
+            return
+        buffer, row = self._found(slot)
         for layer in self._layers:
-            if slot < layer.keys.shape[0]:
-                layer.keys[slot, start:] = 0
-                layer.values[slot, start:] = 0
+            for stored in layer.buffers.get(buffer, ()):
+                stored[row : row + 1, start:] = 0  # none, where the forward failed before it was made
 
-    def move(self, slot: int, to: int, length: int) -> None:
-        """Copy the first ``length`` tokens of a slot to another."""
-        for layer in self._layers:
-            layer.keys[to, :length] = layer.keys[slot, :length]
-            layer.values[to, :length] = layer.values[slot, :length]
+    def move(self, slot: int, to: int) -> None:
+        """Let the last slot take the place of another."""
+        self._remove(*self._found(to))
+        buffer, row = self._found(slot)
+        self._slots[buffer][row] = to
+
+    def _found(self, slot: int) -> tuple[int, int]:
+        """Buffer and row of a slot."""
+        return next((buffer, slots.index(slot)) for buffer, slots in self._slots.items() if slot in slots)
+
+    def _place(self, slot: int, tokens: int, length: int) -> tuple[int, int]:
+        """Buffer and row of a slot that holds ``length`` tokens, in a buffer for ``tokens`` of them."""
+        old = self._found(slot) if any(slot in slots for slots in self._slots.values()) else None
+        wanted, most = 0, self._short_tokens
+        while most < tokens:
+            wanted, most = wanted + 1, most * _STEP
+        if old is not None and old[0] >= wanted:
+            return old
+        slots = self._slots.setdefault(wanted, [])
+        if old is not None:
+            for layer in self._layers:
+                new = layer.reserve(wanted, len(slots) + 1, tokens)
+                for stored, values in zip(new, layer.buffers[old[0]], strict=True):
+                    stored[len(slots), :length] = values[old[1], :length]
+            self._remove(*old)
+        slots.append(slot)
+        return wanted, len(slots) - 1
+
+    def _free(self, first: int) -> None:
+        """Remove the slots from ``first`` on."""
+        for slot in [slot for slots in self._slots.values() for slot in slots if slot >= first]:
+            self._remove(*self._found(slot))
+
+    def _remove(self, buffer: int, row: int) -> None:
+        """Remove a row of a buffer, and fill its place from the end: the rows of a forward stand side by side."""
+        slots = self._slots[buffer]
+        last = len(slots) - 1
+        if row < last:
+            for layer in self._layers:
+                for stored in layer.buffers[buffer]:
+                    stored[row] = stored[last]
+        slots[row] = slots[last]
+        slots.pop()
+        if not slots:
+            del self._slots[buffer]
+            if buffer:  # the first one is small, and soon in use again
+                for layer in self._layers:
+                    layer.buffers.pop(buffer, None)
 
 
 def supports_kv_cache_slots(model: Any) -> bool:
@@ -202,14 +286,14 @@ def supports_kv_cache_slots(model: Any) -> bool:
     ids = [token % config.vocab_size for token in _PROBE]
     plain = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, 4:]
     try:
-        slots = KVCacheModel(model)
+        slots = KVCacheModel(model, short_tokens=8)  # the rows have different buffers
         slots.prefill(1, ids[:9], 0)
         slots.prefill(0, ids[:4], 0)
-        first, second = slots.extend([ids[4:], ids[9:]], [4, 9])
+        first, second = slots.extend([ids[4:8], ids[9:]], [4, 9])
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         same = False
     else:
-        difference = max((first - plain).abs().max(), (second - plain[-1:]).abs().max())
+        difference = max((first - plain[:4]).abs().max(), (second - plain[-1:]).abs().max())
         close = bool(difference <= _PROBE_TOLERANCE * plain.abs().max())
         # The probe is shorter than most sliding windows, so whether the layers pass theirs on is checked apart.
         # Layers that run several times in a forward would find keys of another round in their slots.

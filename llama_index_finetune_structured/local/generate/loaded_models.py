@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import torch
-
 from ...forks import ForkSafeLock, reset_after_fork
-from ..model.adapter import merge_adapter, read_matching_card
+from ..model.adapter import attach_adapter, merge_adapter, read_matching_card
 from ..model.base_files import hash_of_files
-from ..model.base_models import BaseModelFiles, load_model, load_tokenizer, resolve
+from ..model.base_models import (
+    BaseModelFiles,
+    holds_quantized_weights,
+    load_model,
+    load_tokenizer,
+    resolve,
+)
 from ..model.devices import precision
 from ..model.prompts import stop_token_id
+from ..model.quantization import Quantization
 from ..model.reading import reading
 from ..schema.bounds import AnswerBounds
 from .answer_grammar import answer_grammar
@@ -87,34 +92,42 @@ class LocalModel:
         return self
 
 
-# The models of this process, by content of base and adapter and by batch size.
-_loaded: WeakValueDictionary[tuple[str, str, int], LocalModel] = WeakValueDictionary()
+# The models of this process, by content of base and adapter, batch size and quantisation.
+_loaded: WeakValueDictionary[tuple[str, str, int, str | None], LocalModel] = WeakValueDictionary()
 
 
-def load_local_model(base_model: str, adapter: Path | None, batch_size: int) -> LocalModel:
+def load_local_model(
+    base_model: str, adapter: Path | None, batch_size: int, quantization: Quantization | None = None
+) -> LocalModel:
     """Load a base model and merge an adapter into it, or return the loaded one of the same content.
 
     ``base_model``: name, folder, .gguf file or hub id. ``batch_size``: most requests generated together; models
-    loaded with another one are not shared. Raises ConfigurationError for an adapter of another base.
+    loaded with another one are not shared. ``quantization``: of the base's layers, which an adapter then stands
+    beside. Raises ConfigurationError for an adapter of another base.
     """
     base = resolve(base_model)
     files = {} if adapter is None else read_matching_card(adapter, base).files
-    key = (base.sha256, hash_of_files(files), batch_size)
+    key = (base.sha256, hash_of_files(files), batch_size, quantization)
     with _loading:
         model = _loaded.get(key)
         if model is None:
-            weights, tokenizer = _weights(base, adapter), load_tokenizer(base)
+            weights, tokenizer = _weights(base, adapter, quantization), load_tokenizer(base)
             with reading(f"base model {base.name!r} cannot be served", "Use another base model"):
                 model = _loaded[key] = LocalModel(weights, tokenizer, batch_size)
     return model
 
 
-def _weights(base: BaseModelFiles, adapter: Path | None) -> Any:
+def _weights(base: BaseModelFiles, adapter: Path | None, quantization: Quantization | None) -> Any:
+    model = load_model(base, dtype=precision(), quantization=quantization)
     if adapter is None:
-        return load_model(base, dtype=precision())
-    # Merged in fp32: in bf16 small updates would be rounded away.
-    model = load_model(base, dtype=torch.float32)
-    return merge_adapter(model, adapter).to(precision())
+        return model
+    if quantization is None and not holds_quantized_weights(base):
+        return merge_adapter(model, adapter)
+    from ..train.fused_linear import fuse_lora
+
+    tuned = attach_adapter(model, adapter)  # merged, the sums would have to be quantised again
+    fuse_lora(tuned)
+    return tuned.get_base_model()
 
 
 def _as_list(value: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""Attention for a ragged batch: rows of different lengths in one row of tokens, keys in KV cache slots.
+"""Attention for a ragged batch: rows of different lengths in one row of tokens, keys in KV cache buffers.
 
 Registered with transformers under the name ``kv_cache_slots``. Everything but the attention itself is computed on
 real tokens only, however different the lengths of the rows are.
@@ -14,24 +14,30 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-__all__ = ["ATTENTION", "RaggedBatch"]
+__all__ = ["ATTENTION", "RaggedBatch", "RaggedLayout", "store"]
 
 ATTENTION = "kv_cache_slots"
 
 
 class RaggedBatch:
-    """The new tokens of one forward, concatenated row by row, and their slots and positions in the KV cache.
+    """New tokens of rows whose keys are in one buffer, concatenated row by row, and their places in it.
 
-    ``first_slot``: slot of the first row; the other rows have the slots after it. ``cached``: for each row, the number
-    of tokens that its slot holds already. ``counts``: for each row, the number of its new tokens. In shapes, ``tokens``
-    is the sum of ``counts``, ``longest`` the largest of them, ``width`` the largest number of cached and new tokens.
-    ``calls``: how often attention was computed with it.
+    ``first``: place of the first row in the buffer; the other rows have the places after it. ``cached``: for each row,
+    the number of its tokens that are there already. ``counts``: for each row, the number of its new tokens. In shapes,
+    ``tokens`` is the sum of ``counts``, ``longest`` the largest of them, ``width`` the largest number of cached and new
+    tokens. ``buffer``: which one.
     """
 
     def __init__(
-        self, first_slot: int, cached: Sequence[int], counts: Sequence[int], device: torch.device
+        self,
+        first: int,
+        cached: Sequence[int],
+        counts: Sequence[int],
+        device: torch.device,
+        buffer: int = 0,
     ) -> None:
-        self.first_slot, self.rows, self.longest = first_slot, len(counts), max(counts)
+        self.first, self.rows, self.longest, self.buffer = first, len(counts), max(counts), buffer
+        self.tokens = sum(counts)
         self.width = max(start + count for start, count in zip(cached, counts, strict=True))
         self._cached = torch.tensor(cached, device=device)
         self.row_of = torch.repeat_interleave(
@@ -39,12 +45,16 @@ class RaggedBatch:
         )  # [tokens]
         self.column_of = torch.cat([torch.arange(count, device=device) for count in counts])  # [tokens]
         self._masks: dict[int | None, torch.Tensor] = {}
-        self.calls = 0
 
     @cached_property
     def positions(self) -> torch.Tensor:
         """Position of each token in its row, [tokens]."""
         return self._cached[self.row_of] + self.column_of
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Row of the buffer that each token is in, [tokens]."""
+        return self.row_of + self.first
 
     @property
     def windows(self) -> set[int | None]:
@@ -79,6 +89,37 @@ class RaggedBatch:
         return self._masks[window]
 
 
+class RaggedLayout:
+    """The new tokens of one forward: those of ``batches``, one after the other.
+
+    ``calls``: how often attention was computed with it.
+    """
+
+    def __init__(self, batches: Sequence[RaggedBatch]) -> None:
+        self.batches, self.calls = batches, 0
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """Position of each token in its row, [tokens]."""
+        return torch.cat([batch.positions for batch in self.batches])
+
+    @property
+    def windows(self) -> set[int | None]:
+        """Sliding windows, in tokens, of the layers that have used this layout; None: full attention."""
+        return set[int | None]().union(*(batch.windows for batch in self.batches))
+
+    def parts(self, flat: torch.Tensor) -> Sequence[torch.Tensor]:
+        """[1, heads, tokens, d] -> that of each batch."""
+        return torch.split(flat, [batch.tokens for batch in self.batches], dim=2)
+
+
+def store(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What a layer's cache returns to the model, for ``ragged_attention``: the keys, or values, of several batches."""
+    first = parts[0].view(parts[0].shape)  # a tensor of its own, which nothing else names
+    first.parts = parts  # type: ignore[attr-defined]
+    return first
+
+
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -86,29 +127,52 @@ def ragged_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    layout: RaggedBatch | None = None,
+    layout: RaggedLayout | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query [1, heads, tokens, d], key and value [rows, kv_heads, width, d] -> [1, tokens, heads, d].
+    """Query [1, heads, tokens, d], key and value of each batch [rows, kv_heads, width, d] -> [1, tokens, heads, d].
 
-    ``layout`` comes through the model's keyword arguments. Raises TypeError for attention that this does not compute.
-    Grouped-query attention copies no keys: the query heads of a group become more queries of its one key head.
+    Key and value: as ``store`` made them, or as they are where there is one batch. ``layout`` comes through the model's
+    keyword arguments. Raises TypeError for attention that this does not compute. Grouped-query attention copies no
+    keys: the query heads of a group become more queries of its one key head.
     """
     if layout is None or attention_mask is not None or any(other.get(name) is not None for name in _UNKNOWN):
         raise TypeError(f"{type(module).__name__}: its attention cannot be computed from KV cache slots")
     layout.calls += 1
-    rows, heads = layout.rows, query.shape[1]
+    if len(layout.batches) == 1:
+        return _attention(layout.batches[0], query, key, value, scaling, sliding_window, softcap), None
+    keys, values = (getattr(stored, "parts", ()) for stored in (key, value))
+    if not len(keys) == len(values) == len(layout.batches):
+        raise TypeError(f"{type(module).__name__}: changes the keys that the cache returns")
+    attended = [
+        _attention(batch, part, key, value, scaling, sliding_window, softcap)
+        for batch, part, key, value in zip(layout.batches, layout.parts(query), keys, values, strict=True)
+    ]
+    return torch.cat(attended, dim=1), None
+
+
+def _attention(
+    batch: RaggedBatch,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Query [1, heads, tokens, d], key and value [rows, kv_heads, width, d] -> [1, tokens, heads, d]."""
+    rows, heads = batch.rows, query.shape[1]
     groups = heads // key.shape[1]
-    folded = layout.padded(query).reshape(rows, key.shape[1], groups * layout.longest, query.shape[3])
-    mask = layout.mask(sliding_window, groups, query.dtype)
+    folded = batch.padded(query).reshape(rows, key.shape[1], groups * batch.longest, query.shape[3])
+    mask = batch.mask(window, groups, query.dtype)
     if softcap is None:
         attended = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
     else:
         attended = _softcapped_attention(folded, key, value, mask, scaling, softcap)
-    return layout.flat(attended.reshape(rows, heads, layout.longest, value.shape[3])), None
+    return batch.flat(attended.reshape(rows, heads, batch.longest, value.shape[3]))
 
 
 _UNKNOWN = ("s_aux", "position_bias")  # attention sinks (gpt-oss) and relative position biases (T5)

@@ -32,6 +32,7 @@ from .lora_files import (
 )
 from .lora_targets import LoraTargets, lora_targets
 from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from .quantization import Quantization
 from .reading import reading
 from .versions import serving_folder
 
@@ -42,6 +43,7 @@ __all__ = [
     "AdapterCard",
     "adapter_or_none",
     "add_lora",
+    "attach_adapter",
     "find_adapter",
     "load_lora",
     "merge_adapter",
@@ -98,6 +100,7 @@ class AdapterCard(BaseModel):
     told. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of ``windows``
     sentences each; 0: texts are read whole. ``calibrations``: by ``schema_key`` of a schema, how the probabilities of
     its answers are calibrated.
+    ``quantization``: of the base's layers while it was trained on; None: as its files have them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -124,6 +127,7 @@ class AdapterCard(BaseModel):
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
     calibrations: dict[str, Calibration] = {}
+    quantization: Quantization | None = None
 
     @property
     def answer_tokens(self) -> int:
@@ -189,10 +193,23 @@ def _upper(count: int, upper: int | None) -> list[int] | None:
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """Return the model with the adapter's weights merged into its own; reads safetensors only.
+    """Return the model with the adapter's weights merged into its own, layer by layer; reads safetensors only.
 
-    Raises ConfigurationError where the adapter's files are damaged or belong to another base, or where a weight is
-    not finite, before or after merging.
+    Sums are computed in fp32 and rounded once (of stacked experts, PEFT rounds the updates too).
+    Raises ConfigurationError where the adapter's files are damaged or belong to another base, or where a weight is not
+    finite, before or after merging.
+    """
+    tuned = attach_adapter(model, folder)
+    with _fitting(folder):
+        merged = tuned.merge_and_unload()
+    require_finite(merged.named_parameters(), f"adapter {folder}, merged into its base")
+    return merged
+
+
+def attach_adapter(model: Any, folder: Path) -> Any:
+    """Return the model as a PEFT model with the adapter's weights beside its own, which may be quantised.
+
+    Raises ConfigurationError as ``merge_adapter``.
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
@@ -209,14 +226,18 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         layers_to_transform=file.layers_to_transform,
         inference_mode=True,
     )
-    with reading(f"{folder}: the adapter does not fit the base", "Train on this base"), _quiet_peft():
+    with _fitting(folder):
         tuned = get_peft_model(model, config)
         require_complete(folder, tensors, get_peft_model_state_dict(tuned, save_embedding_layers=False))
         require_finite(tensors.items(), f"adapter {folder}")
         load_lora(tuned, tensors)
-        merged = tuned.merge_and_unload()
-    require_finite(merged.named_parameters(), f"adapter {folder}, merged into its base")
-    return merged
+    return tuned
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    with reading(f"{folder}: the adapter does not fit the base", "Train on this base"), _quiet_peft():
+        yield
 
 
 def load_lora(tuned: Any, tensors: Mapping[str, torch.Tensor]) -> None:

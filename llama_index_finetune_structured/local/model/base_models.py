@@ -15,6 +15,7 @@ from .base_files import GGUF, differing_parts, file_hash, hash_of_files, hashed_
 from .converted import converted_folder, require_unchanged
 from .devices import best_device
 from .finite import require_finite
+from .quantization import Quantization, is_quantized, quantized_tensors, quantizing, set_up_layers
 from .reading import causal_model, reading, require_buildable, transformers_library
 from .rope import forget_lengths
 
@@ -26,6 +27,7 @@ __all__ = [
     "BaseModelFiles",
     "context_window",
     "gguf_source",
+    "holds_quantized_weights",
     "load_model",
     "load_tokenizer",
     "resolve",
@@ -183,6 +185,11 @@ def _config_json(base: BaseModelFiles) -> dict[str, Any]:
     return config
 
 
+def holds_quantized_weights(base: BaseModelFiles) -> bool:
+    """Whether the weights of a base are stored as bitsandbytes quantised them. Raises ConfigurationError."""
+    return is_quantized(_config_json(base))
+
+
 def text_config(base: BaseModelFiles) -> Any:
     """The transformers config of the base's text model, whose file callers have read. Raises ConfigurationError."""
     transformers = transformers_library()
@@ -191,20 +198,29 @@ def text_config(base: BaseModelFiles) -> Any:
         return config.get_text_config(decoder=True)
 
 
-def load_model(base: BaseModelFiles, *, dtype: torch.dtype) -> Any:
-    """The base model as a transformers causal LM on the best device, read from safetensors only.
+def load_model(
+    base: BaseModelFiles,
+    *,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    device: str | None = None,
+) -> Any:
+    """The base model as a transformers causal LM, read from safetensors only, each weight straight to its device.
 
-    Raises ConfigurationError where it does not load, or where weights are missing or not finite.
+    ``quantization``: of the layers that LoRA adapts. ``device``: None: the best one. Raises ConfigurationError where
+    it does not load, or where weights are missing or not finite.
     """
-    _config_json(base)
+    config = _config_json(base)
     _require_unchanged(base)
     with reading(f"base model {base.name!r} does not load", _MEND):
         if (base.path / _GENERATION).is_file():
             read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
-        model = causal_model(base.path, dtype=dtype).to(best_device())
+        options = quantizing(base.name, base.path, config, quantization)
+        model = causal_model(base.path, dtype=dtype, device_map={"": device or best_device()}, **options)
+        set_up_layers(model, dtype)
         forget_lengths(model)
     _require_same(base)
-    require_finite(model.named_parameters(), f"base model {base.name!r}")
+    require_finite([*model.named_parameters(), *quantized_tensors(model)], f"base model {base.name!r}")
     return model
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "WEIGHTS",
     "linear_layers",
+    "linear_size",
     "read_lora_config",
     "read_lora_tensors",
     "require_complete",
@@ -112,6 +113,13 @@ def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
     from transformers.pytorch_utils import Conv1D
 
     return ((n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)))
+
+
+def linear_size(layer: Any) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer, also of one whose weights are quantised."""
+    if hasattr(layer, "out_features"):
+        return layer.out_features, layer.in_features
+    return layer.weight.shape[1], layer.weight.shape[0]  # Conv1D
 
 
 def require_layers(folder: Path, config: LoraFile, model: Any) -> None:

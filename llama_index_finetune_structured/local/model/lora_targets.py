@@ -6,10 +6,11 @@ import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from ...errors import ConfigurationError
-from .lora_files import linear_layers
+from .lora_files import linear_layers, linear_size
 
 __all__ = ["LoraTargets", "lora_targets", "text_blocks"]
 
@@ -24,12 +25,14 @@ class LoraTargets:
     """What LoRA adapts.
 
     ``modules`` and ``parameters``: ends of the names of linear layers and of weights, as short as they are unique.
-    ``names``: full names of all of them. ``share``: of the weights in the matrices of the adapted blocks.
+    ``names``: full names of all of them; ``layers``: of the linear layers. ``share``: of the weights in the matrices of
+    the adapted blocks.
     """
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...]
     names: tuple[str, ...]
+    layers: tuple[str, ...]
     share: float
 
 
@@ -69,6 +72,7 @@ def lora_targets(model: Any, blocks: Collection[int] | None = None) -> LoraTarge
         _shortest(modules, others),
         _shortest(parameters, other_weights),
         (*modules, *parameters),
+        tuple(modules),
         _share(model, modules, parameters, [layers[n] for n in chosen]),
     )
 
@@ -134,8 +138,7 @@ def _expert_counts(modules: dict[str, Any]) -> set[int]:
 
 def _is_router(name: str, layer: Any, experts: set[int]) -> bool:
     """Whether a linear layer gives a score to each expert, or one to the shared expert."""
-    weight = layer.weight
-    outputs = weight.shape[1] if type(layer).__name__ == "Conv1D" else weight.shape[0]
+    outputs, _ = linear_size(layer)
     return bool(experts) and outputs in {1, *experts} and any(map(_ROUTER.search, name.split(".")[-2:]))
 
 
@@ -162,7 +165,15 @@ def _ends(name: str) -> Iterator[str]:
 
 
 def _share(model: Any, modules: list[str], parameters: list[str], blocks: list[Any]) -> float:
-    adapted = sum(model.get_submodule(name).weight.numel() for name in modules)
+    adapted = sum(prod(linear_size(model.get_submodule(name))) for name in modules)
     adapted += sum(model.get_parameter(name).numel() for name in parameters)
-    matrices = sum(weight.numel() for block in blocks for weight in block.parameters() if weight.dim() > 1)
+    linear = {
+        id(layer.weight): prod(linear_size(layer)) for block in blocks for _, layer in linear_layers(block)
+    }
+    matrices = sum(
+        linear.get(id(weight), weight.numel())  # quantised weights are counted as they were
+        for block in blocks
+        for weight in block.parameters()
+        if weight.dim() > 1
+    )
     return float(adapted / matrices)

@@ -18,6 +18,7 @@ __all__ = [
     "reading",
     "require_buildable",
     "seeding",
+    "structure",
     "transformers_library",
 ]
 
@@ -98,6 +99,16 @@ def causal_model(folder: Path, **options: Any) -> Any:
             f"{' and others' if len(wrong) > 3 else ''}; copy or download the model again"
         )
     return found
+
+
+def structure(folder: Path) -> Any:
+    """The transformers causal LM of a folder's config, without weights: its tensors are on the device ``meta``."""
+    import torch
+
+    transformers = transformers_library()
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with _loading, torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def fresh_model(kind: Any, config: Any) -> Any:

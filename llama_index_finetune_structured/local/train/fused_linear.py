@@ -1,7 +1,7 @@
-"""A fused LoRA layer for training: the low-rank products are added in place to the frozen layer's result.
+"""A fused LoRA layer: the low-rank products are added in place to the frozen layer's result.
 
 peft's own layer scales, casts and adds in separate passes over every activation; on a CPU these cost about a fifth
-of a step.
+of a step. Of a quantised layer, only the quantised weights are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
+
+from ..model.quantization import dense_weight, is_quantized_layer
 
 __all__ = ["fuse_lora"]
 
 
 def fuse_lora(model: Any) -> int:
-    """Replace the forward of a PEFT model's plain LoRA layers by one autograd function; returns how many.
+    """Replace the forward of a PEFT model's plain or quantised LoRA layers by one function; returns how many.
 
     Same mathematics and same weights. Layers with dropout, variants (DoRA), biases or transposed weights keep
     peft's own forward.
     """
     plain: list[Any] = [
-        module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)
+        module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)
     ]
     for module in plain:
         (name,) = module.active_adapters
@@ -36,8 +38,10 @@ def fuse_lora(model: Any) -> int:
     return len(plain)
 
 
-def _is_plain(module: Linear) -> bool:
-    if type(module.base_layer) is not torch.nn.Linear or len(module.active_adapters) != 1 or module.merged:
+def _is_plain(module: Any) -> bool:
+    base = module.base_layer
+    known = is_quantized_layer(base) or (isinstance(module, Linear) and type(base) is torch.nn.Linear)
+    if not known or len(module.active_adapters) != 1 or module.merged:
         return False
     name = module.active_adapters[0]
     return (
@@ -51,7 +55,7 @@ def _is_plain(module: Linear) -> bool:
 def _forward(
     base: torch.nn.Linear, down: torch.Tensor, up: torch.Tensor, scaling: float, inputs: torch.Tensor
 ) -> torch.Tensor:
-    outputs: torch.Tensor = _LoraLinear.apply(inputs, base.weight, base.bias, down, up, scaling)  # type: ignore[no-untyped-call]
+    outputs: torch.Tensor = _LoraLinear.apply(inputs, base, down, up, scaling)  # type: ignore[no-untyped-call]
     # A view made here: a model may change it in place (Gemma 3n), which autograd refuses for a view made in forward.
     return outputs.view(*inputs.shape[:-1], -1)
 
@@ -67,32 +71,39 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         inputs: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        base: torch.nn.Linear,
         down: torch.Tensor,
         up: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        ctx.scaling, ctx.dtype, ctx.master, ctx.shape = scaling, inputs.dtype, down.dtype, inputs.shape
+        weight = dense_weight(base)
+        ctx.base, ctx.scaling, ctx.dtype, ctx.master, ctx.shape = (
+            base,
+            scaling,
+            inputs.dtype,
+            down.dtype,
+            inputs.shape,
+        )
         with torch.autocast(inputs.device.type, enabled=False):
             flat = inputs.reshape(-1, inputs.shape[-1]).to(weight.dtype)
             down, up = down.to(weight.dtype), up.to(weight.dtype)
+            bias = None if base.bias is None else base.bias.to(weight.dtype)
             low = flat @ down.T
             outputs: torch.Tensor = torch.nn.functional.linear(flat, weight, bias)
             outputs.addmm_(low, up.T, alpha=scaling)
-        ctx.save_for_backward(flat, low, weight, down, up)
+        ctx.save_for_backward(flat, low, down, up)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat, low, weight, down, up = ctx.saved_tensors
+        flat, low, down, up = ctx.saved_tensors
         with torch.autocast(flat.device.type, enabled=False):
-            grad_outputs = gradients[0].to(weight.dtype)
+            grad_outputs = gradients[0].to(flat.dtype)
             grad_low = grad_outputs @ (up * ctx.scaling)
             grad_inputs = None
             if ctx.needs_input_grad[0]:
-                grad_inputs = (grad_outputs @ weight).addmm_(grad_low, down).to(ctx.dtype)
+                grad_inputs = (grad_outputs @ dense_weight(ctx.base)).addmm_(grad_low, down).to(ctx.dtype)
                 grad_inputs = grad_inputs.view(ctx.shape)
             grad_down = (grad_low.T @ flat).to(ctx.master)
             grad_up = (grad_outputs.T @ low * ctx.scaling).to(ctx.master)
-        return grad_inputs, None, None, grad_down, grad_up, None
+        return grad_inputs, None, grad_down, grad_up, None

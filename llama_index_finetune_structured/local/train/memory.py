@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, EngineError
 from ..model.base_files import GGUF
-from ..model.base_models import BaseModelFiles, text_config
+from ..model.base_models import BaseModelFiles, holds_quantized_weights, text_config
 from ..model.devices import best_device, precision
+from ..model.quantization import WEIGHT_BYTES, Quantization
 from ..model.reading import reading
 from .batches import batches
 from .packing import pieces
@@ -135,27 +136,59 @@ def require_memory(plan: MemoryPlan, base: str) -> None:
         )
 
 
-def model_shape(base: BaseModelFiles) -> ModelShape | None:
+def model_shape(base: BaseModelFiles, quantization: Quantization | None = None) -> ModelShape | None:
     """The sizes of a base model, from its config and the headers of its weights, in this machine's precision.
 
-    None where they cannot be read, which loading the model says better.
+    ``quantization``: as in ``LoraSettings``. None where they cannot be read, which loading the model says better.
     """
     itemsize = precision().itemsize
     try:
         with reading(base.name, ""):
-            tensors = list(_tensors(base, itemsize))
+            tensors, config = list(_tensors(base, itemsize)), text_config(base)
             shapes = {name: shape for name, shape, _ in tensors}
-            return (
-                shape_of(text_config(base), shapes, sum(size for *_, size in tensors), itemsize)
-                if shapes
-                else None
-            )
+            if not shapes:
+                return None
+            weights = sum(size for *_, size in tensors)
+            if holds_quantized_weights(base):
+                shapes = unpacked_shapes(shapes, _first(config, "hidden_size"))
+                weights += itemsize * max(map(prod, adapted_shapes(shapes)), default=0)
+            return shape_of(config, shapes, weights, itemsize, quantization)
     except ConfigurationError:
         return None
 
 
-def shape_of(config: Any, shapes: dict[str, tuple[int, ...]], weights: int, itemsize: int) -> ModelShape:
-    """The sizes of a model by its text config and the shapes of its weights by name."""
+def adapted_shapes(shapes: dict[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shapes of the linear layers that LoRA adapts and that quantisation quantises: not those of experts."""
+    return [
+        shape
+        for name, shape in shapes.items()
+        if _LAYER.search(name) and len(shape) == 2 and "expert" not in name
+    ]
+
+
+def unpacked_shapes(shapes: dict[str, tuple[int, ...]], width: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of weights that are stored two in a byte, in one column: one of their sizes is the model's width."""
+    return {
+        name: (2 * shape[0] // width, width) if shape[1:] == (1,) and width else shape
+        for name, shape in shapes.items()
+    }
+
+
+def shape_of(
+    config: Any,
+    shapes: dict[str, tuple[int, ...]],
+    weights: int,
+    itemsize: int,
+    quantization: Quantization | None = None,
+) -> ModelShape:
+    """The sizes of a model by its text config and the shapes of its weights by name.
+
+    ``weights``: their bytes before they are quantised. Of quantised ones, the largest is dense while it is used.
+    """
+    if quantization is not None:
+        sizes = [prod(shape) for shape in adapted_shapes(shapes)]
+        weights -= round(sum(sizes) * (itemsize - WEIGHT_BYTES[quantization]))
+        weights += itemsize * max(sizes, default=0)
     width, heads = _first(config, "hidden_size"), _first(config, "num_attention_heads")
     head = _first(config, "head_dim") or width // max(1, heads)
     of_layers = [shape for name, shape in shapes.items() if _LAYER.search(name)]
