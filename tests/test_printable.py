@@ -146,6 +146,7 @@ def _check_report() -> CheckReport:
         "window_rows": 0,
         "epochs": 1,
         "schema_tokens": 1,
+        "reasoning_tokens": 0,
     }
     return CheckReport(
         HOSTILE, HOSTILE, problems=(_problem(),), estimated=False, cost=None, span=None, memory=None, **counts

@@ -67,7 +67,7 @@ def test_a_captured_conversation_asked_again_is_captured_alike(
     with capture(path):
         server.llm().chat(messages)
         (first,) = read_examples(path)
-        server.llm().chat([message_from_wire(message.wire()) for message in first.messages])
+        server.llm().chat([message_from_wire(message.wire(reasoning=True)) for message in first.messages])
     _, second = read_examples(path)
     assert second.messages == first.messages
 

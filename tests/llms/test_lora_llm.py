@@ -142,7 +142,7 @@ class _Batches:
         self._hook = llm._loaded.engine.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.sizes.append(kwargs["layout"].rows)
+        self.sizes.append(sum(batch.rows for batch in kwargs["layout"].batches))
         self.tokens += kwargs["input_ids"].numel()
 
     def stop(self) -> None:

@@ -28,7 +28,8 @@ def test_sums_in_bf16_are_those_of_fp32_rounded_once(family: str, tmp_path: Path
     for name, weight in expected.state_dict().items():
         other = found.state_dict()[name]
         if "experts" in name:  # their updates are rounded before they are added
-            assert torch.allclose(weight, other, rtol=2**-7, atol=1e-6), name
+            rounding = 2**-8 * float(weight.abs().max())  # a sum near zero is of larger numbers
+            assert torch.allclose(weight, other, rtol=2**-7, atol=rounding), name
         else:
             assert torch.equal(weight, other), name
 

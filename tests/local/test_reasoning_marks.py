@@ -117,7 +117,7 @@ def test_a_template_that_ends_reasoning_in_the_prompt_is_refused() -> None:
 
 PIECES = ["<think>", "<|im_end|>", "</th", "</", "\n", " ", "a", "ü", "漢", "{", ">", "<|im_start|>user"]
 reasonings = st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(
-    st.characters(exclude_categories=["Cs", "Cc"]), max_size=20
+    st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"]), max_size=20
 )
 
 
