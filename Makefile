@@ -13,7 +13,7 @@ WORKERS ?= 2
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Left out of test-oldest for their time: crashes, loops of trainings, walks through what other tests cover in parts.
 # What test_docstrings.py, test_house.py and test_typing.py look at is the same with any version.
-OLDEST_LEFT_OUT ?= tests/reliability tests/demo tests/cli/test_walk.py tests/dataset/test_llm_calls.py \
+OLDEST_LEFT_OUT ?= tests/reliability tests/demo tests/agents/test_agent_paths.py tests/cli/test_walk.py tests/dataset/test_llm_calls.py \
 	tests/engines/test_exactly_once.py tests/engines/test_lora_engine.py tests/evaluation/test_learning_curve.py \
 	tests/llms/test_lora_llm.py tests/local/test_killed_runs.py tests/test_docstrings.py tests/test_examples.py \
 	tests/test_house.py tests/test_typing.py

@@ -116,7 +116,7 @@ def student(captured: FinetuneDataset, tmp_path_factory: pytest.TempPathFactory)
     engine = LoraFinetuneEngine(
         captured,
         output_dir=tmp_path_factory.mktemp("student"),
-        config=LoraSettings(epochs=9, batch_size=4, learning_rate=2e-3, upper_layers=12),
+        config=LoraSettings(epochs=10, batch_size=4, learning_rate=2e-3, upper_layers=20),
     )
     engine.finetune()
     return engine.get_finetuned_model()
