@@ -20,10 +20,8 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.tools import BaseTool
 
+from ..llms.tool_calls import ToolCallingLLM
 from .agent_questions import read_question
 
 __all__ = ["ScriptedAgentTeacher"]
@@ -41,7 +39,7 @@ class _Turn:
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
 
-class ScriptedAgentTeacher(FunctionCallingLLM, CustomLLM):
+class ScriptedAgentTeacher(ToolCallingLLM, CustomLLM):
     """An LLM that solves the demo's questions by rules, with the demo's tools.
 
     It decides each turn from the messages alone: the last question and the results of the calls made for it. Raises
@@ -83,43 +81,6 @@ class ScriptedAgentTeacher(FunctionCallingLLM, CustomLLM):
             yield CompletionResponse(text=text, delta=text)
 
         return responses()
-
-    def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **_: Any
-    ) -> list[ToolSelection]:
-        calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
-        if error_on_no_tool_call and not calls:
-            raise ValueError(f"expected at least one tool call, found the text {response.message.content!r}")
-        return [
-            ToolSelection(
-                tool_id=call.tool_call_id or "", tool_name=call.tool_name, tool_kwargs=_arguments(call)
-            )
-            for call in calls
-        ]
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        asked = [ChatMessage(user_msg)] if isinstance(user_msg, str) else [user_msg] if user_msg else []
-        return {
-            "messages": [*(chat_history or []), *asked],
-            "tools": [tool.metadata.to_openai_tool() for tool in tools],
-            "tool_choice": "required" if tool_required else "auto",
-            "parallel_tool_calls": allow_parallel_tool_calls,
-            **kwargs,
-        }
-
-
-def _arguments(call: ToolCallBlock) -> dict[str, Any]:
-    assert isinstance(call.tool_kwargs, dict)  # this module makes the blocks
-    return call.tool_kwargs
 
 
 def _answer(messages: Sequence[ChatMessage], settings: dict[str, Any]) -> ChatMessage:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,14 +137,13 @@ class ChatForm:
         """The response to a chat whose answer, as text, is ``answered``."""
         return answered
 
-    def responses(self, chunks: Iterable[ChatResponse]) -> ChatResponseGen:
+    def responses(self, chunks: ChatResponseGen) -> ChatResponseGen:
         """The responses of a stream."""
-        yield from chunks
+        return chunks
 
-    async def aresponses(self, chunks: AsyncIterable[ChatResponse]) -> ChatResponseAsyncGen:
+    def aresponses(self, chunks: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
         """The responses of a stream."""
-        async for chunk in chunks:
-            yield chunk
+        return chunks
 
 
 @dataclass(frozen=True)
@@ -160,18 +159,20 @@ class ToolCalls(ChatForm):
             answered.message = self._message(loads(answered.message.content or ""), _thinking(answered))
         return answered
 
-    def responses(self, chunks: Iterable[ChatResponse]) -> ChatResponseGen:
+    def responses(self, chunks: ChatResponseGen) -> ChatResponseGen:
         """The responses of a stream: ``delta`` is of the turn's text, calls are as far as they go."""
         growing = _GrowingTurn(self)
-        for chunk in chunks:
-            yield growing.response(chunk)
+        with closing(chunks):
+            for chunk in chunks:
+                yield growing.response(chunk)
         yield from growing.rest()
 
-    async def aresponses(self, chunks: AsyncIterable[ChatResponse]) -> ChatResponseAsyncGen:
+    async def aresponses(self, chunks: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
         """As ``responses``."""
         growing = _GrowingTurn(self)
-        async for chunk in chunks:
-            yield growing.response(chunk)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield growing.response(chunk)
         for last in growing.rest():
             yield last
 
@@ -233,17 +234,17 @@ def _thinking(response: ChatResponse) -> list[ContentBlock]:
 def _tools(tools: Any) -> list[dict[str, Any]]:
     if not tools:
         return []
-    wire = tools_to_wire(
-        [
-            tool.metadata.to_openai_tool(skip_length_check=True) if isinstance(tool, BaseTool) else tool
-            for tool in tools
-        ]
-        if isinstance(tools, Sequence) and not isinstance(tools, str)
-        else tools
-    )
-    if not wire:
-        raise ConfigurationError(f"tools: expected a list of tools in OpenAI's form, found {tools!r}")
-    return wire
+    given = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
+    made = [
+        tool.metadata.to_openai_tool(skip_length_check=True) if isinstance(tool, BaseTool) else tool
+        for tool in given
+    ]
+    if other := [tool for tool in made if not isinstance(tool, Mapping)]:
+        raise ConfigurationError(
+            f"tools: expected a list of tools, LlamaIndex's or in OpenAI's form, found {other[0]!r} in it; make a tool "
+            "of a function by FunctionTool.from_defaults(function)"
+        )
+    return tools_to_wire([dict(tool) for tool in made])
 
 
 def _choice(choice: Any) -> str:

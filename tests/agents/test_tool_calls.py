@@ -136,6 +136,7 @@ def test_a_program_of_function_calls_asks_as_structured_predict_does(llm: LoraLL
         ({"tools": WIRE, "tool_choice": "subtract"}, "expected auto, required, none or one of the tools"),
         ({"tools": WIRE, "tool_choice": 3}, "tool_choice=3: expected auto"),
         ({"tools": "add"}, "expected a list of tools"),
+        ({"tools": [*WIRE, len]}, "FunctionTool.from_defaults"),
         ({"tools": [{"name": "x"}]}, "expected {'type': 'function'"),
         ({"tools": [WIRE[0], WIRE[0]]}, "two tools are named 'add'"),
         ({"tool_choice": "add"}, "there are no tools"),
