@@ -246,3 +246,26 @@ def test_a_served_adapter_is_asked_for_turns_by_schema(way: str, tmp_path: Path,
     schema = form.keywords["response_format"]["json_schema"]["schema"]
     assert rendered["input_ids"] == local._prompt(form.messages, schema)
     assert sent["response_format"]["json_schema"]["schema"]["$defs"]["Call"]
+
+
+def test_an_abandoned_stream_of_a_turn_stops_the_generation(llm: LoraLLM) -> None:
+    steps: list[int] = []
+    hook = llm._loaded.engine.model.register_forward_pre_hook(lambda *_: steps.append(1))
+    options: dict[str, Any] = {"tools": WIRE, "tool_choice": "none", "max_new_tokens": 1500}
+
+    async def abandon() -> None:
+        stream = await llm.astream_chat(ASKED, **options)
+        await anext(stream)
+        await stream.aclose()
+
+    try:
+        whole = len(list(llm.stream_chat(ASKED, **options)))
+        steps.clear()
+        stream = llm.stream_chat(ASKED, **options)
+        next(stream)
+        stream.close()
+        asyncio.run(abandon())
+        llm.complete("next", max_new_tokens=1)
+        assert len(steps) < whole
+    finally:
+        hook.remove()
