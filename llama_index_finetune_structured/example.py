@@ -306,6 +306,16 @@ class Example(_Frozen):
         """Whether tools were sent and no schema of an answer, as agents do."""
         return bool(self.tools) and self.answer_schema is None
 
+    @property
+    def conversation(self) -> str:
+        """Content hash of what all rows of an agent's run begin with: the messages up to the first question.
+
+        Instructions do not count, since they change where one agent hands over to another.
+        """
+        messages = [message for message in self.messages if message.role not in ("system", "developer")]
+        first = next((at for at, message in enumerate(messages) if message.role == "user"), 0)
+        return content_hash([message.wire() for message in messages[: first + 1]])
+
     def answer_texts(self) -> list[str]:
         """Every text of the answer: its content, if there is any, then the JSON arguments of each tool call."""
         content = self.answer.content

@@ -82,12 +82,9 @@ def _group_name(name: object, row: int) -> str:
 def _question(example: Example) -> str:
     if example.query is not None:
         return example.query
-    messages = example.messages
-    if example.is_agent_turn:  # all rows of a run; instructions change where one agent hands over to another
-        messages = tuple(m for m in messages if m.role not in ("system", "developer"))
-        first = next((at for at, m in enumerate(messages) if m.role == "user"), 0)
-        messages = messages[: first + 1]
-    return content_hash([m.wire() for m in messages])
+    if example.is_agent_turn:
+        return example.conversation
+    return content_hash([m.wire() for m in example.messages])
 
 
 def document_of(example: Example) -> str | None:

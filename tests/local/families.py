@@ -144,3 +144,18 @@ def save(family: str, folder: Path) -> Path:
     model(family).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return folder
+
+
+def plainly(model: Any, prompt: tuple[int, ...], tokens: int) -> list[int]:
+    """The answer of transformers' own greedy generation."""
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        answer = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=1,
+            pad_token_id=1,
+        )[0, len(prompt) :].tolist()
+    return answer[: answer.index(1)] if 1 in answer else answer

@@ -125,24 +125,10 @@ def _check(family: str, folder: Path, *, packed: bool) -> None:
     again = load_model(BaseModelFiles("merged", folder / "merged", ""), dtype=torch.float32).eval()
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in merged.state_dict().items())
 
-    answers = [_plainly(merged, row.prompt) for row in ROWS]
+    answers = [families.plainly(merged, row.prompt, 12) for row in ROWS]
     engine = GenerationEngine(again, stop_ids=[1], pad_id=1, batch_size=4)
     futures = [engine.submit(GenerationRequest(row.prompt, 12)) for row in ROWS]
     assert [list(future.result().tokens) for future in futures] == answers
-
-
-def _plainly(model: Any, prompt: tuple[int, ...]) -> list[int]:
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        answer = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=12,
-            do_sample=False,
-            eos_token_id=1,
-            pad_token_id=1,
-        )[0, len(prompt) :].tolist()
-    return answer[: answer.index(1)] if 1 in answer else answer
 
 
 @pytest.mark.parametrize("family", PACKED.split())

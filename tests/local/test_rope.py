@@ -74,21 +74,7 @@ def test_a_row_s_loss_is_the_same_beside_and_after_a_long_one(model: Any) -> Non
 
 def test_an_answer_is_the_same_beside_a_long_one(model: Any) -> None:
     prompts = [SHORT[0].prompt, LONG.prompt, SHORT[1].prompt]
-    expected = [_plainly(model, prompt) for prompt in prompts]
+    expected = [families.plainly(model, prompt, 20) for prompt in prompts]
     engine = GenerationEngine(model, stop_ids=[1], pad_id=1, batch_size=4)
     futures = [engine.submit(GenerationRequest(prompt, 20)) for prompt in prompts]
     assert [list(future.result().tokens) for future in futures] == expected
-
-
-def _plainly(model: Any, prompt: tuple[int, ...]) -> list[int]:
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        answer = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=20,
-            do_sample=False,
-            eos_token_id=1,
-            pad_token_id=1,
-        )[0, len(prompt) :].tolist()
-    return answer[: answer.index(1)] if 1 in answer else answer

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ...errors import ConfigurationError, DatasetError
-from ...example import Example, Message, compact_json, content_hash
+from ...example import Example, Message, compact_json
 from ...json_schema import map_sub_schemas, pointer_part, without_titles
 from .spelling import spelled_json
 from .written import written_answer
@@ -101,7 +101,7 @@ def structured_turns(example: Example) -> Iterator[Example]:
     schema = turn_schema(example.tools or ())
     known = {call for part in schema["$defs"][_CALL]["anyOf"] for call in part["properties"]}
     if example.document_id is None:
-        example = example.model_copy(update={"document_id": _conversation(example)})
+        example = example.model_copy(update={"document_id": example.conversation})
     messages: list[Message] = []
     for message in _in_call_order([*example.messages, example.answer]):
         if message.role == "assistant":
@@ -122,12 +122,6 @@ def turn_messages(messages: Sequence[Message]) -> list[Message]:
         else _as_result(message)
         for message in _in_call_order(messages)
     ]
-
-
-def _conversation(example: Example) -> str:
-    """What all rows of a run begin with: the first question, not the instructions, which differ between agents."""
-    asked = next((message for message in example.messages if message.role == "user"), example.messages[0])
-    return content_hash(asked.wire())
 
 
 def _structured(
