@@ -12,14 +12,11 @@ OLDEST_READY := $(OLDEST_VENV)/.ready
 WORKERS ?= 2
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Left out of test-oldest for their time: crashes, loops of trainings, walks through what other tests cover in parts.
-# What test_docstrings.py, test_house.py and test_typing.py look at is the same with any version. The last two lines
-# are of families, experts and quantised layers, which need newer versions of transformers and peft.
+# What test_docstrings.py, test_house.py and test_typing.py look at is the same with any version.
 OLDEST_LEFT_OUT ?= tests/reliability tests/demo tests/agents/test_agent_paths.py tests/cli/test_walk.py \
 	tests/dataset/test_llm_calls.py tests/engines/test_exactly_once.py tests/engines/test_lora_engine.py \
 	tests/evaluation/test_learning_curve.py tests/llms/test_lora_llm.py tests/local/test_killed_runs.py \
-	tests/test_docstrings.py tests/test_examples.py tests/test_house.py tests/test_typing.py \
-	tests/local/test_families.py tests/local/test_rope.py tests/local/test_quantization.py \
-	tests/local/test_merging.py tests/local/test_memory.py tests/local/test_layer_checkpointing.py
+	tests/test_docstrings.py tests/test_examples.py tests/test_house.py tests/test_typing.py
 
 .PHONY: demo test test-oldest lint docs hooks bench clean
 

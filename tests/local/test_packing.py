@@ -155,7 +155,7 @@ def test_a_sliding_window_is_packed_with_the_loss_and_gradients_of_each_row_alon
     ("family", "reason"),
     [
         ("lfm2", "layers of the type conv"),
-        ("mamba", "packing"),  # transformers 5.3 has no types of its layers
+        ("mamba", "layers of the type linear_attention"),
         ("llama4_text", "layers of the type chunked_attention"),
         ("bloom", "biased by distances"),
         ("gpt_oss", "cannot be packed"),
