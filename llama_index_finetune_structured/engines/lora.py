@@ -387,8 +387,7 @@ def _planned(trainer: Trainer, cost: RunCost) -> str:
     rows, minutes = len(trainer.rows), cost.seconds / 60
     time = f"{minutes:.0f} min" if minutes >= 1.5 else f"{cost.seconds:.0f} s"
     memory = "" if cost.memory is None else f", {gib(cost.memory)} of memory"
-    if trainer.plan is not None:
-        memory += f" (estimate: {trainer.plan.summary})"
+    memory += "" if trainer.plan is None else trainer.plan.ways
     epochs = trainer.total_steps / trainer.steps_per_epoch
     return (
         f"{rows} rows, {trainer.batch_size} a step, {epochs:.2g} epochs: {trainer.total_steps} steps, about {time}"

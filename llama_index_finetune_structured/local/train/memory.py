@@ -118,13 +118,18 @@ class MemoryPlan:
         return self.free is None or self.need <= self.free
 
     @property
+    def ways(self) -> str:
+        """What is done otherwise than where memory is plenty, after a semicolon; empty for nothing."""
+        checkpointed = "; layers are checkpointed" if self.checkpoint_layers else ""
+        pieces = "" if self.piece_tokens == PIECE_TOKENS else f"; at most {self.piece_tokens} tokens at once"
+        return checkpointed + pieces
+
+    @property
     def summary(self) -> str:
         """Needed and free memory, and the way that was chosen."""
         free = "" if self.free is None else f", {gib(self.free)} are free"
-        checkpointed = "; layers are checkpointed" if self.checkpoint_layers else ""
-        pieces = "" if self.piece_tokens == PIECE_TOKENS else f"; at most {self.piece_tokens} tokens at once"
         short = "" if self.fits else f"; that does not fit: {mend(checkpointed=self.checkpoint_layers)}"
-        return f"about {gib(self.need)} of memory are needed{free}{checkpointed}{pieces}{short}"
+        return f"about {gib(self.need)} of memory are needed{free}{self.ways}{short}"
 
 
 def require_memory(plan: MemoryPlan, base: str) -> None:

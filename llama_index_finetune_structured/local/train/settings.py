@@ -56,7 +56,7 @@ class LoraSettings(BaseModel):
         seed: Of LoRA's initial weights, the order of rows and the choice of windows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
         checkpoint_layers: Keep only the inputs of the model's layers for the backward pass, which computes the rest
-            again: a fraction of the memory, about a third more time, the same gradients. None (default): where the
+            again: a fraction of the memory, more time, the same gradients. None (default): where the
             estimate says that memory is short.
         piece_tokens: Most tokens in one forward pass, of a prefix that rows share once; 8,192 by default. The rows of a
             step are divided into such pieces, whose gradients add up. Fewer where the estimate says that memory is
