@@ -173,7 +173,7 @@ def test_logits_after_a_cached_prefix_equal_those_without_the_cache(model: Any) 
 
 def _layout(prompt: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments of a forward without any cache: its keys are those of its own tokens."""
-    return {"layout": RaggedBatch(0, [0], [len(prompt)], torch.device("cpu")), "use_cache": False}
+    return {"layout": RaggedBatch(0, [0], [prompt], torch.device("cpu")), "use_cache": False}
 
 
 def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) -> None:

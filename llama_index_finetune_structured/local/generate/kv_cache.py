@@ -75,9 +75,8 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.reserve(batch.first_slot + batch.rows, batch.width)
-        slots = batch.first_slot + batch.row_of
-        self.keys[slots, batch.positions] = key_states[0].transpose(0, 1)
-        self.values[slots, batch.positions] = value_states[0].transpose(0, 1)
+        self.keys[batch.slots, batch.positions] = key_states[0].transpose(0, 1)
+        self.values[batch.slots, batch.positions] = value_states[0].transpose(0, 1)
         rows = slice(batch.first_slot, batch.first_slot + batch.rows)
         keys, values = self.keys[rows, : batch.width], self.values[rows, : batch.width]
         return keys.transpose(1, 2), values.transpose(1, 2)
@@ -123,24 +122,23 @@ class KVCacheModel:
             logits = self._forward(slot, [chunk], [position], last_only=True)
         return logits[-1]
 
-    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
+    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> torch.Tensor:
         """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens.
 
-        Returns for each row the logits after each of its new tokens, [new tokens, vocabulary].
+        Returns the logits after each new token, [new tokens of all rows, vocabulary].
         """
-        logits = self._forward(0, rows, lengths, last_only=False)
-        return list(torch.split(logits, [len(row) for row in rows]))
+        return self._forward(0, rows, lengths, last_only=False)
 
     def _forward(
         self, first_slot: int, rows: Sequence[Sequence[int]], lengths: Sequence[int], *, last_only: bool
     ) -> torch.Tensor:
         """Logits [new tokens of all rows, vocabulary]; with ``last_only``, of the last token, [1, vocabulary]."""
         device = self._model.device
-        layout = RaggedBatch(first_slot, lengths, [len(row) for row in rows], device)
+        layout = RaggedBatch(first_slot, lengths, rows, device)
         for layer in self._cache.layers:
             layer.layout = layout
         output = self._model(
-            input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
+            input_ids=layout.ids[None],
             position_ids=layout.positions[None],
             **{self._cache_argument: self._cache},
             use_cache=True,
@@ -205,7 +203,7 @@ def supports_kv_cache_slots(model: Any) -> bool:
         slots = KVCacheModel(model)
         slots.prefill(1, ids[:9], 0)
         slots.prefill(0, ids[:4], 0)
-        first, second = slots.extend([ids[4:], ids[9:]], [4, 9])
+        first, second = torch.split(slots.extend([ids[4:], ids[9:]], [4, 9]), [6, 1])
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         same = False
     else:

@@ -7,12 +7,13 @@ real tokens only, however different the lengths of the rows are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from ..model.devices import uploaded
 
 __all__ = ["ATTENTION", "RaggedBatch"]
 
@@ -23,28 +24,31 @@ class RaggedBatch:
     """The new tokens of one forward, concatenated row by row, and their slots and positions in the KV cache.
 
     ``first_slot``: slot of the first row; the other rows have the slots after it. ``cached``: for each row, the number
-    of tokens that its slot holds already. ``counts``: for each row, the number of its new tokens. In shapes, ``tokens``
-    is the sum of ``counts``, ``longest`` the largest of them, ``width`` the largest number of cached and new tokens.
-    ``calls``: how often attention was computed with it.
+    of tokens that its slot holds already. ``new``: for each row, its new tokens. In shapes, ``tokens`` is the number of
+    new tokens, ``longest`` the largest of a row, ``width`` the largest number of cached and new tokens of a row.
+    ``calls``: how often attention was computed with it. ``ids``, ``row_of``, ``column_of``, ``positions`` and ``slots``
+    [tokens]: of each token, its id, its row, its place among the row's new tokens and among all, and its slot.
     """
 
     def __init__(
-        self, first_slot: int, cached: Sequence[int], counts: Sequence[int], device: torch.device
+        self, first_slot: int, cached: Sequence[int], new: Sequence[Sequence[int]], device: torch.device
     ) -> None:
-        self.first_slot, self.rows, self.longest = first_slot, len(counts), max(counts)
-        self.width = max(start + count for start, count in zip(cached, counts, strict=True))
-        self._cached = torch.tensor(cached, device=device)
-        self.row_of = torch.repeat_interleave(
-            torch.arange(self.rows, device=device), torch.tensor(counts, device=device)
-        )  # [tokens]
-        self.column_of = torch.cat([torch.arange(count, device=device) for count in counts])  # [tokens]
+        self.first_slot, self.rows, self.longest = first_slot, len(new), max(map(len, new))
+        self.width = max(start + len(row) for start, row in zip(cached, new, strict=True))
+        places = [(n, column) for n, row in enumerate(new) for column in range(len(row))]
+        columns = [
+            [token for row in new for token in row],
+            [row for row, _ in places],
+            [column for _, column in places],
+            [cached[row] + column for row, column in places],
+            [first_slot + row for row, _ in places],
+        ]
+        # One upload for all, since each is waited for.
+        flat = uploaded([*(number for column in columns for number in column), *cached], device)
+        parts = torch.split(flat, [len(places)] * len(columns) + [len(cached)])
+        self.ids, self.row_of, self.column_of, self.positions, self.slots, self._cached = parts
         self._masks: dict[int | None, torch.Tensor] = {}
         self.calls = 0
-
-    @cached_property
-    def positions(self) -> torch.Tensor:
-        """Position of each token in its row, [tokens]."""
-        return self._cached[self.row_of] + self.column_of
 
     @property
     def windows(self) -> set[int | None]:

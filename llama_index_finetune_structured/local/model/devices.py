@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,20 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads"]
+__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads", "uploaded"]
 
 _VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
 
 
 def best_device() -> str:
-    """``cuda`` where PyTorch has a CUDA device, else ``cpu``."""
+    """The kind of PyTorch's accelerator (``cuda``, ``mps``, ``xpu``), or else ``cpu``."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():  # before torch.accelerator, of PyTorch 2.6
+        return "cuda"
+    accelerator = torch.accelerator.current_accelerator(True) if hasattr(torch, "accelerator") else None
+    return "cpu" if accelerator is None else accelerator.type
 
 
 def precision() -> torch.dtype:
@@ -50,6 +54,15 @@ def precision() -> torch.dtype:
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     is_fast = features.get("amx_bf16") or (features.get("avx512_bf16") and _is_amd())
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def uploaded(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Integers as a tensor on a device; the CPU does not wait until they are there, where it need not."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.tensor(numbers, device=device)
+    return torch.tensor(numbers).pin_memory().to(device, non_blocking=True)
 
 
 def _is_amd() -> bool:
