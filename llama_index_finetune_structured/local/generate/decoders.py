@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList
 from ...printable import package_logger
 from ..model.rope import most_positions_alike
 from .kv_cache import KeyValues, KVCacheModel
-from .prefix_cache import PrefixCache
+from .prefix_cache import PrefixCache, prefix_cache_bytes
 from .request import GenerationRequest
 from .sequence import GeneratedSequence
 from .token_scores import NO_TOKEN, TokenScores, token_scores
@@ -32,7 +32,8 @@ class BatchDecoder:
 
     def __init__(self, model: Any, stop_ids: Set[int]) -> None:
         self._model, self._stop_ids = KVCacheModel(model), stop_ids
-        self._prefixes = PrefixCache()
+        self._prefix_bytes = prefix_cache_bytes(model.device)
+        self._prefixes = PrefixCache(self._prefix_bytes)
         self.sequences: list[GeneratedSequence] = []
 
     def join(self, request: GenerationRequest) -> None:
@@ -71,7 +72,7 @@ class BatchDecoder:
     def _forget_prefixes(self) -> None:
         """Start an empty prefix cache: it saves time only, so its failure is no reason to fail a request."""
         _logger.warning("the prefix cache failed and was emptied", exc_info=True)
-        self._prefixes = PrefixCache()
+        self._prefixes = PrefixCache(self._prefix_bytes)
 
     def step(self) -> None:
         """Run one forward for all sequences; each gets at least one more token.
@@ -106,7 +107,7 @@ class BatchDecoder:
 
     def reset(self) -> None:
         """Drop all sequences and both caches, whatever state they are in."""
-        self.sequences, self._prefixes = [], PrefixCache()
+        self.sequences, self._prefixes = [], PrefixCache(self._prefix_bytes)
         self._model.reset()
 
     def _remove_ended(self) -> None:
