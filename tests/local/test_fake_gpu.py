@@ -68,7 +68,7 @@ def test_training_on_a_device_has_the_losses_of_the_cpu_also_resumed(runs: Any) 
 
 
 def test_a_training_step_waits_for_the_device_once(runs: Any) -> None:
-    assert runs["training"]["gpu"]["syncs"] == {"trainer.py:_train_step": 1}
+    assert runs["training"]["gpu"]["syncs"] == {"trainer.py:_gradient": 1}
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen2"])
@@ -83,6 +83,6 @@ def test_answers_in_padded_batches_are_those_of_the_cpu(runs: Any) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen2"])
 def test_a_step_of_serving_waits_for_the_device_once_and_uploads_once(runs: Any, kind: str) -> None:
     seen = runs[kind]["gpu"]
-    assert seen["syncs"] == {"token_scores.py:token_scores": seen["steps"]}
+    assert seen["syncs"] == {"position_logits.py:position_logits": seen["steps"]}
     own = {place: count for place, count in seen["uploads"].items() if not place.startswith("modeling_")}
     assert own == {"devices.py:uploaded": seen["steps"]}  # transformers' models upload too

@@ -13,10 +13,10 @@ from transformers import LogitsProcessorList
 from ...printable import package_logger
 from ..model.rope import most_positions_alike
 from .kv_cache import KeyValues, KVCacheModel
+from .position_logits import NO_TOKEN, PositionLogits, position_logits
 from .prefix_cache import PrefixCache, prefix_cache_bytes
 from .request import GenerationRequest
 from .sequence import GeneratedSequence
-from .token_scores import NO_TOKEN, TokenScores, token_scores
 
 __all__ = ["BatchDecoder", "PaddedDecoder"]
 
@@ -45,7 +45,7 @@ class BatchDecoder:
         try:
             cached = self._model.load(slot, self._cached_parts(request))
             logits = self._model.prefill(slot, request.prompt, cached)
-            (scores,) = token_scores(logits[None], near=request.probabilities)
+            (scores,) = position_logits(logits[None], near=request.probabilities)
             token = sequence.choose(scores)
         except Exception:
             self._model.erase(slot)
@@ -85,7 +85,7 @@ class BatchDecoder:
         ]
         logits = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
         near = any(sequence.request.probabilities for sequence in self.sequences)
-        every = iter(token_scores(logits, near=near))
+        every = iter(position_logits(logits, near=near))
         for slot, (sequence, draft) in enumerate(zip(self.sequences, drafts, strict=True)):
             scores = list(islice(every, 1 + len(draft)))
             try:
@@ -131,7 +131,7 @@ def _draft(sequence: GeneratedSequence) -> list[int]:
         return []
 
 
-def _verify(sequence: GeneratedSequence, draft: list[int], scores: list[TokenScores]) -> None:
+def _verify(sequence: GeneratedSequence, draft: list[int], scores: list[PositionLogits]) -> None:
     """Append the model's own tokens for as long as they equal the draft, and one more.
 
     ``scores``: after the last token of the answer and after each draft token.
@@ -205,12 +205,12 @@ class PaddedDecoder:
         ``scores``: [sequences, tokens of the vocabulary], as the result. Ended sequences get a stop token.
         """
         near = any(sequence.request.probabilities for sequence in group)
-        found = token_scores(scores, near=near)
+        found = position_logits(scores, near=near)
         chosen = [self._next_token(*each) for each in zip(group, found, strict=True)]
         only_chosen = torch.full_like(scores, float("-inf"))
         return only_chosen.scatter_(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
 
-    def _next_token(self, sequence: GeneratedSequence, scores: TokenScores) -> int:
+    def _next_token(self, sequence: GeneratedSequence, scores: PositionLogits) -> int:
         """Choose and append a sequence's token by its scores; a stop token once it has ended or failed."""
         if not sequence.ended:
             try:

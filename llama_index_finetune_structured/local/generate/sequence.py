@@ -7,10 +7,10 @@ from collections.abc import Set
 import torch
 
 from ...errors import EngineError
+from .position_logits import NO_TOKEN, PositionLogits, likeliest_tokens
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
 from .token_probability import log_probabilities
-from .token_scores import NO_TOKEN, TokenScores, likeliest_tokens
 
 __all__ = ["GeneratedSequence"]
 
@@ -54,7 +54,7 @@ class GeneratedSequence:
             tokens = max(allowed, forced, self._grammar.copied(), key=len)
         return tokens[: self.request.max_new_tokens - len(self.tokens) - 1]
 
-    def choose(self, scores: TokenScores) -> int:
+    def choose(self, scores: PositionLogits) -> int:
         """The next token by its scores: the likeliest that the grammar allows, or a random draw.
 
         While the grammar allows the likeliest, no mask is computed. Where the answer could not end inside its limit
@@ -69,7 +69,7 @@ class GeneratedSequence:
             self._probabilities.append(log_probabilities(token, scores, masked, self._allows))
         return token
 
-    def _preferred(self, scores: TokenScores) -> tuple[int, torch.Tensor | None]:
+    def _preferred(self, scores: PositionLogits) -> tuple[int, torch.Tensor | None]:
         """The next token, and the masked logits [vocabulary] where they had to be computed."""
         if not self.request.sampling.is_greedy:
             masked = self._masked(scores.logits)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from .token_scores import TokenScores, near_tokens
+from .position_logits import PositionLogits, near_tokens
 
 __all__ = ["log_probabilities"]
 
 
 def log_probabilities(
-    token: int, scores: TokenScores, masked: torch.Tensor | None, allows: Callable[[int], bool]
+    token: int, scores: PositionLogits, masked: torch.Tensor | None, allows: Callable[[int], bool]
 ) -> tuple[float, float]:
     """Log-probabilities of a token, among the whole vocabulary and among the allowed tokens.
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from ...printable import package_logger
-from ..model.devices import widest_float
+from ..model.devices import uploaded, widest_float
 from ..model.prompts import TokenRow
 from ..model.rope import most_positions_alike
 from .layer_checkpointing import checkpoint_layers
@@ -136,7 +136,7 @@ class AnswerLoss:
         instead of keeping them all.
         """
         device = next(self.model.parameters()).device
-        labels = torch.tensor(batch.labels, device=device)
+        labels = uploaded(batch.labels, device)
         if not self.chunked:
             return _cross_entropy(_own_logits(self.model, batch, self.packed), labels)
         states = _answer_states(self.model, batch, packed=self.packed)
@@ -188,11 +188,11 @@ def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool, chunked: boo
 def _inputs(model: Any, batch: PackedBatch, *, packed: bool) -> tuple[dict[str, Any], torch.Tensor]:
     """Keywords of the forward call, and the positions [answer tokens] in the flat row to predict from."""
     device = next(model.parameters()).device
-    inputs: dict[str, Any] = {"input_ids": torch.tensor([batch.ids], device=device), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": uploaded(batch.ids, device)[None], "use_cache": False}
     if packed:
-        inputs["position_ids"] = torch.tensor([batch.positions], device=device)
+        inputs["position_ids"] = uploaded(batch.positions, device)[None]
         inputs["segments"] = batch.segments
-    return inputs, torch.tensor(batch.answer_at, device=device)
+    return inputs, uploaded(batch.answer_at, device)
 
 
 def _autocast(model: Any, device: str) -> contextlib.AbstractContextManager[Any]:

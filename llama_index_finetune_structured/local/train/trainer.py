@@ -102,7 +102,7 @@ class Trainer:
         width = model.get_input_embeddings().weight.shape[1]
         self.learning_rate = settings.learning_rate or learning_rate_of(width, self.batch_size)
         # One kernel for all weights; on a CPU sums would round otherwise than they did.
-        fused = self.weights[0].device.type == "cuda" or None
+        fused = {weight.device.type for weight in self.weights} == {"cuda"} or None
         self.optimizer = torch.optim.AdamW(self.weights, lr=self.learning_rate, weight_decay=0.0, fused=fused)
         self.scale = GradientScale.for_weights(model.parameters())
         self.epochs = settings.epochs_for(len(rows))

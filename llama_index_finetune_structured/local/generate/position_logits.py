@@ -1,4 +1,4 @@
-"""The scores of the next token, with what choosing it needs in one transfer from the device for a whole step."""
+"""The logits of positions of an answer, with what choosing tokens needs in one transfer from the device for a step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["NO_TOKEN", "TokenScores", "likeliest_tokens", "near_tokens", "token_scores"]
+__all__ = ["NO_TOKEN", "PositionLogits", "likeliest_tokens", "near_tokens", "position_logits"]
 
 NO_TOKEN = -1
 """In place of the likeliest token where its logit is not finite."""
@@ -17,8 +17,8 @@ _MOST_NEAR = (
 )
 
 
-class TokenScores:
-    """Logits [vocabulary] of one position, which may be on a device.
+class PositionLogits:
+    """Logits [vocabulary] after one token, which may be on a device.
 
     ``likeliest``: as of ``likeliest_tokens``. ``near``: logits of the tokens that count beside it, by token.
     """
@@ -49,28 +49,28 @@ def near_tokens(logits: torch.Tensor) -> dict[int, float]:
     return dict(zip(tokens.tolist(), logits[tokens].tolist(), strict=True))
 
 
-def token_scores(logits: torch.Tensor, *, near: bool) -> list[TokenScores]:
-    """The scores of each row of logits [tokens, vocabulary], with one transfer from their device.
+def position_logits(logits: torch.Tensor, *, near: bool) -> list[PositionLogits]:
+    """Each row of logits [tokens, vocabulary] on its own, with one transfer from their device.
 
     ``near``: whether the probabilities of tokens will be asked for.
     """
     likeliest = likeliest_tokens(logits)
     if logits.device.type == "cpu" or not near:
-        return [TokenScores(row, token) for row, token in zip(logits, likeliest.tolist(), strict=True)]
+        return [PositionLogits(row, token) for row, token in zip(logits, likeliest.tolist(), strict=True)]
     values, tokens = logits.topk(min(_MOST_NEAR, logits.shape[-1]))
     # In fp32, which has all token ids and values of lower precision: MPS has no fp64.
     columns = torch.cat([likeliest[:, None].float(), tokens.float(), values.float()], dim=1).tolist()
     return [_transferred(row, *column) for row, column in zip(logits, columns, strict=True)]
 
 
-def _transferred(logits: torch.Tensor, likeliest: float, *columns: float) -> TokenScores:
+def _transferred(logits: torch.Tensor, likeliest: float, *columns: float) -> PositionLogits:
     half = len(columns) // 2
     values = columns[half:]
     near = {
         int(token): value for token, value in zip(columns, values, strict=False) if value > values[0] - _NEAR
     }
     every = len(near) < half or half == len(logits)
-    return TokenScores(logits, int(likeliest), dict(sorted(near.items())) if every else None)
+    return PositionLogits(logits, int(likeliest), dict(sorted(near.items())) if every else None)
 
 
 def likeliest_tokens(logits: torch.Tensor) -> torch.Tensor:
