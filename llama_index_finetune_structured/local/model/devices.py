@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,42 +15,58 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads"]
+__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads", "uploaded", "widest_float"]
 
 _VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
 
 
 def best_device() -> str:
-    """``cuda`` where PyTorch has a CUDA device, else ``cpu``."""
+    """The kind of PyTorch's accelerator (``cuda``, ``mps``, ``xpu``), or else ``cpu``."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():  # before torch.accelerator, of PyTorch 2.6
+        return "cuda"
+    if hasattr(torch, "accelerator") and torch.accelerator.is_available():
+        found = torch.accelerator.current_accelerator()
+        return "cpu" if found is None else found.type
+    return "cpu"
 
 
 def precision() -> torch.dtype:
-    """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16`` or ``fp32``, or else bf16 where
-    the hardware multiplies it faster than fp32.
+    """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16``, ``fp16`` or ``fp32``, or else
+    bf16 where the hardware multiplies it faster than fp32.
 
-    On a CPU that means AMX, or an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5
-    times as fast as fp32 ones; on an Intel processor without AMX they took twice the time (both measured). By
-    instructions and not by a measurement: a run that resumes must compute as before. Raises ConfigurationError for
-    another value of the variable.
+    A GPU without bf16 of its own (T4, V100) takes fp16: PyTorch would only emulate bf16. On a CPU bf16 needs AMX, or
+    an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5 times as fast as fp32 ones;
+    on an Intel processor without AMX they took twice the time (both measured). By instructions and not by a
+    measurement: a run that resumes must compute as before. Raises ConfigurationError for another value of the
+    variable.
     """
     import torch
 
     if wanted := os.environ.get(_VARIABLE):
-        kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
         if wanted not in kinds:
             raise ConfigurationError(
-                f"${_VARIABLE} is {wanted!r}, expected bf16 or fp32: set it so, or unset it"
+                f"${_VARIABLE} is {wanted!r}, expected bf16, fp16 or fp32: set it so, or unset it"
             )
         return kinds[wanted]
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    device = best_device()
+    if device != "cpu":
+        return torch.bfloat16 if _has_bf16(device) else torch.float16
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     is_fast = features.get("amx_bf16") or (features.get("avx512_bf16") and _is_amd())
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def uploaded(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Integers as a tensor on a device; the CPU does not wait until they are there, where it need not."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.tensor(numbers, device=device)
+    return torch.tensor(numbers).pin_memory().to(device, non_blocking=True)
 
 
 def _is_amd() -> bool:
@@ -57,6 +74,23 @@ def _is_amd() -> bool:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # another system than Linux
         return False
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """fp64, or fp32 on a device that has no fp64."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether an accelerator itself multiplies bf16."""
+    import torch
+
+    if device == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    supported = getattr(getattr(torch, device, None), "is_bf16_supported", None)
+    return supported is None or bool(supported(including_emulation=False))
 
 
 def peak_memory() -> int | None:
