@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_index_finetune_structured.errors import EngineError
+from llama_index_finetune_structured import LoraFinetuneEngine, LoraLLM
+from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 from llama_index_finetune_structured.local.generate.prefix_cache import prefix_cache_bytes
 from llama_index_finetune_structured.local.model.adapter import add_lora
-from llama_index_finetune_structured.local.model.devices import best_device, precision
+from llama_index_finetune_structured.local.model.devices import best_device, chosen_device, precision
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train import gradient_scale
+from llama_index_finetune_structured.local.train.distributed import DistributedRun
 from llama_index_finetune_structured.local.train.gradient_scale import GradientScale
 from llama_index_finetune_structured.local.train.settings import LoraSettings
 from llama_index_finetune_structured.local.train.trainer import Trainer
-from tests import tiny
+from tests import exporting, tiny
 
 ROWS = [TokenRow((*range(2, 40), n, 7), (n + 3, 8, 20 + n)) for n in range(2, 10)]
 SETTINGS = LoraSettings(batch_size=4, epochs=3, learning_rate=1e-3, checkpoint_steps=2)
@@ -46,6 +48,53 @@ def test_a_mac_computes_on_its_gpu(
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: macos_14)
     assert best_device() == "mps"
     assert precision() is dtype
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1", "cpu"])
+def test_a_device_is_chosen_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert chosen_device(name) == name
+    with pytest.raises(ConfigurationError, match="this machine has cuda:0, cuda:1, cpu: name one of these"):
+        chosen_device("cuda:2")
+    with pytest.raises(ConfigurationError, match="never divided among several"):
+        chosen_device("auto")
+
+
+def test_on_the_cpu_beside_a_gpu_the_precision_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION")
+    own = precision()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    assert (precision("cpu"), precision()) == (own, torch.float16)
+
+
+def test_a_device_that_the_machine_lacks_ends_training_and_serving_before_anything_is_loaded(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_index_finetune_structured.local.model.base_models.causal_model", pytest.fail)
+    config = LoraSettings(device="cuda:99")
+    with pytest.raises(ConfigurationError, match=r"device 'cuda:99': this machine has .*cpu: name one"):
+        LoraFinetuneEngine(
+            exporting.colours(4), base_model=tiny_llama, output_dir=tmp_path, config=config
+        ).finetune()
+    with pytest.raises(ConfigurationError, match=r"device 'cuda:99': this machine has .*cpu: name one"):
+        LoraLLM(base_model=str(tiny_llama), device="cuda:99").complete("a")
+
+
+def test_a_named_device_answers_as_the_best_one_does(tiny_llama: Path) -> None:
+    named, best = (
+        LoraLLM(base_model=str(tiny_llama), device=name, max_new_tokens=4) for name in ("cpu", None)
+    )
+    assert named.complete("a").text == best.complete("a").text
+
+
+def test_each_of_several_processes_has_the_device_that_it_is_given() -> None:
+    processes = DistributedRun()
+    processes.world_size = 2
+    assert processes.device(None) == best_device()
+    with pytest.raises(ConfigurationError, match="leave device out, and choose GPUs by CUDA_VISIBLE_DEVICES"):
+        processes.device("cpu")
 
 
 def test_the_prefix_cache_grows_with_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,15 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads", "uploaded", "widest_float"]
+__all__ = [
+    "best_device",
+    "chosen_device",
+    "peak_memory",
+    "precision",
+    "release_idle_threads",
+    "uploaded",
+    "widest_float",
+]
 
 _VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
@@ -33,9 +42,36 @@ def best_device() -> str:
     return "cpu"
 
 
-def precision() -> torch.dtype:
+def chosen_device(name: str | None) -> str:
+    """A device of this machine by its name in PyTorch, such as ``cpu`` or ``cuda:1``; of None, the best one.
+
+    Raises ConfigurationError, with the devices there are, for any other name.
+    """
+    if name is None:
+        return best_device()
+    known = _device_names()
+    if name in known or name in {one.partition(":")[0] for one in known}:
+        return name
+    whole = " A model is held by one device and never divided among several." if name == "auto" else ""
+    raise ConfigurationError(
+        f"device {name!r}: this machine has {', '.join(known)}: name one of these, or leave device out for the "
+        f"best one.{whole}"
+    )
+
+
+def _device_names() -> list[str]:
+    import torch
+
+    kind = best_device()
+    if kind == "cpu":
+        return [kind]
+    count = torch.cuda.device_count() if kind == "cuda" else torch.accelerator.device_count()
+    return [*(f"{kind}:{number}" for number in range(count)), "cpu"]
+
+
+def precision(device: str | None = None) -> torch.dtype:
     """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16``, ``fp16`` or ``fp32``, or else
-    bf16 where the hardware multiplies it faster than fp32.
+    bf16 where the hardware multiplies it faster than fp32. ``device``: None: the best one.
 
     A GPU without bf16 of its own (T4, V100) takes fp16: PyTorch would only emulate bf16. On a CPU bf16 needs AMX, or
     an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5 times as fast as fp32 ones;
@@ -52,7 +88,7 @@ def precision() -> torch.dtype:
                 f"${_VARIABLE} is {wanted!r}, expected bf16, fp16 or fp32: set it so, or unset it"
             )
         return kinds[wanted]
-    device = best_device()
+    device = device or best_device()
     if device != "cpu":
         return torch.bfloat16 if _has_bf16(device) else torch.float16
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -87,18 +123,24 @@ def _has_bf16(device: str) -> bool:
     """Whether an accelerator itself multiplies bf16."""
     import torch
 
-    if device == "mps":
+    kind, _, number = device.partition(":")
+    if kind == "mps":
         return torch.backends.mps.is_macos_or_newer(14, 0)
-    supported = getattr(getattr(torch, device, None), "is_bf16_supported", None)
-    return supported is None or bool(supported(including_emulation=False))
+    supported = getattr(getattr(torch, kind, None), "is_bf16_supported", None)
+    with torch.cuda.device(device) if kind == "cuda" and number else nullcontext():
+        return supported is None or bool(supported(including_emulation=False))
 
 
-def peak_memory() -> int | None:
-    """The most bytes so far: of the device that computes, or of this process on a CPU; None where unknown."""
+def peak_memory(device: str | None = None) -> int | None:
+    """The most bytes so far: of a CUDA device, or else of this process; None where unknown.
+
+    ``device``: None: the best one.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    device = device or best_device()
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
     try:
         import resource
     except ImportError:  # on Windows

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
 from ...printable import package_logger
 from ..model.adapter import load_lora
-from ..model.devices import best_device, peak_memory, release_idle_threads
+from ..model.devices import peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
@@ -27,6 +28,7 @@ from .distributed import DistributedRun
 from .fused_linear import fuse_lora
 from .gradient_scale import GradientScale
 from .layer_checkpointing import checkpoint_layers
+from .liger import use_liger
 from .loss import AnswerLoss
 from .memory import MemoryPlan, gib, mend
 from .out_of_memory import is_out_of_memory, release_memory
@@ -97,8 +99,10 @@ class Trainer:
         self.loss = AnswerLoss.for_model(model, plan.piece_tokens if plan else settings.piece_tokens)
         if (plan.checkpoint_layers if plan else settings.checkpoint_layers) and not checkpoint_layers(model):
             _logger.warning("The base model's layers cannot be checkpointed")
+        use_liger(model, partial(self.loss.mean, rows[:1]))
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.batch_size = settings.batch_size or rows_a_step(rows)
+        self.device = str(self.weights[0].device)
         width = model.get_input_embeddings().weight.shape[1]
         self.learning_rate = settings.learning_rate or learning_rate_of(width, self.batch_size)
         # One kernel for all weights; on a CPU sums would round otherwise than they did.
@@ -143,7 +147,7 @@ class Trainer:
         seconds *= 1 + _FORWARD_SHARE * len(validation) / len(self.rows)
         if limit is not None and 60 * limit < seconds * self.total_steps:
             self._plan(max(1, int(60 * limit / seconds)))
-        return RunCost(seconds * self.total_steps, peak_memory())
+        return RunCost(seconds * self.total_steps, peak_memory(self.device))
 
     def run(
         self,
@@ -274,11 +278,11 @@ class Trainer:
             raise EngineError(self._memory_failure()) from error
 
     def _memory_failure(self) -> str:
-        used = "" if (peak := peak_memory()) is None else f", of which {gib(peak)} were in use"
+        used = "" if (peak := peak_memory(self.device)) is None else f", of which {gib(peak)} were in use"
         estimate = "" if self.plan is None else f"; the estimate: {self.plan.summary}"
         kept = f". The checkpoint of step {self._saved} is kept" if self._saved else ""
         return (
-            f"step {self.step + 1} of {self.total_steps}: the memory of the {best_device()} device does not suffice"
+            f"step {self.step + 1} of {self.total_steps}: the memory of the {self.device} device does not suffice"
             f"{used}, with checkpointed layers and at most {self.loss.piece_tokens} tokens in one forward pass"
             f"{estimate}{kept}: {mend(checkpointed=True)}"
         )
