@@ -98,6 +98,9 @@ def train(
             "(default: as they are)."
         ),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train, such as cpu or cuda:1 (default: the best device).")
+    ] = None,
     report_to: Annotated[
         list[str] | None,
         typer.Option(help="Log losses to tensorboard, wandb, mlflow or trackio too; give it once for each."),
@@ -123,6 +126,7 @@ def train(
         thinking=thinking,
         seed=seed,
         quantization=quantization,
+        device=device,
         report_to=report_to or (),
     )
     output_cls = None if schema is None else load_schema(schema)

@@ -171,8 +171,8 @@ class LoraFinetuneEngine(FinetuneEngine):
             DatasetError: Rows cannot be trained on, for example because they are longer than ``max_length``; the
                 text is that of ``check(data, base_model=...)``.
             ConfigurationError: ``output_dir`` belongs to another run, the base model does not load or has fewer
-                layers than ``upper_layers``, accelerate is configured for FSDP or DeepSpeed, which shard the
-                model, or a tracker of ``report_to`` does not start.
+                layers than ``upper_layers``, the machine has no such ``device``, accelerate is configured for FSDP or
+                DeepSpeed, which shard the model, or a tracker of ``report_to`` does not start.
             MissingDependencyError: The extra ``local`` is not installed.
         """
         processes = DistributedRun()
@@ -304,14 +304,15 @@ class LoraFinetuneEngine(FinetuneEngine):
         """
         try:
             require_trackers(self.config.report_to)
-            shape = model_shape(self.base, self.config.quantization)
-            free = free_memory(processes.world_size)
+            device = processes.device(self.config.device)
+            shape = model_shape(self.base, self.config.quantization, device)
+            free = free_memory(processes.world_size, device)
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         plan = None if shape is None else plan_rows(shape, self.config, rows, free)
         if processes.any(plan is not None and not plan.fits):
             if plan is not None:
-                require_memory(plan, self.base.name)
+                require_memory(plan, self.base.name, device)
             raise EngineError("another process has too little memory, as its own error says")
         return plan
 
@@ -327,7 +328,8 @@ class LoraFinetuneEngine(FinetuneEngine):
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "local", "LoraFinetuneEngine") from error
         with torch.inference_mode(False):  # its tensors could not be trained
-            base = load_model(self.base, dtype=precision(), quantization=self.config.quantization)
+            quantization, device = self.config.quantization, self.config.device
+            base = load_model(self.base, dtype=precision(device), quantization=quantization, device=device)
             with seeding:  # the random generator is shared by all threads
                 torch.manual_seed(self.config.seed)
                 model = add_lora(

@@ -34,10 +34,14 @@ class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM, PromptSettingsLLM):
 
     Attributes:
         quantization: Hold the base's layers in fewer bits.
+        device: Where the model is held and computes.
     """
 
     quantization: Quantization | None = Field(
         default=None, frozen=True, description="Hold the base's layers as nf4 or int8; None: as they are."
+    )
+    device: str | None = Field(
+        default=None, frozen=True, description="Such as cpu or cuda:1; None: the best device of the machine."
     )
 
     @abstractmethod

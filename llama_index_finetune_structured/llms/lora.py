@@ -56,8 +56,8 @@ class LoraLLM(LocalChatLLM):
     ``windows``, ``thinking_tokens`` and ``response_format``; None means the default, other keywords raise
     ConfigurationError. ``stop`` is a text or several: the answer ends before the first one in it; a structured call
     takes none. A structured call with a schema that the adapter was not trained on is logged once, since its bounds are
-    not known. Weights are loaded on first use and shared by all objects with the same weights and ``batch_size``, so
-    ``adapter``, ``base_model`` and ``batch_size`` of an object cannot change. Needs the extra ``local``.
+    not known. Weights are loaded on first use and shared by all objects with the same weights, ``device`` and
+    ``batch_size``, so these of an object cannot change. Needs the extra ``local``.
 
     With ``thinking`` the model first writes reasoning, of ``thinking_tokens`` at most: a ``ThinkingBlock`` before the
     text or the tool calls, in streams ``additional_kwargs["thinking_delta"]``; grammar, limit, stop texts and trust are
@@ -103,11 +103,13 @@ class LoraLLM(LocalChatLLM):
         thinking_tokens: Token limit of the reasoning; 0: it is left empty. None (default): 1024; ``from_adapter`` sets
             twice the longest of training.
         quantization: Hold the base's layers as in ``LoraSettings``; ``from_adapter`` sets what training had.
+        device: Where the model is held and computes, as in ``LoraSettings``. None (default): the best device.
 
     Raises:
-        ConfigurationError: There is no such base model; ``adapter`` is no adapter folder, or was trained on
-            another base; an argument is no attribute. Of a call: a keyword is unknown or out of range, the prompt
-            is empty, a message has a block that is not text, or a text has half a character (a lone surrogate).
+        ConfigurationError: There is no such base model, or on first use no such ``device``; ``adapter`` is no adapter
+            folder, or was trained on another base; an argument is no attribute. Of a call: a keyword is unknown or out
+            of range, the prompt is empty, a message has a block that is not text, or a text has half a character (a
+            lone surrogate).
         DatasetError: Of a call: the chat template rejects the messages or leaves the text of one out.
         PromptTooLongError: Of a call: the prompt fills the context window.
         MissingDependencyError: On first use, the extra ``local`` is not installed.
@@ -200,7 +202,7 @@ class LoraLLM(LocalChatLLM):
             deep: Whether to copy the attributes too; the weights are shared.
 
         Raises:
-            ConfigurationError: ``update`` has ``adapter``, ``base_model`` or ``batch_size``.
+            ConfigurationError: ``update`` has an attribute that chooses the weights or their device.
         """
         if fixed := [
             name for name in update or () if (field := type(self).model_fields.get(name)) and field.frozen
@@ -286,7 +288,8 @@ class LoraLLM(LocalChatLLM):
                     f"{self.adapter}: is another adapter than when this {type(self).__name__} was made, whose bounds "
                     "and prompts are those of the former: make a new one"
                 )
-            self._model = load_local_model(self._base, self.adapter, self.batch_size, self.quantization)
+            more = (self.batch_size, self.quantization, self.device)
+            self._model = load_local_model(self._base, self.adapter, *more)
         return self._model
 
     def _chat_call(

@@ -16,7 +16,7 @@ from llama_index_finetune_structured.local.generate.decoders import BatchDecoder
 from llama_index_finetune_structured.local.generate.engine import GenerationEngine
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
 from llama_index_finetune_structured.local.generate.kv_cache import KVCacheModel
-from llama_index_finetune_structured.local.generate.ragged_attention import RaggedBatch, RaggedLayout
+from llama_index_finetune_structured.local.generate.ragged_attention import NewTokens, RaggedLayout
 from llama_index_finetune_structured.local.generate.request import GenerationRequest, Sampling
 from tests import tiny
 
@@ -173,10 +173,7 @@ def test_logits_after_a_cached_prefix_equal_those_without_the_cache(model: Any) 
 
 def _layout(prompt: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments of a forward without any cache: its keys are those of its own tokens."""
-    return {
-        "layout": RaggedLayout([RaggedBatch(0, [0], [len(prompt)], torch.device("cpu"))]),
-        "use_cache": False,
-    }
+    return {"layout": RaggedLayout([NewTokens(0, [0], [prompt])], torch.device("cpu")), "use_cache": False}
 
 
 def test_many_threads_at_once_get_the_answers_that_each_would_alone(model: Any) -> None:

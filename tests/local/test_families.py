@@ -52,6 +52,7 @@ MORE_ROW_BY_ROW = """
 bamba doge falcon falcon_h1 falcon_mamba gpt_neo gpt_neox_japanese gpt_oss jamba lfm2_moe mamba minimax mpt nemotron
 nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_next recurrent_gemma stablelm xglm
 """
+REFUSED = "hrm_text modernbert-decoder"
 # What decides between experts, what peft or fused kernels read past LoRA, and what is no linear layer.
 _LEFT = re.compile(
     r"\.router|\.gate\.weight$|\.wg\.|e_score|shared_expert_gate|conv1d|conv_1d|conv\.conv|A_log|mixer\.out_proj|mamba\.(out|dt)_proj"
@@ -151,6 +152,25 @@ def test_of_more_families_training_packed_serving_and_export_agree(family: str, 
 @pytest.mark.parametrize("family", MORE_ROW_BY_ROW.split())
 def test_of_more_families_training_row_by_row_serving_and_export_agree(family: str, tmp_path: Path) -> None:
     _check(family, tmp_path, packed=False)
+
+
+def test_the_documentation_names_the_families_that_are_tested_and_those_that_are_refused() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    lines = page.partition("## Which models")[2].partition("## Several processes")[0].splitlines()
+
+    def named(start: str) -> list[str]:
+        (line,) = [line for line in lines if line.startswith(f"| {start}")]
+        return re.findall("`([^`]+)`", line)
+
+    assert named("packed") == sorted(f"{PACKED} {MORE_PACKED}".split())
+    assert named("row by row") == sorted(f"{ROW_BY_ROW} {MORE_ROW_BY_ROW}".split())
+    assert named("`hrm_text`") == REFUSED.split()
+
+
+@pytest.mark.parametrize("family", REFUSED.split())
+def test_families_with_other_lists_of_blocks_are_refused(family: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"has no list of \d+ blocks. Use another base model"):
+        add_lora(families.model(family), rank=2, alpha=4)
 
 
 def test_a_base_without_a_list_of_blocks_is_refused_by_name() -> None:

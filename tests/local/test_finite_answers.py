@@ -13,12 +13,13 @@ from llama_index_finetune_structured.errors import EngineError
 from llama_index_finetune_structured.local.generate import decoders
 from llama_index_finetune_structured.local.generate.engine import GenerationEngine
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
+from llama_index_finetune_structured.local.generate.position_logits import PositionLogits, likeliest_tokens
 from llama_index_finetune_structured.local.generate.request import (
     GenerationRequest,
     Sampling,
     sample_token,
 )
-from llama_index_finetune_structured.local.generate.sequence import GeneratedSequence, likeliest_tokens
+from llama_index_finetune_structured.local.generate.sequence import GeneratedSequence
 from tests import tiny
 
 BAD = 200  # the token with an embedding that is not finite
@@ -156,7 +157,7 @@ def test_a_grammar_that_leaves_only_excluded_tokens_is_an_error_and_no_forbidden
     logits = torch.full((258,), -float("inf"))
     logits[BAD] = 1.0
     with pytest.raises(EngineError, match="excludes every token that the grammar allows"):
-        sequence.choose(logits, BAD)
+        sequence.choose(PositionLogits(logits, BAD))
 
 
 @pytest.mark.parametrize(

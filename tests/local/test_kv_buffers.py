@@ -45,8 +45,9 @@ def test_logits_are_those_without_a_cache_whoever_joins_grows_or_leaves(seed: in
             found = slots.prefill(len(rows) - 1, rows[-1], cached)
             assert torch.allclose(found, _expected(plain, rows[-1], 1)[0], atol=1e-4)
         new = [_tokens(draw, draw.choice([1, 1, 2, 15])) for _ in rows]
-        logits = slots.extend(new, [len(row) for row in rows])
-        for row, added, found in zip(rows, new, logits, strict=True):
+        logits, order = slots.extend(new, [len(row) for row in rows])
+        for slot, found in zip(order, logits.split([len(new[slot]) for slot in order]), strict=True):
+            row, added = rows[slot], new[slot]
             row += added
             assert torch.allclose(found, _expected(plain, row, len(added)), atol=1e-4)
         for slot in reversed(range(len(rows))):

@@ -13,6 +13,7 @@ from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, load_model, resolve
 from llama_index_finetune_structured.local.model.devices import precision
 from llama_index_finetune_structured.local.model.prompts import TokenRow
+from llama_index_finetune_structured.local.train import prefix_tree_attention
 from llama_index_finetune_structured.local.train.loss import AnswerLoss, _own_logits
 from llama_index_finetune_structured.local.train.packing import PackedBatch, pack
 from llama_index_finetune_structured.local.train.packing_probe import why_not_packed
@@ -87,6 +88,16 @@ def test_packed_gradients_equal_those_of_the_plain_batch(kind: str) -> None:
     assert float((packed - plain).norm() / plain.norm()) < 1e-12
 
 
+def test_attention_to_a_path_without_a_mask_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where flash attention takes no mask."""
+    rows = [TokenRow(tuple(n % 250 + 2 for n in range(40)) + r.prompt, r.answer) for r in NESTED]
+    masked_loss, masked = _gradients("llama", rows, packed=True)
+    monkeypatch.setattr(prefix_tree_attention, "_WITHOUT_MASK", {"cpu"})
+    loss, found = _gradients("llama", rows, packed=True)
+    assert loss == pytest.approx(masked_loss, rel=1e-12)
+    assert float((found - masked).norm() / masked.norm()) < 1e-12
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt2"])
 def test_full_attention_models_are_packed(kind: str) -> None:
     assert AnswerLoss.for_model(tiny.model(kind)).packed
@@ -128,7 +139,7 @@ def test_the_precision_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION", "bf16")
     assert precision() is torch.bfloat16
     monkeypatch.setenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION", "half")
-    with pytest.raises(ConfigurationError, match="PRECISION is 'half', expected bf16 or fp32"):
+    with pytest.raises(ConfigurationError, match="PRECISION is 'half', expected bf16, fp16 or fp32"):
         precision()
 
 

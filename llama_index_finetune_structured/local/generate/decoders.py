@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from transformers import LogitsProcessorList
 from ...printable import package_logger
 from ..model.rope import most_positions_alike
 from .kv_cache import KeyValues, KVCacheModel
-from .prefix_cache import PrefixCache
+from .position_logits import NO_TOKEN, PositionLogits, position_logits
+from .prefix_cache import PrefixCache, prefix_cache_bytes
 from .request import GenerationRequest
-from .sequence import GeneratedSequence, likeliest_tokens
+from .sequence import GeneratedSequence
 
 __all__ = ["BatchDecoder", "PaddedDecoder"]
 
@@ -30,7 +32,8 @@ class BatchDecoder:
 
     def __init__(self, model: Any, stop_ids: Set[int]) -> None:
         self._model, self._stop_ids = KVCacheModel(model), stop_ids
-        self._prefixes = PrefixCache()
+        self._prefix_bytes = prefix_cache_bytes(model.device)
+        self._prefixes = PrefixCache(self._prefix_bytes)
         self.sequences: list[GeneratedSequence] = []
 
     def join(self, request: GenerationRequest) -> None:
@@ -42,7 +45,8 @@ class BatchDecoder:
         try:
             cached = self._model.load(slot, self._cached_parts(request))
             logits = self._model.prefill(slot, request.prompt, cached)
-            token = sequence.choose(logits, int(likeliest_tokens(logits)))
+            (scores,) = position_logits(logits[None], near=request.probabilities)
+            token = sequence.choose(scores)
         except Exception:
             self._model.erase(slot)
             raise
@@ -68,7 +72,7 @@ class BatchDecoder:
     def _forget_prefixes(self) -> None:
         """Start an empty prefix cache: it saves time only, so its failure is no reason to fail a request."""
         _logger.warning("the prefix cache failed and was emptied", exc_info=True)
-        self._prefixes = PrefixCache()
+        self._prefixes = PrefixCache(self._prefix_bytes)
 
     def step(self) -> None:
         """Run one forward for all sequences; each gets at least one more token.
@@ -79,17 +83,20 @@ class BatchDecoder:
         inputs = [
             [sequence.tokens[-1], *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)
         ]
-        logits = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
-        for slot, (sequence, draft, scores) in enumerate(zip(self.sequences, drafts, logits, strict=True)):
+        logits, slots = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
+        near = any(sequence.request.probabilities for sequence in self.sequences)
+        every = iter(position_logits(logits, near=near))
+        for slot in slots:
+            sequence, draft = self.sequences[slot], drafts[slot]
+            scores = list(islice(every, 1 + len(draft)))
             try:
-                likeliest = likeliest_tokens(scores).tolist()
                 if (
-                    draft and likeliest[0] < 0
+                    draft and scores[0].likeliest == NO_TOKEN
                 ):  # NaN spreads to the tokens before it: try again without the draft
                     self._model.erase(slot, sequence.length)
                     sequence.drafts = False
                 else:
-                    _verify(sequence, draft, scores, likeliest)
+                    _verify(sequence, draft, scores)
             except Exception as error:
                 sequence.fail(error)
         self._remove_ended()
@@ -101,7 +108,7 @@ class BatchDecoder:
 
     def reset(self) -> None:
         """Drop all sequences and both caches, whatever state they are in."""
-        self.sequences, self._prefixes = [], PrefixCache()
+        self.sequences, self._prefixes = [], PrefixCache(self._prefix_bytes)
         self._model.reset()
 
     def _remove_ended(self) -> None:
@@ -125,17 +132,14 @@ def _draft(sequence: GeneratedSequence) -> list[int]:
         return []
 
 
-def _verify(
-    sequence: GeneratedSequence, draft: list[int], logits: torch.Tensor, likeliest: list[int]
-) -> None:
+def _verify(sequence: GeneratedSequence, draft: list[int], scores: list[PositionLogits]) -> None:
     """Append the model's own tokens for as long as they equal the draft, and one more.
 
-    ``logits``: [1 + draft tokens, vocabulary], after the last token of the answer and after each draft token.
-    ``likeliest``: their ``likeliest_tokens``.
+    ``scores``: after the last token of the answer and after each draft token.
     """
     for position, drafted in enumerate([*draft, None]):
         sequence.length += 1
-        token = sequence.choose(logits[position], likeliest[position])
+        token = sequence.choose(scores[position])
         sequence.append(token)
         if sequence.ended or token != drafted:
             return
@@ -201,16 +205,17 @@ class PaddedDecoder:
 
         ``scores``: [sequences, tokens of the vocabulary], as the result. Ended sequences get a stop token.
         """
-        chosen = [self._next_token(sequence, scores[n]) for n, sequence in enumerate(group)]
+        near = any(sequence.request.probabilities for sequence in group)
+        found = position_logits(scores, near=near)
+        chosen = [self._next_token(*each) for each in zip(group, found, strict=True)]
         only_chosen = torch.full_like(scores, float("-inf"))
-        only_chosen[torch.arange(len(chosen)), chosen] = 0
-        return only_chosen
+        return only_chosen.scatter_(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
 
-    def _next_token(self, sequence: GeneratedSequence, logits: torch.Tensor) -> int:
-        """Choose and append a sequence's token by logits [vocabulary]; a stop token once it has ended or failed."""
+    def _next_token(self, sequence: GeneratedSequence, scores: PositionLogits) -> int:
+        """Choose and append a sequence's token by its scores; a stop token once it has ended or failed."""
         if not sequence.ended:
             try:
-                token = sequence.choose(logits, int(likeliest_tokens(logits)))
+                token = sequence.choose(scores)
                 sequence.append(token)
                 return token
             except Exception as error:

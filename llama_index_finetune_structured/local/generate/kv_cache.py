@@ -16,13 +16,14 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ..model.rope import most_positions_alike
-from .ragged_attention import ATTENTION, RaggedBatch, RaggedLayout, store
+from .ragged_attention import ATTENTION, NewTokens, RaggedBatch, RaggedLayout, store
 
 __all__ = ["KVCacheModel", "KeyValues", "supports_kv_cache_slots"]
 
 _PREFILL_TOKENS = (
     512  # tokens of a prompt a forward; chosen: bounds the memory of a long prompt's activations
 )
+_PREFILL_TOKENS_OF_GPU = 2048  # chosen: a small model's 512 tokens take less time than starting their kernels
 _SPARE_TOKENS = (
     128  # room beyond what is needed when the buffers grow; chosen: few reallocations of short answers
 )
@@ -139,43 +140,34 @@ class KVCacheModel:
     def prefill(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
         """Compute ``prompt[start:]`` in a slot that holds ``prompt[:start]``; logits [vocabulary] of the next token."""
         buffer, row = self._place(slot, len(prompt), start)
-        for position in range(start, len(prompt), _PREFILL_TOKENS):
-            chunk = prompt[position : position + _PREFILL_TOKENS]
-            batch = RaggedBatch(row, [position], [len(chunk)], self._model.device, buffer)
-            logits = self._forward([chunk], [batch], last_only=True)
+        size = _PREFILL_TOKENS if self._model.device.type == "cpu" else _PREFILL_TOKENS_OF_GPU
+        for position in range(start, len(prompt), size):
+            chunk = NewTokens(row, [position], [prompt[position : position + size]], buffer)
+            logits = self._forward([chunk], last_only=True)
         return logits[-1]
 
-    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
+    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens, and free all others.
 
-        Returns for each row the logits after each of its new tokens, [new tokens, vocabulary].
+        Returns the logits after each new token, [new tokens of all rows, vocabulary], and the slots in their order.
         """
         self._free(len(rows))
         for slot, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             self._place(slot, length + len(row), length)
-        order = [slot for slots in self._slots.values() for slot in slots]
-        batches = [
-            RaggedBatch(
-                0, [lengths[n] for n in slots], [len(rows[n]) for n in slots], self._model.device, buffer
-            )
+        new = [
+            NewTokens(0, [lengths[slot] for slot in slots], [rows[slot] for slot in slots], buffer)
             for buffer, slots in self._slots.items()
         ]
-        logits = self._forward([rows[slot] for slot in order], batches, last_only=False)
-        parts = dict(zip(order, torch.split(logits, [len(rows[slot]) for slot in order]), strict=True))
-        return [parts[slot] for slot in range(len(rows))]
+        order = [slot for slots in self._slots.values() for slot in slots]
+        return self._forward(new, last_only=False), order
 
-    def _forward(
-        self, rows: Sequence[Sequence[int]], batches: Sequence[RaggedBatch], *, last_only: bool
-    ) -> torch.Tensor:
-        """Logits [new tokens of all rows, vocabulary]; with ``last_only``, of the last token, [1, vocabulary].
-
-        ``rows``: those of the batches, one after the other.
-        """
-        layout = RaggedLayout(batches)
+    def _forward(self, new: Sequence[NewTokens], *, last_only: bool) -> torch.Tensor:
+        """Logits [new tokens of all rows, vocabulary]; with ``last_only``, of the last token, [1, vocabulary]."""
+        layout = RaggedLayout(new, self._model.device)
         for layer in self._cache.layers:
             layer.layout = layout
         output = self._model(
-            input_ids=torch.tensor([[token for row in rows for token in row]], device=self._model.device),
+            input_ids=layout.ids[None],
             position_ids=layout.positions[None],
             **{self._cache_argument: self._cache},
             use_cache=True,
@@ -289,11 +281,13 @@ def supports_kv_cache_slots(model: Any) -> bool:
         slots = KVCacheModel(model, short_tokens=8)  # the rows have different buffers
         slots.prefill(1, ids[:9], 0)
         slots.prefill(0, ids[:4], 0)
-        first, second = slots.extend([ids[4:8], ids[9:]], [4, 9])
+        new = [ids[4:8], ids[9:]]
+        logits, order = slots.extend(new, [4, 9])
+        found = dict(zip(order, logits.split([len(new[slot]) for slot in order]), strict=True))
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         same = False
     else:
-        difference = max((first - plain[:4]).abs().max(), (second - plain[-1:]).abs().max())
+        difference = max((found[0] - plain[:4]).abs().max(), (found[1] - plain[-1:]).abs().max())
         close = bool(difference <= _PROBE_TOLERANCE * plain.abs().max())
         # The probe is shorter than most sliding windows, so whether the layers pass theirs on is checked apart.
         # Layers that run several times in a forward would find keys of another round in their slots.

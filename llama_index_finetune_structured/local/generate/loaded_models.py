@@ -18,7 +18,7 @@ from ..model.base_models import (
     load_tokenizer,
     resolve,
 )
-from ..model.devices import precision
+from ..model.devices import chosen_device, precision
 from ..model.prompts import stop_token_id
 from ..model.quantization import Quantization
 from ..model.reading import reading
@@ -92,33 +92,43 @@ class LocalModel:
         return self
 
 
-# The models of this process, by content of base and adapter, batch size and quantisation.
-_loaded: WeakValueDictionary[tuple[str, str, int, str | None], LocalModel] = WeakValueDictionary()
+# The models of this process, by content of base and adapter, batch size, quantisation and device.
+_loaded: WeakValueDictionary[tuple[str, str, int, str | None, str], LocalModel] = WeakValueDictionary()
 
 
 def load_local_model(
-    base_model: str, adapter: Path | None, batch_size: int, quantization: Quantization | None = None
+    base_model: str,
+    adapter: Path | None,
+    batch_size: int,
+    quantization: Quantization | None = None,
+    device: str | None = None,
 ) -> LocalModel:
     """Load a base model and merge an adapter into it, or return the loaded one of the same content.
 
     ``base_model``: name, folder, .gguf file or hub id. ``batch_size``: most requests generated together; models
     loaded with another one are not shared. ``quantization``: of the base's layers, which an adapter then stands
-    beside. Raises ConfigurationError for an adapter of another base.
+    beside. ``device``: as of ``chosen_device``. Raises ConfigurationError for an adapter of another base, or where
+    there is no such device.
     """
-    base = resolve(base_model)
+    base, place = resolve(base_model), chosen_device(device)
     files = {} if adapter is None else read_matching_card(adapter, base).files
-    key = (base.sha256, hash_of_files(files), batch_size, quantization)
+    key = (base.sha256, hash_of_files(files), batch_size, quantization, place)
     with _loading:
         model = _loaded.get(key)
         if model is None:
-            weights, tokenizer = _weights(base, adapter, quantization), load_tokenizer(base)
+            weights, tokenizer = _weights(base, adapter, quantization, place), load_tokenizer(base)
             with reading(f"base model {base.name!r} cannot be served", "Use another base model"):
                 model = _loaded[key] = LocalModel(weights, tokenizer, batch_size)
     return model
 
 
-def _weights(base: BaseModelFiles, adapter: Path | None, quantization: Quantization | None) -> Any:
-    model = load_model(base, dtype=precision(), quantization=quantization)
+def _weights(
+    base: BaseModelFiles,
+    adapter: Path | None,
+    quantization: Quantization | None = None,
+    device: str | None = None,
+) -> Any:
+    model = load_model(base, dtype=precision(device), quantization=quantization, device=device)
     if adapter is None:
         return model
     if quantization is None and not holds_quantized_weights(base):

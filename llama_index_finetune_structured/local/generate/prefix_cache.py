@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .kv_cache import KeyValues
 
-__all__ = ["PrefixCache"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PrefixCache", "prefix_cache_bytes"]
 
 _LIMIT_BYTES = 512 * 2**20  # chosen
+_SHARE = 8  # of a GPU's free memory, the part for the prefix cache; chosen: the KV cache takes the rest
 
 
 @dataclass
@@ -102,6 +107,15 @@ class PrefixCache:
             node = unseen.pop()
             unseen += node.children.values()
             yield node
+
+
+def prefix_cache_bytes(device: torch.device) -> int:
+    """Most bytes of a prefix cache on a device: more than 512 MiB on a GPU with more than 4 GiB free."""
+    if device.type != "cuda":
+        return _LIMIT_BYTES
+    import torch
+
+    return max(_LIMIT_BYTES, int(torch.cuda.mem_get_info(device)[0]) // _SHARE)
 
 
 def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -7,54 +7,70 @@ real tokens only, however different the lengths of the rows are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-__all__ = ["ATTENTION", "RaggedBatch", "RaggedLayout", "store"]
+from ..model.devices import uploaded
+
+__all__ = ["ATTENTION", "NewTokens", "RaggedBatch", "RaggedLayout", "store"]
 
 ATTENTION = "kv_cache_slots"
 
 
-class RaggedBatch:
-    """New tokens of rows whose keys are in one buffer, concatenated row by row, and their places in it.
+class NewTokens(NamedTuple):
+    """New tokens of rows whose keys are side by side in one buffer.
 
     ``first``: place of the first row in the buffer; the other rows have the places after it. ``cached``: for each row,
-    the number of its tokens that are there already. ``counts``: for each row, the number of its new tokens. In shapes,
-    ``tokens`` is the sum of ``counts``, ``longest`` the largest of them, ``width`` the largest number of cached and new
-    tokens. ``buffer``: which one.
+    the number of its tokens that are there already. ``rows``: for each row, its new tokens. ``buffer``: which one.
+    """
+
+    first: int
+    cached: Sequence[int]
+    rows: Sequence[Sequence[int]]
+    buffer: int = 0
+
+    def columns(self) -> tuple[list[int], ...]:
+        """Of each token, row by row: its id, its position in its row, its row, its place among the new tokens of it.
+
+        And of each row, the number of cached tokens.
+        """
+        places = [(n, column) for n, row in enumerate(self.rows) for column in range(len(row))]
+        return (
+            [token for row in self.rows for token in row],
+            [self.cached[row] + column for row, column in places],
+            [row for row, _ in places],
+            [column for _, column in places],
+            [self.first + row for row, _ in places],
+            list(self.cached),
+        )
+
+
+class RaggedBatch:
+    """``NewTokens`` on the device, concatenated row by row.
+
+    In shapes, ``tokens`` is the number of new tokens, ``longest`` the largest of a row, ``width`` the largest number of
+    cached and new tokens of a row. ``positions``, ``row_of``, ``column_of`` and ``places`` [tokens]: of each token, its
+    position in its row, its row, its place among the row's new tokens, and the row of the buffer that it is in.
     """
 
     def __init__(
         self,
-        first: int,
-        cached: Sequence[int],
-        counts: Sequence[int],
-        device: torch.device,
-        buffer: int = 0,
+        new: NewTokens,
+        positions: torch.Tensor,
+        row_of: torch.Tensor,
+        column_of: torch.Tensor,
+        places: torch.Tensor,
+        cached: torch.Tensor,
     ) -> None:
-        self.first, self.rows, self.longest, self.buffer = first, len(counts), max(counts), buffer
-        self.tokens = sum(counts)
-        self.width = max(start + count for start, count in zip(cached, counts, strict=True))
-        self._cached = torch.tensor(cached, device=device)
-        self.row_of = torch.repeat_interleave(
-            torch.arange(self.rows, device=device), torch.tensor(counts, device=device)
-        )  # [tokens]
-        self.column_of = torch.cat([torch.arange(count, device=device) for count in counts])  # [tokens]
+        self.first, self.rows, self.buffer = new.first, len(new.rows), new.buffer
+        self.tokens, self.longest = len(positions), max(map(len, new.rows))
+        self.width = max(start + len(row) for start, row in zip(new.cached, new.rows, strict=True))
+        self.positions, self.row_of, self.column_of, self.places = positions, row_of, column_of, places
+        self._cached = cached
         self._masks: dict[int | None, torch.Tensor] = {}
-
-    @cached_property
-    def positions(self) -> torch.Tensor:
-        """Position of each token in its row, [tokens]."""
-        return self._cached[self.row_of] + self.column_of
-
-    @cached_property
-    def places(self) -> torch.Tensor:
-        """Row of the buffer that each token is in, [tokens]."""
-        return self.row_of + self.first
 
     @property
     def windows(self) -> set[int | None]:
@@ -92,16 +108,20 @@ class RaggedBatch:
 class RaggedLayout:
     """The new tokens of one forward: those of ``batches``, one after the other.
 
-    ``calls``: how often attention was computed with it.
+    ``ids`` and ``positions`` [tokens of all batches]: of each token, its id and its position in its row. ``calls``: how
+    often attention was computed with it.
     """
 
-    def __init__(self, batches: Sequence[RaggedBatch]) -> None:
-        self.batches, self.calls = batches, 0
-
-    @cached_property
-    def positions(self) -> torch.Tensor:
-        """Position of each token in its row, [tokens]."""
-        return torch.cat([batch.positions for batch in self.batches])
+    def __init__(self, new: Sequence[NewTokens], device: torch.device) -> None:
+        columns = list(
+            zip(*(part.columns() for part in new), strict=True)
+        )  # of each kind, that of each batch
+        # One upload for all, since each is waited for.
+        flat = uploaded([number for kind in columns for part in kind for number in part], device)
+        self.ids, self.positions, *_ = flat.split([sum(map(len, kind)) for kind in columns])
+        parts = flat.split([len(part) for kind in columns for part in kind])
+        self.batches = [RaggedBatch(each, *parts[len(new) + n :: len(new)]) for n, each in enumerate(new)]
+        self.calls = 0
 
     @property
     def windows(self) -> set[int | None]:

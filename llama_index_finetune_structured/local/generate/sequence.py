@@ -8,14 +8,13 @@ import torch
 
 from ...errors import EngineError
 from .grammar import GrammarState
+from .position_logits import NO_TOKEN, PositionLogits, likeliest_tokens
 from .reasoning import ReasoningState
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
 from .token_probability import log_probabilities
 
-__all__ = ["GeneratedSequence", "likeliest_tokens"]
-
-_NO_TOKEN = -1
+__all__ = ["GeneratedSequence"]
 
 
 class GeneratedSequence:
@@ -62,32 +61,31 @@ class GeneratedSequence:
             tokens = max(allowed, forced, self._grammar.copied(), key=len)
         return tokens[: self._most - len(self.tokens) - 1]
 
-    def choose(self, logits: torch.Tensor, likeliest: int) -> int:
-        """The next token by logits [vocabulary]: the likeliest that the grammar allows, or a random draw.
+    def choose(self, scores: PositionLogits) -> int:
+        """The next token by its scores: the likeliest that the grammar allows, or a random draw.
 
-        ``likeliest`` is that of ``likeliest_tokens``; while the grammar allows it, no mask is computed. Where the
-        answer could not end inside its limit after the token, the first of the shortest end instead. Raises
-        EngineError where the logits are not finite.
+        While the grammar allows the likeliest, no mask is computed. Where the answer could not end inside its limit
+        after the token, the first of the shortest end instead. Raises EngineError where the logits are not finite.
         """
-        if likeliest == _NO_TOKEN:
+        if scores.likeliest == NO_TOKEN:
             raise self._not_finite("the model's logits are NaN or infinite")
-        token, masked = self._preferred(logits, likeliest)
+        token, masked = self._preferred(scores)
         if self._grammar is not None:
             token = self._grammar.within_limit(token)
         if self.request.probabilities and self._reasoning is None:
-            self._probabilities.append(log_probabilities(token, logits, masked, self._allows))
+            self._probabilities.append(log_probabilities(token, scores, masked, self._allows))
         return token
 
-    def _preferred(self, logits: torch.Tensor, likeliest: int) -> tuple[int, torch.Tensor | None]:
+    def _preferred(self, scores: PositionLogits) -> tuple[int, torch.Tensor | None]:
         """The next token, and the masked logits [vocabulary] where they had to be computed."""
         if not self.request.sampling.is_greedy:
-            masked = self._masked(logits)
+            masked = self._masked(scores.logits)
             return sample_token(masked, self.request.sampling, self._random), masked
-        if self._allows(likeliest):
-            return likeliest, None
-        masked = self._masked(logits)
+        if self._allows(scores.likeliest):
+            return scores.likeliest, None
+        masked = self._masked(scores.logits)
         token = int(likeliest_tokens(masked))
-        if token == _NO_TOKEN:
+        if token == NO_TOKEN:
             raise self._not_finite("the model excludes every token that the grammar allows")
         return token, masked
 
@@ -144,16 +142,7 @@ class GeneratedSequence:
             )
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits [vocabulary], minus infinity where the grammar does not allow the token."""
+        """Logits [vocabulary] on the CPU, minus infinity where the grammar does not allow the token."""
         if self._grammar is None:
             return logits
-        return logits.masked_fill(~self._grammar.mask().to(logits.device), float("-inf"))
-
-
-def likeliest_tokens(logits: torch.Tensor) -> torch.Tensor:
-    """Index of the largest of logits [..., vocabulary]; -1 where that is NaN, infinite or minus infinity.
-
-    NaN counts as the largest. The indices carry the check, so that it needs no read from the device of its own.
-    """
-    index = logits.argmax(-1, keepdim=True)
-    return torch.where(logits.gather(-1, index).isfinite(), index, _NO_TOKEN)[..., 0]
+        return logits.masked_fill(~self._grammar.mask(), float("-inf"))

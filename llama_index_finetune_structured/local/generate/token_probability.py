@@ -6,39 +6,33 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["log_probabilities"]
+from .position_logits import PositionLogits, near_tokens
 
-# Tokens whose logits are further below the highest do not count: each has less than a thousandth of its probability.
-_NEAR = 7.0
+__all__ = ["log_probabilities"]
 
 
 def log_probabilities(
-    token: int, logits: torch.Tensor, masked: torch.Tensor | None, allows: Callable[[int], bool]
+    token: int, scores: PositionLogits, masked: torch.Tensor | None, allows: Callable[[int], bool]
 ) -> tuple[float, float]:
     """Log-probabilities of a token, among the whole vocabulary and among the allowed tokens.
 
-    ``logits`` and ``masked`` [vocabulary]: as the model gave them, and with minus infinity for what the grammar does
-    not allow; ``masked`` None: not computed, since the likeliest token is allowed, and ``allows`` tells of others.
-    A token that only the token limit made necessary has its probability in the whole vocabulary twice.
+    ``masked`` [vocabulary], on the CPU: the logits with minus infinity for what the grammar does not allow; None: not
+    computed, since the likeliest token is allowed, and ``allows`` tells of others. A token that only the token limit
+    made necessary has its probability in the whole vocabulary twice.
     """
-    near = _near(logits)
-    unmasked = _log_probability(token, logits, near)
+    own, near = scores.of(token), scores.near
+    unmasked = _log_probability(token, own, near)
     if masked is None:
-        return unmasked, _log_probability(token, logits, [one for one in near if allows(one)])
+        return unmasked, _log_probability(token, own, {one: near[one] for one in near if allows(one)})
     if not bool(masked[token].isfinite()):
         return unmasked, unmasked
-    return unmasked, _log_probability(token, masked, _near(masked))
+    return unmasked, _log_probability(token, own, near_tokens(masked))
 
 
-def _near(logits: torch.Tensor) -> list[int]:
-    tokens: list[int] = (logits > logits.max() - _NEAR).nonzero()[:, 0].tolist()
-    return tokens
-
-
-def _log_probability(token: int, logits: torch.Tensor, among: list[int]) -> float:
-    """Of a token among others, which need not hold it."""
-    others = [one for one in among if one != token]
+def _log_probability(token: int, own: float, among: dict[int, float]) -> float:
+    """Of a token with its logit among others, which need not hold it."""
+    others = [logit for one, logit in among.items() if one != token]
     if not others:
         return 0.0
-    scores = logits[[token, *others]].double()
+    scores = torch.tensor([own, *others], dtype=torch.float64)
     return float(scores[0] - scores.logsumexp(0))

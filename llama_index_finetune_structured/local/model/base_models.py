@@ -13,7 +13,7 @@ from ...errors import ConfigurationError, MissingDependencyError
 from ...files import read_json
 from .base_files import GGUF, differing_parts, file_hash, hash_of_files, hashed_files
 from .converted import converted_folder, require_unchanged
-from .devices import best_device
+from .devices import chosen_device
 from .finite import require_finite
 from .quantization import Quantization, is_quantized, quantized_tensors, quantizing, set_up_layers
 from .reading import causal_model, reading, require_buildable, transformers_library
@@ -208,15 +208,15 @@ def load_model(
     """The base model as a transformers causal LM, read from safetensors only, each weight straight to its device.
 
     ``quantization``: of the layers that LoRA adapts. ``device``: None: the best one. Raises ConfigurationError where
-    it does not load, or where weights are missing or not finite.
+    it does not load, there is no such device, or where weights are missing or not finite.
     """
-    config = _config_json(base)
+    config, place = _config_json(base), chosen_device(device)
     _require_unchanged(base)
     with reading(f"base model {base.name!r} does not load", _MEND):
         if (base.path / _GENERATION).is_file():
             read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
         options = quantizing(base.name, base.path, config, quantization)
-        model = causal_model(base.path, dtype=dtype, device_map={"": device or best_device()}, **options)
+        model = causal_model(base.path, dtype=dtype, device_map={"": place}, **options)
         set_up_layers(model, dtype)
         forget_lengths(model)
     _require_same(base)

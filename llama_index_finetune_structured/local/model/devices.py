@@ -6,6 +6,8 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,42 +16,93 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["best_device", "peak_memory", "precision", "release_idle_threads"]
+__all__ = [
+    "best_device",
+    "chosen_device",
+    "peak_memory",
+    "precision",
+    "release_idle_threads",
+    "uploaded",
+    "widest_float",
+]
 
 _VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
 
 
 def best_device() -> str:
-    """``cuda`` where PyTorch has a CUDA device, else ``cpu``."""
+    """The kind of PyTorch's accelerator (``cuda``, ``mps``, ``xpu``), or else ``cpu``."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():  # before torch.accelerator, of PyTorch 2.6
+        return "cuda"
+    if hasattr(torch, "accelerator") and torch.accelerator.is_available():
+        found = torch.accelerator.current_accelerator()
+        return "cpu" if found is None else found.type
+    return "cpu"
 
 
-def precision() -> torch.dtype:
-    """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16`` or ``fp32``, or else bf16 where
-    the hardware multiplies it faster than fp32.
+def chosen_device(name: str | None) -> str:
+    """A device of this machine by its name in PyTorch, such as ``cpu`` or ``cuda:1``; of None, the best one.
 
-    On a CPU that means AMX, or an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5
-    times as fast as fp32 ones; on an Intel processor without AMX they took twice the time (both measured). By
-    instructions and not by a measurement: a run that resumes must compute as before. Raises ConfigurationError for
-    another value of the variable.
+    Raises ConfigurationError, with the devices there are, for any other name.
+    """
+    if name is None:
+        return best_device()
+    known = _device_names()
+    if name in known or name in {one.partition(":")[0] for one in known}:
+        return name
+    whole = " A model is held by one device and never divided among several." if name == "auto" else ""
+    raise ConfigurationError(
+        f"device {name!r}: this machine has {', '.join(known)}: name one of these, or leave device out for the "
+        f"best one.{whole}"
+    )
+
+
+def _device_names() -> list[str]:
+    import torch
+
+    kind = best_device()
+    if kind == "cpu":
+        return [kind]
+    count = torch.cuda.device_count() if kind == "cuda" else torch.accelerator.device_count()
+    return [*(f"{kind}:{number}" for number in range(count)), "cpu"]
+
+
+def precision(device: str | None = None) -> torch.dtype:
+    """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16``, ``fp16`` or ``fp32``, or else
+    bf16 where the hardware multiplies it faster than fp32. ``device``: None: the best one.
+
+    A GPU without bf16 of its own (T4, V100) takes fp16: PyTorch would only emulate bf16. On a CPU bf16 needs AMX, or
+    an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5 times as fast as fp32 ones;
+    on an Intel processor without AMX they took twice the time (both measured). By instructions and not by a
+    measurement: a run that resumes must compute as before. Raises ConfigurationError for another value of the
+    variable.
     """
     import torch
 
     if wanted := os.environ.get(_VARIABLE):
-        kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
         if wanted not in kinds:
             raise ConfigurationError(
-                f"${_VARIABLE} is {wanted!r}, expected bf16 or fp32: set it so, or unset it"
+                f"${_VARIABLE} is {wanted!r}, expected bf16, fp16 or fp32: set it so, or unset it"
             )
         return kinds[wanted]
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    device = device or best_device()
+    if device != "cpu":
+        return torch.bfloat16 if _has_bf16(device) else torch.float16
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     is_fast = features.get("amx_bf16") or (features.get("avx512_bf16") and _is_amd())
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def uploaded(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Integers as a tensor on a device; the CPU does not wait until they are there, where it need not."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.tensor(numbers, device=device)
+    return torch.tensor(numbers).pin_memory().to(device, non_blocking=True)
 
 
 def _is_amd() -> bool:
@@ -59,12 +112,35 @@ def _is_amd() -> bool:
         return False
 
 
-def peak_memory() -> int | None:
-    """The most bytes so far: of the device that computes, or of this process on a CPU; None where unknown."""
+def widest_float(device: torch.device) -> torch.dtype:
+    """fp64, or fp32 on a device that has no fp64."""
     import torch
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether an accelerator itself multiplies bf16."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    supported = getattr(getattr(torch, kind, None), "is_bf16_supported", None)
+    with torch.cuda.device(device) if kind == "cuda" and number else nullcontext():
+        return supported is None or bool(supported(including_emulation=False))
+
+
+def peak_memory(device: str | None = None) -> int | None:
+    """The most bytes so far: of a CUDA device, or else of this process; None where unknown.
+
+    ``device``: None: the best one.
+    """
+    import torch
+
+    device = device or best_device()
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
     try:
         import resource
     except ImportError:  # on Windows

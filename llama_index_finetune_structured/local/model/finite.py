@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError
+from .devices import widest_float
 
 if TYPE_CHECKING:
     import torch
@@ -44,4 +45,5 @@ def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
 def _sum(weight: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return weight.sum(dtype=None if weight.dtype == torch.float64 else torch.float32).double()
+    total = weight.sum(dtype=None if weight.dtype == torch.float64 else torch.float32)
+    return total.to(widest_float(total.device))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError
-from ..model.devices import best_device
+from ..model.devices import best_device, chosen_device
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,15 @@ class DistributedRun:
     def is_first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    def device(self, name: str | None) -> str:
+        """As ``chosen_device``. Raises ConfigurationError where one of several processes is given a device."""
+        if name is not None and self.world_size > 1:
+            raise ConfigurationError(
+                f"device {name!r}: each of several processes trains on the device that accelerate gives it: leave "
+                "device out, and choose GPUs by CUDA_VISIBLE_DEVICES"
+            )
+        return chosen_device(name)
 
     def backward(
         self, loss: AnswerLoss, batch: Sequence[TokenRow], weights: Sequence[torch.nn.Parameter]

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from ...printable import package_logger
+from ..model.devices import uploaded, widest_float
 from ..model.prompts import TokenRow
 from ..model.rope import most_positions_alike
 from .layer_checkpointing import checkpoint_layers
@@ -32,6 +33,7 @@ _COARSE = 0.05
 _PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
 
 
+_HALF = {torch.bfloat16, torch.float16}
 _Result = TypeVar("_Result")
 
 
@@ -43,7 +45,7 @@ class AnswerLoss:
     only where an answer token is predicted; with ``chunked``, a bounded number at a time, which the model allows
     where its logits are no more than the output layer of its last hidden states. ``piece_tokens``: as in
     ``LoraSettings``; halved where the device is out of memory. ``together``: the longest rows that may share a
-    forward pass with others; None: any.
+    forward pass with others; None: any. ``scale``: what gradients are multiplied by.
     """
 
     model: Any
@@ -51,6 +53,7 @@ class AnswerLoss:
     chunked: bool = True
     piece_tokens: int = PIECE_TOKENS
     together: int | None = None
+    scale: float = 1.0
 
     @classmethod
     def for_model(cls, model: Any, piece_tokens: int = PIECE_TOKENS) -> AnswerLoss:
@@ -68,7 +71,7 @@ class AnswerLoss:
         return cls(model, reason is None, chunked, piece_tokens, most_positions_alike(model.config))
 
     def backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Compute the gradient of the mean answer-token loss of ``rows``; returns that loss, [] in fp64.
+        """Compute ``scale`` times the gradient of the rows' mean answer-token loss; returns that loss, [] in fp64.
 
         The weights must have no gradient yet. The loss stays on the device, so that the caller can read it together
         with other figures. Where the device is out of memory, begins again with checkpointed layers and smaller
@@ -86,9 +89,9 @@ class AnswerLoss:
         losses = []
         for piece in self._pieces(rows):
             part = self._loss_sum(piece) / total
-            part.backward()  # type: ignore[no-untyped-call]
+            (part * self.scale).backward()  # type: ignore[no-untyped-call]
             losses.append(part.detach())
-        return torch.stack(losses).double().sum()
+        return torch.stack(losses).to(widest_float(losses[0].device)).sum()
 
     def _mean(self, rows: Sequence[TokenRow]) -> float:
         total = sum(len(row.answer) for row in rows)
@@ -133,7 +136,7 @@ class AnswerLoss:
         instead of keeping them all.
         """
         device = next(self.model.parameters()).device
-        labels = torch.tensor(batch.labels, device=device)
+        labels = uploaded(batch.labels, device)
         if not self.chunked:
             return _cross_entropy(_own_logits(self.model, batch, self.packed), labels)
         states = _answer_states(self.model, batch, packed=self.packed)
@@ -185,17 +188,17 @@ def _answer_logits(model: Any, batch: PackedBatch, *, packed: bool, chunked: boo
 def _inputs(model: Any, batch: PackedBatch, *, packed: bool) -> tuple[dict[str, Any], torch.Tensor]:
     """Keywords of the forward call, and the positions [answer tokens] in the flat row to predict from."""
     device = next(model.parameters()).device
-    inputs: dict[str, Any] = {"input_ids": torch.tensor([batch.ids], device=device), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": uploaded(batch.ids, device)[None], "use_cache": False}
     if packed:
-        inputs["position_ids"] = torch.tensor([batch.positions], device=device)
+        inputs["position_ids"] = uploaded(batch.positions, device)[None]
         inputs["segments"] = batch.segments
-    return inputs, torch.tensor(batch.answer_at, device=device)
+    return inputs, uploaded(batch.answer_at, device)
 
 
 def _autocast(model: Any, device: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where the frozen weights are bf16: LoRA's master weights are fp32 all the same."""
-    if any(weight.dtype == torch.bfloat16 for weight in model.parameters()):
-        return torch.autocast(device, dtype=torch.bfloat16)
+    """Autocast to bf16 or fp16 where the frozen weights are: LoRA's master weights are fp32 all the same."""
+    for dtype in _HALF.intersection(weight.dtype for weight in model.parameters()):
+        return torch.autocast(device, dtype=dtype)
     return contextlib.nullcontext()
 
 
@@ -255,4 +258,4 @@ def _difference(plain: torch.Tensor, other: torch.Tensor) -> float:
 
 def _tolerance(model: Any) -> float:
     """Allowed difference of logits (chosen: above rounding in that precision, far below a wrong mask's effect)."""
-    return 0.05 if any(weight.dtype == torch.bfloat16 for weight in model.parameters()) else 1e-3
+    return 0.05 if any(weight.dtype in _HALF for weight in model.parameters()) else 1e-3

@@ -132,21 +132,23 @@ class MemoryPlan:
         return f"about {gib(self.need)} of memory are needed{free}{self.ways}{short}"
 
 
-def require_memory(plan: MemoryPlan, base: str) -> None:
-    """Raise EngineError where a run on the base of that name does not fit."""
+def require_memory(plan: MemoryPlan, base: str, device: str) -> None:
+    """Raise EngineError where a run on the base of that name does not fit on the device."""
     if not plan.fits:
         raise EngineError(
-            f"base model {base!r} cannot be trained on the {best_device()} device, where its longest row has "
+            f"base model {base!r} cannot be trained on the {device} device, where its longest row has "
             f"{plan.longest} tokens: {plan.summary}"
         )
 
 
-def model_shape(base: BaseModelFiles, quantization: Quantization | None = None) -> ModelShape | None:
-    """The sizes of a base model, from its config and the headers of its weights, in this machine's precision.
+def model_shape(
+    base: BaseModelFiles, quantization: Quantization | None = None, device: str | None = None
+) -> ModelShape | None:
+    """The sizes of a base model, from its config and the headers of its weights, in the device's precision.
 
-    ``quantization``: as in ``LoraSettings``. None where they cannot be read, which loading the model says better.
+    The arguments are as in ``LoraSettings``. None where they cannot be read, which loading the model says better.
     """
-    itemsize = precision().itemsize
+    itemsize = precision(device).itemsize
     try:
         with reading(base.name, ""):
             tensors, config = list(_tensors(base, itemsize)), text_config(base)
@@ -340,16 +342,16 @@ def _size(rows: Sequence[TokenRow], tokens: int) -> PieceSize:
     return PieceSize(tokens, sum(map(len, rows)), sum(len(row.answer) for row in rows), max(map(len, rows)))
 
 
-def free_memory(processes: int = 1) -> int | None:
-    """Bytes that are free: on the device that computes, or for this one of several processes on a CPU.
+def free_memory(processes: int = 1, device: str | None = None) -> int | None:
+    """Bytes that are free: on a device (None: the best one), or for this one of several processes on a CPU.
 
     None where unknown. What PyTorch holds of a GPU without using it is free.
     """
     import torch
 
-    if torch.cuda.is_available():
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0]) + unused
+    if (device := device or best_device()).startswith("cuda"):
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     try:
         import psutil
     except ImportError:

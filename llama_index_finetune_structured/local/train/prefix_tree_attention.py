@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -53,6 +54,8 @@ def prefix_tree_attention(
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 
 
+# Their kernels compute the attention to a path without its mask; a dense mask rules flash attention out.
+_WITHOUT_MASK = {"cuda"}
 _UNKNOWN = ("s_aux", "position_bias")  # attention sinks (gpt-oss) and relative position biases (T5)
 
 
@@ -63,7 +66,7 @@ def _attend(
     segment: Segment,
     window: int | None,
     scaling: float | None,
-    attend: Callable[..., torch.Tensor],
+    attend: partial[torch.Tensor],
 ) -> torch.Tensor:
     """One segment's attention [1, heads, segment tokens, d]; the spans of its path are its keys."""
     spans = (*segment.ancestors, (segment.start, segment.stop))
@@ -73,6 +76,8 @@ def _attend(
     length, seen = own.shape[2], keys.shape[2]
     if length == seen and (window is None or seen <= window):
         return attend(own, keys, values, is_causal=True, scale=scaling)
+    if window is None and own.device.type in _WITHOUT_MASK and attend.func is scaled_dot_product_attention:
+        return attend(own, keys, values, attn_mask=causal_lower_right(length, seen), scale=scaling)
     # [segment tokens, path tokens]: all ancestors, and the segment's own tokens up to the query's.
     mask = torch.ones(length, seen, dtype=torch.bool, device=own.device).tril(seen - length)
     if window is not None:

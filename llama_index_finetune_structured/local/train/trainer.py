@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,22 @@ from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
 from ...printable import package_logger
 from ..model.adapter import load_lora
-from ..model.devices import best_device, peak_memory, release_idle_threads
+from ..model.devices import peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
 from .checkpoints import newest_checkpoint, save_checkpoint
 from .distributed import DistributedRun
 from .fused_linear import fuse_lora
+from .gradient_scale import GradientScale
 from .layer_checkpointing import checkpoint_layers
+from .liger import use_liger
 from .loss import AnswerLoss
 from .memory import MemoryPlan, gib, mend
 from .out_of_memory import is_out_of_memory, release_memory
 from .recipe import learning_rate_of, rows_a_step
 from .settings import LoraSettings
+from .stop_requests import stop_requests
 
 __all__ = ["RunCost", "Trainer", "TrainingLog"]
 
@@ -52,6 +54,7 @@ _STATE_KEYS = {
     "total_steps",
     "kept",
     "piece_tokens",
+    "scale",
 }
 _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # AdamW's state of a weight
 
@@ -96,11 +99,16 @@ class Trainer:
         self.loss = AnswerLoss.for_model(model, plan.piece_tokens if plan else settings.piece_tokens)
         if (plan.checkpoint_layers if plan else settings.checkpoint_layers) and not checkpoint_layers(model):
             _logger.warning("The base model's layers cannot be checkpointed")
+        use_liger(model, partial(self.loss.mean, rows[:1]))
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.batch_size = settings.batch_size or rows_a_step(rows)
+        self.device = str(self.weights[0].device)
         width = model.get_input_embeddings().weight.shape[1]
         self.learning_rate = settings.learning_rate or learning_rate_of(width, self.batch_size)
-        self.optimizer = torch.optim.AdamW(self.weights, lr=self.learning_rate, weight_decay=0.0)
+        # One kernel for all weights; on a CPU sums would round otherwise than they did.
+        fused = {weight.device.type for weight in self.weights} == {"cuda"} or None
+        self.optimizer = torch.optim.AdamW(self.weights, lr=self.learning_rate, weight_decay=0.0, fused=fused)
+        self.scale = GradientScale.for_weights(model.parameters())
         self.epochs = settings.epochs_for(len(rows))
         self._batches = list(self._ordered_batches())
         self.steps_per_epoch = len(self._batches) // self.epochs
@@ -139,7 +147,7 @@ class Trainer:
         seconds *= 1 + _FORWARD_SHARE * len(validation) / len(self.rows)
         if limit is not None and 60 * limit < seconds * self.total_steps:
             self._plan(max(1, int(60 * limit / seconds)))
-        return RunCost(seconds * self.total_steps, peak_memory())
+        return RunCost(seconds * self.total_steps, peak_memory(self.device))
 
     def run(
         self,
@@ -156,7 +164,7 @@ class Trainer:
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
         # A caller may have switched gradients off.
         with (
-            _stop_requests() as stop,
+            stop_requests() as stop,
             torch.inference_mode(False),
             torch.enable_grad(),
             self._telling_memory(),
@@ -195,9 +203,10 @@ class Trainer:
         """Take one optimizer step; returns its log entry. Raises EngineError where loss or gradient is not finite."""
         started = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
-        total = self.distributed.backward(self.loss, batch, self.weights)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
-        loss, gradient = torch.stack([total, norm.double()]).tolist()  # the one read from the device
+        loss, gradient = self._gradient(batch)
+        while math.isfinite(loss) and not math.isfinite(gradient) and self.scale.lower():
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, gradient = self._gradient(batch)
         if not (math.isfinite(loss) and math.isfinite(gradient)):
             figure = (
                 f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient}"
@@ -205,6 +214,7 @@ class Trainer:
             raise self._diverged(self.step + 1, figure, self._places(batch))
         self.optimizer.step()
         self.schedule.step()
+        self.scale.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         entry = {
@@ -215,6 +225,15 @@ class Trainer:
         }
         self.log.steps.append(entry)
         return entry
+
+    def _gradient(self, batch: list[TokenRow]) -> tuple[float, float]:
+        """Compute the gradient of a batch's mean loss, clipped; returns that loss and the gradient's norm before."""
+        self.loss.scale = self.scale.value
+        total = self.distributed.backward(self.loss, batch, self.weights)
+        self.scale.undo(self.weights)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, _GRADIENT_NORM)
+        loss, gradient = torch.stack([total, norm.to(total)]).tolist()  # the one read from the device
+        return loss, gradient
 
     def _validate(self, rows: Sequence[TokenRow]) -> None:
         """Append the held-out loss to the log, and keep the weights where it is the lowest. Raises EngineError."""
@@ -259,11 +278,11 @@ class Trainer:
             raise EngineError(self._memory_failure()) from error
 
     def _memory_failure(self) -> str:
-        used = "" if (peak := peak_memory()) is None else f", of which {gib(peak)} were in use"
+        used = "" if (peak := peak_memory(self.device)) is None else f", of which {gib(peak)} were in use"
         estimate = "" if self.plan is None else f"; the estimate: {self.plan.summary}"
         kept = f". The checkpoint of step {self._saved} is kept" if self._saved else ""
         return (
-            f"step {self.step + 1} of {self.total_steps}: the memory of the {best_device()} device does not suffice"
+            f"step {self.step + 1} of {self.total_steps}: the memory of the {self.device} device does not suffice"
             f"{used}, with checkpointed layers and at most {self.loss.piece_tokens} tokens in one forward pass"
             f"{estimate}{kept}: {mend(checkpointed=True)}"
         )
@@ -294,6 +313,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "kept": bool(self._kept),
             "piece_tokens": self.loss.piece_tokens,
+            "scale": self.scale.state,
         }
         save_checkpoint(self.folder, self.step, tensors, state)
 
@@ -325,6 +345,7 @@ class Trainer:
         self._kept = _of_part(tensors, "kept.")
         self.loss.piece_tokens = min(self.loss.piece_tokens, state["piece_tokens"])
         self._plan(state["total_steps"])
+        self.scale.state = state["scale"]
         moments: dict[int, dict[str, torch.Tensor]] = {n: {} for n in range(len(self.weights))}
         for key, tensor in tensors.items():
             if key.startswith("optimizer."):
@@ -373,26 +394,3 @@ def _listed(numbers: Sequence[int]) -> str:
     """Numbers for a text: at most ten."""
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return ", ".join(map(str, numbers[:10])) + more
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts at once.
-
-    Never set outside the main thread, where Ctrl-C is ignored, or where a program around Python handles it.
-    """
-    stop = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous in (None, signal.SIG_IGN):
-        yield stop
-        return
-
-    def request(_number: int, _frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, request)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
