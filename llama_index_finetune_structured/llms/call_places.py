@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -59,16 +59,17 @@ class Place:
             self.release()
             raise
 
-    def during(self, chunks: Iterator[T]) -> Iterator[T]:
+    def during(self, chunks: Iterator[T]) -> Generator[T, None, None]:
         """The chunks; the place is free at their end."""
         with self:
             yield from chunks
 
-    async def aduring(self, chunks: AsyncIterator[T]) -> AsyncIterator[T]:
+    async def aduring(self, chunks: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The chunks; the place is free at their end."""
         with self:
-            async for chunk in chunks:
-                yield chunk
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from llama_index_finetune_structured import (
     ConfigurationError,
@@ -25,6 +26,7 @@ from llama_index_finetune_structured import (
     LoraSettings,
     check,
 )
+from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.local.model.adapter import read_card
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from llama_index_finetune_structured.local.train.recipe import GOING_ON_RATE, learning_rate_of
@@ -226,6 +228,31 @@ def test_training_warns_of_a_field_that_no_row_fills(
         held, base_model=base, output_dir=tmp_path, start_from=first, config=GOING_ON
     ).finetune()
     assert "'tone' of Shade: filled in 0 of 8 rows" in caplog.text
+
+
+def test_the_command_goes_on_with_the_rank_of_the_adapter(base: Path, first: Path, tmp_path: Path) -> None:
+    data = _shades(4, 3).save(tmp_path / "more.jsonl")
+    command = [
+        "train",
+        str(data),
+        "--base-model",
+        str(base),
+        "--output",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1",
+    ]
+    done = CliRunner().invoke(app, [*command, "--start-from", str(first), "--replay-share", "0.2", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    assert json.loads((tmp_path / "run" / "adapter" / "finetune_structured.json").read_text())["rows"] == 5
+    refused = CliRunner().invoke(app, [*command, "--start-from", str(first), "--rank", "8"])
+    assert refused.exit_code == 1
+    assert "cannot go on" in refused.stderr
+    named = CliRunner().invoke(
+        app, ["check", str(data), "--base-model", str(base), "--start-from", str(first)]
+    )
+    assert "field_new" in named.stdout
 
 
 def test_merged_bounds_allow_what_either_training_showed() -> None:
