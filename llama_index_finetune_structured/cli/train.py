@@ -114,7 +114,8 @@ def train(
         typer.Option(help="File of the rows of that adapter (default: train.jsonl of its run, if any)."),
     ] = None,
     replay_share: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Share of old rows among those trained on.")
+        float,
+        typer.Option(min=0, max=0.99, callback=finite, help="Share of old rows among those trained on."),
     ] = REPLAY_SHARE,
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
