@@ -11,6 +11,8 @@ import asyncio
 import atexit
 import functools
 import threading
+import time
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, ParamSpec, TypeVar
@@ -18,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from .errors import ConfigurationError
 from .forks import reset_after_fork
 
-__all__ = ["POLL_S", "aresult_of", "blocking", "result_of", "run_in_background"]
+__all__ = ["POLL_S", "aresult_of", "blocking", "call_at", "result_of", "run_in_background"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,6 +135,29 @@ def run_in_background(job: Coroutine[Any, Any, T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def call_at(
+    moment: float, step: weakref.ReferenceType[Callable[[T], None]], item: weakref.ReferenceType[T]
+) -> None:
+    """Call ``step`` with ``item`` on the background loop at a moment by ``time.monotonic()``, where both still exist.
+
+    Args:
+        moment: When; a moment that is over means at once.
+        step: A quick function, which must not wait; as a weak reference.
+        item: Its argument, as a weak reference.
+    """
+    loop = _shared.get().loop
+
+    def run() -> None:
+        call, argument = step(), item()
+        if call is not None and argument is not None:
+            call(argument)
+
+    def schedule() -> None:
+        loop.call_later(max(0.0, moment - time.monotonic()), run)
+
+    loop.call_soon_threadsafe(schedule)
 
 
 def result_of(future: Future[T]) -> T:

@@ -6,7 +6,9 @@ FinetuneStructuredError
 ├── ConfigurationError (also ValueError)   a setting, path or model name is invalid
 │   └── MissingDependencyError (also ImportError)   an extra is not installed
 ├── EngineError (also RuntimeError)        a fine-tuning run or a local model failed, or a run was cancelled or late
-│   └── CheckpointError (also OSError)     a checkpoint could not be written or read
+│   ├── CheckpointError (also OSError)     a checkpoint could not be written or read
+│   ├── QueueFullError                     a local model has as many calls as it may have; nothing was generated
+│   └── RequestTimeoutError (also TimeoutError)  a call of a local model took longer than it may
 ├── ServiceError (also RuntimeError)       a hosted service refused a request or did not answer
 ├── PromptTooLongError (also RuntimeError)   a prompt leaves no room for an answer in the context window
 ├── StructuredAnswerError (also ValueError)  a model's answer does not match the requested schema
@@ -30,6 +32,8 @@ __all__ = [
     "MissingDependencyError",
     "ParityError",
     "PromptTooLongError",
+    "QueueFullError",
+    "RequestTimeoutError",
     "ServiceError",
     "StructuredAnswerError",
 ]
@@ -81,6 +85,14 @@ class EngineError(FinetuneStructuredError, RuntimeError):
 
 class CheckpointError(EngineError, OSError):
     """A checkpoint could not be written or read."""
+
+
+class QueueFullError(EngineError):
+    """A local model has as many calls as ``max_queue`` allows. Nothing was generated; a later call may be answered."""
+
+
+class RequestTimeoutError(EngineError, TimeoutError):
+    """A call of a local model took longer than ``request_timeout``; its generation has been stopped."""
 
 
 class ServiceError(FinetuneStructuredError, RuntimeError):

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from .errors import DatasetError
+from .notebook_html import escape, folded, plain_table
 
 __all__ = [
     "LINE_LEVELS",
@@ -29,6 +30,7 @@ __all__ = [
     "json_span",
     "loads",
     "refuse_constant",
+    "text_of",
 ]
 
 Transport = Literal["json_schema", "tools", "text"]
@@ -204,6 +206,15 @@ class Source(_Frozen):
     document_id: str | None = None
 
 
+def text_of(message: Message) -> str:
+    """The text of a message for people: its content, then its tool calls as JSON."""
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", f"[{part.get('type')}]")) for part in content)
+    calls = [canonical_json(call.get("function", call)) for call in message.tool_calls or ()]
+    return "\n".join([*([content] if content else []), *calls])
+
+
 class Usage(_Frozen):
     """Token counts as the provider reported them; None where it did not.
 
@@ -315,6 +326,14 @@ class Example(_Frozen):
         messages = [message for message in self.messages if message.role not in ("system", "developer")]
         first = next((at for at, message in enumerate(messages) if message.role == "user"), 0)
         return content_hash([message.wire() for message in messages[: first + 1]])
+
+    def _repr_html_(self) -> str:
+        """Answer and messages, for notebooks."""
+        facts = ", ".join(filter(None, [self.schema_name, self.document_id, self.model, self.split]))
+        rows = [(message.role, text_of(message)) for message in (*self.messages, self.answer)]
+        whole = "".join(f"<pre>{escape(f'{role}: {text}')}</pre>" for role, text in rows)
+        table = plain_table(("role", "content"), rows)
+        return f"<p>Example {self.id[:12]} {escape(facts)}</p>{table}{folded('whole', whole)}"
 
     def answer_texts(self) -> list[str]:
         """Every text of the answer: its content, if there is any, then the JSON arguments of each tool call."""

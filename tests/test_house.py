@@ -16,9 +16,10 @@ import llama_index_finetune_structured as package
 
 ROOT = Path(package.__file__).parent
 ROW = [
-    "printable", "progress_bar", "panics", "errors", "lazy", "example", "answer_values", "forks", "descriptors",
-    "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture", "trust",
-    "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
+    "printable", "notebook_html", "progress_bar", "panics", "errors", "data_frames", "lazy", "example",
+    "answer_values", "forks", "descriptors", "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema",
+    "background", "formats", "capture", "trust", "local", "dataset", "llms", "engines", "evaluation", "tuning",
+    "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
@@ -29,7 +30,8 @@ PUBLIC = [
     "LlamaCppServer", "LogProbability", "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings",
     "Message", "MissingDependencyError", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
     "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "PromptTooLongError", "Question",
-    "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
+    "QuestionGenerator", "QueueFullError", "RequestTimeoutError",
+    "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
     "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acalibrate", "acompare",
     "acompare_agents", "answer_questions", "arun_agent", "aselect", "ascore_turns", "calibrate", "capture",

@@ -11,7 +11,7 @@ from ..formats.wire import json_safe, message_to_wire, source_of, tools_to_wire
 from .request import AnswerRequest
 from .spans import Call, Span, SpanOwner
 
-__all__ = ["example_row", "finish_reason", "prompt_messages", "start_call", "token_usage"]
+__all__ = ["example_row", "finish_reason", "prompt_messages", "reasoning_tokens", "start_call", "token_usage"]
 
 _KEPT_ARGUMENTS = (  # those that say which answer was requested
     "tools",
@@ -150,6 +150,18 @@ def token_usage(response: Any) -> dict[str, int] | None:
     usage = _field(raw, "usage")
     counts = {name: extra.get(name, _field(usage, name)) for name in ("prompt_tokens", "completion_tokens")}
     return {name: count for name, count in counts.items() if isinstance(count, int)} or None
+
+
+def reasoning_tokens(response: Any) -> int | None:
+    """Tokens of the reasoning before an answer, from the raw response; 0 where it counts tokens and names none.
+
+    None where the response counts no tokens.
+    """
+    usage = _field(getattr(response, "raw", None), "usage")
+    found = _field(_field(usage, "completion_tokens_details"), "reasoning_tokens")
+    if isinstance(found, int):
+        return found
+    return 0 if isinstance(_field(usage, "completion_tokens"), int) else None
 
 
 def finish_reason(response: Any) -> str | None:

@@ -56,6 +56,10 @@ def check_file(
         Thinking,
         typer.Option(help="For local, whether the reasoning of answers is trained: keep or drop."),
     ] = "drop",
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Adapter or run that training goes on from: fields that are new to it are named."),
+    ] = None,
 ) -> Result:
     """Validate every line as the target would train on it: problems with line and fix, tokens, cost.
 
@@ -73,6 +77,7 @@ def check_file(
         output_cls=answer_class(schema, data),
         schema_prompt=schema_prompt,
         thinking=thinking,
+        start_from=start_from,
     )
     fixed = fix is not None and _fix(report, fix)
     left = () if fix is None else (f"the {report.good} good lines are in {fix}",)

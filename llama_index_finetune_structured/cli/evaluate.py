@@ -49,6 +49,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N examples.")] = None,
     schema: SchemaOption = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Before and after",
+    errors: Annotated[
+        Path | None, typer.Option(help="Also write the wrong fields to this CSV file, for a spreadsheet.")
+    ] = None,
 ) -> Result:
     """Send the examples' messages to the models, score every field against their answers, write a report.
 
@@ -92,7 +95,9 @@ def evaluate(
         page = output / "report.html"
         scorecard = card.to_json(output / "scorecard.json")
         card.to_html(page, title=title, training_log=training_log)
-    return score_result(card, scorecard=scorecard, report=page)
+        if errors is not None:
+            card.save_errors(errors)
+    return score_result(card, scorecard=scorecard, report=page, errors=errors)
 
 
 def _base_only(model: str, options: dict[str, Any]) -> LoraLLM:

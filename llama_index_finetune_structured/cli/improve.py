@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..dataset.schema.load import load_schema
-from ..tuning.improve import MARGIN, run_improvement
+from ..tuning.improve import MARGIN, Start, run_improvement
 from ..tuning.scored_run import REPORT, SCORECARD
 from ..tuning.versions import rollback
 from .command import Result, command, finite, say
@@ -43,6 +43,13 @@ def improve_run(
         str | None, typer.Option(help="Location of the base model, if it moved after training.")
     ] = None,
     schema: TrainSchemaOption = None,
+    start_from: Annotated[
+        Start,
+        typer.Option(
+            help="Train the new version from the base model on all rows (base), or go on from the version that serves "
+            "(current), on the new rows and as many old ones."
+        ),
+    ] = "base",
 ) -> Result:
     """Train a new version of a run on its rows and new ones; it serves unless it may be worse.
 
@@ -58,6 +65,7 @@ def improve_run(
         minutes=minutes,
         output_cls=None if schema is None else load_schema(schema),
         base_model=base_model,
+        start_from=start_from,
         say=say,
     )
     result = score_result(done.scorecard, scorecard=done.folder / SCORECARD, report=done.folder / REPORT)

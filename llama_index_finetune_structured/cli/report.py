@@ -1,16 +1,17 @@
-"""The ``report`` command: a saved scorecard as a table and an HTML page."""
+"""The ``report`` command: a saved scorecard, of answers or of agents, as a table and an HTML page."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import ConfigurationError
-from ..evaluation import Prices, Scorecard
+from ..evaluation import AgentScorecard, Prices, Scorecard
 from .command import Result, command, finite
-from .scores import score_result
+from .scores import agent_score_result, score_result
 from .trained import loss_curve_of, training_of
 
 __all__ = ["register"]
@@ -18,12 +19,16 @@ __all__ = ["register"]
 
 def report(
     scorecard: Annotated[
-        Path, typer.Argument(help="A scorecard.json of eval, demo or compare(), or its folder.")
+        Path,
+        typer.Argument(help="A scorecard.json of eval, demo, compare() or compare_agents(), or its folder."),
     ],
     html: Annotated[
         Path | None, typer.Option(help="File of the page (default: report.html beside the scorecard).")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the report (default: the stored one).")] = None,
+    errors: Annotated[
+        Path | None, typer.Option(help="Also write the wrong fields to this CSV file, for a spreadsheet.")
+    ] = None,
     input_price: Annotated[
         float | None,
         typer.Option(min=0, callback=finite, help="The teacher's price of a million input tokens."),
@@ -48,21 +53,42 @@ def report(
     model is cheaper, from captured token counts and measured times.
     """
     scorecard = scorecard / "scorecard.json" if scorecard.is_dir() else scorecard
-    card = Scorecard.from_json(scorecard)
-    run = card.settings.get("run")
-    prices = _prices(card, input_price, output_price, machine_price, training_cost)
+    card = _read(scorecard)
     page = html or scorecard.with_name("report.html")
     if page.resolve() == scorecard.resolve():
         raise ConfigurationError(
             f"{page}: is the scorecard, which the page would replace; give another --html"
         )
+    if isinstance(card, AgentScorecard):
+        given = (errors, input_price, output_price, training_cost)
+        if any(value is not None for value in given) or machine_price:
+            raise ConfigurationError(
+                f"{scorecard}: is a scorecard of agents, which has no wrong fields and no prices; leave --errors and "
+                "the prices out"
+            )
+        card.to_html(page, title=title or str(card.settings.get("title", "Agents")))
+        return agent_score_result(card, scorecard=scorecard, report=page)
+    run = card.settings.get("run")
+    prices = _prices(card, input_price, output_price, machine_price, training_cost)
     card.to_html(
         page,
         title=title or str(card.settings.get("title", "Scorecard")),
         training_log=loss_curve_of(run),
         prices=prices,
     )
-    return score_result(card, scorecard=scorecard, report=page, prices=prices)
+    if errors is not None:
+        card.save_errors(errors)
+    return score_result(card, scorecard=scorecard, report=page, prices=prices, errors=errors)
+
+
+def _read(path: Path) -> Scorecard | AgentScorecard:
+    """The scorecard of either kind. Raises ConfigurationError for a file that is none, in the words of the first."""
+    try:
+        return Scorecard.from_json(path)
+    except ConfigurationError as error:
+        with suppress(ConfigurationError):
+            return AgentScorecard.from_json(path)
+        raise error
 
 
 def _prices(

@@ -13,7 +13,14 @@ from .command import Result
 __all__ = ["agent_score_result", "score_result"]
 
 
-def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Prices | None = None) -> Result:
+def score_result(
+    card: Scorecard,
+    *,
+    scorecard: Path,
+    report: Path,
+    prices: Prices | None = None,
+    errors: Path | None = None,
+) -> Result:
     """Verdict, main figures of every system, what failed, paths of the files; with ``prices`` the break-even point.
 
     The exit code is 1 where a system gave no answer at all: its figures say nothing about it.
@@ -29,6 +36,7 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
                 "field_score": score.field_score,
                 "fields": {path: field.headline for path, field in score.fields.items()},
                 "seconds_per_answer": score.seconds_per_answer,
+                "reasoning_tokens": score.reasoning_tokens,
             }
             for name, score in card.systems.items()
         },
@@ -37,6 +45,8 @@ def score_result(card: Scorecard, *, scorecard: Path, report: Path, prices: Pric
         "scorecard": str(scorecard),
         "report": str(report),
     }
+    if errors is not None:
+        data["errors"] = str(errors)
     shown: list[Any] = [card.table(), card.verdict(), *problems]
     if prices is not None:
         student = main_system(card)
@@ -62,6 +72,7 @@ def agent_score_result(card: AgentScorecard, *, scorecard: Path, report: Path) -
         "systems": {
             name: {measure: rate.rate for measure, rate in score.rates.items()}
             | {"steps": score.steps, "seconds_per_run": score.seconds_per_run}
+            | {"reasoning_tokens": score.reasoning_tokens}
             for name, score in card.systems.items()
         },
         "problems": problems,

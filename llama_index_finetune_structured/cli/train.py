@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ..dataset import FinetuneDataset
 from ..dataset.schema.load import load_schema
 from ..engines.lora import LoraFinetuneEngine
+from ..engines.start_adapter import REPLAY_SHARE
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt
@@ -61,7 +62,7 @@ def train(
             help="Most minutes of training; fewer steps are taken (default: no limit).",
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = _DEFAULT.rank,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter (default: 16).")] = None,
     upper_layers: Annotated[
         int | None,
         typer.Option(
@@ -86,11 +87,11 @@ def train(
         ),
     ] = None,
     thinking: Annotated[
-        Thinking,
+        Thinking | None,
         typer.Option(
             help="Whether the reasoning of answers is trained and written before them: keep, or drop (default)."
         ),
-    ] = "drop",
+    ] = None,
     quantization: Annotated[
         Quantization | None,
         typer.Option(
@@ -107,23 +108,35 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of order and initial weights.")] = _DEFAULT.seed,
     schema: TrainSchemaOption = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Go on from the adapter in this folder, or of this run, on the same base."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="File of the rows of that adapter (default: train.jsonl of its run, if any)."),
+    ] = None,
+    replay_share: Annotated[
+        float,
+        typer.Option(min=0, max=0.99, callback=finite, help="Share of old rows among those trained on."),
+    ] = REPLAY_SHARE,
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
 
     Ctrl-C finishes the current step and saves a checkpoint; the same command
     resumes from it, and shows a finished run.
     """
+    given = {"rank": rank, "thinking": thinking}
     settings = settings_of(
         LoraSettings,
+        **{name: value for name, value in given.items() if value is not None},
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
         minutes=minutes,
-        rank=rank,
         upper_layers=upper_layers,
         max_length=max_length,
         schema_prompt=schema_prompt,
-        thinking=thinking,
         seed=seed,
         quantization=quantization,
         device=device,
@@ -136,6 +149,9 @@ def train(
         validation=None if validation is None else _rows(validation, output_cls, schema),
         output_dir=output,
         config=settings,
+        start_from=start_from,
+        replay=replay,
+        replay_share=replay_share,
     )
     if (rows := len(engine.examples)) < FEW_ROWS:
         say(f"only {counted(rows, 'example')}: enough to learn the form of an answer, hardly the task")

@@ -7,26 +7,36 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import BaseModel
 
+from ..data_frames import data_frame
 from ..errors import ConfigurationError, DatasetError
-from ..example import Example
+from ..example import Example, Usage, text_of
 from ..formats.preferences import preference_lines
 from ..formats.reading import read_examples
 from ..formats.registry import training_lines
 from ..jsonl import save_lines
 from ..jsonl_store import shards_of
+from ..notebook_html import escape, plain_table
 from ..printable import package_logger
 from .labels import Conversation, labelled_examples
 from .leakage import LeakageReport, find_leaks
 from .revalidation import Revalidation, revalidate
 from .splits import GroupBy, document_of, train_mask
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 __all__ = ["DatasetSummary", "FinetuneDataset"]
 
 _log = package_logger(__name__)
+_SHOWN = 30  # chosen: examples in a notebook, of which ten are unfolded
+_COLUMNS = (
+    "id", "question", "answer", "document_id", "split", "schema_name", "transport", "query", "model",
+    "prompt_tokens", "completion_tokens", "messages",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -255,9 +265,46 @@ class FinetuneDataset:
         """
         return revalidate(self._examples, output_cls, migrate)
 
+    def to_pandas(self) -> DataFrame:
+        """A DataFrame with a row for each example; ``question`` is the last user message, ``messages`` has all.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        return data_frame(map(_row, self._examples), _COLUMNS)
+
+    def _repr_html_(self) -> str:
+        """The first examples, and the counts, for notebooks; of a large data set, without reading all of it."""
+        columns = ("question", "answer", "document_id", "schema_name", "split")
+        shown = [_row(example) for example in self._examples[:_SHOWN]]
+        rows = [[str(row[name] if row[name] is not None else "") for name in columns] for row in shown]
+        more = len(self) - len(shown)
+        rest = f"<p>and {more} more; to_pandas() has all</p>" if more else ""
+        return f"<p>{escape(repr(self))}</p>{plain_table([*columns], rows)}{rest}"
+
     def summary(self) -> DatasetSummary:
         """Counts of examples, schemas, documents, duplicates and lengths; print it before training."""
         return _summary(self._examples, self.duplicates_removed)
+
+
+def _row(example: Example) -> dict[str, Any]:
+    """One example as a row of a table."""
+    users = [message for message in example.messages if message.role == "user"]
+    usage = example.usage or Usage()
+    return {
+        "id": example.id,
+        "question": text_of((users or list(example.messages))[-1]),
+        "answer": text_of(example.answer),
+        "document_id": example.document_id,
+        "split": example.split,
+        "schema_name": example.schema_name,
+        "transport": example.transport,
+        "query": example.query,
+        "model": example.model,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "messages": [message.wire() for message in example.messages],
+    }
 
 
 def _summary(examples: Sequence[Example], duplicates_removed: int) -> DatasetSummary:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ConfigDict
 
 from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source
 from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
-from ..json_schema import without_titles
 from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, save_adapter
-from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
-from ..local.model.chat_template import chat_template, prompt_date, system_form, thinking_switches
-from ..local.model.prompts import prompt_form_of, schema_room
+from ..local.model.base_models import DEFAULT_BASE_MODEL, load_tokenizer, resolve
+from ..local.model.chat_template import prompt_date
+from ..local.model.prompts import prompt_form_of
 from ..local.model.reading import seeding
-from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
 from ..local.train.memory import MemoryPlan, free_memory, gib, model_shape, plan_rows, require_memory
+from ..local.train.recipe import GOING_ON_RATE
 from ..local.train.settings import LoraSettings
 from ..local.train.trackers import RunTrackers, require_trackers
 from ..locks import locked_folder
 from ..progress_bar import progress_bar
 from .base import EventSaver, FinetuneEngine
-from .lora_run import LoraRunFolder
+from .lora_card import adapter_card
+from .lora_run import LoraJob, LoraRunFolder
+from .start_adapter import REPLAY_SHARE, StartAdapter
 from .training_rows import TrainingRows
 
 if TYPE_CHECKING:
@@ -43,30 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
 _OUTPUT = Path("lora-output")
-
-
-class LoraJob(BaseModel):
-    """State of a local run.
-
-    Attributes:
-        status: ``new``, ``resumable`` (there is a checkpoint; also where the adapter is damaged) or ``succeeded``.
-        output_dir: Folder of the run.
-        adapter: Folder of the adapter, once finished.
-        steps: Optimizer steps taken.
-        loss: Training loss of the last step.
-        validation_loss: Loss of the held-out rows with the weights that are kept, the lowest.
-        seconds: Of all training steps together.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    status: str
-    output_dir: Path
-    adapter: Path | None = None
-    steps: int = 0
-    loss: float | None = None
-    validation_loss: float | None = None
-    seconds: float = 0.0
 
 
 class LoraFinetuneEngine(FinetuneEngine):
@@ -83,10 +58,18 @@ class LoraFinetuneEngine(FinetuneEngine):
         output_dir: Folder of the run. None: a folder of ``lora-output`` that is named by ``fingerprint``, so
             that the same run resumes, or returns at once where it is finished.
         config: The training settings. None: the defaults of ``LoraSettings``.
+        start_from: Folder of an adapter or a finished run to go on from, in place of untrained LoRA weights; of the
+            same base. Its rank, alpha, layers, quantization and thinking are the run's, and where the settings leave
+            them open, its form of prompts and half of the recipe's learning rate. None: train anew.
+        replay: Rows that ``start_from`` was trained on, in any form of ``data``. None: those in its run's folder
+            (``train.jsonl``, as ``tune`` and ``improve`` write it), if any.
+        replay_share: Share of old rows among the rows that are trained on, from 0 to below 1, as far as there are so
+            many: without them what was learned is forgotten. They keep the schemas of their own.
 
     Raises:
         DatasetError: The data is empty or cannot be read; the text names every such line, as ``check`` does.
-        ConfigurationError: There is no such base model.
+        ConfigurationError: There is no such base model; ``start_from`` is no adapter, was trained on another base, or
+            has another value of a setting that decides LoRA's shape.
         MissingDependencyError: Reading the base model needs the extra ``local``.
     """
 
@@ -98,25 +81,35 @@ class LoraFinetuneEngine(FinetuneEngine):
         validation: FinetuneDataset | str | Path | Iterable[Example] | None = None,
         output_dir: str | Path | None = None,
         config: LoraSettings | None = None,
+        start_from: str | Path | None = None,
+        replay: FinetuneDataset | str | Path | Iterable[Example] | None = None,
+        replay_share: float = REPLAY_SHARE,
     ) -> None:
-        self.config = config or LoraSettings()
+        self.base = resolve(base_model)
         self._data = TrainingRows(data)
+        self._start = StartAdapter.of(start_from, self.base, replay, replay_share)
+        self.config = self._start.settings(config) if self._start else config or LoraSettings()
+        if self._start:
+            self._data.replay(self._start.replayed(self._data.examples, replay_share, self.config.seed))
         held_out = () if validation is None else as_source(validation)
         self._validation = None if held_out == () else TrainingRows(held_out)
         self.examples = self._data.examples
         self.validation = [] if self._validation is None else self._validation.examples
-        self.base = resolve(base_model)
         identity = {
             "data": content_hash([example.id for example in self.examples]),
             "base model": self.base.sha256,
             **self.config.identity,
             "alpha": self.config.lora_alpha,
+            **({"start adapter": self._start.sha256} if self._start else {}),
         }
         self.fingerprint = content_hash(identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
         self._run = LoraRunFolder(self.output_dir, identity, self.fingerprint)
         self._prompt_date: str | None = None
-        self._form = prompt_form_of(self.examples, self.config.schema_prompt, self.config.thinking)
+        if self._start:
+            self._form = self._start.form(self.examples, self.config)
+        else:
+            self._form = prompt_form_of(self.examples, self.config.schema_prompt, self.config.thinking)
         self._tokenizer: Any = None
         self._window_size = 0
 
@@ -268,7 +261,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             date=self._prompt_date,
             form=self._form,
         )
-        rows = self._data.trainable(target)
+        rows = self._data.trainable(target, self._start.card.schemas if self._start else ())
         wanted = False if self.config.windows is None and self._form.thinking else self.config.windows
         windows = self._data.windows(target, wanted, self.config.seed)
         self._window_size = self._data.window_size if windows else 0
@@ -341,8 +334,16 @@ class LoraFinetuneEngine(FinetuneEngine):
             # Checkpoints of prompts with another date are of another run.
             fingerprint = content_hash([self.fingerprint, self._prompt_date])
             try:
+                if self._start:
+                    self._start.load_into(model)
                 trainer = Trainer(
-                    model, rows, self.config, self._run.checkpoints, fingerprint=fingerprint, plan=plan
+                    model,
+                    rows,
+                    self.config,
+                    self._run.checkpoints,
+                    fingerprint=fingerprint,
+                    plan=plan,
+                    rate_share=GOING_ON_RATE if self._start else 1.0,
                 )
             except CheckpointError as error:
                 raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
@@ -352,36 +353,19 @@ class LoraFinetuneEngine(FinetuneEngine):
             self._run.write_identity(self._prompt_date)
         return trainer
 
-    def _card(self, rows: Sequence[TokenRow]) -> AdapterCard:
-        schemas = {
-            schema_key(example.answer_schema): without_titles(example.answer_schema)
-            for example in self.examples
-            if example.answer_schema is not None
-        }
-        tokenizer, form = self._tokenizer, self._form
-        return AdapterCard(
-            base_model=self.base.name,
-            base_sha256=self.base.sha256,
-            base_files=dict(self.base.files),
-            bounds=learn_bounds(self.examples),
-            chat_prompts=2 * sum(map(_leads_with_system, self.examples)) >= len(self.examples),
-            longest_answer_tokens=max(len(row.answer) - row.reasoning for row in rows),
-            longest_reasoning_tokens=max(row.reasoning for row in rows),
-            thinking_switches=tuple(thinking_switches(chat_template(tokenizer))),
-            rows=len(self.examples),
-            fingerprint=self.fingerprint,
-            context_window=context_window(self.base),
-            prompt_date=self._prompt_date,
-            schemas=tuple(schemas.values()),
-            schema_tokens=max(
-                (schema_room(tokenizer, schema, form) for schema in schemas.values()), default=0
-            ),
-            system_messages=system_form(tokenizer),
-            **form._asdict(),
-            list_rules=self._data.list_rules,
-            windows=self._window_size,
-            quantization=self.config.quantization,
+    def _card(self, rows: list[TokenRow]) -> AdapterCard:
+        card = adapter_card(
+            self.base,
+            self._tokenizer,
+            self._data,
+            rows,
+            self._form,
+            self._prompt_date,
+            self._window_size,
+            self.config,
+            self.fingerprint,
         )
+        return self._start.carried(card) if self._start else card
 
 
 def _planned(trainer: Trainer, cost: RunCost) -> str:
@@ -395,7 +379,3 @@ def _planned(trainer: Trainer, cost: RunCost) -> str:
         f"{rows} rows, {trainer.batch_size} a step, {epochs:.2g} epochs: {trainer.total_steps} steps, about {time}"
         f"{memory}"
     )
-
-
-def _leads_with_system(example: Example) -> bool:
-    return example.messages[0].role in ("system", "developer")

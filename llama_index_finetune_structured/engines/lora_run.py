@@ -1,4 +1,4 @@
-"""The folder of a local run: whose it is, whether it is finished and whole, and its log."""
+"""The folder of a local run: its identity, whether it is finished and whole, its log and its state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from ..checksums import read_checked_json, with_checksum
 from ..errors import CheckpointError, ConfigurationError
@@ -18,12 +20,36 @@ from ..printable import package_logger
 if TYPE_CHECKING:
     from ..local.train.trainer import TrainingLog
 
-__all__ = ["LoraRunFolder"]
+__all__ = ["LoraJob", "LoraRunFolder"]
 
 _logger = package_logger(__name__)
 _RUN, _LOG = "run.json", "training_log.json"
 _FILES = "adapter sha256"  # in the log: checksum by name of the adapter's files
 _DATE = "prompt date"
+
+
+class LoraJob(BaseModel):
+    """State of a local run.
+
+    Attributes:
+        status: ``new``, ``resumable`` (there is a checkpoint; also where the adapter is damaged) or ``succeeded``.
+        output_dir: Folder of the run.
+        adapter: Folder of the adapter, once finished.
+        steps: Optimizer steps taken.
+        loss: Training loss of the last step.
+        validation_loss: Loss of the held-out rows with the weights that are kept, the lowest.
+        seconds: Of all training steps together.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str
+    output_dir: Path
+    adapter: Path | None = None
+    steps: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    seconds: float = 0.0
 
 
 class LoraRunFolder:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..dataset import FinetuneDataset
-from ..dataset.checks.rows import as_source, parsed_rows
+from ..dataset.checks.rows import SourceRow, as_source, parsed_rows
 from ..dataset.checks.run import trainable_rows
 from ..dataset.checks.targets import TrainingTarget
 from ..dataset.windows import bare_examples, window_rows, window_size
@@ -30,9 +31,20 @@ class TrainingRows:
         self._rows = parsed_rows(self._source, "local")
         self.examples = [row.content for row in self._rows if isinstance(row.content, Example)]
 
-    def trainable(self, target: TrainingTarget) -> list[TokenRow]:
-        """The rows as token ids. Raises DatasetError with every error that ``check`` has for them."""
-        rows = trainable_rows(target, self._source, self._rows)
+    def replay(self, old: Iterable[Example]) -> None:
+        """Add rows of an earlier training behind the others."""
+        again = [SourceRow("replayed rows", number, row) for number, row in enumerate(old, start=1)]
+        self._rows += tuple(again)
+        self.examples += [row.content for row in again if isinstance(row.content, Example)]
+
+    def trainable(
+        self, target: TrainingTarget, known: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[TokenRow]:
+        """The rows as token ids. Raises DatasetError with every error that ``check`` has for them.
+
+        ``known``: as of ``trainable_rows``.
+        """
+        rows = trainable_rows(target, self._source, self._rows, known)
         return [TokenRow(row.prompt, row.answer, row.reasoning) for row in rows]
 
     def windows(self, target: TrainingTarget, wanted: bool | None, seed: int) -> list[TokenRow]:

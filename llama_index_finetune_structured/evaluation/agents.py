@@ -14,8 +14,9 @@ from ..background import blocking
 from ..errors import DatasetError
 from ..example import Example
 from ..files import write_text
+from ..notebook_html import escape
 from ..printable import one_line, printable
-from .report.agent_page import agent_page
+from .report.agent_page import agent_figures, agent_page
 from .report.agent_text import agent_table, agent_verdict
 from .report.json_file import read_json_file
 from .report.terminal import FittedTable, print_result
@@ -57,6 +58,11 @@ class AgentScorecard(AgentTable):
     def verdict(self) -> str:
         """The main result in a sentence or two, with 95% intervals."""
         return agent_verdict(self)
+
+    def _repr_html_(self) -> str:
+        """Verdict and figures, for notebooks."""
+        problems = "".join(f"<p>{escape(problem)}</p>" for problem in self.problems())
+        return f"<p>{escape(self.verdict())}</p>{agent_figures(self)}{problems}"
 
     def table(self) -> FittedTable:
         """A table for rich: one line per system, or one per figure where that is too wide for the terminal."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..data_frames import data_frame
 from ..files import PUBLIC, write_text
 from ..llms.prices import Prices
+from ..notebook_html import escape, folded
 from ..printable import one_line, printable
+from .report.answer_rows import ANSWER_COLUMNS, answer_rows, errors_csv
 from .report.charts import picture_of
 from .report.costs import BreakEven, break_even
 from .report.gap import Gap, gaps
+from .report.html_tables import field_tables, metrics_table
 from .report.json_file import read_json_file
 from .report.page import page_of
 from .report.slices import SliceBy, slices
@@ -20,6 +24,9 @@ from .report.terminal import FittedTable, print_result
 from .report.text import json_text, terminal_table, verdict_of
 from .results import ScoredRow, ScoreTable
 from .score.metrics import Metrics
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Scorecard"]
 
@@ -94,6 +101,36 @@ class Scorecard(ScoreTable):
             ConfigurationError: The file cannot be read or is not a scorecard.
         """
         return read_json_file(cls, path)
+
+    def save_errors(self, path: str | os.PathLike[str]) -> Path:
+        """Write the wrong fields of all systems' answers as CSV, atomically, for a spreadsheet; one field a line.
+
+        Columns: example, document, question, system, field, kind ("wrong", "missing", "invented"; for a whole answer
+        "invalid" or "failed"), gold, answer, error, and the answer's probability. Values that are no text are JSON.
+        A text that a spreadsheet would take for a formula begins with an apostrophe.
+
+        Args:
+            path: The CSV file; one that exists is replaced.
+
+        Returns:
+            ``path``.
+        """
+        return write_text(Path(path), errors_csv(self))
+
+    def to_pandas(self) -> DataFrame:
+        """A DataFrame with a row for each example and system; column ``right.<field>``: whether a field is right.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        columns = [*ANSWER_COLUMNS, *(f"right.{path}" for path in self.field_kinds)]
+        return data_frame(answer_rows(self), columns)
+
+    def _repr_html_(self) -> str:
+        """Verdict and figures, for notebooks."""
+        more = folded("field by field", field_tables(self))
+        problems = "".join(f"<p>{escape(problem)}</p>" for problem in self.problems())
+        return f"<p>{escape(self.verdict())}</p>{metrics_table(self)}{problems}{more}"
 
     def table(self) -> FittedTable:
         """A table for rich: one line per system, or one per figure where that is too wide for the terminal."""

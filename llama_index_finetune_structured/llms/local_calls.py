@@ -119,6 +119,11 @@ class LocalCall:
         release_idle_threads()  # those of this thread, which may have loaded the model
         return cls(model, request, StopTexts(options.stop), source, calibration)
 
+    def until(self, deadline: float | None) -> LocalCall:
+        """The call, which ends with an error at a deadline, as of ``GenerationRequest``."""
+        self.request.deadline = deadline
+        return self
+
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
         try:

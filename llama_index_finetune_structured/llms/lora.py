@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 from typing_extensions import Self
 
 from ..answer_values import class_schema
@@ -23,6 +23,7 @@ from .call_options import CallOptions, checked_options, refuse_unknown_fields
 from .local_calls import LocalCall, prompt_ids, require_encodable, schema_reserve
 from .local_chat import LocalChatLLM
 from .merged_calls import MergedCall, fits, messages_of_windows, options_of_answers
+from .model_places import AdapterFolder, BaseModelName
 from .structured import request_schema
 from .trained_schemas import UntrainedSchemas
 from .trained_settings import trained_settings
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["LoraLLM"]
 
 _ANSWER_TOKENS = 512  # chosen: default for a base model alone; an adapter has its own from training
-
-
-def _absolute(path: Path | None) -> Path | None:
-    """The path as it is now: the weights are loaded later, perhaps in another working folder or process."""
-    return None if path is None else path.absolute()
-
-
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
 
 
 class LoraLLM(LocalChatLLM):
@@ -104,6 +96,10 @@ class LoraLLM(LocalChatLLM):
             twice the longest of training.
         quantization: Hold the base's layers as in ``LoraSettings``; ``from_adapter`` sets what training had.
         device: Where the model is held and computes, as in ``LoraSettings``. None (default): the best device.
+        max_queue: Most calls that wait or are answered at a time, of this object and its copies; one more raises
+            QueueFullError at once. None (default): any number.
+        request_timeout: Seconds that a call may take, the time that it waits included; then it raises
+            RequestTimeoutError. None (default): any time.
 
     Raises:
         ConfigurationError: There is no such base model, or on first use no such ``device``; ``adapter`` is no adapter
@@ -112,13 +108,15 @@ class LoraLLM(LocalChatLLM):
             lone surrogate).
         DatasetError: Of a call: the chat template rejects the messages or leaves the text of one out.
         PromptTooLongError: Of a call: the prompt fills the context window.
+        QueueFullError: Of a call: ``max_queue`` calls wait or are being answered.
+        RequestTimeoutError: Of a call: it took longer than ``request_timeout``.
         MissingDependencyError: On first use, the extra ``local`` is not installed.
     """
 
-    adapter: Annotated[Path | None, AfterValidator(_absolute)] = Field(
+    adapter: AdapterFolder = Field(
         default=None, frozen=True, description="Folder of the adapter; None: base model only."
     )
-    base_model: Annotated[str, BeforeValidator(_as_text)] = Field(
+    base_model: BaseModelName = Field(
         default=DEFAULT_BASE_MODEL, frozen=True, description="Base model: name, folder, .gguf or hub id."
     )
     max_new_tokens: int = Field(default=_ANSWER_TOKENS, gt=0, description="Token limit of an answer.")

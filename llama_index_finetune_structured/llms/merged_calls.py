@@ -105,6 +105,12 @@ class MergedCall:
     source: AnswerSource | None = None
     calibration: Calibration | None = None
 
+    def until(self, deadline: float | None) -> MergedCall:
+        """The call, whose requests end with an error at a deadline, as of ``GenerationRequest``."""
+        for call in (call for window in self.windows for call in window):
+            call.until(deadline)
+        return self
+
     def complete(self) -> CompletionResponse:
         """The answer, waited for."""
         *_, last = self.stream()

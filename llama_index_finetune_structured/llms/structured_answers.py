@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from ..local.schema.bounds import AnswerBounds, schema_key
 from ..trust.calibration import Calibration
 from .answer_source import AnswerSource
+from .call_places import Place
 from .structured import StructuredCall, bare_prompt
 from .structured_lora import StructuredLoraLLM
 
@@ -87,8 +88,10 @@ class StructuredAnswersLLM(LLM):
         """
         _emit_start(output_cls, prompt, prompt_args)
         call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
-        for keywords in call.attempts():
-            call.record(self.chat(messages, **keywords))
+        with self._place() as place:
+            for keywords in call.attempts():
+                with place.shared():
+                    call.record(self.chat(messages, **keywords))
         result = call.result()
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
@@ -114,8 +117,10 @@ class StructuredAnswersLLM(LLM):
         """
         _emit_start(output_cls, prompt, prompt_args)
         call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
-        for keywords in call.attempts():
-            call.record(await self.achat(messages, **keywords))
+        with self._place() as place:
+            for keywords in call.attempts():
+                with place.shared():
+                    call.record(await self.achat(messages, **keywords))
         result = call.result()
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
@@ -128,16 +133,24 @@ class StructuredAnswersLLM(LLM):
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
         call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
-        for keywords in call.attempts():
-            partial: Any = None
-            response: ChatResponse | None = None
-            for response in self.stream_chat(messages, **keywords):
-                if _is_reasoning(response):
-                    continue
-                partial = _partial(response, output_cls, partial)
-                yield partial
-            call.record(response)
-        yield call.result()
+        place = self._place()
+
+        def partials() -> Generator[Any, None, None]:
+            with place:
+                for keywords in call.attempts():
+                    partial: Any = None
+                    response: ChatResponse | None = None
+                    with place.shared():
+                        responses = self.stream_chat(messages, **keywords)
+                    for response in responses:
+                        if _is_reasoning(response):
+                            continue
+                        partial = _partial(response, output_cls, partial)
+                        yield partial
+                    call.record(response)
+            yield call.result()
+
+        return partials()
 
     async def _structured_astream_call(
         self,
@@ -148,19 +161,28 @@ class StructuredAnswersLLM(LLM):
     ) -> AsyncGenerator[Any, None]:
         call, messages = self._structured_call(output_cls, llm_kwargs, prompt, prompt_args)
 
+        place = self._place()
+
         async def partials() -> AsyncGenerator[Any, None]:
-            for keywords in call.attempts():
-                partial: Any = None
-                response: ChatResponse | None = None
-                async for response in await self.astream_chat(messages, **keywords):
-                    if _is_reasoning(response):
-                        continue
-                    partial = _partial(response, output_cls, partial)
-                    yield partial
-                call.record(response)
+            with place:
+                for keywords in call.attempts():
+                    partial: Any = None
+                    response: ChatResponse | None = None
+                    with place.shared():
+                        responses = await self.astream_chat(messages, **keywords)
+                    async for response in responses:
+                        if _is_reasoning(response):
+                            continue
+                        partial = _partial(response, output_cls, partial)
+                        yield partial
+                    call.record(response)
             yield call.result()
 
         return partials()
+
+    def _place(self) -> Place:
+        """The place of a call among those that the LLM answers at a time."""
+        return Place()
 
     def _messages(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
         """The prompt's messages, in the form (chat or plain) in which the training data had them."""

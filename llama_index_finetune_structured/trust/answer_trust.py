@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from ..example import canonical_json, compact_json, json_span, loads
+from ..notebook_html import escape, plain_table
 from .json_spans import JsonPath, json_spans
 from .tokens import AnswerToken, TokenPlaces
 
@@ -153,6 +154,25 @@ class Trust(BaseModel):
     answered_by: str = ""
     sure: bool | None = None
     tokens: LogProbability | None = None
+
+    def _repr_html_(self) -> str:
+        """The values with their probabilities and evidence, for notebooks."""
+        rows = [
+            (
+                ".".join(map(str, field.path)) or "answer",
+                compact_json(field.value),
+                _percent(field.probability),
+                "" if field.evidence is None else field.evidence.text,
+            )
+            for field in self.fields
+        ]
+        kind = "calibrated" if self.calibrated else "not calibrated"
+        whole = f"Whole answer: {_percent(self.probability)} ({kind})"
+        return f"<p>{escape(whole)}</p>{plain_table(('value of', 'value', 'right', 'stands in the text as'), rows)}"
+
+
+def _percent(probability: float | None) -> str:
+    return "–" if probability is None else f"{probability:.0%}"
 
 
 def trust_in_tokens(text: str, tokens: Sequence[AnswerToken] = ()) -> Trust | None:

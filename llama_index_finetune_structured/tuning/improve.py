@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, JsonValue
 
@@ -41,11 +41,12 @@ from .scored_run import ANSWERS, HELD_OUT, REPORT, SCORECARD, TRAIN, ScoredRun
 from .tuned_run import IMPROVEMENT, TunedRun, hash_of, read_record
 from .versions import begin_history, promote
 
-__all__ = ["MARGIN", "Improvement", "improve", "run_improvement"]
+__all__ = ["MARGIN", "Improvement", "Start", "improve", "run_improvement"]
 
 _log = package_logger(__name__)
 
 MARGIN = 0.02
+Start = Literal["base", "current"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def improve(
     minutes: float | None = None,
     output_cls: type[BaseModel] | None = None,
     base_model: str | Path | None = None,
+    start_from: Start = "base",
 ) -> Improvement:
     """Train a new version of a run of ``tune`` on its rows and new ones, and let it serve unless it may be worse.
 
@@ -112,6 +114,9 @@ def improve(
         minutes: Minutes that training may take. None: as in the run.
         output_cls: Class of the answers; the run's, where it was tuned with one.
         base_model: Location of the base model, if it moved after the run.
+        start_from: "base": the new version is trained from the base model, on all rows. "current": it goes on from the
+            adapter of the version that serves, on the new rows and as many old ones, which takes a fraction of the
+            steps; see ``start_from`` of ``LoraFinetuneEngine``.
 
     Raises:
         DatasetError: Rows cannot be read or trained on, in the words of ``check``, or none of them is new.
@@ -128,6 +133,7 @@ def improve(
             minutes=minutes,
             output_cls=output_cls,
             base_model=base_model,
+            start_from=start_from,
             say=progress_line,
         )
     except KeyboardInterrupt:
@@ -146,6 +152,7 @@ def run_improvement(
     minutes: float | None,
     output_cls: type[BaseModel] | None,
     base_model: str | Path | None,
+    start_from: Start,
     say: Callable[[str], None],
 ) -> Improvement:
     """See ``improve``, of which this is all; ``say`` takes its messages."""
@@ -155,6 +162,8 @@ def run_improvement(
         raise ConfigurationError(
             f"margin: {margin!r}, expected a number from 0 to 1 (0.02: two points of a hundred)"
         )
+    if start_from not in get_args(Start):
+        raise ConfigurationError(f"start_from: {start_from!r}, expected 'base' or 'current'")
     tuned = TunedRun.read(Path(run), output_cls)
     source = RowSource.of(capture, output_cls)
     with locked_folder(tuned.folder / ANSWERS):
@@ -162,7 +171,7 @@ def run_improvement(
         card = read_card(find_adapter(version_folder(tuned.folder, current) / "adapter"))
         base = resolve(base_model or card.base_model)
         settings = settings_of_run(tuned.record, minutes)
-        work = _Improving(tuned, source, current, base, settings, output_cls, margin, say)
+        work = _Improving(tuned, source, current, base, settings, output_cls, margin, say, start_from)
         return work.result()
 
 
@@ -178,15 +187,14 @@ class _Improving:
     output_cls: type[BaseModel] | None
     margin: float
     say: Callable[[str], None]
+    start_from: Start
 
     def result(self) -> Improvement:
         """Find or begin the version of these rows, train and score it, and decide."""
         version = self._begun() or self._begin()
         folder = version_folder(self.run.folder, version)
         record = read_record(folder)
-        engine = LoraFinetuneEngine(
-            self.run.train(version), base_model=self.base.name, output_dir=folder, config=self.settings
-        )
+        engine = self._engine(version, record["from"])
         rows = NewRows(record["taken"], record["left out"])
         candidate = _Candidate(
             engine, self.output_cls, folder, self.say, self.run, version, record["from"], self.margin, rows
@@ -205,12 +213,28 @@ class _Improving:
             rows.left_out,
         )
 
+    def _engine(self, version: str, before: str) -> LoraFinetuneEngine:
+        folder, rows = version_folder(self.run.folder, version), self.run.train(version)
+        options: dict[str, Any] = {
+            "base_model": self.base.name,
+            "output_dir": folder,
+            "config": self.settings,
+        }
+        if self.start_from == "base":
+            return LoraFinetuneEngine(rows, **options)
+        old = self.run.train(before)
+        known = {row.id for row in old}
+        new = [row for row in rows if row.id not in known]
+        start = version_folder(self.run.folder, before) / "adapter"
+        return LoraFinetuneEngine(new, start_from=start, replay=old, **options)
+
     @property
     def _options(self) -> dict[str, Any]:
         """What a version is made with besides its rows."""
         return {
             "output_cls": self.run.record["output_cls"],
             "base model": self.base.sha256,
+            "start from": self.start_from,
             **self.settings.model_dump(mode="json", exclude={"checkpoint_steps"}),
         }
 

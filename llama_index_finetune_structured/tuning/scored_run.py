@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue
 
 from ..engines.lora import LoraFinetuneEngine
+from ..engines.start_adapter import ROWS_FILE
 from ..errors import ConfigurationError
 from ..evaluation.calibration import with_calibrations
 from ..evaluation.comparison import compare
@@ -23,7 +24,7 @@ from .rows import rows_text
 
 __all__ = ["ANSWERS", "HELD_OUT", "REPORT", "SCORECARD", "TRAIN", "WRITTEN", "ScoredRun"]
 
-TRAIN, HELD_OUT = "train.jsonl", "validation.jsonl"
+TRAIN, HELD_OUT = ROWS_FILE, "validation.jsonl"
 SCORECARD, REPORT, ANSWERS = "scorecard.json", "report.html", "answers"
 WRITTEN = ("adapter", "checkpoints", "run.json", "training_log.json", TRAIN, HELD_OUT, SCORECARD, REPORT)
 """Without the folder of answers, where nothing is replaced: it holds the run's lock, which is there first."""

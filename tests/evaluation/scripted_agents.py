@@ -46,7 +46,7 @@ class ScriptedCaller(FunctionCallingLLM):
     script: dict[str, list[Any]]
     name: str = "scripted"
     wait_s: float = 0.0
-    usage: dict[str, int] = Field(default_factory=lambda: {"prompt_tokens": 10, "completion_tokens": 2})
+    usage: dict[str, Any] = Field(default_factory=lambda: {"prompt_tokens": 10, "completion_tokens": 2})
     _running: int = PrivateAttr(default=0)
     _most_running: int = PrivateAttr(default=0)
     _asked: list[dict[str, Any]] = PrivateAttr(default_factory=list)

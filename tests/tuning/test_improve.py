@@ -128,6 +128,22 @@ def test_a_version_is_a_whole_run_and_the_held_out_rows_are_the_same(second: Pat
     assert LoraLLM.from_adapter(version).adapter == version / "adapter"
 
 
+def test_a_version_may_go_on_from_the_one_that_serves_on_new_rows_and_as_many_old_ones(
+    second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = capture(NEW, NEW + 3)
+    done = improve(second, new, margin=1, start_from="current")
+    assert (done.version, done.promoted, done.taken) == ("0003", True, 3)
+    assert _ids(done.folder / "train.jsonl")[-3:] == [row.id for row in new]
+    run = json.loads((done.folder / "run.json").read_text())
+    assert run["start adapter"]
+    assert "6 rows" in Scorecard.from_json(done.folder / "scorecard.json").settings["trained on"]
+    monkeypatch.setattr(LoraFinetuneEngine, "finetune", _refuse)
+    assert improve(second, new, margin=1, start_from="current").version == "0003"
+    with pytest.raises(ConfigurationError, match="expected 'base' or 'current'"):
+        improve(second, new, start_from="elsewhere")  # type: ignore[arg-type]
+
+
 def test_a_version_that_may_be_worse_is_kept_and_does_not_serve(run: Path) -> None:
     done = improve(run, capture())
     assert (done.promoted, done.serves) == (False, "0001")

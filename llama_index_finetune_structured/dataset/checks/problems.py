@@ -45,6 +45,7 @@ FIXES = {
     "no_grammar": "simplify the schema, or serve the model with constrained=False: answers are validated only",
     "not_enforced": "check answers for it yourself; a class's own validation refuses such answers after they are made",
     "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it empty",
+    "field_new": "fill it in every row that has a value for it: rows of this schema without it teach to leave it empty",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
     "stop_token_untrained": "use a chat template that ends the answer with the stop token",
     "prompt_not_prefix": "end the prompt on a token boundary: the template merges it with the answer",
@@ -62,6 +63,7 @@ WARNINGS = frozenset(
         "no_grammar",
         "not_enforced",
         "field_untaught",
+        "field_new",
     }
 )
 """Codes of problems that keep no complete line out of training."""

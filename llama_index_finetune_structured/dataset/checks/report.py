@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
+from ...local.model.adapter import find_adapter, read_card
 from ...local.model.prompts import SchemaPrompt, prompt_form_of
 from ...local.model.reasoning import Thinking
 from ...local.schema.list_items import learn_list_rules
@@ -171,6 +172,7 @@ def check(
     output_cls: type[BaseModel] | None = None,
     schema_prompt: SchemaPrompt | None = None,
     thinking: Thinking = "drop",
+    start_from: str | Path | None = None,
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
 
@@ -189,10 +191,12 @@ def check(
         output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
         schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
         thinking: For "local", whether the reasoning of answers is trained, as in ``LoraSettings``.
+        start_from: Adapter or run that training will go on from: fields that are new to it are named, with the number
+            of rows that teach each. None: training begins anew.
 
     Raises:
-        ConfigurationError: The target is unknown, the base model does not load, ``source`` holds anything else, or
-            ``max_length`` or ``epochs`` is below 1.
+        ConfigurationError: The target is unknown, the base model does not load, ``source`` holds anything else,
+            ``start_from`` holds no adapter, or ``max_length`` or ``epochs`` is below 1.
         MissingDependencyError: The extra "local" is not installed, which the targets "local" and "trl" need.
     """
     for name, value in (("max_length", max_length), ("epochs", epochs)):
@@ -202,7 +206,8 @@ def check(
     if isinstance(target, str):
         form = prompt_form_of(readable_examples(rows) if target == "local" else (), schema_prompt, thinking)
         target = target_named(target, base_model, max_length, form)
-    done = SourceCheck(target, output_cls=output_cls)
+    known = () if start_from is None else read_card(find_adapter(Path(start_from))).schemas
+    done = SourceCheck(target, output_cls=output_cls, known=known)
     done.run(rows)
     windows = _window_rows(rows, done)
     epochs = target.default_epochs(done.good + windows) if epochs is None else epochs

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -14,6 +15,7 @@ from ...errors import ConfigurationError
 from ...example import Example
 from ...jsonl import one_line_reason
 from ...local.schema.bounds import AnswerTexts
+from ...printable import package_logger
 from .field_use import FieldUse
 from .lines import LineReader, example_faults, structured_texts
 from .problems import WARNINGS, Fault, Problem, refuse_errors
@@ -21,6 +23,8 @@ from .rows import CheckSource, SourceRow, empty, files_of, reader_of, source_nam
 from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget
 
 __all__ = ["SourceCheck", "trainable_rows"]
+
+_log = package_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -54,11 +58,13 @@ class SourceCheck:
 
     ``problems``: errors and warnings in the order of the rows, those of the whole source last. ``rows``: with
     ``keep_rows``, the tokens of all good rows. ``output_cls``: a class that must accept every answer.
+    ``known``: schemas of a training that this one goes on from.
     """
 
     target: TrainingTarget
     keep_rows: bool = False
     output_cls: type[BaseModel] | None = None
+    known: Sequence[Mapping[str, Any]] = ()
     problems: list[Problem] = field(default_factory=list)
     rows: list[TokenisedRow] = field(default_factory=list)
     lines: int = 0
@@ -72,7 +78,7 @@ class SourceCheck:
         if self.output_cls is not None:
             class_schema(self.output_cls)  # raises for what is no class of answers
         self._first_of: dict[str, tuple[str, int]] = {}  # an Example's id -> file and line of its first copy
-        self._fields, self._answers = FieldUse(), AnswerTexts()
+        self._fields, self._answers = FieldUse(self.known), AnswerTexts()
         self._first_good: SourceRow | None = None
         self._has_reasoning = False
 
@@ -266,13 +272,20 @@ def _is_lists(answer: object) -> bool:
 
 
 def trainable_rows(
-    target: TrainingTarget, source: CheckSource, rows: Iterable[SourceRow]
+    target: TrainingTarget,
+    source: CheckSource,
+    rows: Iterable[SourceRow],
+    known: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[TokenisedRow]:
     """The rows of a source as the target trains on them.
 
-    Raises DatasetError with the text of every error that ``check`` has for the source.
+    ``known``: as of ``SourceCheck``; fields that the rows hardly teach are then logged as warnings. None: the rows are
+    held out, and teach nothing. Raises DatasetError with the text of every error that ``check`` has for the source.
     """
-    done = SourceCheck(target, keep_rows=True)
+    done = SourceCheck(target, keep_rows=True, known=known or ())
     done.run(source, rows)
     refuse_errors(done.problems)
+    for problem in done.problems:
+        if known is not None and problem.code in ("field_untaught", "field_new"):
+            _log.warning("%s", problem)
     return done.rows

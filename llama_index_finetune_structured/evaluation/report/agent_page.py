@@ -8,15 +8,15 @@ from typing import Any
 from ..run.agent_run import AgentCall, AgentRun, AgentTurn
 from ..score.agent_scores import AgentRow, AgentScore, AgentTable, ToolScore
 from ..score.tool_calls import ScoredAgentRun, ScoredCall
-from .agent_text import LABELS, agent_verdict, gold_figures, main_agent, mean_text, measured
+from .agent_text import LABELS, agent_verdict, gold_figures, main_agent, measured
 from .cases import cut_text, mark, marked_object
 from .html_tables import html_table, rate_with_interval, signed_interval
 from .markup import escape
 from .page import facts_list, html_document, section
-from .text import percent
+from .text import mean_text, percent
 from .trust_notes import TrustNotes
 
-__all__ = ["agent_page"]
+__all__ = ["agent_figures", "agent_page"]
 
 _CASES = 10  # chosen: as many as are read
 _TEXT_CHARACTERS = 600  # chosen: of a text, result or error
@@ -39,7 +39,7 @@ def agent_page(table: AgentTable, title: str) -> str:
         "created": table.created,
     }
     sections = [
-        section("Figures", _figures(table) + _LEGEND),
+        section("Figures", agent_figures(table) + _LEGEND),
         section("Tool by tool", _tools(table)),
         section("Against the others", _differences(table)),
         section(f"Runs side by side, the worst of “{main}” first", _cases(table, main)),
@@ -48,7 +48,7 @@ def agent_page(table: AgentTable, title: str) -> str:
     return html_document(title, agent_verdict(table), table.problems(), sections)
 
 
-def _figures(table: AgentTable) -> str:
+def agent_figures(table: AgentTable) -> str:
     """One line per figure, one column per system and one for gold."""
     scores = table.systems.values()
     gold = map(mean_text, gold_figures(table), (1, 1, 0, 0))
@@ -60,6 +60,9 @@ def _figures(table: AgentTable) -> str:
         ["tokens written a run", *(mean_text(score.completion_tokens, 0) for score in scores), next(gold)],
         ["seconds a run", *(f"{score.seconds_per_run:.2f}" for score in scores), "–"],
     ]
+    if any(score.reasoning_tokens for score in scores):
+        thought = (mean_text(score.reasoning_tokens) for score in scores)
+        rows.insert(-1, ["tokens of reasoning an answer", *thought, "–"])
     return html_table(["figure", *table.systems, "(gold)"], rows, "All systems on the same examples")
 
 

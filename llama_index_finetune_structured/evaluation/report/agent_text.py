@@ -6,9 +6,9 @@ from ...printable import one_line
 from ..results import TEACHER
 from ..score.agent_scores import AgentScore, AgentTable
 from .terminal import FittedTable
-from .text import against_sentence, percent
+from .text import against_sentence, mean_text, percent
 
-__all__ = ["LABELS", "agent_table", "agent_verdict", "gold_figures", "main_agent", "measured", "mean_text"]
+__all__ = ["LABELS", "agent_table", "agent_verdict", "gold_figures", "main_agent", "measured"]
 
 LABELS = {
     "run_right": "right",
@@ -64,11 +64,6 @@ def measured(table: AgentTable) -> list[str]:
     return [name for name in table.measures if any(name in score.rates for score in table.systems.values())]
 
 
-def mean_text(mean: float | None, digits: int = 1) -> str:
-    """A mean as text; a dash where it is unknown."""
-    return _DASH if mean is None else f"{mean:,.{digits}f}"
-
-
 def gold_figures(table: AgentTable) -> tuple[float, float, float | None, float | None]:
     """(steps, calls, prompt tokens, completion tokens) of a gold run, as means."""
     golds = [row.gold for row in table.rows]
@@ -88,13 +83,18 @@ def gold_figures(table: AgentTable) -> tuple[float, float, float | None, float |
 def agent_table(table: AgentTable) -> FittedTable:
     """One line per system: the rates, steps, tokens and time of a run; the last line: what gold took."""
     measures = measured(table)
+    reasons = any(score.reasoning_tokens for score in table.systems.values())
     rows = []
     for name, score in table.systems.items():
         rates = [percent(score.rates[m].rate) if m in score.rates else _DASH for m in measures]
         tokens = map(mean_text, (score.prompt_tokens, score.completion_tokens), (0, 0))
-        rows.append((name, *rates, mean_text(score.steps), *tokens, f"{score.seconds_per_run:.1f} s"))
+        thought = (mean_text(score.reasoning_tokens),) if reasons else ()
+        rows.append(
+            (name, *rates, mean_text(score.steps), *tokens, *thought, f"{score.seconds_per_run:.1f} s")
+        )
     steps, _, prompt, completion = gold_figures(table)
-    gold = [mean_text(steps), mean_text(prompt, 0), mean_text(completion, 0)]
+    gold = [mean_text(steps), mean_text(prompt, 0), mean_text(completion, 0), *([_DASH] if reasons else [])]
     rows.append(("(gold)", *(_DASH for _ in measures), *gold, _DASH))
-    headings = ("system", *(LABELS[m] for m in measures), "steps", "tokens in", "tokens out", "time")
+    more = ("reasoning a call",) if reasons else ()
+    headings = ("system", *(LABELS[m] for m in measures), "steps", "tokens in", "tokens out", *more, "time")
     return FittedTable(f"{len(table.rows)} examples", headings, tuple(rows))

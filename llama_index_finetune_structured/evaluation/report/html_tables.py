@@ -10,7 +10,7 @@ from ..score.metrics import Interval, Metrics, SystemScore
 from .gap import gaps
 from .markup import escape
 from .slices import slices
-from .text import headline_fields, percent, signed
+from .text import headline_fields, mean_text, percent, signed
 
 __all__ = [
     "differences_table",
@@ -44,6 +44,10 @@ def metrics_table(table: ScoreTable) -> str:
         ["bound hits", *(str(score.bound_hits) for score in scores)],
         ["retried", *(str(score.retries) for score in scores)],
     ]
+    if any(score.reasoning_tokens for score in scores):
+        rows.append(
+            ["reasoning tokens a call", *(mean_text(score.reasoning_tokens) for score in scores)],
+        )
     return html_table(["figure", *table.systems], rows, "All systems on the same examples")
 
 

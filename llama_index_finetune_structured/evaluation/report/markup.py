@@ -1,14 +1,7 @@
-"""Text from data as HTML or SVG text: escaped, and without the control characters that XML forbids."""
+"""Text from data as HTML or SVG text."""
 
 from __future__ import annotations
 
-from html import escape as html_escape
-
-from ...printable import printable
+from ...notebook_html import escape
 
 __all__ = ["escape"]
-
-
-def escape(text: str) -> str:
-    """The text for an element or a quoted attribute."""
-    return html_escape(printable(text))

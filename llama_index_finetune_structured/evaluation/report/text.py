@@ -105,14 +105,22 @@ def signed(points: float) -> str:
     return f"+{whole}" if whole > 0 else f"−{-whole}" if whole < 0 else "0"
 
 
+def mean_text(mean: float | None, digits: int = 1) -> str:
+    """A mean as text; a dash where it is unknown."""
+    return "–" if mean is None else f"{mean:,.{digits}f}"
+
+
 def terminal_table(table: ScoreTable) -> FittedTable:
-    """One line per system: valid, exact, each field, time per answer."""
+    """One line per system: valid, exact, each field, tokens of reasoning where there are any, time per answer."""
     fields = headline_fields(table)
+    reasons = any(score.reasoning_tokens for score in table.systems.values())
     rows = []
     for name, score in table.systems.items():
         rates = [score.schema_valid, score.exact_match, *(score.fields[path].headline for path in fields)]
-        rows.append((name, *map(percent, rates), f"{score.seconds_per_answer:.1f} s"))
-    headings = ("system", "valid", "exact", *fields.values(), "time")
+        thought = (mean_text(score.reasoning_tokens),) if reasons else ()
+        rows.append((name, *map(percent, rates), *thought, f"{score.seconds_per_answer:.1f} s"))
+    more = ("reasoning tokens",) if reasons else ()
+    headings = ("system", "valid", "exact", *fields.values(), *more, "time")
     return FittedTable(f"{len(table.rows)} examples", headings, tuple(rows))
 
 

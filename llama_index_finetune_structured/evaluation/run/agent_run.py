@@ -20,6 +20,7 @@ __all__ = [
     "answered_turn",
     "captured_runs",
     "captured_turn",
+    "sum_of_all",
     "summed_usage",
     "tool_name",
 ]
@@ -73,6 +74,7 @@ class AgentRun(BaseModel):
         document_id: Group of rows that are not independent, as ``Example.document_id``; None: it stands alone.
         split: Side of a split; None where unknown.
         usage: Summed token counts of the model's calls; a count is None where a call reports none.
+        reasoning_tokens: Tokens of reasoning in all of the model's calls; None where a call does not count its tokens.
         seconds: Duration of the run; None where unknown.
         error: Why the run failed; None where it ended.
         error_kind: Class name of the error.
@@ -89,6 +91,7 @@ class AgentRun(BaseModel):
     document_id: str | None = None
     split: str | None = None
     usage: Usage = Usage()
+    reasoning_tokens: int | None = None
     seconds: float | None = None
     error: str | None = None
     error_kind: str | None = None
@@ -209,15 +212,16 @@ class _Row:
 
 def summed_usage(usages: Sequence[Usage | None]) -> Usage:
     """The sum of the counts; None where one is missing."""
-
-    def total(counts: list[int | None]) -> int | None:
-        known = [count for count in counts if count is not None]
-        return sum(known) if known and len(known) == len(counts) else None
-
     return Usage(
-        prompt_tokens=total([usage.prompt_tokens if usage else None for usage in usages]),
-        completion_tokens=total([usage.completion_tokens if usage else None for usage in usages]),
+        prompt_tokens=sum_of_all([usage.prompt_tokens if usage else None for usage in usages]),
+        completion_tokens=sum_of_all([usage.completion_tokens if usage else None for usage in usages]),
     )
+
+
+def sum_of_all(counts: Sequence[int | None]) -> int | None:
+    """The sum; None where one is missing, or there are none."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def _places(messages: Sequence[Message]) -> Iterator[str]:

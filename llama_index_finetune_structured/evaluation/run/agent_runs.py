@@ -14,11 +14,11 @@ from llama_index.core.llms.llm import LLM, ToolSelection
 from llama_index.core.tools import BaseTool
 from llama_index.core.workflow import WorkflowRuntimeError
 
-from ...capture.calls import token_usage
+from ...capture.calls import reasoning_tokens, token_usage
 from ...errors import ConfigurationError, MissingDependencyError
 from ...example import Message, Usage, content_hash
 from ...formats.wire import json_safe, message_from_wire, response_to_wire
-from .agent_run import AgentCall, AgentRun, AgentTurn, answered_turn, summed_usage
+from .agent_run import AgentCall, AgentRun, AgentTurn, answered_turn, sum_of_all, summed_usage
 from .answer_log import RawAnswer
 from .ask import AskSettings, SystemAnswers, answer_all, error_fields, is_unfit, return_interrupt
 
@@ -145,6 +145,7 @@ class _Record:
         self.answer: str | None = None
         self.agent: Agent | None = None
         self._usages: list[Usage | None] = []
+        self._reasoning: list[int | None] = []
         self._open: list[ToolSelection] = []  # calls of the last turn, with their ids
 
     def add(self, event: Any) -> None:
@@ -156,8 +157,10 @@ class _Record:
                 text=event.response.content or "", calls=tuple(calls), agent=event.current_agent_name
             )
             self.turns.append(turn)
-            usage = token_usage(ChatResponse(message=event.response, raw=event.raw))
+            response = ChatResponse(message=event.response, raw=event.raw)
+            usage = token_usage(response)
             self._usages.append(None if usage is None else Usage(**usage))
+            self._reasoning.append(reasoning_tokens(response))
         elif isinstance(event, ToolCallResult) and self.turns:
             self._add_result(event)
 
@@ -190,6 +193,7 @@ class _Record:
             document_id=gold.document_id,
             split=gold.split,
             usage=summed_usage(self._usages),
+            reasoning_tokens=sum_of_all(self._reasoning),
             seconds=seconds,
         )
 
@@ -281,4 +285,5 @@ def _reply_fields(reply: ChatResponse) -> dict[str, Any]:
     """The fields of a run that one response fills."""
     turn = answered_turn(Message.model_validate(response_to_wire(reply)))
     answer = None if turn.calls else turn.text
-    return {"turns": (turn,), "answer": answer, "usage": Usage(**(token_usage(reply) or {}))}
+    usage = Usage(**(token_usage(reply) or {}))
+    return {"turns": (turn,), "answer": answer, "usage": usage, "reasoning_tokens": reasoning_tokens(reply)}

@@ -26,7 +26,7 @@ class RawAnswer(BaseModel):
     else ``text`` is parsed. ``raw_text``: the LLM's last text, from its instrumentation events.
     ``failed``: the call itself failed (network, timeout), so a later run repeats it. ``elapsed_s``: seconds
     from the start of the ``run`` that made the call to this answer; ``seconds``: latency of this call. ``trust``:
-    how sure the answer is, where the system says it.
+    how sure the answer is, where the system says it. ``reasoning_tokens``: of the LLM's answers in the call.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +46,7 @@ class RawAnswer(BaseModel):
     elapsed_s: float = 0.0
     run: str = ""
     trust: KeptTrust | None = None
+    reasoning_tokens: int | None = None
 
 
 class AnswerLog:

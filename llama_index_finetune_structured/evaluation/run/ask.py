@@ -187,6 +187,7 @@ async def _answer(
         raw_text=trace.raw_text,
         bound_hits=tuple(trace.bound_hits),
         retries=trace.retries,
+        reasoning_tokens=trace.reasoning_tokens,
     )
     if error is None:
         try:

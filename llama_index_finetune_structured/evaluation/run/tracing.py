@@ -1,4 +1,4 @@
-"""Collects the LLM's raw text, bound hits and retries of each call from LlamaIndex's instrumentation events."""
+"""Collects of each call the LLM's raw text, bound hits, retries and reasoning from LlamaIndex's events."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from llama_index_instrumentation import root_dispatcher
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
 from pydantic import PrivateAttr
 
+from ...capture.calls import reasoning_tokens
+
 __all__ = ["Trace", "Tracer", "tracing"]
 
 _TAG = "finetune_structured_call"
@@ -19,12 +21,16 @@ _TAG = "finetune_structured_call"
 
 @dataclass
 class Trace:
-    """Events of one call: whether an LLM answered, its last text, the JSON paths where a bound was reached, retries."""
+    """Events of one call: whether an LLM answered, its last text, the JSON paths where a bound was reached, retries.
+
+    ``reasoning_tokens``: of all answers of LLMs in the call; None where none counts tokens.
+    """
 
     answered: bool = False
     raw_text: str | None = None
     bound_hits: list[str] = field(default_factory=list)
     retries: int = 0
+    reasoning_tokens: int | None = None
 
 
 class Tracer(BaseEventHandler):
@@ -61,6 +67,8 @@ class Tracer(BaseEventHandler):
         elif kind in ("LLMChatEndEvent", "LLMCompletionEndEvent") and event.response is not None:
             trace.answered = True
             trace.raw_text = _text_of(event.response) or trace.raw_text
+            if (tokens := reasoning_tokens(event.response)) is not None:
+                trace.reasoning_tokens = tokens + (trace.reasoning_tokens or 0)
 
 
 def _text_of(response: Any) -> str:

@@ -14,7 +14,7 @@ from ..run.usable_rows import LeftOut
 from .answers import FieldScore
 from .failures import Failure, failure_sentence, group_failures
 from .intervals import Difference, Resamples
-from .metrics import FieldMetrics, Interval, ScoredAnswer, field_metrics
+from .metrics import FieldMetrics, Interval, ScoredAnswer, field_metrics, mean_of_known
 from .tool_calls import RunPlan, ScoredAgentRun
 
 __all__ = [
@@ -61,6 +61,7 @@ class AgentScore(BaseModel):
         calls: Mean number of calls in a run.
         prompt_tokens: Mean tokens that the model read in a run; None where the runs do not report them.
         completion_tokens: Mean tokens that the model wrote in a run; None where the runs do not report them.
+        reasoning_tokens: Mean tokens of reasoning in one answer of the model; None where the runs do not report them.
         seconds_per_run: Wall seconds of all runs / n.
         failures: The causes of the runs that did not end, most frequent first.
     """
@@ -74,6 +75,7 @@ class AgentScore(BaseModel):
     calls: float
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
+    reasoning_tokens: float | None = None
     seconds_per_run: float
     failures: tuple[Failure, ...] = ()
 
@@ -228,8 +230,9 @@ def _score(
         tools=_tool_scores(golds, runs, plan),
         steps=sum(run.run.steps for run in runs) / n,
         calls=sum(len(run.calls) for run in runs) / n,
-        prompt_tokens=_mean([run.run.usage.prompt_tokens for run in runs]),
-        completion_tokens=_mean([run.run.usage.completion_tokens for run in runs]),
+        prompt_tokens=mean_of_known([run.run.usage.prompt_tokens for run in runs]),
+        completion_tokens=mean_of_known([run.run.usage.completion_tokens for run in runs]),
+        reasoning_tokens=_reasoning_a_step([run.run for run in runs]),
         seconds_per_run=wall_seconds / n,
         failures=group_failures([(r.call_failed, r.error_kind or "", r.error or "") for r in failed]),
     )
@@ -240,10 +243,12 @@ def _is_measured(kind: str, counts: Sequence[FieldScore]) -> bool:
     return total.answers > 0 if kind == "value" else total.gold + total.answered > 0
 
 
-def _mean(counts: Sequence[int | None]) -> float | None:
+def _reasoning_a_step(runs: Sequence[AgentRun]) -> float | None:
     """Over the runs that report it; None where none does."""
-    known = [count for count in counts if count is not None]
-    return sum(known) / len(known) if known else None
+    known = [
+        (run.reasoning_tokens, run.steps) for run in runs if run.reasoning_tokens is not None and run.steps
+    ]
+    return sum(tokens for tokens, _ in known) / sum(steps for _, steps in known) if known else None
 
 
 def _tool_scores(

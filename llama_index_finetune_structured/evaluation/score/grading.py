@@ -91,6 +91,7 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         bound_hits=answer.bound_hits,
         retries=answer.retries,
         seconds=answer.seconds,
+        reasoning_tokens=answer.reasoning_tokens,
         trust=_judged(answer, target, fields, value) if valid else answer.trust,
     )
 

@@ -13,7 +13,16 @@ from ..run.kept_trust import KeptTrust
 from .answers import FieldScore
 from .failures import INVALID, Failure, group_failures
 
-__all__ = ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore", "field_metrics", "metrics"]
+__all__ = [
+    "FieldMetrics",
+    "Interval",
+    "Metrics",
+    "ScoredAnswer",
+    "SystemScore",
+    "field_metrics",
+    "mean_of_known",
+    "metrics",
+]
 
 
 class ScoredAnswer(BaseModel):
@@ -35,6 +44,7 @@ class ScoredAnswer(BaseModel):
         bound_hits: JSON paths where the grammar's bound on a list or text was reached.
         retries: How often the call was repeated because an answer did not fit the schema.
         seconds: Latency of the call.
+        reasoning_tokens: Tokens that the system's LLM wrote before its answers in the call; None where unknown.
         trust: How sure the answer is, judged by gold; None where the system does not say it.
     """
 
@@ -55,6 +65,7 @@ class ScoredAnswer(BaseModel):
     bound_hits: tuple[str, ...] = ()
     retries: int = 0
     seconds: float = 0.0
+    reasoning_tokens: int | None = None
     trust: KeptTrust | None = None
 
 
@@ -138,6 +149,7 @@ class SystemScore(Metrics):
         failures: The causes of the failed calls and invalid answers, most frequent first.
         bound_hits: Number of answers in which the grammar's bound on a list or text was reached.
         retries: Number of answers whose call was repeated because the first did not fit the schema.
+        reasoning_tokens: Mean tokens of reasoning in a call; None where no call counts its tokens.
         intervals: Metric -> its rate and 95% interval.
         retrieval_hit_rate: Share of answers with the gold document among the retrieved; None where unknown.
         retrieval_hit: Figures over the answers with the gold document among the retrieved.
@@ -151,6 +163,7 @@ class SystemScore(Metrics):
     failures: tuple[Failure, ...] = ()
     bound_hits: int
     retries: int = 0
+    reasoning_tokens: float | None = None
     intervals: dict[str, Interval] = Field(default_factory=dict)
     retrieval_hit_rate: float | None = None
     retrieval_hit: Metrics | None = None
@@ -189,6 +202,7 @@ def system_score(answers: Sequence[ScoredAnswer], kinds: dict[str, str], wall_se
         failures=_failures(answers),
         bound_hits=sum(bool(answer.bound_hits) for answer in answers),
         retries=sum(bool(answer.retries) for answer in answers),
+        reasoning_tokens=mean_of_known([answer.reasoning_tokens for answer in answers]),
         retrieval_hit_rate=len(hits) / known if known else None,
         retrieval_hit=metrics(hits, kinds) if hits else None,
         retrieval_miss=metrics(misses, kinds) if misses else None,
@@ -219,6 +233,12 @@ def field_metrics(kind: str, counts: FieldScore) -> FieldMetrics:
 
 def _summed(answers: Sequence[ScoredAnswer], path: str) -> FieldScore:
     return FieldScore.total(answer.fields[path] for answer in answers if path in answer.fields)
+
+
+def mean_of_known(counts: Sequence[int | None]) -> float | None:
+    """The mean over what is known; None where nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _share(part: int, whole: int) -> float:

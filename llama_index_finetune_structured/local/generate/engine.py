@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 import torch
 
-from ...errors import EngineError
+from ...background import call_at
+from ...errors import EngineError, RequestTimeoutError
 from ...forks import reset_after_fork
 from ...printable import package_logger
 from ..model.devices import release_idle_threads
@@ -82,7 +84,21 @@ class GenerationEngine:
                 requests, failure = self._taken_queue(), error
         if failure is not None:
             _fail(requests, failure)
+        elif request.deadline is not None:
+            call_at(request.deadline, weakref.WeakMethod(self._end_late), weakref.ref(request))
         return request.future
+
+    def _end_late(self, request: GenerationRequest) -> None:
+        """End a request that is not answered at its deadline, whether it waits or is being answered."""
+        with self._lock:  # the thread may be about to take it; its callbacks take no lock of the engine
+            request.cancelled = True
+            _fail(
+                [request],
+                RequestTimeoutError(
+                    "the answer was not whole within the time that a call may take (request_timeout): ask for a "
+                    "shorter one, send fewer calls at once, or raise request_timeout"
+                ),
+            )
 
     def _start(self) -> None:
         release_idle_threads()
@@ -149,6 +165,8 @@ class GenerationEngine:
         with self._lock:
             while self._waiting:
                 request = self._waiting.popleft()
+                if request.future.done():  # too late
+                    continue
                 if request.cancelled:
                     request.future.cancel()
                 if request.future.set_running_or_notify_cancel():

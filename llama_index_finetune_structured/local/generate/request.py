@@ -83,7 +83,8 @@ class GenerationRequest:
     tokens before the answer.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
-    that they wait as one; None: the request is a call of its own.
+    that they wait as one; None: the request is a call of its own. ``deadline``: by ``time.monotonic()``, when an answer
+    that is not whole ends with an error; None: never.
 
     Raises ConfigurationError where no answer to the grammar fits in ``max_new_tokens``.
     """
@@ -100,6 +101,7 @@ class GenerationRequest:
     call: object | None = None
     reasoning: ReasoningLimit | None = None
     on_reasoning: Callable[[int], None] | None = None
+    deadline: float | None = None
 
     @property
     def most_tokens(self) -> int:

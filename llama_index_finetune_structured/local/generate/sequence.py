@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 
 import torch
 
@@ -124,7 +126,7 @@ class GeneratedSequence:
     def fail(self, error: BaseException) -> None:
         """End with an error."""
         self.ended = self.failed = True
-        if not self.request.future.done():
+        with suppress(InvalidStateError):  # its time is over
             self.request.future.set_exception(error)
 
     def _finish(self) -> None:
@@ -134,9 +136,9 @@ class GeneratedSequence:
         if self.request.grammar is not None and self._stop is not None:
             context = [*self.request.prompt[-LONGEST_NGRAM:], *reasoning[-LONGEST_NGRAM:]][-LONGEST_NGRAM:]
             self.request.grammar.answers.add([*context, *answer, self._stop])
-        if not self.request.future.done():
-            complete = self._grammar is not None and self._grammar.is_complete
-            reason = "length" if self._stop is None and not complete else "stop"
+        complete = self._grammar is not None and self._grammar.is_complete
+        reason = "length" if self._stop is None and not complete else "stop"
+        with suppress(InvalidStateError):  # its time is over
             self.request.future.set_result(
                 GenerationResult(tuple(answer), reason, tuple(self._probabilities), tuple(reasoning))
             )

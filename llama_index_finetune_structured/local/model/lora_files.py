@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER_CONFIG",
     "WEIGHTS",
+    "LoraFile",
     "linear_layers",
     "linear_size",
     "read_lora_config",

@@ -90,6 +90,35 @@ class AnswerBounds(BaseModel):
             return self.default_characters if kind == "string" else self.default_items
         return max(2 * seen, _LEAST_CHARACTERS if kind == "string" else _LEAST_ITEMS)
 
+    def merged(self, older: AnswerBounds) -> AnswerBounds:
+        """The bounds for answers that either of two trainings showed.
+
+        Args:
+            older: Bounds of the training before. What is grounded or distinct stays so where both say it, or the
+                schema is in one of them only.
+        """
+        longest = {key: dict(places) for key, places in older.longest.items()}
+        for key, places in self.longest.items():
+            there = longest.setdefault(key, {})
+            there.update({pointer: max(seen, there.get(pointer, 0)) for pointer, seen in places.items()})
+        keys = {key: dict(places) for key, places in older.learned_keys.items()}
+        for key, found in self.learned_keys.items():
+            there_too = keys.setdefault(key, {})
+            there_too.update({place: {**there_too.get(place, {}), **names} for place, names in found.items()})
+        shared = self.longest.keys() & older.longest.keys()
+        distinct = {*self.distinct, *older.distinct} - (({*self.distinct} ^ {*older.distinct}) & shared)
+        grounded = {**older.grounded, **self.grounded}
+        doubted = (self.grounded.keys() ^ older.grounded.keys()) & shared
+        return self.model_copy(
+            update={
+                "longest": longest,
+                "learned_keys": keys,
+                "distinct": tuple(sorted(distinct)),
+                "by_text": tuple(sorted({*self.by_text, *older.by_text})),
+                "grounded": {key: places for key, places in grounded.items() if key not in doubted},
+            }
+        )
+
 
 def schema_key(schema: Mapping[str, Any]) -> str:
     """Lookup key for a schema's bounds: content hash without titles, which prompts leave out too."""

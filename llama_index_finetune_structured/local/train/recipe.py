@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..model.prompts import TokenRow
 from .packing import common_length
 
-__all__ = ["epochs_of", "learning_rate_of", "rows_a_step", "rows_of_length"]
+__all__ = ["GOING_ON_RATE", "epochs_of", "learning_rate_of", "rows_a_step", "rows_of_length"]
 
 # Chosen on sets of 250 and 490 rows, whose held-out loss fell until the fourth or fifth pass.
 _ENOUGH_ROWS, _MOST_EPOCHS = 2000, 5
@@ -17,6 +17,9 @@ _STEP_TOKENS, _FEWEST_ROWS, _MOST_ROWS = 1024, 2, 4
 # Width to the power of Llama models, https://tinker-docs.thinkingmachines.ai/supervised-learning/sl-hyperparams; the
 # rate at width 576 and 4 rows a step was measured here, and grows with the root of the rows (arXiv:2205.10287).
 _RATE, _RATE_WIDTH, _RATE_ROWS, _RATE_POWER = 2e-3, 576, 4, 0.781
+
+GOING_ON_RATE = 0.5
+"""Share of the learning rate for a run that goes on from an adapter, whose weights are near a minimum already."""
 
 
 def epochs_of(rows: int) -> int:

@@ -80,7 +80,8 @@ class Trainer:
 
     With held-out rows the weights of the epoch with the lowest loss on them are kept, and unless the settings name
     the epochs, two in a row without a lower one end the run. ``fingerprint`` identifies the run. ``plan``: how it
-    fits into the memory; None: as the settings say. Raises CheckpointError where the checkpoints are of another run.
+    fits into the memory; None: as the settings say. ``rate_share``: of the recipe's learning rate. Raises
+    CheckpointError where the checkpoints are of another run.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Trainer:
         *,
         fingerprint: str,
         plan: MemoryPlan | None = None,
+        rate_share: float = 1.0,
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
         self.fingerprint, self.distributed, self.plan = fingerprint, DistributedRun(), plan
@@ -104,7 +106,7 @@ class Trainer:
         self.batch_size = settings.batch_size or rows_a_step(rows)
         self.device = str(self.weights[0].device)
         width = model.get_input_embeddings().weight.shape[1]
-        self.learning_rate = settings.learning_rate or learning_rate_of(width, self.batch_size)
+        self.learning_rate = settings.learning_rate or rate_share * learning_rate_of(width, self.batch_size)
         # One kernel for all weights; on a CPU sums would round otherwise than they did.
         fused = {weight.device.type for weight in self.weights} == {"cuda"} or None
         self.optimizer = torch.optim.AdamW(self.weights, lr=self.learning_rate, weight_decay=0.0, fused=fused)
