@@ -16,7 +16,7 @@ from ..formats.wire import message_of
 from ..json_schema import first_error, schema_title, schema_validator
 from ..jsonl import one_line_reason, require_utf8
 
-__all__ = ["AnswerShape", "Conversation", "labelled_examples"]
+__all__ = ["AnswerShape", "Conversation", "labelled_examples", "says_none"]
 
 Conversation = str | Sequence[Message | ChatMessage | Mapping[str, Any]]
 """An input: the user's text, or a list of messages."""
@@ -68,6 +68,12 @@ class AnswerShape:
         if error := first_error(self.schema, value):
             raise ValueError(error)
         return _json_text(value)
+
+
+def says_none(answer: Any) -> bool:
+    """Whether an answer says that the text is of another kind: null, or an object or list without any value."""
+    values = answer.values() if isinstance(answer, dict) else [answer]
+    return all(value in (None, "", [], {}) for value in values)
 
 
 def _json_text(value: Any) -> str:
