@@ -97,6 +97,7 @@ class DocumentRows:
             transport="text" if self.shape.schema is None else "json_schema",
             answer_schema=self.shape.schema,
             schema_name=self.shape.name,
+            answer_class=self.shape.class_path,
             sources=tuple(
                 Source(node_id=document.node_id(page), document_id=document.name) for page in places
             ),

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
+from ...answer_classes import class_of
 from ...answer_values import answer_value, class_schema, readable_value
 from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, canonical_json, compact_json, json_span
@@ -76,7 +77,7 @@ def _read(output_cls: type[BaseModel], value: Any) -> BaseModel:
 
 
 def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
-    """The target of one example: ``output_cls``, else the example's own JSON schema, else any JSON.
+    """The target of one example: ``output_cls``, else the example's class or JSON schema, else any JSON.
 
     Raises DatasetError where the gold answer is not JSON, or is not valid by them.
     """
@@ -93,7 +94,7 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTar
 
 def open_target(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
     """As ``target_of``, without a gold answer."""
-    model = output_cls or _schema_class(example)
+    model = output_cls or class_of(example) or _schema_class(example)
     return AnswerTarget(example, model, None if model is None else class_schema(model), None)
 
 
