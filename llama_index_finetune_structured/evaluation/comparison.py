@@ -10,7 +10,7 @@ from pydantic import BaseModel, JsonValue
 from ..background import blocking
 from ..example import Example
 from ..local.schema.bounds import schema_key
-from .results import ScoredRow, differences_of, resamples_of, system_scores, trust_scores
+from .results import ScoredRow, differences_of, refusal_scores, resamples_of, system_scores, trust_scores
 from .run.ask import AskSettings, SystemAnswers, ask_systems
 from .run.systems import System, question_of
 from .run.target import AnswerTarget
@@ -120,6 +120,7 @@ def summarise(
         differences=tuple(differences_of(list(answers), plan.kinds, resamples)),
         rows=tuple(rows),
         trust=trust_scores(rows),
+        refusals=refusal_scores(rows),
         left_out=left_out,
         settings=facts | dict(notes or {}),
     )
