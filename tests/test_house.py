@@ -17,8 +17,8 @@ import llama_index_finetune_structured as package
 ROOT = Path(package.__file__).parent
 ROW = [
     "printable", "progress_bar", "panics", "errors", "lazy", "example", "answer_values", "answer_classes", "forks",
-    "descriptors", "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture",
-    "trust", "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
+    "descriptors", "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats",
+    "capture", "trust", "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
