@@ -135,6 +135,8 @@ def build(
             "each row holds a whole document, without questions and retrieval",
         )
         if teacher is None:
+            if labels is None:
+                raise ConfigurationError("--extract: no model fills the schema; give --teacher MODEL")
             _refuse(asking, "there is no --teacher")
         return build_documents(
             folder,

@@ -10,9 +10,9 @@ from llama_index.core.schema import Document
 from pydantic import BaseModel
 
 from ...errors import ConfigurationError, DatasetError
-from ...example import Example, Message, Source
+from ...example import Example, Message, Source, compact_json
 from ...json_schema import find_error, resolve_pointer
-from ...jsonl import one_line_reason, require_utf8
+from ...jsonl import is_json, one_line_reason, require_utf8
 from ..labels import AnswerShape
 from .readers import DocumentText, Page, document_of_pages
 from .recipe import ServingRecipe
@@ -67,6 +67,10 @@ class DocumentRows:
         if answer is None:
             return self.none_text()
         try:
+            if isinstance(answer, str) and not is_json(answer.encode("utf-8", "replace")):
+                answer = compact_json(
+                    answer
+                )  # a text as such, where JSON text of the answer may stand as well
             return self.shape.answer_text(answer)
         except TypeError as error:
             raise ValueError(one_line_reason(error)) from error

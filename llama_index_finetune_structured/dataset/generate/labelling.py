@@ -18,6 +18,7 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example, content_hash, loads
 from ...jsonl import one_line_reason
 from ...local.schema.list_items import learn_list_rules
+from ...local.schema.text_frames import TextFrame
 from ...printable import one_line, package_logger, printable
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape, says_none
@@ -323,7 +324,11 @@ class _Labelling:
         if most is None or not long:
             return
         whole = bare_examples(row for rows in self._made.values() for row in rows)
-        parts = part_rows(whole, learn_list_rules(whole), lambda row: row.document_id in long, most)
+        frame = TextFrame(start=(self._rows.recipe.qa_template or "").partition("{context_str}")[0])
+        rules = {
+            key: found.model_copy(update={"frame": frame}) for key, found in learn_list_rules(whole).items()
+        }
+        parts = part_rows(whole, rules, lambda row: row.document_id in long, most)
         for name in sorted(long):
             if rows := parts.get(bare_examples(self._made[name])[0].id):
                 self._made[name] = rows

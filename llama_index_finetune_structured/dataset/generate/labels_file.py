@@ -197,7 +197,9 @@ def typed_cells(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] |
     root = schema if root is None else root
     choices = _choices(schema, root)
     if isinstance(value, dict):
-        properties = next((choice["properties"] for choice in choices if "properties" in choice), {})
+        properties: Mapping[str, Any] = next(
+            (choice["properties"] for choice in choices if "properties" in choice), {}
+        )
         return {name: typed_cells(inner, properties.get(name) or {}, root) for name, inner in value.items()}
     kinds = {kind for choice in choices for kind in _kinds(choice)}
     if not kinds or "string" in kinds:  # such as a Decimal, whose text keeps every digit
