@@ -41,7 +41,10 @@ def test_labels_become_two_files_divided_by_document_that_eval_and_check_judge_b
     before = Path("data.jsonl").read_bytes()
     call(*BASIC, "--labels", "labels.jsonl")
     assert Path("data.jsonl").read_bytes() == before
-    assert call("check", "data.jsonl", "--target", "openai", code=1)["problems"][-1]["code"] == "too_few_rows"
+    assert (
+        call("check", "data.jsonl", "--target", "openai", code=1)["problems"][-1]["code"]
+        == "too_few_examples"
+    )
 
 
 def test_labels_that_are_no_use_are_listed_and_the_others_are_written(folder: Path, call: Call) -> None:

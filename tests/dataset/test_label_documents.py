@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import Document, NodeWithScore
@@ -201,6 +201,7 @@ def test_every_document_is_found_by_its_own_name(names: set[str]) -> None:
     assert all(known.find(name) == name for name in names)
 
 
+@settings(max_examples=30)
 @given(
     st.recursive(
         st.text(max_size=5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example, Message, Source, compact_json
 from ...json_schema import find_error, resolve_pointer
-from ...jsonl import is_json, one_line_reason, require_utf8
+from ...jsonl import one_line_reason, require_utf8
 from ..labels import AnswerShape
 from .readers import DocumentText, Page, document_of_pages
 from .recipe import ServingRecipe
@@ -66,11 +67,10 @@ class DocumentRows:
         """The answer as its class writes it, or ``none_text`` for None. Raises ValueError where it does not fit."""
         if answer is None:
             return self.none_text()
+        if isinstance(answer, str):  # as a value, or else as the JSON text of one
+            with contextlib.suppress(ValueError):
+                return self.shape.answer_text(compact_json(answer))
         try:
-            if isinstance(answer, str) and not is_json(answer.encode("utf-8", "replace")):
-                answer = compact_json(
-                    answer
-                )  # a text as such, where JSON text of the answer may stand as well
             return self.shape.answer_text(answer)
         except TypeError as error:
             raise ValueError(one_line_reason(error)) from error

@@ -79,9 +79,8 @@ def _of_row(row: Any, where: str) -> Label:
         raise ValueError(f"{key} is {name!r}, expected the name of a document's file")
     others = {other: value for other, value in row.items() if other != key}
     if not others:
-        raise ValueError(
-            'no answer beside the document; write "answer": {...}, or null for a document of another kind'
-        )
+        fault = 'no answer beside the document; write "answer": {...}, or null for a document of another kind'
+        return Label(name, where, fault=fault)
     return Label(name, where, others[_ANSWER_KEY] if list(others) == [_ANSWER_KEY] else others)
 
 
