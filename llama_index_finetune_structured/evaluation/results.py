@@ -50,7 +50,7 @@ class ScoredRow(BaseModel):
 
     example_id: str
     question: str
-    gold: JsonValue
+    gold: JsonValue = None  # null is a gold answer too, which files leave out
     document_id: str | None = None
     split: str | None = None
     usage: Usage | None = None
