@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from .dataset.checks.report import CheckReport, check
     from .dataset.finetune_dataset import DatasetSummary, FinetuneDataset
     from .dataset.generate.answers import AnswerReport, aanswer_questions, answer_questions
-    from .dataset.generate.documents import read_nodes
+    from .dataset.generate.documents import read_documents, read_nodes
+    from .dataset.generate.labelling import (
+        DocumentProblem,
+        LabelledDocuments,
+        alabel_documents,
+        label_documents,
+    )
     from .dataset.generate.llm_calls import CallPolicy
     from .dataset.generate.questions import GeneratedQuestions, Question, QuestionGenerator
+    from .dataset.generate.readers import DocumentText
     from .dataset.generate.recipe import ServingRecipe
     from .dataset.generate.retrieval import RetrievalAugmentedDatasetBuilder
     from .dataset.leakage import LeakageReport
@@ -88,7 +95,14 @@ else:
         {
             ".capture.handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
             ".dataset.generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
-            ".dataset.generate.documents": ["read_nodes"],
+            ".dataset.generate.documents": ["read_documents", "read_nodes"],
+            ".dataset.generate.labelling": [
+                "DocumentProblem",
+                "LabelledDocuments",
+                "alabel_documents",
+                "label_documents",
+            ],
+            ".dataset.generate.readers": ["DocumentText"],
             ".dataset.finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".dataset.leakage": ["LeakageReport"],
             ".dataset.generate.llm_calls": ["CallPolicy"],
@@ -172,6 +186,8 @@ __all__ = [
     "ConfigurationError",
     "DatasetError",
     "DatasetSummary",
+    "DocumentProblem",
+    "DocumentText",
     "EndTrust",
     "EngineError",
     "Evidence",
@@ -188,6 +204,7 @@ __all__ = [
     "GradientFinetuneEngine",
     "GradientModelAdapterLLM",
     "Improvement",
+    "LabelledDocuments",
     "LeakageReport",
     "LearningCurve",
     "LlamaCppServer",
@@ -226,6 +243,7 @@ __all__ = [
     "acalibrate",
     "acompare",
     "acompare_agents",
+    "alabel_documents",
     "answer_questions",
     "arun_agent",
     "ascore_turns",
@@ -240,9 +258,11 @@ __all__ = [
     "export_adapter",
     "hosted_llm",
     "improve",
+    "label_documents",
     "learning_curve",
     "load_schema",
     "parity",
+    "read_documents",
     "read_nodes",
     "rollback",
     "run_agent",

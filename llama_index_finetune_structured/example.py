@@ -236,6 +236,8 @@ class Example(_Frozen):
         transport: How the schema was sent: "json_schema" (response format), "tools" or "text" (in the prompt).
         answer_schema: JSON schema of the answer. None: the answer is any text.
         schema_name: Name of the schema, such as that of its Pydantic class.
+        answer_class: That class as ``module:Class``. Evaluation and ``check`` judge by it where its module is imported
+            and the class has this schema; it is never imported because of a row.
         schema_text: Part of the messages that contains the schema ("text" only); rendering for another transport
             removes it.
         tools: Tool definitions sent, in OpenAI's chat form.
@@ -256,6 +258,7 @@ class Example(_Frozen):
     transport: Transport = "text"
     answer_schema: dict[str, JsonValue] | None = None
     schema_name: str | None = None
+    answer_class: str | None = None
     schema_text: str | None = None
     tools: list[dict[str, JsonValue]] | None = None
     tool_choice: JsonValue = None
@@ -293,8 +296,8 @@ class Example(_Frozen):
         """Content hash of what a model learns from.
 
         In it: messages, answer, answer schema, transport, tools, tool choice, parallel tool calls and response format;
-        not query, sources, document, model and split. The answer counts as text: other spaces or another key order
-        make another id. Ids of tool calls are random for each call, so they are replaced by their order.
+        not the class, query, sources, document, model and split. The answer counts as text: other spaces or another
+        key order make another id. Ids of tool calls are random for each call, so they are replaced by their order.
         """
         learned = self.model_dump(
             mode="json",

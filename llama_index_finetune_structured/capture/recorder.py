@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
+from ..answer_classes import class_path
 from ..example import Example
 from ..forks import reset_after_fork
 from ..formats.wire import response_to_wire
@@ -147,6 +148,8 @@ class Recorder:
             self._reject(example_row(call, nonempty, request, response), rejected)
             return
         row = example_row(call, checked, request, response)
+        if output_cls is not None:
+            row["answer_class"] = class_path(output_cls)
         if checked["content"] != answer["content"]:
             row["metadata"]["answer_as_sent"] = answer["content"]
         elif checked.get("tool_calls") != answer.get("tool_calls"):

@@ -1,8 +1,11 @@
-"""The ``build`` command: documents, a schema and a teacher (or labels) -> training files."""
+"""The ``build`` command: documents, a schema and a teacher (or labels) -> training files.
+
+Rows of questions and retrieved chunks are made here, rows of whole documents in ``build_documents.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,23 +23,20 @@ from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.generate.misses import RetrievalMisses, is_miss, settle_misses
 from ..dataset.labels import AnswerShape
 from ..dataset.schema.load import load_schema
-from ..dataset.splits import document_of
 from ..errors import ConfigurationError, DatasetError, MissingDependencyError
 from ..example import Example
-from ..tuning.rows import FEW_ROWS
-from .build_folder import BuildSettings, DocumentChanges, build_folder, save_held_out
+from .build_documents import DocumentOptions, build_documents
+from .build_folder import BuildSettings, DocumentChanges, build_folder
+from .build_output import listed, save_rows, summary_lines
 from .command import Result, command, counted, finite, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
 
 __all__ = ["bm25_retriever", "register"]
 
-_SHOWN = 5  # failures listed in full; the rest are counted
-_FAR_OFF = 0.1  # chosen: difference from --validation above which the summary names the real share
-
 
 def build(
-    folder: Annotated[Path, typer.Argument(help="Folder of the documents: .pdf, .txt, .md.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the documents: .pdf, .html, .md, .txt.")],
     schema: Annotated[
         str,
         typer.Option(
@@ -48,7 +48,10 @@ def build(
     ] = Path("data.jsonl"),
     teacher: Annotated[
         str | None,
-        typer.Option(help="Model that answers the questions, over OpenAI's protocol ($OPENAI_API_KEY)."),
+        typer.Option(
+            help="Model that answers the questions, or with --extract fills the schema, over OpenAI's protocol "
+            "($OPENAI_API_KEY)."
+        ),
     ] = None,
     api_base: Annotated[
         str | None, typer.Option(help="Address of the teacher's server (default: OpenAI).")
@@ -60,6 +63,31 @@ def build(
         Path | None,
         typer.Option(help="JSONL file of labels with query and response, instead of a teacher."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Answers by document, for one row a document: JSON Lines, a CSV file, or a folder of JSON files."
+        ),
+    ] = None,
+    extract: Annotated[
+        bool,
+        typer.Option(
+            "--extract", help="Let the teacher fill the schema from each whole document, without questions."
+        ),
+    ] = False,
+    instruction: Annotated[
+        str | None, typer.Option(help="Text before each document (default: Fill NAME from this document.).")
+    ] = None,
+    negatives: Annotated[
+        Path | None,
+        typer.Option(help="Folder of documents of another kind, whose answer is that there is none."),
+    ] = None,
+    max_characters: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Cut documents that are longer, where answers are lists (default: no limit)."
+        ),
+    ] = None,
     ask_for: Annotated[
         str | None,
         typer.Option(help="Instruction for generating questions (default: ask for the schema's fields)."),
@@ -70,14 +98,17 @@ def build(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of generated questions (default: no limit).")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Chunks retrieved for a question, by BM25.")] = 2,
-    chunk_size: Annotated[int, typer.Option(min=128, help="Tokens in a chunk.")] = 512,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Chunks retrieved for a question, by BM25 (default: 2).")
+    ] = None,
+    chunk_size: Annotated[int | None, typer.Option(min=128, help="Tokens in a chunk (default: 512).")] = None,
     retrieval_misses: Annotated[
-        RetrievalMisses,
+        RetrievalMisses | None,
         typer.Option(
-            help="Answers without the question's own chunk in the prompt: drop, keep, or abstain (an empty answer)."
+            help="Answers without the question's own chunk in the prompt: drop, keep, or abstain (an empty answer); "
+            "default: drop."
         ),
-    ] = "drop",
+    ] = None,
     validation: Annotated[
         float,
         typer.Option(min=0, max=0.9, callback=finite, help="Share of rows held out, by document; 0: none."),
@@ -90,21 +121,46 @@ def build(
 ) -> Result:
     """Make a data set from documents: ask a teacher through a query engine and keep the valid answers.
 
-    All answers are kept beside the output, so the same command resumes and
+    With --labels or --extract there is one row a document instead: its text,
+    and what the schema reads from it. All answers are kept beside the output, so the same command resumes and
     pays for no answer twice; of a document that has changed, questions are
     asked again. Failed calls are listed, and repeated with --retry-failed.
     """
     generating = {"--ask-for": ask_for, "--questions-per-chunk": questions_per_chunk, "--limit": limit}
     asking = {"--api-base": api_base, "--retry-failed": retry_failed or None}
+    retrieving = {"--top-k": top_k, "--chunk-size": chunk_size, "--retrieval-misses": retrieval_misses}
+    if extract or labels is not None:
+        _refuse(
+            {"--questions": questions, "--pairs": pairs, **generating, **retrieving},
+            "each row holds a whole document, without questions and retrieval",
+        )
+        if teacher is None:
+            if labels is None:
+                raise ConfigurationError("--extract: no model fills the schema; give --teacher MODEL")
+            _refuse(asking, "there is no --teacher")
+        return build_documents(
+            folder,
+            schema,
+            output,
+            DocumentOptions(labels, teacher, api_base, instruction, negatives, max_characters),
+            validation=validation,
+            seed=seed,
+            calls=CallPolicy(concurrency=concurrency),
+            retry_failed=retry_failed,
+        )
+    whole = {"--instruction": instruction, "--negatives": negatives, "--max-characters": max_characters}
+    _refuse(whole, "rows hold whole documents only with --labels or --extract")
     if pairs is not None:
         answered = {"--teacher": teacher, "--questions": questions}
         _refuse(answered | generating | asking, "--pairs are labelled already")
     elif teacher is None:
         raise ConfigurationError(
-            "no source of answers: give --teacher MODEL, or your own labels with --pairs FILE.jsonl"
+            "no source of answers: give --teacher MODEL, your own labels of documents with --labels FILE, or of "
+            "questions with --pairs FILE.jsonl"
         )
     if questions is not None:
         _refuse(generating, "--questions are asked as they are")
+    top_k, chunk_size, retrieval_misses = top_k or 2, chunk_size or 512, retrieval_misses or "drop"
     output_cls = load_schema(schema)
     abstention = _empty_answer(output_cls) if retrieval_misses == "abstain" else None
     nodes = read_nodes(folder, chunk_size=chunk_size)
@@ -217,98 +273,15 @@ def _save(
     if not settled.examples:
         raise DatasetError("\n".join(["no valid answer, so no data set", *notes]))
     failures: Sequence[FailedCall] = calls.failures if calls else ()
-    changes = documents.counts()
-    train, held_out = _split(settled.examples, validation, seed, documents.split_name)
-    path = save_held_out(output, held_out)
-    train.save(output)
-    documents.save()
     data = {
-        "data": str(output),
-        "examples": len(train),
-        "validation": path and str(path),
-        "validation_examples": len(held_out or ()),
-        "documents": _documents(train),
-        "validation_documents": _documents(held_out or ()),
-        "mixed": _mixed(train, held_out or ()),
-        "empty": sum(map(_is_empty, [*train, *(held_out or ())])),
+        **save_rows(settled.examples, output, validation, seed, documents),
         "retrieval_misses": settled.missed,
         "rejected": calls.rejected if calls else 0,
-        "changes": changes,
         "asked_again": calls.outdated if calls else 0,
         "failures": [{"asked": f.subject, "error": f.error, "message": f.message} for f in failures],
     }
-    return Result(data, ("\n".join([*_summary(data, validation), *notes]),))
-
-
-def _split(
-    examples: Sequence[Example], validation: float, seed: int, split_name: Callable[[str], str]
-) -> tuple[FinetuneDataset, FinetuneDataset | None]:
-    """Split by document, under the name that ``split_name`` gives it, or by question where there is a single one."""
-    whole = FinetuneDataset(examples)
-    if validation == 0:
-        return whole, None
-    documents = {document_of(example) for example in examples}
-    groups = {split_name(document) for document in documents if document is not None}
-    by_document = None not in documents and len(groups) > 1
-    if not by_document:
-        say(
-            "the questions do not name several documents: rows are held out by question, so the score will be too "
-            "high"
-        )
-    parts: tuple[FinetuneDataset, FinetuneDataset] = whole.split(
-        1 - validation,
-        group_by=(lambda example: split_name(document_of(example) or "")) if by_document else None,
-        seed=seed,
-    )
-    return parts
-
-
-def _documents(examples: Sequence[Example] | FinetuneDataset) -> int:
-    return len({document_of(example) for example in examples} - {None})
-
-
-def _mixed(train: FinetuneDataset, held_out: Sequence[Example] | FinetuneDataset) -> int:
-    """Number of training prompts that contain a chunk of a held-out document."""
-    documents = {document_of(example) for example in held_out} - {None}
-    return sum(any(source.document_id in documents for source in example.sources) for example in train)
-
-
-def _is_empty(example: Example) -> bool:
-    answer = example.answer_object()  # a list where the class is a RootModel
-    values = answer.values() if isinstance(answer, dict) else [answer]
-    return all(value in (None, "", [], {}) for value in values)
-
-
-def _summary(data: dict[str, Any], requested: float) -> list[str]:
-    train, held_out = data["examples"], data["validation_examples"]
-    lines = [f"{counted(train, 'example')} of {counted(data['documents'], 'document')} -> {data['data']}"]
-    if data["validation"]:
-        documents = counted(data["validation_documents"], "document")
-        lines.append(f"{held_out} held out, of {documents} -> {data['validation']}")
-        share = held_out / (held_out + train)
-        if abs(share - requested) > _FAR_OFF:
-            lines.append(
-                f"that is {share:.0%}, not {requested:.0%}: whole documents are held out; more documents, or "
-                "another --seed, come closer"
-            )
-    if train < FEW_ROWS:
-        lines.append(
-            f"{train} examples are few: some dozens teach the form of an answer, some hundreds the task"
-        )
-    if any(data["changes"].values()):
-        changes = ", ".join(f"{number} {what}" for what, number in data["changes"].items() if number)
-        again = data["asked_again"]
-        lines.append(
-            f"documents since the last build: {changes}; {counted(again, 'question')} of changed ones asked again"
-        )
-    if data["mixed"]:
-        lines.append(
-            f"{data['mixed']} training prompts also contain a chunk of a held-out document, so the score may be too "
-            "high; more documents or a smaller --top-k make that rarer"
-        )
-    if data["empty"]:
-        lines.append(f"{data['empty']} of {train + held_out} answers are empty: every field is null or blank")
-    return lines
+    again = f"{counted(data['asked_again'], 'question')} of changed ones asked again"
+    return Result(data, ("\n".join([*summary_lines(data, validation, again), *notes]),))
 
 
 def _failure_lines(calls: TeacherCalls, address: str) -> list[str]:
@@ -321,11 +294,11 @@ def _failure_lines(calls: TeacherCalls, address: str) -> list[str]:
         lines.append(
             f"{count} did not fit the schema and were left out (--retry-failed asks again): {calls.rejects}"
         )
-        lines += _shown(invalid)
+        lines += listed(invalid)
     if failed:
         count = counted(len(failed), "call")
         lines.append(f"{count} to {address} failed; fix the cause and add --retry-failed:")
-        lines += _shown(failed)
+        lines += listed(failed)
     return lines
 
 
@@ -333,11 +306,6 @@ def _reason(failure: FailedCall) -> str:
     """The message alone where it is a sentence; with the error's class where it is a word, as a KeyError's is."""
     message = failure.message[:200]
     return message if " " in message else f"{failure.error}: {message}".removesuffix(": ")
-
-
-def _shown(items: Sequence[str]) -> list[str]:
-    more = [f"  and {len(items) - _SHOWN} more; --json lists all"] if len(items) > _SHOWN else []
-    return [f"  {item}" for item in items[:_SHOWN]] + more
 
 
 def register(app: typer.Typer) -> None:

@@ -23,36 +23,47 @@ _NONE_HELD_OUT = (
 
 
 class _Document(BaseModel):
-    """``text``: hash of the text. ``split_name``: the name that decides on the side of the split, the first it had."""
+    """``text``: hash of the text. ``split_name``: the name that decides on the side of the split, the first it had.
+
+    ``answer``: hash of the answers in its rows; None where rows are of questions.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     split_name: str
+    answer: str | None = None
 
 
 _Documents: TypeAdapter[dict[str, _Document]] = TypeAdapter(dict[str, _Document])
 
 
 class BuildSettings(BaseModel):
-    """The settings that kept answers depend on. ``teacher`` is None where the answers are labels."""
+    """The settings that kept answers depend on. ``teacher`` is None where the answers are labels.
+
+    ``instruction``: of rows that hold whole documents, which have no ``top_k`` and ``chunk_size``; their teacher is
+    part of the key of each kept answer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     answer_schema: dict[str, Any]
     teacher: str | None
-    top_k: int
-    chunk_size: int
+    top_k: int | None = None
+    chunk_size: int | None = None
+    instruction: str | None = None
 
 
 class DocumentChanges:
     """What has become of the documents since the last build in ``folder``, and the record of it.
 
-    ``now``: hash of each document's text, by name.
+    ``now``: hash of each document's text, by name; ``answers``: of its answers, where rows are of whole documents.
     """
 
-    def __init__(self, folder: Path, now: Mapping[str, str]) -> None:
-        self._file, self._now = folder / "documents.json", dict(now)
+    def __init__(
+        self, folder: Path, now: Mapping[str, str], answers: Mapping[str, str] | None = None
+    ) -> None:
+        self._file, self._now, self._answers = folder / "documents.json", dict(now), dict(answers or {})
         self._before = self._read()
         before = self._before or {}
         gone = {document.text: name for name, document in before.items() if name not in now}
@@ -83,6 +94,15 @@ class DocumentChanges:
             "renamed": len(self._renamed),
         }
 
+    def same_answer(self) -> list[str]:
+        """The documents that have changed while their answer has not, which may be out of date."""
+        before = self._before or {}
+        return [
+            name
+            for name, answer in self._answers.items()
+            if name in before and before[name].text != self._now[name] and before[name].answer == answer
+        ]
+
     def split_name(self, document: str) -> str:
         """The name by which a document is held out: a renamed one stays on its side, as rows of it were trained on."""
         known = (self._before or {}).get(self._renamed.get(document, document))
@@ -90,7 +110,10 @@ class DocumentChanges:
 
     def save(self) -> None:
         """Record the documents as they are now."""
-        now = {name: {"text": text, "split_name": self.split_name(name)} for name, text in self._now.items()}
+        now = {
+            name: {"text": text, "split_name": self.split_name(name), "answer": self._answers.get(name)}
+            for name, text in self._now.items()
+        }
         write_json(self._file, now)
 
 

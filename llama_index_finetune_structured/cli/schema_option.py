@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +11,15 @@ import typer
 from pydantic import BaseModel
 
 from ..answer_values import class_schema
-from ..dataset.schema.load import YAML_SUFFIXES, load_schema
+from ..dataset.schema.load import FILE_MODULE, YAML_SUFFIXES, load_schema
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
+from ..jsonl import READ_ERRORS, parse_line, read_lines
 from ..printable import one_line
 from .build_folder import folder_of
 from .command import say
 
-__all__ = ["SchemaOption", "TrainSchemaOption", "answer_class", "remember_schema"]
+__all__ = ["SchemaOption", "TrainSchemaOption", "answer_class", "remember_schema", "tell_class"]
 
 _HELP = (
     "Class that answers are validated by and written as: schema.yaml, schema.py:Class or module:Class (Python code is "
@@ -36,6 +38,7 @@ TrainSchemaOption = Annotated[
 ]
 
 _RECORD = "schema.json"
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def remember_schema(build_folder: Path, source: str, output_cls: type[BaseModel]) -> None:
@@ -47,8 +50,8 @@ def answer_class(source: str | None, data: Path, *, hint: str | None = None) -> 
     """The class that ``--schema`` names; without it that of the data set's own, unchanged YAML file, else None.
 
     A data file never causes Python code to run: where the data set was made with a Python class, this only says how
-    to name it, or with ``hint`` where no class is recorded. Raises ConfigurationError where the class that ``--schema``
-    names cannot be loaded.
+    to name it (as ``build`` recorded it, or as the rows do), or with ``hint`` where no class is known. Raises
+    ConfigurationError where the class that ``--schema`` names cannot be loaded.
     """
     if source is not None:
         return load_schema(source)
@@ -58,9 +61,29 @@ def answer_class(source: str | None, data: Path, *, hint: str | None = None) -> 
             output_cls = load_schema(recorded)
             if class_schema(output_cls) == schema:
                 return output_cls
-    if named := recorded or hint:
+    if named := recorded or _named_by_rows(data) or hint:
         say(f"validated by the stored JSON schema alone; --schema {named} validates by the class")
     return None
+
+
+def tell_class(data: Path) -> None:
+    """Say how to name the data set's class where it is a Python class, for a command that was given none."""
+    named = _recorded(data)[0] or _named_by_rows(data)
+    if named and Path(named).suffix.lower() not in YAML_SUFFIXES:
+        say(f"scored by the stored JSON schema alone; --schema {named} scores by the class")
+
+
+def _named_by_rows(data: Path) -> str | None:
+    """The ``answer_class`` of the first row, where it can be named in another process."""
+    try:
+        line = next(read_lines(data, torn_from=None), None)
+        row = None if line is None else parse_line(line.raw)
+    except (OSError, *READ_ERRORS):
+        return None
+    named = row.get("answer_class") if isinstance(row, dict) else None
+    if not isinstance(named, str) or not _IMPORT_PATH.fullmatch(named):
+        return None
+    return None if named.startswith(("__main__:", FILE_MODULE)) else named
 
 
 def _recorded(data: Path) -> tuple[str | None, Any]:

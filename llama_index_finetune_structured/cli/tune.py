@@ -12,7 +12,7 @@ from ..dataset.schema.load import load_schema
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..tuning.run import run_tuning
 from .command import Result, command, finite, say
-from .schema_option import TrainSchemaOption
+from .schema_option import TrainSchemaOption, tell_class
 from .scores import score_result
 
 __all__ = ["register"]
@@ -44,6 +44,8 @@ def tune_file(
     'local'. Ctrl-C saves; the same command resumes a run that was stopped, and
     shows a finished one. The exit code is 1 if every call to a model failed.
     """
+    if schema is None:
+        tell_class(data)
     done = run_tuning(
         data,
         base_model,

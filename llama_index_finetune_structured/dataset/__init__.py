@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .checks.report import CheckReport, check
     from .finetune_dataset import DatasetSummary, FinetuneDataset
     from .generate.answers import AnswerReport, aanswer_questions, answer_questions
-    from .generate.documents import document_hashes, read_nodes
+    from .generate.documents import document_hashes, read_documents, read_nodes
+    from .generate.labelling import DocumentProblem, LabelledDocuments, alabel_documents, label_documents
     from .generate.llm_calls import CallPolicy
     from .generate.questions import GeneratedQuestions, Question, QuestionGenerator
+    from .generate.readers import DocumentText, Page
     from .generate.recipe import ServingRecipe
     from .generate.retrieval import RetrievalAugmentedDatasetBuilder
     from .leakage import Leak, LeakageReport
@@ -25,7 +27,14 @@ else:
         __name__,
         {
             ".generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
-            ".generate.documents": ["document_hashes", "read_nodes"],
+            ".generate.documents": ["document_hashes", "read_documents", "read_nodes"],
+            ".generate.labelling": [
+                "DocumentProblem",
+                "LabelledDocuments",
+                "alabel_documents",
+                "label_documents",
+            ],
+            ".generate.readers": ["DocumentText", "Page"],
             ".finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".leakage": ["Leak", "LeakageReport"],
             ".generate.llm_calls": ["CallPolicy"],
@@ -45,10 +54,14 @@ __all__ = [
     "CallPolicy",
     "CheckReport",
     "DatasetSummary",
+    "DocumentProblem",
+    "DocumentText",
     "FinetuneDataset",
     "GeneratedQuestions",
+    "LabelledDocuments",
     "Leak",
     "LeakageReport",
+    "Page",
     "Problem",
     "Question",
     "QuestionGenerator",
@@ -56,10 +69,13 @@ __all__ = [
     "Revalidation",
     "ServingRecipe",
     "aanswer_questions",
+    "alabel_documents",
     "answer_questions",
     "check",
     "document_hashes",
+    "label_documents",
     "load_schema",
+    "read_documents",
     "read_nodes",
     "render",
 ]

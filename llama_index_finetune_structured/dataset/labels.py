@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
+from ..answer_classes import class_path
 from ..answer_values import class_schema, given_value, trained_value
 from ..errors import ConfigurationError, DatasetError
 from ..example import Example, Message, compact_json
@@ -16,7 +17,7 @@ from ..formats.wire import message_of
 from ..json_schema import first_error, schema_title, schema_validator
 from ..jsonl import one_line_reason, require_utf8
 
-__all__ = ["AnswerShape", "Conversation", "labelled_examples"]
+__all__ = ["AnswerShape", "Conversation", "labelled_examples", "says_none"]
 
 Conversation = str | Sequence[Message | ChatMessage | Mapping[str, Any]]
 """An input: the user's text, or a list of messages."""
@@ -25,8 +26,9 @@ Conversation = str | Sequence[Message | ChatMessage | Mapping[str, Any]]
 class AnswerShape:
     """What answers are validated against: a Pydantic class, a JSON schema, or neither (any text).
 
-    ``schema`` is its JSON schema, ``name`` the schema's name; both None for any text. Raises
-    ConfigurationError where both class and schema are given, or the schema is not valid.
+    ``schema`` is its JSON schema, ``name`` the schema's name; both None for any text. ``class_path``: as in
+    ``Example.answer_class``. Raises ConfigurationError where both class and schema are given, or the schema is not
+    valid.
     """
 
     def __init__(self, output_cls: type[BaseModel] | None, schema: Mapping[str, Any] | None) -> None:
@@ -37,6 +39,7 @@ class AnswerShape:
         self._output_cls = output_cls
         self.schema = class_schema(output_cls) if output_cls else (dict(schema) if schema else None)
         self.name = output_cls.__name__ if output_cls else schema_title(self.schema)
+        self.class_path = class_path(output_cls) if output_cls else None
         if schema is not None:
             try:
                 schema_validator(schema)
@@ -68,6 +71,12 @@ class AnswerShape:
         if error := first_error(self.schema, value):
             raise ValueError(error)
         return _json_text(value)
+
+
+def says_none(answer: Any) -> bool:
+    """Whether an answer says that the text is of another kind: null, or an object or list without any value."""
+    values = answer.values() if isinstance(answer, dict) else [answer]
+    return all(value in (None, "", [], {}) for value in values)
 
 
 def _json_text(value: Any) -> str:
@@ -137,6 +146,7 @@ def _example(messages: tuple[Message, ...], query: str | None, text: str, shape:
         transport="text" if shape.schema is None else "json_schema",
         answer_schema=shape.schema,
         schema_name=shape.name,
+        answer_class=shape.class_path,
         query=query,
     )
 

@@ -35,7 +35,7 @@ PairSource = str | Path | HasPairs | Iterable[tuple[str, Any] | Mapping[str, Any
 class Pair:
     """A question, its answer, and the source of the answer as far as it is known.
 
-    ``node_ids`` are the chunks that support the answer; ``answer_schema`` comes with captured Examples.
+    ``node_ids`` are the chunks that support the answer; the others come with captured Examples.
     """
 
     query: str
@@ -44,6 +44,7 @@ class Pair:
     document_id: str | None = None
     answer_schema: dict[str, Any] | None = None
     schema_name: str | None = None
+    answer_class: str | None = None
 
 
 def read_pairs(source: PairSource) -> Iterator[Pair]:
@@ -163,4 +164,5 @@ def _from_example(example: Example) -> Pair:
         document_id=example.document_id,
         answer_schema=example.answer_schema,
         schema_name=example.schema_name,
+        answer_class=example.answer_class,
     )

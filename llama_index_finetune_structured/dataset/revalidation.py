@@ -105,6 +105,7 @@ def _with_answer(example: Example, shape: AnswerShape, text: str) -> Example:
             "answer": without_schema_text.answer.model_copy(update={"content": answer}),
             "answer_schema": shape.schema,
             "schema_name": shape.name,
+            "answer_class": shape.class_path,
             "response_format": None,
         }
     )

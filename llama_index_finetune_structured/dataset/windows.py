@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,15 @@ from ..local.schema.message_texts import without_schema_text
 from ..local.schema.placed_items import ItemPlacer, PlacedItem, Span
 from .splits import unit_hash
 
-__all__ = ["bare_examples", "sentence_spans", "text_windows", "window_rows", "window_size"]
+__all__ = [
+    "bare_examples",
+    "part_rows",
+    "sentence_spans",
+    "text_parts",
+    "text_windows",
+    "window_rows",
+    "window_size",
+]
 
 _SIZES = (1, 2)  # sentences of a window, beside paragraphs
 _NEARLY_ALL = (
@@ -72,6 +80,45 @@ def text_windows(text: str, sentences: int) -> list[Span]:
     """Windows of so many sentences each, the last of fewer; they cover the text and do not overlap."""
     spans = sentence_spans(text)
     return [_joined(spans[n : n + sentences]) for n in range(0, len(spans), sentences)]
+
+
+def text_parts(text: str, most_characters: int) -> list[Span]:
+    """Parts of a long text: as many whole sentences each as fit; a longer sentence is a part of its own."""
+    parts: list[Span] = []
+    for first, last in sentence_spans(text):
+        if parts and last - parts[-1][0] <= most_characters:
+            parts[-1] = parts[-1][0], last
+        else:
+            parts.append((first, last))
+    return parts
+
+
+def part_rows(
+    examples: Sequence[Example],
+    rules: Mapping[str, ListRules],
+    is_long: Callable[[Example], bool],
+    most_characters: int,
+) -> dict[str, list[Example]]:
+    """Rows of the parts of long texts, by the id of the example; those that cannot be cut are not in it.
+
+    A part's answer has the items that stand wholly inside, as of ``window_rows``; parts that cut an item, or of which
+    it is unclear whether they hold one, are left out. ``examples``: all, from which the places of items are learned.
+    """
+    found: dict[str, list[Example]] = {}
+    for group, own in _by_rules(examples, rules):
+        for example, text, placed in _placed(group, own):
+            if not is_long(example):
+                continue
+            items = [part.items(json.loads(example.answer_text())) for part in own.lists]
+            rows = found.setdefault(example.id, [])
+            for span in text_parts(text, most_characters):
+                inside = [_inside(span, *part) for part in zip(items, placed, strict=True)]
+                kept = tuple(part for part in inside if part is not None)
+                window = _Window(example, _without_spaces(text, span), kept)
+                if len(kept) == len(inside) and (row := _row(window, own)) is not None:
+                    facts = {**row.metadata, "characters": list(window.span)}
+                    rows.append(row.model_copy(update={"metadata": facts}))
+    return found
 
 
 def bare_examples(examples: Iterable[Example]) -> list[Example]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .score.failures import Failure
     from .score.intervals import Difference
     from .score.metrics import FieldMetrics, Interval, Metrics, ScoredAnswer, SystemScore
+    from .score.refusals import RefusalScore
     from .score.rules import FieldRule, embedding_similarity
     from .score.tool_calls import ScoredAgentRun, ScoredCall
     from .score.trust_figures import FieldTrustScore, ReliabilityBin, RiskCoverage, TrustScore
@@ -71,6 +72,7 @@ else:
             ".score.metrics": ["FieldMetrics", "Interval", "Metrics", "ScoredAnswer", "SystemScore"],
             ".score.rules": ["FieldRule", "embedding_similarity"],
             ".score.tool_calls": ["ScoredCall", "ScoredAgentRun"],
+            ".score.refusals": ["RefusalScore"],
             ".score.trust_figures": ["FieldTrustScore", "ReliabilityBin", "RiskCoverage", "TrustScore"],
             ".scorecard": ["Scorecard"],
             ".selection": ["aselect", "select"],
@@ -102,6 +104,7 @@ __all__ = [
     "Metrics",
     "Parity",
     "Prices",
+    "RefusalScore",
     "ReliabilityBin",
     "RiskCoverage",
     "Scorecard",

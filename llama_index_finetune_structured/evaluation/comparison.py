@@ -10,7 +10,7 @@ from pydantic import BaseModel, JsonValue
 from ..background import blocking
 from ..example import Example
 from ..local.schema.bounds import schema_key
-from .results import ScoredRow, differences_of, resamples_of, system_scores, trust_scores
+from .results import ScoredRow, differences_of, refusal_scores, resamples_of, system_scores, trust_scores
 from .run.ask import AskSettings, SystemAnswers, ask_systems
 from .run.systems import System, question_of
 from .run.target import AnswerTarget
@@ -47,7 +47,8 @@ async def acompare(
             first one is the baseline that the others are compared with, and so is one named "teacher".
         dataset: The examples; their answers are the gold.
         output_cls: Class of a valid answer: gold and answers are validated by it and compared as it writes them,
-            so normalising validators apply. None: each example's ``answer_schema``, judged as Pydantic judges.
+            so normalising validators apply. None: the class that each example names (``Example.answer_class``), where
+            its module is imported, else its ``answer_schema``, judged as Pydantic judges.
         fields: Field path ("year", "author.name", "citations[].desc") -> FieldRule, a comparison's name or a
             function (gold, answer) -> 0..1. Fields without a rule are compared as the schema's types suggest.
         concurrency: Most calls at once.
@@ -119,6 +120,7 @@ def summarise(
         differences=tuple(differences_of(list(answers), plan.kinds, resamples)),
         rows=tuple(rows),
         trust=trust_scores(rows),
+        refusals=refusal_scores(rows),
         left_out=left_out,
         settings=facts | dict(notes or {}),
     )

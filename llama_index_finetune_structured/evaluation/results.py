@@ -14,6 +14,7 @@ from .run.usable_rows import LeftOut
 from .score.failures import failure_sentences
 from .score.intervals import Difference, Resamples, check_metric, metric_names
 from .score.metrics import ScoredAnswer, SystemScore, system_score
+from .score.refusals import RefusalScore, refusal_score
 from .score.trust_figures import TrustScore, trust_score
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ScoredRow",
     "differences_of",
     "main_system",
+    "refusal_scores",
     "resamples_of",
     "system_scores",
     "trust_scores",
@@ -48,7 +50,7 @@ class ScoredRow(BaseModel):
 
     example_id: str
     question: str
-    gold: JsonValue
+    gold: JsonValue = None  # null is a gold answer too, which files leave out
     document_id: str | None = None
     split: str | None = None
     usage: Usage | None = None
@@ -65,6 +67,7 @@ class ScoreTable(BaseModel):
     rows: tuple[ScoredRow, ...]
     left_out: tuple[LeftOut, ...] = ()
     trust: dict[str, TrustScore] = Field(default_factory=dict)
+    refusals: dict[str, RefusalScore] = Field(default_factory=dict)
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     created: str = Field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
@@ -84,8 +87,8 @@ class ScoreTable(BaseModel):
         pairs = {(known.system, known.against) for known in self.differences}
         if len(self.differences) != len(pairs) * len(metrics):
             raise ValueError("a difference is missing")
-        if not self.trust.keys() <= self.systems.keys():
-            raise ValueError("figures of trust are of no system")
+        if not (self.trust.keys() | self.refusals.keys()) <= self.systems.keys():
+            raise ValueError("figures of trust or refusals are of no system")
         return self
 
     def difference(self, system: str, against: str, metric: str = "field_score") -> Difference:
@@ -164,6 +167,12 @@ def trust_scores(rows: Sequence[ScoredRow]) -> dict[str, TrustScore]:
     """System -> figures of its answers' probabilities, for those that have any."""
     documents = [row.document_id for row in rows]
     scores = {name: trust_score([row.answers[name] for row in rows], documents) for name in rows[0].answers}
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def refusal_scores(rows: Sequence[ScoredRow]) -> dict[str, RefusalScore]:
+    """System -> how well it says that a text is of another kind; empty where no gold answer does."""
+    scores = {name: refusal_score((row.gold, row.answers[name]) for row in rows) for name in rows[0].answers}
     return {name: score for name, score in scores.items() if score is not None}
 
 

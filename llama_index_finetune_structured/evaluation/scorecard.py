@@ -40,6 +40,8 @@ class Scorecard(ScoreTable):
         differences: Of every system to the first one and to the teacher, in every metric.
         rows: Every example with every system's answer.
         trust: System -> how far the probabilities of its answers can be trusted, for systems that give any.
+        refusals: System -> how well it says that a text is of another kind (an answer of null, or without any value),
+            where gold answers do: ``precision`` and ``recall``.
         left_out: The examples that were not asked, since their own answer is not valid, each with the reason.
         settings: Facts about the run, for readers: ``concurrency``, ``timeout_s`` and ``compare``'s notes.
         created: Time of the comparison, ISO 8601, UTC.

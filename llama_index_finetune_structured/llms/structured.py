@@ -19,7 +19,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, StructuredAnswerError
-from ..example import compact_json, json_span, loads
+from ..example import compact_json, json_span, loads, refuse_constant
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 from ..trust.answer_trust import Trust, trust_in_rest
@@ -193,7 +193,11 @@ def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -
 def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
     """Parse the JSON in ``text`` as ``output_cls``. Raises StructuredAnswerError where it is missing or invalid."""
     try:
-        return output_cls.model_validate_json(json_span(text))
+        span = json_span(text)
+        json.loads(
+            span, parse_constant=refuse_constant
+        )  # Pydantic reads NaN, which evaluation and JSON refuse
+        return output_cls.model_validate_json(span)
     except ValidationError as error:
         raise StructuredAnswerError(
             f"the answer does not fit {output_cls.__name__}: {_problems(error)}"

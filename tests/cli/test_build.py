@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from llama_index_finetune_structured import FinetuneDataset
 from llama_index_finetune_structured.cli import app
-from llama_index_finetune_structured.cli.build import _reason, _split
+from llama_index_finetune_structured.cli.build import _reason
+from llama_index_finetune_structured.cli.build_output import split_rows
 from llama_index_finetune_structured.dataset.generate.llm_calls import FailedCall
 from tests.cli import papers
 from tests.cli.conftest import Call
@@ -557,7 +558,7 @@ def test_rows_without_a_document_beside_those_of_one_are_split_by_question() -> 
         row.model_copy(update={"document_id": "one" if number % 2 else None})
         for number, row in enumerate(FinetuneDataset.from_pairs(pairs))
     ]
-    train, held_out = _split(rows, validation=0.3, seed=0, split_name=str)
+    train, held_out = split_rows(rows, validation=0.3, seed=0, split_name=str)
     assert held_out is not None
     assert len(train) + len(held_out) == 20
     assert len(train) > len(held_out) > 0

@@ -188,7 +188,8 @@ def check(
         epochs: Number of epochs that the cost is for. None: for "local" as many as ``LoraSettings()`` would take
             for the good lines and the rows of windows, for other targets 1.
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
-        output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
+        output_cls: Class that must accept every answer. None: each row's own class, where its module is imported, and
+            its own JSON schema decide.
         schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
         thinking: For "local", whether the reasoning of answers is trained, as in ``LoraSettings``.
         start_from: Adapter or run that training will go on from: fields that are new to it are named, with the number

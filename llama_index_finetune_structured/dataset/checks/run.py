@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ...answer_classes import class_of
 from ...answer_values import class_schema
 from ...errors import ConfigurationError
 from ...example import Example
@@ -57,8 +58,8 @@ class SourceCheck:
     """The check of one source for a target: ``check`` and the local engine both decide by it.
 
     ``problems``: errors and warnings in the order of the rows, those of the whole source last. ``rows``: with
-    ``keep_rows``, the tokens of all good rows. ``output_cls``: a class that must accept every answer.
-    ``known``: schemas of a training that this one goes on from.
+    ``keep_rows``, the tokens of all good rows. ``output_cls``: a class that must accept every answer; None: that of the
+    row, where it is known. ``known``: schemas of a training that this one goes on from.
     """
 
     target: TrainingTarget
@@ -158,14 +159,15 @@ class SourceCheck:
         return checked
 
     def _class_faults(self, example: Example) -> list[Fault]:
-        """The fault of an answer that ``output_cls`` refuses."""
-        if self.output_cls is None:
+        """The fault of an answer that ``output_cls``, or the row's own class, refuses."""
+        output_cls = self.output_cls or class_of(example)
+        if output_cls is None:
             return []
         try:
             for text in structured_texts(example):
-                self.output_cls.model_validate_json(text)
+                output_cls.model_validate_json(text)
         except Exception as error:  # a validator of the user's class may raise anything
-            message = f"{self.output_cls.__name__} refuses it: {one_line_reason(error)}"
+            message = f"{output_cls.__name__} refuses it: {one_line_reason(error)}"
             return [Fault("answer_not_in_schema", message)]
         return []
 

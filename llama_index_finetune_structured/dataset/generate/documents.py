@@ -1,29 +1,23 @@
-"""Read a folder of documents into chunks whose ids are the same in every run."""
+"""Read a folder of documents, whole or cut into chunks whose ids are the same in every run."""
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, Document, MetadataMode
 
-from ...descriptors import read_text_file
 from ...errors import ConfigurationError, DatasetError, MissingDependencyError
 from ...example import content_hash
 from ...printable import one_line, package_logger
+from .readers import READERS, DocumentText, read_document
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["UnreadFile", "document_hashes", "read_documents", "read_folder", "read_nodes"]
 
-__all__ = ["document_hashes", "read_nodes"]
-
-_TEXT_SUFFIXES = (".txt", ".md", ".markdown")
 _MIN_CHUNK_TOKENS = 128  # chosen: below, a chunk is mostly its file's name and overlap
-_MAX_TEXT_BYTES = 100_000_000  # chosen: some fifty times the longest novels
 _SHOWN = 5  # chosen: unreadable or skipped files that a message lists
 _log = package_logger(__name__)
 
@@ -31,7 +25,7 @@ _log = package_logger(__name__)
 def read_nodes(
     folder: str | Path, *, chunk_size: int = 512, chunk_overlap: int | None = None
 ) -> list[BaseNode]:
-    """The PDF, text and Markdown files under ``folder``, cut into chunks; hidden files are left out.
+    """The PDF, HTML, text and Markdown files under ``folder``, cut into chunks; hidden files are left out.
 
     Links that lead out of the folder, pipes and devices are left out too, with a logged warning that names them. A
     document that a link repeats is read once.
@@ -63,7 +57,8 @@ def read_nodes(
         chunk_overlap=overlap,
         id_func=lambda number, document: f"{document.id_}#{number}",
     )
-    nodes = splitter.get_nodes_from_documents(_documents(Path(folder)))
+    documents = [Document(id_=document.name, text=document.text) for document in read_documents(folder)]
+    nodes = splitter.get_nodes_from_documents(documents)
     for node in nodes:
         node.metadata = {"file_name": node.ref_doc_id}  # after cutting: the splitter makes room for metadata
     return nodes
@@ -82,33 +77,59 @@ def document_hashes(nodes: Iterable[BaseNode]) -> dict[str, str]:
     return {document: content_hash(chunks) for document, chunks in texts.items()}
 
 
-def _documents(folder: Path) -> list[Document]:
+@dataclass(frozen=True)
+class UnreadFile:
+    """A file that is no document: ``name`` inside its folder, its path and the reason."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+def read_documents(folder: str | Path) -> list[DocumentText]:
+    """The PDF, HTML, text and Markdown files under ``folder`` as whole texts, chosen as by ``read_nodes``.
+
+    Args:
+        folder: Folder that is searched with all folders in it.
+
+    Raises:
+        ConfigurationError: There is no such folder.
+        DatasetError: There are no documents, or some cannot be read or have no text; the message names them.
+        MissingDependencyError: There are PDFs, and the extra ``pdf`` is not installed.
+    """
+    documents, unread = read_folder(Path(folder))
+    if unread:
+        more = f"\nand {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
+        raise DatasetError(
+            f"{len(unread)} of {len(documents) + len(unread)} documents cannot be read; fix them or move them out of "
+            "the folder:\n"
+            + "\n".join(one_line(f"{file.path}: {file.reason}") for file in unread[:_SHOWN])
+            + more
+        )
+    return documents
+
+
+def read_folder(folder: Path) -> tuple[list[DocumentText], list[UnreadFile]]:
+    """The documents of a folder, and the files that are none.
+
+    Raises ConfigurationError where there is no such folder, DatasetError where it holds no documents.
+    """
     if not os.path.isdir(folder):
         what = "is a file" if folder.is_file() else "no such folder"
         raise ConfigurationError(f"{folder}: {what}; give the folder that holds the documents")
-    readers: dict[str, Callable[[Path], str]] = {
-        ".pdf": _pdf_text,
-        **dict.fromkeys(_TEXT_SUFFIXES, _plain_text),
-    }
-    names = {path: path.relative_to(folder) for path in _documents_in(folder, readers)}
+    names = {path: path.relative_to(folder) for path in _documents_in(folder, READERS)}
     if not names:
-        raise DatasetError(f"{folder}: no documents in it; expected {', '.join(readers)} files")
-    texts, unreadable = {}, []
+        raise DatasetError(f"{folder}: no documents in it; expected {', '.join(READERS)} files")
+    documents, unread = list[DocumentText](), list[UnreadFile]()
     for path, name in names.items():
         try:
-            texts[_utf8_name(name)] = _not_empty(readers[path.suffix.lower()](path))
+            documents.append(read_document(path, _utf8_name(name)))
         except MissingDependencyError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            unreadable.append(one_line(f"{path}: {reason}"))
-    if unreadable:
-        more = f"\nand {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
-        raise DatasetError(
-            f"{len(unreadable)} of {len(names)} documents cannot be read; fix them or move them out of the "
-            "folder:\n" + "\n".join(unreadable[:_SHOWN]) + more
-        )
-    return [Document(id_=name, text=text) for name, text in texts.items()]
+            reason = getattr(error, "strerror", None) or str(error)
+            unread.append(UnreadFile(one_line(name.as_posix()), path, str(reason)))
+    return documents, unread
 
 
 def _visible_files(folder: Path) -> list[Path]:
@@ -165,41 +186,3 @@ def _utf8_name(name: Path) -> str:
     except UnicodeEncodeError:
         raise ValueError("its name is not UTF-8; rename it") from None
     return name.as_posix()
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("no text in it; if it is a scan, run OCR first")
-    return text
-
-
-def _plain_text(path: Path) -> str:
-    try:
-        text = read_text_file(path, max_bytes=_MAX_TEXT_BYTES)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise ValueError(f"{error.strerror}; split it into several files") from error
-        raise
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
-    if "\0" in text:
-        raise ValueError("binary content, not text")
-    return text
-
-
-def _pdf_text(path: Path) -> str:
-    """The text of all pages as one document.
-
-    LlamaIndex's PyMuPDFReader makes a document of every page, and a split by document would separate them.
-    """
-    try:
-        import pymupdf
-    except ImportError as error:
-        raise MissingDependencyError("pymupdf", "pdf", f"Reading {path.name}") from error
-    reader: Any = pymupdf  # its type annotations are incomplete
-    reader.TOOLS.mupdf_display_errors(False)
-    with reader.open(path) as document:
-        if document.needs_pass:
-            raise ValueError("needs a password; save a copy without one")
-        text: str = "\n\n".join(page.get_text() for page in document)
-        return text

@@ -271,6 +271,7 @@ class RetrievalAugmentedDatasetBuilder:
             transport="json_schema" if schema else "text",
             answer_schema=schema,
             schema_name=shape.name or pair.schema_name,
+            answer_class=shape.class_path if shape.schema else pair.answer_class,
             query=pair.query,
             sources=tuple(source_of(chunk) for chunk in chunks),
             document_id=context.document_id,

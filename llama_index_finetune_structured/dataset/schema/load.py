@@ -18,10 +18,13 @@ from ...errors import ConfigurationError
 from ...example import content_hash
 from .yaml import yaml_schema_class
 
-__all__ = ["YAML_SUFFIXES", "load_schema"]
+__all__ = ["FILE_MODULE", "YAML_SUFFIXES", "load_schema"]
 
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 """Suffixes, in lower case, of the files that hold a schema as YAML; JSON is YAML too."""
+
+FILE_MODULE = "_finetune_schema_"
+"""What the names of the modules of ``file.py:Class`` begin with; no other process can import them by these."""
 
 _EXPECTED = "expected schema.yaml, schema.py:Class or package.module:Class"
 
@@ -79,7 +82,7 @@ def _import(location: str) -> ModuleType:
             return importlib.import_module(location)
     if not path.is_file():
         raise ConfigurationError(f"schema {location}: no such file; {_EXPECTED}")
-    name = f"_finetune_schema_{content_hash(str(path.resolve()))[:12]}"
+    name = f"{FILE_MODULE}{content_hash(str(path.resolve()))[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"schema {location}: cannot be imported; {_EXPECTED}")

@@ -38,6 +38,7 @@ def metrics_table(table: ScoreTable) -> str:
     rows = [
         ["examples", *(str(score.n) for score in scores)],
         *([label, *(_with_interval(score, metric) for score in scores)] for metric, label in _RATES.items()),
+        *_refusal_rows(table),
         ["seconds per answer", *(f"{score.seconds_per_answer:.2f}" for score in scores)],
         ["median latency, s", *(f"{score.median_latency_s:.2f}" for score in scores)],
         ["invalid by kind", *(_by_kind(score) for score in scores)],
@@ -49,6 +50,21 @@ def metrics_table(table: ScoreTable) -> str:
             ["reasoning tokens a call", *(mean_text(score.reasoning_tokens) for score in scores)],
         )
     return html_table(["figure", *table.systems], rows, "All systems on the same examples")
+
+
+def _refusal_rows(table: ScoreTable) -> list[list[str]]:
+    """Precision and recall of “of another kind”, where gold has such rows."""
+    scores = [table.refusals[name] for name in table.systems if name in table.refusals]
+    if not scores:
+        return []
+    precisions = (_DASH if score.precision is None else percent(score.precision) for score in scores)
+    return [
+        [
+            "“none” precision",
+            *(f"{rate} of {score.said}" for rate, score in zip(precisions, scores, strict=True)),
+        ],
+        ["“none” recall", *(f"{percent(score.recall)} of {score.gold}" for score in scores)],
+    ]
 
 
 def _by_kind(score: SystemScore) -> str:

@@ -42,7 +42,7 @@ def page_of(
         section(
             "Before and after", f"<figure>{picture_of(table, own_background=False)}</figure>" + _WHISKERS
         ),
-        section("Figures", metrics_table(table) + _LEGEND),
+        section("Figures", metrics_table(table) + _LEGEND + (_NONE if table.refusals else "")),
         section("Field by field", field_tables(table)),
         section("How sure the answers are", trust_section(table)),
         section("Against the others", differences_table(table)),
@@ -84,6 +84,9 @@ _LEGEND = (
     "list by its F1. Lists: F1 over items, in any order. Text is compared after Unicode and white-space "
     "normalisation.</p>"
 )
+
+
+_NONE = "<p class='quiet'>“None”: the answer is null, or without any value, as of a text of another kind.</p>"
 
 
 def _problems(problems: Sequence[str]) -> str:

@@ -48,7 +48,8 @@ def _verdict_of(table: ScoreTable) -> str:
     valid, right = percent(score.schema_valid), percent(score.field_score)
     return (
         f"{claim}{subject} gives a valid answer in {valid} of {score.n} {'case' if score.n == 1 else 'cases'} "
-        f"and gets {right} of the fields right.{sure_answers(table, main)}{_few_documents(table)}{''.join(silent)}"
+        f"and gets {right} of the fields right.{sure_answers(table, main)}{_refusals(table, main)}"
+        f"{_few_documents(table)}{''.join(silent)}"
     )
 
 
@@ -60,6 +61,18 @@ def sure_answers(table: ScoreTable, name: str) -> str:
     share = trust.coverage.rate
     answers = f"it answers {percent(share)} itself" if share else "it could answer none itself"
     return f" Sure answers: at {percent(ACCURACY)} accuracy {answers} (held-out rows: {trust.n})."
+
+
+def _refusals(table: ScoreTable, name: str) -> str:
+    """A sentence on the rows whose answer is that there is none; empty without such rows."""
+    score = table.refusals.get(name)
+    if score is None:
+        return ""
+    wrongly = f", and wrongly for {score.said - score.right} of the {score.n - score.gold} others"
+    return (
+        f" Of {score.gold} texts of another kind it says so for {score.right}"
+        f"{wrongly if score.n > score.gold else ''}."
+    )
 
 
 def _reason(table: ScoreTable, name: str) -> str:

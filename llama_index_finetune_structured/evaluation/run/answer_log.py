@@ -23,10 +23,12 @@ class RawAnswer(BaseModel):
     """One answer as a system gave it, before it is validated.
 
     ``key``: hash of system, example and schema. ``value``: the parsed object where the system returned one;
-    else ``text`` is parsed. ``raw_text``: the LLM's last text, from its instrumentation events.
-    ``failed``: the call itself failed (network, timeout), so a later run repeats it. ``elapsed_s``: seconds
-    from the start of the ``run`` that made the call to this answer; ``seconds``: latency of this call. ``trust``:
-    how sure the answer is, where the system says it. ``reasoning_tokens``: of the LLM's answers in the call.
+    else ``text`` is parsed. ``is_object``: it is of an object of the target's class, as that writes it, and is not
+    read again: a validator need not give the same value twice. ``raw_text``: the LLM's last text, from its
+    instrumentation events. ``failed``: the call itself failed (network, timeout), so a later run repeats it.
+    ``elapsed_s``: seconds from the start of the ``run`` that made the call to this answer; ``seconds``: latency of
+    this call. ``trust``: how sure the answer is, where the system says it.
+    ``reasoning_tokens``: of the LLM's answers in the call.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,6 +38,7 @@ class RawAnswer(BaseModel):
     text: str = ""
     raw_text: str | None = None
     value: JsonValue = None
+    is_object: bool = False
     error: str | None = None
     error_kind: str | None = None
     failed: bool = False

@@ -191,7 +191,7 @@ async def _answer(
     )
     if error is None:
         try:
-            return answer.model_copy(update=_reply_fields(reply))
+            return answer.model_copy(update=_reply_fields(reply, target))
         except Exception as caught:  # the answer has no JSON form, or its own serializer is broken
             return answer.model_copy(update=error_fields(caught, timeout_s, system))
     fields = error_fields(error, timeout_s, system)
@@ -206,10 +206,11 @@ async def return_interrupt(job: Awaitable[T]) -> T | BaseException:
         return interrupt
 
 
-def _reply_fields(reply: Reply) -> dict[str, Any]:
+def _reply_fields(reply: Reply, target: AnswerTarget) -> dict[str, Any]:
     """The fields of a RawAnswer that a reply fills; raises ValueError where the answer has no JSON form."""
     value = _json_value(reply.answer)
-    fields = {"sources": reply.sources, "trust": reply.trust}
+    is_object = target.output_cls is not None and isinstance(reply.answer, target.output_cls)
+    fields = {"sources": reply.sources, "trust": reply.trust, "is_object": is_object}
     if isinstance(value, dict | list):
         return {"text": canonical_json(value), "value": value, **fields}
     return {"text": "" if value is None else str(value), **fields}

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic_core import from_json
 
+from ...answer_classes import class_of
 from ...answer_values import answer_value, class_schema, readable_value
 from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, canonical_json, compact_json, json_span
@@ -50,14 +51,20 @@ class AnswerTarget:
             return _present(answer if isinstance(answer, str) else canonical_json(answer))
         if isinstance(answer, BaseModel):
             return self.fitted(readable_value(answer, self.output_cls or type(answer)))
-        return self.fitted(_parse(answer) if isinstance(answer, str) else answer)
+        if isinstance(answer, str):
+            text = _json_in(answer)
+            return self.fitted(_parse(text), text)
+        return self.fitted(answer)
 
-    def fitted(self, value: Any) -> Any:
-        """The JSON value as ``output_cls`` reads and writes it. Raises StructuredAnswerError where it does not fit."""
+    def fitted(self, value: Any, text: str | None = None) -> Any:
+        """The JSON value as ``output_cls`` reads and writes it. Raises StructuredAnswerError where it does not fit.
+
+        ``text``: the JSON that it was parsed from, which the class reads: a parsed number has lost digits of a Decimal.
+        """
         if self.output_cls is None:
             return value
         try:
-            valid = answer_value(_read(self.output_cls, value))
+            valid = answer_value(_read(self.output_cls, value, text))
             canonical_json(valid)  # a float field may still hold NaN
         except ValidationError as error:
             raise StructuredAnswerError(_first_errors(error)) from error
@@ -66,24 +73,23 @@ class AnswerTarget:
         return valid
 
 
-def _read(output_cls: type[BaseModel], value: Any) -> BaseModel:
+def _read(output_cls: type[BaseModel], value: Any, text: str | None) -> BaseModel:
     """The value read as JSON is, so that a strict class takes a date from text."""
-    text = compact_json(value)
     try:
-        return output_cls.model_validate_json(text.encode())
+        return output_cls.model_validate_json((compact_json(value) if text is None else text).encode())
     except UnicodeEncodeError:  # half of a surrogate pair, which Pydantic's parser refuses
         return output_cls.model_validate(value)
 
 
 def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
-    """The target of one example: ``output_cls``, else the example's own JSON schema, else any JSON.
+    """The target of one example: ``output_cls``, else the example's class or JSON schema, else any JSON.
 
     Raises DatasetError where the gold answer is not JSON, or is not valid by them.
     """
     try:
         gold = example.answer_object()
         target = open_target(example, output_cls)
-        return replace(target, gold=target.fitted(gold))
+        return replace(target, gold=target.fitted(gold, example.answer_text()))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"example {example.id[:12]}: its answer cannot be scored field by field: {error}. "
@@ -93,7 +99,7 @@ def target_of(example: Example, output_cls: type[BaseModel] | None) -> AnswerTar
 
 def open_target(example: Example, output_cls: type[BaseModel] | None) -> AnswerTarget:
     """As ``target_of``, without a gold answer."""
-    model = output_cls or _schema_class(example)
+    model = output_cls or class_of(example) or _schema_class(example)
     return AnswerTarget(example, model, None if model is None else class_schema(model), None)
 
 
@@ -127,14 +133,17 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
     return SchemaAnswer
 
 
-def _parse(text: str) -> Any:
-    """The text as JSON, else the JSON object within it; raises StructuredAnswerError."""
+def _json_in(text: str) -> str:
+    """The JSON of the text: all of it, else the object within it; raises StructuredAnswerError."""
     try:
-        span = json_span(_present(text))
+        return json_span(_present(text))
     except ValueError:
         raise StructuredAnswerError("not JSON: no complete {...} in the answer") from None
+
+
+def _parse(text: str) -> Any:
     try:
-        return from_json(span, allow_inf_nan=False)
+        return from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise StructuredAnswerError(f"not JSON: {str(error)[:_PARSE_ERROR_CHARACTERS]}") from error
 

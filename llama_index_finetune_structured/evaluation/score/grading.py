@@ -7,7 +7,7 @@ from typing import Any
 
 from ...capture.error_text import error_text
 from ...errors import ConfigurationError, StructuredAnswerError
-from ...example import Example, canonical_json
+from ...example import Example, canonical_json, loads
 from ...printable import one_line
 from ..run.answer_log import RawAnswer
 from ..run.kept_trust import KeptTrust
@@ -65,7 +65,7 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
     value, error, kind = None, answer.error, answer.error_kind
     if error is None:
         try:
-            value = target.read(answer.text if answer.value is None else answer.value)
+            value = _value(answer, target)
         except StructuredAnswerError as unfit:
             error, kind = str(unfit), INVALID
         except Exception as broken:  # a validator of the user's class may raise anything
@@ -94,6 +94,13 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         reasoning_tokens=answer.reasoning_tokens,
         trust=_judged(answer, target, fields, value) if valid else answer.trust,
     )
+
+
+def _value(answer: RawAnswer, target: AnswerTarget) -> Any:
+    """The valid answer. Raises StructuredAnswerError, or what a validator raises."""
+    if answer.is_object:
+        return loads(answer.text) if answer.value is None else answer.value
+    return target.read(answer.text if answer.value is None else answer.value)
 
 
 def _judged(answer: RawAnswer, target: AnswerTarget, fields: Sequence[Field], value: Any) -> KeptTrust | None:
