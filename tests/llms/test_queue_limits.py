@@ -220,7 +220,7 @@ def test_a_failed_call_gives_its_place_back(llm: LoraLLM) -> None:
 
 
 def test_a_second_attempt_needs_no_place_of_its_own(tiny_llama: Path) -> None:
-    asked = []
+    asked: list[bool] = []
 
     class Strict(BaseModel):
         warm: bool

@@ -137,7 +137,7 @@ def test_a_version_may_go_on_from_the_one_that_serves_on_new_rows_and_as_many_ol
     assert _ids(done.folder / "train.jsonl")[-3:] == [row.id for row in new]
     run = json.loads((done.folder / "run.json").read_text())
     assert run["start adapter"]
-    assert "6 rows" in Scorecard.from_json(done.folder / "scorecard.json").settings["trained on"]
+    assert "6 rows" in str(Scorecard.from_json(done.folder / "scorecard.json").settings["trained on"])
     monkeypatch.setattr(LoraFinetuneEngine, "finetune", _refuse)
     assert improve(second, new, margin=1, start_from="current").version == "0003"
     with pytest.raises(ConfigurationError, match="expected 'base' or 'current'"):
