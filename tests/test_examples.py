@@ -80,6 +80,16 @@ def test_the_local_example_makes_the_embedded_model_better(tmp_path: Path) -> No
     assert "tuned beats base" in printed
 
 
+def test_a_folder_of_documents_becomes_a_student(tiny_llama: Path, tmp_path: Path) -> None:
+    """With a tiny untrained model, whose answers are wrong."""
+    printed = run(
+        "documents", tmp_path, BASE_MODEL=str(tiny_llama), DOCUMENTS="8", LABELLED="6", MINUTES="0.02"
+    )
+    assert "6 rows of 8 documents" in printed
+    assert "2 documents without a label" in printed
+    assert (tmp_path / "example-output/documents/unlabelled.html").is_file()
+
+
 def test_the_cascade_hands_over_what_the_student_is_unsure_of(tiny_llama: Path, tmp_path: Path) -> None:
     """With a tiny untrained model, whose answers are wrong, and sure of nothing."""
     printed = run("cascade", tmp_path, BASE_MODEL=str(tiny_llama), LABELLED="12", STREAM="9", MINUTES="0.05")

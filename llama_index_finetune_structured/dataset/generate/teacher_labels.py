@@ -128,11 +128,8 @@ async def _filled(teacher: LLM, output_cls: type[BaseModel], prompt: ChatPromptT
     """The teacher's answer as a JSON value. Providers take objects alone, so others are asked for inside of one."""
     asked: type[BaseModel] = output_cls
     if issubclass(output_cls, RootModel):
-        asked = create_model(
-            f"{output_cls.__name__}Answer",
-            __doc__=output_cls.__doc__,
-            answer=(output_cls.model_fields["root"].annotation, ...),
-        )
+        fields: dict[str, Any] = {"answer": (output_cls.model_fields["root"].annotation, ...)}
+        asked = create_model(f"{output_cls.__name__}Answer", __doc__=output_cls.__doc__, **fields)
     found = await teacher.astructured_predict(asked, prompt, context_str=text)
     if not isinstance(found, asked):
         raise StructuredAnswerError(f"expected {asked.__name__}, found {type(found).__name__}")

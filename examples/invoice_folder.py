@@ -1,0 +1,163 @@
+"""A folder of made-up invoices, in three layouts, English and German, as PDF, HTML and text, and their labels."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from fpdf import FPDF
+from pydantic import BaseModel, Field, field_validator
+
+_GOODS = {
+    "en": ["Steel screws M8", "Consulting", "Oak table", "Potting soil 40 l", "Printer paper", "Desk lamp"],
+    "de": [
+        "Stahlschrauben M8",
+        "Beratung",
+        "Tisch Eiche",
+        "Blumenerde 40 l",
+        "Druckerpapier",
+        "Schreibtischlampe",
+    ],
+}
+_FIRMS = {
+    "en": ["Miller & Sons", "Northgate Ltd", "Hill Trading"],
+    "de": ["Müller & Söhne", "Nordtor GmbH", "Gebr. Weiß"],
+}
+_SIGNS = {"EUR": "€", "USD": "$", "GBP": "£"}
+
+
+class Item(BaseModel):
+    """A line of the invoice; subtotals are none."""
+
+    description: str
+    quantity: int = Field(gt=0)
+    price: Decimal = Field(gt=0, decimal_places=2, description="Of one.")
+
+
+class Invoice(BaseModel):
+    """An invoice."""
+
+    number: str
+    issued: date
+    seller: str
+    currency: Literal["EUR", "USD", "GBP"]
+    items: list[Item] = Field(min_length=1)
+    total: Decimal = Field(gt=0, decimal_places=2)
+
+    @field_validator("currency", mode="before")
+    @classmethod
+    def _code(cls, value: Any) -> Any:
+        return {sign: code for code, sign in _SIGNS.items()}.get(value, value)
+
+
+def write_folder(folder: Path, count: int) -> dict[str, Invoice]:
+    """Write the invoices. Returns what each says, by the name of its file; equal counts give equal folders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return dict(_written(folder, number) for number in range(count))
+
+
+def write_labels(path: Path, labels: dict[str, Invoice]) -> Path:
+    """Labels as JSON Lines."""
+    rows = ({"document": name, "answer": label.model_dump(mode="json")} for name, label in labels.items())
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _written(folder: Path, number: int) -> tuple[str, Invoice]:
+    draw = random.Random(number)
+    language = "de" if number % 2 else "en"
+    invoice = _invoice(draw, number, language)
+    text = _LAYOUTS[draw.randrange(len(_LAYOUTS))](invoice, language)
+    name = f"{number:03}-{invoice.seller.split()[0].lower().strip('.')}"
+    if number % 3 == 0:
+        _write_pdf(folder / f"{name}.pdf", text)
+        return f"{name}.pdf", invoice
+    if number % 3 == 1:
+        rows = "".join(f"<p>{escape(line)}</p>" for line in text.split("\n"))
+        (folder / f"{name}.html").write_text(f"<html><body>{rows}</body></html>", encoding="utf-8")
+        return f"{name}.html", invoice
+    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return f"{name}.txt", invoice
+
+
+def _invoice(draw: random.Random, number: int, language: str) -> Invoice:
+    items = [
+        Item(description=name, quantity=draw.randint(1, 40), price=Decimal(draw.randint(100, 90_000)) / 100)
+        for name in draw.sample(_GOODS[language], draw.randint(1, 3))
+    ]
+    return Invoice(
+        number=f"{'RE' if language == 'de' else 'INV'}-{2000 + 7 * number}",
+        issued=date(2025, 1, 1) + timedelta(days=draw.randint(0, 300)),
+        seller=draw.choice(_FIRMS[language]),
+        currency=draw.choice(["EUR", "EUR", "USD", "GBP"]) if language == "en" else "EUR",
+        items=items,
+        total=sum((item.quantity * item.price for item in items), Decimal(0)),
+    )
+
+
+def _money(value: Decimal, language: str) -> str:
+    text = f"{value:,.2f}"
+    return text.translate(str.maketrans(",.", ".,")) if language == "de" else text
+
+
+def _day(value: date, language: str) -> str:
+    return f"{value:%d.%m.%Y}" if language == "de" else f"{value:%B} {value.day}, {value.year}"
+
+
+def _letter(invoice: Invoice, language: str) -> str:
+    words = ("Rechnung", "vom", "Summe") if language == "de" else ("Invoice", "of", "Total")
+    lines = [
+        f"{invoice.seller}",
+        "",
+        f"{words[0]} {invoice.number} {words[1]} {_day(invoice.issued, language)}",
+        "",
+    ]
+    lines += [f"{i.quantity} x {i.description}: {_money(i.price, language)}" for i in invoice.items]
+    return "\n".join([*lines, "", f"{words[2]}: {_money(invoice.total, language)} {invoice.currency}"])
+
+
+def _columns(invoice: Invoice, language: str) -> str:
+    head = ["Pos", "Artikel", "Menge", "Preis"] if language == "de" else ["No", "Item", "Qty", "Price"]
+    rows = [
+        [str(at), item.description, str(item.quantity), _money(item.price, language)]
+        for at, item in enumerate(invoice.items, start=1)
+    ]
+    table = [" | ".join(row) for row in [head, *rows]]
+    sign = _SIGNS[invoice.currency]
+    total = f"{'Gesamt' if language == 'de' else 'Amount due'} {sign} {_money(invoice.total, language)}"
+    return "\n".join([f"{invoice.number}   {_day(invoice.issued, language)}", invoice.seller, *table, total])
+
+
+def _fields(invoice: Invoice, language: str) -> str:
+    names = (
+        ["Nummer", "Datum", "Verkäufer", "Währung", "Endbetrag"]
+        if language == "de"
+        else ["Number", "Date", "Seller", "Currency", "Grand total"]
+    )
+    values = [
+        invoice.number,
+        _day(invoice.issued, language),
+        invoice.seller,
+        invoice.currency,
+        _money(invoice.total, language),
+    ]
+    lines = [f"- {i.description} ({i.quantity} @ {_money(i.price, language)})" for i in invoice.items]
+    pairs = [f"{name}: {value}" for name, value in zip(names, values, strict=True)]
+    return "\n".join([*pairs[:4], *lines, pairs[4]])
+
+
+_LAYOUTS: list[Callable[[Invoice, str], str]] = [_letter, _columns, _fields]
+
+
+def _write_pdf(path: Path, text: str) -> None:
+    document = FPDF()
+    document.add_page()
+    document.set_font("helvetica", size=11)
+    document.multi_cell(0, 7, text.replace("€", "EUR"))  # which the built-in fonts of PDF lack
+    document.output(str(path))
