@@ -18,7 +18,7 @@ ROOT = Path(package.__file__).parent
 ROW = [
     "printable", "progress_bar", "panics", "errors", "lazy", "example", "answer_values", "forks", "descriptors",
     "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture", "trust",
-    "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
+    "local", "dataset", "llms", "engines", "evaluation", "tuning", "service", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
