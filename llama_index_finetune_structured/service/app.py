@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from ..locks import locked_folder
-from . import files, models
+from . import files, jobs, models, uploads
 from .blobs import Blobs
 from .database import Database
 from .errors import add_error_handlers
@@ -21,6 +21,8 @@ from .metrics import ServiceMetrics
 from .models import ModelStore
 from .settings import ServiceSettings
 from .stored_files import sweep
+from .worker import remove_runs
+from .workers import WorkerProcesses
 
 __all__ = ["create_app"]
 
@@ -31,8 +33,8 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The ASGI application of a service's folder.
 
-    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models`` and ``metrics``. One server at a time
-    serves a folder: its start raises EngineError while another one does.
+    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``metrics`` and ``workers``. One
+    server at a time serves a folder: its start raises EngineError while another one does.
     """
     database = Database(settings.database_path)
     app = FastAPI(title="finetune-structured", lifespan=_lifespan, openapi_url=None, redirect_slashes=False)
@@ -43,7 +45,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.metrics = ServiceMetrics(database)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
-    for module in (files, models):
+    for module in (files, uploads, jobs, models):
         app.include_router(module.router)
     _add_health(app)
     return app
@@ -54,10 +56,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     with locked_folder(state.settings.folder):
         await run_in_threadpool(state.blobs.clean_up)
+        workers = WorkerProcesses(state.settings) if state.settings.workers else None
+        if workers is not None:
+            await run_in_threadpool(workers.start)
+        state.workers = workers
         sweeping = asyncio.create_task(_sweep(app))
         try:
             yield
         finally:
+            if workers is not None:
+                await run_in_threadpool(workers.end)
             sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeping
@@ -68,6 +76,7 @@ async def _sweep(app: FastAPI) -> None:
     while True:
         try:
             await run_in_threadpool(sweep, app.state.database, app.state.blobs)
+            await run_in_threadpool(remove_runs, app.state.settings, app.state.database)
         except Exception as error:  # a full disk, say: the next time may be better
             log_failure(error, "sweep")
         await asyncio.sleep(_SWEEP_S)
@@ -81,9 +90,11 @@ def _add_health(app: FastAPI) -> None:
 
     @app.get("/readyz")
     def readyz(request: Request) -> JSONResponse:
-        """The database answers."""
+        """The database answers, and each device has its worker."""
         with request.app.state.database.read():
-            return JSONResponse({"status": "ready"})
+            workers: WorkerProcesses | None = request.app.state.workers
+        is_ready = workers is None or workers.are_alive
+        return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
 
     @app.get("/metrics")
     def metrics(request: Request, _key: CurrentKey) -> Response:

@@ -48,6 +48,7 @@ __all__ = [
 _VERSION = 1
 _WAIT_MS = 30_000  # chosen: a change takes milliseconds, so a longer wait is a fault
 _tables = MetaData()
+_JSON = JSON(none_as_null=True)
 
 
 def _number() -> Column[int]:
@@ -72,7 +73,7 @@ keys = Table(
     "keys", _tables, _number(), _id(), _made(),
     Column("name", String, nullable=False, unique=True),
     Column("secret_sha256", String, nullable=False, unique=True),
-    Column("scopes", JSON, nullable=False),
+    Column("scopes", _JSON, nullable=False),
     Column("max_stored_bytes", Integer),
     Column("max_waiting_jobs", Integer),
     Column("revoked", Boolean, nullable=False, default=False),
@@ -111,18 +112,18 @@ jobs = Table(
     Column("validation_file", String),
     Column("validation_sha256", String),
     Column("validation_name", String),
-    Column("hyperparameters", JSON, nullable=False),  # as they were asked for
-    Column("taken", JSON),  # as they were trained with
+    Column("hyperparameters", _JSON, nullable=False),  # as they were asked for
+    Column("taken", _JSON),  # as they were trained with
     Column("suffix", String),
     Column("seed", Integer, nullable=False),
-    Column("metadata", JSON),
+    Column("metadata", _JSON),
     Column("started_at", Integer),
     Column("turn", Integer),  # the number of the start among those of all jobs
     Column("attempts", Integer, nullable=False, default=0),  # starts since the last finished step
     Column("finished_at", Integer),
     Column("estimated_finish", Integer),
-    Column("trained_tokens", Integer),
-    Column("error", JSON),
+    Column("trained_tokens", Integer),  # of one epoch, until the job has succeeded
+    Column("error", _JSON),
     Column("fine_tuned_model", String),
     Column("result_file", String),
 )  # fmt: skip
@@ -132,7 +133,7 @@ events = Table(
     Column("level", String, nullable=False),
     Column("message", String, nullable=False),
     Column("type", String, nullable=False),
-    Column("data", JSON),
+    Column("data", _JSON),
     Column("step", Integer),  # of metrics: a step has one event, however often it was computed
     UniqueConstraint("job_id", "step"),
 )  # fmt: skip
@@ -141,7 +142,7 @@ checkpoints = Table(
     Column("job_id", String, ForeignKey("jobs.id"), nullable=False, index=True),
     Column("model", String, nullable=False),
     Column("step", Integer, nullable=False),
-    Column("metrics", JSON, nullable=False),
+    Column("metrics", _JSON, nullable=False),
 )  # fmt: skip
 models = Table(
     "models", _tables, _number(), _id(), _owner(), _made(),  # the id is the name

@@ -85,7 +85,7 @@ class KeyStore:
         with self._database.write() as connection:
             changed = connection.execute(update(keys).where(keys.c.name == name).values(revoked=True))
         if not changed.rowcount:
-            raise ConfigurationError(f"there is no key {name!r}; 'serve keys list' shows all")
+            raise ConfigurationError(f"there is no key {name!r}; 'keys list' shows all")
 
     def list(self) -> list[ApiKey]:
         """All keys, in the order in which they were made."""

@@ -149,21 +149,21 @@ class Trainer:
         """Train the remaining steps. Ctrl-C finishes the step, saves and raises KeyboardInterrupt.
 
         ``validation``: held-out rows, whose loss is computed after each epoch; in the end the model has the weights
-        with the lowest. ``on_step`` is called with the log entry of each step. Raises CheckpointError, or EngineError
-        where a loss, gradient or weight is not finite (in every process at the same step, before anything of that step
-        is saved), or where memory runs out, also with smaller pieces and checkpointed layers.
+        with the lowest. ``on_step`` is called with the log entry of each step; KeyboardInterrupt from it counts as
+        Ctrl-C. Raises CheckpointError, or EngineError where a loss, gradient or weight is not finite (in every process
+        at the same step, before anything of that step is saved), or where memory runs out, also with smaller pieces
+        and checkpointed layers.
         """
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
         # A caller may have switched gradients off.
-        with (
-            _stop_requests() as stop,
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            self._telling_memory(),
-        ):
+        with _stopping() as stop, torch.inference_mode(False), torch.enable_grad(), self._telling_memory():
             while not self._is_over():
                 batch = self._batches[self.step]
-                on_step(self._train_step(batch))
+                entry = self._train_step(batch)
+                try:
+                    on_step(entry)
+                except KeyboardInterrupt:
+                    stop.set()
                 is_last = self.step == self.total_steps
                 if validation and (is_last or self.step % self.steps_per_epoch == 0):
                     self._validate(validation)
@@ -376,7 +376,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def _stopping() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; a second one interrupts at once.
 
     Never set outside the main thread, where Ctrl-C is ignored, or where a program around Python handles it.
