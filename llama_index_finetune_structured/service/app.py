@@ -19,9 +19,9 @@ from .guards import RequestGuard, log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
 from .models import ModelStore
+from .runs import remove_runs
 from .settings import ServiceSettings
 from .stored_files import sweep
-from .worker import remove_runs
 from .workers import WorkerProcesses
 
 __all__ = ["create_app"]
