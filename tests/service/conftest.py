@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from llama_index_finetune_structured.service.database import Database
 from llama_index_finetune_structured.service.keys import KeyStore
 from llama_index_finetune_structured.service.settings import ServiceSettings
+from llama_index_finetune_structured.service.worker import Worker
 from tests.service.serving import TRAINING, job_after, rows, sdk, serving
 
 
@@ -32,11 +34,12 @@ class Running:
 
 @pytest.fixture(scope="session")
 def service(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One server with a worker."""
+    """One server."""
     settings = ServiceSettings(
         folder=tmp_path_factory.mktemp("service"),
         bases={"tiny": str(tiny_llama)},
         training=TRAINING,
+        workers=False,
         max_file_bytes=1 << 20,
         max_part_bytes=1 << 18,
         max_body_bytes=1 << 16,
@@ -53,6 +56,17 @@ def service(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     database.close()
 
 
+@pytest.fixture(scope="session")
+def worker(service: Running) -> Iterator[None]:
+    """A worker of that server, as a thread: a process takes seconds to start."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Worker(service.settings, "0", stop).run)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
 @pytest.fixture
 def client(service: Running) -> openai.OpenAI:
     return service.client()
@@ -67,7 +81,7 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(service: Running) -> Trained:
+def trained(service: Running, worker: None) -> Trained:
     """One really trained job, with held-out rows."""
     client = service.client()
     file = client.files.create(file=("räume.jsonl", rows()), purpose="fine-tune")

@@ -84,6 +84,7 @@ def test_jobs_are_found_by_their_metadata(trained: Trained) -> None:
     assert httpx.get(url, headers=key).json()["data"] == []
 
 
+@pytest.mark.usefixtures("worker")
 def test_a_file_with_wrong_lines_ends_the_job_with_each_of_them(client: openai.OpenAI) -> None:
     content = rows(3) + b'{"messages": []}\nnot json\n'
     file = client.files.create(file=("mit Fehlern.jsonl", content), purpose="fine-tune")
@@ -141,6 +142,7 @@ def test_a_file_for_another_purpose_is_no_training_file(client: openai.OpenAI) -
         client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
 
 
+@pytest.mark.usefixtures("worker")
 def test_a_job_stops_within_a_step_goes_on_there_and_ends_when_it_is_cancelled(
     service: Running, client: openai.OpenAI
 ) -> None:
@@ -180,6 +182,7 @@ def _key(client: openai.OpenAI) -> dict[str, str]:
     return {"authorization": f"Bearer {client.api_key}"}
 
 
+@pytest.mark.usefixtures("worker")
 def test_a_deleted_model_is_gone_with_its_weights(service: Running, client: openai.OpenAI) -> None:
     with pytest.raises(openai.PermissionDeniedError):
         client.models.delete("tiny")

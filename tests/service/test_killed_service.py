@@ -14,9 +14,7 @@ import pytest
 
 from llama_index_finetune_structured import LoraFinetuneEngine, LoraSettings
 from llama_index_finetune_structured.service.settings import ServiceSettings
-from tests.service.conftest import Running
 from tests.service.serving import (
-    TRAINING,
     ServerProcess,
     job_after,
     rows,
@@ -70,32 +68,24 @@ def _kill_workers(folder: Path) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_that_is_killed_in_training_is_replaced_and_the_weights_are_the_same(
-    service: Running, client: openai.OpenAI, tiny_llama: Path, tmp_path: Path
-) -> None:
-    job = _start(client, 4)
-    wait_for(lambda: len(steps_of(client, job.id)) >= 5)
-    _kill_workers(service.settings.folder)
-    done = job_after(client, job.id, "succeeded")
-    _require_done_once(client, done, 24)
-    found = (service.settings.runs_folder / job.id / WEIGHTS).read_bytes()
-    assert found == _undisturbed(tiny_llama, tmp_path / "reference", 4, TRAINING)
-
-
-def test_a_server_that_is_killed_with_its_worker_goes_on_at_its_next_start(
+def test_a_killed_worker_and_a_killed_server_lose_no_job_and_repeat_no_event(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "service"
     server = ServerProcess(folder, tiny_llama)
     client = sdk(server.base)
-    job = _start(client, 3)
-    wait_for(lambda: steps_of(client, job.id))
+    job = _start(client, 4)
+    wait_for(lambda: len(steps_of(client, job.id)) >= 5)
+    _kill_workers(folder)  # the server starts another
+    _wait_for_a_step(client, job.id)
     server.kill()
     _kill_workers(folder)
     settings = ServiceSettings(folder=folder, bases={"tiny": str(tiny_llama)})
     with serving(settings) as base:
         done = job_after(sdk(base), job.id, "succeeded")
-        _require_done_once(sdk(base), done, 18)
+        _require_done_once(sdk(base), done, 24)
+    reference = _undisturbed(tiny_llama, tmp_path / "reference", 4, LoraSettings())
+    assert (folder / "runs" / job.id / WEIGHTS).read_bytes() == reference
 
 
 @pytest.mark.slow

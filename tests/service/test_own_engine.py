@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from llama_index_finetune_structured import OpenAIFinetuneEngine
 from tests.fakes.rows import json_schema_row, write_rows
 from tests.service.conftest import Running
 
 
+@pytest.mark.usefixtures("worker")
 def test_the_hosted_engine_trains_at_the_service(service: Running, tmp_path: Path) -> None:
     engine = OpenAIFinetuneEngine(
         "tiny",
