@@ -19,7 +19,7 @@ ROW = [
     "printable", "notebook_html", "progress_bar", "panics", "errors", "data_frames", "lazy", "example",
     "answer_values", "answer_classes", "forks", "descriptors", "locks", "files", "checksums", "jsonl",
     "jsonl_store", "json_schema", "background", "formats", "capture", "trust", "local", "dataset", "llms",
-    "engines", "evaluation", "tuning", "demo", "cli",
+    "engines", "evaluation", "tuning", "service", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
     "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",

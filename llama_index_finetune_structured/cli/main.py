@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..printable import printable
-from . import build, check, demo, evaluate, export, improve, jobs, report, select, train, tune
+from . import build, check, demo, evaluate, export, improve, jobs, report, select, serve, train, tune
 
 __all__ = ["app", "main"]
 
@@ -70,7 +70,7 @@ def _options(
     """Options before the command."""
 
 
-for module in (demo, build, tune, improve, check, train, evaluate, select, report, export, jobs):
+for module in (demo, build, tune, improve, check, train, evaluate, select, report, export, jobs, serve):
     module.register(app)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..local.model.chat_template import prompt_date
 from ..local.model.prompts import prompt_form_of
 from ..local.model.reading import seeding
 from ..local.train.distributed import DistributedRun
-from ..local.train.memory import MemoryPlan, free_memory, gib, model_shape, plan_rows, require_memory
+from ..local.train.memory import MemoryPlan, free_memory, model_shape, plan_rows, require_memory
 from ..local.train.recipe import GOING_ON_RATE
 from ..local.train.settings import LoraSettings
 from ..local.train.trackers import RunTrackers, require_trackers
@@ -30,6 +30,7 @@ from ..progress_bar import progress_bar
 from .base import EventSaver, FinetuneEngine
 from .lora_card import adapter_card
 from .lora_run import LoraJob, LoraRunFolder
+from .lora_steps import TrainingStep, last_step, planned
 from .start_adapter import REPLAY_SHARE, StartAdapter
 from .training_rows import TrainingRows
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..local.model.prompts import TokenRow
-    from ..local.train.trainer import RunCost, Trainer
+    from ..local.train.trainer import Trainer
 
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
 
@@ -146,7 +147,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         """The folder of the finished adapter."""
         return self._run.adapter
 
-    def finetune(self) -> None:
+    def finetune(self, on_step: Callable[[TrainingStep], None] = lambda _: None) -> None:
         """Train, with a progress bar, from the newest complete checkpoint if there is one.
 
         Before the first step of a longer run, a line says the steps, and the time and memory that they will take.
@@ -154,6 +155,9 @@ class LoraFinetuneEngine(FinetuneEngine):
         Ctrl-C finishes the current step, saves and raises KeyboardInterrupt; calling again resumes. A damaged
         checkpoint is passed over, and a damaged adapter is written again, each with a logged warning. Under
         ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
+
+        Args:
+            on_step: Called after each step. Where it raises KeyboardInterrupt, the run ends as by Ctrl-C.
 
         Raises:
             CheckpointError: The disk is full, or the folder cannot be written.
@@ -175,9 +179,15 @@ class LoraFinetuneEngine(FinetuneEngine):
         with self._locked(processes):
             # Another process may have held the lock, and finished.
             if not processes.any(self._run.is_finished()):
-                self._train(processes, rows, validation)
+                self._train(processes, rows, validation, on_step)
 
-    def _train(self, processes: DistributedRun, rows: list[TokenRow], validation: list[TokenRow]) -> None:
+    def _train(
+        self,
+        processes: DistributedRun,
+        rows: list[TokenRow],
+        validation: list[TokenRow],
+        on_step: Callable[[TrainingStep], None],
+    ) -> None:
         trainer = self._trainer(rows, self._plan(rows, processes))
         cost = trainer.measure(validation)
         with (
@@ -191,7 +201,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             ) as bar,
         ):
             if cost is not None and processes.is_first:
-                bar.write(_planned(trainer, cost), file=bar.fp)
+                bar.write(planned(trainer, cost), file=bar.fp)
 
             def show(entry: dict[str, float]) -> None:
                 ends_epoch = entry["step"] % trainer.steps_per_epoch == 0
@@ -199,6 +209,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                 bar.set_postfix_str(f"loss={entry['loss']:.3f}{measuring}", refresh=bool(measuring))
                 bar.update()
                 trackers.log(entry, trainer.log.validation)
+                on_step(last_step(trainer))
 
             log = trainer.run(validation, show)
             trackers.log_validation(log.validation)
@@ -366,16 +377,3 @@ class LoraFinetuneEngine(FinetuneEngine):
             self.fingerprint,
         )
         return self._start.carried(card) if self._start else card
-
-
-def _planned(trainer: Trainer, cost: RunCost) -> str:
-    """What the run will take, for the user to see before it."""
-    rows, minutes = len(trainer.rows), cost.seconds / 60
-    time = f"{minutes:.0f} min" if minutes >= 1.5 else f"{cost.seconds:.0f} s"
-    memory = "" if cost.memory is None else f", {gib(cost.memory)} of memory"
-    memory += "" if trainer.plan is None else trainer.plan.ways
-    epochs = trainer.total_steps / trainer.steps_per_epoch
-    return (
-        f"{rows} rows, {trainer.batch_size} a step, {epochs:.2g} epochs: {trainer.total_steps} steps, about {time}"
-        f"{memory}"
-    )

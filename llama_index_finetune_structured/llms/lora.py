@@ -98,8 +98,7 @@ class LoraLLM(LocalChatLLM):
         device: Where the model is held and computes, as in ``LoraSettings``. None (default): the best device.
         max_queue: Most calls that wait or are answered at a time, of this object and its copies; one more raises
             QueueFullError at once. None (default): any number.
-        request_timeout: Seconds that a call may take, the time that it waits included; then it raises
-            RequestTimeoutError. None (default): any time.
+        request_timeout: Seconds that a call may take or wait; then it raises RequestTimeoutError. None: any time.
 
     Raises:
         ConfigurationError: There is no such base model, or on first use no such ``device``; ``adapter`` is no adapter

@@ -21,7 +21,7 @@ from ..model.finite import not_finite
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["holds_checkpoints", "newest_checkpoint", "save_checkpoint"]
+__all__ = ["holds_checkpoints", "newest_checkpoint", "part_of", "save_checkpoint"]
 
 _logger = package_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{8})")
@@ -117,3 +117,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def part_of(tensors: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``part``, by the rest of their names."""
+    return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}

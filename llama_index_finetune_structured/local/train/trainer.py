@@ -23,7 +23,7 @@ from ..model.devices import peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TokenRow
 from .batches import batches
-from .checkpoints import newest_checkpoint, save_checkpoint
+from .checkpoints import newest_checkpoint, part_of, save_checkpoint
 from .distributed import DistributedRun
 from .fused_linear import fuse_lora
 from .gradient_scale import GradientScale
@@ -159,9 +159,10 @@ class Trainer:
         """Train the remaining steps. Ctrl-C finishes the step, saves and raises KeyboardInterrupt.
 
         ``validation``: held-out rows, whose loss is computed after each epoch; in the end the model has the weights
-        with the lowest. ``on_step`` is called with the log entry of each step. Raises CheckpointError, or EngineError
-        where a loss, gradient or weight is not finite (in every process at the same step, before anything of that step
-        is saved), or where memory runs out, also with smaller pieces and checkpointed layers.
+        with the lowest. ``on_step`` is called with the log entry of each step; KeyboardInterrupt from it counts as
+        Ctrl-C. Raises CheckpointError, or EngineError where a loss, gradient or weight is not finite (in every process
+        at the same step, before anything of that step is saved), or where memory runs out, also with smaller pieces
+        and checkpointed layers.
         """
         every = self.settings.checkpoint_steps or max(1, self.total_steps // _CHECKPOINTS)
         # A caller may have switched gradients off.
@@ -173,7 +174,11 @@ class Trainer:
         ):
             while not self._is_over():
                 batch = self._batches[self.step]
-                on_step(self._train_step(batch))
+                entry = self._train_step(batch)
+                try:
+                    on_step(entry)
+                except KeyboardInterrupt:
+                    stop.set()
                 is_last = self.step == self.total_steps
                 if validation and (is_last or self.step % self.steps_per_epoch == 0):
                     self._validate(validation)
@@ -343,8 +348,8 @@ class Trainer:
         tensors, state = newest
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(f"{self.folder}: its checkpoints are of another run: choose another folder")
-        load_lora(self.model, _of_part(tensors, "adapter."))
-        self._kept = _of_part(tensors, "kept.")
+        load_lora(self.model, part_of(tensors, "adapter."))
+        self._kept = part_of(tensors, "kept.")
         self.loss.piece_tokens = min(self.loss.piece_tokens, state["piece_tokens"])
         self._plan(state["total_steps"])
         self.scale.state = state["scale"]
@@ -385,11 +390,6 @@ class Trainer:
 def _adapter(model: Any) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return state
-
-
-def _of_part(tensors: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with ``part``, by the rest of their names."""
-    return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -1,0 +1,166 @@
+"""The ``serve`` and ``keys`` commands: OpenAI's fine-tuning and chat protocol on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigurationError, EngineError, MissingDependencyError
+from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..printable import one_line
+from .command import Result, command, say, settings_of
+
+if TYPE_CHECKING:
+    from ..service.keys import KeyStore
+
+__all__ = ["register"]
+
+FolderOption = Annotated[Path, typer.Option(help="Folder of the service: database, files, runs, models.")]
+_FOLDER = Path("service")
+
+
+def serve(
+    folder: FolderOption = _FOLDER,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback need a key ('keys add').")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Base model as NAME=PATH, once for each: a folder, a .gguf file or a hub id by the name that clients "
+            "use (default: the embedded one)."
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Device that trains, as in CUDA_VISIBLE_DEVICES, once for each (default: one worker)."
+        ),
+    ] = None,
+) -> Result:
+    """Serve OpenAI's fine-tuning protocol on this machine. Needs the extra 'service'.
+
+    Ctrl-C finishes the step at work; the next start goes on with it.
+    """
+    with _service_extra():
+        import uvicorn
+
+        from ..service.app import create_app
+        from ..service.keys import is_loopback
+        from ..service.settings import ServiceSettings
+    settings = settings_of(
+        ServiceSettings, folder=folder, bases=_bases(base or []), devices=tuple(device or ())
+    )
+    app = create_app(settings)
+    if not is_loopback(host) and not app.state.keys.are_required:
+        raise ConfigurationError(
+            f"--host {host}: other machines could use the service without a key: run 'finetune-structured keys add "
+            f"NAME --folder {folder}' first, or listen on 127.0.0.1"
+        )
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    say(f"http://{host}:{port}/v1")
+    # Requests are logged by the service, without their content.
+    config = uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise EngineError(f"{folder}: the server did not start, for the reason above")
+    return Result({"folder": str(folder)}, ("Stopped.",))
+
+
+def _bases(given: list[str]) -> dict[str, str]:
+    bases: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or not path or name in bases:
+            raise ConfigurationError(f"--base {text}: expected NAME=PATH, each name once")
+        bases[name] = path
+    return bases or {DEFAULT_BASE_MODEL: DEFAULT_BASE_MODEL}
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the key, for 'keys list' and 'keys revoke'.")],
+    folder: FolderOption = _FOLDER,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it may be used for: chat, files or fine_tuning, once for each (default: all)."
+        ),
+    ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Most bytes of its files (default: 64 GiB).")
+    ] = None,
+    waiting_jobs: Annotated[
+        int | None, typer.Option(min=1, help="Most jobs of it that have not ended (default: 100).")
+    ] = None,
+) -> Result:
+    """Make an API key and print it, once: only its hash is kept."""
+    with _keys(folder) as store:
+        limits = {"max_stored_bytes": stored_bytes, "max_waiting_jobs": waiting_jobs}
+        secret = store.add(name, **limits, **({"scopes": scope} if scope else {}))
+    return Result({"name": name, "key": secret}, (secret,))
+
+
+def list_keys(folder: FolderOption = _FOLDER) -> Result:
+    """List the API keys, without their secrets."""
+    with _keys(folder) as store:
+        found = store.list()
+    table = Table("name", "id", "scopes", "revoked")
+    for key in found:
+        table.add_row(
+            *(Text(one_line(cell)) for cell in (key.name, key.id, ", ".join(key.scopes))),
+            "yes" if key.revoked else "",
+        )
+    data = [
+        {"name": key.name, "id": key.id, "scopes": list(key.scopes), "revoked": key.revoked} for key in found
+    ]
+    return Result(data, (table,))
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the key.")], folder: FolderOption = _FOLDER
+) -> Result:
+    """End an API key. Its files, jobs and models stay."""
+    with _keys(folder) as store:
+        store.revoke(name)
+    return Result({"name": name, "revoked": True}, (f"{name} is revoked",))
+
+
+@contextmanager
+def _keys(folder: Path) -> Iterator[KeyStore]:
+    with _service_extra():
+        from ..service.database import Database
+        from ..service.keys import KeyStore
+        from ..service.settings import ServiceSettings
+    settings = ServiceSettings(folder=folder)
+    database = Database(settings.database_path)
+    try:
+        yield KeyStore(database, settings)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _service_extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "fastapi", "service", "the service") from error
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands ``serve``, ``keys add``, ``keys list`` and ``keys revoke``."""
+    command(app, example="finetune-structured serve --folder service --base small=models/small")(serve)
+    keys = typer.Typer(help="API keys of 'serve': add, list, revoke.", no_args_is_help=True)
+    command(keys, example="finetune-structured keys add alice --scope chat")(add)
+    command(keys, name="list", example="finetune-structured keys list --folder service")(list_keys)
+    command(keys, example="finetune-structured keys revoke alice")(revoke)
+    app.add_typer(keys, name="keys")

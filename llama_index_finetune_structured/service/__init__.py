@@ -1,0 +1,1 @@
+"""HTTP requests in OpenAI's protocol -> files, fine-tuning jobs and models on this machine."""

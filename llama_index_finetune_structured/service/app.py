@@ -1,0 +1,102 @@
+"""The application: routes, state, and what runs from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+
+from ..locks import locked_folder
+from . import files, jobs, models, uploads
+from .blobs import Blobs
+from .database import Database
+from .errors import add_error_handlers
+from .guards import RequestGuard, log_failure
+from .keys import CurrentKey, KeyStore
+from .metrics import ServiceMetrics
+from .models import ModelStore
+from .runs import remove_runs
+from .settings import ServiceSettings
+from .stored_files import sweep
+from .workers import WorkerProcesses
+
+__all__ = ["create_app"]
+
+_SWEEP_S = 60
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The ASGI application of a service's folder.
+
+    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``metrics`` and ``workers``. One
+    server at a time serves a folder: its start raises EngineError while another one does.
+    """
+    database = Database(settings.database_path)
+    app = FastAPI(title="finetune-structured", lifespan=_lifespan, openapi_url=None, redirect_slashes=False)
+    app.state.settings, app.state.database = settings, database
+    app.state.blobs = Blobs(settings.blobs_folder, database)
+    app.state.keys = KeyStore(database, settings)
+    app.state.models = ModelStore(database, settings)
+    app.state.metrics = ServiceMetrics(database)
+    add_error_handlers(app)
+    app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
+    for module in (files, uploads, jobs, models):
+        app.include_router(module.router)
+    _add_health(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state = app.state
+    with locked_folder(state.settings.folder):
+        await run_in_threadpool(state.blobs.clean_up)
+        workers = WorkerProcesses(state.settings) if state.settings.workers else None
+        if workers is not None:
+            await run_in_threadpool(workers.start)
+        state.workers = workers
+        sweeping = asyncio.create_task(_sweep(app))
+        try:
+            yield
+        finally:
+            if workers is not None:
+                await run_in_threadpool(workers.end)
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+            state.database.close()
+
+
+async def _sweep(app: FastAPI) -> None:
+    while True:
+        try:
+            await run_in_threadpool(sweep, app.state.database, app.state.blobs)
+            await run_in_threadpool(remove_runs, app.state.settings, app.state.database)
+        except Exception as error:  # a full disk, say: the next time may be better
+            log_failure(error, "sweep")
+        await asyncio.sleep(_SWEEP_S)
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def readyz(request: Request) -> JSONResponse:
+        """The database answers, and each device has its worker."""
+        with request.app.state.database.read():
+            workers: WorkerProcesses | None = request.app.state.workers
+        is_ready = workers is None or workers.are_alive
+        return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
+
+    @app.get("/metrics")
+    def metrics(request: Request, _key: CurrentKey) -> Response:
+        """Figures for Prometheus."""
+        return Response(request.app.state.metrics.text(), media_type=_TEXT)

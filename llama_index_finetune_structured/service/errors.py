@@ -1,0 +1,120 @@
+"""Errors in the shape of OpenAI's: ``{"error": {"message", "type", "param", "code"}}``, and how all others become one.
+
+No client sees the text of an exception that was not made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ..printable import one_line, printable
+
+__all__ = ["ApiError", "add_error_handlers", "error_body", "internal_error", "invalid", "not_found"]
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_MOST_TEXT = 20_000  # chosen: a check's report of a training file is long
+
+
+class ApiError(HTTPException):
+    """An error whose text is for the client.
+
+    ``param``: the field that is wrong, as ``method.supervised.hyperparameters.n_epochs``. ``code``: what programs
+    tell errors by. ``type``: OpenAI's class of the error; None: by the status.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers) if headers else None)
+        self.param, self.code = param, code
+        self.type = (
+            type or _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
+        )
+
+
+def invalid(message: str, param: str | None = None, *, code: str | None = None) -> ApiError:
+    """The error of a request that cannot be right, whenever it is sent."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def not_found(what: str, name: str, param: str | None = None) -> ApiError:
+    """The error for an id that the key has nothing under; that of another key's is the same."""
+    return ApiError(404, f"No such {what}: {one_line(name)[:200]!r}", param=param, code=f"{what}_not_found")
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """The reply's body. All of its text is printable, which no encoding refuses."""
+    param = None if error.param is None else printable(error.param)[:200]
+    message = printable(str(error.detail))[:_MOST_TEXT]
+    return {"error": {"message": message, "type": error.type, "param": param, "code": error.code}}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make every error of the application, of FastAPI and of Starlette one of OpenAI's shape."""
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+
+
+def _reply(error: ApiError) -> JSONResponse:
+    return JSONResponse(error_body(error), error.status_code, error.headers)
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, ApiError):
+        return _reply(error)
+    assert isinstance(error, HTTPException)
+    return _reply(ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = _field(first["loc"], error.body)
+    if first["type"] == "extra_forbidden":
+        message = f"Unrecognized request argument supplied: {param}"
+    else:
+        message = f"Invalid {param or 'body'}: {first['msg']}"
+    code = "missing_required_parameter" if first["type"] == "missing" else None
+    return _reply(invalid(message, param, code=code))
+
+
+def _field(location: Sequence[int | str], body: Any) -> str | None:
+    """The field of a Pydantic location: as far as the body has it, without the names of a union's branches."""
+    place, *path = location
+    if place != "body":
+        return ".".join(map(str, path)) or None
+    names: list[str] = []
+    for step in path:
+        in_list = isinstance(body, list) and isinstance(step, int) and step < len(body)
+        if in_list or (isinstance(body, Mapping) and step in body):
+            body = body[step]
+        elif isinstance(body, Mapping) and step == path[-1]:  # a field that is missing
+            body = None
+        else:
+            break
+        names.append(str(step))
+    return ".".join(names) or None
+
+
+def internal_error(request_id: str) -> ApiError:
+    """The error for a failure of the server's own, which its log has under that id."""
+    message = f"The server had an error. Its log has more under the request {request_id}."
+    return ApiError(500, message, code="internal_error")

@@ -1,0 +1,46 @@
+"""Changes of jobs in the database, each within a transaction of its caller."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from .database import events, jobs, new_id, now
+
+__all__ = ["add_event", "change_job", "job_row"]
+
+
+def job_row(connection: Connection, job_id: str) -> Row[Any]:
+    """The row of a job that exists."""
+    return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+
+
+def change_job(connection: Connection, job_id: str, **values: Any) -> None:
+    """Set columns of a job."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+
+
+def add_event(
+    connection: Connection,
+    job_id: str,
+    message: str,
+    *,
+    level: Literal["info", "warn", "error"] = "info",
+    data: dict[str, Any] | None = None,
+    step: int | None = None,
+) -> bool:
+    """Add an event; with ``step`` the metrics of that step. False where the step has its event already."""
+    row = {
+        "id": new_id("ftevent-"),
+        "created_at": now(),
+        "job_id": job_id,
+        "level": level,
+        "message": message,
+        "type": "message" if step is None else "metrics",
+        "data": data,
+        "step": step,
+    }
+    added = connection.execute(insert(events).values(row).on_conflict_do_nothing(["job_id", "step"]))
+    return bool(added.rowcount)

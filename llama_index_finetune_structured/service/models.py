@@ -1,0 +1,124 @@
+"""The models that are served: the base models of the settings, and those that jobs tuned; ``/v1/models``."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from .database import Database, models, now
+from .errors import ApiError, not_found
+from .keys import ApiKey, CurrentKey, scoped
+from .settings import ServiceSettings
+
+__all__ = ["ModelStore", "ServedModel", "router"]
+
+_BASE_OWNER = "system"
+_ADAPTER = "adapter"  # its folder in a job's run
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that clients may name.
+
+    ``base``: as ``base_model`` of ``LoraLLM``; ``adapter``: the folder of its adapter, None for a base model.
+    ``owner``: the id of the key that made it, ``system`` for a base model, which all keys see.
+    """
+
+    name: str
+    base: str
+    adapter: Path | None
+    created: int
+    owner: str
+
+
+class ModelStore:
+    """The base models of the settings, and the tuned ones in the database."""
+
+    def __init__(self, database: Database, settings: ServiceSettings) -> None:
+        self._database, self._settings = database, settings
+        self._started = now()
+
+    def list_models(self, owner: str | None = None) -> list[ServedModel]:
+        """The base models and then the tuned ones, oldest first; ``owner``: only those that this key sees."""
+        where = () if owner is None else (models.c.owner == owner,)
+        with self._database.read() as connection:
+            tuned = connection.execute(select(models).where(*where).order_by(models.c.number)).all()
+        return [*map(self._base, self._settings.bases), *map(self._tuned, tuned)]
+
+    def find(self, name: str, owner: str) -> ServedModel:
+        """The model of that name that the key sees. Raises ApiError (404) where there is none."""
+        if name in self._settings.bases:
+            return self._base(name)
+        with self._database.read() as connection:
+            where = (models.c.id == name, models.c.owner == owner)
+            row = connection.execute(select(models).where(*where)).one_or_none()
+        if row is None:
+            raise not_found("model", name, "model")
+        return self._tuned(row)
+
+    def register(self, connection: Connection, job: Row[Any], name: str) -> None:
+        """Add the model that a job tuned, in the job's own transaction."""
+        row = {
+            "id": name,
+            "owner": job.owner,
+            "created_at": now(),
+            "job_id": job.id,
+            "base": job.model,
+            "base_path": self._settings.bases[job.model],
+        }
+        connection.execute(insert(models).values(row))
+
+    def remove(self, name: str, owner: str) -> None:
+        """Remove a tuned model, and the run with its weights. Raises ApiError where that is not the key's to do."""
+        if self.find(name, owner).adapter is None:
+            raise ApiError(403, "A base model cannot be deleted.", param="model", code="base_model")
+        with self._database.write() as connection:
+            where = (models.c.id == name, models.c.owner == owner)
+            job = connection.scalar(delete(models).where(*where).returning(models.c.job_id))
+        if job is not None:
+            shutil.rmtree(self._settings.runs_folder / job, ignore_errors=True)
+
+    def _base(self, name: str) -> ServedModel:
+        return ServedModel(name, self._settings.bases[name], None, self._started, _BASE_OWNER)
+
+    def _tuned(self, row: Row[Any]) -> ServedModel:
+        adapter = self._settings.runs_folder / row.job_id / _ADAPTER
+        return ServedModel(row.id, row.base_path, adapter, row.created_at, row.owner)
+
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def _described(model: ServedModel) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": model.owner}
+
+
+def _store(request: Request) -> ModelStore:
+    store: ModelStore = request.app.state.models
+    return store
+
+
+@router.get("")
+def list_models(request: Request, key: CurrentKey) -> dict[str, Any]:
+    """The models that the key sees."""
+    return {"object": "list", "data": [_described(model) for model in _store(request).list_models(key.id)]}
+
+
+@router.get("/{model:path}")
+def retrieve_model(request: Request, key: CurrentKey, model: str) -> dict[str, Any]:
+    """One model."""
+    return _described(_store(request).find(model, key.id))
+
+
+@router.delete("/{model:path}")
+def delete_model(
+    request: Request, key: Annotated[ApiKey, Depends(scoped("fine_tuning"))], model: str
+) -> dict[str, Any]:
+    """Delete a tuned model."""
+    _store(request).remove(model, key.id)
+    return {"id": model, "object": "model", "deleted": True}

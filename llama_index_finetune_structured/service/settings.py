@@ -1,0 +1,77 @@
+"""Settings of the service: its folder, the base models it offers, and its limits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.train.settings import LoraSettings
+
+__all__ = ["ServiceSettings"]
+
+_MIB, _GIB = 1 << 20, 1 << 30
+# What OpenAI's model names hold; no colon, which separates the parts of a tuned model's name.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+
+
+def _base_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no model name: expected letters, digits and . _ / - alone")
+    return name
+
+
+class ServiceSettings(BaseModel):
+    """Settings of the service. Those of bytes and counts hold for each key.
+
+    Attributes:
+        folder: Folder of the database, uploaded files, runs and tuned models.
+        bases: Base models by the names that clients use; each as ``base_model`` of ``LoraFinetuneEngine``. By default
+            the embedded one.
+        organization: The third part of a tuned model's name.
+        training: Training settings of all jobs; a job's own hyperparameters replace theirs.
+        devices: Devices that train, one job each at a time, as values of ``CUDA_VISIBLE_DEVICES``. Empty (default): one
+            worker with the environment's own devices.
+        workers: Whether this server starts the workers that train.
+        attempts: How often a job is started again after its worker died without finishing a step.
+        max_file_bytes: Most bytes of one file; 512 MiB by default, as OpenAI's.
+        max_part_bytes: Most bytes of one part of an upload; 64 MiB by default, as OpenAI's.
+        max_body_bytes: Most bytes of any other request; 16 MiB by default.
+        max_stored_bytes: Most bytes of all files and parts.
+        max_waiting_jobs: Most jobs that have not ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    bases: dict[Annotated[str, AfterValidator(_base_name)], str] = Field(
+        default={DEFAULT_BASE_MODEL: DEFAULT_BASE_MODEL}, min_length=1
+    )
+    organization: str = Field(default="local", pattern=r"^[a-z0-9-]{1,32}$")
+    training: LoraSettings = LoraSettings()
+    devices: tuple[str, ...] = ()
+    workers: bool = True
+    attempts: int = Field(default=5, gt=0)
+    max_file_bytes: int = Field(default=512 * _MIB, gt=0)
+    max_part_bytes: int = Field(default=64 * _MIB, gt=0)
+    max_body_bytes: int = Field(default=16 * _MIB, gt=0)
+    max_stored_bytes: int = Field(default=64 * _GIB, gt=0)
+    max_waiting_jobs: int = Field(default=100, gt=0)
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.folder / "service.sqlite"
+
+    @property
+    def blobs_folder(self) -> Path:
+        """Where the contents of files are."""
+        return self.folder / "blobs"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where the run of each job is, named by the job's id."""
+        return self.folder / "runs"
