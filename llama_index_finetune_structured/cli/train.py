@@ -13,7 +13,7 @@ from ..dataset.schema.load import load_schema
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
-from ..local.model.prompts import SchemaPrompt
+from ..local.model.prompts import SchemaPrompt, ToolPrompt
 from ..local.model.quantization import Quantization
 from ..local.model.reasoning import Thinking
 from ..local.train.settings import LoraSettings
@@ -85,6 +85,13 @@ def train(
             "100 rows of one schema on, else compact)."
         ),
     ] = None,
+    tool_prompt: Annotated[
+        ToolPrompt | None,
+        typer.Option(
+            help="How agents' tools and calls are written: own (as the base model's chat template does) or json "
+            "(default: own where the template has a form that can be read back)."
+        ),
+    ] = None,
     thinking: Annotated[
         Thinking,
         typer.Option(
@@ -120,6 +127,7 @@ def train(
         upper_layers=upper_layers,
         max_length=max_length,
         schema_prompt=schema_prompt,
+        tool_prompt=tool_prompt,
         thinking=thinking,
         seed=seed,
         quantization=quantization,

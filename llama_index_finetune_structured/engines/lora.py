@@ -21,7 +21,7 @@ from ..llms.lora import LoraLLM
 from ..local.model.adapter import AdapterCard, save_adapter
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, load_tokenizer, resolve
 from ..local.model.chat_template import chat_template, prompt_date, system_form, thinking_switches
-from ..local.model.prompts import prompt_form_of, schema_room
+from ..local.model.prompts import decided_form, prompt_form_of, schema_room
 from ..local.model.reading import seeding
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.distributed import DistributedRun
@@ -116,7 +116,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
         self._run = LoraRunFolder(self.output_dir, identity, self.fingerprint)
         self._prompt_date: str | None = None
-        self._form = prompt_form_of(self.examples, self.config.schema_prompt, self.config.thinking)
+        self._form = prompt_form_of(self.examples, *self.config.prompts)
         self._tokenizer: Any = None
         self._window_size = 0
 
@@ -356,7 +356,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             for example in self.examples
             if example.answer_schema is not None
         }
-        tokenizer, form = self._tokenizer, self._form
+        tokenizer, form = self._tokenizer, decided_form(self._tokenizer, self._form, schemas.values())
         return AdapterCard(
             base_model=self.base.name,
             base_sha256=self.base.sha256,

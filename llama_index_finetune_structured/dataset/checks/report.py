@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
-from ...local.model.prompts import SchemaPrompt, prompt_form_of
+from ...local.model.prompts import SchemaPrompt, ToolPrompt, prompt_form_of
 from ...local.model.reasoning import Thinking
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.memory import MemoryPlan
@@ -170,6 +170,7 @@ def check(
     price_per_million: float | None = None,
     output_cls: type[BaseModel] | None = None,
     schema_prompt: SchemaPrompt | None = None,
+    tool_prompt: ToolPrompt | None = None,
     thinking: Thinking = "drop",
 ) -> CheckReport:
     """Check every line of a file of any format, or every Example, as ``target`` would train on it.
@@ -187,6 +188,7 @@ def check(
             for the good lines and the rows of windows, for other targets 1.
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
         output_cls: Class that must accept every answer. None: each row's own JSON schema decides.
+        tool_prompt: For "local", how agents' tools and calls are written, as in ``LoraSettings``.
         schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
         thinking: For "local", whether the reasoning of answers is trained, as in ``LoraSettings``.
 
@@ -200,7 +202,8 @@ def check(
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
-        form = prompt_form_of(readable_examples(rows) if target == "local" else (), schema_prompt, thinking)
+        examples = readable_examples(rows) if target == "local" else ()
+        form = prompt_form_of(examples, schema_prompt, thinking, tool_prompt)
         target = target_named(target, base_model, max_length, form)
     done = SourceCheck(target, output_cls=output_cls)
     done.run(rows)
