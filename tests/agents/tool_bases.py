@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL, resolve
 from tests import tiny
 
 _BEGIN = "{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -66,24 +64,11 @@ def tokenizer(template: str, *, controls: bool = True) -> PreTrainedTokenizerFas
     return made
 
 
-def save(folder: Path, template: str, *, controls: bool = True, seed: int = 0) -> Path:
+def save(folder: Path, template: str, *, controls: bool = True) -> Path:
     """A tiny base model with that chat template."""
-    made: Any = tiny.model("llama", seed=seed)
+    made: Any = tiny.model("llama")
     words = tokenizer(template, controls=controls)
-    made.resize_token_embeddings(len(words))
+    made.resize_token_embeddings(len(words), mean_resizing=False)
     made.save_pretrained(folder)
     words.save_pretrained(folder)
-    return folder
-
-
-def smollm2(folder: Path, template: str) -> Path:
-    """The embedded base model with another chat template; its weights are linked."""
-    base = resolve(DEFAULT_BASE_MODEL).path
-    folder.mkdir()
-    for file in base.iterdir():
-        if file.name == "model.safetensors":
-            (folder / file.name).symlink_to(file)
-        elif file.suffix == ".json":
-            shutil.copy(file, folder / file.name)
-    (folder / "chat_template.jinja").write_text(template)
     return folder
