@@ -123,7 +123,7 @@ def test_the_templates_of_known_bases(name: str) -> None:
     if name.startswith("qwen"):
         assert isinstance(found, ToolForm), found
         [turn] = structured_turns(row(QUESTION, CALLS))
-        written = tokenizer.decode(token_row(tokenizer, turn, stop_id=STOP).answer)
+        written = tokenizer.decode([*token_row(tokenizer, turn, stop_id=STOP).answer])
         begun, end = '<tool_call>\n{"name": "seconds_of", "arguments": ', "}\n</tool_call>"
         calls = "\n".join(f'{begun}{{"song": "{song}"}}{end}' for song in ("Meddle", "Echoes"))
         assert written == f"Let me look.\n{calls}<|im_end|>"
@@ -260,8 +260,8 @@ def calls_of(response: ChatResponse) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("choice", ["auto", "required", "none", "add"])
 def test_an_untrained_base_calls_tools_in_its_own_form(base: Path, choice: str) -> None:
-    llm = LoraLLM(base_model=base, max_new_tokens=90, temperature=1, seed=2)
-    options: dict[str, Any] = {"tools": WIRE, "tool_choice": choice}
+    llm = LoraLLM(base_model=str(base), max_new_tokens=90, temperature=1)
+    options: dict[str, Any] = {"tools": WIRE, "tool_choice": choice, "seed": 2}
 
     async def streamed() -> list[ChatResponse]:
         return [chunk async for chunk in await llm.astream_chat(ASKED, **options)]

@@ -63,7 +63,9 @@ def test_a_turn_that_is_not_sure_is_the_teachers(student: LoraLLM, way: str, tmp
     [row] = read_examples(tmp_path / "rows.jsonl")
     assert row.is_agent_turn
     assert [tool["function"]["name"] for tool in row.tools or ()] == ["add", "seconds_of"]
-    assert isinstance(json.loads(row.metadata["student_answer"]), list), "the student's turn is beside it"
+    assert isinstance(json.loads(str(row.metadata["student_answer"])), list), (
+        "the student's turn is beside it"
+    )
 
 
 @pytest.mark.parametrize("choice", ["auto", "add"])
