@@ -80,7 +80,8 @@ def examples(kind: str, count: int) -> list[Any]:
 def ordered_batches(kind: str, steps: int, base_model: str) -> list[list[Any]]:
     """The batches that every system trains on, in order."""
     from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-    from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
+    from llama_index_finetune_structured.local.model.prompts import token_row
+    from llama_index_finetune_structured.local.model.stop_token import stop_token_id
     from llama_index_finetune_structured.local.train.batches import batches
 
     tokenizer = load_tokenizer(resolve(base_model))

@@ -10,7 +10,7 @@ import typer
 from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
-from ..local.model.prompts import SchemaPrompt
+from ..local.model.prompts import SchemaPrompt, ToolPrompt
 from ..local.model.reasoning import Thinking
 from .command import Result, command, finite, one_of
 from .schema_option import SchemaOption, answer_class
@@ -52,6 +52,13 @@ def check_file(
             "schema on, else compact)."
         ),
     ] = None,
+    tool_prompt: Annotated[
+        ToolPrompt | None,
+        typer.Option(
+            help="For local, how agents' tools and calls are written: own (as the base model's chat template does) or "
+            "json (default: own where the template has a form that can be read back)."
+        ),
+    ] = None,
     thinking: Annotated[
         Thinking,
         typer.Option(help="For local, whether the reasoning of answers is trained: keep or drop."),
@@ -76,6 +83,7 @@ def check_file(
         price_per_million=price,
         output_cls=answer_class(schema, data),
         schema_prompt=schema_prompt,
+        tool_prompt=tool_prompt,
         thinking=thinking,
         start_from=start_from,
     )

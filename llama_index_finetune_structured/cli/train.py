@@ -14,7 +14,7 @@ from ..engines.lora import LoraFinetuneEngine
 from ..engines.start_adapter import REPLAY_SHARE
 from ..errors import DatasetError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
-from ..local.model.prompts import SchemaPrompt
+from ..local.model.prompts import SchemaPrompt, ToolPrompt
 from ..local.model.quantization import Quantization
 from ..local.model.reasoning import Thinking
 from ..local.train.settings import LoraSettings
@@ -86,6 +86,13 @@ def train(
             "100 rows of one schema on, else compact)."
         ),
     ] = None,
+    tool_prompt: Annotated[
+        ToolPrompt | None,
+        typer.Option(
+            help="How agents' tools and calls are written: own (as the base model's chat template does) or json "
+            "(default: own where the template has a form that can be read back)."
+        ),
+    ] = None,
     thinking: Annotated[
         Thinking | None,
         typer.Option(
@@ -137,6 +144,7 @@ def train(
         upper_layers=upper_layers,
         max_length=max_length,
         schema_prompt=schema_prompt,
+        tool_prompt=tool_prompt,
         seed=seed,
         quantization=quantization,
         device=device,

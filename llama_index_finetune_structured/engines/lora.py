@@ -110,7 +110,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         if self._start:
             self._form = self._start.form(self.examples, self.config)
         else:
-            self._form = prompt_form_of(self.examples, self.config.schema_prompt, self.config.thinking)
+            self._form = prompt_form_of(self.examples, *self.config.prompts)
         self._tokenizer: Any = None
         self._window_size = 0
 

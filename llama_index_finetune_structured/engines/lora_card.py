@@ -10,7 +10,7 @@ from ..json_schema import without_titles
 from ..local.model.adapter import AdapterCard
 from ..local.model.base_models import BaseModelFiles, context_window
 from ..local.model.chat_template import chat_template, system_form, thinking_switches
-from ..local.model.prompts import PromptForm, TokenRow, schema_room
+from ..local.model.prompts import PromptForm, TokenRow, decided_form, schema_room
 from ..local.schema.bounds import learn_bounds, schema_key
 from ..local.train.settings import LoraSettings
 from .training_rows import TrainingRows
@@ -35,6 +35,7 @@ def adapter_card(
         for example in data.examples
         if example.answer_schema is not None
     }
+    form = decided_form(tokenizer, form, schemas.values())
     return AdapterCard(
         base_model=base.name,
         base_sha256=base.sha256,

@@ -108,11 +108,15 @@ class StartAdapter:
 
     def form(self, examples: Sequence[Example], config: LoraSettings) -> PromptForm:
         """The form of prompts: the adapter's, unless it left out the schema, and there are others to tell apart now."""
-        new = prompt_form_of(examples, config.schema_prompt, config.thinking)
+        new = prompt_form_of(examples, *config.prompts)
         schema_prompt = config.schema_prompt or self.card.schema_prompt
         if config.schema_prompt is None and schema_prompt == "none" and len(self._keys(examples)) > 1:
             schema_prompt = DEFAULT_SCHEMA_PROMPT
-        return new._replace(schema_prompt=schema_prompt, reads_twice=self.card.reads_twice)
+        return new._replace(
+            schema_prompt=schema_prompt,
+            reads_twice=self.card.reads_twice,
+            tool_prompt=config.tool_prompt or self.card.tool_prompt,
+        )
 
     def _keys(self, examples: Iterable[Example]) -> set[str]:
         schemas = [*self.card.schemas, *(row.answer_schema for row in examples if row.answer_schema)]

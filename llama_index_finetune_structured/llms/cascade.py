@@ -38,6 +38,10 @@ class Cascade(CascadeAnswers):
     of objects show the student's partial ones, which the teacher's answer may replace: the last object is the answer.
     Streams of text, where a schema is asked for by ``response_format``, have the whole answer in one chunk.
 
+    A call with tools is a structured one too: its answer, a text or calls of the tools, is the student's turn or the
+    teacher's, in streams in one chunk. So a cascade is the ``llm`` of a ``FunctionAgent`` where both models call
+    tools, and the teacher's turns are captured as an agent's rows.
+
     Exactly one of ``accuracy``, ``budget`` and ``threshold`` is given. The first two choose a threshold for each
     schema on the student's held-out rows, which ``tune()`` and ``calibrate`` leave in its calibrations.
 
@@ -167,6 +171,7 @@ class Cascade(CascadeAnswers):
             context_window=min(student.context_window, teachers_window),
             num_output=max(student.num_output, teacher.num_output),
             is_chat_model=True,
+            is_function_calling_model=student.is_function_calling_model and teacher.is_function_calling_model,
             model_name=f"{student.model_name}, else {teacher.model_name}",
         )
 

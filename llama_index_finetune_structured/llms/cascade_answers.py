@@ -22,6 +22,7 @@ from llama_index.core.instrumentation.events.llm import (
 )
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.tools import BaseTool
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr
 
@@ -34,7 +35,6 @@ from .cascade_calls import CascadeCalls
 from .cascade_counts import CascadeCounts, Outcome
 from .cascade_questions import (
     CascadeQuestion,
-    answer_text,
     chat_question,
     completion_question,
     known_trust,
@@ -43,6 +43,8 @@ from .cascade_questions import (
 )
 from .cascade_rule import SchemaRule, SchemaRules
 from .cascade_timeout import awithin, within
+from .cascade_turns import turn_question
+from .tool_calls import ToolCallingLLM
 
 __all__ = ["CascadeAnswers"]
 
@@ -60,7 +62,7 @@ class _Reply:
     is_sure: bool = False
 
 
-class CascadeAnswers(LLM):
+class CascadeAnswers(ToolCallingLLM):
     """What ``Cascade`` is to LlamaIndex.
 
     Attributes:
@@ -93,7 +95,7 @@ class CascadeAnswers(LLM):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
-        question = chat_question(messages, kwargs)
+        question = self._chat_question(messages, kwargs)
         if question is not None:
             response: ChatResponse = self._answer(question)
             return response
@@ -102,7 +104,7 @@ class CascadeAnswers(LLM):
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to messages."""
-        question = chat_question(messages, kwargs)
+        question = self._chat_question(messages, kwargs)
         if question is not None:
             response: ChatResponse = await self._aanswer(question)
             return response
@@ -111,7 +113,7 @@ class CascadeAnswers(LLM):
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer to messages, as a stream; one that is asked for by a schema comes whole, since it may change."""
-        question = chat_question(messages, kwargs)
+        question = self._chat_question(messages, kwargs)
         if question is not None:
             return (_whole(self._answer(each)) for each in (question,))
         with self._asking_for_text():
@@ -119,7 +121,7 @@ class CascadeAnswers(LLM):
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer to messages, as a stream; one that is asked for by a schema comes whole, since it may change."""
-        question = chat_question(messages, kwargs)
+        question = self._chat_question(messages, kwargs)
         if question is not None:
             return (_whole(await self._aanswer(each)) for each in (question,))
         with self._asking_for_text():
@@ -263,6 +265,19 @@ class CascadeAnswers(LLM):
 
         return objects()
 
+    def _prepare_chat_with_tools(
+        self, tools: Sequence[BaseTool], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The keywords of ``chat``, with LlamaIndex's tools: the teacher's class has its own form for them."""
+        return {**super()._prepare_chat_with_tools(tools, *args, **kwargs), "tools": list(tools)}
+
+    def _chat_question(
+        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
+    ) -> CascadeQuestion | None:
+        if kwargs.get("tools"):
+            return turn_question(messages, kwargs, getattr(self.student, "trained_schemas", ()))
+        return chat_question(messages, kwargs)
+
     @contextmanager
     def _asking_for_text(self) -> Iterator[None]:
         """A call without a schema goes to the teacher: nothing tells how sure a text of the student is."""
@@ -301,7 +316,7 @@ class CascadeAnswers(LLM):
         if reply.is_sure:
             return self._by_student(rule, reply, "student")
         try:
-            with self._handing_over(reply):
+            with self._handing_over(question, reply):
                 answer = question.checked(within(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
@@ -311,18 +326,18 @@ class CascadeAnswers(LLM):
         if reply.is_sure:
             return self._by_student(rule, reply, "student")
         try:
-            with self._handing_over(reply):
+            with self._handing_over(question, reply):
                 answer = question.checked(await awithin(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
         return self._by_teacher(rule, answer)
 
     @contextmanager
-    def _handing_over(self, reply: _Reply) -> Iterator[None]:
+    def _handing_over(self, question: CascadeQuestion, reply: _Reply) -> Iterator[None]:
         """The teacher's answer is captured with the student's beside it."""
         facts: dict[str, Any] = {
             "student": self.student.metadata.model_name,
-            "student_answer": None if reply.answer is None else answer_text(reply.answer),
+            "student_answer": None if reply.answer is None else question.written(reply.answer),
             "student_probability": reply.trust.probability,
             "student_error": None if reply.error is None else type(reply.error).__name__,
         }

@@ -25,9 +25,9 @@ from .synthesized_answers import change_trust
 
 __all__ = [
     "CascadeQuestion",
-    "answer_text",
     "chat_question",
     "completion_question",
+    "for_teacher",
     "known_trust",
     "predict_question",
     "with_trust",
@@ -72,6 +72,14 @@ class CascadeQuestion:
             raise StructuredAnswerError("the answer does not fit the schema of the call")
         return answer
 
+    def written(self, answer: Any) -> str | None:
+        """An answer as JSON text; None where it cannot be written."""
+        if isinstance(answer, ChatResponse | CompletionResponse):
+            return _text(answer)
+        with contextlib.suppress(DatasetError, ValueError):
+            return compact_json(trained_value(answer))
+        return None
+
 
 def known_trust(answer: Any) -> Trust:
     """The trust in an answer; an empty one where nothing is known."""
@@ -93,15 +101,6 @@ def with_trust(answer: Any, trust: Trust) -> Any:
     return answer
 
 
-def answer_text(answer: Any) -> str | None:
-    """An answer as JSON text; None where it cannot be written."""
-    if isinstance(answer, ChatResponse | CompletionResponse):
-        return _text(answer)
-    with contextlib.suppress(DatasetError, ValueError):
-        return compact_json(trained_value(answer))
-    return None
-
-
 def _text(response: ChatResponse | CompletionResponse) -> str:
     if isinstance(response, CompletionResponse):
         return response.text
@@ -117,7 +116,7 @@ def predict_question(
     """The question of ``structured_predict``."""
     args = (output_cls, prompt)
     keywords = None if llm_kwargs is None else dict(llm_kwargs)
-    shared = None if llm_kwargs is None else _for_teacher(llm_kwargs)
+    shared = None if llm_kwargs is None else for_teacher(llm_kwargs)
     return CascadeQuestion(
         "structured_predict",
         class_schema(output_cls),
@@ -135,9 +134,7 @@ def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) ->
     """
     schema = request_schema(kwargs.get("response_format"))
     if schema is not None:
-        return CascadeQuestion("chat", schema, ((messages,), kwargs), ((messages,), _for_teacher(kwargs)))
-    if kwargs.get("tools"):
-        return None
+        return CascadeQuestion("chat", schema, ((messages,), kwargs), ((messages,), for_teacher(kwargs)))
     request = read_request([message_to_wire(message) for message in messages], {}, None)
     if request.schema is None or request.schema_text is None:
         return None
@@ -150,7 +147,7 @@ def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) ->
         "chat",
         request.schema,
         ((bare,), {**kwargs, "response_format": form}),
-        ((messages,), _for_teacher(kwargs)),
+        ((messages,), for_teacher(kwargs)),
     )
 
 
@@ -160,10 +157,11 @@ def completion_question(prompt: str, formatted: bool, kwargs: Mapping[str, Any])
     if schema is None:
         return None
     args = (prompt, formatted)
-    return CascadeQuestion("complete", schema, (args, kwargs), (args, _for_teacher(kwargs)))
+    return CascadeQuestion("complete", schema, (args, kwargs), (args, for_teacher(kwargs)))
 
 
-def _for_teacher(keywords: Mapping[str, Any]) -> dict[str, Any]:
+def for_teacher(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a call that other LLMs than ``LoraLLM`` know."""
     return {name: value for name, value in keywords.items() if name not in _STUDENTS}
 
 

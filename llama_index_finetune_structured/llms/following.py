@@ -154,6 +154,11 @@ class FollowingLoraLLM(ToolCallingLLM):
         """As of ``LoraLLM``, of the version that answers the next call."""
         return self._latest().calibrations
 
+    @property
+    def trained_schemas(self) -> list[dict[str, Any]]:
+        """As of ``LoraLLM``, of the version that answers the next call."""
+        return self._latest().trained_schemas
+
     def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
         """As of ``LoraLLM``, of the version that answered last.
 

@@ -21,15 +21,16 @@ from pydantic import ValidationError
 
 from ..background import aresult_of, result_of
 from ..errors import ConfigurationError, DatasetError, PromptTooLongError
-from ..example import Message
+from ..example import Message, compact_json
 from ..formats.wire import message_of
 from ..jsonl import require_utf8
-from ..local.model.prompts import PromptForm, messages_with_schema, render_prompt, require_short
+from ..local.model.prompts import PromptForm, messages_with_schema, own_tools, render_prompt, require_short
 from ..trust.answer_trust import Trust, trust_in_tokens
 from ..trust.lookup import TRUST, note_answer
 from ..trust.tokens import AnswerToken
 from .answer_source import AnswerSource
 from .call_options import CallOptions
+from .own_turns import OwnTurns
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ..local.generate.reasoning import ReasoningLimit
     from ..local.generate.request import GenerationRequest, GenerationResult
     from ..local.generate.stop_texts import StopTexts
+    from ..local.generate.streaming import Chunk
     from ..trust.calibration import Calibration
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "require_encodable",
     "schema_reserve",
     "thinking_blocks",
+    "too_long_with_schema",
     "trained_messages",
     "usage_of",
 ]
@@ -63,7 +66,8 @@ class LocalCall:
     """One call of a loaded model. Each may be generated once, in one of four ways.
 
     ``source``: the messages' texts; None: the prompt has none, or nobody asks for them. ``calibration``: of the trust
-    in the answer; None: how sure it is is not asked.
+    in the answer; None: how sure it is is not asked. ``turns``: reads the answer, a turn in the form of the base's chat
+    template, as JSON; None: it is text.
     """
 
     model: LocalModel
@@ -71,6 +75,7 @@ class LocalCall:
     stops: StopTexts
     source: AnswerSource | None = None
     calibration: Calibration | None = None
+    turns: OwnTurns | None = None
 
     @classmethod
     def of(
@@ -85,6 +90,7 @@ class LocalCall:
         source: AnswerSource | None = None,
         calibration: Calibration | None = None,
         reasoning: ReasoningLimit | None = None,
+        turns: OwnTurns | None = None,
     ) -> LocalCall:
         """The call that continues ``prompt``, token ids. ``call`` and ``reasoning``: as in ``GenerationRequest``.
 
@@ -117,7 +123,7 @@ class LocalCall:
             reasoning=reasoning,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
-        return cls(model, request, StopTexts(options.stop), source, calibration)
+        return cls(model, request, StopTexts(options.stop), source, calibration, turns)
 
     def until(self, deadline: float | None) -> LocalCall:
         """The call, which ends with an error at a deadline, as of ``GenerationRequest``."""
@@ -142,26 +148,35 @@ class LocalCall:
         """The answer as it grows; the last response has what ``complete`` gives."""
         from ..local.generate.streaming import stream
 
-        for chunk in stream(self.model.engine, self.model.tokenizer, self.request, self.stops):
-            yield self._response(*chunk)
+        for chunk in stream(self.model.engine, self._tokenizer, self.request, self.stops):
+            yield self._response(*self._read(chunk))
 
     async def astream(self) -> CompletionResponseAsyncGen:
         """The answer as it grows; the last response has what ``complete`` gives."""
         from ..local.generate.streaming import astream
 
-        async for chunk in astream(self.model.engine, self.model.tokenizer, self.request, self.stops):
-            yield self._response(*chunk)
+        async for chunk in astream(self.model.engine, self._tokenizer, self.request, self.stops):
+            yield self._response(*self._read(chunk))
 
     def submit(self) -> Future[GenerationResult]:
         """Queue the request; the future ends with its result or with the error."""
-        self.stops.end(self.request, self.model.tokenizer)
+        self.stops.end(self.request, self._tokenizer)
         return self.model.engine.submit(self.request)
 
     def text_of(self, result: GenerationResult) -> tuple[str, GenerationResult]:
         """The text of a result up to the first stop text, and the result, whose reason is ``stop`` if it has one."""
-        return self.stops.applied(
-            self.model.tokenizer.decode(result.tokens, skip_special_tokens=True), result
-        )
+        written = self._tokenizer.decode(result.tokens, skip_special_tokens=True)
+        return self.stops.applied(written if self.turns is None else self.turns.text(written), result)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self.model.tokenizer if self.turns is None else self.turns
+
+    def _read(self, chunk: Chunk) -> Chunk:
+        """A chunk of a stream, whose text is JSON where it was not."""
+        if self.turns is None:
+            return chunk
+        return chunk._replace(text=self.turns.text(chunk.text, is_whole=chunk.result is not None))
 
     def reasoning_of(self, result: GenerationResult) -> str:
         """The reasoning before a result's answer; empty where there is none."""
@@ -195,8 +210,12 @@ class LocalCall:
             texts = self.model.token_texts(result.tokens)
         except ConfigurationError:  # no grammar can be made with this tokenizer, and none was asked for
             return trust_in_tokens(text)
-        stop = [b""] * (len(result.probabilities) - len(texts))
-        pairs = zip([*texts, *stop], result.probabilities, strict=True)
+        *texts, end = [*texts, b""] if self.turns is None else self.turns.token_texts(result.tokens, texts)
+        if len(result.probabilities) > len(texts):
+            texts += [end, *[b""] * (len(result.probabilities) - len(texts) - 1)]
+        elif texts:  # there is no stop token that the end belongs to
+            texts[-1] += end
+        pairs = zip(texts, result.probabilities, strict=True)
         return trust_in_tokens(text, [AnswerToken(text, *scores) for text, scores in pairs])
 
 
@@ -260,9 +279,12 @@ def prompt_ids(
     """
     if not messages:
         raise ConfigurationError("there are no messages to answer: pass one at least")
-    trained = trained_messages(messages, schema, form)
-    require_short((message["content"] for message in trained), context_window)
-    return render_prompt(tokenizer, trained, date=date, thinking=form.thinking)
+    tools, said = own_tools(tokenizer, schema, form)
+    trained = trained_messages(messages, said, form)
+    spelled = compact_json(tools)
+    require_encodable(spelled, "a tool")
+    require_short([*(message["content"] for message in trained), spelled], context_window)
+    return render_prompt(tokenizer, trained, date=date, thinking=form.thinking, tools=tools)
 
 
 def trained_messages(
@@ -307,3 +329,12 @@ def schema_reserve(window: int, answer_tokens: int, wanted: int | None) -> int:
     """
     known = min(_SCHEMA_TOKENS, window // 4) if wanted is None else wanted
     return min(known, max(0, window - answer_tokens) // 2)
+
+
+def too_long_with_schema(error: PromptTooLongError, room: int, free: int) -> PromptTooLongError:
+    """The error of a prompt that is too long, with what its schema takes and what query engines leave for it."""
+    return PromptTooLongError(
+        f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave {free} free for it: set "
+        f"schema_tokens={room}, or pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is "
+        "that of llama_index.core.set_global_tokenizer()"
+    )

@@ -16,14 +16,15 @@ from ..errors import ConfigurationError, MissingDependencyError, PromptTooLongEr
 from ..local.model.adapter import find_adapter, read_card, read_matching_card, read_merged_card
 from ..local.model.base_models import DEFAULT_BASE_MODEL, context_window, resolve
 from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import PromptForm, require_short, schema_room
+from ..local.model.prompts import require_short, schema_room
 from ..local.schema.bounds import schema_key
 from ..local.schema.list_items import ListRules
 from .call_options import CallOptions, checked_options, refuse_unknown_fields
-from .local_calls import LocalCall, prompt_ids, require_encodable, schema_reserve
+from .local_calls import LocalCall, prompt_ids, require_encodable, schema_reserve, too_long_with_schema
 from .local_chat import LocalChatLLM
 from .merged_calls import MergedCall, fits, messages_of_windows, options_of_answers
 from .model_places import AdapterFolder, BaseModelName
+from .own_turns import OwnTurns
 from .structured import request_schema
 from .trained_schemas import UntrainedSchemas
 from .trained_settings import trained_settings
@@ -90,6 +91,9 @@ class LoraLLM(LocalChatLLM):
         schema_prompt: How prompts say the schema: ``compact`` (as types), ``json`` (JSON schema) or ``none``, where
             schemas that are not of training are said as types. None (default): as the adapter was trained, ``compact``
             for a base model alone.
+        tool_prompt: How tools and calls are written: ``own``, as the base's chat template does, or ``json``, as a type
+            and JSON lists. None (default): as the adapter was trained, and for a base model alone ``own`` where its
+            template has a form of calls that can be read back.
         thinking: Whether reasoning stands before each answer, and prompts ask for it where the chat template has a
             switch. None (default): as the adapter was trained, False for a base model alone.
         thinking_tokens: Token limit of the reasoning; 0: it is left empty. None (default): 1024; ``from_adapter`` sets
@@ -153,7 +157,7 @@ class LoraLLM(LocalChatLLM):
         if self.adapter is not None:
             card = read_matching_card(self.adapter, base)
             self._prompt_date, self._adapter_files = card.prompt_date, card.files
-            self._trained_form = PromptForm(card.schema_prompt, card.reads_twice, card.thinking)
+            self._trained_form = card.prompt_form
         self._context_window = context_window(base)
 
     @classmethod
@@ -365,6 +369,7 @@ class LoraLLM(LocalChatLLM):
         """
         grammar = None if schema is None else self._grammar(schema, options)
         call, several, calibration = object(), options_of_answers(options), self._calibration(schema)
+        turns = OwnTurns.of(self._loaded.tokenizer, schema, self._form(schema))
         thinking = self._form(schema).thinking and any(window for _, window in asked)
         reasoning = self._reasoning(self._loaded, options.thinking_tokens) if thinking else None
         calls: list[list[LocalCall]] = []
@@ -372,12 +377,13 @@ class LoraLLM(LocalChatLLM):
             for prompt, window in asked:
                 source, room = self._answer_source(window, schema), self._context_window
                 of = partial(LocalCall.of, grammar=grammar, context_window=room, call=call, source=source)
-                of = partial(of, calibration=calibration, reasoning=reasoning)
+                of = partial(of, calibration=calibration, reasoning=reasoning, turns=turns)
                 calls.append([of(self._loaded, prompt, each) for each in several])
         except PromptTooLongError as error:
             if schema is None:
                 raise
-            raise self._too_long(error, schema) from None
+            free = self._context_window - self.metadata.context_window
+            raise too_long_with_schema(error, self._schema_room(schema), free) from None
         if schema is None or len(calls) == len(several) == 1:
             return calls[0][0]
         return MergedCall(calls, schema, rules, self._answer_source(messages, schema), calibration)
@@ -388,13 +394,4 @@ class LoraLLM(LocalChatLLM):
         if not self.constrained:
             return None
         wanted = schema if options.grammar_schema is None else options.grammar_schema
-        return self._loaded.grammar(wanted, schema_key(schema), self.bounds)
-
-    def _too_long(self, error: PromptTooLongError, schema: Mapping[str, Any]) -> PromptTooLongError:
-        room = self._schema_room(schema)
-        return PromptTooLongError(
-            f"{error}. {room} of the tokens are the schema, and LlamaIndex's query engines leave "
-            f"{self._context_window - self.metadata.context_window} free for it: set schema_tokens={room}, or "
-            "pass llm.as_structured_llm(output_cls) to the query engine. Its count of tokens is that of "
-            "llama_index.core.set_global_tokenizer()"
-        )
+        return self._loaded.grammar(wanted, schema_key(schema), self.bounds, self._form(schema))

@@ -9,7 +9,7 @@ from llama_index.core.llms.llm import LLM
 from pydantic import Field, PrivateAttr
 
 from ..json_schema import without_titles
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, ToolPrompt
 
 if TYPE_CHECKING:
     from ..local.generate.loaded_models import LocalModel
@@ -27,6 +27,7 @@ class PromptSettingsLLM(LLM):
         trained_schemas: Schemas of the training rows.
         schema_prompt: How prompts say the schema.
         reads_twice: Whether short questions stand twice in prompts of structured answers.
+        tool_prompt: How tools and calls are written.
         thinking: Whether reasoning stands before each answer.
         thinking_tokens: Token limit of the reasoning.
     """
@@ -37,6 +38,9 @@ class PromptSettingsLLM(LLM):
     reads_twice: bool | None = Field(default=None, description="Whether short questions stand twice.")
     schema_prompt: SchemaPrompt | None = Field(
         default=None, description="How prompts say the schema: compact, json or none; None: as in training."
+    )
+    tool_prompt: ToolPrompt | None = Field(
+        default=None, description="How tools and calls are written: own or json; None: as in training."
     )
     thinking: bool | None = Field(
         default=None, description="Whether reasoning stands before each answer; None: as in training."
@@ -52,7 +56,7 @@ class PromptSettingsLLM(LLM):
         said = DEFAULT_SCHEMA_PROMPT if said == "none" and is_new and self.trained_schemas else said
         twice = self._trained_form.reads_twice if self.reads_twice is None else self.reads_twice
         thinking = self._trained_form.thinking if self.thinking is None else self.thinking
-        return PromptForm(said, twice, thinking)
+        return PromptForm(said, twice, thinking, self.tool_prompt or self._trained_form.tool_prompt)
 
     def _reasoning(self, model: LocalModel, tokens: int | None) -> ReasoningLimit:
         """The reasoning before an answer of at most so many tokens."""

@@ -12,9 +12,10 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
+from ..errors import ConfigurationError
 from ..local.model.adapter import read_folder_card
 from ..local.model.chat_template import SystemForm, with_system_messages
-from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt
+from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, ToolPrompt
 from ..local.schema.bounds import AnswerBounds, bounded_schema, schema_key
 from ..local.schema.text_order import with_free_keys
 from .hosted import HostedOpenAILike
@@ -22,7 +23,7 @@ from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
 from .server_confidence import structured_reply
 from .structured import bare_prompt, parse_response, request_schema, with_schema
-from .tool_calls import chat_form
+from .tool_calls import ChatForm, ToolCalls, chat_form
 
 __all__ = ["ServedLora", "served_llm"]
 
@@ -54,6 +55,7 @@ class ServedLora(HostedOpenAILike):
             ``joined`` to one, or ``in_question``, at the start of the first one.
         schema_prompt: How prompts say the schema, as in training: ``compact`` (default), ``json`` or ``none``.
         reads_twice: Whether short questions stand twice in prompts of structured answers, as in training.
+        tool_prompt: How tools and calls are written, as in training; ``own``: calls with tools are refused.
         trained_schemas: Schemas of the training rows.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
@@ -70,6 +72,7 @@ class ServedLora(HostedOpenAILike):
         default=DEFAULT_SCHEMA_PROMPT, description="How prompts say the schema: compact, json or none."
     )
     reads_twice: bool = Field(default=False, description="Whether short questions stand twice.")
+    tool_prompt: ToolPrompt | None = Field(default=None, description="How tools and calls are written.")
     trained_schemas: list[dict[str, Any]] = Field(
         default_factory=list, repr=False, description="Schemas of the training rows."
     )
@@ -155,20 +158,31 @@ class ServedLora(HostedOpenAILike):
     ) -> dict[str, Any]:
         return with_schema(output_cls, llm_kwargs)
 
-    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+    def _asked(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatForm:
+        """How a chat is asked. Raises ConfigurationError for turns that training had in another form."""
         form = chat_form(messages, kwargs, self.trained_schemas)
+        if self.tool_prompt == "own" and isinstance(form, ToolCalls) and form.tool is None:
+            raise ConfigurationError(
+                "tools: the adapter was trained on tool calls in the form of its base's chat template, and a response "
+                "format would ask for another: ask the server itself, whose parser reads such calls, by LlamaIndex's "
+                "OpenAILike with is_function_calling_model=True, or use LoraLLM, or train with tool_prompt='json'"
+            )
+        return form
+
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        form = self._asked(messages, kwargs)
         return form.response(super()._chat(form.messages, **form.keywords))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        form = chat_form(messages, kwargs, self.trained_schemas)
+        form = self._asked(messages, kwargs)
         return form.response(await super()._achat(form.messages, **form.keywords))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        form = chat_form(messages, kwargs, self.trained_schemas)
+        form = self._asked(messages, kwargs)
         return form.responses(super()._stream_chat(form.messages, **form.keywords))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        form = chat_form(messages, kwargs, self.trained_schemas)
+        form = self._asked(messages, kwargs)
         return form.aresponses(await super()._astream_chat(form.messages, **form.keywords))
 
     def _request(
@@ -227,6 +241,7 @@ def served_llm(
         "system_messages": card.system_messages,
         "schema_prompt": card.schema_prompt,
         "reads_twice": card.reads_twice,
+        "tool_prompt": card.tool_prompt,
         "trained_schemas": list(card.schemas),
         "is_function_calling_model": True,
         "max_tokens": card.answer_tokens,

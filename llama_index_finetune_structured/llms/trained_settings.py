@@ -22,6 +22,7 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "trained_schemas": list(card.schemas),
         "schema_prompt": card.schema_prompt,
         "reads_twice": card.reads_twice,
+        "tool_prompt": card.tool_prompt,
         "thinking": card.thinking,
         "thinking_tokens": card.thinking_tokens,
         "calibrations": card.calibrations,

@@ -275,7 +275,7 @@ class _Improving:
             )
         require_schemas(self.source.name, "new rows", new.rows)
         train = FinetuneDataset([*old, *new.rows])
-        form = prompt_form_of(train, self.settings.schema_prompt, self.settings.thinking)
+        form = prompt_form_of(train, *self.settings.prompts)
         self.source.check(target_named("local", self.base.name, self.settings.max_length, form))
         version = _free_version(self.run.folder)
         folder = version_folder(self.run.folder, version)

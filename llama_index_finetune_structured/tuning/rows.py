@@ -117,7 +117,7 @@ class DividedRows:
 
     def check(self, base_model: str, settings: LoraSettings) -> None:
         """Log what ``check`` warns of. Raises DatasetError with its errors."""
-        form = prompt_form_of(self.train, settings.schema_prompt, settings.thinking)
+        form = prompt_form_of(self.train, *settings.prompts)
         target = target_named("local", base_model, settings.max_length, form)
         self.sources[0].check(target)
         for source in self.sources[1:]:

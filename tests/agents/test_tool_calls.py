@@ -10,6 +10,7 @@ import pytest
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.program import FunctionCallingProgram
+from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
@@ -20,7 +21,14 @@ from llama_index_finetune_structured.capture import read_examples
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.llms.tool_calls import chat_form
-from tests.agents.scripted import TOOLS, WIRE
+from llama_index_finetune_structured.local.schema.bounds import (
+    AnswerBounds,
+    bounded_schema,
+    bounds_hit,
+    schema_key,
+)
+from llama_index_finetune_structured.local.schema.tool_turns import TURN_TEXT, turn_schema
+from tests.agents.scripted import TOOLS, WIRE, Teacher
 from tests.fakes.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LlamaIndex's agents
@@ -269,3 +277,34 @@ def test_an_abandoned_stream_of_a_turn_stops_the_generation(llm: LoraLLM) -> Non
         assert len(steps) < whole
     finally:
         hook.remove()
+
+
+class Direct(Teacher):
+    """Looks a song up, then calls the tool of the class; counts its calls."""
+
+    asked: int = 0
+
+    def answer(self, messages: Any, tools: Any = None) -> ChatMessage:
+        self.asked += 1
+        done = any(message.role == "tool" for message in messages)
+        made = ("Song", {"title": "Meddle", "seconds": 371}) if done else ("seconds_of", {"song": "Meddle"})
+        block = ToolCallBlock(tool_call_id=str(self.asked), tool_name=made[0], tool_kwargs=made[1])
+        return ChatMessage(role="assistant", blocks=[block])
+
+
+async def test_a_tool_of_a_class_that_returns_at_once_gives_the_object_without_another_call() -> None:
+    tool, teacher = get_function_tool(Song), Direct()
+    tool.metadata.return_direct = True
+    output = await FunctionAgent(tools=[TOOLS[1], tool], llm=teacher).run("How long is Meddle?")
+    assert output.tool_calls[-1].tool_output.raw_output == Song(title="Meddle", seconds=371)
+    assert teacher.asked == 2
+
+
+def test_an_untrained_bases_text_is_bounded_by_the_token_limit_alone() -> None:
+    schema, key = turn_schema(WIRE), schema_key(turn_schema(WIRE))
+    [text] = bounded_schema(schema, key, AnswerBounds())["anyOf"][1]["prefixItems"]
+    assert "maxLength" not in text
+    learned = AnswerBounds(longest={key: {TURN_TEXT: 90}})
+    [text] = bounded_schema(schema, key, learned)["anyOf"][1]["prefixItems"]
+    assert text["maxLength"] == 180
+    assert not bounds_hit(schema, key, AnswerBounds(), ["a" * 400])

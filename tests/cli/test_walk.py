@@ -31,7 +31,8 @@ from llama_index_finetune_structured import (
 from llama_index_finetune_structured.cli.build import bm25_retriever
 from llama_index_finetune_structured.jsonl_store import JsonlStore
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
+from llama_index_finetune_structured.local.model.prompts import token_row
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id
 from tests.capture.fakes import EchoLLM, Song
 from tests.cli import papers
 from tests.cli.conftest import Call

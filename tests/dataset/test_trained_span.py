@@ -24,7 +24,8 @@ pytest.importorskip("transformers")
 
 from llama_index_finetune_structured.local.generate.loaded_models import load_local_model  # noqa: E402
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve  # noqa: E402
-from llama_index_finetune_structured.local.model.prompts import PromptForm, stop_token_id, token_row  # noqa: E402
+from llama_index_finetune_structured.local.model.prompts import PromptForm, token_row  # noqa: E402
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id  # noqa: E402
 from llama_index_finetune_structured.local.schema.bounds import learn_bounds, schema_key  # noqa: E402
 from llama_index_finetune_structured.local.train.packing import pack  # noqa: E402
 

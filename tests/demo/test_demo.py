@@ -20,7 +20,8 @@ from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.demo.corpus import ApiCard, functions
 from llama_index_finetune_structured.demo.run import DemoSettings, _engine, _retriever
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
-from llama_index_finetune_structured.local.model.prompts import stop_token_id, token_row
+from llama_index_finetune_structured.local.model.prompts import token_row
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id
 from tests.fakes.openai_server import OpenAIServer
 
 SYSTEMS = {"base", "base + grammar", "tuned", "tuned + grammar", "teacher"}

@@ -255,7 +255,7 @@ def histories(count: int) -> settings:
 
 
 def test_every_history_ends_with_one_job_a_run_or_a_clear_question() -> None:
-    run_state_machine_as_test(Submissions, settings=histories(100))
+    run_state_machine_as_test(Submissions, settings=histories(20))
     print(COUNTS)
 
 

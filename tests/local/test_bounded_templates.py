@@ -16,7 +16,8 @@ from llama_index_finetune_structured.errors import ConfigurationError, DatasetEr
 from llama_index_finetune_structured.local.model import bounded_rendering, prompts
 from llama_index_finetune_structured.local.model.chat_template import render_parts, system_form
 from llama_index_finetune_structured.local.model.control_tokens import text_ids
-from llama_index_finetune_structured.local.model.prompts import render_prompt, stop_token_id
+from llama_index_finetune_structured.local.model.prompts import render_prompt
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id
 from tests import tiny
 
 QUESTION = [{"role": "user", "content": "Describe colour 7."}]

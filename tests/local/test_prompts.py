@@ -15,10 +15,10 @@ from llama_index_finetune_structured.local.model.prompts import (
     SchemaPrompt,
     messages_with_schema,
     prompt_form_of,
-    stop_token_id,
     token_row,
     trained_text,
 )
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id
 from tests import tiny
 
 SCHEMA = {

@@ -13,7 +13,8 @@ from llama_index_finetune_structured.errors import DatasetError
 from llama_index_finetune_structured.local.model import control_tokens
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.local.model.control_tokens import text_ids
-from llama_index_finetune_structured.local.model.prompts import render_prompt, stop_token_id, token_row
+from llama_index_finetune_structured.local.model.prompts import render_prompt, token_row
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id
 from tests import tiny
 from tests.local import chat_bases
 

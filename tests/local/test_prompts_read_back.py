@@ -21,9 +21,9 @@ from llama_index_finetune_structured.local.model.prompts import (
     _row,
     messages_with_schema,
     render_prompt,
-    stop_token_id,
     token_row,
 )
+from llama_index_finetune_structured.local.model.stop_token import stop_token_id
 from tests import tiny
 from tests.local import chat_bases
 

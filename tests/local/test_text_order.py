@@ -86,7 +86,7 @@ def test_whatever_was_trained_can_be_written_and_no_key_twice(seed: int) -> None
     bounds, key = learn_bounds(examples), schema_key(schema)
     tokenizer = tiny.tokenizer()
     cache = GrammarCache(tokenizer, vocabulary=len(tokenizer), stop_id=tokenizer.eos_token_id)
-    grammar = answer_grammar(cache, schema, key, bounds)
+    grammar = answer_grammar(cache, tokenizer, schema, key, bounds)
     assert bounds.by_text == (key,)
     for example in examples:
         assert grammar.refused_at(tokenizer(trained_text(example))["input_ids"]) is None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, MissingDependencyError
 from ...json_schema import pointer_part
+from ...local.model.prompts import DEFAULT_FORM, PromptForm
 from ...local.schema.bounds import AnswerTexts, learn_bounds
 from ...local.schema.enforcement import not_enforced
 from ...local.schema.spelling import spelled_json
@@ -25,10 +26,19 @@ _SHOWN_BEFORE, _SHOWN_REST = 60, 20  # chosen: characters of an answer that a pr
 class AnswerWalk:
     """The grammars of the answers' schemas, with bounds learned from all answers, as serving builds them.
 
-    ``vocabulary``: size of the model's logits. Raises MissingDependencyError without the extra ``local``.
+    ``vocabulary``: size of the model's logits. ``form``: of the prompts. Raises MissingDependencyError
+    without the extra ``local``.
     """
 
-    def __init__(self, tokenizer: Any, answers: AnswerTexts, *, vocabulary: int, stop_id: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        answers: AnswerTexts,
+        *,
+        vocabulary: int,
+        stop_id: int,
+        form: PromptForm = DEFAULT_FORM,
+    ) -> None:
         try:
             from ...local.generate.grammar import GrammarCache
         except ImportError as error:
@@ -36,6 +46,7 @@ class AnswerWalk:
         self._tokenizer, self._schemas, self._bounds = tokenizer, answers.schemas, learn_bounds(answers)
         # Created with the first schema: a tokenizer that grammars cannot use trains on text all the same.
         self._new_cache = partial(GrammarCache, tokenizer, vocabulary=vocabulary, stop_id=stop_id)
+        self._form = form
         self._cache: GrammarCache | None = None
         self._key = ""
         self._grammar: AnswerGrammar | None = None  # of the last schema only: a file may have thousands
@@ -58,7 +69,9 @@ class AnswerWalk:
         self._key, self._grammar = key, None
         try:
             self._cache = self._cache or self._new_cache()
-            self._grammar = answer_grammar(self._cache, schema, key, self._bounds)
+            self._grammar = answer_grammar(
+                self._cache, self._tokenizer, schema, key, self._bounds, self._form
+            )
         except ConfigurationError as error:
             return [Fault("no_grammar", str(error))]
         loose = not_enforced(schema)

@@ -15,7 +15,7 @@ from ...errors import ConfigurationError, DatasetError
 from ...example import Example
 from ...jsonl import save_lines
 from ...local.model.adapter import find_adapter, read_card
-from ...local.model.prompts import SchemaPrompt, prompt_form_of
+from ...local.model.prompts import SchemaPrompt, ToolPrompt, prompt_form_of
 from ...local.model.reasoning import Thinking
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.memory import MemoryPlan
@@ -171,6 +171,7 @@ def check(
     price_per_million: float | None = None,
     output_cls: type[BaseModel] | None = None,
     schema_prompt: SchemaPrompt | None = None,
+    tool_prompt: ToolPrompt | None = None,
     thinking: Thinking = "drop",
     start_from: str | Path | None = None,
 ) -> CheckReport:
@@ -190,6 +191,7 @@ def check(
         price_per_million: Price of one million tokens, trained or not, each epoch. None: no cost is computed.
         output_cls: Class that must accept every answer. None: each row's own class, where its module is imported, and
             its own JSON schema decide.
+        tool_prompt: For "local", how agents' tools and calls are written, as in ``LoraSettings``.
         schema_prompt: For "local", how prompts say the schema, as in ``LoraSettings``.
         thinking: For "local", whether the reasoning of answers is trained, as in ``LoraSettings``.
         start_from: Adapter or run that training will go on from: fields that are new to it are named, with the number
@@ -205,7 +207,8 @@ def check(
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
     if isinstance(target, str):
-        form = prompt_form_of(readable_examples(rows) if target == "local" else (), schema_prompt, thinking)
+        examples = readable_examples(rows) if target == "local" else ()
+        form = prompt_form_of(examples, schema_prompt, thinking, tool_prompt)
         target = target_named(target, base_model, max_length, form)
     known = () if start_from is None else read_card(find_adapter(Path(start_from))).schemas
     done = SourceCheck(target, output_cls=output_cls, known=known)

@@ -248,7 +248,8 @@ def local_target(
     ``max_length``: as in ``LoraSettings``. ``form``: of the prompts. ``date``: as for ``token_row``.
     """
     from ...local.model.base_models import context_window, vocabulary_size
-    from ...local.model.prompts import schema_room, stop_token_id, token_row
+    from ...local.model.prompts import schema_room, token_row
+    from ...local.model.stop_token import stop_token_id
     from ...local.train.memory import plan_lengths
     from ...local.train.settings import LoraSettings
     from .answer_walk import AnswerWalk
@@ -262,7 +263,7 @@ def local_target(
 
     def walker(answers: AnswerTexts) -> Callable[[str, Sequence[int]], list[Fault]]:
         size = vocabulary_size(base) or len(tokenizer)
-        return AnswerWalk(tokenizer, answers, vocabulary=size, stop_id=stop_id).faults
+        return AnswerWalk(tokenizer, answers, vocabulary=size, stop_id=stop_id, form=form).faults
 
     return TrainingTarget(
         "local",
@@ -290,7 +291,7 @@ def _trl(tokenizer: Any, max_length: int | None) -> TrainingTarget:
     It tokenises the prompt alone and prompt with completion, and puts the loss on all that follows their
     common prefix.
     """
-    from ...local.model.prompts import stop_token_id
+    from ...local.model.stop_token import stop_token_id
 
     stop_id = stop_token_id(tokenizer)
 

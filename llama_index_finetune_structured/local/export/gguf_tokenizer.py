@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 
 from ...errors import ConfigurationError
-from ..model.prompts import stop_token_id
+from ..model.stop_token import stop_token_id
 
 __all__ = ["pre_tokenizer", "write_tokenizer"]
 

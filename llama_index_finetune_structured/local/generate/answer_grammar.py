@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigurationError
+from ..model.prompts import DEFAULT_FORM, PromptForm, turn_form
 from ..schema.bounds import AnswerBounds, bounded_schema
 from .grammar import AnswerGrammar, GrammarCache
+from .turn_grammar import turn_grammar
 
 __all__ = ["answer_grammar"]
 
 
 def answer_grammar(
-    cache: GrammarCache, schema: Mapping[str, Any], key: str, bounds: AnswerBounds
+    cache: GrammarCache,
+    tokenizer: Any,
+    schema: Mapping[str, Any],
+    key: str,
+    bounds: AnswerBounds,
+    form: PromptForm = DEFAULT_FORM,
 ) -> AnswerGrammar:
     """The compiled grammar of a schema, cached.
 
-    ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded. Raises ConfigurationError
-    where the schema cannot be made a grammar.
+    ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded. ``form``: of the
+    prompts, by which agents' turns may be written as the base's chat template does. Raises ConfigurationError where
+    the schema cannot be made a grammar.
     """
     try:
+        if (turns := turn_form(tokenizer, schema, form)) is not None:
+            return turn_grammar(cache, tokenizer, turns, schema, key, bounds)
         bounded = bounded_schema(schema, key, bounds)
         return cache.get(bounded, distinct=key in bounds.distinct, by_text=key in bounds.by_text)
     except RecursionError:  # many definitions that each refer to the next

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llguidance
@@ -30,7 +30,7 @@ from .json_text import JsonText, TextRules
 from .sample_texts import largest_growth, sample_texts
 from .speculation import AnswerIndex
 
-__all__ = ["AnswerGrammar", "GrammarCache", "GrammarState"]
+__all__ = ["AnswerGrammar", "GrammarCache", "GrammarState", "require_shallow"]
 
 _CACHED_GRAMMARS = 64  # chosen: about 0.2 MB each
 _OPTIONS: Any = {"whitespace_flexible": False, "lenient": True}
@@ -69,27 +69,35 @@ class GrammarCache:
         Raises ConfigurationError where llguidance cannot compile the schema.
         """
         key = f"{distinct} {by_text} {canonical_json(schema)}"
+        return self.kept(key, lambda: self._compile(schema, distinct, by_text))
+
+    def kept(self, key: str, compiled: Callable[[], AnswerGrammar]) -> AnswerGrammar:
+        """The grammar of that key, compiled where it is not kept."""
         with self._compiling:
             if key not in self._grammars:
-                self._grammars[key] = self._compile(schema, distinct, by_text)
+                self._grammars[key] = compiled()
             self._grammars.move_to_end(key)
             if len(self._grammars) > _CACHED_GRAMMARS:
                 self._grammars.popitem(last=False)
             return self._grammars[key]
 
     def _compile(self, schema: Mapping[str, Any], distinct: bool, by_text: bool) -> AnswerGrammar:
-        if refers_deeper_than(schema, _MOST_REFERENCES):
-            raise ConfigurationError(
-                f"no grammar can be made of the answer's schema: its definitions refer to others more than "
-                f"{_MOST_REFERENCES} deep; flatten it, or pass constrained=False, and answers are validated only"
-            )
+        require_shallow(schema)
         free, keys = with_free_keys(schema) if by_text else (schema, ())
-        limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
-        try:
-            text = llguidance.LLMatcher.grammar_from_json_schema(
+        matcher = self.matcher(
+            lambda: llguidance.LLMatcher.grammar_from_json_schema(
                 json.dumps(with_named_keys(free)), overrides=_OPTIONS
             )
-            matcher = llguidance.LLMatcher(self.engine, text, log_level=0, limits=limits)
+        )
+        search = EndingSearch(self.engine, *sample_texts(schema))
+        rules = TextRules(distinct=distinct, free_keys=keys)
+        return AnswerGrammar(self, matcher, search, growth=largest_growth(schema), rules=rules)
+
+    def matcher(self, grammar: Callable[[], str]) -> llguidance.LLMatcher:
+        """A matcher of a grammar of llguidance. Raises ConfigurationError where it cannot be compiled."""
+        limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
+        try:
+            matcher = llguidance.LLMatcher(self.engine, grammar(), log_level=0, limits=limits)
             error = matcher.get_error()
         except ValueError as unreadable:  # a text in it that UTF-8 cannot encode
             error = str(unreadable)
@@ -98,9 +106,7 @@ class GrammarCache:
                 f"no grammar can be made of the answer's schema: {error.splitlines()[0]}; change the schema, or "
                 "pass constrained=False, and answers are validated only"
             )
-        search = EndingSearch(self.engine, *sample_texts(schema))
-        rules = TextRules(distinct=distinct, free_keys=keys)
-        return AnswerGrammar(self, matcher, search, growth=largest_growth(schema), rules=rules)
+        return matcher
 
     @functools.cached_property
     def continuations(self) -> list[int]:
@@ -120,6 +126,15 @@ class GrammarCache:
     def text(self, token: int) -> str:
         """A token's text; bytes that are no UTF-8 by themselves become replacement characters."""
         return str(self.engine.decode_bytes([token]).decode("utf-8", "replace"))
+
+
+def require_shallow(schema: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a schema whose references would fill the stack while it is compiled."""
+    if refers_deeper_than(schema, _MOST_REFERENCES):
+        raise ConfigurationError(
+            f"no grammar can be made of the answer's schema: its definitions refer to others more than "
+            f"{_MOST_REFERENCES} deep; flatten it, or pass constrained=False, and answers are validated only"
+        )
 
 
 class AnswerGrammar:
@@ -151,6 +166,14 @@ class AnswerGrammar:
         """
         return GrammarState(self, self._matcher.deep_copy(), max_new_tokens, prompt)
 
+    def text(self) -> JsonText:
+        """The text of an answer that has not begun, by the rules."""
+        return JsonText(self._rules)
+
+    def grounded(self, prompt: PromptTexts | None) -> GroundedText | None:
+        """As ``text``, of which grounded values are copied from the prompt."""
+        return None if prompt is None else GroundedText(prompt)
+
     def require_room(self, max_new_tokens: int) -> None:
         """Raise ConfigurationError where no answer fits in so many tokens."""
         if self.smallest is not None and len(self.smallest) > max_new_tokens:
@@ -181,8 +204,7 @@ class AnswerGrammar:
         pieces = [self._cache.text(token) for token in tokens]
         if prompt is None and not self._rules.concern("".join(pieces)):
             return None
-        text = JsonText(self._rules)
-        grounded = None if prompt is None else GroundedText(prompt)
+        text, grounded = self.text(), self.grounded(prompt)
         for index, (token, piece) in enumerate(zip(tokens, pieces, strict=True)):
             written = self._cache.written([token])
             if not text.allows(piece) or not (grounded is None or grounded.allows(written)):
@@ -218,8 +240,7 @@ class GrammarState:
     ) -> None:
         self._grammar, self._matcher, self._left = grammar, matcher, max_new_tokens
         self._cache, self._rules = grammar._cache, grammar._rules
-        self._text = JsonText(self._rules)
-        self._grounded = None if prompt is None else GroundedText(prompt)
+        self._text, self._grounded = grammar.text(), grammar.grounded(prompt)
         self._tokens: list[int] = []
         self._closing = False
         self._ending: list[int] | None = None  # a short end of the first ``_ending_at`` tokens

@@ -23,6 +23,7 @@ from ..schema.spelling import spelled_json
 __all__ = ["GroundedText", "PromptTexts", "VocabularyTree"]
 
 _QUOTE, _BACKSLASH, _UNICODE = ord('"'), ord("\\"), ord("u")
+_SPACE = ord(" ")  # after a comma or colon, where a base model's chat template writes it
 _ESCAPE_BEGUN = 5  # more than the digits of \\u that may be missing
 _NUMBER_START = frozenset(b"-0123456789")
 _NUMBER = _NUMBER_START | frozenset(b"+.eE")
@@ -210,7 +211,7 @@ class _Open(NamedTuple):
 
 
 class GroundedText:
-    """A growing compact JSON text whose grounded values stand in the texts of the prompt.
+    """A growing JSON text whose grounded values stand in the texts of the prompt.
 
     Where a value is forced to go on otherwise, it is free up to its end.
     """
@@ -348,7 +349,7 @@ class GroundedText:
             place = self._open[-1].place if self._open else None
             self._place = place and place.inside(json.loads(b'"' + self._key + b'"'))
             self._expects_value = True
-        else:  # of true, false and null
+        elif byte != _SPACE:  # of true, false and null
             self._expects_value = False
 
     def _begin_string(self) -> None:

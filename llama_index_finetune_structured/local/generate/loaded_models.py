@@ -19,9 +19,10 @@ from ..model.base_models import (
     resolve,
 )
 from ..model.devices import chosen_device, precision
-from ..model.prompts import stop_token_id
+from ..model.prompts import DEFAULT_FORM, PromptForm
 from ..model.quantization import Quantization
 from ..model.reading import reading
+from ..model.stop_token import stop_token_id
 from ..schema.bounds import AnswerBounds
 from .answer_grammar import answer_grammar
 from .engine import GenerationEngine
@@ -59,9 +60,11 @@ class LocalModel:
         self._reasoning: ReasoningRules | None = None
         self._creating_cache = threading.Lock()
 
-    def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar:
+    def grammar(
+        self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds, form: PromptForm = DEFAULT_FORM
+    ) -> AnswerGrammar:
         """As ``answer_grammar``, with the cache of this model."""
-        return answer_grammar(self._grammar_cache(), schema, key, bounds)
+        return answer_grammar(self._grammar_cache(), self.tokenizer, schema, key, bounds, form)
 
     def token_texts(self, tokens: Sequence[int]) -> list[bytes]:
         """The text of each token, in UTF-8. Raises ConfigurationError where llguidance cannot read the tokenizer."""

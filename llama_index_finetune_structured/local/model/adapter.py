@@ -31,7 +31,7 @@ from .lora_files import (
     require_layers,
 )
 from .lora_targets import LoraTargets, lora_targets
-from .prompts import DEFAULT_SCHEMA_PROMPT, SchemaPrompt
+from .prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, ToolPrompt
 from .quantization import Quantization
 from .reading import reading
 from .versions import serving_folder
@@ -95,11 +95,11 @@ class AdapterCard(BaseModel):
     ``schema_tokens``: tokens of a prompt that the largest takes. ``system_messages``: the form in which the base's chat
     template takes them. ``base_files``: SHA-256 of each file of the base that ``base_sha256`` is made of, by name, so
     that an error can name what differs. ``files``: SHA-256 of the files beside the card that decide the answers, by
-    name. ``schema_prompt`` and ``reads_twice`` and ``thinking``: as in ``PromptForm``; ``longest_reasoning_tokens``:
-    with its marks, in the training data, and ``thinking_switches``: variables by which the base's chat template is
-    told. ``list_rules``: by ``schema_key`` of a schema, how its answers are read window by window, of ``windows``
-    sentences each; 0: texts are read whole. ``calibrations``: by ``schema_key`` of a schema, how the probabilities of
-    its answers are calibrated.
+    name. ``schema_prompt``, ``reads_twice``, ``thinking`` and ``tool_prompt``: as in ``PromptForm``, the last decided
+    where agents' turns were trained; ``longest_reasoning_tokens``: with its marks, in the training data, and
+    ``thinking_switches``: variables by which the base's chat template is told. ``list_rules``: by ``schema_key`` of a
+    schema, how its answers are read window by window, of ``windows`` sentences each; 0: texts are read whole.
+    ``calibrations``: by ``schema_key`` of a schema, how the probabilities of its answers are calibrated.
     ``quantization``: of the base's layers while it was trained on; None: as its files have them.
     """
 
@@ -122,12 +122,18 @@ class AdapterCard(BaseModel):
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     reads_twice: bool = False
     thinking: bool = False
+    tool_prompt: ToolPrompt | None = None
     longest_reasoning_tokens: int = Field(default=0, ge=0, le=_MOST)
     thinking_switches: tuple[str, ...] = ()
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
     calibrations: dict[str, Calibration] = {}
     quantization: Quantization | None = None
+
+    @property
+    def prompt_form(self) -> PromptForm:
+        """The form of the prompts."""
+        return PromptForm(self.schema_prompt, self.reads_twice, self.thinking, self.tool_prompt)
 
     @property
     def answer_tokens(self) -> int:

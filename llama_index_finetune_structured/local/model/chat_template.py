@@ -79,6 +79,7 @@ def render_parts(
     tokenizer: Any,
     messages: _Messages,
     *,
+    tools: _Messages = (),
     date: str | None = None,
     add_generation_prompt: bool = True,
     thinking: bool = False,
@@ -86,11 +87,12 @@ def render_parts(
     """The prompt in parts: the template's own text, and the content of messages.
 
     System messages at the start have the first form in which the template takes them; where it reads content as a list
-    of parts, it gets that. ``thinking``: how a template's switch for reasoning is set. Raises DatasetError where the
-    template rejects the messages, or the text of one of them is not in the prompt; ConfigurationError for a template
-    that runs for seconds or prints without end.
+    of parts, it gets that. ``tools``: in OpenAI's chat form; messages may then have ``tool_calls``, whose arguments are
+    objects. ``thinking``: how a template's switch for reasoning is set. Raises DatasetError where the template rejects
+    the messages, or the text of one of them is not in the prompt; ConfigurationError for a template that runs for
+    seconds or prints without end.
     """
-    return _rendered(tokenizer, messages, date, add_generation_prompt, thinking)[0]
+    return _rendered(tokenizer, messages, date, add_generation_prompt, thinking, tools)[0]
 
 
 def system_form(tokenizer: Any) -> SystemForm:
@@ -123,12 +125,18 @@ def _joined(messages: _Messages) -> str:
 
 
 def _rendered(
-    tokenizer: Any, messages: _Messages, date: str | None, add_generation_prompt: bool, thinking: bool
+    tokenizer: Any,
+    messages: _Messages,
+    date: str | None,
+    add_generation_prompt: bool,
+    thinking: bool,
+    tools: _Messages = (),
 ) -> tuple[list[Part], SystemForm]:
     """The prompt in parts, and the form of its system messages. Raises DatasetError."""
     template = chat_template(tokenizer, date)
     switches = dict.fromkeys(thinking_switches(template), thinking)
-    rendering = _Rendering(tokenizer, template, {"add_generation_prompt": add_generation_prompt, **switches})
+    options = {"add_generation_prompt": add_generation_prompt, **switches}
+    rendering = _Rendering(tokenizer, template, options, tools)
     messages = [_without_thinking(message, rendering.template) for message in messages]
     dropped: DatasetError | None = None
     rejected: Exception | None = None
@@ -150,10 +158,16 @@ def _rendered(
 
 
 class _Rendering:
-    """Renders messages by one template, with the content of each between private marks."""
+    """Renders messages by one template, with the content of each between private marks.
 
-    def __init__(self, tokenizer: Any, template: str, options: Mapping[str, bool]) -> None:
+    So are texts of control tokens in tools and calls.
+    """
+
+    def __init__(
+        self, tokenizer: Any, template: str, options: Mapping[str, bool], tools: _Messages = ()
+    ) -> None:
         self._tokenizer, self.template, self._options = tokenizer, template, options
+        self._tools = list(tools)
         texts = [text for text in control_tokens(tokenizer).values() if len(text) > 1 and text in template]
         # The control tokens that the template may look for in content.
         self._looked_for = re.compile(
@@ -162,23 +176,35 @@ class _Rendering:
 
     def parts(self, messages: _Messages, *, as_parts: bool) -> list[Part]:
         contents = [message["content"] for message in messages]
-        prefix = private_prefix([*contents, self.template])
-        marked = [
+        calls = [message.get("tool_calls", ()) for message in messages]
+        data = json.dumps([self._tools, calls], ensure_ascii=False) if self._tools or any(calls) else ""
+        hides_data = bool(data) and has_control_text(self._tokenizer, data)
+        prefix = private_prefix([*contents, data, self.template])
+        tools: Any = self._tools
+        marked: _Messages = [
             {**message, "content": self._marked(message["content"], n, prefix)}
             for n, message in enumerate(messages)
         ]
-        pieces = _split(self._text(marked, as_parts), prefix)
+        if hides_data:
+            tools = self._marked_data(tools, len(messages), prefix)
+            marked = [
+                {**m, "tool_calls": self._marked_data(m["tool_calls"], len(messages), prefix)}
+                if "tool_calls" in m
+                else m
+                for m in marked
+            ]
+        pieces = _split(self._text(marked, as_parts, tools), prefix)
         parts = [(text, number is not None) for text, number in pieces]
         _check_order(messages, _check_kept(messages, pieces))
         if as_parts and any(_LIST_REPR in text for text, content in parts if not content):
             raise DatasetError(
                 "the base model's chat template prints content parts as a Python list: use another base model"
             )
-        plain = self._text(messages, as_parts)
+        plain = self._text(messages, as_parts, self._tools)
         if plain == "".join(text for text, _ in parts):
             return parts
         # The template looks into content. It does not see the marks where there is nothing to hide from it.
-        if any(has_control_text(self._tokenizer, content) for content in contents):
+        if hides_data or any(has_control_text(self._tokenizer, content) for content in contents):
             return parts
         _check_kept_in_text(messages, plain)
         return [(plain, False)]
@@ -192,12 +218,26 @@ class _Rendering:
         before, _, after = content.partition(core)
         return f"{before}{_mark(prefix, 'o', number)}{broken}{_mark(prefix, 'c', number)}{after}"
 
-    def _text(self, messages: _Messages, as_parts: bool) -> str:
+    def _marked_data(self, value: Any, number: int, prefix: str) -> Any:
+        """A JSON value whose strings and keys with the text of a control token stand between marks."""
+        if isinstance(value, Mapping):
+            return {
+                self._marked_data(key, number, prefix): self._marked_data(item, number, prefix)
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self._marked_data(item, number, prefix) for item in value]
+        is_control = isinstance(value, str) and has_control_text(self._tokenizer, value)
+        return self._marked(value, number, prefix) if is_control else value
+
+    def _text(self, messages: _Messages, as_parts: bool, tools: Any) -> str:
+        size = sum(len(message["content"]) + len(str(message.get("tool_calls", ""))) for message in messages)
         if as_parts:
             messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        with bounded_rendering(sum(len(message["content"]) for message in messages)):
+        with bounded_rendering(size + len(str(tools or ""))):
             text: str = self._tokenizer.apply_chat_template(
                 list(messages),
+                tools=tools or None,
                 tokenize=False,
                 chat_template=self.template,
                 **self._options,
@@ -233,7 +273,7 @@ def _check_kept(messages: _Messages, pieces: Sequence[tuple[str, int | None]]) -
     shown = [
         number
         for text, number in pieces
-        if number is not None and _same_text(text, messages[number]["content"])
+        if number is not None and number < len(messages) and _same_text(text, messages[number]["content"])
     ]
     for number, message in enumerate(messages):
         if message["content"].strip() and number not in shown:

@@ -7,34 +7,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ...errors import DatasetError, PromptTooLongError
+from ...errors import ConfigurationError, DatasetError, PromptTooLongError
 from ...example import Example, Message
 from ...json_schema import refers_deeper_than, without_titles
 from ..schema.compact import compact_schema
 from ..schema.message_texts import without_schema_text
 from ..schema.spelling import spelled_json
+from ..schema.tool_turns import is_turn_schema
+from ..schema.turn_tools import turn_of, turn_tools
 from ..schema.written import written_answer
 from .chat_template import render_parts
-from .control_tokens import control_tokens, encode_parts, text_ids
+from .control_tokens import encode_parts, text_ids
 from .reasoning import Thinking, reasoning_marks
+from .tool_form import ToolForm
+from .tool_template import tool_form, with_calls
 
 __all__ = [
+    "DEFAULT_FORM",
     "DEFAULT_SCHEMA_PROMPT",
     "PromptForm",
     "SchemaPrompt",
     "TokenRow",
+    "ToolPrompt",
+    "decided_form",
+    "own_tools",
     "prompt_form_of",
     "require_short",
     "schema_room",
     "trained_text",
     "render_prompt",
     "messages_with_schema",
-    "stop_token_id",
     "token_row",
+    "turn_form",
 ]
 
 SchemaPrompt = Literal["compact", "json", "none"]
 """How a prompt says the schema: as types (``compact_schema``), as JSON schema, or not at all."""
+ToolPrompt = Literal["own", "json"]
+"""How tools and calls are written: as the base's chat template does, or as a schema and a JSON list."""
 DEFAULT_SCHEMA_PROMPT: SchemaPrompt = "compact"
 """Where training rows do not decide it."""
 # Chosen: so many rows teach a schema. Without it in the prompt a step of short rows took 0.4 of the time, measured on
@@ -50,7 +60,6 @@ _MOST_REFERENCES = (
 # which only the short sentences stood twice it fell: the questions of all rows have one form.
 _READ_TWICE, _SHORT_SHARE = 128, 0.9
 _CHARACTERS_A_TOKEN = 100
-_PROBE = "0"  # a text that no chat template changes
 
 
 class PromptForm(NamedTuple):
@@ -58,14 +67,16 @@ class PromptForm(NamedTuple):
 
     ``schema_prompt``: how they say the schema. ``reads_twice``: whether short questions stand twice. ``thinking``:
     whether reasoning stands before each answer; then prompts ask for it where the chat template has a switch.
+    ``tool_prompt``: how tools and calls are written; None: ``own`` where the chat template has a form for them.
     """
 
     schema_prompt: SchemaPrompt = DEFAULT_SCHEMA_PROMPT
     reads_twice: bool = False
     thinking: bool = False
+    tool_prompt: ToolPrompt | None = None
 
 
-_DEFAULT_FORM = PromptForm()
+DEFAULT_FORM = PromptForm()
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,10 @@ class TokenRow:
 
 
 def prompt_form_of(
-    examples: Iterable[Example], schema_prompt: SchemaPrompt | None = None, thinking: Thinking = "drop"
+    examples: Iterable[Example],
+    schema_prompt: SchemaPrompt | None = None,
+    thinking: Thinking = "drop",
+    tool_prompt: ToolPrompt | None = None,
 ) -> PromptForm:
     """The form of prompts that is best for these training rows.
 
@@ -111,11 +125,50 @@ def prompt_form_of(
         schema_prompt or ("none" if is_taught else DEFAULT_SCHEMA_PROMPT),
         0 < _SHORT_SHARE * rows <= short,
         thinking == "keep",
+        tool_prompt,
     )
 
 
+def turn_form(tokenizer: Any, schema: Mapping[str, Any] | None, form: PromptForm) -> ToolForm | None:
+    """The chat template's form in which answers to a schema are written; None: they are JSON.
+
+    Raises ConfigurationError where the form of the prompts asks for the template's and there is none.
+    """
+    if schema is None or form.tool_prompt == "json" or not is_turn_schema(schema):
+        return None
+    found = tool_form(tokenizer)
+    if isinstance(found, ToolForm):
+        return found
+    if form.tool_prompt == "own":
+        raise ConfigurationError(
+            f"tool_prompt='own': the base model's chat template has no form of tool calls that can be read back "
+            f"({found}): leave tool_prompt out, or use another base model"
+        )
+    return None
+
+
+def decided_form(tokenizer: Any, form: PromptForm, schemas: Iterable[Mapping[str, Any]]) -> PromptForm:
+    """The form, with ``tool_prompt`` as it is of answers to these schemas where agents' turns are among them."""
+    turns = next(filter(is_turn_schema, schemas), None)
+    if turns is None:
+        return form
+    return form._replace(tool_prompt="json" if turn_form(tokenizer, turns, form) is None else "own")
+
+
+def own_tools(
+    tokenizer: Any, schema: Mapping[str, Any] | None, form: PromptForm
+) -> tuple[list[dict[str, Any]], Mapping[str, Any] | None]:
+    """The tools that the chat template writes into a prompt, and the schema that is left to be said in it.
+
+    One of both is empty. Raises ConfigurationError as ``turn_form``.
+    """
+    if schema is None or turn_form(tokenizer, schema, form) is None:
+        return [], schema
+    return turn_tools(schema), None
+
+
 def messages_with_schema(
-    messages: Sequence[Message], schema: Mapping[str, Any] | None, form: PromptForm = _DEFAULT_FORM
+    messages: Sequence[Message], schema: Mapping[str, Any] | None, form: PromptForm = DEFAULT_FORM
 ) -> list[dict[str, str]]:
     """Messages as plain role and content, with the schema at the end of the leading system message.
 
@@ -150,25 +203,31 @@ def _schema_instruction(schema: Mapping[str, Any], schema_prompt: SchemaPrompt) 
 
 
 def render_prompt(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, date: str | None = None, thinking: bool = False
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    date: str | None = None,
+    thinking: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> list[int]:
     """Token ids of the chat prompt, the opening of the assistant's turn included.
 
     Control tokens come from the chat template alone: their text in a message is text. ``date``: the date, as
-    ``2026-01-31``, that the template prints; None: today's. ``thinking``: as in ``PromptForm``. Raises DatasetError
+    ``2026-01-31``, that the template prints; None: today's. ``thinking``: as in ``PromptForm``. ``tools``: those that
+    the template writes; turns among the messages are then JSON text, as of ``turn_messages``. Raises DatasetError
     where the template rejects the messages or leaves the text of one out, ConfigurationError for one that runs or
     prints without end.
     """
-    return encode_parts(tokenizer, render_parts(tokenizer, messages, date=date, thinking=thinking))
+    shown = with_calls(messages) if tools else messages
+    return encode_parts(tokenizer, render_parts(tokenizer, shown, tools=tools, date=date, thinking=thinking))
 
 
 def schema_room(tokenizer: Any, schema: Mapping[str, Any], form: PromptForm) -> int:
     """How many tokens longer a prompt is with the schema, a system message for it included."""
-    question = [Message(role="user", content="?")]
-    plain, asked = (
-        render_prompt(tokenizer, messages_with_schema(question, wanted, form._replace(reads_twice=False)))
-        for wanted in (None, schema)
-    )
+    question, form = [Message(role="user", content="?")], form._replace(reads_twice=False)
+    tools, said = own_tools(tokenizer, schema, form)
+    plain = render_prompt(tokenizer, messages_with_schema(question, None, form))
+    asked = render_prompt(tokenizer, messages_with_schema(question, said, form), tools=tools)
     return len(asked) - len(plain)
 
 
@@ -185,39 +244,13 @@ def require_short(texts: Iterable[str], context_window: int) -> None:
         )
 
 
-def stop_token_id(tokenizer: Any) -> int:
-    """The token that ends an assistant turn in the chat template, else the tokenizer's end-of-text token.
-
-    Raises DatasetError where there is neither.
-    """
-    dialogue = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
-    try:
-        parts = render_parts(tokenizer, dialogue, add_generation_prompt=False)
-    except DatasetError:  # a template may have no place for an answer
-        parts = []
-    answers = [index for index, (_, content) in enumerate(parts) if content]
-    tail = "".join(text for text, _ in parts[answers[-1] + 1 :]) if answers else ""
-    # What the template writes after the answer begins with the stop token.
-    for number in tokenizer(tail, add_special_tokens=False)["input_ids"]:
-        if number in control_tokens(tokenizer):
-            return int(number)
-        if tokenizer.decode([number]).strip():
-            break
-    if tokenizer.eos_token_id is None:
-        raise DatasetError(
-            "the base model's tokenizer has no end-of-text token, so its answers could never end: set eos_token in "
-            "tokenizer_config.json, or use another base model"
-        )
-    return int(tokenizer.eos_token_id)
-
-
 def token_row(
     tokenizer: Any,
     example: Example,
     *,
     stop_id: int,
     date: str | None = None,
-    form: PromptForm = _DEFAULT_FORM,
+    form: PromptForm = DEFAULT_FORM,
 ) -> TokenRow:
     """The token ids that an example is trained on; ``date`` as for ``render_prompt``.
 
@@ -235,14 +268,30 @@ def _row(tokenizer: Any, example: Example, stop_id: int, date: str | None, form:
             "its answer is a tool call, and neither the tools that were offered nor the answer's schema are there: "
             "give them as tools or answer_schema, or leave the row out"
         )
-    messages = messages_with_schema(without_schema_text(example), example.answer_schema, form)
-    prompt = render_prompt(tokenizer, messages, date=date, thinking=form.thinking)
-    answer = text_ids(tokenizer, _answer_text(example))
-    if not answer:
+    tools, schema = own_tools(tokenizer, example.answer_schema, form)
+    messages = messages_with_schema(without_schema_text(example), schema, form)
+    prompt = render_prompt(tokenizer, messages, date=date, thinking=form.thinking, tools=tools)
+    turns = turn_form(tokenizer, example.answer_schema, form)
+    text = _answer_text(example)
+    answer = text_ids(tokenizer, text) if turns is None else _turn_ids(tokenizer, turns, text, tools)
+    if not answer and not tools:
         raise DatasetError("its answer is empty, there is nothing to train on: leave the row out")
     # A row without reasoning has an empty one: the model then decides by the question, and answers have one form.
     reasoning = _reasoning(tokenizer, example) if form.thinking else ()
     return TokenRow(tuple(prompt), (*reasoning, *answer, stop_id), len(reasoning))
+
+
+def _turn_ids(tokenizer: Any, form: ToolForm, text: str, tools: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Token ids of a turn's JSON text in the chat template's form. Raises DatasetError where it does not read back."""
+    turn = turn_of(text)
+    parts = form.parts(*turn)
+    read = form.as_json("".join(part for part, _ in parts), [tool["function"]["name"] for tool in tools])
+    if read is None or turn_of("".join(read)) != turn:
+        raise DatasetError(
+            f"its turn does not read back in the chat template's form of tool calls, which begin with {form.mark!r}: "
+            "leave the row out, or train with tool_prompt='json'"
+        )
+    return encode_parts(tokenizer, parts)
 
 
 def _reasoning(tokenizer: Any, example: Example) -> tuple[int, ...]:

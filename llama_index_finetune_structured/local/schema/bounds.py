@@ -26,6 +26,7 @@ from .grounding import GroundedSchema, PromptCopies, learn_grounding
 from .learned_keys import LearnedKeys, learn_keys, sub_values, with_learned_keys
 from .number_limits import translate_limits
 from .string_formats import SHORT_FORMATS, translate_string
+from .tool_turns import TURN_TEXT, is_turn_schema
 from .written import is_by_text
 
 __all__ = ["AnswerBounds", "AnswerTexts", "bounded_schema", "bounds_hit", "learn_bounds", "schema_key"]
@@ -221,10 +222,9 @@ def bounded_schema(schema: Mapping[str, Any], key: str, bounds: AnswerBounds) ->
     others than those that training answers had there, and string formats and patterns that grammars do not
     support are removed; pydantic checks those.
     """
-    bounded: dict[str, Any] = without_annotations(
-        _translated(_with_keys(schema, bounds.learned_keys.get(key, {})))
-    )
-    for pointer, kind, node in _unbounded(bounded, "#"):
+    extended = _translated(_with_keys(schema, bounds.learned_keys.get(key, {})))
+    bounded: dict[str, Any] = without_annotations(extended)
+    for pointer, kind, node in _to_bound(schema, bounded, key, bounds):
         node[_LIMITS[kind]] = _bound(bounds, key, pointer, kind, node)
     return closed_schema(bounded)
 
@@ -237,10 +237,18 @@ def bounds_hit(schema: Mapping[str, Any], key: str, bounds: AnswerBounds, answer
     extended = _with_keys(schema, bounds.learned_keys.get(key, {}))
     added = {
         pointer: _bound(bounds, key, pointer, kind, node)
-        for pointer, kind, node in _unbounded(_translated(extended), "#")
+        for pointer, kind, node in _to_bound(schema, _translated(extended), key, bounds)
     }
     values = _places(extended, answer)
     return sorted({pointer for pointer, _, value in values if len(value) >= added.get(pointer, math.inf)})
+
+
+def _to_bound(
+    schema: Mapping[str, Any], extended: dict[str, Any], key: str, bounds: AnswerBounds
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """As ``_unbounded``, without an agent's text of which nothing was learned: only the token limit ends that."""
+    is_free = is_turn_schema(schema) and TURN_TEXT not in bounds.longest.get(key, {})
+    return (found for found in _unbounded(extended, "#") if not (is_free and found[0] == TURN_TEXT))
 
 
 def _bound(bounds: AnswerBounds, key: str, pointer: str, kind: str, node: Mapping[str, Any]) -> int:

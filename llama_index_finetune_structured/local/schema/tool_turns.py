@@ -19,8 +19,11 @@ from .spelling import spelled_json
 from .written import written_answer
 
 __all__ = [
+    "CALL",
+    "TURN_TEXT",
     "ToolChoice",
     "chosen_schema",
+    "is_turn_schema",
     "structured_turns",
     "tool_schema",
     "turn_messages",
@@ -30,7 +33,11 @@ __all__ = [
 ToolChoice = Literal["auto", "required", "none"] | str
 """Whether tools may, must or must not be called; another text: the tool that must be called."""
 
-_CALL = "Call"
+TURN_TEXT = "#/anyOf/1/prefixItems/0"
+"""JSON pointer of a turn's text in its schema."""
+
+CALL = "Call"
+"""Name of the definition of calls in a turn's schema."""
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 _DEFINITIONS = ("$defs", "definitions")
 _OF_TOOLS = ("type", "properties", "required", *_DEFINITIONS)
@@ -49,12 +56,17 @@ def turn_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not names or len(set(names)) < len(names):
         found = f"two tools are named {_repeated(names)!r}" if names else "there are none"
         raise ConfigurationError(f"tools: {found}; expected one or more, each with a name of its own")
-    definitions: dict[str, Any] = {_CALL: {"anyOf": []}}
+    definitions: dict[str, Any] = {CALL: {"anyOf": []}}
     for number, function in enumerate(functions):
-        definitions[_CALL]["anyOf"].append(_call_schema(function, number, definitions))
-    calls = {"type": "array", "items": {"$ref": f"#/$defs/{_CALL}"}, "minItems": 1}
+        definitions[CALL]["anyOf"].append(_call_schema(function, number, definitions))
+    calls = {"type": "array", "items": {"$ref": f"#/$defs/{CALL}"}, "minItems": 1}
     said = {**calls, "prefixItems": [_TEXT]}
     return {"description": _MEANING, "$defs": definitions, "anyOf": [calls, said]}
+
+
+def is_turn_schema(schema: Mapping[str, Any]) -> bool:
+    """Whether a schema is one of ``turn_schema`` or ``chosen_schema``."""
+    return schema.get("description") == _MEANING and CALL in schema.get("$defs", ())
 
 
 def tool_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,16 +83,16 @@ def chosen_schema(schema: Mapping[str, Any], choice: ToolChoice, parallel: bool)
     calls, with_text = schema["anyOf"]
     definitions = schema["$defs"]
     if choice not in ("auto", "required", "none"):
-        names = [next(iter(call["properties"])) for call in definitions[_CALL]["anyOf"]]
+        names = [next(iter(call["properties"])) for call in definitions[CALL]["anyOf"]]
         if choice not in names:
             raise ConfigurationError(
                 f"tool_choice={choice!r}: expected auto, required, none or one of the tools ({', '.join(names)})"
             )
         kept = [
             call if name == choice else False
-            for name, call in zip(names, definitions[_CALL]["anyOf"], strict=True)
+            for name, call in zip(names, definitions[CALL]["anyOf"], strict=True)
         ]
-        definitions = {**definitions, _CALL: {"anyOf": kept}}
+        definitions = {**definitions, CALL: {"anyOf": kept}}
     if choice == "none":
         calls, with_text = False, {**with_text, "maxItems": 1}
     elif not parallel:
@@ -99,7 +111,7 @@ def structured_turns(example: Example) -> Iterator[Example]:
     ``turn_schema``.
     """
     schema = turn_schema(example.tools or ())
-    known = {call for part in schema["$defs"][_CALL]["anyOf"] for call in part["properties"]}
+    known = {call for part in schema["$defs"][CALL]["anyOf"] for call in part["properties"]}
     if example.document_id is None:
         example = example.model_copy(update={"document_id": example.conversation})
     messages: list[Message] = []
@@ -212,7 +224,7 @@ def _call_schema(function: Mapping[str, Any], number: int, definitions: dict[str
     """The schema of calls of a function; those that it defines join ``definitions`` under its name."""
     name = str(function["name"])
     parameters = function.get("parameters") or _NO_PARAMETERS
-    root = f"#/$defs/{_CALL}/anyOf/{number}/properties/{pointer_part(name)}"
+    root = f"#/$defs/{CALL}/anyOf/{number}/properties/{pointer_part(name)}"
 
     def moved(reference: Any) -> str:
         start, _, defined = str(reference).rpartition("/")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..model.prompts import SchemaPrompt
+from ..model.prompts import SchemaPrompt, ToolPrompt
 from ..model.quantization import Quantization
 from ..model.reasoning import Thinking
 from .recipe import epochs_of
@@ -49,6 +49,9 @@ class LoraSettings(BaseModel):
         thinking: ``keep``: the reasoning of answers (``Message.reasoning_content``) is trained and written before them,
             by the adapter too; a row without it is trained with an empty one. ``drop`` (default): answers alone, also
             on a base whose chat template has a switch for reasoning, which is then off.
+        tool_prompt: How agents' tools and calls are written: ``own``, as the base's chat template does, or ``json``,
+            as a type and JSON lists. Kept in the adapter. None (default): ``own`` where the template has a form of
+            calls that can be read back, else ``json``.
         windows: Add rows of windows: sentences and paragraphs of the rows' texts, with the items that stand in them, so
             that lists do not end early; at most as many as there are rows. None (default): where answers are lists
             whose items are found in the texts, 20 or more, and reasoning is not kept, which no window has. True: an
@@ -82,6 +85,7 @@ class LoraSettings(BaseModel):
     minutes: float | None = Field(default=None, gt=0, le=_MOST_MINUTES)
     max_length: int | None = Field(default=None, gt=0)
     schema_prompt: SchemaPrompt | None = None
+    tool_prompt: ToolPrompt | None = None
     thinking: Thinking = "drop"
     windows: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -98,6 +102,11 @@ class LoraSettings(BaseModel):
         return self.model_dump(
             exclude={"checkpoint_steps", "checkpoint_layers", "piece_tokens", "device", "report_to"}
         )
+
+    @property
+    def prompts(self) -> tuple[SchemaPrompt | None, Thinking, ToolPrompt | None]:
+        """The settings that decide the form of the prompts."""
+        return self.schema_prompt, self.thinking, self.tool_prompt
 
     @property
     def lora_alpha(self) -> int:
