@@ -30,7 +30,6 @@ __all__ = [
     "json_span",
     "loads",
     "refuse_constant",
-    "text_of",
 ]
 
 Transport = Literal["json_schema", "tools", "text"]
@@ -191,6 +190,13 @@ class Message(_Frozen):
             exclude=left_out, exclude_none=True
         )
 
+    def shown(self) -> str:
+        """Its text for people: the content, then the tool calls as JSON."""
+        parts = self.content if isinstance(self.content, list) else [{"text": self.content or ""}]
+        text = "".join(str(part.get("text", f"[{part.get('type')}]")) for part in parts)
+        calls = [canonical_json(call.get("function", call)) for call in self.tool_calls or ()]
+        return "\n".join(filter(None, [text, *calls]))
+
 
 class Source(_Frozen):
     """A retrieved node whose text the prompt contains.
@@ -204,15 +210,6 @@ class Source(_Frozen):
     node_id: str
     score: float | None = None
     document_id: str | None = None
-
-
-def text_of(message: Message) -> str:
-    """The text of a message for people: its content, then its tool calls as JSON."""
-    content = message.content
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", f"[{part.get('type')}]")) for part in content)
-    calls = [canonical_json(call.get("function", call)) for call in message.tool_calls or ()]
-    return "\n".join([*([content] if content else []), *calls])
 
 
 class Usage(_Frozen):
@@ -333,7 +330,7 @@ class Example(_Frozen):
     def _repr_html_(self) -> str:
         """Answer and messages, for notebooks."""
         facts = ", ".join(filter(None, [self.schema_name, self.document_id, self.model, self.split]))
-        rows = [(message.role, text_of(message)) for message in (*self.messages, self.answer)]
+        rows = [(message.role, message.shown()) for message in (*self.messages, self.answer)]
         whole = "".join(f"<pre>{escape(f'{role}: {text}')}</pre>" for role, text in rows)
         table = plain_table(("role", "content"), rows)
         return f"<p>Example {self.id[:12]} {escape(facts)}</p>{table}{folded('whole', whole)}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ..data_frames import data_frame
 from ..errors import ConfigurationError, DatasetError
-from ..example import Example, Usage, text_of
+from ..example import Example, Usage
 from ..formats.preferences import preference_lines
 from ..formats.reading import read_examples
 from ..formats.registry import training_lines
@@ -293,8 +293,8 @@ def _row(example: Example) -> dict[str, Any]:
     usage = example.usage or Usage()
     return {
         "id": example.id,
-        "question": text_of((users or list(example.messages))[-1]),
-        "answer": text_of(example.answer),
+        "question": (users or list(example.messages))[-1].shown(),
+        "answer": example.answer.shown(),
         "document_id": example.document_id,
         "split": example.split,
         "schema_name": example.schema_name,
