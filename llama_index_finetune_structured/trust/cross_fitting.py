@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ..errors import MissingDependencyError
 from .answer_trust import LogProbability
-from .calibration import Calibration, Judged, Logistic, answer_logarithms, fitted, logarithms
+from .calibration import Calibration, Judged, fitted
 
-__all__ = ["FEWEST_ANSWERS", "JudgedAnswer", "JudgedEnd", "JudgedValue", "cross_fitted", "fitted_calibration"]
+__all__ = ["FEWEST_ANSWERS", "JudgedAnswer", "cross_fitted", "fitted_calibration"]
 
 FEWEST_ANSWERS = 20
 """Chosen: of fewer, even the share of right answers is known to no better than 22 points."""
 _FOLDS = 5
-
-
-class JudgedValue(NamedTuple):
-    """A value of an answer, judged by gold.
-
-    ``name``: of its field. ``is_due``: whether gold has a value there. ``is_right``: whether it is gold's; None where
-    gold has none. None: not known. The others are as those of ``FieldTrust``.
-    """
-
-    name: str
-    presence: LogProbability | None
-    writing: LogProbability | None
-    is_due: bool | None
-    is_right: bool | None
-
-
-class JudgedEnd(NamedTuple):
-    """The end of a list or object, judged by gold. ``name``: of its field. None: not known."""
-
-    name: str
-    ending: LogProbability | None
-    is_complete: bool | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +23,9 @@ class JudgedAnswer:
 
     tokens: LogProbability
     is_right: bool
-    values: tuple[JudgedValue, ...] = ()
-    ends: tuple[JudgedEnd, ...] = ()
+    presence: tuple[Judged, ...] = ()
+    writing: tuple[Judged, ...] = ()
+    ending: tuple[Judged, ...] = ()
     document: str | None = None
 
 
@@ -93,30 +71,11 @@ def _folds(answers: Sequence[JudgedAnswer]) -> list[tuple[list[int], list[int]]]
 
 
 def _calibration(answers: Sequence[JudgedAnswer]) -> Calibration:
-    values = [value for answer in answers for value in answer.values]
-    by_value = Calibration(
-        presence=_fitted((value.presence, value.name, value.is_due) for value in values),
-        writing=_fitted((value.writing, value.name, value.is_right) for value in values),
-        ending=_fitted((end.ending, end.name, end.is_complete) for answer in answers for end in answer.ends),
+    return Calibration(
+        # By one feature: three order whole answers worse below some hundred rows, and no better above.
+        answer=fitted([Judged(answer.tokens, "", answer.is_right) for answer in answers], features=1),
+        presence=fitted([one for answer in answers for one in answer.presence]),
+        writing=fitted([one for answer in answers for one in answer.writing]),
+        ending=fitted([one for answer in answers for one in answer.ending]),
         rows=len(answers),
     )
-    answer = fitted([Judged(_answer_logarithms(by_value, one), "", one.is_right) for one in answers])
-    return by_value.model_copy(update={"answer": answer})
-
-
-def _fitted(judgements: Iterable[tuple[LogProbability | None, str, bool | None]]) -> Logistic:
-    """The regression over tokens, by field, of those that are known and were judged."""
-    return fitted(
-        [
-            Judged(found, name, is_right)
-            for tokens, name, is_right in judgements
-            if (found := logarithms(tokens)) is not None and is_right is not None
-        ]
-    )
-
-
-def _answer_logarithms(calibration: Calibration, answer: JudgedAnswer) -> tuple[float, float]:
-    values = [
-        calibration.value_probability(value.presence, value.writing, value.name) for value in answer.values
-    ]
-    return answer_logarithms(answer.tokens, values)

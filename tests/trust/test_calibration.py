@@ -14,7 +14,6 @@ from llama_index_finetune_structured.trust.answer_trust import LogProbability
 from llama_index_finetune_structured.trust.calibration import Calibration, Judged, Logistic, fitted
 from llama_index_finetune_structured.trust.cross_fitting import (
     JudgedAnswer,
-    JudgedValue,
     cross_fitted,
     fitted_calibration,
 )
@@ -39,9 +38,15 @@ def answers(count: int, seed: int = 0, documents: int = 0) -> list[JudgedAnswer]
     ]
 
 
-names = st.sampled_from(["", "a", "b[].c"])
+logarithms = st.floats(-30, 0)
 judgements = st.lists(
-    st.builds(Judged, st.tuples(*[st.floats(-30, 0)] * 3), names, st.booleans()), max_size=30
+    st.builds(
+        Judged,
+        st.builds(LogProbability, total=logarithms, least=logarithms, unmasked=logarithms),
+        st.sampled_from(["", "a", "b[].c"]),
+        st.booleans(),
+    ),
+    max_size=30,
 )
 
 
@@ -50,9 +55,7 @@ judgements = st.lists(
 def test_likelier_tokens_never_make_an_answer_less_sure(judged: list[Judged]) -> None:
     found = fitted(judged)
     assert all(weight >= 0 for weight in found.weights)
-    sure = [
-        found.probability([math.log(p)] * 3, name) for name in ("a", "?") for p in (0.01, 0.5, 0.9, 0.9999)
-    ]
+    sure = [found.probability(tokens(p), name) for name in ("a", "?") for p in (0.01, 0.5, 0.9, 0.9999)]
     assert all(0 < p < 1 for p in sure if p is not None)
     for part in (sure[:4], sure[4:]):
         assert all(low <= high for low, high in pairwise(p for p in part if p is not None))
@@ -66,40 +69,22 @@ def test_a_fit_is_read_from_its_json_as_it_was(judged: list[Judged]) -> None:
 
 
 def test_without_rows_the_probability_is_nearly_the_product_of_the_tokens() -> None:
-    found = fitted([])
+    found = fitted([], features=1)
     for share in (0.1, 0.5, 0.9):
-        assert found.probability([math.log(share)]) == pytest.approx(share, abs=0.03)
+        assert found.probability(tokens(share)) == pytest.approx(share, abs=0.03)
 
 
 def test_whole_answers_keep_the_order_of_the_products() -> None:
     rows = answers(60)
-    found = fitted_calibration(rows, [0.5] * 60)
-    by_product = sorted(rows, key=lambda row: row.tokens.total)
-    found_order = [found.answer_probability(row.tokens, ()) for row in by_product]
-    assert all(low < high for low, high in pairwise(p for p in found_order if p is not None))
-
-
-def test_an_answer_with_a_field_that_is_often_wrong_is_less_sure() -> None:
-    """All tokens are as likely; the answers that have the field ``bad`` are wrong."""
-    sure = tokens(0.95)
-    rows = [
-        JudgedAnswer(sure, name == "good", values=(JudgedValue(name, sure, sure, True, name == "good"),))
-        for name in ["good", "bad"] * 30
-    ]
-    found = fitted_calibration(rows, [0.5] * 60)
-    good, bad = (
-        found.answer_probability(sure, [found.value_probability(sure, sure, name)])
-        for name in ("good", "bad")
-    )
-    assert good is not None
-    assert bad is not None
-    assert good > 0.8 > 0.4 > bad
+    found = fitted_calibration(rows, [0.5] * 60).answer
+    assert found.weights[1:] == (0.0, 0.0)
+    assert found.weights[0] > 0
 
 
 def test_a_field_with_more_errors_is_less_sure() -> None:
-    judged = [Judged([math.log(0.9)], "good", True)] * 40 + [Judged([math.log(0.9)], "bad", False)] * 40
+    judged = [Judged(tokens(0.9), "good", True)] * 40 + [Judged(tokens(0.9), "bad", False)] * 40
     found = fitted(judged)
-    good, bad = (found.probability([math.log(0.9)], name) for name in ("good", "bad"))
+    good, bad = (found.probability(tokens(0.9), name) for name in ("good", "bad"))
     assert good is not None
     assert bad is not None
     assert good > 0.8 > 0.3 > bad
@@ -110,9 +95,9 @@ def test_overconfident_products_are_corrected(size: int) -> None:
     """Tokens say 1 - (1 - p)^3, answers are right with p: the fit is nearer than the products."""
     drawn = random.Random(size)
     shares = [drawn.uniform(0.2, 0.9) for _ in range(size)]
-    rows = [Judged([math.log(1 - (1 - share) ** 3)], "", drawn.random() < share) for share in shares]
-    found = fitted(rows)
-    probabilities = [found.probability(row.logarithms) or 0.0 for row in rows]
+    rows = [Judged(tokens(1 - (1 - share) ** 3), "", drawn.random() < share) for share in shares]
+    found = fitted(rows, features=1)
+    probabilities = [found.probability(row.tokens) or 0.0 for row in rows]
     error = sum(abs(p - share) for p, share in zip(probabilities, shares, strict=True)) / size
     naive = sum(1 - (1 - share) ** 3 - share for share in shares) / size
     assert error < naive / 2
@@ -148,7 +133,7 @@ def test_the_fit_keeps_the_held_out_probability_of_each_row() -> None:
 @pytest.mark.parametrize("is_right", [True, False])
 def test_answers_of_one_kind_only_are_fitted_too(is_right: bool) -> None:
     rows = [JudgedAnswer(tokens(0.9), is_right) for _ in range(25)]
-    probability = cross_fitted(rows)[0].answer_probability(tokens(0.9), ())
+    probability = cross_fitted(rows)[0].answer.probability(tokens(0.9))
     assert probability is not None
     assert (probability > 0.8) is is_right
     assert 0 < probability < 1

@@ -6,17 +6,9 @@ from collections.abc import Hashable, Sequence
 
 from ...errors import MissingDependencyError
 from ...printable import package_logger
-from ...trust.answer_trust import LogProbability
-from ...trust.calibration import Calibration, field_name
-from ...trust.cross_fitting import (
-    FEWEST_ANSWERS,
-    JudgedAnswer,
-    JudgedEnd,
-    JudgedValue,
-    cross_fitted,
-    fitted_calibration,
-)
-from ..run.kept_trust import KeptTrust, KeptValue
+from ...trust.calibration import Calibration, Judged, field_name
+from ...trust.cross_fitting import FEWEST_ANSWERS, JudgedAnswer, cross_fitted, fitted_calibration
+from ..run.kept_trust import KeptTrust
 from .metrics import ScoredAnswer
 
 __all__ = ["calibration_of", "with_probabilities"]
@@ -73,31 +65,38 @@ def _judged(answer: ScoredAnswer, document: str | None) -> JudgedAnswer:
     return JudgedAnswer(
         tokens=trust.tokens.tokens,
         is_right=answer.exact,
-        values=tuple(
-            JudgedValue(field_name(value.path), *_tokens(value), value.is_due, value.is_right)
+        presence=tuple(
+            Judged(value.presence.tokens, field_name(value.path), value.is_due)
             for value in trust.values
+            if value.presence is not None and value.is_due is not None
         ),
-        ends=tuple(
-            JudgedEnd(field_name(end.path), end.ending and end.ending.tokens, end.is_complete)
+        writing=tuple(
+            Judged(value.writing.tokens, field_name(value.path), value.is_right)
+            for value in trust.values
+            if value.writing is not None and value.is_right is not None
+        ),
+        ending=tuple(
+            Judged(end.ending.tokens, field_name(end.path), end.is_complete)
             for end in trust.ends
+            if end.ending is not None and end.is_complete is not None
         ),
         document=document,
     )
 
 
-def _tokens(value: KeptValue) -> tuple[LogProbability | None, LogProbability | None]:
-    """Of its presence and of its writing."""
-    return value.presence and value.presence.tokens, value.writing and value.writing.tokens
-
-
 def _applied(calibration: Calibration, trust: KeptTrust) -> KeptTrust:
-    found = [calibration.value_probability(*_tokens(value), field_name(value.path)) for value in trust.values]
-    probability = calibration.answer_probability(trust.tokens and trust.tokens.tokens, found)
-    values = [
-        value._replace(probability=_rounded(one)) for value, one in zip(trust.values, found, strict=True)
-    ]
-    return trust.model_copy(update={"values": tuple(values), "probability": _rounded(probability)})
-
-
-def _rounded(probability: float | None) -> float | None:
-    return None if probability is None else round(probability, 4)
+    tokens = None if trust.tokens is None else trust.tokens.tokens
+    values = []
+    for value in trust.values:
+        name = field_name(value.path)
+        present = calibration.presence.probability(value.presence and value.presence.tokens, name)
+        written = calibration.writing.probability(value.writing and value.writing.tokens, name)
+        both = None if present is None or written is None else round(present * written, 4)
+        values.append(value._replace(probability=both))
+    probability = calibration.answer.probability(tokens)
+    return trust.model_copy(
+        update={
+            "values": tuple(values),
+            "probability": None if probability is None else round(probability, 4),
+        }
+    )
