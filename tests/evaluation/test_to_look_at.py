@@ -257,7 +257,8 @@ def _emit(reasoning: int | None) -> None:
 
 
 def test_mean_reasoning_tokens_of_a_call_are_in_the_scorecard(tmp_path: Path) -> None:
-    thoughts = {"a": [4, 2], "b": [None]}  # two answers of the model in one call; an answer without reasoning
+    # two answers of the model in one call; an answer without reasoning
+    thoughts: dict[str, list[int | None]] = {"a": [4, 2], "b": [None]}
 
     def system(row: Any) -> Any:
         for tokens in thoughts[row.query]:

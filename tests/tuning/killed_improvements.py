@@ -30,7 +30,14 @@ KILLS_A_STEP = 4
 
 def improved(run: Path) -> None:
     run_improvement(
-        run, capture(), margin=1, minutes=None, output_cls=None, base_model=None, say=lambda text: None
+        run,
+        capture(),
+        margin=1,
+        minutes=None,
+        output_cls=None,
+        base_model=None,
+        start_from="base",
+        say=lambda text: None,
     )
 
 
