@@ -17,22 +17,24 @@ import llama_index_finetune_structured as package
 ROOT = Path(package.__file__).parent
 ROW = [
     "printable", "progress_bar", "panics", "errors", "lazy", "example", "answer_values", "forks", "descriptors",
-    "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "background", "formats", "capture", "trust",
+    "locks", "files", "checksums", "jsonl", "jsonl_store", "json_schema", "written_values",
+    "stated_rules", "background", "formats", "capture", "trust",
     "local", "dataset", "llms", "engines", "evaluation", "tuning", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
-    "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
+    "AgentRun", "AgentScorecard", "AnswerReport", "AsWritten", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
     "CheckpointError", "ConfigurationError", "DatasetError", "DatasetSummary", "EndTrust", "EngineError", "Evidence",
     "Example", "FieldRule", "FieldTrust", "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError",
     "FollowingLoraLLM", "GeneratedQuestions", "GradientAIFineTuningHandler", "GradientBaseModelLLM",
     "GradientFinetuneEngine", "GradientModelAdapterLLM", "Improvement", "LeakageReport", "LearningCurve",
     "LlamaCppServer", "LogProbability", "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings",
-    "Message", "MissingDependencyError", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
+    "Message", "MissingDependencyError", "Money", "OpenAIFineTuningHandler", "OpenAIFinetuneEngine",
     "OpenAIPydanticProgram", "Parity", "ParityError", "Prices", "PromptTooLongError", "Question",
     "QuestionGenerator", "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError",
     "ServingCommand", "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning",
     "TextScorecard", "Timeouts", "Trust", "Usage", "aanswer_questions", "acalibrate", "acompare",
-    "acompare_agents", "answer_questions", "arun_agent", "aselect", "ascore_turns", "calibrate", "capture",
+    "acompare_agents", "answer_questions", "answer_rules", "arun_agent", "aselect", "ascore_turns", "calibrate",
+    "capture",
     "check", "compare", "compare_agents", "compare_texts",
     "embedding_similarity", "export_adapter", "hosted_llm", "improve", "learning_curve", "load_schema",
     "parity", "read_nodes", "rollback", "run_agent", "score_turns", "select", "served_llm", "serving_commands",

@@ -43,6 +43,7 @@ from .cascade_questions import (
 )
 from .cascade_rule import SchemaRule, SchemaRules
 from .cascade_timeout import awithin, within
+from .structured import with_problems
 
 __all__ = ["CascadeAnswers"]
 
@@ -294,7 +295,9 @@ class CascadeAnswers(LLM):
             question.checked(answer)
         except StructuredAnswerError as error:
             return _Reply(answer, trust, error)
-        return _Reply(answer, trust, is_sure=rule.is_sure(trust.probability))
+        trust = with_problems(trust, question.problems(answer), self._calibrations.get(rule.key))
+        is_sure = rule.is_sure(trust.probability) and not trust.problems
+        return _Reply(answer, trust, is_sure=is_sure)
 
     def _settled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         """The answer of a question that the student has answered."""
@@ -305,7 +308,7 @@ class CascadeAnswers(LLM):
                 answer = question.checked(within(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
-        return self._by_teacher(rule, answer)
+        return self._by_teacher(rule, question, answer)
 
     async def _asettled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         if reply.is_sure:
@@ -315,7 +318,7 @@ class CascadeAnswers(LLM):
                 answer = question.checked(await awithin(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
-        return self._by_teacher(rule, answer)
+        return self._by_teacher(rule, question, answer)
 
     @contextmanager
     def _handing_over(self, reply: _Reply) -> Iterator[None]:
@@ -324,6 +327,7 @@ class CascadeAnswers(LLM):
             "student": self.student.metadata.model_name,
             "student_answer": None if reply.answer is None else answer_text(reply.answer),
             "student_probability": reply.trust.probability,
+            "student_problems": list(reply.trust.problems) or None,
             "student_error": None if reply.error is None else type(reply.error).__name__,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
@@ -338,12 +342,13 @@ class CascadeAnswers(LLM):
             reply.trust.model_copy(update={"answered_by": name, "sure": outcome == "student"}),
         )
 
-    def _by_teacher(self, rule: SchemaRule, answer: Any) -> Any:
+    def _by_teacher(self, rule: SchemaRule, question: CascadeQuestion, answer: Any) -> Any:
         self._teacher_fails = False
         self._counts.add("teacher", rule.key, rule.expected)
         own = known_trust(answer)  # of a teacher that is a LoraLLM or a cascade
+        own = with_problems(own, question.problems(answer), None)
         name = own.answered_by or self.teacher.metadata.model_name
-        sure = True if own.sure is None else own.sure
+        sure = (True if own.sure is None else own.sure) and not own.problems
         return with_trust(answer, own.model_copy(update={"answered_by": name, "sure": sure}))
 
     def _without_teacher(self, rule: SchemaRule, reply: _Reply, error: Exception) -> Any:

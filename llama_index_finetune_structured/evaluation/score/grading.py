@@ -63,9 +63,11 @@ def _part_kind(part: Field) -> str:
 def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAnswer:
     """One answer, validated and scored in every field; one that failed or does not fit scores 0."""
     value, error, kind = None, answer.error, answer.error_kind
+    given, problems = answer.text if answer.value is None else answer.value, ()
     if error is None:
         try:
-            value = target.read(answer.text if answer.value is None else answer.value)
+            value = target.read(given)
+            problems = target.problems(given)
         except StructuredAnswerError as unfit:
             error, kind = str(unfit), INVALID
         except Exception as broken:  # a validator of the user's class may raise anything
@@ -92,7 +94,13 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         retries=answer.retries,
         seconds=answer.seconds,
         trust=_judged(answer, target, fields, value) if valid else answer.trust,
+        problems=_problems(answer.trust, problems) if valid else (),
     )
+
+
+def _problems(trust: KeptTrust | None, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Those found here, and those that the system itself tells: it may have read a text that its object lacks."""
+    return tuple(dict.fromkeys([*(() if trust is None else trust.problems), *found]))
 
 
 def _judged(answer: RawAnswer, target: AnswerTarget, fields: Sequence[Field], value: Any) -> KeptTrust | None:

@@ -36,6 +36,7 @@ class ScoredAnswer(BaseModel):
         retries: How often the call was repeated because an answer did not fit the schema.
         seconds: Latency of the call.
         trust: How sure the answer is, judged by gold; None where the system does not say it.
+        problems: Values of a valid answer with two meanings, and the rules that it breaks.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +57,7 @@ class ScoredAnswer(BaseModel):
     retries: int = 0
     seconds: float = 0.0
     trust: KeptTrust | None = None
+    problems: tuple[str, ...] = ()
 
 
 class FieldMetrics(BaseModel):
@@ -138,6 +140,8 @@ class SystemScore(Metrics):
         failures: The causes of the failed calls and invalid answers, most frequent first.
         bound_hits: Number of answers in which the grammar's bound on a list or text was reached.
         retries: Number of answers whose call was repeated because the first did not fit the schema.
+        with_problems: Number of answers that break a rule, or have a value with two meanings.
+        wrong_with_problems: Number of those that are not exact.
         intervals: Metric -> its rate and 95% interval.
         retrieval_hit_rate: Share of answers with the gold document among the retrieved; None where unknown.
         retrieval_hit: Figures over the answers with the gold document among the retrieved.
@@ -151,6 +155,8 @@ class SystemScore(Metrics):
     failures: tuple[Failure, ...] = ()
     bound_hits: int
     retries: int = 0
+    with_problems: int = 0
+    wrong_with_problems: int = 0
     intervals: dict[str, Interval] = Field(default_factory=dict)
     retrieval_hit_rate: float | None = None
     retrieval_hit: Metrics | None = None
@@ -189,6 +195,8 @@ def system_score(answers: Sequence[ScoredAnswer], kinds: dict[str, str], wall_se
         failures=_failures(answers),
         bound_hits=sum(bool(answer.bound_hits) for answer in answers),
         retries=sum(bool(answer.retries) for answer in answers),
+        with_problems=sum(bool(answer.problems) for answer in answers),
+        wrong_with_problems=sum(bool(answer.problems) and not answer.exact for answer in answers),
         retrieval_hit_rate=len(hits) / known if known else None,
         retrieval_hit=metrics(hits, kinds) if hits else None,
         retrieval_miss=metrics(misses, kinds) if misses else None,
