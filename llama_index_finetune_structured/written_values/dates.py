@@ -91,7 +91,7 @@ def _order(name: str) -> str:
 def _named(text: str, plain: str, locales: Sequence[str]) -> date:
     """A date with the name of its month. Raises ValueError for other texts."""
     try:
-        import dateparser
+        import dateparser  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError("dateparser", "values", "Reading dates as they are written") from error
     numbers = re.findall(r"\d+", plain)

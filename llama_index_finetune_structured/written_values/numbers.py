@@ -18,6 +18,7 @@ TOKEN = re.compile(
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}")
 _AMBIGUOUS = re.compile(r"[1-9]\d{0,2}[.,]\d{3}")
 _MINUS = "-−–"
+_SIGNS = f"{_MINUS}+ "
 _ARABIC = str.maketrans({"٬": "'", "٫": "."})
 _OTHER_LOCALES = (
     "en",
@@ -84,14 +85,9 @@ def _token(plain: str, text: str, locales: Sequence[str]) -> tuple[str, int]:
     is_negative = False
     if before.startswith("(") and after.endswith(")"):
         before, after, is_negative = before[1:].strip(), after[:-1].strip(), True
-    for sign in (*_MINUS, "+"):
-        for rest in (before.removeprefix(sign), before.removesuffix(sign)):
-            if rest != before:
-                before, is_negative = rest.strip(), is_negative or sign != "+"
-        if after.startswith(sign) or after.endswith(sign):
-            after, is_negative = after.strip(f" {sign}"), is_negative or sign != "+"
-    for rest in filter(None, (before, after)):
-        if rest != "%" and not _is_currency(rest, locales):
+    is_negative |= any(side[at] in _MINUS for side in (before, after) if side for at in (0, -1))
+    for rest in (before.strip(_SIGNS), after.strip(_SIGNS)):
+        if rest not in ("", "%") and not _is_currency(rest, locales):
             raise ValueError(f"{text!r} is more than a number")
     return found[0].group(), -1 if is_negative else 1
 

@@ -21,7 +21,22 @@ from llama_index_finetune_structured.written_values.numbers import (
 )
 from llama_index_finetune_structured.written_values.readings import DocumentTexts, Reading, locale_of
 
-LOCALES = ["de", "de_CH", "en_US", "en_GB", "en_IN", "fr", "es", "pt_BR", "pl", "sv", "it", "nl", "ja", "ar_EG"]
+LOCALES = [
+    "de",
+    "de_CH",
+    "en_US",
+    "en_GB",
+    "en_IN",
+    "fr",
+    "es",
+    "pt_BR",
+    "pl",
+    "sv",
+    "it",
+    "nl",
+    "ja",
+    "ar_EG",
+]
 CURRENCIES = ["EUR", "USD", "CHF", "PLN", "JPY"]
 NO_TEXTS = DocumentTexts()
 AMOUNTS = st.decimals(-9_999_999, 9_999_999, places=2)
@@ -30,8 +45,14 @@ DAYS = st.dates(date(1970, 1, 1), date(2060, 12, 31))
 
 def _spellings(amount: Decimal, locale: str) -> list[str]:
     """How texts of a locale usually write an amount."""
-    found = [format_decimal(amount, "#,##0.00", locale), format_decimal(amount, "0.00", locale), f"{amount:.2f}"]
-    found += [format_currency(amount, currency, locale=locale, currency_digits=False) for currency in CURRENCIES]
+    found = [
+        format_decimal(amount, "#,##0.00", locale),
+        format_decimal(amount, "0.00", locale),
+        f"{amount:.2f}",
+    ]
+    found += [
+        format_currency(amount, currency, locale=locale, currency_digits=False) for currency in CURRENCIES
+    ]
     found.append(format_decimal(amount, "#,##0.00", locale).replace("\u202f", " ").replace("\xa0", " "))
     if amount % 1 == 0:
         found.append(format_decimal(amount, "#,##0", locale))
@@ -40,7 +61,9 @@ def _spellings(amount: Decimal, locale: str) -> list[str]:
 
 @given(AMOUNTS, st.sampled_from(LOCALES))
 @settings(max_examples=50)
-def test_an_amount_in_a_usual_spelling_of_its_locale_is_read_as_it_was_meant(amount: Decimal, locale: str) -> None:
+def test_an_amount_in_a_usual_spelling_of_its_locale_is_read_as_it_was_meant(
+    amount: Decimal, locale: str
+) -> None:
     for text in _spellings(amount, locale):
         assert read_number(text, [locale], NO_TEXTS) == Reading(amount), text
 
@@ -72,7 +95,9 @@ def test_the_canonical_text_of_a_number_is_read_the_same_in_all_locales(amount: 
 
 @given(DAYS, st.sampled_from(LOCALES[:-1]), st.sampled_from(["short", "medium", "long"]))
 @settings(max_examples=40)
-def test_a_date_in_a_usual_spelling_of_its_locale_is_read_as_it_was_meant(day: date, locale: str, form: str) -> None:
+def test_a_date_in_a_usual_spelling_of_its_locale_is_read_as_it_was_meant(
+    day: date, locale: str, form: str
+) -> None:
     text = format_date(day, form, locale)
     assert read_date(text, [locale], NO_TEXTS) == Reading(day), text
 
@@ -88,7 +113,9 @@ def test_a_numeric_date_is_right_or_unsure_whatever_other_locales_are_named(
 
 @given(AMOUNTS, DAYS, st.sampled_from(LOCALES[:-1]))
 @settings(max_examples=25)
-def test_the_spelling_found_in_a_text_is_read_back_as_the_value(amount: Decimal, day: date, locale: str) -> None:
+def test_the_spelling_found_in_a_text_is_read_back_as_the_value(
+    amount: Decimal, day: date, locale: str
+) -> None:
     written = format_decimal(amount, "#,##0.00", locale)
     document = DocumentTexts([f"No. 4711 of {format_date(day, 'medium', locale)}: {written}; 12 x 3"])
     for kind, value in ((WrittenKind("decimal", (locale,)), amount), (WrittenKind("date", (locale,)), day)):
@@ -119,7 +146,9 @@ def test_signs_digits_and_symbols_of_many_scripts_are_read(text: str, locales: l
     assert read_number(text, locales, NO_TEXTS) == Reading(Decimal(value))
 
 
-@pytest.mark.parametrize("text", ["1,5 Mio", "12 Stück", "12 34", "1e5", "12²", "", "x", "3.4.2026", "1.83.4"])
+@pytest.mark.parametrize(
+    "text", ["1,5 Mio", "12 Stück", "12 34", "1e5", "12²", "", "x", "3.4.2026", "1.83.4"]
+)
 def test_what_is_more_or_less_than_one_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="number"):
         read_number(text, ["de"], NO_TEXTS)
@@ -137,14 +166,18 @@ def test_the_other_numbers_of_a_document_decide_where_locales_do_not() -> None:
     assert read_number("1.834", ["de", "en"], english) == Reading(Decimal("1.834"))
     for unclear in (NO_TEXTS, DocumentTexts(["7.50 and 1.834,40"]), DocumentTexts(["at 12.30"])):
         assert read_number("1.834", [], unclear).others
-    assert read_number("1.834", ["en"], german) == Reading(Decimal("1.834"), (Decimal(1834),)), "they disagree"
+    assert read_number("1.834", ["en"], german) == Reading(Decimal("1.834"), (Decimal(1834),)), (
+        "they disagree"
+    )
 
 
 def test_the_other_dates_of_a_document_decide_where_locales_do_not() -> None:
     british = DocumentTexts(["25/03/2026"])
     assert read_date("03/04/2026", [], british) == Reading(date(2026, 4, 3))
     assert read_date("03/04/2026", [], NO_TEXTS).others
-    assert read_date("03/04/2026", ["en_US", "en_GB"], NO_TEXTS) == Reading(date(2026, 3, 4), (date(2026, 4, 3),))
+    assert read_date("03/04/2026", ["en_US", "en_GB"], NO_TEXTS) == Reading(
+        date(2026, 3, 4), (date(2026, 4, 3),)
+    )
     assert read_date("03/04/2026", ["en_US"], british).others == (date(2026, 4, 3),)
 
 
