@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -31,6 +31,8 @@ class Money:
         amount: The amount.
         currency: The currency, by its ISO 4217 code where the field is annotated with ``AsWritten``; None: unknown.
     """
+
+    __pydantic_config__ = ConfigDict(json_schema_extra={"description": "An amount of money."})
 
     amount: Decimal
     currency: str | None = None

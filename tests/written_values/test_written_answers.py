@@ -29,7 +29,6 @@ from llama_index_finetune_structured import (
 from llama_index_finetune_structured.answer_values import trained_value
 from llama_index_finetune_structured.capture import read_examples
 from llama_index_finetune_structured.llms.structured import StructuredCall
-from llama_index_finetune_structured.local.schema.grounding import learn_grounding
 from tests.capture.fakes import EchoLLM
 
 
@@ -151,14 +150,14 @@ def test_a_served_text_with_two_meanings_is_a_problem_of_its_trust() -> None:
 @pytest.mark.parametrize("sent", ['{"amount": "1834.40"}', '{"amount": "1.834,40"}', '{"amount": 1834.4}'])
 def test_captured_answers_are_kept_as_the_text_has_them(tmp_path: Path, sent: str) -> None:
     with capture(tmp_path / "calls.jsonl"):
-        EchoLLM(answer=sent).structured_predict(Amount, PromptTemplate("Summe 1.834,40"))
+        EchoLLM(reply=sent).structured_predict(Amount, PromptTemplate("Summe 1.834,40"))
     [row] = read_examples(tmp_path / "calls.jsonl")
     assert row.answer_object() == {"amount": "1.834,40"}
 
 
 def test_a_captured_text_with_two_meanings_is_rejected_without_its_value(tmp_path: Path) -> None:
     with capture(tmp_path / "calls.jsonl") as session, pytest.raises(ValueError, match="may be"):
-        EchoLLM(answer='{"amount": "1.834"}').structured_predict(Amount, PromptTemplate("Summe 1.834"))
+        EchoLLM(reply='{"amount": "1.834"}').structured_predict(Amount, PromptTemplate("Summe 1.834"))
     del session
     rejects = (tmp_path / "calls.rejects.jsonl").read_text(encoding="utf-8")
     assert "unsure_value" in rejects
@@ -189,6 +188,3 @@ def test_a_trained_student_copies_the_text_and_its_class_reads_the_value(copying
     assert str(field.value) in "7.654,32"
     assert isinstance(answer, Amount)
     assert str(answer.amount).replace(".", "") in "765432"
-
-
-_ = learn_grounding
