@@ -117,7 +117,7 @@ def test_a_served_answer_tells_the_rules_that_it_breaks_and_is_less_probable(
     assert trust.probability is not None
     bare = trust.model_copy(update={"problems": ()})
     assert trust.probability < (Calibration().applied(bare).probability or 0)
-    assert structured_events.of_answers[-1].problems == trust.problems
+    assert structured_events.problems[-1] == trust.problems
     assert without.problems == tuple(broken_rules(kept))
 
 
