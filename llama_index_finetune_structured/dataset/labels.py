@@ -68,14 +68,13 @@ class AnswerShape:
     def _spelled_text(self, answer: Any, texts: Sequence[str]) -> str:
         if not isinstance(answer, BaseModel):
             value = json.loads(answer) if isinstance(answer, str) else to_jsonable_python(json_values(answer))
-            given = spelled_answer(self.schema, value, ())  # numbers as text
-            read = read_answer(self.schema, given, texts)
+            read = read_answer(self.schema, value, texts)
             if problems := (*read.unsure, *read.unreadable):
                 raise ValueError(
                     f"{problems[0]}; give the value itself, such as Decimal or date, or name a locale"
                 )
             fitting = json.loads(self._answer_text(read.value))
-            answer = given if fitting == read.value else fitting
+            answer = value if fitting == read.value else fitting
         else:
             answer = json.loads(self._answer_text(answer))
         return compact_json(spelled_answer(self.schema, answer, texts))

@@ -295,7 +295,8 @@ class CascadeAnswers(LLM):
             question.checked(answer)
         except StructuredAnswerError as error:
             return _Reply(answer, trust, error)
-        trust = with_problems(trust, question.problems(answer), self._calibrations.get(rule.key))
+        problems = [*trust.problems, *question.problems(answer)]
+        trust = with_problems(trust, problems, self._calibrations.get(rule.key))
         is_sure = rule.is_sure(trust.probability) and not trust.problems
         return _Reply(answer, trust, is_sure=is_sure)
 
@@ -327,7 +328,7 @@ class CascadeAnswers(LLM):
             "student": self.student.metadata.model_name,
             "student_answer": None if reply.answer is None else answer_text(reply.answer),
             "student_probability": reply.trust.probability,
-            "student_problems": list(reply.trust.problems) or None,
+            "student_problems": "; ".join(reply.trust.problems) or None,
             "student_error": None if reply.error is None else type(reply.error).__name__,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
@@ -346,7 +347,7 @@ class CascadeAnswers(LLM):
         self._teacher_fails = False
         self._counts.add("teacher", rule.key, rule.expected)
         own = known_trust(answer)  # of a teacher that is a LoraLLM or a cascade
-        own = with_problems(own, question.problems(answer), None)
+        own = with_problems(own, [*own.problems, *question.problems(answer)], None)
         name = own.answered_by or self.teacher.metadata.model_name
         sure = (True if own.sure is None else own.sure) and not own.problems
         return with_trust(answer, own.model_copy(update={"answered_by": name, "sure": sure}))

@@ -57,7 +57,8 @@ class StructuredReply:
     def remember(self, answer: Any) -> None:
         """Keep the trust in the object that was made of the reply."""
         if self.trust is not None and isinstance(answer, BaseModel):
-            trust = with_problems(self.trust, broken_rules(answer), self.calibration)
+            problems = [*self.trust.problems, *broken_rules(answer)]
+            trust = with_problems(self.trust, problems, self.calibration)
             keep_trust(answer, trust, self.messages)
 
 

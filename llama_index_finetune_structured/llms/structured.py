@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
@@ -37,7 +37,6 @@ __all__ = [
     "parse_response",
     "request_schema",
     "source_texts",
-    "text_problems",
     "with_problems",
     "with_schema",
 ]
@@ -120,17 +119,17 @@ class StructuredCall:
         except StructuredAnswerError as error:
             self._outcome, self._trust = error, None
             return
-        self._problems = text_problems(self._text, self._outcome, self._texts)
         self._trust = self._trust and with_problems(self._trust, self._problems, self._calibration)
 
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
         answer = parse_response(self._output_cls, response, self._texts)
-        value = loads(json_span(self._text)) if self._distinct else None
-        if (distinct := _without_last_repetition(value)) != value:
+        value = loads(json_span(self._text))
+        if self._distinct and (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
-                text = json.dumps(distinct)
-                answer, self._text = parse_answer(self._output_cls, text, self._texts), text
+                answer = parse_answer(self._output_cls, json.dumps(distinct), self._texts)
+                value = distinct
                 self._trust = self._trust and trust_in_rest(self._trust, distinct)
+        self._problems = answer_problems(class_schema(self._output_cls), value, self._texts, answer)
         return answer
 
     def result(self) -> BaseModel:
@@ -206,14 +205,9 @@ def source_texts(messages: Sequence[ChatMessage]) -> list[str | None]:
     return [message.content for message in messages if message.role not in _INSTRUCTIONS]
 
 
-def text_problems(text: str, answer: BaseModel, texts: Sequence[str | None]) -> tuple[str, ...]:
-    """The problems of an answer that was read from a text, which has JSON."""
-    return answer_problems(class_schema(type(answer)), loads(json_span(text)), texts, answer)
-
-
-def with_problems(trust: Trust, problems: Sequence[str], calibration: Calibration | None) -> Trust:
-    """The trust with these problems too, and with the probability that is left to it by them."""
-    every = tuple(dict.fromkeys([*trust.problems, *problems]))
+def with_problems(trust: Trust, problems: Iterable[str], calibration: Calibration | None) -> Trust:
+    """The trust with these problems, and with the probability that they leave to it."""
+    every = tuple(dict.fromkeys(problems))
     if every == trust.problems:
         return trust
     found = trust.model_copy(update={"problems": every})

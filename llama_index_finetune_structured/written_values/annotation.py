@@ -14,8 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from ..errors import ConfigurationError
 from .kinds import KEYWORD, WrittenKind
-from .numbers import TOKEN
-from .readings import DocumentTexts, locale_of, western_digits
+from .readings import TOKEN, DocumentTexts, locale_of, western_digits
 
 __all__ = ["AsWritten", "Money"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -12,20 +13,26 @@ from .kinds import KEYWORD, WrittenKind, kind_of, stands_in
 from .numbers import number_text
 from .readings import DocumentTexts
 
-__all__ = ["ReadAnswer", "has_written_values", "json_values", "read_answer", "spelled_answer"]
+__all__ = [
+    "ReadAnswer",
+    "absent_values",
+    "has_written_values",
+    "json_values",
+    "read_answer",
+    "spelled_answer",
+]
 
 
 class ReadAnswer(NamedTuple):
     """An answer whose written values are in their canonical texts, which are read the same everywhere.
 
     ``unsure``: what has two meanings, of which the likelier one was taken. ``unreadable``: what is of another kind,
-    and was left as it is. ``absent``: values that no text of the document has. Each begins with the value's path.
+    and was left as it is. Each begins with the value's path.
     """
 
     value: Any
     unsure: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
 
 
 def has_written_values(schema: Any) -> bool:
@@ -46,7 +53,7 @@ def read_answer(schema: Mapping[str, Any] | None, value: Any, texts: Sequence[st
     if schema is None or not has_written_values(schema):
         return ReadAnswer(value)
     document = DocumentTexts(texts)
-    unsure, unreadable, absent = list[str](), list[str](), list[str]()
+    unsure, unreadable = list[str](), list[str]()
 
     def read(path: str, kind: WrittenKind, text: str) -> str:
         try:
@@ -57,14 +64,25 @@ def read_answer(schema: Mapping[str, Any] | None, value: Any, texts: Sequence[st
         if reading.others:
             choices = " or ".join(map(kind.text, (reading.value, *reading.others)))
             unsure.append(f"{path}: {text!r} may be {choices}")
-        elif not stands_in(text, document.texts) and not stands_in(
-            kind.spelling(text, document), document.texts
-        ):
-            absent.append(f"{path}: {text!r} does not stand in the text")
         return kind.text(reading.value)
 
     found = _mapped(schema, schema, value, "", read)
-    return ReadAnswer(found, tuple(unsure), tuple(unreadable), tuple(absent))
+    return ReadAnswer(found, tuple(unsure), tuple(unreadable))
+
+
+def absent_values(schema: Mapping[str, Any], value: Any, texts: Sequence[str | None]) -> list[str]:
+    """The written values of an answer that no text has in any spelling, each with its path."""
+    document, absent = DocumentTexts(texts), list[str]()
+
+    def look(path: str, kind: WrittenKind, text: str) -> str:
+        with suppress(ValueError):
+            if not stands_in(kind.spelling(text, document), document.texts):
+                absent.append(f"{path}: {text!r} does not stand in the text")
+        return text
+
+    if has_written_values(schema):
+        _mapped(schema, schema, value, "", look)
+    return absent
 
 
 def spelled_answer(schema: Mapping[str, Any] | None, value: Any, texts: Sequence[str | None]) -> Any:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from .dates import date_spots, read_date
-from .numbers import TOKEN, currency_spellings, number_text, read_currency, read_number
+from .numbers import currency_spellings, number_text, read_currency, read_number
 from .readings import DocumentTexts, Reading
 
 __all__ = ["KEYWORD", "WrittenKind", "kind_of"]
@@ -79,15 +79,11 @@ class WrittenKind:
                 for content in document.texts:
                     yield from (found.group() for found in re.finditer(pattern, content, re.IGNORECASE))
             return
+        if self.name != "date":
+            yield from (text for text, values in document.numbers if abs(value) in values)
+            return
         for plain, content in zip(document.plain, document.texts, strict=True):
-            if self.name == "date":
-                yield from (content[start:end] for start, end in date_spots(plain, value, self.locales))
-                continue
-            for found in TOKEN.finditer(plain):
-                start = found.start()
-                if start and plain[start - 1] in "-−" and not plain[start - 2 : start - 1].strip():
-                    start -= 1
-                yield content[start : found.end()]
+            yield from (content[start:end] for start, end in date_spots(plain, value, self.locales))
 
 
 def stands_in(text: str, texts: tuple[str, ...]) -> bool:

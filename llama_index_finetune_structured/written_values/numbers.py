@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 
-from .readings import DocumentTexts, Reading, locale_of, number_values, western_digits, without_marks
+from .readings import TOKEN, DocumentTexts, Reading, locale_of, number_values, western_digits, without_marks
 
 __all__ = ["currency_spellings", "number_text", "read_currency", "read_number"]
 
-TOKEN = re.compile(
-    r"(?<![\d.,'’])(?:[1-9]\d{0,2}(?: \d{3})+(?!\d)(?:[.,]\d+)?|(?:[.,](?=\d))?\d+(?:[.,'’]\d+)*)(?!\d)"
-)
-"""Digits of one number, with the separators between them."""
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}")
 _AMBIGUOUS = re.compile(r"[1-9]\d{0,2}[.,]\d{3}")
 _MINUS = "-−–"

@@ -14,12 +14,24 @@ from ..errors import ConfigurationError, MissingDependencyError
 if TYPE_CHECKING:
     from babel import Locale
 
-__all__ = ["DocumentTexts", "Reading", "locale_of", "number_values", "western_digits", "without_marks"]
+__all__ = [
+    "TOKEN",
+    "DocumentTexts",
+    "Reading",
+    "locale_of",
+    "number_values",
+    "western_digits",
+    "without_marks",
+]
 
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BREAKS = "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _GROUPS = ",.'’ "
 _NUMBER = re.compile(r"(?<![\w.,'’])\d+(?:[.,'’]\d+)+(?![\w]|[.,'’]\d)")
+TOKEN = re.compile(
+    r"(?<![\d.,'’])(?:[1-9]\d{0,2}(?: \d{3})+(?!\d)(?:[.,]\d+)?|(?:[.,](?=\d))?\d+(?:[.,'’]\d+)*)(?!\d)"
+)
+"""Digits of one number, with the separators between them."""
 _TWO_DECIMALS = re.compile(r"\d+[.,]\d\d")
 _DATE = re.compile(r"(?<![\w./-])(\d{1,2})([./-])(\d{1,2})\2(?:\d{4}|\d\d)(?![\w]|[./-]\d)")
 _FEW = (
@@ -96,6 +108,23 @@ class DocumentTexts:
     def plain(self) -> tuple[str, ...]:
         """The texts with western digits, each as long as it was."""
         return tuple(map(western_digits, self.texts))
+
+    @cached_property
+    def numbers(self) -> tuple[tuple[str, frozenset[Decimal]], ...]:
+        """The numbers of the texts, with their sign if they have one before them, and what each may mean without it."""
+        found = []
+        for plain, text in zip(self.plain, self.texts, strict=True):
+            for each in TOKEN.finditer(plain):
+                start = each.start()
+                if (
+                    start
+                    and plain[start - 1] in "-\u2212"
+                    and not plain[max(0, start - 2) : start - 1].strip()
+                ):
+                    start -= 1
+                values = number_values(each.group()).values()
+                found.append((text[start : each.end()], frozenset(values)))
+        return tuple(found)
 
     @cached_property
     def decimal_symbol(self) -> str | None:

@@ -12,7 +12,7 @@ from ...example import Example, compact_json
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
 from ...local.schema.message_texts import caller_texts, without_schema_text
 from ...stated_rules import answer_problems
-from ...written_values.answers import read_answer
+from ...written_values.answers import absent_values, read_answer
 from .lines import structured_texts
 from .problems import Fault
 
@@ -50,5 +50,5 @@ def _faults(
         yield Fault("answer_not_in_schema", read.unreadable[0])
         return
     yield from (Fault("unsure_value", reason) for reason in read.unsure)
-    yield from (Fault("value_not_in_text", reason) for reason in read.absent)
+    yield from (Fault("value_not_in_text", reason) for reason in absent_values(schema, value, texts))
     yield from (Fault("rule_broken", reason) for reason in answer_problems(schema, read.value, (), answer))
