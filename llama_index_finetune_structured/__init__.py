@@ -84,11 +84,13 @@ if TYPE_CHECKING:
     from .local.export import export_adapter
     from .local.export.serving import ServingCommand, serving_commands
     from .local.train.settings import LoraSettings
+    from .stated_rules import answer_rules
     from .trust.answer_trust import EndTrust, Evidence, FieldTrust, LogProbability, Trust
     from .trust.lookup import trust_of
     from .tuning.improve import Improvement, improve
     from .tuning.run import tune
     from .tuning.versions import rollback
+    from .written_values.annotation import AsWritten, Money
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -167,6 +169,8 @@ else:
             ".tuning.improve": ["Improvement", "improve"],
             ".trust.answer_trust": ["EndTrust", "Evidence", "FieldTrust", "LogProbability", "Trust"],
             ".trust.lookup": ["trust_of"],
+            ".stated_rules": ["answer_rules"],
+            ".written_values.annotation": ["AsWritten", "Money"],
             ".tuning.run": ["tune"],
             ".tuning.versions": ["rollback"],
         },
@@ -178,6 +182,7 @@ __all__ = [
     "AgentRun",
     "AgentScorecard",
     "AnswerReport",
+    "AsWritten",
     "CallPolicy",
     "CaptureError",
     "Cascade",
@@ -215,6 +220,7 @@ __all__ = [
     "LoraSettings",
     "Message",
     "MissingDependencyError",
+    "Money",
     "OpenAIFineTuningHandler",
     "OpenAIFinetuneEngine",
     "OpenAIPydanticProgram",
@@ -245,6 +251,7 @@ __all__ = [
     "acompare_agents",
     "alabel_documents",
     "answer_questions",
+    "answer_rules",
     "arun_agent",
     "ascore_turns",
     "calibrate",

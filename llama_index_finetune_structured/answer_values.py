@@ -27,7 +27,7 @@ from pydantic_core import to_jsonable_python
 from .errors import ConfigurationError, DatasetError
 from .example import MOST_LEVELS, canonical_json, compact_json, is_too_deep
 
-__all__ = ["answer_value", "class_schema", "given_value", "readable_value", "trained_value"]
+__all__ = ["answer_value", "class_schema", "given_value", "readable_value", "trained_value", "walk_values"]
 
 _SECRETS = (Secret, SecretStr, SecretBytes)
 _LISTS = (list, tuple, deque)
@@ -232,7 +232,7 @@ def _join(path: str, name: object) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+def walk_values(value: Any) -> Iterator[tuple[str, Any]]:
     """``value`` and everything inside it, each once, with its path; outer values come before inner ones."""
     waiting, seen = [("", value)], {id(value)}
     for path, item in waiting:
@@ -252,7 +252,9 @@ def _refuse_secrets(answer: BaseModel) -> None:
                 seen.add(id(part))
                 waiting.append(part)
     if any(isinstance(item, _SECRETS) for item in waiting):
-        path, secret = next((path, value) for path, value in _walk(answer) if isinstance(value, _SECRETS))
+        path, secret = next(
+            (path, value) for path, value in walk_values(answer) if isinstance(value, _SECRETS)
+        )
         raise DatasetError(
             f"{path}: a secret ({type(secret).__name__}), which is no training data; "
             "leave the field out of the class, or make it plain text that may be trained on"
@@ -261,7 +263,7 @@ def _refuse_secrets(answer: BaseModel) -> None:
 
 def _unwritable_field(answer: BaseModel) -> str:
     """The path of the innermost field that cannot be dumped."""
-    models = [(path, value) for path, value in _walk(answer) if isinstance(value, BaseModel)]
+    models = [(path, value) for path, value in walk_values(answer) if isinstance(value, BaseModel)]
     for path, model in reversed(models):
         for name in type(model).model_fields:
             try:
@@ -276,7 +278,7 @@ def _fault(answer: BaseModel, value: Any, output_cls: type[BaseModel], only_set:
     try:
         text = compact_json(value)
     except ValueError:
-        numbers = ((path, part) for path, part in _walk(value) if isinstance(part, float))
+        numbers = ((path, part) for path, part in walk_values(value) if isinstance(part, float))
         path, number = next(item for item in numbers if not math.isfinite(item[1]))
         return f"{path or 'the answer'}: {number}, for which JSON has no number: leave it out, or allow None"
     try:
@@ -297,7 +299,7 @@ def _fault(answer: BaseModel, value: Any, output_cls: type[BaseModel], only_set:
 
 def _field_of_a_path(answer: BaseModel) -> str | None:
     """The path of the first field that is read by an AliasPath alone."""
-    for path, model in _walk(answer):
+    for path, model in walk_values(answer):
         cls: Any = type(model)
         for name, field in getattr(cls, "__pydantic_fields__", {}).items():
             if _is_read_by_path(field) and name not in _validation_names(cls):

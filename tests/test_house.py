@@ -18,26 +18,27 @@ ROOT = Path(package.__file__).parent
 ROW = [
     "printable", "notebook_html", "progress_bar", "panics", "errors", "data_frames", "lazy", "example",
     "answer_values", "answer_classes", "forks", "descriptors", "locks", "files", "checksums", "jsonl",
-    "jsonl_store", "json_schema", "background", "formats", "capture", "trust", "local", "dataset", "llms",
-    "engines", "evaluation", "tuning", "service", "demo", "cli",
+    "jsonl_store", "json_schema", "written_values", "stated_rules", "background", "formats", "capture", "trust",
+    "local", "dataset", "llms", "engines", "evaluation", "tuning", "service", "demo", "cli",
 ]  # fmt: skip
 PUBLIC = [
-    "AgentRun", "AgentScorecard", "AnswerReport", "CallPolicy", "CaptureError", "Cascade", "CheckReport",
-    "CheckpointError", "ConfigurationError", "DatasetError", "DatasetSummary", "DocumentProblem",
+    "AgentRun", "AgentScorecard", "AnswerReport", "AsWritten", "CallPolicy", "CaptureError", "Cascade",
+    "CheckReport", "CheckpointError", "ConfigurationError", "DatasetError", "DatasetSummary", "DocumentProblem",
     "DocumentText", "EndTrust", "EngineError", "Evidence", "Example", "FieldRule", "FieldTrust",
     "FinetuneDataset", "FinetuneEngine", "FinetuneStructuredError", "FollowingLoraLLM", "GeneratedQuestions",
     "GradientAIFineTuningHandler", "GradientBaseModelLLM", "GradientFinetuneEngine", "GradientModelAdapterLLM",
     "Improvement", "LabelledDocuments", "LeakageReport", "LearningCurve", "LlamaCppServer", "LogProbability",
-    "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError",
+    "LoraFinetuneEngine", "LoraJob", "LoraLLM", "LoraSettings", "Message", "MissingDependencyError", "Money",
     "OpenAIFineTuningHandler", "OpenAIFinetuneEngine", "OpenAIPydanticProgram", "Parity", "ParityError",
     "Prices", "PromptTooLongError", "Question", "QuestionGenerator", "QueueFullError", "RequestTimeoutError",
     "RetrievalAugmentedDatasetBuilder", "Revalidation", "Scorecard", "ServiceError", "ServingCommand",
     "ServingRecipe", "Source", "StructuredAnswerError", "SunsetWarning", "TextScorecard", "Timeouts", "Trust",
     "Usage", "aanswer_questions", "acalibrate", "acompare", "acompare_agents", "alabel_documents",
-    "answer_questions", "arun_agent", "ascore_turns", "aselect", "calibrate", "capture", "check", "compare",
-    "compare_agents", "compare_texts", "embedding_similarity", "export_adapter", "hosted_llm", "improve",
-    "label_documents", "learning_curve", "load_schema", "parity", "read_documents", "read_nodes", "rollback",
-    "run_agent", "score_turns", "select", "served_llm", "serving_commands", "text_mode", "trust_of", "tune",
+    "answer_questions", "answer_rules", "arun_agent", "ascore_turns", "aselect", "calibrate", "capture",
+    "check", "compare", "compare_agents", "compare_texts", "embedding_similarity", "export_adapter",
+    "hosted_llm", "improve", "label_documents", "learning_curve", "load_schema", "parity", "read_documents",
+    "read_nodes", "rollback", "run_agent", "score_turns", "select", "served_llm", "serving_commands",
+    "text_mode", "trust_of", "tune",
 ]  # fmt: skip
 LOCAL_ROW = ["schema", "model", "train", "generate", "export"]
 EVALUATION_ROW = [

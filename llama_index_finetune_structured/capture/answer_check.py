@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ..answer_values import class_schema, given_value
 from ..example import compact_json, json_span, refuse_constant
 from ..json_schema import find_error
+from ..written_values.answers import has_written_values, read_answer, spelled_answer
 from .request import AnswerRequest
 
 __all__ = ["Rejected", "check_answer"]
@@ -37,16 +39,17 @@ def check_answer(
     request: AnswerRequest,
     output_cls: type[BaseModel] | None,
     finish_reason: str | None,
+    texts: Sequence[str | None] = (),
 ) -> dict[str, Any]:
     """Return the answer to train on: ``answer`` without any text around its JSON.
 
     ``answer``: the assistant's message in OpenAI's wire format. ``output_cls``: the class it is parsed to, if known.
-    ``finish_reason``: as the provider reported it. Raises Rejected.
+    ``finish_reason``: as the provider reported it. ``texts``: those that the answer is from. Raises Rejected.
     """
     if finish_reason in _CUT_SHORT:
         raise Rejected(_CUT_SHORT[finish_reason], f"finish_reason is {finish_reason!r}")
     if answer.get("tool_calls"):
-        return _check_tool_calls(answer, request, output_cls)
+        return _check_tool_calls(answer, request, output_cls, texts)
     content = answer.get("content")
     if not content:
         raise Rejected("empty_answer", "neither content nor tool calls")
@@ -56,11 +59,14 @@ def check_answer(
         return answer
     text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
     json_text = text if request.transport == "json_schema" else _json_in(text)
-    return {**answer, "content": _checked(json_text, request.schema, output_cls)}
+    return {**answer, "content": _checked(json_text, request.schema, output_cls, texts)}
 
 
 def _check_tool_calls(
-    answer: dict[str, Any], request: AnswerRequest, output_cls: type[BaseModel] | None
+    answer: dict[str, Any],
+    request: AnswerRequest,
+    output_cls: type[BaseModel] | None,
+    texts: Sequence[str | None],
 ) -> dict[str, Any]:
     calls = answer["tool_calls"]
     if request.parallel_tool_calls is False:
@@ -76,7 +82,7 @@ def _check_tool_calls(
         if parameters and name not in parameters:
             raise Rejected("unknown_tool", f"{name!r} is not one of the tools sent")
         is_output = output_cls is not None and name == request.schema_name
-        arguments = _checked(arguments, parameters.get(name), output_cls if is_output else None)
+        arguments = _checked(arguments, parameters.get(name), output_cls if is_output else None, texts)
         checked.append({**call, "function": {**call["function"], "arguments": arguments}})
     return {**answer, "tool_calls": checked}
 
@@ -88,12 +94,25 @@ def _json_in(text: str) -> str:
         raise Rejected("not_json", "the answer contains no JSON") from None
 
 
-def _checked(text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> str:
+def _checked(
+    text: str, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None, texts: Sequence[str | None]
+) -> str:
     """The JSON text to train on. Raises Rejected where it does not fit the class or, without one, the schema."""
     try:
         value = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise Rejected("not_json", f"{type(error).__name__} in the answer") from None
+    known = schema if output_cls is None else class_schema(output_cls)
+    if not has_written_values(known):
+        return _fitting(text, value, schema, output_cls)
+    read = read_answer(known, value, texts)
+    if read.unsure:
+        raise Rejected("unsure_value", f"{read.unsure[0].partition(':')[0]}: has two meanings; name a locale")
+    fitting = json.loads(_fitting(compact_json(read.value), read.value, schema, output_cls))
+    return compact_json(spelled_answer(known, value if fitting == read.value else fitting, texts))
+
+
+def _fitting(text: str, value: Any, schema: dict[str, Any] | None, output_cls: type[BaseModel] | None) -> str:
     if output_cls is not None:
         return _in_the_form_of(output_cls, text, value)
     if schema is not None:

@@ -11,7 +11,15 @@ from ..formats.wire import json_safe, message_to_wire, source_of, tools_to_wire
 from .request import AnswerRequest
 from .spans import Call, Span, SpanOwner
 
-__all__ = ["example_row", "finish_reason", "prompt_messages", "reasoning_tokens", "start_call", "token_usage"]
+__all__ = [
+    "example_row",
+    "finish_reason",
+    "prompt_messages",
+    "reasoning_tokens",
+    "source_texts",
+    "start_call",
+    "token_usage",
+]
 
 _KEPT_ARGUMENTS = (  # those that say which answer was requested
     "tools",
@@ -28,6 +36,16 @@ _EDGE = 64  # characters; chosen: long enough to identify a node by its start or
 def prompt_messages(prompt: str) -> list[dict[str, Any]]:
     """A completion's prompt as one user message."""
     return [{"role": "user", "content": prompt}]
+
+
+def source_texts(messages: list[dict[str, Any]]) -> list[str]:
+    """The texts of messages in OpenAI's wire format, those with instructions excepted."""
+    contents = [
+        message.get("content") for message in messages if message["role"] not in ("system", "developer")
+    ]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return [text for text in texts if isinstance(text, str)]
 
 
 def start_call(

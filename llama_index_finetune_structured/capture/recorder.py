@@ -21,7 +21,7 @@ from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
 from ..printable import package_logger
 from .answer_check import Rejected, check_answer
-from .calls import example_row, finish_reason
+from .calls import example_row, finish_reason, source_texts
 from .redaction import Redactor, redact_record, remember_environment
 from .request import AnswerRequest, read_request, without_tool_schema
 from .spans import Call, Scope
@@ -141,8 +141,10 @@ class Recorder:
         request, output_cls = self._read_request(call)
         if output_cls is None and not request.forced and not answer.get("tool_calls"):
             request = without_tool_schema(request)
+        texts = source_texts(call.messages)
         try:
-            checked = check_answer(answer, request, output_cls, finish_reason(response) or call.finish_reason)
+            finish = finish_reason(response) or call.finish_reason
+            checked = check_answer(answer, request, output_cls, finish, texts)
         except Rejected as rejected:
             nonempty = {**answer, "content": answer["content"] or ""}  # an Example needs content or calls
             self._reject(example_row(call, nonempty, request, response), rejected)
@@ -155,7 +157,7 @@ class Recorder:
         elif checked.get("tool_calls") != answer.get("tool_calls"):
             row["metadata"]["answer_as_sent"] = answer["tool_calls"]
         line = self._redacted(
-            _dumped(row), lambda redacted: check_answer(redacted, request, output_cls, None)
+            _dumped(row), lambda redacted: check_answer(redacted, request, output_cls, None, texts)
         )
         if line is not None:
             self.store.append(line)

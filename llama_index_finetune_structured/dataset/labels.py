@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from ..answer_classes import class_path
 from ..answer_values import class_schema, given_value, trained_value
@@ -16,6 +17,8 @@ from ..example import Example, Message, compact_json
 from ..formats.wire import message_of
 from ..json_schema import first_error, schema_title, schema_validator
 from ..jsonl import one_line_reason, require_utf8
+from ..local.schema.message_texts import caller_texts
+from ..written_values.answers import has_written_values, json_values, read_answer, spelled_answer
 
 __all__ = ["AnswerShape", "Conversation", "labelled_examples", "says_none"]
 
@@ -52,15 +55,32 @@ class AnswerShape:
             return AnswerShape(type(answer), None)
         return self
 
-    def answer_text(self, answer: Any) -> str:
+    def answer_text(self, answer: Any, messages: Sequence[Message] = ()) -> str:
         """The answer as the text to train on: compact JSON, or the text itself where there is no schema.
 
-        ``answer``: a Pydantic object, a dict or list, or text. Raises ValueError where it does not fit.
+        ``answer``: a Pydantic object, a dict or list, or text. ``messages``: those that it is the answer to, whose
+        spelling its written values get. Raises ValueError where it does not fit.
         """
         try:
-            return self._answer_text(answer)
+            if not has_written_values(self.schema):
+                return self._answer_text(answer)
+            return self._spelled_text(answer, caller_texts(messages))
         except RecursionError as error:
             raise ValueError(one_line_reason(error)) from None
+
+    def _spelled_text(self, answer: Any, texts: Sequence[str]) -> str:
+        if not isinstance(answer, BaseModel):
+            value = json.loads(answer) if isinstance(answer, str) else to_jsonable_python(json_values(answer))
+            read = read_answer(self.schema, value, texts)
+            if problems := (*read.unsure, *read.unreadable):
+                raise ValueError(
+                    f"{problems[0]}; give the value itself, such as Decimal or date, or name a locale"
+                )
+            fitting = json.loads(self._answer_text(read.value))
+            answer = value if fitting == read.value else fitting
+        else:
+            answer = json.loads(self._answer_text(answer))
+        return compact_json(spelled_answer(self.schema, answer, texts))
 
     def _answer_text(self, answer: Any) -> str:
         if self._output_cls is not None:
@@ -120,7 +140,9 @@ def labelled_examples(
             conversation, answer = _input_and_answer(pair)
             messages, query = _messages_and_query(conversation, system_prompt)
             answer_shape = shape.for_answer(answer)
-            examples.append(_example(messages, query, answer_shape.answer_text(answer), answer_shape))
+            examples.append(
+                _example(messages, query, answer_shape.answer_text(answer, messages), answer_shape)
+            )
         except (ValueError, TypeError) as error:
             raise DatasetError(f"pairs[{row}]: {one_line_reason(error)}") from error
     return examples if document_ids is None else _with_documents(examples, document_ids)

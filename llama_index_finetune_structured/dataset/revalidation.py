@@ -12,6 +12,7 @@ from ..errors import DatasetError
 from ..example import Example
 from ..formats.transports import render
 from ..jsonl import one_line_reason
+from ..local.schema.message_texts import without_schema_text
 from ..printable import printable
 from .labels import AnswerShape
 
@@ -78,7 +79,8 @@ def revalidate(
         try:
             answer = None if migrate is None else migrate(example.answer_object())
             if answer is not None:
-                kept.append(_with_answer(example, shape, shape.answer_text(answer)))
+                text = shape.answer_text(answer, without_schema_text(example))
+                kept.append(_with_answer(example, shape, text))
                 migrated.append(row)
                 continue
         except Exception as error:  # the user's function may raise anything; the row's reason names it
@@ -92,17 +94,17 @@ def _with_answer(example: Example, shape: AnswerShape, text: str) -> Example:
 
     Raises ValueError where the answer does not fit.
     """
-    answer = shape.answer_text(text)
+    answer = shape.answer_text(text, without_schema_text(example))
     # An example without a schema has none to remove from its prompt, so it may be relabelled as it is.
     structured = (
         example
         if example.answer_schema is not None
         else example.model_copy(update={"transport": "json_schema"})
     )
-    without_schema_text = render(structured, "json_schema")
-    renewed = without_schema_text.model_copy(
+    bare = render(structured, "json_schema")
+    renewed = bare.model_copy(
         update={
-            "answer": without_schema_text.answer.model_copy(update={"content": answer}),
+            "answer": bare.answer.model_copy(update={"content": answer}),
             "answer_schema": shape.schema,
             "schema_name": shape.name,
             "answer_class": shape.class_path,

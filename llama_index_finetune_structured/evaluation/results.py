@@ -114,11 +114,17 @@ class ScoreTable(BaseModel):
         return resamples_of(self.rows, self.field_kinds).difference(system, against, metric)
 
     def problems(self) -> list[str]:
-        """One sentence for each kind of failure of a system, with its causes, and one on the examples left out."""
+        """Sentences on the failures of each system, on broken rules, and on the examples left out."""
         found = [
             f"{one_line(name)}: {sentence}"
             for name, score in self.systems.items()
             for sentence in failure_sentences(score.failures, score.n)
+        ]
+        found += [
+            f"{one_line(name)}: {score.with_problems} of {score.n} answers break a rule or have a value with two "
+            f"meanings; {score.wrong_with_problems} of them are not exact"
+            for name, score in self.systems.items()
+            if score.with_problems
         ]
         if self.left_out:
             total, n = len(self.left_out) + len(self.rows), len(self.left_out)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
 
@@ -12,6 +12,7 @@ from ..example import json_span, loads
 from ..formats.wire import message_of
 from ..local.schema.grounding import GroundedSchema, Grounding, grounded_leaves
 from ..local.schema.message_texts import caller_texts
+from ..stated_rules import answer_problems
 from ..trust.answer_trust import Trust
 from ..trust.evidence import with_evidence
 
@@ -26,27 +27,34 @@ class AnswerSource:
     """The messages of a call as the source of its answer's values.
 
     ``contents``: ``ChatMessage.content`` of the messages by index; None for instructions. ``texts``: what the grammar
-    lets grounded values copy; None: no value is grounded.
+    lets grounded values copy; None: no value is grounded. ``schema``: of the answer, where its problems are wanted.
     """
 
     contents: tuple[str | None, ...]
     texts: PromptTexts | None
+    schema: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, messages: Sequence[ChatMessage], schema: GroundedSchema | None) -> AnswerSource:
-        """The source that messages are for answers to a schema; ``schema`` None: without grounded values."""
+    def of(
+        cls,
+        messages: Sequence[ChatMessage],
+        grounded: GroundedSchema | None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> AnswerSource:
+        """The source that messages are for answers to a schema; ``grounded`` None: without grounded values."""
         wired = [message_of(message, text_only=True) for message in messages]
-        if schema is not None and schema.system_messages:
+        if grounded is not None and grounded.system_messages:
             wired = [message.model_copy(update={"role": "user"}) for message in wired]
         texts = [caller_texts([message]) for message in wired]
         contents = tuple(
             message.content if text else None for message, text in zip(messages, texts, strict=True)
         )
-        if schema is None:
-            return cls(contents, None)
+        if grounded is None:
+            return cls(contents, None, schema)
         from ..local.generate.grounding import PromptTexts
 
-        return cls(contents, PromptTexts(Grounding(schema, tuple(text for [text] in filter(None, texts)))))
+        copied = PromptTexts(Grounding(grounded, tuple(text for [text] in filter(None, texts))))
+        return cls(contents, copied, schema)
 
     def evidence(self, trust: Trust, answer: str) -> Trust:
         """The trust in an answer, with where its values stand. ``answer``: its text, which has JSON."""
@@ -54,3 +62,7 @@ class AnswerSource:
             return with_evidence(trust, self.contents)
         leaves = grounded_leaves(self.texts.schema.answer, loads(json_span(answer)))
         return with_evidence(trust, self.contents, {leaf.path for leaf, _ in leaves})
+
+    def problems(self, answer: str) -> tuple[str, ...]:
+        """Those that are known by the schema. ``answer``: its text, which has JSON."""
+        return answer_problems(self.schema, loads(json_span(answer)), self.contents)

@@ -44,6 +44,7 @@ from .cascade_questions import (
 from .cascade_rule import SchemaRule, SchemaRules
 from .cascade_timeout import awithin, within
 from .cascade_turns import turn_question
+from .structured import with_problems
 from .tool_calls import ToolCallingLLM
 
 __all__ = ["CascadeAnswers"]
@@ -309,7 +310,10 @@ class CascadeAnswers(ToolCallingLLM):
             question.checked(answer)
         except StructuredAnswerError as error:
             return _Reply(answer, trust, error)
-        return _Reply(answer, trust, is_sure=rule.is_sure(trust.probability))
+        problems = [*trust.problems, *question.problems(answer)]
+        trust = with_problems(trust, problems, self._calibrations.get(rule.key))
+        is_sure = rule.is_sure(trust.probability) and not trust.problems
+        return _Reply(answer, trust, is_sure=is_sure)
 
     def _settled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         """The answer of a question that the student has answered."""
@@ -320,7 +324,7 @@ class CascadeAnswers(ToolCallingLLM):
                 answer = question.checked(within(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
-        return self._by_teacher(rule, answer)
+        return self._by_teacher(rule, question, answer)
 
     async def _asettled(self, question: CascadeQuestion, rule: SchemaRule, reply: _Reply) -> Any:
         if reply.is_sure:
@@ -330,7 +334,7 @@ class CascadeAnswers(ToolCallingLLM):
                 answer = question.checked(await awithin(self.teacher_timeout, question, self.teacher))
         except Exception as error:
             return self._without_teacher(rule, reply, error)
-        return self._by_teacher(rule, answer)
+        return self._by_teacher(rule, question, answer)
 
     @contextmanager
     def _handing_over(self, question: CascadeQuestion, reply: _Reply) -> Iterator[None]:
@@ -339,6 +343,7 @@ class CascadeAnswers(ToolCallingLLM):
             "student": self.student.metadata.model_name,
             "student_answer": None if reply.answer is None else question.written(reply.answer),
             "student_probability": reply.trust.probability,
+            "student_problems": "; ".join(reply.trust.problems) or None,
             "student_error": None if reply.error is None else type(reply.error).__name__,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
@@ -353,12 +358,13 @@ class CascadeAnswers(ToolCallingLLM):
             reply.trust.model_copy(update={"answered_by": name, "sure": outcome == "student"}),
         )
 
-    def _by_teacher(self, rule: SchemaRule, answer: Any) -> Any:
+    def _by_teacher(self, rule: SchemaRule, question: CascadeQuestion, answer: Any) -> Any:
         self._teacher_fails = False
         self._counts.add("teacher", rule.key, rule.expected)
         own = known_trust(answer)  # of a teacher that is a LoraLLM or a cascade
+        own = with_problems(own, [*own.problems, *question.problems(answer)], None)
         name = own.answered_by or self.teacher.metadata.model_name
-        sure = True if own.sure is None else own.sure
+        sure = (True if own.sure is None else own.sure) and not own.problems
         return with_trust(answer, own.model_copy(update={"answered_by": name, "sure": sure}))
 
     def _without_teacher(self, rule: SchemaRule, reply: _Reply, error: Exception) -> Any:

@@ -12,15 +12,16 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from pydantic import BaseModel
 
-from ..answer_values import class_schema, trained_value
+from ..answer_values import class_schema, readable_value, trained_value
 from ..capture.request import read_request
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import compact_json, json_span, loads
 from ..formats.wire import message_to_wire
+from ..stated_rules import answer_problems
 from ..trust.answer_trust import Trust
 from ..trust.lookup import TRUST, note_answer, trust_of
 from .merged_calls import fits
-from .structured import request_schema
+from .structured import request_schema, source_texts
 from .synthesized_answers import change_trust
 
 __all__ = [
@@ -79,6 +80,14 @@ class CascadeQuestion:
         with contextlib.suppress(DatasetError, ValueError):
             return compact_json(trained_value(answer))
         return None
+
+    def problems(self, answer: Any) -> tuple[str, ...]:
+        """The problems of an answer that fits the schema."""
+        if self.output_cls is not None:
+            return answer_problems(self.schema, readable_value(answer, self.output_cls), (), answer)
+        messages = self.student[0][0]
+        texts = [messages] if isinstance(messages, str) else source_texts(messages)
+        return answer_problems(self.schema, loads(json_span(_text(answer))), texts)
 
 
 def known_trust(answer: Any) -> Trust:

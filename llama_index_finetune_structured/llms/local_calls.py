@@ -234,7 +234,9 @@ def reasoning_fields(reasoning: str, delta: str = "") -> dict[str, Any]:
 def finished_trust(
     trust: Trust, text: str, source: AnswerSource | None, calibration: Calibration
 ) -> dict[str, Any]:
-    """The trust in an answer as ``raw`` has it: with probabilities, and where the values stand."""
+    """The trust in an answer as ``raw`` has it: with problems, probabilities, and where the values stand."""
+    if source is not None:
+        trust = trust.model_copy(update={"problems": source.problems(text)})
     calibrated = calibration.applied(trust)
     found = calibrated if source is None else source.evidence(calibrated, text)
     return found.model_dump(mode="json")

@@ -22,7 +22,7 @@ from .hosted import HostedOpenAILike
 from .keys import ApiKey
 from .local_calls import schema_reserve, trained_messages
 from .server_confidence import structured_reply
-from .structured import bare_prompt, parse_response, request_schema, with_schema
+from .structured import bare_prompt, parse_response, request_schema, source_texts, with_schema
 from .tool_calls import ChatForm, ToolCalls, chat_form
 
 __all__ = ["ServedLora", "served_llm"]
@@ -104,7 +104,7 @@ class ServedLora(HostedOpenAILike):
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         with structured_reply(output_cls) as reply:
             response = self.chat(messages, **with_schema(output_cls, llm_kwargs))
-        answer = parse_response(output_cls, response)
+        answer = parse_response(output_cls, response, source_texts(messages))
         reply.remember(answer)
         return answer
 
@@ -130,7 +130,7 @@ class ServedLora(HostedOpenAILike):
         messages = self._extend_messages(self._as_trained(prompt).format_messages(**prompt_args))
         with structured_reply(output_cls) as reply:
             response = await self.achat(messages, **with_schema(output_cls, llm_kwargs))
-        answer = parse_response(output_cls, response)
+        answer = parse_response(output_cls, response, source_texts(messages))
         reply.remember(answer)
         return answer
 

@@ -23,12 +23,14 @@ from ..errors import DatasetError
 from ..example import compact_json
 from ..local.schema.bounds import schema_key
 from ..printable import package_logger
+from ..stated_rules import broken_rules
 from ..trust.answer_trust import Trust
 from ..trust.calibration import Calibration
 from ..trust.lookup import TRUST, remember_trust
 from ..trust.server_tokens import trust_in_reply
 from .answer_source import AnswerSource
 from .masked_errors import MaskedErrors
+from .structured import with_problems
 from .synthesized_answers import keep_trust
 
 __all__ = ["ServerConfidence", "StructuredReply", "structured_reply"]
@@ -50,11 +52,14 @@ class StructuredReply:
     schema: Mapping[str, Any]
     trust: Trust | None = None
     messages: Sequence[ChatMessage] = ()
+    calibration: Calibration | None = None
 
     def remember(self, answer: Any) -> None:
         """Keep the trust in the object that was made of the reply."""
         if self.trust is not None and isinstance(answer, BaseModel):
-            keep_trust(answer, self.trust, self.messages)
+            problems = [*self.trust.problems, *broken_rules(answer)]
+            trust = with_problems(self.trust, problems, self.calibration)
+            keep_trust(answer, trust, self.messages)
 
 
 _structured: ContextVar[StructuredReply | None] = ContextVar("structured_reply", default=None)
@@ -237,6 +242,7 @@ class ServerConfidence(MaskedErrors):
             is_greedy=sent.get("temperature") == 0,
             model=self.model,
             messages=messages,
+            schema=schema,
         )
 
     def _remember_refusal(self, error: Exception) -> None:
@@ -263,6 +269,7 @@ class _Reply:
     is_greedy: bool = False
     model: str = ""
     messages: Sequence[ChatMessage] = ()
+    schema: Mapping[str, Any] | None = None
     tokens: list[Any] = field(default_factory=list)
     trust: Trust | None = None
 
@@ -284,6 +291,7 @@ class _Reply:
             remember_trust(response, self.trust)
             if self.call is not None:
                 self.call.trust, self.call.messages = self.trust, self.messages
+                self.call.calibration = self.calibration
         return response
 
     def _complete(self, message: ChatMessage, calibration: Calibration) -> Trust | None:
@@ -299,7 +307,9 @@ class _Reply:
             return None
         trust = trust.model_copy(update={"answered_by": self.model})
         with suppress(DatasetError):  # messages with blocks that are not text
-            trust = AnswerSource.of(self.messages, None).evidence(trust, text)
+            source = AnswerSource.of(self.messages, None, self.schema)
+            trust = source.evidence(trust, text)
+            trust = trust.model_copy(update={"problems": source.problems(text)})
         return trust if trust.tokens is None else calibration.applied(trust)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.output_parsers import PydanticOutputParser
@@ -22,8 +22,11 @@ from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import compact_json, json_span, loads, refuse_constant
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
+from ..stated_rules import answer_problems
 from ..trust.answer_trust import Trust, trust_in_rest
+from ..trust.calibration import Calibration
 from ..trust.lookup import trust_in_raw
+from ..written_values.answers import has_written_values, read_answer
 from .synthesized_answers import keep_trust
 
 __all__ = [
@@ -33,10 +36,13 @@ __all__ = [
     "parse_answer",
     "parse_response",
     "request_schema",
+    "source_texts",
+    "with_problems",
     "with_schema",
 ]
 
 dispatcher = get_dispatcher(__name__)
+_INSTRUCTIONS = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
 _SHOWN_CHARACTERS = 200
 _SHOWN_PROBLEMS = 5  # chosen: an error message that can be read
 _SECOND_ATTEMPT = {
@@ -53,11 +59,13 @@ class StructuredAnswerEvent(BaseEvent):
         bound_hits: JSON pointers into the schema at which a bound may have cut the answer.
         retries: Further attempts because the answer did not fit, 0 or 1.
         trust: How sure the answer is; None where the call failed, or that is not known.
+        problems: Values of the answer with two meanings, and the rules that it breaks.
     """
 
     bound_hits: list[str]
     retries: int = 0
     trust: Trust | None = None
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def class_name(cls) -> str:
@@ -79,9 +87,15 @@ class StructuredCall:
         llm_kwargs: Mapping[str, Any] | None,
         bounds: AnswerBounds | None,
         messages: Sequence[ChatMessage] = (),
+        calibration: Calibration | None = None,
     ) -> None:
-        """``bounds``: those of the grammar; None: no grammar, and one attempt only. ``messages``: of the call."""
+        """``bounds``: those of the grammar; None: no grammar, and one attempt only. ``messages``: of the call.
+
+        ``calibration``: of the trust in the answer.
+        """
         self._output_cls, self._bounds, self._messages = output_cls, bounds, messages
+        self._texts, self._calibration = source_texts(messages), calibration
+        self._problems: tuple[str, ...] = ()
         self._kwargs = with_schema(output_cls, llm_kwargs)
         self._distinct = bounds is not None and (schema_key(class_schema(output_cls)) in bounds.distinct)
         self._text, self._attempts = "", 0
@@ -99,18 +113,23 @@ class StructuredCall:
         self._attempts += 1
         self._text = "" if response is None else response.message.content or ""
         self._trust = None if response is None else trust_in_raw(response.raw)
+        self._problems = ()
         try:
             self._outcome = self._parsed(response)
         except StructuredAnswerError as error:
             self._outcome, self._trust = error, None
+            return
+        self._trust = self._trust and with_problems(self._trust, self._problems, self._calibration)
 
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
-        answer = parse_response(self._output_cls, response)
-        value = loads(json_span(self._text)) if self._distinct else None
-        if (distinct := _without_last_repetition(value)) != value:
+        answer = parse_response(self._output_cls, response, self._texts)
+        value = loads(json_span(self._text))
+        if self._distinct and (distinct := _without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
-                answer = parse_answer(self._output_cls, json.dumps(distinct))
+                answer = parse_answer(self._output_cls, json.dumps(distinct), self._texts)
+                value = distinct
                 self._trust = self._trust and trust_in_rest(self._trust, distinct)
+        self._problems = answer_problems(class_schema(self._output_cls), value, self._texts, answer)
         return answer
 
     def result(self) -> BaseModel:
@@ -119,7 +138,11 @@ class StructuredCall:
         retries = max(0, self._attempts - 1)
         if isinstance(self._outcome, BaseModel) and self._trust is not None:
             keep_trust(self._outcome, self._trust, self._messages)
-        dispatcher.event(StructuredAnswerEvent(bound_hits=hits, retries=retries, trust=self._trust))
+        dispatcher.event(
+            StructuredAnswerEvent(
+                bound_hits=hits, retries=retries, trust=self._trust, problems=self._problems
+            )
+        )
         if isinstance(self._outcome, BaseModel):
             return self._outcome
         attempts = " (asked twice)" if self._attempts > 1 else ""
@@ -177,10 +200,26 @@ def request_schema(response_format: Any) -> dict[str, Any] | None:
         ) from error
 
 
-def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -> BaseModel:
+def source_texts(messages: Sequence[ChatMessage]) -> list[str | None]:
+    """The contents of the messages that are no instructions."""
+    return [message.content for message in messages if message.role not in _INSTRUCTIONS]
+
+
+def with_problems(trust: Trust, problems: Iterable[str], calibration: Calibration | None) -> Trust:
+    """The trust with these problems, and with the probability that they leave to it."""
+    every = tuple(dict.fromkeys(problems))
+    if every == trust.problems:
+        return trust
+    found = trust.model_copy(update={"problems": every})
+    return found if trust.tokens is None else (calibration or Calibration()).applied(found)
+
+
+def parse_response(
+    output_cls: type[BaseModel], response: ChatResponse | None, texts: Sequence[str | None] = ()
+) -> BaseModel:
     """Parse the answer in a response. Raises StructuredAnswerError, which says so where the answer was cut."""
     try:
-        return parse_answer(output_cls, "" if response is None else response.message.content or "")
+        return parse_answer(output_cls, "" if response is None else response.message.content or "", texts)
     except StructuredAnswerError as error:
         if (tokens := _cut_after(response)) is None:
             raise
@@ -190,13 +229,17 @@ def parse_response(output_cls: type[BaseModel], response: ChatResponse | None) -
         ) from error
 
 
-def parse_answer(output_cls: type[BaseModel], text: str) -> BaseModel:
-    """Parse the JSON in ``text`` as ``output_cls``. Raises StructuredAnswerError where it is missing or invalid."""
+def parse_answer(output_cls: type[BaseModel], text: str, texts: Sequence[str | None] = ()) -> BaseModel:
+    """Parse the JSON in ``text`` as ``output_cls``, its written values in the light of the ``texts`` it is from.
+
+    Raises StructuredAnswerError where it is missing or invalid.
+    """
     try:
-        span = json_span(text)
-        json.loads(
-            span, parse_constant=refuse_constant
-        )  # Pydantic reads NaN, which evaluation and JSON refuse
+        span, schema = json_span(text), class_schema(output_cls)
+        # Pydantic reads NaN, which evaluation and JSON refuse.
+        value = json.loads(span, parse_constant=refuse_constant)
+        if has_written_values(schema):
+            span = compact_json(read_answer(schema, value, texts).value)
         return output_cls.model_validate_json(span)
     except ValidationError as error:
         raise StructuredAnswerError(

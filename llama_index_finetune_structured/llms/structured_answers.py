@@ -17,6 +17,7 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
+from ..answer_values import class_schema
 from ..local.schema.bounds import AnswerBounds, schema_key
 from ..trust.calibration import Calibration
 from .answer_source import AnswerSource
@@ -197,7 +198,7 @@ class StructuredAnswersLLM(LLM):
             return None
         applies = self.grounded and self.constrained and bool(self.bounds.grounded)
         grounded = self.bounds.grounded.get(schema_key(schema)) if applies else None
-        return AnswerSource.of(messages, grounded) if grounded or self.confidence else None
+        return AnswerSource.of(messages, grounded, schema) if grounded or self.confidence else None
 
     def _calibration(self, schema: Mapping[str, Any] | None) -> Calibration | None:
         """How the probabilities of answers to a schema are calibrated; None where trust is not asked for."""
@@ -214,7 +215,8 @@ class StructuredAnswersLLM(LLM):
     ) -> tuple[StructuredCall, list[ChatMessage]]:
         messages = self._messages(prompt, prompt_args)
         bounds = self.bounds if self.constrained else None
-        return StructuredCall(output_cls, llm_kwargs, bounds, messages), messages
+        calibration = self._calibration(class_schema(output_cls))
+        return StructuredCall(output_cls, llm_kwargs, bounds, messages, calibration), messages
 
 
 def _emit_start(output_cls: type[BaseModel], prompt: BasePromptTemplate, args: dict[str, Any]) -> None:

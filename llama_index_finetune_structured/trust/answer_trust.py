@@ -141,7 +141,9 @@ class Trust(BaseModel):
         calibrated: Whether the probabilities were calibrated on held-out rows; else they are the products of the
             tokens' probabilities, which order answers but are no frequencies.
         answered_by: Name of the model that answered.
-        sure: Of a cascade's answer, whether it reached the threshold or is the teacher's; None where there is none.
+        sure: Of a cascade's answer, whether it reached the threshold or is the teacher's, and has no problems; None
+            where there is none.
+        problems: Values with two meanings, of which the likelier one was taken, and broken rules.
         tokens: Of all tokens of the answer.
     """
 
@@ -153,6 +155,7 @@ class Trust(BaseModel):
     calibrated: bool = False
     answered_by: str = ""
     sure: bool | None = None
+    problems: tuple[str, ...] = ()
     tokens: LogProbability | None = None
 
     def _repr_html_(self) -> str:

@@ -7,7 +7,7 @@ tokens' probabilities. Fitted on held-out answers; kept and applied as JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..errors import MissingDependencyError
 from .answer_trust import EndTrust, FieldTrust, LogProbability, Trust
 from .json_spans import JsonPath
 
-__all__ = ["Calibration", "Judged", "Logistic", "field_name", "fitted"]
+__all__ = ["PROBLEMS", "Calibration", "Judged", "Logistic", "field_name", "fitted", "fitted_answers"]
 
 _LIMIT = 12.0  # of log-odds; chosen: a probability of 6e-6, beyond what held-out rows can tell
 # Standard deviations of the prior. Chosen on random splits of two models' answers: the likelihood of the others is
@@ -27,6 +27,9 @@ _SPREAD = 1.0  # of the other weights and the offsets, around 0
 # A right and a wrong answer that are always added, so that the regression has both kinds.
 _PSEUDO = ((_LIMIT / 2, True), (-_LIMIT / 2, False))
 _PSEUDO_RIGHT = tuple(is_right for _, is_right in _PSEUDO)
+PROBLEMS = "(problems)"
+"""Name of answers with problems, which no field has: the offset that lowers their probabilities."""
+_PROBLEMS_OFFSET = -2.0  # chosen: odds 7 times smaller; the mean of its prior, and what holds without rows
 FEATURES = 3
 """All tokens among the allowed ones, the least likely of them, and all in the whole vocabulary."""
 
@@ -72,7 +75,7 @@ class Calibration(BaseModel):
     """What held-out answers tell of token probabilities.
 
     Attributes:
-        answer: Whether a whole answer is right.
+        answer: Whether a whole answer is right. Its only offset is that of answers with problems, at most 0.
         presence: Whether a value that is there ought to be there.
         writing: Whether a value that ought to be there is right.
         ending: Whether nothing is missing in a list or object.
@@ -82,7 +85,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    answer: Logistic = Logistic()
+    answer: Logistic = Logistic(offsets={PROBLEMS: _PROBLEMS_OFFSET})
     presence: Logistic = Logistic()
     writing: Logistic = Logistic()
     ending: Logistic = Logistic()
@@ -97,7 +100,7 @@ class Calibration(BaseModel):
         """
         return trust.model_copy(
             update={
-                "probability": self.answer.probability(trust.tokens),
+                "probability": self.answer.probability(trust.tokens, PROBLEMS if trust.problems else ""),
                 "fields": tuple(self._field(field) for field in trust.fields),
                 "ends": tuple(self._end(end) for end in trust.ends),
                 "calibrated": self.rows > 0,
@@ -122,27 +125,39 @@ def field_name(path: JsonPath) -> str:
     return "".join("[]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
-def fitted(judged: Sequence[Judged], *, features: int = FEATURES) -> Logistic:
+def fitted_answers(judged: Sequence[Judged]) -> Logistic:
+    """As ``fitted``, of whole answers; those with problems have the name ``PROBLEMS``, whose offset is at most 0.
+
+    By one feature: three order whole answers worse below some hundred rows, and no better above.
+    """
+    return fitted(judged, features=1, lowering={PROBLEMS: _PROBLEMS_OFFSET})
+
+
+def fitted(
+    judged: Sequence[Judged], *, features: int = FEATURES, lowering: Mapping[str, float] | None = None
+) -> Logistic:
     """The regression over judged token probabilities, by maximum a posteriori.
 
     Few rows change little: the prior is the product of the token probabilities as it is, with no offsets of names. No
     weight is negative, since likelier tokens never make what they wrote less sure. ``features``: how many of the
-    three are used. Raises MissingDependencyError without SciPy.
+    three are used. ``lowering``: names whose offset is at most 0, with the mean of its prior. Raises
+    MissingDependencyError without SciPy.
     """
     try:
         from scipy.optimize import minimize  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError("scipy", "local", "calibration") from error
 
-    names = sorted({one.name for one in judged if one.name})
+    lowering = lowering or {}
+    names = sorted({one.name for one in judged if one.name} | lowering.keys())
     rows = np.array(
         [_features(one.tokens)[:features] for one in judged] + [[odds] * features for odds, _ in _PSEUDO]
     )
     sides = np.array([1.0 if right else -1.0 for right in [*(j.is_right for j in judged), *_PSEUDO_RIGHT]])
     place = {name: at for at, name in enumerate(["", *names])}
     named = np.array([place[one.name] for one in judged] + [0] * len(_PSEUDO))
-    size = features + len(place)  # weights, then the bias at the place of no name, and offsets
-    prior = np.array([1.0] + [0.0] * (size - 1))
+    # weights, then the bias at the place of no name, and offsets
+    prior = np.array([1.0] + [0.0] * features + [lowering.get(name, 0.0) for name in names])
     strength = np.array(
         [_SLOPE_SPREAD**-2] + [_SPREAD**-2] * (features - 1) + [0.0] + [_SPREAD**-2] * len(names)
     )
@@ -157,7 +172,8 @@ def fitted(judged: Sequence[Judged], *, features: int = FEATURES) -> Logistic:
         gradient = np.concatenate([slope @ rows, by_name]) + strength * away
         return np.logaddexp(0.0, -margin).sum() + strength @ away**2 / 2, gradient
 
-    bounds = [(0.0, None)] * features + [(None, None)] * len(place)
+    limits = [(None, 0.0 if name in lowering else None) for name in names]
+    bounds = [(0.0, None)] * features + [(None, None), *limits]
     found = [float(x) for x in minimize(loss, prior, jac=True, bounds=bounds, method="L-BFGS-B").x]
     weights = [*found[:features], 0.0, 0.0][:FEATURES]
     return Logistic(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import MissingDependencyError
 from .answer_trust import LogProbability
-from .calibration import Calibration, Judged, fitted
+from .calibration import PROBLEMS, Calibration, Judged, fitted, fitted_answers
 
 __all__ = ["FEWEST_ANSWERS", "JudgedAnswer", "cross_fitted", "fitted_calibration"]
 
@@ -19,7 +19,10 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """An answer, its values and its ends, judged by gold. ``document``: answers of one are in one fold; None: own."""
+    """An answer, its values and its ends, judged by gold. ``document``: answers of one are in one fold; None: own.
+
+    ``has_problems``: whether it breaks a rule, or has a value with two meanings.
+    """
 
     tokens: LogProbability
     is_right: bool
@@ -27,17 +30,25 @@ class JudgedAnswer:
     writing: tuple[Judged, ...] = ()
     ending: tuple[Judged, ...] = ()
     document: str | None = None
+    has_problems: bool = False
+
+    @property
+    def judged(self) -> Judged:
+        """The whole answer."""
+        return Judged(self.tokens, PROBLEMS if self.has_problems else "", self.is_right)
 
 
 def fitted_calibration(answers: Sequence[JudgedAnswer], held_out: Sequence[float]) -> Calibration:
     """The calibration of all these answers.
 
-    ``held_out``: for each of them, its probability by a fit without it. Raises MissingDependencyError.
+    ``held_out``: for each of them, its probability by a fit without it; those with problems count as 0, since no
+    threshold accepts them. Raises MissingDependencyError.
     """
-    pairs = zip(held_out, answers, strict=True)
-    return _calibration(answers).model_copy(
-        update={"held_out": tuple((probability, answer.is_right) for probability, answer in pairs)}
+    pairs = tuple(
+        (0.0 if answer.has_problems else probability, answer.is_right)
+        for probability, answer in zip(held_out, answers, strict=True)
     )
+    return _calibration(answers).model_copy(update={"held_out": pairs})
 
 
 def cross_fitted(answers: Sequence[JudgedAnswer]) -> list[Calibration]:
@@ -72,8 +83,7 @@ def _folds(answers: Sequence[JudgedAnswer]) -> list[tuple[list[int], list[int]]]
 
 def _calibration(answers: Sequence[JudgedAnswer]) -> Calibration:
     return Calibration(
-        # By one feature: three order whole answers worse below some hundred rows, and no better above.
-        answer=fitted([Judged(answer.tokens, "", answer.is_right) for answer in answers], features=1),
+        answer=fitted_answers([answer.judged for answer in answers]),
         presence=fitted([one for answer in answers for one in answer.presence]),
         writing=fitted([one for answer in answers for one in answer.writing]),
         ending=fitted([one for answer in answers for one in answer.ending]),

@@ -9,9 +9,10 @@ from pydantic import Field
 
 
 class StructuredEvents(BaseEventHandler):
-    """(retries, bound hits) of each structured call."""
+    """(retries, bound hits) of each structured call, and the problems of its answer."""
 
     events: list[tuple[int, list[str]]] = Field(default_factory=list)
+    problems: list[tuple[str, ...]] = Field(default_factory=list)
 
     @classmethod
     def class_name(cls) -> str:
@@ -20,3 +21,4 @@ class StructuredEvents(BaseEventHandler):
     def handle(self, event: Any, **_: Any) -> None:
         if event.class_name() == "StructuredAnswerEvent":
             self.events.append((event.retries, event.bound_hits))
+            self.problems.append(event.problems)

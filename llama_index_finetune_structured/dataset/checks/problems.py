@@ -44,6 +44,9 @@ FIXES = {
     "answer_not_sayable": "change the answer, or allow it in the schema: the grammar never lets the model write it",
     "no_grammar": "simplify the schema, or serve the model with constrained=False: answers are validated only",
     "not_enforced": "check answers for it yourself; a class's own validation refuses such answers after they are made",
+    "unsure_value": "name the locale of the documents in AsWritten, or under locales of a YAML schema",
+    "value_not_in_text": "correct the answer or the text: a value that is not there teaches the model to invent",
+    "rule_broken": "correct the answer, leave the row out, or keep it if its document is wrong itself",
     "field_untaught": "add rows that fill it, or leave it out of the schema: the model learns to leave it empty",
     "field_new": "fill it in every row that has a value for it: rows of this schema without it teach to leave it empty",
     "answer_cut": "raise the length limit, shorten the context, or leave the row out",
@@ -64,6 +67,9 @@ WARNINGS = frozenset(
         "not_enforced",
         "field_untaught",
         "field_new",
+        "unsure_value",
+        "value_not_in_text",
+        "rule_broken",
     }
 )
 """Codes of problems that keep no complete line out of training."""

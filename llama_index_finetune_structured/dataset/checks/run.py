@@ -12,16 +12,16 @@ from pydantic import BaseModel
 
 from ...answer_classes import class_of
 from ...answer_values import class_schema
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, MissingDependencyError
 from ...example import Example
-from ...jsonl import one_line_reason
 from ...local.schema.bounds import AnswerTexts
 from ...printable import package_logger
 from .field_use import FieldUse
-from .lines import LineReader, example_faults, structured_texts
+from .lines import LineReader, example_faults
 from .problems import WARNINGS, Fault, Problem, refuse_errors
 from .rows import CheckSource, SourceRow, empty, files_of, reader_of, source_name, source_rows, unreadable
 from .targets import RENDER_ERRORS, TokenisedRow, TrainingTarget
+from .values import value_faults
 
 __all__ = ["SourceCheck", "trainable_rows"]
 
@@ -148,8 +148,9 @@ class SourceCheck:
     def _examined(self, checked: _CheckedRow, example: Example, row: SourceRow) -> _CheckedRow:
         """The row with the counts of one Example in it, and its faults beside those of reading it."""
         with _reporting(checked):
-            wrong = example_faults(example) or self._class_faults(example)
-            tokens, token_faults = (None, []) if wrong else self._tokenise(example)
+            wrong = example_faults(example) or value_faults(example, self.output_cls or class_of(example))
+            is_wrong = any(fault.code not in WARNINGS for fault in wrong)
+            tokens, token_faults = (None, []) if is_wrong else self._tokenise(example)
             checked.faults += [*wrong, *self._duplicate_faults(example, row), *token_faults]
             if tokens is not None:
                 checked.total, checked.trained = tokens.total, sum(tokens.trained)
@@ -157,19 +158,6 @@ class SourceCheck:
                 if checked.is_good:
                     self._keep(checked, example, tokens)
         return checked
-
-    def _class_faults(self, example: Example) -> list[Fault]:
-        """The fault of an answer that ``output_cls``, or the row's own class, refuses."""
-        output_cls = self.output_cls or class_of(example)
-        if output_cls is None:
-            return []
-        try:
-            for text in structured_texts(example):
-                output_cls.model_validate_json(text)
-        except Exception as error:  # a validator of the user's class may raise anything
-            message = f"{output_cls.__name__} refuses it: {one_line_reason(error)}"
-            return [Fault("answer_not_in_schema", message)]
-        return []
 
     def _duplicate_faults(self, example: Example, row: SourceRow) -> list[Fault]:
         here = (row.file, row.number)
@@ -262,6 +250,8 @@ def _reporting(row: _CheckedRow) -> Iterator[None]:
     """Make what is raised a fault of the row: a check must report every other line too."""
     try:
         yield
+    except MissingDependencyError:
+        raise
     except RecursionError:
         row.faults = [Fault("too_deep", "nested too deeply to be written again")]
     except Exception as error:

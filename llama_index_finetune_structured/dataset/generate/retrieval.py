@@ -242,7 +242,7 @@ class RetrievalAugmentedDatasetBuilder:
             self.counts[_SKIPPED] += 1
             return
         shape = self._shape.for_answer(pair.answer)
-        answer = _answer_text(pair, shape)
+        answer = _answer_text(pair, shape, self._messages(pair, context.nodes))
         if context.kind == "without_support" and self._abstention is not None:
             answer = self._abstention
         self.counts[_MISSED] += context.kind == "support_missed"
@@ -266,7 +266,7 @@ class RetrievalAugmentedDatasetBuilder:
         schema = shape.schema or pair.answer_schema
         kind = "distractor" if self._is_distractor(pair, chunks, context) else context.kind
         return Example(
-            messages=self.recipe.messages(pair.query, context_text(chunks) if chunks else None),
+            messages=self._messages(pair, chunks),
             answer=Message(role="assistant", content=answer),
             transport="json_schema" if schema else "text",
             answer_schema=schema,
@@ -277,6 +277,9 @@ class RetrievalAugmentedDatasetBuilder:
             document_id=context.document_id,
             metadata={**self._metadata, CONTEXT_KEY: kind},
         )
+
+    def _messages(self, pair: Pair, chunks: list[NodeWithScore]) -> tuple[Message, ...]:
+        return self.recipe.messages(pair.query, context_text(chunks) if chunks else None)
 
     def _is_distractor(self, pair: Pair, chunks: list[NodeWithScore], context: _Context) -> bool:
         """Whether a row with one chunk lacks the support that the pair names; a guessed support decides nothing."""
@@ -327,9 +330,9 @@ def _support(pair: Pair, nodes: Sequence[NodeWithScore]) -> set[str]:
     return {n.node_id for n in nodes if n.node.ref_doc_id == document}
 
 
-def _answer_text(pair: Pair, shape: AnswerShape) -> str:
+def _answer_text(pair: Pair, shape: AnswerShape, messages: Sequence[Message]) -> str:
     try:
-        return shape.answer_text(pair.answer)
+        return shape.answer_text(pair.answer, messages)
     except (ValueError, TypeError) as error:
         raise DatasetError(f"the answer to {pair.query!r}: {one_line_reason(error)}") from error
 

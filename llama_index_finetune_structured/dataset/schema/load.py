@@ -32,11 +32,14 @@ _EXPECTED = "expected schema.yaml, schema.py:Class or package.module:Class"
 def load_schema(source: str | Path) -> type[BaseModel]:
     """The Pydantic class of an answer, from a YAML file, ``file.py:Class`` or ``module:Class``.
 
-    A YAML file has ``name`` and ``fields``, optionally ``description`` and ``types``. A field is a type, or a
-    mapping of ``type`` or ``enum``, ``description``, ``optional``, ``min`` and ``max`` (of a number's value, a
-    string's length in characters, a list's number of items). Types: string, integer, number, boolean, date,
-    datetime, ``list of`` any type, and the names under ``types``, each of which has ``fields`` or ``enum``; a
-    ``?`` at the end makes a field optional. Python files and modules are imported, so their code runs.
+    A YAML file has ``name`` and ``fields``, optionally ``description``, ``types``, ``locales`` and ``rules``. A field
+    is a type, or a mapping of ``type`` or ``enum``, ``description``, ``optional``, ``min`` and ``max`` (of a number's
+    value, a string's length in characters, a list's number of items), and ``locales``. Types: string, integer,
+    number, decimal, money, boolean, date, datetime, ``list of`` any type, and the names under ``types``, each of which
+    has ``fields`` or ``enum``; a ``?`` at the end makes a field optional. Where there are ``locales``, decimals, money
+    and dates stand in answers as documents write them (``AsWritten``); numbers and integers do where the field has
+    its own. ``rules`` is a list of sums: ``{sum: items[].amount, equals: total, tolerance: 0.01}``. Python files and
+    modules are imported, so their code runs.
 
     Args:
         source: Path of a file that ends in ``.yaml``, ``.yml`` or ``.json``, else ``file.py:Class`` or

@@ -9,13 +9,14 @@ from typing import Any
 
 __all__ = ["key_reason", "type_suggestion", "value_reason", "yaml_fix"]
 
-_FIELD_KEYS = ("type", "enum", "description", "optional", "min", "max")
-_FILE_KEYS = ("name", "description", "fields", "types")
+_FIELD_KEYS = ("type", "enum", "description", "optional", "min", "max", "locales")
+_FILE_KEYS = ("name", "description", "locales", "fields", "types", "rules")
 _KEY_FIXES = {
     **dict.fromkeys(("required", "nullable", "default"), "optional: true makes a field optional"),
     **dict.fromkeys(("minimum", "minLength", "min_length", "minItems", "ge", "gt"), "did you mean min?"),
     **dict.fromkeys(("maximum", "maxLength", "max_length", "maxItems", "le", "lt"), "did you mean max?"),
     **dict.fromkeys(("values", "choices", "options", "literal"), "did you mean enum?"),
+    **dict.fromkeys(("locale", "language"), "did you mean locales?"),
     **dict.fromkeys(("items", "of"), "a list is type: list of string"),
     **dict.fromkeys(("pattern", "format", "multipleOf"), "for this write a class and give file.py:Class"),
     **dict.fromkeys(
@@ -25,7 +26,9 @@ _KEY_FIXES = {
 _TYPE_NAMES = {
     **dict.fromkeys(("str", "text", "char", "varchar"), "string"),
     **dict.fromkeys(("int", "long"), "integer"),
-    **dict.fromkeys(("float", "double", "decimal", "numeric"), "number"),
+    **dict.fromkeys(("float", "double"), "number"),
+    **dict.fromkeys(("numeric",), "decimal"),
+    **dict.fromkeys(("currency", "price", "amount"), "money"),
     **dict.fromkeys(("bool",), "boolean"),
     **dict.fromkeys(("timestamp", "time"), "datetime"),
     **dict.fromkeys(("list", "array"), "list of string"),

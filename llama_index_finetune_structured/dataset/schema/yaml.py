@@ -6,6 +6,7 @@ import keyword
 import re
 from collections.abc import Iterable
 from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,14 +25,18 @@ from pydantic import model_validator as validator
 from yaml.reader import ReaderError
 
 from ...descriptors import read_text_file
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, MissingDependencyError
+from ...written_values.annotation import AsWritten, Money
 from .mistakes import key_reason, type_suggestion, value_reason, yaml_fix
+from .rules import rule_faults, rule_keyword
 
 __all__ = ["yaml_schema_class"]
 
 _SCALARS: dict[str, Any] = {
-    "string": str, "integer": int, "number": float, "boolean": bool, "date": date, "datetime": datetime,
+    "string": str, "integer": int, "number": float, "decimal": Decimal, "money": Money, "boolean": bool,
+    "date": date, "datetime": datetime,
 }  # fmt: skip
+_WRITTEN = {"decimal", "money", "date"}  # the types that the file's locales are for; of a field also numbers
 _LIST = re.compile(r"list +of +(?P<item>.+)")
 _JSON_SCHEMA_KEYS = {"$schema", "$defs", "properties"}
 _MAX_BYTES = 200_000  # chosen: about 2,000 fields, which are read in some seconds
@@ -43,6 +48,7 @@ _MOST_COMPARED = (
 _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _KeyPath = tuple[str | int, ...]  # the keys and list positions that lead to a value of the file
 _Choices = Annotated[list[StrictStr | StrictInt], Field(min_length=1)]
+_Locales = list[StrictStr]
 
 
 class _Strict(BaseModel):
@@ -58,6 +64,7 @@ class _Field(_Strict):
     optional: bool = False
     min: StrictInt | StrictFloat | None = None
     max: StrictInt | StrictFloat | None = None
+    locales: _Locales = []
 
     @validator(mode="before")
     @classmethod
@@ -87,13 +94,28 @@ class _Type(_Strict):
         return self
 
 
+class _Rule(_Strict):
+    """A rule that values add up to another one: ``{sum: items[].amount, equals: total, tolerance: 0.01}``."""
+
+    sum: StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
+    equals: StrictStr
+    tolerance: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 0
+
+    @property
+    def parts(self) -> list[str]:
+        """The paths of the values that are added."""
+        return [self.sum] if isinstance(self.sum, str) else self.sum
+
+
 class _File(_Strict):
     """The whole file."""
 
     name: StrictStr
     description: StrictStr | None = None
+    locales: _Locales = []
     fields: Annotated[dict[StrictStr, _Field], Field(min_length=1)]
     types: dict[StrictStr, _Type] = {}
+    rules: list[_Rule] = []
 
 
 # Enum values stay text: YAML 1.1 reads ``no`` as false, ``2024-01-01`` as a date, ``01234`` as an octal number and
@@ -241,6 +263,9 @@ class _ClassBuilder:
             else:
                 self._named_type(name, ("types", name), ())
         built = self._class(file.name, file.description, file.fields, (), ())
+        if not self._errors:
+            for number, key, reason in rule_faults(file.rules, built):
+                self._errors.append(self._error(("rules", number, key), reason))
         if self._errors:
             raise _joined(self._errors)
         return built
@@ -268,6 +293,8 @@ class _ClassBuilder:
             except ConfigurationError as error:
                 self._errors.append(error)
         config = ConfigDict(protected_namespaces=())
+        if not enclosing and not keys and self._file.rules:
+            config["json_schema_extra"] = rule_keyword(self._file.rules)
         return create_model(name, __config__=config, __doc__=description, **definitions)
 
     def _field(self, key: str, field: _Field, keys: _KeyPath, enclosing: tuple[str, ...]) -> tuple[Any, Any]:
@@ -276,7 +303,7 @@ class _ClassBuilder:
         kind: Any = (
             Literal[tuple(field.enum)]
             if field.enum
-            else self._type(field.type or "", (*keys, "type"), enclosing)
+            else self._type(field.type or "", (*keys, "type"), enclosing, field.locales)
         )
         kind = self._limited(kind, field, keys)
         if field.optional:
@@ -293,11 +320,12 @@ class _ClassBuilder:
         for end, limit in (("min", field.min), ("max", field.max)):
             if whole and isinstance(limit, float):
                 raise self._error((*keys, end), f"expected an integer, as the field is one, found {limit}")
-        if field.type in ("integer", "number"):
+        if field.type in ("integer", "number", "decimal"):
             return Annotated[kind, Field(ge=field.min, le=field.max)]
         if field.type != "string" and not _LIST.fullmatch(field.type or ""):
             raise self._error(
-                keys, "min and max apply only to integer, number, string (characters) and lists (items)"
+                keys,
+                "min and max apply only to integer, number, decimal, string (characters) and lists (items)",
             )
         lengths: dict[str, Any] = {"min": field.min, "max": field.max}
         for end, length in lengths.items():
@@ -305,15 +333,30 @@ class _ClassBuilder:
                 raise self._error((*keys, end), f"expected an integer of at least 0, found {length}")
         return Annotated[kind, Field(min_length=lengths["min"], max_length=lengths["max"])]
 
-    def _type(self, text: str, keys: _KeyPath, enclosing: tuple[str, ...]) -> Any:
+    def _scalar(self, name: str, keys: _KeyPath, own: list[str]) -> Any:
+        """A built-in type, as it is written in the field's locales, or else those of the file."""
+        locales = own or (self._file.locales if name in _WRITTEN else [])
+        if not locales:
+            return _SCALARS[name]
+        if name not in _WRITTEN | {"integer", "number"}:
+            where = (*keys[:-1], "locales")
+            raise self._error(where, "locales apply only to decimal, money, date, integer and number")
+        try:
+            return Annotated[_SCALARS[name], AsWritten(*locales)]
+        except MissingDependencyError:
+            raise
+        except ConfigurationError as error:
+            raise self._error((*keys[:-1], "locales") if own else ("locales",), str(error)) from error
+
+    def _type(self, text: str, keys: _KeyPath, enclosing: tuple[str, ...], locales: list[str]) -> Any:
         if len(text) > _LONGEST_TYPE:
             raise self._error(keys, f"a type of {len(text)} characters, expected at most {_LONGEST_TYPE}")
         item = _LIST.fullmatch(text)
         if item:
-            inner: Any = self._type(item["item"], keys, enclosing)
+            inner: Any = self._type(item["item"], keys, enclosing, locales)
             return list[inner]
         if text in _SCALARS:
-            return _SCALARS[text]
+            return self._scalar(text, keys, locales)
         if text in self._file.types:
             return self._named_type(text, keys, enclosing)
         known = ", ".join([*_SCALARS, "list of ...", *self._file.types])

@@ -73,6 +73,8 @@ def _answer(name: str, answer: ScoredAnswer, gold: Any, notes: TrustNotes) -> st
         )
     if answer.retrieval_hit is False:
         body += "<p class='quiet'>the document was not retrieved</p>"
+    for problem in answer.problems:
+        body += f"<p class='error'>{escape(cut_text(problem, _LINE_CHARACTERS))}</p>"
     if answer.bound_hits:
         body += f"<p class='quiet'>bound hit: {escape(', '.join(answer.bound_hits))}</p>"
     heading = f"<h4>{escape(name)} <span class='badge {kind}'>{badge}</span>{notes.of_answer()}</h4>"

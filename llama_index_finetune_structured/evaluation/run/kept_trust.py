@@ -75,7 +75,8 @@ class KeptTrust(BaseModel):
             none could be fitted, or no token probabilities are known.
         given: The probability that came with the answer.
         answered_by: Name of the model that answered; None where not known.
-        sure: Of a cascade's answer, whether it reached the threshold or is the teacher's.
+        sure: Of a cascade's answer, whether it reached the threshold or is the teacher's, and has no problems.
+        problems: As of ``Trust``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -87,6 +88,7 @@ class KeptTrust(BaseModel):
     given: float | None = None
     answered_by: str | None = None
     sure: bool | None = None
+    problems: tuple[str, ...] = ()
 
 
 def kept_trust(answer: Any) -> KeptTrust | None:
@@ -115,6 +117,7 @@ def _kept(trust: Trust) -> KeptTrust:
         given=None if trust.probability is None else _rounded(trust.probability),
         answered_by=trust.answered_by or None,
         sure=trust.sure,
+        problems=trust.problems,
     )
 
 

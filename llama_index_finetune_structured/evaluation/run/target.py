@@ -16,6 +16,9 @@ from ...answer_values import answer_value, class_schema, readable_value
 from ...errors import DatasetError, StructuredAnswerError
 from ...example import Example, canonical_json, compact_json, json_span
 from ...json_schema import first_error
+from ...local.schema.message_texts import caller_texts, without_schema_text
+from ...stated_rules import answer_problems
+from ...written_values.answers import has_written_values, read_answer
 
 __all__ = ["ERROR_CHARACTERS", "AnswerTarget", "open_target", "target_of"]
 
@@ -56,6 +59,19 @@ class AnswerTarget:
             return self.fitted(_parse(text), text)
         return self.fitted(answer)
 
+    def problems(self, answer: Any) -> tuple[str, ...]:
+        """The problems of an answer that ``read`` takes: values with two meanings, and broken rules."""
+        if self.output_cls is None or self.is_text:
+            return ()
+        value = _parse(_json_in(answer)) if isinstance(answer, str) else answer
+        read = read_answer(self.schema, value, self._texts)
+        found = _read(self.output_cls, read.value, None)
+        return (*read.unsure, *answer_problems(self.schema, read.value, (), found))
+
+    @property
+    def _texts(self) -> list[str]:
+        return caller_texts(without_schema_text(self.example))
+
     def fitted(self, value: Any, text: str | None = None) -> Any:
         """The JSON value as ``output_cls`` reads and writes it. Raises StructuredAnswerError where it does not fit.
 
@@ -63,6 +79,11 @@ class AnswerTarget:
         """
         if self.output_cls is None:
             return value
+        if has_written_values(self.schema):
+            read = read_answer(self.schema, value, self._texts)
+            if read.unreadable:
+                raise StructuredAnswerError(f"does not fit the schema: {read.unreadable[0]}")
+            value, text = read.value, None
         try:
             valid = answer_value(_read(self.output_cls, value, text))
             canonical_json(valid)  # a float field may still hold NaN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...capture.error_text import error_text
@@ -63,9 +64,10 @@ def _part_kind(part: Field) -> str:
 def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAnswer:
     """One answer, validated and scored in every field; one that failed or does not fit scores 0."""
     value, error, kind = None, answer.error, answer.error_kind
+    problems: tuple[str, ...] = ()
     if error is None:
         try:
-            value = _value(answer, target)
+            value, problems = _read(answer, target)
         except StructuredAnswerError as unfit:
             error, kind = str(unfit), INVALID
         except Exception as broken:  # a validator of the user's class may raise anything
@@ -93,14 +95,24 @@ def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAns
         seconds=answer.seconds,
         reasoning_tokens=answer.reasoning_tokens,
         trust=_judged(answer, target, fields, value) if valid else answer.trust,
+        problems=_problems(answer.trust, problems) if valid else (),
     )
 
 
-def _value(answer: RawAnswer, target: AnswerTarget) -> Any:
-    """The valid answer. Raises StructuredAnswerError, or what a validator raises."""
-    if answer.is_object:
-        return loads(answer.text) if answer.value is None else answer.value
-    return target.read(answer.text if answer.value is None else answer.value)
+def _read(answer: RawAnswer, target: AnswerTarget) -> tuple[Any, tuple[str, ...]]:
+    """The valid answer and its problems. Raises StructuredAnswerError, or what a validator raises."""
+    given = answer.text if answer.value is None else answer.value
+    if not answer.is_object:
+        return target.read(given), target.problems(given)
+    value = loads(answer.text) if answer.value is None else answer.value
+    with suppress(Exception):  # a validator need not take what its class wrote
+        return value, target.problems(value)
+    return value, ()
+
+
+def _problems(trust: KeptTrust | None, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Those found here, and those that the system itself tells: it may have read a text that its object lacks."""
+    return tuple(dict.fromkeys([*(() if trust is None else trust.problems), *found]))
 
 
 def _judged(answer: RawAnswer, target: AnswerTarget, fields: Sequence[Field], value: Any) -> KeptTrust | None:

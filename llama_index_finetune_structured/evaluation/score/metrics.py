@@ -46,6 +46,7 @@ class ScoredAnswer(BaseModel):
         seconds: Latency of the call.
         reasoning_tokens: Tokens that the system's LLM wrote before its answers in the call; None where unknown.
         trust: How sure the answer is, judged by gold; None where the system does not say it.
+        problems: Values of a valid answer with two meanings, and the rules that it breaks.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,6 +68,7 @@ class ScoredAnswer(BaseModel):
     seconds: float = 0.0
     reasoning_tokens: int | None = None
     trust: KeptTrust | None = None
+    problems: tuple[str, ...] = ()
 
 
 class FieldMetrics(BaseModel):
@@ -150,6 +152,8 @@ class SystemScore(Metrics):
         bound_hits: Number of answers in which the grammar's bound on a list or text was reached.
         retries: Number of answers whose call was repeated because the first did not fit the schema.
         reasoning_tokens: Mean tokens of reasoning in a call; None where no call counts its tokens.
+        with_problems: Number of answers that break a rule, or have a value with two meanings.
+        wrong_with_problems: Number of those that are not exact.
         intervals: Metric -> its rate and 95% interval.
         retrieval_hit_rate: Share of answers with the gold document among the retrieved; None where unknown.
         retrieval_hit: Figures over the answers with the gold document among the retrieved.
@@ -164,6 +168,8 @@ class SystemScore(Metrics):
     bound_hits: int
     retries: int = 0
     reasoning_tokens: float | None = None
+    with_problems: int = 0
+    wrong_with_problems: int = 0
     intervals: dict[str, Interval] = Field(default_factory=dict)
     retrieval_hit_rate: float | None = None
     retrieval_hit: Metrics | None = None
@@ -203,6 +209,8 @@ def system_score(answers: Sequence[ScoredAnswer], kinds: dict[str, str], wall_se
         bound_hits=sum(bool(answer.bound_hits) for answer in answers),
         retries=sum(bool(answer.retries) for answer in answers),
         reasoning_tokens=mean_of_known([answer.reasoning_tokens for answer in answers]),
+        with_problems=sum(bool(answer.problems) for answer in answers),
+        wrong_with_problems=sum(bool(answer.problems) and not answer.exact for answer in answers),
         retrieval_hit_rate=len(hits) / known if known else None,
         retrieval_hit=metrics(hits, kinds) if hits else None,
         retrieval_miss=metrics(misses, kinds) if misses else None,

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from ...errors import MissingDependencyError
 from ...printable import package_logger
-from ...trust.calibration import Calibration, Judged, field_name
+from ...trust.calibration import PROBLEMS, Calibration, Judged, field_name
 from ...trust.cross_fitting import FEWEST_ANSWERS, JudgedAnswer, cross_fitted, fitted_calibration
 from ..run.kept_trust import KeptTrust
 from .metrics import ScoredAnswer
@@ -37,7 +37,9 @@ def with_probabilities(
         for at, fit in zip(places, fits, strict=True):
             trust = answers[at].trust
             if trust is not None:
-                found[at] = answers[at].model_copy(update={"trust": _applied(fit, trust)})
+                found[at] = answers[at].model_copy(
+                    update={"trust": _applied(fit, trust, answers[at].problems)}
+                )
     return found
 
 
@@ -81,10 +83,11 @@ def _judged(answer: ScoredAnswer, document: str | None) -> JudgedAnswer:
             if end.ending is not None and end.is_complete is not None
         ),
         document=document,
+        has_problems=bool(answer.problems),
     )
 
 
-def _applied(calibration: Calibration, trust: KeptTrust) -> KeptTrust:
+def _applied(calibration: Calibration, trust: KeptTrust, problems: Sequence[str]) -> KeptTrust:
     tokens = None if trust.tokens is None else trust.tokens.tokens
     values = []
     for value in trust.values:
@@ -93,7 +96,7 @@ def _applied(calibration: Calibration, trust: KeptTrust) -> KeptTrust:
         written = calibration.writing.probability(value.writing and value.writing.tokens, name)
         both = None if present is None or written is None else round(present * written, 4)
         values.append(value._replace(probability=both))
-    probability = calibration.answer.probability(tokens)
+    probability = calibration.answer.probability(tokens, PROBLEMS if problems else "")
     return trust.model_copy(
         update={
             "values": tuple(values),

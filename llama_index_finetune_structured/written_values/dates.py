@@ -1,0 +1,134 @@
+"""Dates as texts write them: in numbers, in the order of a locale, and with the names of months."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+from ..errors import MissingDependencyError
+from .readings import DocumentTexts, Reading, locale_of, western_digits, without_marks
+
+__all__ = ["date_spots", "read_date"]
+
+_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
+_NUMERIC = r"\d{1,4}(?:\s?[./-]\s?|\s)\d{1,2}(?:\s?[./-]\s?|\s)\d{1,4}"
+_PARTS = re.compile(r"(\d{1,4})(\s?[./-]\s?|\s)(\d{1,2})(\s?[./-]\s?|\s)(\d{1,4})\.?")
+_EAST_ASIAN = re.compile(r"(\d{4})\s?[年년]\s?(\d{1,2})\s?[月월]\s?(\d{1,2})\s?[日일]?")
+_CENTURY = 69  # of years in two digits, as POSIX has it: 69 is 1969, 68 is 2068
+_BETWEEN = r"[^\n\d]{0,16}?"  # chosen: between the parts of a date, such as " de " and "rd of "
+_PARSER: dict[str, Any] = {
+    "STRICT_PARSING": True,
+    "REQUIRE_PARTS": ["day", "month", "year"],
+    "PARSERS": ["absolute-time"],
+}
+
+
+def read_date(text: str, locales: Sequence[str], document: DocumentTexts) -> Reading:
+    """The day that a text writes.
+
+    Where day and month may be exchanged, the locales decide; without any, or where they disagree, the document's
+    other dates. Raises ValueError for other texts.
+    """
+    plain = " ".join(without_marks(western_digits(text)).split())
+    for form in (_ISO, _EAST_ASIAN):
+        if (found := form.fullmatch(plain)) is not None:
+            year, month, day = map(int, found.groups())
+            return Reading(_valid(text, year, month, day))
+    if (found := _PARTS.fullmatch(plain)) is not None and found[2].strip() == found[4].strip():
+        return _numeric(text, (found[1], found[3], found[5]), locales, document)
+    return Reading(_named(text, plain, locales))
+
+
+def _valid(text: str, year: int, month: int, day: int) -> date:
+    try:
+        return date(year, month, day)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no date") from error
+
+
+def _numeric(
+    text: str, parts: tuple[str, str, str], locales: Sequence[str], document: DocumentTexts
+) -> Reading:
+    """A date in three numbers. ISO 8601 and all forms that begin with four digits have the year first."""
+    days = dict[str, date]()
+    for order in ("ymd",) if len(parts[0]) > 2 else ("dmy", "mdy", "ymd"):
+        written = dict(zip(order, parts, strict=True))
+        if len(written["y"]) in (2, 4) and len(written["d"]) < 3:
+            with suppress(ValueError):
+                days[order] = date(_year(written["y"]), int(written["m"]), int(written["d"]))
+    orders = list(dict.fromkeys(order for name in locales if (order := _order(name)) in days))
+    candidates = orders or [order for order in days if order != "ymd"] or list(days)
+    if not candidates:
+        raise ValueError(f"{text!r} is no date")
+    here = {None: None, True: "dmy", False: "mdy"}[document.day_first]
+    first = days[candidates[0]]
+    if len({days[order] for order in candidates}) > 1:
+        return Reading(days[here]) if here in candidates else _unsure(first, [days[o] for o in candidates])
+    is_told = here in days and "ymd" not in candidates
+    return _unsure(first, [days[here]]) if is_told and here is not None else Reading(first)
+
+
+def _unsure(value: date, others: Sequence[date]) -> Reading:
+    return Reading(value, tuple(other for other in dict.fromkeys(others) if other != value))
+
+
+def _year(digits: str) -> int:
+    year = int(digits)
+    return year if len(digits) > 2 else year + (1900 if year >= _CENTURY else 2000)
+
+
+@lru_cache(maxsize=256)
+def _order(name: str) -> str:
+    """The order of day, month and year in a locale's numeric dates, such as ``dmy``."""
+    pattern = str(locale_of(name).date_formats["short"].pattern).lower()
+    return "".join(sorted("dmy", key=pattern.find))
+
+
+def _named(text: str, plain: str, locales: Sequence[str]) -> date:
+    """A date with the name of its month. Raises ValueError for other texts."""
+    try:
+        import dateparser  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError("dateparser", "values", "Reading dates as they are written") from error
+    numbers = re.findall(r"\d+", plain)
+    languages = list(dict.fromkeys(locale_of(name).language for name in locales)) or ["en"]
+    found = None
+    if len(numbers) == 2:  # others are times or relative, for which dateparser has answers too
+        order = "YMD" if len(numbers[0]) == 4 else "DMY"
+        with suppress(ValueError):  # of languages that dateparser does not have
+            found = dateparser.parse(plain, languages=languages, settings={**_PARSER, "DATE_ORDER": order})
+    if found is None:
+        raise ValueError(f"{text!r} is no date")
+    day, year = numbers if len(numbers[0]) < 3 else reversed(numbers)
+    return _valid(text, _year(year), found.month, int(day))
+
+
+def date_spots(text: str, day: date, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Start and end of what may write a day in a text, in order; ``text``: with western digits."""
+    names = {name for locale in (*locales, "en") for name in _month_names(locale)[day.month - 1]}
+    month = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    year = rf"(?:{day.year:04}|{day.year % 100:02})"
+    spellings = (
+        rf"{_NUMERIC}",
+        _EAST_ASIAN.pattern.replace("(", "(?:"),
+        rf"0?{day.day}(?!\d){_BETWEEN}(?<!\w)(?:{month}){_BETWEEN}{year}",
+        rf"(?<!\w)(?:{month}){_BETWEEN}0?{day.day}(?!\d){_BETWEEN}{year}",
+        rf"{year}(?!\d){_BETWEEN}(?<!\w)(?:{month}){_BETWEEN}0?{day.day}",
+    )
+    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(spellings)})(?!\w|[./-]\d)", re.IGNORECASE)
+    return (found.span() for found in pattern.finditer(text))
+
+
+@lru_cache(maxsize=64)
+def _month_names(name: str) -> list[list[str]]:
+    """The names of the twelve months in a locale, also inflected and abbreviated."""
+    kinds = [
+        forms
+        for widths in locale_of(name).months.values()
+        for forms in (widths["wide"], widths["abbreviated"])
+    ]
+    return [[forms[month].rstrip(".") for forms in kinds] for month in range(1, 13)]
