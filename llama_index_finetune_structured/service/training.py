@@ -117,7 +117,8 @@ class JobTraining:
         taken = {name: value for name, value in asked.items() if value not in ("auto", None)}
         factor = taken.get("learning_rate_multiplier")
         if factor is not None:
-            rows = taken.setdefault("batch_size", rows_of_length(report.tokens / report.good))
+            own = self._settings.training.batch_size or rows_of_length(report.tokens / report.good)
+            rows = taken.setdefault("batch_size", own)
             width: int = text_config(resolve(base)).hidden_size
             taken["learning_rate"] = factor * learning_rate_of(width, rows)
         return taken
