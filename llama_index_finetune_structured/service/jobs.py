@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
 from sse_starlette import EventSourceResponse
 
 from .blobs import Blobs
-from .database import Database, checkpoints, events, jobs, new_id, now
+from .database import Database, Record, checkpoints, events, jobs, new_id, now
 from .errors import ApiError, invalid, not_found
 from .job_requests import ACTIVE, ENDED, CreateJob, Hyperparameters, described_event, described_job
 from .job_rows import add_event, change_job, job_row
@@ -182,7 +182,7 @@ def _change(
         return described_job(job_row(connection, job_id), _settings(request).organization)
 
 
-def _job(connection: Connection, key: ApiKey, job_id: str) -> Row[Any]:
+def _job(connection: Connection, key: ApiKey, job_id: str) -> Record:
     where = (jobs.c.id == job_id, jobs.c.owner == key.id)
     row = connection.execute(select(jobs).where(*where)).one_or_none()
     if row is None:
@@ -221,7 +221,7 @@ async def _stream(database: Database, job_id: str) -> AsyncIterator[dict[str, st
     yield {"data": "[DONE]"}
 
 
-def _events_after(database: Database, job_id: str, number: int) -> tuple[list[Row[Any]], bool]:
+def _events_after(database: Database, job_id: str, number: int) -> tuple[list[Record], bool]:
     """The events after a number, and whether there will be no more."""
     with database.read() as connection:
         is_over = job_row(connection, job_id).status in ENDED
