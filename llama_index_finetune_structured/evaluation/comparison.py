@@ -69,10 +69,17 @@ async def acompare(
     plan = FieldPlan(targets, fields)
     answers = await ask_systems(systems, targets, asking)
     rows = score_rows(targets, answers, plan)
-    return summarise(rows, answers, plan, asking, notes, left_out)
+    facts = {"answers judged by": _judges(targets)} | dict(notes or {})
+    return summarise(rows, answers, plan, asking, facts, left_out)
 
 
 compare = blocking(acompare)
+
+
+def _judges(targets: Sequence[AnswerTarget]) -> str:
+    """The classes that decide which answers are valid, and whether JSON schemas do; for readers."""
+    names = {target.judge for target in targets}
+    return ", ".join(sorted(names))
 
 
 def score_rows(

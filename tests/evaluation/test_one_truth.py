@@ -88,9 +88,11 @@ def test_the_class_given_and_the_class_of_the_rows_are_the_same(
     for cls, numbers in by_class.items():
         answers = {saved[number].id: CASES[number][1] for number in numbers}
         rows = [saved[number] for number in numbers]
-        given = compare(
-            {"texts": lambda row, a=answers: a[row.id]}, rows, output_cls=cls, show_progress=False
-        )
+
+        def as_text(row: Example, answers: dict[str, str] = answers) -> str:
+            return answers[row.id]
+
+        given = compare({"texts": as_text}, rows, output_cls=cls, show_progress=False)
         for number, row in zip(numbers, given.rows, strict=True):
             assert _outcome(row)["texts"] == _outcome(card.rows[number])["texts"]
             assert row.gold == card.rows[number].gold

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from .readers import READERS
 
@@ -16,12 +18,15 @@ _SHOWN = 3  # chosen: documents of an ambiguous name that an error lists
 class DocumentNames:
     """The names of documents, for labels that write them otherwise.
 
-    The path as it is counts first, then in another Unicode form, then in another case, with more or fewer folders
-    before it, and at last without the suffix. What fits several documents names none.
+    The path as it is counts first, then in another Unicode form, then in another case, with those of ``folder`` before
+    it or without its own folders, and at last without the suffix. What fits several documents names none.
+
+    ``folder``: the one that the names are relative to; None: they are not of files.
     """
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], folder: Path | None = None) -> None:
         self._names = frozenset(names)
+        self._folder = [] if folder is None else _folded(Path(os.path.abspath(folder)).as_posix()).split("/")
         self._composed, self._folded, self._bare = (defaultdict[str, list[str]](list) for _ in range(3))
         for name in sorted(names):
             folded = _folded(name)
@@ -47,10 +52,15 @@ class DocumentNames:
         yield self._composed.get(unicodedata.normalize("NFC", name.strip()), [])
         folded = _folded(name)
         for known, bare in ((self._folded, False), (self._bare, True)):
-            # A label may have the folder's own name, or an absolute path, before the document's.
-            for tail in _tails(folded):
-                yield [other for other in known.get(tail, []) if _form(other, bare) == tail]
+            for path in (folded, self._inside(folded)):
+                yield [other for other in known.get(path, []) if _form(other, bare) == path]
             yield known.get(folded, [])
+
+    def _inside(self, path: str) -> str:
+        """A label's path without the folder's own, of which it may have any of the last parts."""
+        parts = path.split("/")
+        starts = (at for at in range(len(parts) - 1, 0, -1) if parts[:at] == self._folder[-at:])
+        return "/".join(parts[next(starts, 0) :])
 
 
 def _folded(name: str) -> str:

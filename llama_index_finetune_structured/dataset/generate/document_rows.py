@@ -18,7 +18,7 @@ from ..labels import AnswerShape
 from .readers import DocumentText, Page, document_of_pages
 from .recipe import ServingRecipe
 
-__all__ = ["DocumentRows", "document_texts", "is_lists_alone", "recipe_of"]
+__all__ = ["DocumentRows", "document_texts", "is_lists_alone", "recipe_of", "too_long"]
 
 _PLACES = ("{context_str}", "{query_str}")
 
@@ -164,3 +164,11 @@ def _add(found: dict[str, DocumentText], document: DocumentText) -> None:
     if document.name in found:
         raise DatasetError(f"two documents are called {document.name!r}; give each a name (id_) of its own")
     found[document.name] = document
+
+
+def too_long(found: int, most: int) -> str:
+    """Why a long document gave no row."""
+    return (
+        f"{found:,} characters, more than max_characters={most:,}, and it cannot be cut: only answers that are lists "
+        "alone, of items whose values stand in the text, can be joined from parts; raise the limit, or shorten it"
+    )

@@ -24,7 +24,7 @@ from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape, says_none
 from ..windows import bare_examples, part_rows
 from .document_names import DocumentNames
-from .document_rows import DocumentRows, document_texts, recipe_of
+from .document_rows import DocumentRows, document_texts, recipe_of, too_long
 from .documents import UnreadFile, read_folder
 from .labels_file import Label, LabelSource, read_labels, typed_cells
 from .llm_calls import CallPolicy
@@ -189,10 +189,16 @@ label_documents = blocking(alabel_documents)
 class _Labelling:
     """The documents of one call, with the rows and problems found so far."""
 
-    def __init__(self, rows: DocumentRows, documents: list[DocumentText], unread: list[UnreadFile]) -> None:
+    def __init__(
+        self,
+        rows: DocumentRows,
+        documents: list[DocumentText],
+        unread: list[UnreadFile],
+        folder: Path | None,
+    ) -> None:
         self._rows, self._documents = rows, {document.name: document for document in documents}
         self._unread = {file.name: file for file in unread}
-        self._names = DocumentNames([*self._documents, *self._unread])
+        self._names = DocumentNames([*self._documents, *self._unread], folder)
         self._negatives: list[DocumentText] = []
         self._labels: dict[str, tuple[str, str]] = {}  # by document: place and answer
         self._settled: set[str] = set()  # documents whose label was no use, which nothing else must answer
@@ -205,7 +211,7 @@ class _Labelling:
         cls, rows: DocumentRows, documents: DocumentSource, negatives: DocumentSource | None
     ) -> _Labelling:
         found, unread = _read(documents)
-        work = cls(rows, found, unread)
+        work = cls(rows, found, unread, Path(documents) if isinstance(documents, str | Path) else None)
         work._note_unread(found, unread)
         if negatives is not None:
             others, more = _read(negatives)
@@ -374,14 +380,6 @@ class _Labelling:
 
 
 _SHOWN = 5  # chosen: problems that an error lists
-
-
-def too_long(found: int, most: int) -> str:
-    """Why a long document gave no row."""
-    return (
-        f"{found:,} characters, more than max_characters={most:,}, and it cannot be cut: only answers that are lists "
-        "alone, of items whose values stand in the text, can be joined from parts; raise the limit, or shorten it"
-    )
 
 
 def _reason(error: Exception) -> str:

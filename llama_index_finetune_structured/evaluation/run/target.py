@@ -44,6 +44,15 @@ class AnswerTarget:
     gold: Any
     is_text: bool = False
 
+    @property
+    def judge(self) -> str:
+        """What decides which answers are valid, for readers."""
+        if self.is_text:
+            return "text"
+        if self.output_cls is None:
+            return "JSON"
+        return "JSON schema" if issubclass(self.output_cls, _SchemaAnswer) else self.output_cls.__name__
+
     def read(self, answer: Any) -> Any:
         """The valid answer as a JSON value, from a Pydantic object, a JSON value or text.
 
@@ -94,6 +103,10 @@ class AnswerTarget:
         return valid
 
 
+class _SchemaAnswer(RootModel[Any]):
+    """A class made of a JSON schema alone."""
+
+
 def _read(output_cls: type[BaseModel], value: Any, text: str | None) -> BaseModel:
     """The value read as JSON is, so that a strict class takes a date from text."""
     try:
@@ -137,7 +150,7 @@ def _model_for(schema_json: str, name: str) -> type[BaseModel]:
     """A Pydantic class whose JSON schema is exactly this one, judged as Pydantic judges."""
     schema: dict[str, Any] = json.loads(schema_json)
 
-    class SchemaAnswer(RootModel[Any]):
+    class SchemaAnswer(_SchemaAnswer):
         @classmethod
         def model_json_schema(cls, *_: Any, **__: Any) -> dict[str, Any]:
             schema: dict[str, Any] = json.loads(schema_json)
