@@ -153,9 +153,14 @@ WAYS: dict[str, Callable[[LLM], Any]] = {
 }
 
 
+HARD = ("how long are Meddle and Echoes", "how long is Animals", "good morning")
+"""Parallel calls, a failing tool, and no call: other questions are asked as one agent asks them."""
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_student_runs_as_the_teacher_did(student: LoraLLM, way: str) -> None:
-    for question, (answer, calls) in QUESTIONS.items():
+    for question in QUESTIONS if WAYS[way] is agent else HARD:
+        answer, calls = QUESTIONS[question]
         said, called = asyncio.run(run(WAYS[way](student), question))
         assert answer in said, question
         assert called == calls, question
@@ -186,8 +191,8 @@ def test_a_text_agent_runs_as_the_teacher_did(student: LoraLLM) -> None:
 
 
 async def test_concurrent_runs_do_not_mix(student: LoraLLM) -> None:
-    found = await asyncio.gather(*(run(agent(student), question) for question in [*QUESTIONS] * 2))
-    for question, (said, called) in zip([*QUESTIONS] * 2, found, strict=True):
+    found = await asyncio.gather(*(run(agent(student), question) for question in [*QUESTIONS, *HARD]))
+    for question, (said, called) in zip([*QUESTIONS, *HARD], found, strict=True):
         answer, calls = QUESTIONS[question]
         assert answer in said, question
         assert called == calls, question

@@ -62,7 +62,8 @@ def test_a_turn_that_is_not_sure_is_the_teachers(student: LoraLLM, way: str, tmp
     assert (summary["answered_by_teacher"], summary["texts"]) == (1, 0)
     [row] = read_examples(tmp_path / "rows.jsonl")
     assert row.is_agent_turn
-    assert [tool["function"]["name"] for tool in row.tools or ()] == ["add", "seconds_of"]
+    tools: Any = row.tools
+    assert [tool["function"]["name"] for tool in tools] == ["add", "seconds_of"]
     assert isinstance(json.loads(str(row.metadata["student_answer"])), list), (
         "the student's turn is beside it"
     )
