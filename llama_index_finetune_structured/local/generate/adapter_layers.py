@@ -37,7 +37,7 @@ class AdapterLayers:
         adapters = {adapter for adapter, _ in rows}
         alone = next(iter(adapters)) if len(adapters) == 1 else None
         self._merge(alone)
-        self._spans = _spans(rows) if len(adapters) > 1 else [(alone, slice(None))] if alone else []
+        self._spans = _spans(rows) if len(adapters) > 1 else [] if alone is None else [(alone, slice(None))]
         self._tokens = sum(tokens for _, tokens in rows) if len(adapters) > 1 else None
         for adapter, _ in self._spans:
             for name in adapter.layers.keys() - self._changed:
@@ -68,10 +68,16 @@ class AdapterLayers:
         for name, value in self._base_values.items():
             self._model.get_parameter(name).data = value
         self._base_values, self._merged = {}, None
-        for name, wrapper in () if adapter is None else adapter.parameters.items():
-            weight = self._model.get_parameter(name)
-            self._base_values[name] = weight.data
-            weight.data = weight.data + wrapper.get_delta_weight("default")
+        if adapter is None:
+            return
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # the sums are ordinary tensors, as the weights were
+            for name, wrapper in adapter.parameters.items():
+                weight = self._model.get_parameter(name)
+                self._base_values[name] = weight.data
+                weight.data = weight.data + wrapper.get_delta_weight("default")
         self._merged = adapter
 
 
