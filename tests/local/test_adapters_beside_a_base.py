@@ -103,19 +103,18 @@ def eight(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Beside:
     return made
 
 
-@st.composite
-def _interleavings(draw: st.DrawFn) -> list[tuple[int | None, int, int, int]]:
-    """Of each request: adapter, prompt, after how many tokens of the one before it is submitted, and cancelled.
-
-    It is cancelled at one of its own tokens; 0: never, -1: before it joins.
-    """
-    adapters = st.one_of(st.none(), st.integers(0, 7))
-    one = st.tuples(adapters, st.integers(0, 3), st.integers(0, 6), st.sampled_from([0, 0, 1, 5, -1]))
-    return draw(st.lists(one, min_size=2, max_size=12))
+ADAPTERS = st.one_of(st.none(), st.integers(0, 7))
+# Of each request: adapter, prompt, after how many tokens of the one before it is submitted, and at which of its own it
+# is cancelled (0: never, -1: before it joins).
+PLANS = st.lists(
+    st.tuples(ADAPTERS, st.integers(0, 3), st.integers(0, 6), st.sampled_from([0, 0, 1, 5, -1])),
+    min_size=2,
+    max_size=12,
+)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(plan=_interleavings())
+@given(plan=PLANS)
 def test_answers_are_those_of_the_adapter_alone_however_requests_join_and_leave(
     eight: Beside, plan: list[tuple[int | None, int, int, int]]
 ) -> None:
