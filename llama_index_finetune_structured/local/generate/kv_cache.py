@@ -15,7 +15,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..model.adapter_weights import AdapterWeights
 from ..model.rope import most_positions_alike
+from .adapter_layers import AdapterLayers
 from .ragged_attention import ATTENTION, NewTokens, RaggedBatch, RaggedLayout, store
 
 __all__ = ["KVCacheModel", "KeyValues", "supports_kv_cache_slots"]
@@ -111,6 +113,7 @@ class KVCacheModel:
 
     def __init__(self, model: Any, short_tokens: int = _SHORT_TOKENS) -> None:
         self._model, self._short_tokens = model, short_tokens
+        self._adapters = AdapterLayers(model)
         self.windows: set[int | None] = set()  # of the last forward, see RaggedLayout
         self.calls = 0
         model.set_attn_implementation(ATTENTION)
@@ -125,10 +128,12 @@ class KVCacheModel:
         """Start with new buffers, whatever state those of now are in."""
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
         self._slots: dict[int, list[int]] = {}  # of each buffer, the slots that its rows hold
+        self._adapters.use([])
 
     def release(self) -> None:
         """Drop all sequences and free their memory."""
         self._slots = {}
+        self._adapters.use([])
         for layer in self._layers:
             layer.buffers.clear()
 
@@ -137,8 +142,11 @@ class KVCacheModel:
         """The layers with keys of their own: in some models, layers share them."""
         return [layer for layer in self._cache.layers if layer.is_initialized]
 
-    def prefill(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
+    def prefill(
+        self, slot: int, prompt: Sequence[int], start: int, adapter: AdapterWeights | None = None
+    ) -> torch.Tensor:
         """Compute ``prompt[start:]`` in a slot that holds ``prompt[:start]``; logits [vocabulary] of the next token."""
+        self._adapters.use([(adapter, len(prompt) - start)])
         buffer, row = self._place(slot, len(prompt), start)
         size = _PREFILL_TOKENS if self._model.device.type == "cpu" else _PREFILL_TOKENS_OF_GPU
         for position in range(start, len(prompt), size):
@@ -146,10 +154,16 @@ class KVCacheModel:
             logits = self._forward([chunk], last_only=True)
         return logits[-1]
 
-    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    def extend(
+        self,
+        rows: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        adapters: Sequence[AdapterWeights | None] | None = None,
+    ) -> tuple[torch.Tensor, list[int]]:
         """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens, and free all others.
 
-        Returns the logits after each new token, [new tokens of all rows, vocabulary], and the slots in their order.
+        ``adapters``: of the slots; None: all have the base alone. Returns the logits after each new token, [new tokens
+        of all rows, vocabulary], and the slots in their order.
         """
         self._free(len(rows))
         for slot, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -159,6 +173,7 @@ class KVCacheModel:
             for buffer, slots in self._slots.items()
         ]
         order = [slot for slots in self._slots.values() for slot in slots]
+        self._adapters.use([] if adapters is None else [(adapters[slot], len(rows[slot])) for slot in order])
         return self._forward(new, last_only=False), order
 
     def _forward(self, new: Sequence[NewTokens], *, last_only: bool) -> torch.Tensor:

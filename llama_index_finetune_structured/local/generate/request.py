@@ -12,6 +12,7 @@ import torch
 from ...errors import EngineError
 
 if TYPE_CHECKING:
+    from ..model.adapter_weights import AdapterWeights
     from .grammar import AnswerGrammar
     from .grounding import PromptTexts
     from .reasoning import ReasoningLimit
@@ -82,6 +83,7 @@ class GenerationRequest:
     ``on_token``: called for each token of the answer, in the thread that runs the model. ``on_reasoning``: the same for
     tokens before the answer.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
+    ``adapter``: whose answer it is; None: the model's as it was loaded.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
     that they wait as one; None: the request is a call of its own. ``deadline``: by ``time.monotonic()``, when an answer
     that is not whole ends with an error; None: never.
@@ -102,6 +104,7 @@ class GenerationRequest:
     reasoning: ReasoningLimit | None = None
     on_reasoning: Callable[[int], None] | None = None
     deadline: float | None = None
+    adapter: AdapterWeights | None = None
 
     @property
     def most_tokens(self) -> int:
