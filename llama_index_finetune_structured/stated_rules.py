@@ -100,13 +100,15 @@ def sum_rule(parts: Sequence[str], total: str, tolerance: Decimal) -> dict[str, 
 def _broken_sum(rule: Any, value: Any) -> Iterator[str]:
     """What is wrong with a sum; nothing where one of its values is not there."""
     try:
-        parts, total, tolerance = rule["sum"], rule["equals"], Decimal(str(rule.get("tolerance", _TOLERANCE)))
+        parts, total = rule["sum"], rule["equals"]
+        tolerance = Decimal(str(rule.get("tolerance", _TOLERANCE)))
         wanted, added = _numbers(value, total), [_numbers(value, part) for part in parts]
     except (TypeError, KeyError, ValueError, AttributeError, InvalidOperation) as error:
         yield f"the rule {rule!r} cannot be applied: {type(error).__name__}: {error}"
         return
-    if wanted and all(added) and abs(sum(map(sum, added)) - sum(wanted)) > tolerance:
-        yield f"{' + '.join(parts)} is {sum(map(sum, added))}, and {total} is {sum(wanted)}"
+    found, expected = sum((number for part in added for number in part), Decimal()), sum(wanted, Decimal())
+    if wanted and all(added) and abs(found - expected) > tolerance:
+        yield f"{' + '.join(parts)} is {found}, and {total} is {expected}"
 
 
 def _numbers(value: Any, path: str) -> list[Decimal]:

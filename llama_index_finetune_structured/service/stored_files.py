@@ -46,7 +46,7 @@ def require_room(connection: Connection, key: ApiKey, more: int) -> None:
         .join(uploads, parts.c.upload_id == uploads.c.id)
         .where(uploads.c.owner == key.id)
     )
-    stored = connection.scalar(of_files) + connection.scalar(of_parts)
+    stored = connection.execute(of_files).scalar_one() + connection.execute(of_parts).scalar_one()
     if stored + more > key.max_stored_bytes:
         raise ApiError(
             429,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow import AgentOutput, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.program.function_program import get_function_tool
@@ -295,7 +295,7 @@ class Direct(Teacher):
 async def test_a_tool_of_a_class_that_returns_at_once_gives_the_object_without_another_call() -> None:
     tool, teacher = get_function_tool(Song), Direct()
     tool.metadata.return_direct = True
-    output = await FunctionAgent(tools=[TOOLS[1], tool], llm=teacher).run("How long is Meddle?")
+    output: AgentOutput = await FunctionAgent(tools=[TOOLS[1], tool], llm=teacher).run("How long is Meddle?")
     assert Song(**output.tool_calls[-1].tool_kwargs) == Song(title="Meddle", seconds=371)
     assert teacher.asked == 2
 

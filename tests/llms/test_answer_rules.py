@@ -67,7 +67,7 @@ def student(tiny_llama: Path) -> LoraLLM:
 
 
 def test_rules_of_objects_inside_an_answer_and_of_base_classes_count() -> None:
-    @answer_rules(lambda sign: "no stop" if not sign.stop else None)
+    @answer_rules(lambda sign: ["no stop"] if not sign.stop else None)
     class Stop(Sign): ...
 
     assert broken_rules(Road(signs=[Sign(stop=True, lane=7), Sign(stop=True, lane=3)])) == [

@@ -27,7 +27,7 @@ def _form(content: bytes, filename: str = "a.jsonl", purpose: str = "fine-tune",
 def _post(service: Running, key: str, body: Any, kind: str, path: str = "/v1/files") -> httpx.Response:
     headers = {"content-type": kind, "authorization": f"Bearer {key}"}
     hooks = {"response": [validated]}
-    with httpx.Client(event_hooks=hooks, timeout=60) as client:  # type: ignore[arg-type]
+    with httpx.Client(event_hooks=hooks, timeout=60) as client:
         return client.post(f"{service.base}{path}", content=body, headers=headers)
 
 

@@ -153,7 +153,7 @@ def test_a_job_stops_within_a_step_goes_on_there_and_ends_when_it_is_cancelled(
     waiting = jobs.create(model="tiny", training_file=_other(client))
     job_after(client, job.id, "running")
     wait_for(lambda: steps_of(client, job.id))
-    assert jobs.pause(job.id).status == "paused"
+    assert str(jobs.pause(job.id).status) == "paused"
     steps = steps_of(client, job.id)
     job_after(client, waiting.id, "running", "succeeded")  # the worker has left the paused one
     assert steps_of(client, job.id) == steps

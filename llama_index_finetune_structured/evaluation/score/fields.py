@@ -117,7 +117,8 @@ def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
     """The comparison that fits the schema's type."""
     if (kind := kind_of(schema)) is not None:
-        return {"date": "date", "currency": "exact"}.get(kind.name, "number")
+        comparisons: dict[str, Literal["exact", "date"]] = {"date": "date", "currency": "exact"}
+        return comparisons.get(kind.name, "number")
     kinds = _types(schema)
     if schema.get("format") in ("date", "date-time"):
         return "date"

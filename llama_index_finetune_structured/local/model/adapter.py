@@ -94,14 +94,14 @@ class AdapterCard(BaseModel):
     settings. ``context_window``: in tokens, of the base. ``prompt_date``: the date, as ``2026-01-31``, in the training
     prompts; None where the chat template prints none. ``schemas``: those of the training rows, without titles;
     ``schema_tokens``: tokens of a prompt that the largest takes. ``system_messages``: the form in which the base's chat
-    template takes them. ``base_files``: SHA-256 of each file of the base that ``base_sha256`` is made of, by name, so
-    that an error can name what differs. ``files``: SHA-256 of the files beside the card that decide the answers, by
-    name. ``schema_prompt``, ``reads_twice``, ``thinking`` and ``tool_prompt``: as in ``PromptForm``, the last decided
-    where agents' turns were trained; ``longest_reasoning_tokens``: with its marks, in the training data, and
+    template takes them. ``base_files``: SHA-256 of each file of the base that ``base_sha256`` is made of, by name.
+    ``files``: SHA-256 of the files beside the card that decide the answers, by name. ``schema_prompt``,
+    ``reads_twice``, ``thinking`` and ``tool_prompt``: as in ``PromptForm``, the last decided where agents' turns were
+    trained; ``longest_reasoning_tokens``: with its marks, in the training data, and
     ``thinking_switches``: variables by which the base's chat template is told. ``list_rules``: by ``schema_key`` of a
     schema, how its answers are read window by window, of ``windows`` sentences each; 0: texts are read whole.
-    ``calibrations``: by ``schema_key`` of a schema, how the probabilities of its answers are calibrated.
-    ``quantization``: of the base's layers while it was trained on; None: as its files have them.
+    ``calibrations``: by ``schema_key``, how the probabilities of answers are calibrated. ``quantization``: of the
+    base's layers while it was trained on; None: as its files have them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -346,10 +346,7 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def read_merged_card(folder: Path) -> AdapterCard:
-    """Read the card of a merged folder.
-
-    Raises ConfigurationError where a file that decides the answers is not the one that the card was written for.
-    """
+    """The card of a merged folder. Raises ConfigurationError where a file that decides the answers is another one."""
     card = read_folder_card(folder)
     found = hashed_files(folder)
     changed = sorted(n for n in {*found, *card.files} if found.get(n) != card.files.get(n))
