@@ -116,8 +116,8 @@ def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
     """The comparison that fits the schema's type."""
-    if (kind := kind_of(schema)) is not None:
-        return {"date": "date", "currency": "exact"}.get(kind.name, "number")
+    if (kind := kind_of(schema)) is not None and kind.name != "currency":
+        return "date" if kind.name == "date" else "number"
     kinds = _types(schema)
     if schema.get("format") in ("date", "date-time"):
         return "date"

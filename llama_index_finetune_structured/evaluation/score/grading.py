@@ -63,7 +63,8 @@ def _part_kind(part: Field) -> str:
 def grade(answer: RawAnswer, target: AnswerTarget, plan: FieldPlan) -> ScoredAnswer:
     """One answer, validated and scored in every field; one that failed or does not fit scores 0."""
     value, error, kind = None, answer.error, answer.error_kind
-    given, problems = answer.text if answer.value is None else answer.value, ()
+    given = answer.text if answer.value is None else answer.value
+    problems: tuple[str, ...] = ()
     if error is None:
         try:
             value = target.read(given)
