@@ -11,7 +11,7 @@ from ..formats.wire import json_safe, message_to_wire, source_of, tools_to_wire
 from .request import AnswerRequest
 from .spans import Call, Span, SpanOwner
 
-__all__ = ["example_row", "finish_reason", "prompt_messages", "source_texts", "start_call", "token_usage"]
+__all__ = ["example_row", "finish_reason", "prompt_messages", "wire_texts", "start_call", "token_usage"]
 
 _KEPT_ARGUMENTS = (  # those that say which answer was requested
     "tools",
@@ -30,7 +30,7 @@ def prompt_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": prompt}]
 
 
-def source_texts(messages: list[dict[str, Any]]) -> list[str]:
+def wire_texts(messages: list[dict[str, Any]]) -> list[str]:
     """The texts of messages in OpenAI's wire format, those with instructions excepted."""
     contents = [
         message.get("content") for message in messages if message["role"] not in ("system", "developer")
