@@ -106,9 +106,11 @@ def _broken_sum(rule: Any, value: Any) -> Iterator[str]:
     except (TypeError, KeyError, ValueError, AttributeError, InvalidOperation) as error:
         yield f"the rule {rule!r} cannot be applied: {type(error).__name__}: {error}"
         return
-    found, expected = sum((number for part in added for number in part), Decimal()), sum(wanted, Decimal())
-    if wanted and all(added) and abs(found - expected) > tolerance:
-        yield f"{' + '.join(parts)} is {found}, and {total} is {expected}"
+    if not wanted or not all(added):
+        return
+    found, right = sum((sum(part, Decimal()) for part in added), Decimal()), sum(wanted, Decimal())
+    if abs(found - right) > tolerance:
+        yield f"{' + '.join(parts)} is {found}, and {total} is {right}"
 
 
 def _numbers(value: Any, path: str) -> list[Decimal]:

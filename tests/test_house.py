@@ -55,6 +55,8 @@ HEAVY = [
     "networkx",
     "scipy",
     "sklearn",
+    "babel",
+    "dateparser",
 ]
 
 

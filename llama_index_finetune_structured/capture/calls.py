@@ -16,9 +16,9 @@ __all__ = [
     "finish_reason",
     "prompt_messages",
     "reasoning_tokens",
-    "source_texts",
     "start_call",
     "token_usage",
+    "wire_texts",
 ]
 
 _KEPT_ARGUMENTS = (  # those that say which answer was requested
@@ -38,7 +38,7 @@ def prompt_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": prompt}]
 
 
-def source_texts(messages: list[dict[str, Any]]) -> list[str]:
+def wire_texts(messages: list[dict[str, Any]]) -> list[str]:
     """The texts of messages in OpenAI's wire format, those with instructions excepted."""
     contents = [
         message.get("content") for message in messages if message["role"] not in ("system", "developer")

@@ -21,7 +21,7 @@ from ..formats.wire import response_to_wire
 from ..jsonl_store import JsonlStore
 from ..printable import package_logger
 from .answer_check import Rejected, check_answer
-from .calls import example_row, finish_reason, source_texts
+from .calls import example_row, finish_reason, wire_texts
 from .redaction import Redactor, redact_record, remember_environment
 from .request import AnswerRequest, read_request, without_tool_schema
 from .spans import Call, Scope
@@ -141,7 +141,7 @@ class Recorder:
         request, output_cls = self._read_request(call)
         if output_cls is None and not request.forced and not answer.get("tool_calls"):
             request = without_tool_schema(request)
-        texts = source_texts(call.messages)
+        texts = wire_texts(call.messages)
         try:
             finish = finish_reason(response) or call.finish_reason
             checked = check_answer(answer, request, output_cls, finish, texts)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..json_schema import UNIONS, find_error, resolve_pointer
 from .annotation import Money
-from .kinds import KEYWORD, WrittenKind, kind_of, stands_in
+from .kinds import KEYWORD, WrittenKind, stands_in, written_kind
 from .numbers import number_text
 from .readings import DocumentTexts
 
@@ -120,7 +120,7 @@ def _mapped(
     """The value with each text at a written place changed."""
     schemas = _holding(root, node, value)
     if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
-        kind = next(filter(None, map(kind_of, schemas)), None)
+        kind = next(filter(None, map(written_kind, schemas)), None)
         if kind is None:
             return value
         return change(path or "the answer", kind, value if isinstance(value, str) else kind.text(value))

@@ -13,7 +13,7 @@ from .dates import date_spots, read_date
 from .numbers import currency_spellings, number_text, read_currency, read_number
 from .readings import DocumentTexts, Reading
 
-__all__ = ["KEYWORD", "WrittenKind", "kind_of"]
+__all__ = ["KEYWORD", "WrittenKind", "written_kind"]
 
 KEYWORD = "x-written"
 """Keyword of a JSON schema whose strings are written as the text has them: ``{"type": ..., "locales": [...]}``."""
@@ -101,7 +101,7 @@ def _decimals(text: str) -> int:
     return len(found[1]) if found else 0
 
 
-def kind_of(schema: Any) -> WrittenKind | None:
+def written_kind(schema: Any) -> WrittenKind | None:
     """The kind of a schema's strings, by its keyword; None where it has none that is understood."""
     found = schema.get(KEYWORD) if isinstance(schema, Mapping) else None
     if not isinstance(found, Mapping) or found.get("type") not in NAMES:

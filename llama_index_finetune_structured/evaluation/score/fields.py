@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ...example import MOST_LEVELS
 from ...json_schema import UNIONS, resolve_pointer
-from ...written_values.kinds import kind_of
+from ...written_values.kinds import written_kind
 from .rules import FieldRule
 
 __all__ = ["Field", "fields_of", "inferred_schema"]
@@ -116,9 +116,8 @@ def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
     """The comparison that fits the schema's type."""
-    if (kind := kind_of(schema)) is not None:
-        comparisons: dict[str, Literal["exact", "date"]] = {"date": "date", "currency": "exact"}
-        return comparisons.get(kind.name, "number")
+    if (kind := written_kind(schema)) is not None and kind.name != "currency":
+        return "date" if kind.name == "date" else "number"
     kinds = _types(schema)
     if schema.get("format") in ("date", "date-time"):
         return "date"
