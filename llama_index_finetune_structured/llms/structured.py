@@ -34,6 +34,7 @@ __all__ = [
     "parse_response",
     "request_schema",
     "with_schema",
+    "without_last_repetition",
 ]
 
 dispatcher = get_dispatcher(__name__)
@@ -107,7 +108,7 @@ class StructuredCall:
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
         answer = parse_response(self._output_cls, response)
         value = loads(json_span(self._text)) if self._distinct else None
-        if (distinct := _without_last_repetition(value)) != value:
+        if (distinct := without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
                 answer = parse_answer(self._output_cls, json.dumps(distinct))
                 self._trust = self._trust and trust_in_rest(self._trust, distinct)
@@ -220,13 +221,13 @@ def _cut_after(response: ChatResponse | None) -> int | None:
     return tokens if "length" in reasons and isinstance(tokens, int) else None
 
 
-def _without_last_repetition(value: Any) -> Any:
+def without_last_repetition(value: Any) -> Any:
     """The value, each list without its last object if an equal one stands before it."""
     if isinstance(value, dict):
-        return {name: _without_last_repetition(item) for name, item in value.items()}
+        return {name: without_last_repetition(item) for name, item in value.items()}
     if not isinstance(value, list):
         return value
-    items = [_without_last_repetition(item) for item in value]
+    items = [without_last_repetition(item) for item in value]
     return items[:-1] if items and isinstance(items[-1], dict) and items[-1] in items[:-1] else items
 
 

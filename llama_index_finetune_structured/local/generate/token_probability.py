@@ -1,15 +1,31 @@
-"""The probability of a token before and after its grammar's mask, from the few tokens that matter beside it."""
+"""The probability of a token before and after its grammar's mask, and the likeliest tokens at its place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-__all__ = ["log_probabilities"]
+__all__ = ["TokenScores", "log_probabilities", "token_scores"]
 
 # Tokens whose logits are further below the highest do not count: each has less than a thousandth of its probability.
 _NEAR = 7.0
+
+
+class TokenScores(NamedTuple):
+    """A token and its log-probability among the whole vocabulary, and those of the likeliest tokens at its place."""
+
+    token: int
+    log_probability: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+def token_scores(token: int, logits: torch.Tensor, most: int) -> TokenScores:
+    """The scores of a token by logits [vocabulary], before a grammar's mask, and those of the ``most`` likeliest."""
+    scores = logits.double().log_softmax(-1)
+    values, tokens = scores.topk(min(most, len(scores)))
+    return TokenScores(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
 
 
 def log_probabilities(
