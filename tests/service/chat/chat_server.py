@@ -14,13 +14,28 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
+from safetensors.torch import load_file, save_file
 from sqlalchemy import insert
 
+from llama_index_finetune_structured import LoraLLM
+from llama_index_finetune_structured.local.model.adapter import WEIGHTS, read_folder_card, write_card
+from llama_index_finetune_structured.local.model.base_files import file_hash
 from llama_index_finetune_structured.service.app import create_app
 from llama_index_finetune_structured.service.call_queue import CallQueue
 from llama_index_finetune_structured.service.database import jobs, models, new_id, now
 from llama_index_finetune_structured.service.pool import ModelPool
 from llama_index_finetune_structured.service.settings import ServiceSettings
+
+def scaled_adapter(adapter: Path, folder: Path, factor: float) -> Path:
+    """An adapter whose weights are those of another one, scaled, so that its answers differ."""
+    shutil.copytree(adapter, folder)
+    weights = load_file(folder / WEIGHTS)
+    for name, weight in weights.items():
+        weights[name] = weight * factor if "lora_B" in name else weight
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    card = read_folder_card(folder)
+    write_card(folder, card, {name: file_hash(folder / name) for name in card.files})
+    return folder
 
 
 @dataclass
@@ -53,6 +68,9 @@ class ChatServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    def loaded_llms(self) -> list[LoraLLM]:
+        return [entry.loading.result() for entry in self.pool._entries.values() if entry.loading.done()]
 
     def client(self, **options: Any) -> OpenAI:
         return OpenAI(base_url=self.url, api_key="none", **{"max_retries": 0, "timeout": 60, **options})

@@ -1,15 +1,18 @@
-"""Shared by the tests of the service: a server with a tiny base model and adapters."""
+"""Shared by the tests of chat: a server with a tiny base model and an adapter; every reply is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import OpenAI
 
+from llama_index_finetune_structured import LoraLLM
 from tests import exporting
 from tests.service.chat.chat_server import ChatServer
+from tests.service.chat.replies import require_reply
 
 
 @pytest.fixture(scope="session")
@@ -37,5 +40,22 @@ def chat_server(
 
 @pytest.fixture
 def client(chat_server: ChatServer) -> Iterator[OpenAI]:
-    with chat_server.client() as client:
+    def check(response: httpx.Response) -> None:
+        if "json" in response.headers.get("content-type", ""):
+            require_reply(response)
+
+    http = httpx.Client(event_hooks={"response": [check]}, timeout=60)
+    with chat_server.client(http_client=http) as client:
         yield client
+
+
+@pytest.fixture
+def colours(chat_server: ChatServer, colour_adapter: Path) -> LoraLLM:
+    """The served adapter in this process."""
+    return LoraLLM.from_adapter(colour_adapter)
+
+
+@pytest.fixture
+def tiny(colour_base: Path) -> LoraLLM:
+    """The served base model in this process."""
+    return LoraLLM(base_model=str(colour_base))
