@@ -35,10 +35,11 @@ def chat_calls(llm: LoraLLM, request: ChatCompletionRequest) -> list[ChatCall]:
 
     Raises ApiError for fields that the model does not have, and as calls of ``LoraLLM``.
     """
+    request.require_schemas()
     if not request.trust:  # else it is computed for nothing
         llm = llm.model_copy(update={"confidence": False})
     schema, keywords = _schema_keywords(llm, request)
-    keywords |= request.tool_keywords() | {
+    keywords |= _tool_keywords(llm, request) | {
         "max_new_tokens": request.answer_tokens,
         "thinking_tokens": _thinking_tokens(llm, request),
     }
@@ -66,6 +67,15 @@ def _schema_keywords(
     response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
     # The prompt is that of training; the answer is held to the schema that the client sent.
     return schema, {"response_format": response_format, "grammar_schema": asked}
+
+
+def _tool_keywords(llm: LoraLLM, request: ChatCompletionRequest) -> dict[str, Any]:
+    """The keywords that concern tools; the arguments of an only tool may be the answer that was trained."""
+    keywords = request.tool_keywords()
+    tools = keywords.get("tools", ())
+    if len(tools) == 1 and (parameters := tools[0]["function"].get("parameters")):
+        tools[0]["function"]["parameters"] = trained_schema(parameters, llm.trained_schemas)
+    return keywords
 
 
 def _thinking_tokens(llm: LoraLLM, request: ChatCompletionRequest) -> int | None:

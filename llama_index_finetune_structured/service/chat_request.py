@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from typing_extensions import Self
 
 from ..formats.wire import message_from_wire
+from ..json_schema import schema_validator
 from .errors import invalid
 from .sampling_request import SamplingRequest, Unsupported, refused, unsupported
 
@@ -135,8 +136,10 @@ class _ToolChoice(_Part):
 
     @property
     def names(self) -> list[str]:
-        tools = self.allowed_tools.tools if self.allowed_tools else [self]
-        return [tool.function.name for tool in tools if tool.function is not None]
+        """The tools that it names."""
+        if self.allowed_tools is not None:
+            return [tool.function.name for tool in self.allowed_tools.tools]
+        return [] if self.function is None else [self.function.name]
 
 
 class _JsonSchema(_Part):
@@ -197,6 +200,7 @@ class ChatCompletionRequest(SamplingRequest):
 
     def require_consistent(self) -> None:
         """Raise ApiError, which names the field, for fields that exclude each other."""
+        super().require_consistent()
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs: only allowed with logprobs=true", "top_logprobs")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -223,6 +227,20 @@ class ChatCompletionRequest(SamplingRequest):
         if unknown := set(asked) - known:
             raise invalid(f"tool_choice: {min(unknown)!r} is none of tools", "tool_choice")
 
+    def require_schemas(self) -> None:
+        """Raise ApiError, which names the field, for what is no JSON schema."""
+        schemas = {
+            f"tools.{number}.function.parameters": tool.function.parameters or {}
+            for number, tool in enumerate(self.tools or ())
+        }
+        if self.answer_schema is not None:
+            schemas["response_format.json_schema.schema"] = self.answer_schema[1]
+        for field, schema in schemas.items():
+            try:
+                schema_validator(schema)
+            except ValueError as error:
+                raise invalid(f"{field}: {error}", field) from error
+
     @property
     def chat_messages(self) -> list[ChatMessage]:
         """The messages as LlamaIndex has them."""
@@ -243,10 +261,12 @@ class ChatCompletionRequest(SamplingRequest):
         if not self.tools:
             return {}
         choice = self.tool_choice
+        choice_type = getattr(choice, "type", None)
         return {
             "tools": [tool.model_dump(exclude_none=True) for tool in self.tools],
             "tool_choice": choice.model_dump(exclude_none=True)
             if isinstance(choice, _ToolChoice)
             else choice,
-            "parallel_tool_calls": self.parallel_tool_calls,
+            # One that is named is called once.
+            "parallel_tool_calls": False if choice_type == "function" else self.parallel_tool_calls,
         }

@@ -40,9 +40,17 @@ class CompletionRequest(SamplingRequest):
     ]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     best_of: Annotated[int | None, unsupported(1, instead="n answers are generated, leave it out")] = None
-    echo: Annotated[bool | None, Field()] = None
+    echo: bool | None = None
     suffix: Annotated[Any, unsupported("")] = None
     moderation: Unsupported = None
+
+    def require_consistent(self) -> None:
+        """Raise ApiError, which names the field, for what is not supported together."""
+        super().require_consistent()
+        if self.echo:
+            raise invalid("echo: not supported by this server: put the prompt before the answer", "echo")
+        if (answers := len(self.prompt) * self.choices) > _MOST_ANSWERS:
+            raise invalid(f"n: {answers} answers in all, expected at most {_MOST_ANSWERS}", "n")
 
 
 @router.post("/completions")
@@ -50,18 +58,8 @@ async def create_completion(
     request: Request, body: CompletionRequest, key: Annotated[ApiKey, Depends(scoped("chat"))]
 ) -> Response:
     """Continue prompts, which are sent to the model as they are, control tokens included."""
-    _require_supported(body)
+    body.require_consistent()
     return await completed(request, body, key, _FORM, lambda llm: _calls(llm, body), prompts=len(body.prompt))
-
-
-def _require_supported(body: CompletionRequest) -> None:
-    if body.echo:
-        raise invalid("echo: not supported by this server: put the prompt before the answer yourself", "echo")
-    if len(body.prompt) * body.choices > _MOST_ANSWERS:
-        raise invalid(
-            f"n: {len(body.prompt)} prompts with {body.choices} answers each are more than {_MOST_ANSWERS}",
-            "n",
-        )
 
 
 class _TextCall:

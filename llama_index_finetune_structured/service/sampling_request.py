@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
-from typing_extensions import Self
+
+from .errors import invalid
 
 __all__ = ["SamplingRequest", "Unsupported", "refused", "unsupported"]
 
@@ -64,11 +65,10 @@ class SamplingRequest(BaseModel):
     logit_bias: Unsupported = None
     user: Any = None
 
-    @model_validator(mode="after")
-    def _has_stream(self) -> Self:
+    def require_consistent(self) -> None:
+        """Raise ApiError, which names the field, for fields that exclude each other."""
         if self.stream_options is not None and not self.stream:
-            raise refused("stream_options: only allowed with stream=true")
-        return self
+            raise invalid("stream_options: only allowed with stream=true", "stream_options")
 
     @property
     def choices(self) -> int:

@@ -26,6 +26,7 @@ from llama_index_finetune_structured.service.database import jobs, models, new_i
 from llama_index_finetune_structured.service.pool import ModelPool
 from llama_index_finetune_structured.service.settings import ServiceSettings
 
+
 def scaled_adapter(adapter: Path, folder: Path, factor: float) -> Path:
     """An adapter whose weights are those of another one, scaled, so that its answers differ."""
     shutil.copytree(adapter, folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from openai import OpenAI
+from safetensors.torch import load_file, save_file
 
 from llama_index_finetune_structured import LoraLLM
 from tests import exporting
@@ -22,6 +24,17 @@ def colour_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless_base(colour_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base whose answers end at their limit alone."""
+    folder = tmp_path_factory.mktemp("endless") / "base"
+    shutil.copytree(colour_base, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][:2] = 0  # of the two control tokens: another token is always likelier
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def colour_adapter(colour_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an adapter that was trained to describe colours."""
     return exporting.train(colour_base, tmp_path_factory.mktemp("colour-run")).adapter
@@ -29,10 +42,13 @@ def colour_adapter(colour_base: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def chat_server(
-    colour_base: Path, colour_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+    colour_base: Path,
+    endless_base: Path,
+    colour_adapter: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ChatServer]:
-    """A server of the models ``tiny``, a base, and ``colours``, an adapter of it."""
-    server = ChatServer(tmp_path_factory.mktemp("service"), {"tiny": colour_base})
+    """A server of the models ``tiny`` and ``endless``, two bases, and ``colours``, an adapter of the first."""
+    server = ChatServer(tmp_path_factory.mktemp("service"), {"tiny": colour_base, "endless": endless_base})
     server.add("colours", "tiny", colour_adapter)
     with server.running():
         yield server

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests import exporting
 from tests.service.chat.chat_server import ChatServer, scaled_adapter
 from tests.service.chat.test_chat import ASKED, CHAT, FORMAT
 
-LONG: Any = {"model": "tiny", "max_tokens": 4000, "messages": ASKED}  # a minute or more
+LONG: Any = {"model": "endless", "max_tokens": 4000, "messages": ASKED}  # a minute or more
 
 
 def sequences(server: ChatServer) -> int:
@@ -56,10 +57,10 @@ def test_a_client_that_leaves_ends_its_generation(way: str, chat_server: ChatSer
 
 
 @pytest.fixture
-def busy(colour_base: Path, tmp_path: Path) -> Iterator[ChatServer]:
+def busy(endless_base: Path, tmp_path: Path) -> Iterator[ChatServer]:
     """A server that answers one call at a time and lets one wait."""
     queue = {"most_answered": 1, "most_waiting": 1, "wait_s": 1.0}
-    with ChatServer(tmp_path / "service", {"tiny": colour_base}, queue).running() as server:
+    with ChatServer(tmp_path / "service", {"endless": endless_base}, queue).running() as server:
         yield server
 
 
@@ -67,7 +68,7 @@ def test_too_many_calls_are_refused_and_waiting_ends_in_time(busy: ChatServer) -
     async def ask() -> tuple[list[Any], Any]:
         client = busy.async_client()
         short: Any = {**LONG, "max_tokens": 1}
-        await client.chat.completions.create(**short)  # the model is loaded
+        await client.with_options(max_retries=20).chat.completions.create(**short)  # the model is loaded
         first = await client.chat.completions.create(stream=True, **LONG)
         errors = await asyncio.gather(
             *(client.chat.completions.create(**short) for _ in range(3)), return_exceptions=True
@@ -121,14 +122,10 @@ async def many_clients(server: ChatServer, clients: int, models: list[str], own:
         if not streams:
             call = sdk.chat.completions.create(**asked)
             if leaves:
-                try:
+                with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(call, after)
-                except asyncio.TimeoutError:
-                    return 0
-            reply: Any = await call if not leaves else None
-            if reply is None:
                 return 0
-            assert reply.choices[0].message.content == own[model]
+            assert (await call).choices[0].message.content == own[model]
             return 1
         text = ""
         async with await sdk.chat.completions.create(stream=True, **asked) as stream:
@@ -172,7 +169,9 @@ def test_a_hundred_clients_of_several_adapters_come_and_go(
 
 def _several_adapters(base: Path, adapter: Path, folder: Path, *, adapters: int, clients: int) -> None:
     server = ChatServer(folder / "service", {"tiny": base}, most_loaded=2)
-    own = {f"colours-{n}": scaled_adapter(adapter, folder / f"adapter-{n}", 1 - n / 4) for n in range(adapters)}
+    own = {
+        f"colours-{n}": scaled_adapter(adapter, folder / f"adapter-{n}", 1 - n / 4) for n in range(adapters)
+    }
     for name, path in own.items():
         server.add(name, "tiny", path)
     with server.running():

@@ -22,7 +22,12 @@ from tests.service.chat.chat_server import ChatServer
 
 
 def like(server: ChatServer, model: str, **options: Any) -> OpenAILike:
-    chat = {"is_chat_model": True, "is_function_calling_model": True, "context_window": 4096, "max_retries": 0}
+    chat = {
+        "is_chat_model": True,
+        "is_function_calling_model": True,
+        "context_window": 4096,
+        "max_retries": 0,
+    }
     return OpenAILike(model=model, api_base=server.url, api_key="none", **{**chat, "timeout": 60, **options})
 
 
@@ -75,7 +80,9 @@ def test_reasoning_stands_beside_the_answer(tmp_path: Path) -> None:
         none: Any = client.chat.completions.create(reasoning_effort="none", **asked).choices[0].message
         assert not hasattr(none, "reasoning_content")
         client.chat.completions.create(reasoning_effort="low", **asked)
-        assert like(server, "thinking").chat(own_messages()).message.blocks[0] == ThinkingBlock(content=thought)
+        assert like(server, "thinking").chat(own_messages()).message.blocks[0] == ThinkingBlock(
+            content=thought
+        )
 
 
 def own_messages() -> list[ChatMessage]:

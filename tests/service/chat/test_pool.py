@@ -37,13 +37,17 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def models(colour_base: Path, colour_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ServedModel]:
+def models(
+    colour_base: Path, colour_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[ServedModel]:
     folder = tmp_path_factory.mktemp("adapters")
     adapters = [scaled_adapter(colour_adapter, folder / str(n), n + 1) for n in range(3)]
     return [served(f"model-{n}", colour_base, adapter) for n, adapter in enumerate(adapters)]
 
 
-async def test_first_requests_that_come_together_load_once(loads: list[Any], models: list[ServedModel]) -> None:
+async def test_first_requests_that_come_together_load_once(
+    loads: list[Any], models: list[ServedModel]
+) -> None:
     pool = ModelPool()
     leases = await asyncio.gather(*(pool.lease(models[0]) for _ in range(5)))
     assert len({id(lease.__enter__()) for lease in leases}) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -36,10 +37,16 @@ def read(reader: TurnReader, pieces: list[str]) -> tuple[str, list[tuple[str, An
 
 def cut(text: str, places: list[int]) -> list[str]:
     ends = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(ends)]
 
 
-@given(TEXTS, st.lists(CALLS, max_size=3), st.lists(st.integers(0, 500), max_size=8), st.booleans(), st.booleans())
+@given(
+    TEXTS,
+    st.lists(CALLS, max_size=3),
+    st.lists(st.integers(0, 500), max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
 def test_pieces_of_a_turn_together_are_its_text_and_its_calls(
     said: str, calls: list[tuple[str, Any]], places: list[int], escaped: bool, spaced: bool
 ) -> None:
@@ -55,12 +62,17 @@ def test_the_arguments_of_the_only_tool_are_one_call(arguments: Any, places: lis
 
 @given(TEXTS)
 def test_any_text_can_be_read(text: str) -> None:
+    said, calls = "", 0
     reader = TurnReader()
-    assert reader.is_turn or list(reader.read(text)) is not None
+    for piece in reader.read(text):
+        said += piece.text
+        calls += piece.name is not None
+    assert (bool(said), calls) == (False, 0) or reader.is_turn
+    assert calls == reader.calls
 
 
 def test_half_a_character_is_replaced_and_what_follows_stays() -> None:
-    said, _ = read(TurnReader(), [r'["\udc00a']) 
+    said, _ = read(TurnReader(), [r'["\udc00a'])
     assert said == "?a"
 
 
