@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...errors import EngineError
-from .token_probability import TokenScores
+from .token_probability import ScoredToken
 
 if TYPE_CHECKING:
     from .grammar import AnswerGrammar
@@ -104,7 +104,7 @@ class GenerationRequest:
     reasoning: ReasoningLimit | None = None
     on_reasoning: Callable[[int], None] | None = None
     likeliest: int | None = None
-    scores: list[TokenScores] = field(default_factory=list)
+    scores: list[ScoredToken] = field(default_factory=list)
 
     @property
     def most_tokens(self) -> int:

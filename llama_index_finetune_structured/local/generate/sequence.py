@@ -11,7 +11,7 @@ from .grammar import GrammarState
 from .reasoning import ReasoningState
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
-from .token_probability import TokenScores, log_probabilities, token_scores
+from .token_probability import ScoredToken, log_probabilities, token_scores
 
 __all__ = ["GeneratedSequence", "likeliest_tokens"]
 
@@ -37,7 +37,7 @@ class GeneratedSequence:
         self._grammar = self._started_grammar() if self._reasoning is None else self._reasoning
         self._ngrams = NGramIndex(request.prompt)
         self._probabilities: list[tuple[float, float]] = []
-        self._scores: TokenScores | None = None  # of the chosen token, until it is appended
+        self._scores: ScoredToken | None = None  # of the chosen token, until it is appended
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 

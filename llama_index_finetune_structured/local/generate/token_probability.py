@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["TokenScores", "log_probabilities", "token_scores"]
+__all__ = ["ScoredToken", "log_probabilities", "token_scores"]
 
 # Tokens whose logits are further below the highest do not count: each has less than a thousandth of its probability.
 _NEAR = 7.0
 
 
-class TokenScores(NamedTuple):
+class ScoredToken(NamedTuple):
     """A token and its log-probability among the whole vocabulary, and those of the likeliest tokens at its place."""
 
     token: int
@@ -21,11 +21,11 @@ class TokenScores(NamedTuple):
     likeliest: tuple[tuple[int, float], ...]
 
 
-def token_scores(token: int, logits: torch.Tensor, most: int) -> TokenScores:
+def token_scores(token: int, logits: torch.Tensor, most: int) -> ScoredToken:
     """The scores of a token by logits [vocabulary], before a grammar's mask, and those of the ``most`` likeliest."""
     scores = logits.double().log_softmax(-1)
     values, tokens = scores.topk(min(most, len(scores)))
-    return TokenScores(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+    return ScoredToken(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
 
 
 def log_probabilities(

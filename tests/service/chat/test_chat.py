@@ -288,7 +288,7 @@ REFUSED: dict[str, Any] = {
     "top_logprobs": {"top_logprobs": 3},
     "response_format": {"response_format": {"type": "json_object"}, "tools": WIRE},
     "response_format.json_schema.schema": {
-        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "objekt"}}}
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "thing"}}}
     },
     "tools.0.type": {"tools": [{"type": "custom", "custom": {"name": "a"}}]},
     "tools.0.function.name": {"tools": [{"type": "function", "function": {"name": "a b"}}]},
