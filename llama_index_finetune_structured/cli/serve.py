@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigurationError, MissingDependencyError
+from ..errors import ConfigurationError, EngineError, MissingDependencyError
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..printable import one_line
 from .command import Result, command, say, settings_of
@@ -68,9 +68,11 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     say(f"http://{host}:{port}/v1")
     # Requests are logged by the service, without their content.
-    uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
-    ).run()
+    config = uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise EngineError(f"{folder}: the server did not start, for the reason above")
     return Result({"folder": str(folder)}, ("Stopped.",))
 
 

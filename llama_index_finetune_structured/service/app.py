@@ -21,9 +21,9 @@ from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
 from .models import ModelStore
 from .pool import ModelPool
+from .runs import remove_runs
 from .settings import ServiceSettings
 from .stored_files import sweep
-from .worker import remove_runs
 from .workers import WorkerProcesses
 
 __all__ = ["create_app"]

@@ -64,7 +64,8 @@ class CreateJob(_Body):
 
 def described_job(row: Row[Any], organization: str) -> dict[str, Any]:
     """The job object of the protocol; hyperparameters are those that training took, as far as they are known."""
-    hyperparameters = {**row.hyperparameters, **(row.taken or {})}
+    taken = row.taken or {}
+    hyperparameters = {name: taken.get(name, asked) for name, asked in row.hyperparameters.items()}
     return {
         "object": "fine_tuning.job",
         "id": row.id,

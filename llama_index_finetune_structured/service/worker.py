@@ -8,28 +8,25 @@ that holds its lock, which the system releases when that process ends, in whatev
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row, func, select
 
 from ..locks import locked_file
 from .blobs import Blobs
-from .database import Database, jobs, models
+from .database import Database, jobs
 from .guards import log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
+from .runs import claimed_run
 from .settings import ServiceSettings
 from .training import JobTraining
 
-__all__ = ["Worker", "main", "remove_runs"]
+__all__ = ["Worker", "run_worker"]
 
 _POLL_S = 0.3
 
@@ -62,7 +59,7 @@ class Worker:
     def work(self) -> bool:
         """Take the next job, if there is one."""
         for job_id in self._candidates():
-            with _claimed(self._settings.runs_folder / f"{job_id}.lock") as is_mine:
+            with claimed_run(self._settings.runs_folder / f"{job_id}.lock") as is_mine:
                 job = self._begun(job_id) if is_mine else None
                 if job is None:
                     continue
@@ -74,9 +71,12 @@ class Worker:
                     )
                 else:
                     training.run()
-                with self._database.read() as connection:
-                    if job_row(connection, job_id).status in ENDED:
-                        training.leave()
+                with self._database.write() as connection:
+                    status = job_row(connection, job_id).status
+                    if status in ACTIVE:  # it stopped with the worker, which is no failed attempt
+                        change_job(connection, job_id, attempts=job.attempts - 1)
+                if status in ENDED:
+                    training.leave()
                 return True
         return False
 
@@ -109,39 +109,7 @@ class Worker:
             return job_row(connection, job_id)
 
 
-@contextmanager
-def _claimed(lock: Path) -> Iterator[bool]:
-    """Hold a job's lock; False where another process holds it."""
-    try:
-        held = locked_file(lock)
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        held.close()
-
-
-def remove_runs(settings: ServiceSettings, database: Database) -> None:
-    """Remove the runs of jobs that ended without a model, or whose model was deleted; and locks of ended jobs."""
-    with database.read() as connection:
-        ended = set(connection.scalars(select(jobs.c.id).where(jobs.c.status.in_(ENDED))))
-        served = set(connection.scalars(select(models.c.job_id)))
-    for lock in settings.runs_folder.glob("*.lock"):
-        if lock.stem in ended:
-            with _claimed(lock) as is_mine:
-                if is_mine:  # no worker is at work in it any more
-                    if lock.stem not in served:
-                        shutil.rmtree(settings.runs_folder / lock.stem, ignore_errors=True)
-                    lock.unlink()
-    for run in settings.runs_folder.glob("ftjob-*"):
-        is_locked = run.with_name(f"{run.name}.lock").exists()
-        if run.name in ended - served and not is_locked:
-            shutil.rmtree(run, ignore_errors=True)
-
-
-def main() -> None:
+def run_worker() -> None:
     """Entry point of the process; the argument is the name of its device."""
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server, which ends its workers
@@ -163,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()

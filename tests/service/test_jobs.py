@@ -1,0 +1,201 @@
+"""Fine-tuning jobs, really trained, by the unmodified SDK: states, events, results, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from llama_index_finetune_structured import LoraLLM
+from tests.service.conftest import Running, Trained
+from tests.service.serving import figures, job_after, rows, steps_of, wait_for
+
+
+def test_a_job_trains_a_model_with_the_hyperparameters_that_it_names(trained: Trained) -> None:
+    job = trained.job
+    assert (job.status, job.error, job.seed) == ("succeeded", None, 7)
+    assert job.metadata == {"run": "a b", "it's": "ü"}
+    assert job.fine_tuned_model == f"ft:tiny:local:Films-1:{job.id[-12:]}"
+    assert job.method.supervised.hyperparameters.n_epochs == 2
+    assert job.hyperparameters.batch_size == 2
+    assert job.trained_tokens > 0
+    assert job.finished_at >= job.created_at
+
+
+def test_every_step_is_an_event_with_its_loss_and_a_row_of_the_result_file(trained: Trained) -> None:
+    client, job = trained.client, trained.job
+    events = list(reversed(list(client.fine_tuning.jobs.list_events(job.id, limit=5))))
+    assert [event.message for event in events[:4]] == [
+        f"Created fine-tuning job: {job.id}",
+        "Validating training file: räume.jsonl",
+        "Validating validation file: held-out.jsonl",
+        "Fine-tuning job started",
+    ]
+    assert events[-1].message == "The job has successfully completed"
+    metrics: Any = [event.data for event in events if event.type == "metrics"]
+    assert [entry["step"] for entry in metrics] == list(range(1, 13))
+    (file,) = client.files.list(purpose="fine-tune-results")
+    assert job.result_files == [file.id]
+    table = list(csv.DictReader(io.StringIO(client.files.content(file.id).text)))
+    assert [float(row["train_loss"]) for row in table] == [entry["train_loss"] for entry in metrics]
+    assert [row["step"] for row in table if row["full_valid_loss"]] == ["6", "12"]
+
+
+def test_the_checkpoint_of_a_job_is_the_model_that_is_listed_and_answers(
+    service: Running, trained: Trained
+) -> None:
+    (checkpoint,) = trained.client.fine_tuning.jobs.checkpoints.list(trained.job.id)
+    name = trained.job.fine_tuned_model
+    assert checkpoint.fine_tuned_model_checkpoint == name
+    assert checkpoint.metrics.full_valid_loss is not None
+    assert [model.id for model in trained.client.models.list()] == ["tiny", name]
+    assert trained.client.models.retrieve(name).id == name
+    run = service.settings.runs_folder / trained.job.id
+    assert LoraLLM.from_adapter(run / "adapter", max_tokens=2).complete("Film 1") is not None
+    assert not (run / "checkpoints").exists()
+
+
+def test_events_are_streamed_until_the_job_has_ended(trained: Trained) -> None:
+    url = f"{trained.client.base_url}fine_tuning/jobs/{trained.job.id}/events?stream=true"
+    key = {"authorization": f"Bearer {trained.client.api_key}"}
+    with httpx.stream("GET", url, headers=key, timeout=60) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in reply.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    assert "Created fine-tuning job" in lines[0]
+    assert "successfully completed" in lines[-2]
+
+
+def test_jobs_are_found_by_their_metadata(trained: Trained) -> None:
+    jobs = trained.client.fine_tuning.jobs
+    for metadata, found in (
+        ({"run": "a b"}, [trained.job.id]),
+        ({"it's": "ü", "run": "a b"}, [trained.job.id]),
+        ({"run": "b"}, []),
+        ({'"]': "x"}, []),
+    ):
+        assert [job.id for job in jobs.list(metadata=metadata)] == found
+    url = f"{trained.client.base_url}fine_tuning/jobs?metadata=null"
+    key = {"authorization": f"Bearer {trained.client.api_key}"}
+    assert httpx.get(url, headers=key).json()["data"] == []
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_file_with_wrong_lines_ends_the_job_with_each_of_them(client: openai.OpenAI) -> None:
+    content = rows(3) + b'{"messages": []}\nnot json\n'
+    file = client.files.create(file=("mit Fehlern.jsonl", content), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    error = job_after(client, job.id, "failed").error
+    assert (error.code, error.param) == ("invalid_training_file", "training_file")
+    assert "mit Fehlern.jsonl:4: error" in error.message
+    assert "mit Fehlern.jsonl:5: error [not_json]" in error.message
+    assert "/" not in error.message.replace("and/or", ""), "a path of the server"
+    levels = [event.level for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert levels[0] == "error"
+
+
+METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 0}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "param"),
+    [
+        ({"model": "gpt-4o"}, 404, "model"),
+        ({"training_file": "file-of-nobody"}, 404, "training_file"),
+        ({"validation_file": "file-of-nobody"}, 404, "validation_file"),
+        ({"method": {"type": "dpo"}}, 400, "method.type"),
+        ({"method": {"type": "reinforcement"}}, 400, "method.type"),
+        ({"method": METHOD}, 400, "method.supervised.hyperparameters.n_epochs"),
+        ({"hyperparameters": {"n_epochs": "many"}}, 400, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"batch_size": True}}, 400, "hyperparameters.batch_size"),
+        (
+            {"hyperparameters": {"learning_rate_multiplier": 0}},
+            400,
+            "hyperparameters.learning_rate_multiplier",
+        ),
+        ({"suffix": "a:b"}, 400, "suffix"),
+        ({"seed": -1}, 400, "seed"),
+        ({"metadata": {"k": 1}}, 400, "metadata.k"),
+        ({"metadata": {str(n): "v" for n in range(17)}}, 400, "metadata"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, 400, "integrations"),
+        ({"extra_body": {"no_field": 1}}, 400, "no_field"),
+        ({"extra_body": {"training_file": None}}, 400, "training_file"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_the_field_that_is_wrong(
+    client: openai.OpenAI, changes: dict[str, Any], status: int, param: str
+) -> None:
+    file = client.files.create(file=("a.jsonl", rows(2)), purpose="fine-tune")
+    with pytest.raises(openai.APIStatusError) as error:
+        client.fine_tuning.jobs.create(**{"model": "tiny", "training_file": file.id, **changes})
+    assert (error.value.status_code, error.value.param) == (status, param)
+    assert list(client.fine_tuning.jobs.list()) == []
+
+
+def test_a_file_for_another_purpose_is_no_training_file(client: openai.OpenAI) -> None:
+    file = client.files.create(file=("a.jsonl", rows(2)), purpose="user_data")
+    with pytest.raises(openai.BadRequestError, match="expected the purpose 'fine-tune'"):
+        client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_stops_within_a_step_goes_on_there_and_ends_when_it_is_cancelled(
+    service: Running, client: openai.OpenAI
+) -> None:
+    jobs = client.fine_tuning.jobs
+    file = client.files.create(file=("a.jsonl", rows(40)), purpose="fine-tune")
+    job = jobs.create(model="tiny", training_file=file.id, hyperparameters={"n_epochs": 50})
+    client.files.delete(file.id)  # the job keeps what it needs
+    waiting = jobs.create(model="tiny", training_file=_other(client))
+    job_after(client, job.id, "running")
+    wait_for(lambda: steps_of(client, job.id))
+    assert jobs.pause(job.id).status == "paused"
+    steps = steps_of(client, job.id)
+    job_after(client, waiting.id, "running", "succeeded")  # the worker has left the paused one
+    assert steps_of(client, job.id) == steps
+    with pytest.raises(openai.BadRequestError, match="The job is paused"):
+        jobs.pause(job.id)
+    assert jobs.resume(job.id).status == "queued"
+    wait_for(lambda: len(steps_of(client, job.id)) > len(steps))
+    assert steps_of(client, job.id) == list(range(1, len(steps_of(client, job.id)) + 1))
+    cancelled = jobs.cancel(job.id)
+    assert (cancelled.status, cancelled.finished_at is not None) == ("cancelled", True)
+    with pytest.raises(openai.BadRequestError, match="The job is cancelled"):
+        jobs.resume(job.id)
+    job_after(client, waiting.id, "succeeded")
+    steps = steps_of(client, job.id)
+    assert len(steps) < 1000
+    assert figures(
+        httpx.get(f"{service.base}/metrics", headers=_key(client)).text, "finetune_structured_jobs"
+    )
+
+
+def _other(client: openai.OpenAI) -> str:
+    return client.files.create(file=("b.jsonl", rows(4)), purpose="fine-tune").id
+
+
+def _key(client: openai.OpenAI) -> dict[str, str]:
+    return {"authorization": f"Bearer {client.api_key}"}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_deleted_model_is_gone_with_its_weights(service: Running, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.PermissionDeniedError):
+        client.models.delete("tiny")
+    job = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=_other(client),
+        hyperparameters={"n_epochs": 1, "learning_rate_multiplier": 0.5},
+    )
+    done = job_after(client, job.id, "succeeded")
+    assert done.hyperparameters.learning_rate_multiplier == 0.5
+    name = done.fine_tuned_model
+    assert client.models.delete(name).deleted
+    assert name not in [model.id for model in client.models.list()]
+    assert not (service.settings.runs_folder / job.id).exists()
+    with pytest.raises(openai.NotFoundError):
+        client.models.delete(name)
