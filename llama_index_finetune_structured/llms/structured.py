@@ -39,6 +39,7 @@ __all__ = [
     "source_texts",
     "with_problems",
     "with_schema",
+    "without_last_repetition",
 ]
 
 dispatcher = get_dispatcher(__name__)
@@ -124,7 +125,7 @@ class StructuredCall:
     def _parsed(self, response: ChatResponse | None) -> BaseModel:
         answer = parse_response(self._output_cls, response, self._texts)
         value = loads(json_span(self._text))
-        if self._distinct and (distinct := _without_last_repetition(value)) != value:
+        if self._distinct and (distinct := without_last_repetition(value)) != value:
             with contextlib.suppress(StructuredAnswerError):  # the schema requires this many items
                 answer = parse_answer(self._output_cls, json.dumps(distinct), self._texts)
                 value = distinct
@@ -267,13 +268,13 @@ def _cut_after(response: ChatResponse | None) -> int | None:
     return tokens if "length" in reasons and isinstance(tokens, int) else None
 
 
-def _without_last_repetition(value: Any) -> Any:
+def without_last_repetition(value: Any) -> Any:
     """The value, each list without its last object if an equal one stands before it."""
     if isinstance(value, dict):
-        return {name: _without_last_repetition(item) for name, item in value.items()}
+        return {name: without_last_repetition(item) for name, item in value.items()}
     if not isinstance(value, list):
         return value
-    items = [_without_last_repetition(item) for item in value]
+    items = [without_last_repetition(item) for item in value]
     return items[:-1] if items and isinstance(items[-1], dict) and items[-1] in items[:-1] else items
 
 

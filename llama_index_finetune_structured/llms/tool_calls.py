@@ -31,7 +31,7 @@ from ..json_schema import without_titles
 from ..local.schema.tool_turns import chosen_schema, tool_schema, turn_messages, turn_schema
 from .local_calls import plain_message
 
-__all__ = ["ChatForm", "ToolCallingLLM", "chat_form"]
+__all__ = ["ChatForm", "ToolCallingLLM", "ToolCalls", "chat_form"]
 
 _KEYWORDS = ("tools", "tool_choice", "parallel_tool_calls")
 
@@ -99,7 +99,7 @@ def chat_form(
     unknown choice, and a response format beside tools.
     """
     rest = {name: value for name, value in keywords.items() if name not in _KEYWORDS}
-    tools, choice = _tools(keywords.get("tools")), _choice(keywords.get("tool_choice"))
+    tools, (choice, allowed) = _tools(keywords.get("tools")), _choice(keywords.get("tool_choice"))
     if not tools:
         if choice not in ("auto", "none"):
             raise ConfigurationError(f"tool_choice={choice!r}: there are no tools, pass tools= as well")
@@ -121,7 +121,7 @@ def chat_form(
         raise ConfigurationError(f"messages: {error}") from error
     asked = {
         "response_format": _format("turn", schema),
-        "grammar_schema": chosen_schema(schema, choice, parallel),
+        "grammar_schema": chosen_schema(schema, choice, parallel, allowed),
     }
     return ToolCalls([message_from_wire(message.wire()) for message in plain], {**rest, **asked})
 
@@ -247,19 +247,34 @@ def _tools(tools: Any) -> list[dict[str, Any]]:
     return tools_to_wire([dict(tool) for tool in made])
 
 
-def _choice(choice: Any) -> str:
-    """A tool choice of LlamaIndex or OpenAI as one word."""
+def _choice(choice: Any) -> tuple[str, list[str] | None]:
+    """A tool choice of LlamaIndex or OpenAI as one word, and the tools that it allows; None: all."""
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        return _allowed_tools(choice.get("allowed_tools"))
     if isinstance(choice, Mapping):
         function = choice.get("function")
         choice = function.get("name") if isinstance(function, Mapping) else choice.get("type")
     if choice is None:
-        return "auto"
+        return "auto", None
     if not isinstance(choice, str) or not choice:
         raise ConfigurationError(
             f"tool_choice={choice!r}: expected auto, required, none, a tool's name, or "
             "{'type': 'function', 'function': {'name': ...}}"
         )
-    return "required" if choice == "any" else choice
+    return "required" if choice == "any" else choice, None
+
+
+def _allowed_tools(allowed: Any) -> tuple[str, list[str]]:
+    try:
+        mode, names = str(allowed["mode"]), [str(tool["function"]["name"]) for tool in allowed["tools"]]
+    except (KeyError, TypeError):
+        mode, names = "", []
+    if mode not in ("auto", "required") or not names:
+        raise ConfigurationError(
+            f"tool_choice: allowed_tools is {allowed!r}, expected {{'mode': 'auto' or 'required', 'tools': "
+            "[{'type': 'function', 'function': {'name': ...}}]}"
+        )
+    return mode, names
 
 
 def _only_answer(

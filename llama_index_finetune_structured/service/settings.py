@@ -42,6 +42,8 @@ class ServiceSettings(BaseModel):
         max_body_bytes: Most bytes of any other request; 16 MiB by default.
         max_stored_bytes: Most bytes of all files and parts.
         max_waiting_jobs: Most jobs that have not ended.
+        max_loaded_models: Most models in memory for answers, of all keys together.
+        max_waiting_calls: Most calls of models that wait to be answered, of all keys together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,8 @@ class ServiceSettings(BaseModel):
     max_body_bytes: int = Field(default=16 * _MIB, gt=0)
     max_stored_bytes: int = Field(default=64 * _GIB, gt=0)
     max_waiting_jobs: int = Field(default=100, gt=0)
+    max_loaded_models: int = Field(default=8, gt=0)
+    max_waiting_calls: int = Field(default=256, gt=0)
 
     @property
     def database_path(self) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...errors import EngineError
+from .token_probability import ScoredToken
 
 if TYPE_CHECKING:
     from ..model.adapter_weights import AdapterWeights
@@ -79,7 +80,9 @@ class GenerationRequest:
     ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
     ``texts``: what its grounded values may copy; None: none are grounded.
     ``reasoning``: what is written before the answer; None: nothing is.
-    ``probabilities``: whether the result has those of the tokens.
+    ``probabilities``: whether the result has those of the tokens. ``likeliest``: how many of the likeliest tokens
+    ``scores`` tells at the place of each token of the answer; None: ``scores`` stays empty. A token's are there before
+    ``on_token`` is called for it.
     ``on_token``: called for each token of the answer, in the thread that runs the model. ``on_reasoning``: the same for
     tokens before the answer.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
@@ -105,6 +108,8 @@ class GenerationRequest:
     on_reasoning: Callable[[int], None] | None = None
     deadline: float | None = None
     adapter: AdapterWeights | None = None
+    likeliest: int | None = None
+    scores: list[ScoredToken] = field(default_factory=list)
 
     @property
     def most_tokens(self) -> int:

@@ -14,7 +14,7 @@ from .position_logits import NO_TOKEN, PositionLogits, likeliest_tokens
 from .reasoning import ReasoningState
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
-from .token_probability import log_probabilities
+from .token_probability import ScoredToken, log_probabilities, token_scores
 
 __all__ = ["GeneratedSequence"]
 
@@ -38,6 +38,7 @@ class GeneratedSequence:
         self._grammar = self._started_grammar() if self._reasoning is None else self._reasoning
         self._ngrams = NGramIndex(request.prompt)
         self._probabilities: list[tuple[float, float]] = []
+        self._scores: ScoredToken | None = None  # of the chosen token, until it is appended
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -76,6 +77,8 @@ class GeneratedSequence:
             token = self._grammar.within_limit(token)
         if self.request.probabilities and self._reasoning is None:
             self._probabilities.append(log_probabilities(token, scores, masked, self._allows))
+        if self.request.likeliest is not None and self._reasoning is None:
+            self._scores = token_scores(token, scores.logits, self.request.likeliest)
         return token
 
     def _preferred(self, scores: PositionLogits) -> tuple[int, torch.Tensor | None]:
@@ -110,6 +113,8 @@ class GeneratedSequence:
         else:
             self.tokens.append(token)
             self._ngrams.add(token)
+            if self._scores is not None:
+                self.request.scores.append(self._scores)
             on_token = self.request.on_token if self._reasoning is None else self.request.on_reasoning
             if on_token is not None:
                 on_token(token)

@@ -19,6 +19,11 @@ class StopTexts:
     def __init__(self, texts: Sequence[str] = ()) -> None:
         self._texts = tuple(texts)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there are any."""
+        return bool(self._texts)
+
     def cut(self, text: str) -> tuple[str, bool]:
         """The text before the first stop text, and whether it has one."""
         ends = [end for stop in self._texts if (end := text.find(stop)) >= 0]

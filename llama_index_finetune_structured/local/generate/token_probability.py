@@ -1,14 +1,30 @@
-"""The probability of a token before and after its grammar's mask, from the few tokens that matter beside it."""
+"""The probability of a token before and after its grammar's mask, and the likeliest tokens at its place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from .position_logits import PositionLogits, near_tokens
 
-__all__ = ["log_probabilities"]
+__all__ = ["ScoredToken", "log_probabilities", "token_scores"]
+
+
+class ScoredToken(NamedTuple):
+    """A token and its log-probability among the whole vocabulary, and those of the likeliest tokens at its place."""
+
+    token: int
+    log_probability: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+def token_scores(token: int, logits: torch.Tensor, most: int) -> ScoredToken:
+    """The scores of a token by logits [vocabulary], before a grammar's mask, and those of the ``most`` likeliest."""
+    scores = logits.double().log_softmax(-1)
+    values, tokens = scores.topk(min(most, len(scores)))
+    return ScoredToken(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
 
 
 def log_probabilities(

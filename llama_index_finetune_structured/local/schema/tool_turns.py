@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ...errors import ConfigurationError, DatasetError
@@ -75,21 +75,26 @@ def tool_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {keyword: bare[keyword] for keyword in _OF_TOOLS if keyword in bare}
 
 
-def chosen_schema(schema: Mapping[str, Any], choice: ToolChoice, parallel: bool) -> dict[str, Any]:
+def chosen_schema(
+    schema: Mapping[str, Any], choice: ToolChoice, parallel: bool, allowed: Collection[str] | None = None
+) -> dict[str, Any]:
     """The schema of turns under a tool choice, with each place where it was in ``schema``, that of all turns.
 
-    ``parallel``: whether a turn may have several calls. Raises ConfigurationError for a tool that is none of them.
+    ``parallel``: whether a turn may have several calls. ``allowed``: the tools that may be called; None: all. Raises
+    ConfigurationError for a tool that is none of them.
     """
     calls, with_text = schema["anyOf"]
     definitions = schema["$defs"]
     if choice not in ("auto", "required", "none"):
+        allowed = {choice}
+    if allowed is not None:
         names = [next(iter(call["properties"])) for call in definitions[CALL]["anyOf"]]
-        if choice not in names:
+        if unknown := sorted(set(allowed) - set(names)):
             raise ConfigurationError(
-                f"tool_choice={choice!r}: expected auto, required, none or one of the tools ({', '.join(names)})"
+                f"tool_choice={unknown[0]!r}: expected auto, required, none or one of the tools ({', '.join(names)})"
             )
         kept = [
-            call if name == choice else False
+            call if name in allowed else False
             for name, call in zip(names, definitions[CALL]["anyOf"], strict=True)
         ]
         definitions = {**definitions, CALL: {"anyOf": kept}}

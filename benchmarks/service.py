@@ -1,0 +1,138 @@
+"""Structured answers a minute: through the service, by OpenAI's SDK, beside LoraLLM in the same process.
+
+    python benchmarks/service.py [--adapter DIR] [--base FOLDER] [--questions N] [--clients N] [--json FILE]
+
+The demo's test questions with their retrieved documentation, greedy, as many at a time as there are clients; the same
+weights, prompts and grammar for both, which are checked to give the same texts. The two take turns, and a first turn of
+each is not counted. Without ``--adapter`` the base model answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from generate import questions
+from llama_index.core.base.llms.types import ChatMessage
+from openai import AsyncOpenAI
+
+from llama_index_finetune_structured import LoraLLM
+from llama_index_finetune_structured.answer_values import class_schema
+from llama_index_finetune_structured.demo.corpus import ApiCard
+from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
+from llama_index_finetune_structured.local.model.adapter import find_adapter, read_card
+from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL
+from llama_index_finetune_structured.service.app import create_app
+from llama_index_finetune_structured.service.models import ServedModel
+from llama_index_finetune_structured.service.settings import ServiceSettings
+
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "ApiCard", "schema": class_schema(ApiCard)}}
+ANSWER_TOKENS, TURNS = 256, 3
+
+
+@contextmanager
+def serving(model: ServedModel) -> Iterator[str]:
+    """The address of a service that has the model, whatever name is asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(ServiceSettings(folder=Path(folder), workers=False))
+        app.state.models.find = lambda *_: model
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+async def turn(
+    ask: Callable[[str], Awaitable[str]], prompts: list[str], clients: int
+) -> tuple[float, list[str]]:
+    """Answers a minute, and the answers."""
+    places = asyncio.Semaphore(clients)
+
+    async def one(prompt: str) -> str:
+        async with places:
+            return await ask(prompt)
+
+    begun = time.perf_counter()
+    texts = await asyncio.gather(*map(one, prompts))
+    return 60 * len(texts) / (time.perf_counter() - begun), texts
+
+
+async def measure(llm: LoraLLM, url: str, prompts: list[str], clients: int) -> dict[str, list[float]]:
+    """Answers a minute of each turn, by system."""
+    sdk = AsyncOpenAI(base_url=url, api_key="none", timeout=3600)
+
+    async def direct(prompt: str) -> str:
+        message = ChatMessage(role="user", content=prompt)
+        reply = await llm.achat([message], response_format=FORMAT, max_tokens=ANSWER_TOKENS)
+        return reply.message.content or ""
+
+    async def service(prompt: str) -> str:
+        asked: Any = [{"role": "user", "content": prompt}]
+        reply = await sdk.chat.completions.create(
+            model="served", messages=asked, response_format=FORMAT, max_tokens=ANSWER_TOKENS
+        )
+        return reply.choices[0].message.content or ""
+
+    async def streamed(prompt: str) -> str:
+        asked: Any = [{"role": "user", "content": prompt}]
+        stream: Any = await sdk.chat.completions.create(
+            model="served", messages=asked, response_format=FORMAT, max_tokens=ANSWER_TOKENS, stream=True
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    systems = {"LoraLLM": direct, "service": service, "service, streamed": streamed}
+    speeds: dict[str, list[float]] = {name: [] for name in systems}
+    for number in range(1 + TURNS):
+        answers = set()
+        for name, ask in systems.items():
+            speed, texts = await turn(ask, prompts, clients)
+            answers.add(tuple(texts))
+            speeds[name] += [speed] if number else []
+        if len(answers) > 1:
+            raise SystemExit("the systems gave different answers")
+    return speeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--base", default=DEFAULT_BASE_MODEL)
+    parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    adapter = None if args.adapter is None else find_adapter(args.adapter)
+    base = args.base if adapter is None else read_card(adapter).base_model
+    options: dict[str, Any] = {"confidence": False}  # as in the service, where nobody asks for trust
+    llm = LoraLLM(base_model=base, **options) if adapter is None else LoraLLM.from_adapter(adapter, **options)
+    prompts = [QA_TEMPLATE.format(**question) for question in questions(args.questions)]
+    with serving(ServedModel("served", base, adapter, 0, "local")) as url:
+        speeds = asyncio.run(measure(llm, url, prompts, args.clients))
+    for name, each in speeds.items():
+        print(
+            f"{name:20}{statistics.median(each):8.1f} answers a minute ({', '.join(f'{one:.1f}' for one in each)})"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(speeds, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
