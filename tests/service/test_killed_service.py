@@ -80,8 +80,10 @@ def test_a_job_whose_workers_are_killed_is_done_once_with_the_same_weights(
     content = tmp_path / hashlib.sha256(rows()).hexdigest()
     content.write_bytes(rows())
     done = subprocess.run(
-        [sys.executable, "-m", "tests.service.killed_workers", str(tmp_path / "service"), str(tiny_llama)]
-        + [str(content), str(kills), str(epochs)],
+        [
+            *(sys.executable, "-m", "tests.service.killed_workers"),
+            *map(str, (tmp_path / "service", tiny_llama, content, kills, epochs)),
+        ],
         capture_output=True,
         text=True,
         check=True,
