@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Table, select
 from .database import Database, Record
 from .errors import invalid
 
-__all__ = ["Order", "page_of"]
+__all__ = ["Order", "listed_page"]
 
 Order = Literal["asc", "desc"]
 
 
-def page_of(
+def listed_page(
     database: Database,
     table: Table,
     where: Sequence[ColumnElement[bool]],
