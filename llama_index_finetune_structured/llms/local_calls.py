@@ -115,6 +115,7 @@ class LocalCall:
             texts=None if source is None else source.texts,
             probabilities=calibration is not None,
             reasoning=reasoning,
+            adapter=model.adapter,
         )
         release_idle_threads()  # those of this thread, which may have loaded the model
         return cls(model, request, StopTexts(options.stop), source, calibration)

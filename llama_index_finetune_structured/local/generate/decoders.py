@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList
 
 from ...printable import package_logger
 from ..model.rope import most_positions_alike
+from .adapter_layers import AdapterLayers
 from .kv_cache import KeyValues, KVCacheModel
 from .prefix_cache import PrefixCache
 from .request import GenerationRequest
@@ -33,6 +34,11 @@ class BatchDecoder:
         self._prefixes = PrefixCache()
         self.sequences: list[GeneratedSequence] = []
 
+    def takes(self, request: GenerationRequest) -> bool:
+        """Whether a request can be in one batch with those of now: not where an adapter needs a batch of its own."""
+        adapters = {request.adapter, *(sequence.request.adapter for sequence in self.sequences)}
+        return len(adapters) == 1 or all(adapter is None or adapter.rows for adapter in adapters)
+
     def join(self, request: GenerationRequest) -> None:
         """Prefill the prompt, reusing cached prefixes, and choose the first token of the answer.
 
@@ -41,7 +47,7 @@ class BatchDecoder:
         sequence, slot = GeneratedSequence(request, self._stop_ids), len(self.sequences)
         try:
             cached = self._model.load(slot, self._cached_parts(request))
-            logits = self._model.prefill(slot, request.prompt, cached)
+            logits = self._model.prefill(slot, request.prompt, cached, request.adapter)
             token = sequence.choose(logits, int(likeliest_tokens(logits)))
         except Exception:
             self._model.erase(slot)
@@ -54,14 +60,16 @@ class BatchDecoder:
 
     def _cached_parts(self, request: GenerationRequest) -> list[KeyValues]:
         try:
-            return self._prefixes.find(request.prompt)
+            return self._prefixes.find(request.prompt, request.adapter)
         except Exception:
             self._forget_prefixes()
             return []
 
     def _cache_prompt(self, request: GenerationRequest, slot: int) -> None:
         try:
-            self._prefixes.add(request.prompt, lambda start, stop: self._model.save(slot, start, stop))
+            self._prefixes.add(
+                request.prompt, lambda start, stop: self._model.save(slot, start, stop), request.adapter
+            )
         except Exception:
             self._forget_prefixes()
 
@@ -79,7 +87,11 @@ class BatchDecoder:
         inputs = [
             [sequence.tokens[-1], *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)
         ]
-        logits = self._model.extend(inputs, [sequence.length for sequence in self.sequences])
+        logits = self._model.extend(
+            inputs,
+            [sequence.length for sequence in self.sequences],
+            [sequence.request.adapter for sequence in self.sequences],
+        )
         for slot, (sequence, draft, scores) in enumerate(zip(self.sequences, drafts, logits, strict=True)):
             try:
                 likeliest = likeliest_tokens(scores).tolist()
@@ -95,9 +107,10 @@ class BatchDecoder:
         self._remove_ended()
 
     def clear(self) -> None:
-        """Drop all sequences and free their KV cache; the prefix cache stays."""
+        """Drop all sequences and free their KV cache; the prefix cache stays, that of unloaded adapters excepted."""
         self.sequences = []
         self._model.release()
+        self._prefixes.drop_unloaded()
 
     def reset(self) -> None:
         """Drop all sequences and both caches, whatever state they are in."""
@@ -151,7 +164,12 @@ class PaddedDecoder:
     def __init__(self, model: Any, stop_ids: Set[int], pad_id: int) -> None:
         self._model, self._stop_ids, self._pad_id = model, stop_ids, pad_id
         self._together = most_positions_alike(model.config)
+        self._adapters = AdapterLayers(model)
         self.sequences: list[GeneratedSequence] = []
+
+    def takes(self, _request: GenerationRequest) -> bool:
+        """As of ``BatchDecoder``; the requests of a step are grouped by adapter."""
+        return True
 
     def join(self, request: GenerationRequest) -> None:
         """Add a request to the next batch."""
@@ -165,12 +183,14 @@ class PaddedDecoder:
             self.sequences = [sequence for sequence in self.sequences if sequence not in group]
 
     def _next_group(self) -> list[GeneratedSequence]:
-        """The sequences of the next batch: of those whose length decides what is computed, one at a time."""
+        """The next batch, of one adapter; of sequences whose length decides what is computed, one at a time."""
+        first = self.sequences[0].request.adapter
+        alike = [sequence for sequence in self.sequences if sequence.request.adapter is first]
         if self._together is None:
-            return self.sequences
-        lengths = [len(s.request.prompt) + s.request.max_new_tokens for s in self.sequences]
-        short = [s for s, length in zip(self.sequences, lengths, strict=True) if length <= self._together]
-        return short or self.sequences[:1]
+            return alike
+        lengths = [len(s.request.prompt) + s.request.max_new_tokens for s in alike]
+        short = [s for s, length in zip(alike, lengths, strict=True) if length <= self._together]
+        return short or alike[:1]
 
     def _generate(self, group: list[GeneratedSequence]) -> None:
         requests = [sequence.request for sequence in group]
@@ -178,6 +198,7 @@ class PaddedDecoder:
         padding = [width - len(request.prompt) for request in requests]
         ids = [[self._pad_id] * n + [*request.prompt] for n, request in zip(padding, requests, strict=True)]
         mask = [[0] * n + [1] * (width - n) for n in padding]
+        self._adapters.use([(requests[0].adapter, width * len(requests))])
         self._model.generate(
             input_ids=torch.tensor(ids, device=self._model.device),
             attention_mask=torch.tensor(mask, device=self._model.device),
@@ -191,6 +212,7 @@ class PaddedDecoder:
     def clear(self) -> None:
         """Drop all sequences."""
         self.sequences = []
+        self._adapters.use([])
 
     reset = clear
 

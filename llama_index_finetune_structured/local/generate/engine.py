@@ -136,19 +136,25 @@ class GenerationEngine:
             return True
 
     def _join(self) -> None:
-        """Let waiting requests join the batch, up to ``batch_size``."""
-        while len(self._decoder.sequences) < self.batch_size and (request := self._next()) is not None:
+        """Let waiting requests join the batch, up to ``batch_size``.
+
+        Where adapters cannot share a batch, one that begins is filled with requests of one adapter past the others;
+        then they keep their order, so that no adapter waits for ever.
+        """
+        begins = not self._decoder.sequences
+        while len(self._decoder.sequences) < self.batch_size:
+            if (request := self._next(past=begins)) is None:
+                return
             try:
                 self._decoder.join(request)
             except BaseException as error:
                 _fail([request], error)
             self._joining = None
 
-    def _next(self) -> GenerationRequest | None:
-        """The next waiting request that is not cancelled."""
+    def _next(self, *, past: bool) -> GenerationRequest | None:
+        """The next waiting request that is not cancelled and can join; ``past`` as in ``WaitingRequests.pop``."""
         with self._lock:
-            while self._waiting:
-                request = self._waiting.popleft()
+            while (request := self._waiting.pop(self._decoder.takes, past=past)) is not None:
                 if request.cancelled:
                     request.future.cancel()
                 if request.future.set_running_or_notify_cancel():
@@ -178,6 +184,12 @@ class GenerationEngine:
         while self._waiting:
             requests.append(self._waiting.popleft())
         return requests
+
+    def drop_unloaded(self) -> None:
+        """Free what is kept for adapters that no longer exist. While the engine generates, it does so itself."""
+        with self._lock:
+            if self._thread is None:
+                self._clear()
 
     def _clear(self) -> None:
         """Drop all sequences. Failing to free their memory is no reason to fail a later request."""

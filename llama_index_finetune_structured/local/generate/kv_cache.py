@@ -15,7 +15,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..model.adapter_weights import AdapterWeights
 from ..model.rope import most_positions_alike
+from .adapter_layers import AdapterLayers
 from .ragged_attention import ATTENTION, RaggedBatch, RaggedLayout, store
 
 __all__ = ["KVCacheModel", "KeyValues", "supports_kv_cache_slots"]
@@ -110,6 +112,7 @@ class KVCacheModel:
 
     def __init__(self, model: Any, short_tokens: int = _SHORT_TOKENS) -> None:
         self._model, self._short_tokens = model, short_tokens
+        self._adapters = AdapterLayers(model)
         self.windows: set[int | None] = set()  # of the last forward, see RaggedLayout
         self.calls = 0
         model.set_attn_implementation(ATTENTION)
@@ -124,10 +127,12 @@ class KVCacheModel:
         """Start with new buffers, whatever state those of now are in."""
         self._cache.layers = [_SlotLayer() for _ in self._cache.layers]
         self._slots: dict[int, list[int]] = {}  # of each buffer, the slots that its rows hold
+        self._adapters.use([])
 
     def release(self) -> None:
         """Drop all sequences and free their memory."""
         self._slots = {}
+        self._adapters.use([])
         for layer in self._layers:
             layer.buffers.clear()
 
@@ -136,8 +141,11 @@ class KVCacheModel:
         """The layers with keys of their own: in some models, layers share them."""
         return [layer for layer in self._cache.layers if layer.is_initialized]
 
-    def prefill(self, slot: int, prompt: Sequence[int], start: int) -> torch.Tensor:
+    def prefill(
+        self, slot: int, prompt: Sequence[int], start: int, adapter: AdapterWeights | None = None
+    ) -> torch.Tensor:
         """Compute ``prompt[start:]`` in a slot that holds ``prompt[:start]``; logits [vocabulary] of the next token."""
+        self._adapters.use([(adapter, len(prompt) - start)])
         buffer, row = self._place(slot, len(prompt), start)
         for position in range(start, len(prompt), _PREFILL_TOKENS):
             chunk = prompt[position : position + _PREFILL_TOKENS]
@@ -145,10 +153,16 @@ class KVCacheModel:
             logits = self._forward([chunk], [batch], last_only=True)
         return logits[-1]
 
-    def extend(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[torch.Tensor]:
+    def extend(
+        self,
+        rows: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        adapters: Sequence[AdapterWeights | None] | None = None,
+    ) -> list[torch.Tensor]:
         """Append tokens to the slots 0, 1, 2, ..., which hold ``lengths`` tokens, and free all others.
 
-        Returns for each row the logits after each of its new tokens, [new tokens, vocabulary].
+        ``adapters``: of the slots; None: all have the base alone. Returns for each row the logits after each of its
+        new tokens, [new tokens, vocabulary].
         """
         self._free(len(rows))
         for slot, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -160,6 +174,7 @@ class KVCacheModel:
             )
             for buffer, slots in self._slots.items()
         ]
+        self._adapters.use([] if adapters is None else [(adapters[slot], len(rows[slot])) for slot in order])
         logits = self._forward([rows[slot] for slot in order], batches, last_only=False)
         parts = dict(zip(order, torch.split(logits, [len(rows[slot]) for slot in order]), strict=True))
         return [parts[slot] for slot in range(len(rows))]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from ...forks import ForkSafeLock, reset_after_fork
 from ..model.adapter import attach_adapter, merge_adapter, read_matching_card
+from ..model.adapter_weights import AdapterWeights
 from ..model.base_files import hash_of_files
 from ..model.base_models import (
     BaseModelFiles,
@@ -28,7 +29,7 @@ from .engine import GenerationEngine
 from .grammar import AnswerGrammar, GrammarCache
 from .reasoning import ReasoningRules
 
-__all__ = ["LocalModel", "load_local_model"]
+__all__ = ["AdaptedModel", "LocalModel", "load_local_model"]
 
 _loading = ForkSafeLock()
 
@@ -44,28 +45,25 @@ class LocalModel:
             *_as_list(tokenizer.eos_token_id),
             *_as_list(model.generation_config.eos_token_id),
         }
-        self._stops = frozenset(stops)
         pad = tokenizer.pad_token_id
         self.engine = GenerationEngine(
             model, stop_ids=sorted(stops), pad_id=self.stop_id if pad is None else pad, batch_size=batch_size
         )
-        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self.after_fork()
-        reset_after_fork(self)
+        vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self._compiled = _Compiled(tokenizer, vocabulary, self.stop_id, frozenset(stops))
 
-    def after_fork(self) -> None:
-        """Forget the compiled grammars: the parent's thread may hold locks inside them, or the lock of the cache."""
-        self._grammars: GrammarCache | None = None
-        self._reasoning: ReasoningRules | None = None
-        self._creating_cache = threading.Lock()
+    @property
+    def adapter(self) -> AdapterWeights | None:
+        """What requests add to the weights as they were loaded, which may have an adapter merged into them."""
+        return None
 
     def grammar(self, schema: Mapping[str, Any], key: str, bounds: AnswerBounds) -> AnswerGrammar:
         """As ``answer_grammar``, with the cache of this model."""
-        return answer_grammar(self._grammar_cache(), schema, key, bounds)
+        return answer_grammar(self._compiled.grammars, schema, key, bounds)
 
     def token_texts(self, tokens: Sequence[int]) -> list[bytes]:
         """The text of each token, in UTF-8. Raises ConfigurationError where llguidance cannot read the tokenizer."""
-        cache = self._grammar_cache()
+        cache = self._compiled.grammars
         return [cache.written([token]) for token in tokens]
 
     @property
@@ -74,22 +72,59 @@ class LocalModel:
 
         Raises DatasetError where the chat template leaves no place for it, ConfigurationError as ``token_texts``.
         """
-        cache = self._grammar_cache()
-        with self._creating_cache:
-            if self._reasoning is None:
-                self._reasoning = ReasoningRules(self.tokenizer, cache, self._stops)
-            return self._reasoning
-
-    def _grammar_cache(self) -> GrammarCache:
-        with self._creating_cache:
-            if self._grammars is None:
-                self._grammars = GrammarCache(
-                    self.tokenizer, vocabulary=self._vocabulary, stop_id=self.stop_id
-                )
-            return self._grammars
+        return self._compiled.reasoning
 
     def __deepcopy__(self, _memo: Any) -> LocalModel:
         return self
+
+
+class AdaptedModel(LocalModel):
+    """A loaded base with one of several adapters beside it: all but the adapter is that of the base.
+
+    ``find``: gives the adapter's weights, loaded again where they are not in memory.
+    """
+
+    def __init__(self, base: LocalModel, find: Callable[[], AdapterWeights]) -> None:
+        self.tokenizer, self.stop_id, self.engine = base.tokenizer, base.stop_id, base.engine
+        self._compiled, self._find = base._compiled, find
+
+    @property
+    def adapter(self) -> AdapterWeights:
+        """The adapter's weights. Raises ConfigurationError where they have to be loaded and cannot be."""
+        return self._find()
+
+
+class _Compiled:
+    """What is made of a tokenizer once, on first use: grammars, and the rules of reasoning."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, stop_id: int, stops: frozenset[int]) -> None:
+        self._tokenizer, self._vocabulary = tokenizer, vocabulary
+        self._stop_id, self._stops = stop_id, stops
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the compiled grammars: the parent's thread may hold locks inside them, or the lock of the cache."""
+        self._grammars: GrammarCache | None = None
+        self._reasoning: ReasoningRules | None = None
+        self._creating = threading.Lock()
+
+    @property
+    def grammars(self) -> GrammarCache:
+        with self._creating:
+            if self._grammars is None:
+                self._grammars = GrammarCache(
+                    self._tokenizer, vocabulary=self._vocabulary, stop_id=self._stop_id
+                )
+            return self._grammars
+
+    @property
+    def reasoning(self) -> ReasoningRules:
+        cache = self.grammars
+        with self._creating:
+            if self._reasoning is None:
+                self._reasoning = ReasoningRules(self._tokenizer, cache, self._stops)
+            return self._reasoning
 
 
 # The models of this process, by content of base and adapter, batch size and quantisation.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from weakref import ref
 
+from ..model.adapter_weights import AdapterWeights
 from .kv_cache import KeyValues
 
 __all__ = ["PrefixCache"]
@@ -33,26 +35,35 @@ class _Node:
 
 
 class PrefixCache:
-    """Keys and values by token prefix, of at most ``limit_bytes``. Not thread-safe."""
+    """Keys and values by adapter and token prefix, of at most ``limit_bytes``. Not thread-safe."""
 
     def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
-        self._root = _Node((), [], None)
+        self._roots: dict[ref[AdapterWeights] | None, _Node] = {}
         self._limit, self.bytes, self._clock = limit_bytes, 0, 0
 
-    def find(self, prompt: Sequence[int]) -> list[KeyValues]:
-        """Keys and values of the longest cached prefix of ``prompt``, in consecutive parts.
+    def find(self, prompt: Sequence[int], adapter: AdapterWeights | None = None) -> list[KeyValues]:
+        """Keys and values of the longest prefix of ``prompt`` cached with ``adapter``, in consecutive parts.
 
         The last token is never included: the model has to read it, to have logits for the next.
         """
-        parts = (_slice(node.key_values, 0, shared) for node, shared in self._walk(prompt[:-1]))
+        parts = (
+            _slice(node.key_values, 0, shared)
+            for node, shared in self._walk(self._root(adapter), prompt[:-1])
+        )
         return [part for part in parts if part]
 
-    def add(self, prompt: Sequence[int], save: Callable[[int, int], KeyValues]) -> None:
+    def add(
+        self,
+        prompt: Sequence[int],
+        save: Callable[[int, int], KeyValues],
+        adapter: AdapterWeights | None = None,
+    ) -> None:
         """Add a prompt; ``save(start, stop)`` copies the keys and values of its tokens ``start:stop``."""
-        path = list(self._walk(prompt))
+        root = self._root(adapter)
+        path = list(self._walk(root, prompt))
         cached = sum(shared for _, shared in path)
         if cached < len(prompt):
-            node, shared = path[-1] if path else (self._root, 0)
+            node, shared = path[-1] if path else (root, 0)
             if shared < len(node.tokens):
                 self._split(node, shared)
             new = _Node(tuple(prompt[cached:]), save(cached, len(prompt)), node, self._clock)
@@ -60,10 +71,20 @@ class PrefixCache:
             self.bytes += new.size
         self._evict()
 
-    def _walk(self, prompt: Sequence[int]) -> Iterator[tuple[_Node, int]]:
+    def drop_unloaded(self) -> None:
+        """Drop what is cached with adapters that no longer exist."""
+        for key in [key for key in self._roots if key is not None and key() is None]:
+            for node in _nodes(self._roots.pop(key)):
+                self.bytes -= node.size
+                node.key_values = []  # at once: nodes and their parents refer to each other
+
+    def _root(self, adapter: AdapterWeights | None) -> _Node:
+        return self._roots.setdefault(None if adapter is None else ref(adapter), _Node((), [], None))
+
+    def _walk(self, root: _Node, prompt: Sequence[int]) -> Iterator[tuple[_Node, int]]:
         """The nodes along a prompt, each with how many of its tokens match; only the last may match in part."""
         self._clock += 1
-        node, cached = self._root, 0
+        node, cached = root, 0
         while cached < len(prompt) and (child := node.children.get(prompt[cached])) is not None:
             node, child.used = child, self._clock
             shared = _shared_length(node.tokens, prompt[cached : cached + len(node.tokens)])
@@ -89,19 +110,22 @@ class PrefixCache:
 
     def _evict(self) -> None:
         """Remove the least recently used leaves until the limit is met."""
+        self.drop_unloaded()
         while self.bytes > self._limit:
-            leaf = min((node for node in self._nodes() if not node.children), key=lambda node: node.used)
+            nodes = (node for root in self._roots.values() for node in _nodes(root))
+            leaf = min((node for node in nodes if not node.children), key=lambda node: node.used)
             assert leaf.parent is not None
             del leaf.parent.children[leaf.tokens[0]]
             self.bytes -= leaf.size
 
-    def _nodes(self) -> Iterator[_Node]:
-        """All nodes but the root. Not recursive: one prompt that grows is one level a version."""
-        unseen = list(self._root.children.values())
-        while unseen:
-            node = unseen.pop()
-            unseen += node.children.values()
-            yield node
+
+def _nodes(root: _Node) -> Iterator[_Node]:
+    """All nodes of a tree but its root. Not recursive: one prompt that grows is one level a version."""
+    unseen = list(root.children.values())
+    while unseen:
+        node = unseen.pop()
+        unseen += node.children.values()
+        yield node
 
 
 def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -13,6 +13,7 @@ from ...errors import EngineError
 from .token_probability import ScoredToken
 
 if TYPE_CHECKING:
+    from ..model.adapter_weights import AdapterWeights
     from .grammar import AnswerGrammar
     from .grounding import PromptTexts
     from .reasoning import ReasoningLimit
@@ -85,6 +86,7 @@ class GenerationRequest:
     ``on_token``: called for each token of the answer, in the thread that runs the model. ``on_reasoning``: the same for
     tokens before the answer.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
+    ``adapter``: whose answer it is; None: the model's as it was loaded.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
     that they wait as one; None: the request is a call of its own.
 
@@ -105,6 +107,7 @@ class GenerationRequest:
     on_reasoning: Callable[[int], None] | None = None
     likeliest: int | None = None
     scores: list[ScoredToken] = field(default_factory=list)
+    adapter: AdapterWeights | None = None
 
     @property
     def most_tokens(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .request import GenerationRequest
 
@@ -35,9 +35,29 @@ class WaitingRequests:
 
     def popleft(self) -> GenerationRequest:
         """Remove and return the next request. Raises StopIteration where none waits."""
-        call = next(iter(self._calls))
+        return self._popped(next(iter(self._calls)), in_turn=True)
+
+    def pop(
+        self, takes: Callable[[GenerationRequest], bool], *, past: bool = False
+    ) -> GenerationRequest | None:
+        """Remove and return the next request; None where none waits that ``takes`` is true of.
+
+        ``past``: whether it may pass those before it; else it is the first one or none.
+        """
+        for number, (call, requests) in enumerate(self._calls.items()):
+            if takes(requests[0]):
+                return self._popped(call, in_turn=not number)
+            if not past:
+                break
+        return None
+
+    def _popped(self, call: object, *, in_turn: bool) -> GenerationRequest:
         requests = self._calls[call]
         request = requests.popleft()
+        if not in_turn:
+            if not requests:
+                del self._calls[call]
+            return request
         self._taken += 1
         if not requests or self._taken >= self._turn:
             self._taken = 0

@@ -45,6 +45,7 @@ __all__ = [
     "add_lora",
     "attach_adapter",
     "find_adapter",
+    "fitted_lora",
     "load_lora",
     "merge_adapter",
     "read_card",
@@ -207,10 +208,15 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
 
 def attach_adapter(model: Any, folder: Path) -> Any:
-    """Return the model as a PEFT model with the adapter's weights beside its own, which may be quantised.
+    """The PEFT model with the adapter's weights beside its own, which may be quantised. Raises as ``merge_adapter``."""
+    tuned, tensors = fitted_lora(model, folder)
+    with _fitting(folder):
+        load_lora(tuned, tensors)
+    return tuned
 
-    Raises ConfigurationError as ``merge_adapter``.
-    """
+
+def fitted_lora(model: Any, folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The PEFT model with LoRA of an adapter's form, and its weights, not in it yet. Raises as ``merge_adapter``."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     file = read_lora_config(folder)
@@ -230,8 +236,7 @@ def attach_adapter(model: Any, folder: Path) -> Any:
         tuned = get_peft_model(model, config)
         require_complete(folder, tensors, get_peft_model_state_dict(tuned, save_embedding_layers=False))
         require_finite(tensors.items(), f"adapter {folder}")
-        load_lora(tuned, tensors)
-    return tuned
+    return tuned, tensors
 
 
 @contextmanager
