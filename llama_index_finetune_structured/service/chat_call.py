@@ -23,7 +23,7 @@ from ..trust.lookup import TRUST, trust_in_raw
 from .answering import ChoicePart
 from .chat_request import ChatCompletionRequest
 from .errors import invalid
-from .strict_schemas import trained_schema
+from .strict_schemas import all_required, trained_schema
 from .token_logprobs import TokenLogprobs
 from .turn_stream import TurnPiece, TurnReader
 
@@ -64,9 +64,8 @@ def _schema_keywords(
         return None, {}
     name, asked = request.answer_schema
     schema = trained_schema(asked, llm.trained_schemas)
-    response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
-    # The prompt is that of training; the answer is held to the schema that the client sent.
-    return schema, {"response_format": response_format, "grammar_schema": asked}
+    keywords = {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
+    return schema, keywords if schema is asked else {**keywords, "grammar_schema": all_required(schema)}
 
 
 def _tool_keywords(llm: LoraLLM, request: ChatCompletionRequest) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
@@ -24,7 +24,6 @@ __all__ = ["ModelLease", "ModelPool"]
 _log = package_logger(__name__)
 _Key = tuple[str, Path | None]  # base and adapter: a name may become another model's
 _Bases: TypeAlias = "WeakValueDictionary[tuple[str, str | None], AdapterPool]"  # by base and its quantisation
-_making = threading.Lock()
 
 
 class _Loaded(NamedTuple):
@@ -37,7 +36,7 @@ class _Loaded(NamedTuple):
 class _Entry:
     """A model that is loaded, or being loaded. ``users``: leases that are not released."""
 
-    def __init__(self, loading: asyncio.Task[_Loaded]) -> None:
+    def __init__(self, loading: asyncio.Future[_Loaded]) -> None:
         self.loading, self.users = loading, 0
 
     @property
@@ -61,8 +60,8 @@ class ModelLease:
 class ModelPool:
     """The models of one process, each of which is loaded once, also where several first requests come together.
 
-    Adapters of one base share its weights and batches. At most ``most_loaded`` models are loaded: for another one, the least
-    recently used of those that no request uses is unloaded. Where requests use all, those that need another model
+    Adapters of one base share its weights and batches. At most ``most_loaded`` models are loaded: for another one, the
+    least recently used of those that no request uses is unloaded. Where requests use all, those that need another model
     wait, and all that come later wait behind them, so that no model is kept out by busy ones. Used by one event loop.
     """
 
@@ -73,6 +72,8 @@ class ModelPool:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # the least recently used first
         self._turn = asyncio.Lock()  # hands over in order of arrival
         self._left = asyncio.Event()
+        # One model is loaded at a time: in the threads of asyncio, loads would keep ready models' calls waiting.
+        self._loader = ThreadPoolExecutor(1, "model-loader")
 
     @property
     def loaded(self) -> list[_Key]:
@@ -104,12 +105,14 @@ class ModelPool:
     def close(self) -> None:
         """Unload all models, once their leases are released."""
         self._entries.clear()
+        self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, key: _Key) -> _Entry:
-        loading = asyncio.create_task(asyncio.to_thread(_loaded, self._bases, *key, self._options))
+        loop = asyncio.get_running_loop()
+        loading = loop.run_in_executor(self._loader, _loaded, self._bases, *key, self._options)
         entry = self._entries[key] = _Entry(loading)
 
-        def forget_failed(task: asyncio.Task[_Loaded]) -> None:
+        def forget_failed(task: asyncio.Future[_Loaded]) -> None:
             failed = task.cancelled() or task.exception() is not None
             if failed and self._entries.get(key) is entry:
                 del self._entries[key]
@@ -148,10 +151,9 @@ def _loaded(bases: _Bases, base: str, adapter: Path | None, options: Mapping[str
     from ..local.model.devices import release_idle_threads
 
     quantization = None if adapter is None else read_card(find_adapter(adapter)).quantization
-    with _making:
-        shared = bases.get((base, quantization))
-        if shared is None:
-            shared = bases[base, quantization] = AdapterPool(base, quantization=quantization)
+    shared = bases.get((base, quantization))
+    if shared is None:
+        shared = bases[base, quantization] = AdapterPool(base, quantization=quantization)
     llm = shared.llm(adapter, **options)
     release_idle_threads()  # those of this thread, which waits for other work from now on
     return _Loaded(llm, shared)
