@@ -20,7 +20,7 @@ from ..llms.tool_calls import ToolCalls, chat_form
 from ..local.schema.bounds import schema_key
 from ..trust.answer_trust import trust_in_rest
 from ..trust.lookup import TRUST, trust_in_raw
-from .answering import ChoicePart
+from .answering import ChoicePart, end_of
 from .chat_request import ChatCompletionRequest
 from .errors import invalid
 from .strict_schemas import all_required, trained_schema
@@ -113,7 +113,7 @@ class ChatCall:
             completion = _distinct(completion, self.distinct)
             message["content"] = completion.text
         fields = {"message": message, "logprobs": self._logprobs(completion.text, is_whole=True)}
-        return ChoicePart({**fields, **self._end(completion)}, completion.raw["usage"])
+        return ChoicePart({**fields, **self._end(completion)}, end_of(completion)["usage"])
 
     async def parts(self) -> AsyncGenerator[ChoicePart, None]:
         """The choice as it grows."""
@@ -131,7 +131,7 @@ class ChatCall:
         if self.reader is not None and not self.reader.is_turn and completion.text:
             yield ChoicePart(self._chunk({"content": completion.text}))
         last = self._chunk({}, completion.text, is_whole=True)
-        yield ChoicePart({**last, **self._end(completion)}, completion.raw["usage"])
+        yield ChoicePart({**last, **self._end(completion)}, end_of(completion)["usage"])
 
     def _deltas(self, text: str, ids: list[str]) -> list[dict[str, Any]]:
         if self.reader is None:
@@ -147,10 +147,10 @@ class ChatCall:
         return {"content": self.logprobs.next(text, is_whole=is_whole), "refusal": None}
 
     def _end(self, completion: CompletionResponse) -> dict[str, Any]:
-        reason = completion.raw["finish_reason"]
+        reason = end_of(completion)["finish_reason"]
         if self.reader is not None and self.reader.calls and reason == "stop":
             reason = "tool_calls"
-        trust = {"trust": completion.raw.get(TRUST)} if self.trust else {}
+        trust = {"trust": end_of(completion).get(TRUST)} if self.trust else {}
         return {"finish_reason": reason, **trust}
 
 
@@ -189,6 +189,6 @@ def _distinct(completion: CompletionResponse, schema: Mapping[str, Any]) -> Comp
         if distinct != value and find_error(schema, distinct) is None:
             trust = trust_in_raw(completion.raw)
             left = None if trust is None else trust_in_rest(trust, distinct).model_dump(mode="json")
-            raw = {**completion.raw, TRUST: left}
+            raw = {**end_of(completion), TRUST: left}
             return completion.model_copy(update={"text": compact_json(distinct), "raw": raw})
     return completion
