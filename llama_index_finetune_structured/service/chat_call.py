@@ -49,8 +49,9 @@ def chat_calls(llm: LoraLLM, request: ChatCompletionRequest) -> list[ChatCall]:
         form = chat_form(messages, {**keywords, **request.sampling(choice)}, llm.trained_schemas)
         call = llm._chat_call(form.messages, form.keywords)
         reader = TurnReader(form.tool) if isinstance(form, ToolCalls) else None
-        told = request.logprobs and reader is None and isinstance(call, LocalCall)
-        logprobs = TokenLogprobs(call, request.top_logprobs or 0) if told else None
+        logprobs = None
+        if request.logprobs and reader is None and isinstance(call, LocalCall):
+            logprobs = TokenLogprobs(call, request.top_logprobs or 0)
         distinct = schema is not None and schema_key(schema) in llm.bounds.distinct
         calls.append(ChatCall(call, reader, logprobs, schema if distinct else None, bool(request.trust)))
     return calls
