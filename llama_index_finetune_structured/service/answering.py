@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from llama_index.core.base.llms.types import CompletionResponse
 
 from ..llms.lora import LoraLLM
 from .answer_errors import answer_errors
@@ -21,7 +22,7 @@ from .keys import ApiKey
 from .models import ModelStore
 from .sampling_request import SamplingRequest
 
-__all__ = ["ChoiceCall", "ChoicePart", "ReplyForm", "completed"]
+__all__ = ["ChoiceCall", "ChoicePart", "ReplyForm", "completed", "end_of"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class ChoicePart:
 
     fields: dict[str, Any]
     usage: dict[str, Any] | None = None
+
+
+def end_of(completion: CompletionResponse) -> dict[str, Any]:
+    """What a finished completion has beside its text: ``usage``, ``finish_reason`` and its trust."""
+    raw: dict[str, Any] = completion.raw or {}
+    return raw
 
 
 class ChoiceCall(Protocol):

@@ -20,10 +20,10 @@ from ..llms.tool_calls import ToolCalls, chat_form
 from ..local.schema.bounds import schema_key
 from ..trust.answer_trust import trust_in_rest
 from ..trust.lookup import TRUST, trust_in_raw
-from .answering import ChoicePart
+from .answering import ChoicePart, end_of
 from .chat_request import ChatCompletionRequest
 from .errors import invalid
-from .strict_schemas import trained_schema
+from .strict_schemas import all_required, trained_schema
 from .token_logprobs import TokenLogprobs
 from .turn_stream import TurnPiece, TurnReader
 
@@ -49,8 +49,9 @@ def chat_calls(llm: LoraLLM, request: ChatCompletionRequest) -> list[ChatCall]:
         form = chat_form(messages, {**keywords, **request.sampling(choice)}, llm.trained_schemas)
         call = llm._chat_call(form.messages, form.keywords)
         reader = TurnReader(form.tool) if isinstance(form, ToolCalls) else None
-        told = request.logprobs and reader is None and isinstance(call, LocalCall)
-        logprobs = TokenLogprobs(call, request.top_logprobs or 0) if told else None
+        logprobs = None
+        if request.logprobs and reader is None and isinstance(call, LocalCall):
+            logprobs = TokenLogprobs(call, request.top_logprobs or 0)
         distinct = schema is not None and schema_key(schema) in llm.bounds.distinct
         calls.append(ChatCall(call, reader, logprobs, schema if distinct else None, bool(request.trust)))
     return calls
@@ -64,9 +65,8 @@ def _schema_keywords(
         return None, {}
     name, asked = request.answer_schema
     schema = trained_schema(asked, llm.trained_schemas)
-    response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
-    # The prompt is that of training; the answer is held to the schema that the client sent.
-    return schema, {"response_format": response_format, "grammar_schema": asked}
+    keywords = {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
+    return schema, keywords if schema is asked else {**keywords, "grammar_schema": all_required(schema)}
 
 
 def _tool_keywords(llm: LoraLLM, request: ChatCompletionRequest) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class ChatCall:
             completion = _distinct(completion, self.distinct)
             message["content"] = completion.text
         fields = {"message": message, "logprobs": self._logprobs(completion.text, is_whole=True)}
-        return ChoicePart({**fields, **self._end(completion)}, completion.raw["usage"])
+        return ChoicePart({**fields, **self._end(completion)}, end_of(completion)["usage"])
 
     async def parts(self) -> AsyncGenerator[ChoicePart, None]:
         """The choice as it grows."""
@@ -132,7 +132,7 @@ class ChatCall:
         if self.reader is not None and not self.reader.is_turn and completion.text:
             yield ChoicePart(self._chunk({"content": completion.text}))
         last = self._chunk({}, completion.text, is_whole=True)
-        yield ChoicePart({**last, **self._end(completion)}, completion.raw["usage"])
+        yield ChoicePart({**last, **self._end(completion)}, end_of(completion)["usage"])
 
     def _deltas(self, text: str, ids: list[str]) -> list[dict[str, Any]]:
         if self.reader is None:
@@ -148,10 +148,10 @@ class ChatCall:
         return {"content": self.logprobs.next(text, is_whole=is_whole), "refusal": None}
 
     def _end(self, completion: CompletionResponse) -> dict[str, Any]:
-        reason = completion.raw["finish_reason"]
+        reason = end_of(completion)["finish_reason"]
         if self.reader is not None and self.reader.calls and reason == "stop":
             reason = "tool_calls"
-        trust = {"trust": completion.raw.get(TRUST)} if self.trust else {}
+        trust = {"trust": end_of(completion).get(TRUST)} if self.trust else {}
         return {"finish_reason": reason, **trust}
 
 
@@ -190,6 +190,6 @@ def _distinct(completion: CompletionResponse, schema: Mapping[str, Any]) -> Comp
         if distinct != value and find_error(schema, distinct) is None:
             trust = trust_in_raw(completion.raw)
             left = None if trust is None else trust_in_rest(trust, distinct).model_dump(mode="json")
-            raw = {**completion.raw, TRUST: left}
+            raw = {**end_of(completion), TRUST: left}
             return completion.model_copy(update={"text": compact_json(distinct), "raw": raw})
     return completion

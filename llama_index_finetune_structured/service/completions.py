@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from ..llms.local_calls import LocalCall
 from ..llms.lora import LoraLLM
-from .answering import ChoicePart, ReplyForm, completed
+from .answering import ChoicePart, ReplyForm, completed, end_of
 from .errors import invalid
 from .keys import ApiKey, scoped
 from .sampling_request import SamplingRequest, Unsupported, refused, unsupported
@@ -73,16 +73,17 @@ class _TextCall:
     async def choice(self) -> ChoicePart:
         """The whole choice."""
         completion = await self._call.acomplete()
-        fields = self._fields(completion.text, completion.text, completion.raw["finish_reason"])
-        return ChoicePart(fields, completion.raw["usage"])
+        end = end_of(completion)
+        fields = self._fields(completion.text, completion.text, end["finish_reason"])
+        return ChoicePart(fields, end["usage"])
 
     async def parts(self) -> AsyncGenerator[ChoicePart, None]:
         """The choice as it grows."""
         async with aclosing(self._call.astream()) as completions:
             async for completion in completions:
-                raw, delta = completion.raw, completion.delta or ""
-                if raw is not None:
-                    yield ChoicePart(self._fields(delta, completion.text, raw["finish_reason"]), raw["usage"])
+                end, delta = end_of(completion), completion.delta or ""
+                if end:
+                    yield ChoicePart(self._fields(delta, completion.text, end["finish_reason"]), end["usage"])
                 elif delta:
                     yield ChoicePart(self._fields(delta, completion.text, None))
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 from ..errors import FinetuneStructuredError
 from ..printable import package_logger
 from .errors import ApiError
 
 if TYPE_CHECKING:
+    from ..llms.adapter_pool import AdapterPool
     from ..llms.lora import LoraLLM
     from .models import ServedModel
 
@@ -20,12 +23,20 @@ __all__ = ["ModelLease", "ModelPool"]
 
 _log = package_logger(__name__)
 _Key = tuple[str, Path | None]  # base and adapter: a name may become another model's
+_Bases: TypeAlias = "WeakValueDictionary[tuple[str, str | None], AdapterPool]"  # by base and its quantisation
+
+
+class _Loaded(NamedTuple):
+    """A model in memory. ``base``: that of all adapters of its base, which is there as long as one of them."""
+
+    llm: LoraLLM
+    base: AdapterPool
 
 
 class _Entry:
     """A model that is loaded, or being loaded. ``users``: leases that are not released."""
 
-    def __init__(self, loading: asyncio.Task[LoraLLM]) -> None:
+    def __init__(self, loading: asyncio.Future[_Loaded]) -> None:
         self.loading, self.users = loading, 0
 
     @property
@@ -40,7 +51,7 @@ class ModelLease:
         self._pool, self._entry = pool, entry
 
     def __enter__(self) -> LoraLLM:
-        return self._entry.loading.result()
+        return self._entry.loading.result().llm
 
     def __exit__(self, *_: object) -> None:
         self._pool._leave(self._entry)
@@ -49,17 +60,20 @@ class ModelLease:
 class ModelPool:
     """The models of one process, each of which is loaded once, also where several first requests come together.
 
-    Weights are shared as ``LoraLLM`` shares them. At most ``most_loaded`` models are loaded: for another one, the least
-    recently used of those that no request uses is unloaded. Where requests use all, those that need another model
+    Adapters of one base share its weights and batches. At most ``most_loaded`` models are loaded: for another one, the
+    least recently used of those that no request uses is unloaded. Where requests use all, those that need another model
     wait, and all that come later wait behind them, so that no model is kept out by busy ones. Used by one event loop.
     """
 
     def __init__(self, *, most_loaded: int = 8, options: Mapping[str, Any] | None = None) -> None:
         """``options``: attributes of ``LoraLLM`` for all models; they override those of training."""
         self._most_loaded, self._options = most_loaded, dict(options or {})
+        self._bases: _Bases = WeakValueDictionary()
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # the least recently used first
         self._turn = asyncio.Lock()  # hands over in order of arrival
         self._left = asyncio.Event()
+        # One model is loaded at a time: in the threads of asyncio, loads would keep ready models' calls waiting.
+        self._loader = ThreadPoolExecutor(1, "model-loader")
 
     @property
     def loaded(self) -> list[_Key]:
@@ -91,12 +105,14 @@ class ModelPool:
     def close(self) -> None:
         """Unload all models, once their leases are released."""
         self._entries.clear()
+        self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, key: _Key) -> _Entry:
-        loading = asyncio.create_task(asyncio.to_thread(_loaded, *key, self._options))
+        loop = asyncio.get_running_loop()
+        loading = loop.run_in_executor(self._loader, _loaded, self._bases, *key, self._options)
         entry = self._entries[key] = _Entry(loading)
 
-        def forget_failed(task: asyncio.Task[LoraLLM]) -> None:
+        def forget_failed(task: asyncio.Future[_Loaded]) -> None:
             failed = task.cancelled() or task.exception() is not None
             if failed and self._entries.get(key) is entry:
                 del self._entries[key]
@@ -109,30 +125,38 @@ class ModelPool:
         """Unload what was deleted, and the least recently used until another model may be loaded."""
         for key, entry in list(self._entries.items()):
             if entry.is_idle and key[1] is not None and not key[1].is_dir():
-                del self._entries[key]
+                self._unload(key)
         while len(self._entries) >= self._most_loaded:
             idle = next((key for key, entry in self._entries.items() if entry.is_idle), None)
             if idle is not None:
-                del self._entries[idle]
+                self._unload(idle)
                 continue
             self._left.clear()
             await self._left.wait()
+
+    def _unload(self, key: _Key) -> None:
+        loaded = self._entries.pop(key).loading.result()
+        if loaded.llm.adapter is not None:
+            loaded.base.unload(loaded.llm.adapter)
 
     def _leave(self, entry: _Entry) -> None:
         entry.users -= 1
         self._left.set()
 
 
-def _loaded(base: str, adapter: Path | None, options: Mapping[str, Any]) -> LoraLLM:
-    """The LLM of a base and an adapter, with its weights in memory."""
-    from ..llms.lora import LoraLLM
+def _loaded(bases: _Bases, base: str, adapter: Path | None, options: Mapping[str, Any]) -> _Loaded:
+    """The LLM of a base and an adapter, with its weights in memory; adapters of one base share its weights."""
+    from ..llms.adapter_pool import AdapterPool
+    from ..local.model.adapter import find_adapter, read_card
     from ..local.model.devices import release_idle_threads
 
-    of = {**options, "base_model": base}
-    llm = LoraLLM(**of) if adapter is None else LoraLLM.from_adapter(adapter, **of)
-    _ = llm._loaded
+    quantization = None if adapter is None else read_card(find_adapter(adapter)).quantization
+    shared = bases.get((base, quantization))
+    if shared is None:
+        shared = bases[base, quantization] = AdapterPool(base, quantization=quantization)
+    llm = shared.llm(adapter, **options)
     release_idle_threads()  # those of this thread, which waits for other work from now on
-    return llm
+    return _Loaded(llm, shared)
 
 
 def _not_loaded(name: str, error: Exception) -> ApiError:

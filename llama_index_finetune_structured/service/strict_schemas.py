@@ -8,7 +8,7 @@ from typing import Any
 
 from ..json_schema import follow_references, map_sub_schemas, without_titles
 
-__all__ = ["trained_schema"]
+__all__ = ["all_required", "trained_schema"]
 
 
 def trained_schema(schema: Mapping[str, Any], trained: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -25,6 +25,16 @@ def trained_schema(schema: Mapping[str, Any], trained: Sequence[Mapping[str, Any
             if _strict(one, one) == bare:
                 return one
     return schema
+
+
+def all_required(schema: Any) -> Any:
+    """A schema whose objects have all keys, each place where it was: bounds of answers are found by places."""
+    if not isinstance(schema, Mapping):
+        return schema
+    closed: dict[str, Any] = map_sub_schemas(schema, lambda _, child: all_required(child))
+    if isinstance(closed.get("properties"), Mapping):
+        closed["required"] = list(closed["properties"])
+    return closed
 
 
 def _strict(schema: Any, root: Mapping[str, Any]) -> Any:

@@ -71,7 +71,7 @@ class ChatServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def loaded_llms(self) -> list[LoraLLM]:
-        return [entry.loading.result() for entry in self.pool._entries.values() if entry.loading.done()]
+        return [entry.loading.result().llm for entry in self.pool._entries.values() if entry.loading.done()]
 
     def client(self, **options: Any) -> OpenAI:
         return OpenAI(base_url=self.url, api_key="none", **{"max_retries": 0, "timeout": 60, **options})

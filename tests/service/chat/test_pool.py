@@ -28,9 +28,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen = list[Any]()
     load = pool_module._loaded
 
-    def noted(base: str, adapter: Path | None, options: Any) -> Any:
+    def noted(bases: Any, base: str, adapter: Path | None, options: Any) -> Any:
         seen.append(adapter)
-        return load(base, adapter, options)
+        return load(bases, base, adapter, options)
 
     monkeypatch.setattr(pool_module, "_loaded", noted)
     return seen
@@ -61,7 +61,7 @@ async def test_the_least_recently_used_is_unloaded_and_its_memory_is_free(models
     gone = None
     for model in (models[0], models[1], models[0]):
         with await pool.lease(model) as llm:
-            gone = weakref.ref(llm._loaded) if model is models[1] else gone
+            gone = weakref.ref(llm._loaded.adapter) if model is models[1] else gone
     del llm
     with await pool.lease(models[2]):
         assert [adapter for _, adapter in pool.loaded] == [models[0].adapter, models[2].adapter]

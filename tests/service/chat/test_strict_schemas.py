@@ -11,8 +11,8 @@ from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field
 
 from llama_index_finetune_structured.answer_values import class_schema
-from llama_index_finetune_structured.json_schema import without_titles
-from llama_index_finetune_structured.service.strict_schemas import trained_schema
+from llama_index_finetune_structured.json_schema import schema_validator, without_titles
+from llama_index_finetune_structured.service.strict_schemas import all_required, trained_schema
 from tests.exporting import Colour
 
 
@@ -54,6 +54,31 @@ def test_the_strict_form_of_a_trained_schema_is_that_schema(output_cls: type[Bas
     expected: Any = without_titles(class_schema(output_cls))
     assert trained_schema(to_strict_json_schema(output_cls), trained) == expected
     assert without_titles(trained_schema(class_schema(output_cls), trained)) == expected
+
+
+@pytest.mark.parametrize("output_cls", [Colour, Song, Album, Node])
+def test_with_all_keys_required_a_trained_schema_takes_what_the_strict_one_takes(
+    output_cls: type[BaseModel],
+) -> None:
+    schema = all_required(class_schema(output_cls))
+    validator, strict = schema_validator(schema), schema_validator(to_strict_json_schema(output_cls))
+    song = {"title": "Echoes", "seconds": None, "price": "1"}
+    album = {
+        "kind": "live",
+        "best": song,
+        "other": None,
+        "songs": [song],
+        "labels": {},
+        "parts": [song],
+        "rating": 1,
+    }
+    tree = {"name": "a", "children": [{"name": "b", "children": []}]}
+    values: list[Any] = [song, album, tree, {"name": "red", "warm": True}]
+    values += [
+        {key: value for key, value in one.items() if key != missing} for one in values for missing in one
+    ]
+    for value in values:
+        assert validator.is_valid(value) == strict.is_valid(value), value
 
 
 def test_another_schema_stays_what_it_is() -> None:
