@@ -160,30 +160,27 @@ def test_answers_are_those_of_the_adapter_alone_however_requests_join_and_leave(
 
 
 def test_requests_of_eight_adapters_and_the_base_share_forwards(eight: Beside) -> None:
-    engine = _engine(eight.engine.model, batch_size=9)
+    asked: list[tuple[int | None, int]] = [(number, 0) for number in eight.weights]
     forwards = list[int]()
-    hook = engine.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    hook = eight.engine.model.register_forward_pre_hook(lambda *_: forwards.append(1))
     try:
-        futures = [engine.submit(eight.request(number, 0)) for number in eight.weights]
-        answers = [future.result().tokens for future in futures]
+        assert eight.answers(asked) == [eight.alone[each] for each in asked]
     finally:
         hook.remove()
-    assert answers == [eight.alone[number, 0] for number in eight.weights]
-    assert len(forwards) < 9 * TOKENS / 2, "nine prompts, and then a forward a token for all"
+    assert len(forwards) < 9 * TOKENS / 2, "nine prompts, and then a forward a token for four"
 
 
 def test_a_prompt_cached_with_one_adapter_serves_only_that_adapter(eight: Beside) -> None:
-    engine = _engine(eight.engine.model)
-    shapes = list[int]()
+    engine, prompt, shapes = eight.engine, PROMPTS[0][::-1], list[int]()
     hook = engine.model.register_forward_pre_hook(
         lambda _model, _args, kwargs: shapes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
     try:
         for number in (0, 1, None, 0, 1, None):
-            engine.submit(GenerationRequest(PROMPTS[0], 1, adapter=eight.weights[number])).result()
+            engine.submit(GenerationRequest(prompt, 1, adapter=eight.weights[number])).result()
     finally:
         hook.remove()
-    assert shapes == [len(PROMPTS[0])] * 3 + [1] * 3
+    assert shapes == [len(prompt)] * 3 + [1] * 3
 
 
 def test_what_was_cached_with_an_adapter_is_freed_with_it(tiny_llama: Path, tmp_path: Path) -> None:
