@@ -18,7 +18,7 @@ from ..labels import AnswerShape
 from .readers import DocumentText, Page, document_of_pages
 from .recipe import ServingRecipe
 
-__all__ = ["DocumentRows", "document_texts", "is_lists_alone", "recipe_of", "too_long"]
+__all__ = ["DocumentRows", "document_texts", "is_lists_alone", "recipe_of", "length_reason"]
 
 _PLACES = ("{context_str}", "{query_str}")
 
@@ -166,7 +166,7 @@ def _add(found: dict[str, DocumentText], document: DocumentText) -> None:
     found[document.name] = document
 
 
-def too_long(found: int, most: int) -> str:
+def length_reason(found: int, most: int) -> str:
     """Why a long document gave no row."""
     return (
         f"{found:,} characters, more than max_characters={most:,}, and it cannot be cut: only answers that are lists "

@@ -24,7 +24,7 @@ from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape, says_none
 from ..windows import bare_examples, part_rows
 from .document_names import DocumentNames
-from .document_rows import DocumentRows, document_texts, recipe_of, too_long
+from .document_rows import DocumentRows, document_texts, length_reason, recipe_of
 from .documents import UnreadFile, read_folder
 from .labels_file import Label, LabelSource, read_labels, typed_cells
 from .llm_calls import CallPolicy
@@ -341,7 +341,7 @@ class _Labelling:
                 continue
             del self._made[name]
             self._settled.add(name)
-            self._add_problem("too_long", name, too_long(len(self._documents[name].text), most), name)
+            self._add_problem("too_long", name, length_reason(len(self._documents[name].text), most), name)
 
     def result(self, asked: TeacherLabels) -> LabelledDocuments:
         """The rows in the order of the documents. Raises DatasetError where there are none."""

@@ -16,7 +16,7 @@ from ...errors import StructuredAnswerError
 from ...example import Example, content_hash
 from ...jsonl import one_line_reason
 from ..windows import text_parts
-from .document_rows import DocumentRows, is_lists_alone, too_long
+from .document_rows import DocumentRows, is_lists_alone, length_reason
 from .llm_calls import CallPolicy, LlmCall, LlmCalls
 from .readers import DocumentText
 
@@ -69,7 +69,7 @@ class TeacherLabels:
             return [None]
         if is_lists_alone(self._rows.shape.schema or {}):
             return list(text_parts(document.text, self._most))
-        self.too_long[document.name] = too_long(len(document.text), self._most)
+        self.too_long[document.name] = length_reason(len(document.text), self._most)
         return []
 
     def _call(self, teacher: LLM, document: DocumentText, part: _Span | None) -> tuple[str, LlmCall]:
