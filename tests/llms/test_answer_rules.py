@@ -32,11 +32,11 @@ from tests.fakes.openai_server import OpenAIServer
 from tests.llms.structured_events import StructuredEvents
 
 
-def _in_lane_seven(sign: Any) -> list[str] | None:
-    return None if sign.lane == 7 else [f"lane {sign.lane} has no signs"]
+def _in_lane_five(sign: Any) -> list[str] | None:
+    return None if sign.lane == 5 else [f"lane {sign.lane} has no signs"]
 
 
-@answer_rules(_in_lane_seven)
+@answer_rules(_in_lane_five)
 class Sign(BaseModel):
     """A road sign."""
 
@@ -57,7 +57,7 @@ BROKEN = "lane 3 has no signs"
 
 @pytest.fixture
 def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer(answer_chat=lambda _: json.dumps({"stop": True, "lane": 7})) as running:
+    with OpenAIServer(answer_chat=lambda _: json.dumps({"stop": True, "lane": 5})) as running:
         yield running
 
 
@@ -73,7 +73,7 @@ def test_rules_of_objects_inside_an_answer_and_of_base_classes_count() -> None:
     @answer_rules(stops)
     class Stop(Sign): ...
 
-    assert broken_rules(Road(signs=[Sign(stop=True, lane=7), Sign(stop=True, lane=3)])) == [
+    assert broken_rules(Road(signs=[Sign(stop=True, lane=5), Sign(stop=True, lane=3)])) == [
         f"signs.1: {BROKEN}"
     ]
     assert broken_rules(Stop(stop=False, lane=3)) == [BROKEN, "no stop"]
@@ -99,7 +99,7 @@ def test_a_rule_that_raises_or_returns_something_else_is_a_broken_one() -> None:
 
 
 def test_labels_that_break_a_rule_are_listed_before_training(tiny_llama: Path) -> None:
-    pairs = [("left", Sign(stop=True, lane=7)), ("right", Sign(stop=True, lane=3))]
+    pairs = [("left", Sign(stop=True, lane=5)), ("right", Sign(stop=True, lane=3))]
     data = FinetuneDataset.from_pairs(pairs, output_cls=Sign)
     report = check(data, base_model=tiny_llama, output_cls=Sign)
     assert [(found.code, found.line, found.message) for found in report.problems] == [
@@ -140,13 +140,13 @@ def test_a_cascade_hands_over_an_answer_that_breaks_a_rule(student: LoraLLM, ser
     own = student.structured_predict(Sign, PROMPT)
     assert trust_of(own).problems, "the tiny model's lane is another one"
     answer = Cascade(student, teacher, threshold=ALWAYS).structured_predict(Sign, PROMPT)
-    assert answer == Sign(stop=True, lane=7)
+    assert answer == Sign(stop=True, lane=5)
     assert (trust_of(answer).sure, trust_of(answer).problems) == (True, ())
 
 
 def test_the_scorecard_counts_broken_rules_and_how_many_of_them_are_wrong() -> None:
-    data = FinetuneDataset.from_pairs([("left", Sign(stop=True, lane=7))], output_cls=Sign)
-    systems = {"right": lambda _: {"stop": True, "lane": 7}, "wrong": lambda _: {"stop": True, "lane": 3}}
+    data = FinetuneDataset.from_pairs([("left", Sign(stop=True, lane=5))], output_cls=Sign)
+    systems = {"right": lambda _: {"stop": True, "lane": 5}, "wrong": lambda _: {"stop": True, "lane": 3}}
     card = compare(systems, data, output_cls=Sign, show_progress=False)
     assert card.rows[0].answers["wrong"].problems == (BROKEN,)
     assert (card.systems["wrong"].with_problems, card.systems["wrong"].wrong_with_problems) == (1, 1)
