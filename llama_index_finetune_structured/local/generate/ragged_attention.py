@@ -113,13 +113,12 @@ class RaggedLayout:
     """
 
     def __init__(self, new: Sequence[NewTokens], device: torch.device) -> None:
-        columns = list(
-            zip(*(part.columns() for part in new), strict=True)
-        )  # of each kind, that of each batch
+        # Of each kind of column, that of each batch.
+        columns = list(zip(*(part.columns() for part in new), strict=True))
         # One upload for all, since each is waited for.
         flat = uploaded([number for kind in columns for part in kind for number in part], device)
-        self.ids, self.positions, *_ = flat.split([sum(map(len, kind)) for kind in columns])
-        parts = flat.split([len(part) for kind in columns for part in kind])
+        self.ids, self.positions, *_ = torch.split(flat, [sum(map(len, kind)) for kind in columns])
+        parts = torch.split(flat, [len(part) for kind in columns for part in kind])
         self.batches = [RaggedBatch(each, *parts[len(new) + n :: len(new)]) for n, each in enumerate(new)]
         self.calls = 0
 
