@@ -298,7 +298,8 @@ def supports_kv_cache_slots(model: Any) -> bool:
         slots.prefill(0, ids[:4], 0)
         new = [ids[4:8], ids[9:]]
         logits, order = slots.extend(new, [4, 9])
-        found = dict(zip(order, torch.split(logits, [len(new[slot]) for slot in order]), strict=True))
+        parts = torch.split(logits, [len(new[slot]) for slot in order])
+        found = dict(zip(order, parts, strict=True))
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         same = False
     else:

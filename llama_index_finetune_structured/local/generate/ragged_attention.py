@@ -113,9 +113,8 @@ class RaggedLayout:
     """
 
     def __init__(self, new: Sequence[NewTokens], device: torch.device) -> None:
-        columns = list(
-            zip(*(part.columns() for part in new), strict=True)
-        )  # of each kind, that of each batch
+        # Of each kind of column, that of each batch.
+        columns = list(zip(*(part.columns() for part in new), strict=True))
         # One upload for all, since each is waited for.
         flat = uploaded([number for kind in columns for part in kind for number in part], device)
         self.ids, self.positions, *_ = torch.split(flat, [sum(map(len, kind)) for kind in columns])

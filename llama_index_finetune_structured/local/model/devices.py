@@ -7,9 +7,9 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
 
@@ -127,7 +127,10 @@ def _has_bf16(device: str) -> bool:
     if kind == "mps":
         return torch.backends.mps.is_macos_or_newer(14, 0)
     supported = getattr(getattr(torch, kind, None), "is_bf16_supported", None)
-    with torch.cuda.device(device) if kind == "cuda" and number else nullcontext():
+    place: AbstractContextManager[Any] = nullcontext()
+    if kind == "cuda" and number:
+        place = torch.cuda.device(device)
+    with place:
         return supported is None or bool(supported(including_emulation=False))
 
 
