@@ -295,7 +295,7 @@ class Direct(Teacher):
 async def test_a_tool_of_a_class_that_returns_at_once_gives_the_object_without_another_call() -> None:
     tool, teacher = get_function_tool(Song), Direct()
     tool.metadata.return_direct = True
-    output = await FunctionAgent(tools=[TOOLS[1], tool], llm=teacher).run("How long is Meddle?")
+    output: Any = await FunctionAgent(tools=[TOOLS[1], tool], llm=teacher).run("How long is Meddle?")
     assert Song(**output.tool_calls[-1].tool_kwargs) == Song(title="Meddle", seconds=371)
     assert teacher.asked == 2
 
