@@ -214,7 +214,7 @@ def test_several_choices_are_drawn_and_a_seed_repeats_them(client: OpenAI, chat_
 def test_the_limit_of_tokens_ends_an_answer(client: OpenAI, chat_server: ChatServer) -> None:
     asked: dict[str, Any] = {"model": "tiny", "messages": ASKED}
     for name in ("max_tokens", "max_completion_tokens"):
-        reply = client.chat.completions.create(**asked, **{name: 3})
+        reply = client.chat.completions.create(**asked | {name: 3})
         assert reply.choices[0].finish_reason == "length"
         assert reply.usage is not None
         assert reply.usage.completion_tokens == 3
