@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -30,7 +30,7 @@ def value_faults(example: Example, output_cls: type[BaseModel] | None) -> list[F
 
 
 def _faults(
-    text: str, schema: dict[str, Any], texts: list[str], output_cls: type[BaseModel] | None
+    text: str, schema: Mapping[str, Any], texts: list[str], output_cls: type[BaseModel] | None
 ) -> Iterator[Fault]:
     try:
         value = parse_line(text.encode("utf-8", "surrogatepass"))
