@@ -52,7 +52,7 @@ MORE_ROW_BY_ROW = """
 bamba doge falcon falcon_h1 falcon_mamba gpt_neo gpt_neox_japanese gpt_oss jamba lfm2_moe mamba minimax mpt nemotron
 nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_next recurrent_gemma stablelm xglm
 """
-REFUSED = "hrm_text modernbert-decoder"
+REFUSED = "hrm_text"
 # What decides between experts, what peft or fused kernels read past LoRA, and what is no linear layer.
 _LEFT = re.compile(
     r"\.router|\.gate\.weight$|\.wg\.|e_score|shared_expert_gate|conv1d|conv_1d|conv\.conv|A_log|mixer\.out_proj|mamba\.(out|dt)_proj"
