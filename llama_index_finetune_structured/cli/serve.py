@@ -104,15 +104,14 @@ def add(
 ) -> Result:
     """Make an API key and print it, once: only its hash is kept."""
     with _keys(folder) as store:
-        limits = {"max_stored_bytes": stored_bytes, "max_waiting_jobs": waiting_jobs}
-        secret = store.add(name, **limits, **({"scopes": scope} if scope else {}))
+        secret = store.add(name, scopes=scope, max_stored_bytes=stored_bytes, max_waiting_jobs=waiting_jobs)
     return Result({"name": name, "key": secret}, (secret,))
 
 
 def list_keys(folder: FolderOption = _FOLDER) -> Result:
     """List the API keys, without their secrets."""
     with _keys(folder) as store:
-        found = store.list()
+        found = store.all_keys()
     table = Table("name", "id", "scopes", "revoked")
     for key in found:
         table.add_row(

@@ -164,7 +164,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         ``accelerate launch`` or torchrun each process computes its part of every batch; the first writes.
 
         Args:
-            on_step: Called after each step. Where it raises KeyboardInterrupt, the run ends as by Ctrl-C.
+            on_step: Called with each finished step. Where it raises KeyboardInterrupt, the run ends as by Ctrl-C.
 
         Raises:
             CheckpointError: The disk is full, or the folder cannot be written.

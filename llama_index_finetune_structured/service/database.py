@@ -33,6 +33,7 @@ from ..errors import ConfigurationError
 
 __all__ = [
     "Database",
+    "Record",
     "checkpoints",
     "events",
     "files",
@@ -45,6 +46,8 @@ __all__ = [
     "uploads",
 ]
 
+Record = Any
+"""A row of a table, its columns as attributes. SQLAlchemy 2.0 and 2.1 write the type of a row differently."""
 _VERSION = 1
 _WAIT_MS = 30_000  # chosen: a change takes milliseconds, so a longer wait is a fault
 _tables = MetaData()

@@ -14,7 +14,7 @@ from .database import Database, files, now
 from .errors import invalid
 from .forms import chunks_of, expires_after, field_of, file_in, form_of
 from .keys import ApiKey, scoped
-from .paging import Order, page_of
+from .paging import Order, listed_page
 from .stored_files import (
     Purpose,
     add_file,
@@ -79,7 +79,7 @@ def list_files(
     where = [files.c.owner == key.id, or_(files.c.expires_at.is_(None), files.c.expires_at > now())]
     if purpose is not None:
         where.append(files.c.purpose == purpose)
-    rows, has_more = page_of(_database(request), files, where, after=after, limit=limit, order=order)
+    rows, has_more = listed_page(_database(request), files, where, after=after, limit=limit, order=order)
     data = [described_file(row) for row in rows]
     ends = {"first_id": rows[0].id, "last_id": rows[-1].id} if rows else {"first_id": "", "last_id": ""}
     return {"object": "list", "data": data, "has_more": has_more, **ends}

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -27,9 +27,6 @@ class ExpiresAfter(BaseModel):
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3600, le=2_592_000)
-
-
-_EXPIRY = TypeAdapter(ExpiresAfter)
 
 
 @asynccontextmanager
@@ -71,7 +68,7 @@ def expires_after(form: FormData) -> int | None:
     if not given:
         return None
     try:
-        return _EXPIRY.validate_python(given).seconds
+        return ExpiresAfter.model_validate(given).seconds
     except ValidationError as error:
         first = error.errors()[0]
         param = f"expires_after.{first['loc'][0]}" if first["loc"] else "expires_after"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Row
+
+from .database import Record
 
 __all__ = ["ACTIVE", "ENDED", "CreateJob", "Hyperparameters", "described_event", "described_job"]
 
@@ -62,7 +63,7 @@ class CreateJob(_Body):
     ) = None
 
 
-def described_job(row: Row[Any], organization: str) -> dict[str, Any]:
+def described_job(row: Record, organization: str) -> dict[str, Any]:
     """The job object of the protocol; hyperparameters are those that training took, as far as they are known."""
     taken = row.taken or {}
     hyperparameters = {name: taken.get(name, asked) for name, asked in row.hyperparameters.items()}
@@ -89,7 +90,7 @@ def described_job(row: Row[Any], organization: str) -> dict[str, Any]:
     }
 
 
-def described_event(row: Row[Any]) -> dict[str, Any]:
+def described_event(row: Record) -> dict[str, Any]:
     """The event object of the protocol."""
     names = ("id", "created_at", "level", "message", "type")
     described = {name: row._mapping[name] for name in names}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from .database import events, jobs, new_id, now
+from .database import Record, events, jobs, new_id, now
 
 __all__ = ["add_event", "change_job", "job_row"]
 
 
-def job_row(connection: Connection, job_id: str) -> Row[Any]:
+def job_row(connection: Connection, job_id: str) -> Record:
     """The row of a job that exists."""
     return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
 

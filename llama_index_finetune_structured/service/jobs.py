@@ -11,16 +11,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
 from sse_starlette import EventSourceResponse
 
 from .blobs import Blobs
-from .database import Database, checkpoints, events, jobs, new_id, now
+from .database import Database, Record, checkpoints, events, jobs, new_id, now
 from .errors import ApiError, invalid, not_found
 from .job_requests import ACTIVE, ENDED, CreateJob, Hyperparameters, described_event, described_job
 from .job_rows import add_event, change_job, job_row
 from .keys import ApiKey, scoped
-from .paging import page_of
+from .paging import listed_page
 from .settings import ServiceSettings
 from .stored_files import file_of
 
@@ -113,7 +113,7 @@ def _require_turn(connection: Connection, key: ApiKey) -> None:
 def list_jobs(request: Request, key: JobsKey, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
     """The key's jobs, the newest first; ``metadata[name]=value`` selects by metadata."""
     where = [jobs.c.owner == key.id, *_metadata_filter(request.query_params.multi_items())]
-    rows, has_more = page_of(_database(request), jobs, where, after=after, limit=limit)
+    rows, has_more = listed_page(_database(request), jobs, where, after=after, limit=limit)
     organization = _settings(request).organization
     return {
         "object": "list",
@@ -182,7 +182,7 @@ def _change(
         return described_job(job_row(connection, job_id), _settings(request).organization)
 
 
-def _job(connection: Connection, key: ApiKey, job_id: str) -> Row[Any]:
+def _job(connection: Connection, key: ApiKey, job_id: str) -> Record:
     where = (jobs.c.id == job_id, jobs.c.owner == key.id)
     row = connection.execute(select(jobs).where(*where)).one_or_none()
     if row is None:
@@ -205,7 +205,7 @@ def list_events(
         _job(connection, key, job_id)
     if stream:
         return EventSourceResponse(_stream(database, job_id))
-    rows, has_more = page_of(database, events, [events.c.job_id == job_id], after=after, limit=limit)
+    rows, has_more = listed_page(database, events, [events.c.job_id == job_id], after=after, limit=limit)
     return {"object": "list", "data": [described_event(row) for row in rows], "has_more": has_more}
 
 
@@ -221,7 +221,7 @@ async def _stream(database: Database, job_id: str) -> AsyncIterator[dict[str, st
     yield {"data": "[DONE]"}
 
 
-def _events_after(database: Database, job_id: str, number: int) -> tuple[list[Row[Any]], bool]:
+def _events_after(database: Database, job_id: str, number: int) -> tuple[list[Record], bool]:
     """The events after a number, and whether there will be no more."""
     with database.read() as connection:
         is_over = job_row(connection, job_id).status in ENDED
@@ -239,7 +239,7 @@ def list_checkpoints(
     with database.read() as connection:
         _job(connection, key, job_id)
     where = [checkpoints.c.job_id == job_id]
-    rows, has_more = page_of(database, checkpoints, where, after=after, limit=limit)
+    rows, has_more = listed_page(database, checkpoints, where, after=after, limit=limit)
     data = [
         {
             "object": "fine_tuning.job.checkpoint",

@@ -7,15 +7,15 @@ import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import ConfigurationError
-from .database import Database, keys, new_id, now
+from .database import Database, Record, keys, new_id, now
 from .errors import ApiError
 from .settings import ServiceSettings
 
@@ -51,14 +51,15 @@ class KeyStore:
         self,
         name: str,
         *,
-        scopes: Sequence[str] = SCOPES,
+        scopes: Sequence[str] | None = None,
         max_stored_bytes: int | None = None,
         max_waiting_jobs: int | None = None,
     ) -> str:
-        """Make a key and return its secret, which is not kept.
+        """Make a key and return its secret, which is not kept. ``scopes``: None for all.
 
         Raises ConfigurationError for a name that is taken, or an unknown scope.
         """
+        scopes = SCOPES if scopes is None else scopes
         if unknown := sorted(set(scopes) - set(SCOPES)):
             raise ConfigurationError(f"scope {unknown[0]!r}: expected of {', '.join(SCOPES)}")
         secret = _PREFIX + secrets.token_urlsafe(32)
@@ -87,7 +88,7 @@ class KeyStore:
         if not changed.rowcount:
             raise ConfigurationError(f"there is no key {name!r}; 'keys list' shows all")
 
-    def list(self) -> list[ApiKey]:
+    def all_keys(self) -> list[ApiKey]:
         """All keys, in the order in which they were made."""
         with self._database.read() as connection:
             return [self._key(row) for row in connection.execute(select(keys).order_by(keys.c.number))]
@@ -111,7 +112,7 @@ class KeyStore:
         limits = self._settings
         return ApiKey(_LOCAL, _LOCAL, SCOPES, limits.max_stored_bytes, limits.max_waiting_jobs)
 
-    def _key(self, row: Row[Any]) -> ApiKey:
+    def _key(self, row: Record) -> ApiKey:
         return ApiKey(
             row.id,
             row.name,

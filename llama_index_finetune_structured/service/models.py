@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
-from .database import Database, models, now
+from .database import Database, Record, models, now
 from .errors import ApiError, not_found
 from .keys import ApiKey, CurrentKey, scoped
 from .settings import ServiceSettings
@@ -61,7 +61,7 @@ class ModelStore:
             raise not_found("model", name, "model")
         return self._tuned(row)
 
-    def register(self, connection: Connection, job: Row[Any], name: str) -> None:
+    def register(self, connection: Connection, job: Record, name: str) -> None:
         """Add the model that a job tuned, in the job's own transaction."""
         row = {
             "id": name,
@@ -86,7 +86,7 @@ class ModelStore:
     def _base(self, name: str) -> ServedModel:
         return ServedModel(name, self._settings.bases[name], None, self._started, _BASE_OWNER)
 
-    def _tuned(self, row: Row[Any]) -> ServedModel:
+    def _tuned(self, row: Record) -> ServedModel:
         adapter = self._settings.runs_folder / row.job_id / _ADAPTER
         return ServedModel(row.id, row.base_path, adapter, row.created_at, row.owner)
 

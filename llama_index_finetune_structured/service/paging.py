@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import ColumnElement, Row, Table, select
+from sqlalchemy import ColumnElement, Table, select
 
-from .database import Database
+from .database import Database, Record
 from .errors import invalid
 
-__all__ = ["Order", "page_of"]
+__all__ = ["Order", "listed_page"]
 
 Order = Literal["asc", "desc"]
 
 
-def page_of(
+def listed_page(
     database: Database,
     table: Table,
     where: Sequence[ColumnElement[bool]],
@@ -23,7 +23,7 @@ def page_of(
     after: str | None,
     limit: int,
     order: Order = "desc",
-) -> tuple[list[Row[Any]], bool]:
+) -> tuple[list[Record], bool]:
     """At most ``limit`` rows after the one with that id, and whether there are more.
 
     Raises ApiError where the rows have no such id.

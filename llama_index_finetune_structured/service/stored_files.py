@@ -6,11 +6,11 @@ import codecs
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from ..printable import one_line
 from .blobs import Blob, Blobs
-from .database import Database, files, new_id, now, parts, uploads
+from .database import Database, Record, files, new_id, now, parts, uploads
 from .errors import ApiError, invalid, not_found
 from .keys import ApiKey
 
@@ -84,7 +84,7 @@ def add_file(
     return cast("str", row["id"])
 
 
-def file_of(connection: Connection, owner: str, file_id: str, param: str | None = None) -> Row[Any]:
+def file_of(connection: Connection, owner: str, file_id: str, param: str | None = None) -> Record:
     """The row of a file. Raises ApiError (404) where the key has none of that id, or it has expired."""
     row = connection.execute(select(files).where(files.c.id == file_id, files.c.owner == owner)).one_or_none()
     if row is None or (row.expires_at is not None and row.expires_at <= now()):
@@ -92,7 +92,7 @@ def file_of(connection: Connection, owner: str, file_id: str, param: str | None 
     return row
 
 
-def described_file(row: Row[Any]) -> dict[str, Any]:
+def described_file(row: Record) -> dict[str, Any]:
     """The file object of the protocol."""
     names = ("id", "bytes", "created_at", "filename", "purpose")
     described = {name: row._mapping[name] for name in names} | {"object": "file", "status": "processed"}

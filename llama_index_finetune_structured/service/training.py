@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, update
+from sqlalchemy import Connection, insert, update
 
 from ..checksums import read_checked_json
 from ..dataset.checks.problems import refuse_errors
@@ -24,7 +24,7 @@ from ..local.model.base_models import resolve, text_config
 from ..local.train.recipe import learning_rate_of, rows_of_length
 from ..local.train.settings import LoraSettings
 from .blobs import Blob, Blobs
-from .database import Database, checkpoints, jobs, new_id, now
+from .database import Database, Record, checkpoints, jobs, new_id, now
 from .guards import log_failure
 from .job_requests import ACTIVE
 from .job_rows import add_event, change_job, job_row
@@ -46,7 +46,7 @@ class JobTraining:
 
     def __init__(
         self,
-        job: Row[Any],
+        job: Record,
         settings: ServiceSettings,
         database: Database,
         blobs: Blobs,
@@ -117,7 +117,8 @@ class JobTraining:
         taken = {name: value for name, value in asked.items() if value not in ("auto", None)}
         factor = taken.get("learning_rate_multiplier")
         if factor is not None:
-            rows = taken.setdefault("batch_size", rows_of_length(report.tokens / report.good))
+            own = self._settings.training.batch_size or rows_of_length(report.tokens / report.good)
+            rows = taken.setdefault("batch_size", own)
             width: int = text_config(resolve(base)).hidden_size
             taken["learning_rate"] = factor * learning_rate_of(width, rows)
         return taken

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from .blobs import Blob, Blobs
-from .database import Database, files, new_id, now, parts, uploads
+from .database import Database, Record, files, new_id, now, parts, uploads
 from .errors import ApiError, invalid, not_found
 from .forms import ExpiresAfter, chunks_of, file_in, form_of
 from .keys import ApiKey, scoped
@@ -117,7 +117,7 @@ async def complete_upload(
     """Make a file of the parts."""
     database, blobs = _database(request), _blobs(request)
 
-    def read() -> tuple[Row[Any], list[Row[Any]]]:
+    def read() -> tuple[Record, list[Record]]:
         with database.read() as connection:
             return _pending(connection, key, upload_id), _parts(connection, upload_id, body.part_ids)
 
@@ -170,7 +170,7 @@ def cancel_upload(request: Request, key: UploadsKey, upload_id: str) -> dict[str
     return _reply(_database(request), key, upload_id)
 
 
-def _upload(connection: Connection, key: ApiKey, upload_id: str) -> Row[Any]:
+def _upload(connection: Connection, key: ApiKey, upload_id: str) -> Record:
     where = (uploads.c.id == upload_id, uploads.c.owner == key.id)
     row = connection.execute(select(uploads).where(*where)).one_or_none()
     if row is None:
@@ -178,7 +178,7 @@ def _upload(connection: Connection, key: ApiKey, upload_id: str) -> Row[Any]:
     return row
 
 
-def _pending(connection: Connection, key: ApiKey, upload_id: str) -> Row[Any]:
+def _pending(connection: Connection, key: ApiKey, upload_id: str) -> Record:
     row = _upload(connection, key, upload_id)
     status = "expired" if row.status == "pending" and row.expires_at <= now() else row.status
     if status != "pending":
@@ -186,7 +186,7 @@ def _pending(connection: Connection, key: ApiKey, upload_id: str) -> Row[Any]:
     return row
 
 
-def _parts(connection: Connection, upload_id: str, ids: Sequence[str]) -> list[Row[Any]]:
+def _parts(connection: Connection, upload_id: str, ids: Sequence[str]) -> list[Record]:
     """The parts in the order that the client names. Raises ApiError for one that is not there, or named twice."""
     rows = connection.execute(select(parts).where(parts.c.upload_id == upload_id)).all()
     by_id = {row.id: row for row in rows}
@@ -212,7 +212,7 @@ def _reply(database: Database, key: ApiKey, upload_id: str) -> dict[str, Any]:
         return _described(connection, _upload(connection, key, upload_id))
 
 
-def _described(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+def _described(connection: Connection, row: Record) -> dict[str, Any]:
     names = ("id", "created_at", "filename", "bytes", "purpose", "status", "expires_at")
     described = {name: row._mapping[name] for name in names} | {"object": "upload"}
     if row.file_id is not None:

@@ -14,11 +14,11 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from ..locks import locked_file
 from .blobs import Blobs
-from .database import Database, jobs
+from .database import Database, Record, jobs
 from .guards import log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
@@ -93,7 +93,7 @@ class Worker:
         with self._database.read() as connection:
             return [*connection.scalars(left), *connection.scalars(queued)]
 
-    def _begun(self, job_id: str) -> Row[Any] | None:
+    def _begun(self, job_id: str) -> Record | None:
         """The job, with one attempt more; None where it has ended or was paused meanwhile."""
         with self._database.write() as connection:
             job = job_row(connection, job_id)

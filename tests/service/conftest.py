@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,11 +34,11 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def service(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server."""
     settings = ServiceSettings(
         folder=tmp_path_factory.mktemp("service"),
-        bases={"tiny": str(tiny_llama)},
+        bases={"tiny": str(tmp_path_factory.mktemp("base"))},  # which is filled for the worker
         training=TRAINING,
         workers=False,
         max_file_bytes=1 << 20,
@@ -57,8 +58,9 @@ def service(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def worker(service: Running) -> Iterator[None]:
+def worker(service: Running, tiny_llama: Path) -> Iterator[None]:
     """A worker of that server, as a thread: a process takes seconds to start."""
+    shutil.copytree(tiny_llama, service.settings.bases["tiny"], dirs_exist_ok=True)
     stop = threading.Event()
     thread = threading.Thread(target=Worker(service.settings, "0", stop).run)
     thread.start()

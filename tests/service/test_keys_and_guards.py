@@ -73,7 +73,7 @@ def test_a_key_does_only_what_its_scopes_allow(service: Running) -> None:
             call()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("key", ["", "wrong", "fts-", "x" * 5000])
+@pytest.mark.parametrize("key", ["wrong", "fts-", "Bearer", "x" * 5000])
 def test_a_wrong_key_is_refused(service: Running, key: str) -> None:
     for headers in ({"authorization": f"Bearer {key}"}, {"authorization": key}, {}):
         reply = httpx.get(f"{service.base}/v1/files", headers=headers)
@@ -226,11 +226,7 @@ def test_a_large_body_is_refused_before_it_is_read(app: FastAPI) -> None:
     client = _local(app)
     assert client.post("/v1/uploads", content=b"x" * 1001).status_code == 413
 
-    def endless() -> Any:
-        while True:
-            yield b"x" * 500
-
-    reply = client.post("/v1/uploads", content=endless())
+    reply = client.post("/v1/uploads", content=iter([b"x" * 500] * 3))  # says no length
     assert reply.status_code == 413
     require_described("POST", "/v1/uploads", 413, reply.json())
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -68,6 +72,30 @@ def _kill_workers(folder: Path) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked here")
+@pytest.mark.parametrize(("kills", "epochs"), [(4, 3), pytest.param(50, 30, marks=pytest.mark.slow)])
+def test_a_job_whose_workers_are_killed_is_done_once_with_the_same_weights(
+    tiny_llama: Path, tmp_path: Path, kills: int, epochs: int
+) -> None:
+    content = tmp_path / hashlib.sha256(rows()).hexdigest()
+    content.write_bytes(rows())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.service.killed_workers"),
+            *map(str, (tmp_path / "service", tiny_llama, content, kills, epochs)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["status"], found["killed"], found["models"], found["results"]) == ("succeeded", kills, 1, 1)
+    assert found["steps"] == list(range(1, 6 * epochs + 1))
+    assert found["same weights"]
+
+
+@pytest.mark.slow
 def test_a_killed_worker_and_a_killed_server_lose_no_job_and_repeat_no_event(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
