@@ -19,14 +19,13 @@ from pydantic import BaseModel
 from safetensors.torch import load, save_file
 
 from llama_index_finetune_structured import LoraLLM, trust_of
-from llama_index_finetune_structured.answer_values import class_schema
 from llama_index_finetune_structured.errors import ConfigurationError
 from llama_index_finetune_structured.llms.adapter_pool import AdapterPool
 from llama_index_finetune_structured.local.model.adapter import read_card, write_card
 from llama_index_finetune_structured.local.model.base_files import file_hash
 from llama_index_finetune_structured.local.model.devices import peak_memory
 from llama_index_finetune_structured.local.model.lora_files import ADAPTER_CONFIG, WEIGHTS
-from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
+from llama_index_finetune_structured.local.schema.bounds import AnswerBounds
 from tests import random_adapters, tiny
 
 
@@ -36,12 +35,6 @@ class Song(BaseModel):
 
 
 PROMPT = PromptTemplate("Describe {thing}.")
-SONG = schema_key(class_schema(Song))
-
-
-def _bounds(most: int) -> AnswerBounds:
-    places = {"#/properties/title": most, "#/properties/tags": 1, "#/properties/tags/items": most}
-    return AnswerBounds(longest={SONG: places})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +47,7 @@ def folders(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
             made / f"adapter-{n}",
             seed=n,
             rank=(2, 4, 8)[n % 3],
-            bounds=_bounds(6 + 4 * n),
+            bounds=AnswerBounds(default_characters=6 + 4 * n, default_items=2),
             reads_twice=bool(n % 2),
             longest_answer_tokens=300 + n,
         )

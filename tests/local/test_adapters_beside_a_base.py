@@ -103,19 +103,18 @@ def eight(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Beside:
     return made
 
 
-@st.composite
-def _interleavings(draw: st.DrawFn) -> list[tuple[int | None, int, int, int]]:
-    """Of each request: adapter, prompt, after how many tokens of the one before it is submitted, and cancelled.
-
-    It is cancelled at one of its own tokens; 0: never, -1: before it joins.
-    """
-    adapters = st.one_of(st.none(), st.integers(0, 7))
-    one = st.tuples(adapters, st.integers(0, 3), st.integers(0, 6), st.sampled_from([0, 0, 1, 5, -1]))
-    return draw(st.lists(one, min_size=2, max_size=12))
+ADAPTERS = st.one_of(st.none(), st.integers(0, 7))
+# Of each request: adapter, prompt, after how many tokens of the one before it is submitted, and at which of its own it
+# is cancelled (0: never, -1: before it joins).
+PLANS = st.lists(
+    st.tuples(ADAPTERS, st.integers(0, 3), st.integers(0, 6), st.sampled_from([0, 0, 1, 5, -1])),
+    min_size=2,
+    max_size=12,
+)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(plan=_interleavings())
+@given(plan=PLANS)
 def test_answers_are_those_of_the_adapter_alone_however_requests_join_and_leave(
     eight: Beside, plan: list[tuple[int | None, int, int, int]]
 ) -> None:
@@ -161,30 +160,27 @@ def test_answers_are_those_of_the_adapter_alone_however_requests_join_and_leave(
 
 
 def test_requests_of_eight_adapters_and_the_base_share_forwards(eight: Beside) -> None:
-    engine = _engine(eight.engine.model, batch_size=9)
+    asked: list[tuple[int | None, int]] = [(number, 0) for number in eight.weights]
     forwards = list[int]()
-    hook = engine.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    hook = eight.engine.model.register_forward_pre_hook(lambda *_: forwards.append(1))
     try:
-        futures = [engine.submit(eight.request(number, 0)) for number in eight.weights]
-        answers = [future.result().tokens for future in futures]
+        assert eight.answers(asked) == [eight.alone[each] for each in asked]
     finally:
         hook.remove()
-    assert answers == [eight.alone[number, 0] for number in eight.weights]
-    assert len(forwards) < 9 * TOKENS / 2, "nine prompts, and then a forward a token for all"
+    assert len(forwards) < 9 * TOKENS / 2, "nine prompts, and then a forward a token for four"
 
 
 def test_a_prompt_cached_with_one_adapter_serves_only_that_adapter(eight: Beside) -> None:
-    engine = _engine(eight.engine.model)
-    shapes = list[int]()
+    engine, prompt, shapes = eight.engine, PROMPTS[0][::-1], list[int]()
     hook = engine.model.register_forward_pre_hook(
         lambda _model, _args, kwargs: shapes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
     try:
         for number in (0, 1, None, 0, 1, None):
-            engine.submit(GenerationRequest(PROMPTS[0], 1, adapter=eight.weights[number])).result()
+            engine.submit(GenerationRequest(prompt, 1, adapter=eight.weights[number])).result()
     finally:
         hook.remove()
-    assert shapes == [len(PROMPTS[0])] * 3 + [1] * 3
+    assert shapes == [len(prompt)] * 3 + [1] * 3
 
 
 def test_what_was_cached_with_an_adapter_is_freed_with_it(tiny_llama: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """LoRA adapters beside one base: each row of a batch has the low-rank products of its own adapter added.
 
-The products are computed for one adapter after the other, over its rows. On a CPU that took as long as gathering all
-adapters' weights in one product (measured with eight of rank 16 over 135 million weights), and needs no copies of them.
+The products are computed for one adapter after the other, over its rows. On a CPU all linear layers then took 3 to 9%
+longer than with the adapters' weights stacked in one product (measured: eight of rank 8 and 16 over 135 million
+weights), and nothing has to be copied where the adapters in a batch change.
 """
 
 from __future__ import annotations
@@ -47,16 +48,17 @@ class AdapterLayers:
 
     def _forward(self, name: str, base: Any, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = base(inputs)
+        if not self._spans:
+            return outputs
+        rows, sums = inputs.reshape(-1, inputs.shape[-1]), outputs.view(-1, outputs.shape[-1])
+        if self._tokens not in (None, len(rows)):
+            raise EngineError(
+                f"{name} computes {len(rows)} of a batch's {self._tokens} tokens, so that adapters cannot share it: "
+                "load each adapter alone, with LoraLLM.from_adapter"
+            )
         for adapter, tokens in self._spans:
             if (added := adapter.layers.get(name)) is not None:
-                flat = inputs.reshape(-1, inputs.shape[-1])
-                if self._tokens not in (None, flat.shape[0]):
-                    raise EngineError(
-                        f"{name} computes {flat.shape[0]} of a batch's {self._tokens} tokens, so that adapters cannot "
-                        "share it: load each adapter alone, with LoraLLM.from_adapter"
-                    )
-                low = flat[tokens] @ added.down.T
-                outputs.view(-1, outputs.shape[-1])[tokens].addmm_(low, added.up.T, alpha=added.scaling)
+                sums[tokens].addmm_(rows[tokens] @ added.down.T, added.up.T, alpha=added.scaling)
         return outputs
 
     def _merge(self, adapter: AdapterWeights | None) -> None:
@@ -70,10 +72,7 @@ class AdapterLayers:
         self._base_values, self._merged = {}, None
         if adapter is None:
             return
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # the sums are ordinary tensors, as the weights were
+        with torch.inference_mode(False), torch.no_grad():  # to be ordinary tensors, as before
             for name, wrapper in adapter.parameters.items():
                 weight = self._model.get_parameter(name)
                 self._base_values[name] = weight.data

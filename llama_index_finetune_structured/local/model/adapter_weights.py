@@ -58,9 +58,8 @@ def read_adapter_weights(folder: Path, model: Any, skeleton: Any) -> AdapterWeig
         if isinstance(module, ParamWrapper):
             name = f"{name}.{module.parameter_name}"
             weight = model.get_parameter(name)
-            setattr(
-                module.get_base_layer(), module.parameter_name, weight
-            )  # whose device and type PEFT reads
+            # PEFT reads the weight's device and type.
+            setattr(module.get_base_layer(), module.parameter_name, weight)
             for held, tensor in ((module.lora_A, down), (module.lora_B, up)):
                 held["default"].weight = Parameter(tensor.to(weight.device), requires_grad=False)
             parameters[name] = module
