@@ -88,10 +88,10 @@ def test_too_many_calls_are_refused_and_waiting_ends_in_time(busy: ChatServer) -
 
 @pytest.fixture
 def broken(colour_base: Path, tmp_path: Path) -> Iterator[ChatServer]:
-    """A server of a base whose logits are NaN, and of a folder that is no base any more."""
+    """A server of a base whose activations overflow, and of a folder that is no base any more."""
     folder = exporting.save_base("llama", tmp_path / "nan")
     weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], 3e38)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     bases = {"nan": folder, "gone": tmp_path / "gone"}
     with ChatServer(tmp_path / "service", bases).running() as server:

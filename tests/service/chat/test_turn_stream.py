@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured.service.turn_stream import TurnReader
@@ -40,6 +40,7 @@ def cut(text: str, places: list[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(ends)]
 
 
+@settings(max_examples=30)
 @given(
     TEXTS,
     st.lists(CALLS, max_size=3),
