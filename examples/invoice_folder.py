@@ -9,10 +9,12 @@ from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fpdf import FPDF
 from pydantic import BaseModel, Field, field_validator
+
+from llama_index_finetune_structured import AsWritten, answer_rules
 
 _GOODS = {
     "en": ["Steel screws M8", "Consulting", "Oak table", "Potting soil 40 l", "Printer paper", "Desk lamp"],
@@ -37,18 +39,25 @@ class Item(BaseModel):
 
     description: str
     quantity: int = Field(gt=0)
-    price: Decimal = Field(gt=0, decimal_places=2, description="Of one.")
+    price: Annotated[Decimal, AsWritten("en", "de")] = Field(description="Of one.")
 
 
+def adds_up(invoice: Invoice) -> list[str] | None:
+    """The rule of all invoices here: the items make the total."""
+    found = sum((item.quantity * item.price for item in invoice.items), Decimal(0))
+    return None if found == invoice.total else [f"the items make {found}, the total is {invoice.total}"]
+
+
+@answer_rules(adds_up)
 class Invoice(BaseModel):
     """An invoice."""
 
     number: str
-    issued: date
+    issued: Annotated[date, AsWritten("en", "de")]
     seller: str
     currency: Literal["EUR", "USD", "GBP"]
     items: list[Item] = Field(min_length=1)
-    total: Decimal = Field(gt=0, decimal_places=2)
+    total: Annotated[Decimal, AsWritten("en", "de")]
 
     @field_validator("currency", mode="before")
     @classmethod

@@ -30,16 +30,17 @@ _PARSER: dict[str, Any] = {
 def read_date(text: str, locales: Sequence[str], document: DocumentTexts) -> Reading:
     """The day that a text writes.
 
-    Where day and month may be exchanged, the locales decide; without any, or where they disagree, the document's
-    other dates. Raises ValueError for other texts.
+    Where day and month may be exchanged, the locales decide, those first whose own dates have the mark between the
+    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the document's other dates. Raises ValueError for other texts.
     """
     plain = " ".join(without_marks(western_digits(text)).split())
     for form in (_ISO, _EAST_ASIAN):
         if (found := form.fullmatch(plain)) is not None:
             year, month, day = map(int, found.groups())
             return Reading(_valid(text, year, month, day))
-    if (found := _PARTS.fullmatch(plain)) is not None and found[2].strip() == found[4].strip():
-        return _numeric(text, (found[1], found[3], found[5]), locales, document)
+    if (found := _PARTS.fullmatch(plain)) is not None and (mark := found[2].strip()) == found[4].strip():
+        own = [name for name in locales if mark and mark in _short_form(name)]
+        return _numeric(text, (found[1], found[3], found[5]), own or locales, document)
     return Reading(_named(text, plain, locales))
 
 
@@ -84,8 +85,13 @@ def _year(digits: str) -> int:
 @lru_cache(maxsize=256)
 def _order(name: str) -> str:
     """The order of day, month and year in a locale's numeric dates, such as ``dmy``."""
-    pattern = str(locale_of(name).date_formats["short"].pattern).lower()
-    return "".join(sorted("dmy", key=pattern.find))
+    return "".join(sorted("dmy", key=_short_form(name).find))
+
+
+@lru_cache(maxsize=256)
+def _short_form(name: str) -> str:
+    """The pattern of a locale's numeric dates, such as ``dd.mm.yy``."""
+    return str(locale_of(name).date_formats["short"].pattern).lower()
 
 
 def _named(text: str, plain: str, locales: Sequence[str]) -> date:

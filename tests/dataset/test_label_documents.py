@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import unicodedata
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from llama_index.core.schema import Document, NodeWithScore
 from pydantic import BaseModel, RootModel
 
 from llama_index_finetune_structured import (
+    AsWritten,
     CallPolicy,
     DocumentText,
     LabelledDocuments,
@@ -477,3 +479,23 @@ def test_blank_pages_do_not_count_and_pictures_are_told() -> None:
     found = label_documents([document], RootModel[str], labels={"a": "x"})
     assert [problem.kind for problem in found.problems] == ["page_without_text"]
     assert len(found.data) == 1
+
+
+def test_labels_get_the_spelling_of_their_own_document(tmp_path: Path) -> None:
+    class Bill(BaseModel):
+        day: Annotated[date, AsWritten("en", "de")]
+        total: Annotated[Decimal, AsWritten("en", "de")]
+
+    documents = [
+        Document(text="Rechnung vom 02.03.2025, Summe 1.834,40 €", id_="a"),
+        Document(text="Invoice of March 2, 2025, total $1,834.40", id_="b"),
+    ]
+    label = Bill(day=date(2025, 3, 2), total=Decimal("1834.40"))
+    found = label_documents(documents, Bill, labels={"a": label, "b": label.model_dump(mode="json")})
+    assert [row.answer_object() for row in found.data] == [
+        {"day": "02.03.2025", "total": "1.834,40"},
+        {"day": "March 2, 2025", "total": "1,834.40"},
+    ]
+    with Teacher(lambda _: {"content": label.model_dump_json()}).running() as teacher:
+        asked = label_documents(documents, Bill, teacher=teacher.llm(), path=tmp_path / "t.jsonl")
+    assert [row.answer_object() for row in asked.data] == [row.answer_object() for row in found.data]

@@ -193,3 +193,10 @@ def test_symbols_and_names_of_currencies_become_codes(text: str, locales: list[s
 def test_an_unknown_locale_is_named() -> None:
     with pytest.raises(ConfigurationError, match="locale 'xx_nowhere'"):
         locale_of("xx_nowhere")
+
+
+def test_the_mark_between_the_numbers_of_a_date_tells_of_which_locale_it_is() -> None:
+    both = ("en", "de")
+    assert read_date("02.03.2025", both, DocumentTexts([])) == Reading(date(2025, 3, 2))
+    assert read_date("02/03/2025", both, DocumentTexts([])) == Reading(date(2025, 2, 3))
+    assert read_date("02-03-2025", both, DocumentTexts([])).others, "neither writes it so"

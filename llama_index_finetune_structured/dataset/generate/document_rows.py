@@ -63,15 +63,19 @@ class DocumentRows:
                 f"RootModel[{self.shape.name or 'Answer'} | None], or give every field a default of None"
             ) from None
 
-    def answer_text(self, answer: Any) -> str:
-        """The answer as its class writes it, or ``none_text`` for None. Raises ValueError where it does not fit."""
+    def answer_text(self, answer: Any, text: str) -> str:
+        """The answer to ``text`` as its class writes it, or ``none_text`` for None.
+
+        Raises ValueError where it does not fit.
+        """
+        messages = self.messages(text)
         if answer is None:
             return self.none_text()
         if isinstance(answer, str):  # as a value, or else as the JSON text of one
             with contextlib.suppress(ValueError):
-                return self.shape.answer_text(compact_json(answer))
+                return self.shape.answer_text(compact_json(answer), messages)
         try:
-            return self.shape.answer_text(answer)
+            return self.shape.answer_text(answer, messages)
         except TypeError as error:
             raise ValueError(one_line_reason(error)) from error
 

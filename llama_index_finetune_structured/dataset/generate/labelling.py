@@ -255,7 +255,8 @@ class _Labelling:
         try:
             if label.fault is not None:
                 raise ValueError(label.fault)
-            text = self._rows.answer_text(self._typed(label))
+            document = self._documents.get(name)
+            text = self._rows.answer_text(self._typed(label), document.text if document else "")
         except Exception as error:  # the user's validators may raise anything
             self._add_problem("invalid_label", label.where, _reason(error), name or None)
             if name not in self._labels:

@@ -95,7 +95,8 @@ class TeacherLabels:
                 if "error" in found:
                     error = found["error"]
                     raise ValueError(f"{error['type']}: {error['message']}")
-                text = self._rows.answer_text(found["result"]["answer"])
+                asked = document.text if part is None else document.text[slice(*part)]
+                text = self._rows.answer_text(found["result"]["answer"], asked)
                 rows.append(self._rows.row(document, text, model=teacher.metadata.model_name, span=part))
             except Exception as error:  # the user's validators may raise anything
                 reason = f"the teacher gave no valid answer ({one_line_reason(error)})"
