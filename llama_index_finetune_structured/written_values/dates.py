@@ -31,7 +31,9 @@ def read_date(text: str, locales: Sequence[str], document: DocumentTexts) -> Rea
     """The day that a text writes.
 
     Where day and month may be exchanged, the locales decide, those first whose own dates have the mark between the
-    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the document's other dates. Raises ValueError for other texts.
+    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the document's other dates.
+
+    Raises ValueError for other texts.
     """
     plain = " ".join(without_marks(western_digits(text)).split())
     for form in (_ISO, _EAST_ASIAN):
