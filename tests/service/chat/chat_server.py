@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import insert
 
 from llama_index_finetune_structured import LoraLLM
-from llama_index_finetune_structured.local.model.adapter import WEIGHTS, read_folder_card, write_card
+from llama_index_finetune_structured.local.model.adapter import read_folder_card, write_card
 from llama_index_finetune_structured.local.model.base_files import file_hash
+from llama_index_finetune_structured.local.model.lora_files import WEIGHTS
 from llama_index_finetune_structured.service.app import create_app
 from llama_index_finetune_structured.service.call_queue import CallQueue
 from llama_index_finetune_structured.service.database import jobs, models, new_id, now

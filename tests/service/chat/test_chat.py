@@ -213,7 +213,8 @@ def test_several_choices_are_drawn_and_a_seed_repeats_them(client: OpenAI, chat_
 
 def test_the_limit_of_tokens_ends_an_answer(client: OpenAI, chat_server: ChatServer) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
-        reply = client.chat.completions.create(model="tiny", messages=ASKED, **{name: 3})
+        limit: Any = {name: 3}
+        reply = client.chat.completions.create(model="tiny", messages=ASKED, **limit)
         assert reply.choices[0].finish_reason == "length"
         assert reply.usage is not None
         assert reply.usage.completion_tokens == 3

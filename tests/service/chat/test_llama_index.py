@@ -11,7 +11,7 @@ from llama_index.core import SummaryIndex
 from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.schema import TextNode
-from llama_index.llms.openai_like import OpenAILike
+from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.service.call_queue import CallQueue
