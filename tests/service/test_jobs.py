@@ -55,7 +55,7 @@ def test_the_checkpoint_of_a_job_is_the_model_that_is_listed_and_answers(
     assert [model.id for model in trained.client.models.list()] == ["tiny", name]
     assert trained.client.models.retrieve(name).id == name
     run = service.settings.runs_folder / trained.job.id
-    assert LoraLLM.from_adapter(run / "adapter", max_tokens=2).complete("Film 1") is not None
+    assert LoraLLM.from_adapter(run / "adapter", max_new_tokens=2).complete("Film 1").text is not None
     assert not (run / "checkpoints").exists()
 
 
