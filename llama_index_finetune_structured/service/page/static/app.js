@@ -117,7 +117,12 @@ function route() {
 
 $("sign-in").addEventListener("submit", async (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, $("key").value.trim());
+  const key = $("key").value.trim();
+  if (!/^[!-~]+$/.test(key)) { // which no header can hold
+    tell("This is no API key: expected letters, digits and signs of ASCII alone.");
+    return;
+  }
+  sessionStorage.setItem(KEY, key);
   const isGood = await guarded(() => request("/models"));
   if (isGood) {
     $("key").value = "";
@@ -296,9 +301,12 @@ function pretty(text) {
 }
 function openJob(mine, id) {
   const events = [];
-  for (const place of ["job-events", "job-data", "job-chart"]) $(place).replaceChildren();
-  for (const place of ["title-job", "job-status", "job-left"]) setText($(place), place === "title-job" ? id : "");
-  delete $("job-chart").dataset.shown;
+  for (const place of ["events", "data", "chart", "facts", "status", "left"]) {
+    $(`job-${place}`).replaceChildren();
+    delete $(`job-${place}`).dataset.shown;
+  }
+  for (const place of ["error", "pause", "resume", "cancel", "try"]) show(`job-${place}`, false);
+  setText($("title-job"), id);
   for (const action of ["pause", "resume", "cancel"]) {
     $(`job-${action}`).onclick = () => guarded(async () => {
       if (action === "cancel" && !confirm("Cancel this job? It cannot be resumed.")) return;
