@@ -123,7 +123,7 @@ def browser(profile: Path) -> Iterator[Tab]:
     """A tab of a browser of its own."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --remote-debugging-pipe"
     # The browser reads at 3 and writes at 4; the shell puts the pipes there.
     command = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
     process = subprocess.Popen(

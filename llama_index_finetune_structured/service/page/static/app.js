@@ -162,7 +162,8 @@ function jobRow(job) {
   const link = make("a", { href: `#/jobs/${part(job.id)}` }, job.suffix || job.id);
   return make("tr", { id },
     make("td", {}, link, make("div", { class: "quiet" }, `${job.model}, ${when(job.created_at)}`)),
-    make("td", {}, make("span")), ...Array.from({ length: 4 }, () => make("td")));
+    make("td", {}, make("span")),
+    ...["Step", "Loss", "Held-out loss", "Time left"].map((name) => make("td", { "data-label": name })));
 }
 async function refreshJobs(isCurrent) {
   const page = await get(`/fine_tuning/jobs?limit=${mostJobs}`);
@@ -329,7 +330,9 @@ const svg = (tag, attributes, ...children) => {
   node.append(...children);
   return node;
 };
+let drawn = []; // the steps of the loss curve
 function drawLoss(steps) {
+  drawn = steps;
   const width = Math.max(260, $("job-chart").clientWidth);
   const shown = `${width} ${steps.length}`;
   if ($("job-chart").dataset.shown === shown) return;
@@ -368,6 +371,8 @@ function drawLoss(steps) {
   });
   $("job-chart").replaceChildren(picture);
 }
+
+addEventListener("resize", () => { if (!$("view-job").hidden) drawLoss(drawn); });
 
 // -- models --
 
@@ -504,10 +509,12 @@ function drawCode() {
   try { body = { model: $("second").value, ...asked() }; } catch { return; }
   const url = `${location.origin}/v1`;
   const hasKey = sessionStorage.getItem(KEY) !== null;
-  // A JSON text in a JSON text is also a Python literal, whatever it holds.
+  const json = JSON.stringify(body, null, 2);
+  // A JSON text in a JSON text is also a Python literal, whatever it holds; a raw one is easier to read.
+  const literal = json.includes("'''") ? JSON.stringify(json) : `r'''${json}'''`;
   setText($("code-python"), ["import json", ...(hasKey ? ["import os"] : []), "", "from openai import OpenAI", "",
     `client = OpenAI(base_url=${JSON.stringify(url)}, api_key=${hasKey ? 'os.environ["SERVICE_KEY"]' : '"none"'})`,
-    `request = json.loads(${JSON.stringify(JSON.stringify(body))})`,
+    `request = json.loads(${literal})`,
     "reply = client.chat.completions.create(**request)", "print(reply.choices[0].message.content)"].join("\n"));
   const quoted = `'${JSON.stringify(body).replaceAll("'", "'\\''")}'`;
   setText($("code-curl"), [`curl ${url}/chat/completions \\`, "  -H 'Content-Type: application/json' \\",
