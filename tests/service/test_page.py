@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests.service.browser import CHROMIUM, Tab, browser
 from tests.service.conftest import Running, Trained
-from tests.service.serving import rows
+from tests.service.serving import rows, serving
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 HOSTILE = "<img src=x onerror=document.title='taken'>"
@@ -64,6 +65,21 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script_but_its_own(
 
 
 @needs_browser
+def test_without_keys_the_page_opens_at_once(tab: Tab, tmp_path: Path) -> None:
+    settings = ServiceSettings(folder=tmp_path / "service", bases={"tiny": "none"}, workers=False)
+    with serving(settings) as base:
+        tab.open(f"{base}/#/models")
+        tab.wait("document.querySelectorAll('#model-rows tr').length === 1", 30)
+        assert tab.text("#model-rows td") == "tiny"
+        assert tab.js("document.querySelector('#sign-out').hidden")
+        tab.click("#views a[href='#/jobs']")
+        tab.wait("!document.querySelector('#no-jobs').hidden", 30)
+        assert tab.js("document.activeElement.id") == "title-jobs"
+        assert tab.js("document.querySelector('[aria-current]').innerText") == "Jobs"
+        tab.open("about:blank")
+
+
+@needs_browser
 def test_a_wrong_key_is_refused_and_not_kept(tab: Tab, service: Running) -> None:
     tab.open(f"{service.base}/")
     tab.js("sessionStorage.clear()")
@@ -85,6 +101,7 @@ def test_a_job_is_made_and_its_model_is_asked_with_the_mouse_alone(signed_in: Ta
     tab.click("#new-job summary")
     tab.choose_file("#training", data)
     tab.choose_file("#held-out", held_out)
+    tab.write("#epochs", "2")
     tab.click("#start-job")
     tab.wait("document.querySelector('#job-status').innerText === 'succeeded'")
     tab.wait("document.querySelectorAll('#job-data details').length === 2", 30)
