@@ -20,6 +20,7 @@ from .guards import RequestGuard, log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
 from .models import ModelStore
+from .page import routes as page
 from .pool import ModelPool
 from .runs import remove_runs
 from .settings import ServiceSettings
@@ -49,7 +50,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.metrics = ServiceMetrics(database)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
-    for module in (files, uploads, jobs, models, chat, completions):
+    for module in (files, uploads, jobs, models, chat, completions, page):
         app.include_router(module.router)
     _add_health(app)
     return app
