@@ -236,5 +236,5 @@ def test_every_class_with_its_own_text_makes_it_printable() -> None:
     assert bare == {
         "CheckReport.__repr__", "DatasetSummary.__str__", "FinetuneDataset.__repr__", "GeneratedQuestions.__str__",
         "GradientFinetuneEngine.__repr__", "LeakageReport.__str__", "Revalidation.__repr__", "TrainedSpan.__repr__",
-        "NewRows.__str__", "ServingCommand.__str__", "capture.__repr__",
+        "NewRows.__str__", "ServingCommand.__str__", "AsWritten.__repr__", "capture.__repr__",
     }  # fmt: skip

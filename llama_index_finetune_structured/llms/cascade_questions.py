@@ -85,9 +85,11 @@ class CascadeQuestion:
         """The problems of an answer that fits the schema."""
         if self.output_cls is not None:
             return answer_problems(self.schema, readable_value(answer, self.output_cls), (), answer)
-        messages = self.student[0][0]
+        messages, written = self.student[0][0], self.written(answer)
+        if written is None:
+            return ()
         texts = [messages] if isinstance(messages, str) else source_texts(messages)
-        return answer_problems(self.schema, loads(json_span(_text(answer))), texts)
+        return answer_problems(self.schema, loads(json_span(written)), texts)
 
 
 def known_trust(answer: Any) -> Trust:

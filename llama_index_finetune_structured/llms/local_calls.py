@@ -284,9 +284,10 @@ def prompt_ids(
         raise ConfigurationError("there are no messages to answer: pass one at least")
     tools, said = own_tools(tokenizer, schema, form)
     trained = trained_messages(messages, said, form)
-    spelled = compact_json(tools)
-    require_encodable(spelled, "a tool")
-    require_short([*(message["content"] for message in trained), spelled], context_window)
+    spelled = [compact_json(tool) for tool in tools]
+    for tool in spelled:
+        require_encodable(tool, "a tool")
+    require_short([*(message["content"] for message in trained), *spelled], context_window)
     return render_prompt(tokenizer, trained, date=date, thinking=form.thinking, tools=tools)
 
 

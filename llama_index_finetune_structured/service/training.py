@@ -26,7 +26,7 @@ from ..local.train.settings import LoraSettings
 from .blobs import Blob, Blobs
 from .database import Database, Record, checkpoints, jobs, new_id, now
 from .guards import log_failure
-from .job_requests import ACTIVE
+from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
 from .models import ModelStore
 from .settings import ServiceSettings
@@ -157,18 +157,16 @@ class JobTraining:
         if done.validation_loss is not None:
             data["full_valid_loss"] = done.validation_loss
 
-        def record(connection: Connection) -> None:
+        with self._database.write() as connection:
+            status = job_row(connection, self._job.id).status
+            if status in ENDED:
+                raise KeyboardInterrupt
             text = f"Step {done.step}/{done.total_steps}: training loss={done.loss:.4f}"
             is_new = add_event(connection, self._job.id, text, data=data, step=done.step)
             left = round((done.total_steps - done.step) * done.seconds)
             progress = {"attempts": 0} if is_new else {}
             change_job(connection, self._job.id, estimated_finish=now() + left, **progress)
-
-        try:
-            self._write(record)
-        except _Left:
-            raise KeyboardInterrupt from None
-        if self._stop.is_set():
+        if self._stop.is_set() or status not in ACTIVE:  # the step of a paused job is done, and written down
             raise KeyboardInterrupt
 
     def _write(self, change: Callable[[Connection], object]) -> None:

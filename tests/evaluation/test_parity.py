@@ -89,7 +89,7 @@ def test_a_form_that_breaks_its_answers_fails_on_the_rate_of_valid_ones(adapter:
     assert found.forms["served"].valid == 0.75
     assert (
         "served: 75% of its answers are valid, the adapter's 100%; "
-        "1 of 4 answers are not valid: the answer holds no JSON value: 'no json'"
+        "1 of 4 answers are not valid: the answer holds no JSON object: 'no json'"
     ) in found.failures
 
 

@@ -354,7 +354,8 @@ def test_every_bad_input_raises_a_documented_error(name: str) -> None:
 ELSEWHERE = {
     "AnswerReport.load", "CheckReport.fix", "ServingRecipe.query_engine_kwargs", "render",
     "RetrievalAugmentedDatasetBuilder.stream", "RetrievalAugmentedDatasetBuilder.astream",
-    "QuestionGenerator.agenerate", "aanswer_questions",
+    "QuestionGenerator.agenerate", "aanswer_questions", "FinetuneDataset.to_pandas",
+    "label_documents", "alabel_documents", "read_documents",
     *(f"GradientFinetuneEngine.{name}" for name in ("finetune", "get_current_job", "get_finetuned_model")),
     *(f"OpenAIFinetuneEngine.{name}" for name in (
         "output_dir", "get_current_job", "wait", "await_job", "cancel", "metrics", "get_finetuned_model",

@@ -154,14 +154,16 @@ def test_a_job_stops_within_a_step_goes_on_there_and_ends_when_it_is_cancelled(
     job_after(client, job.id, "running")
     wait_for(lambda: steps_of(client, job.id))
     assert str(jobs.pause(job.id).status) == "paused"
-    steps = steps_of(client, job.id)
+    most = len(steps_of(client, job.id)) + 1  # with the step at work, which is written down
     job_after(client, waiting.id, "running", "succeeded")  # the worker has left the paused one
-    assert steps_of(client, job.id) == steps
+    steps = steps_of(client, job.id)
+    assert len(steps) <= most
     with pytest.raises(openai.BadRequestError, match="The job is paused"):
         jobs.pause(job.id)
     assert jobs.resume(job.id).status == "queued"
     wait_for(lambda: len(steps_of(client, job.id)) > len(steps))
-    assert steps_of(client, job.id) == list(range(1, len(steps_of(client, job.id)) + 1))
+    gone_on = steps_of(client, job.id)
+    assert gone_on == list(range(1, len(gone_on) + 1))
     cancelled = jobs.cancel(job.id)
     assert (cancelled.status, cancelled.finished_at is not None) == ("cancelled", True)
     with pytest.raises(openai.BadRequestError, match="The job is cancelled"):

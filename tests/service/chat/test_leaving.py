@@ -51,7 +51,7 @@ def test_a_client_that_leaves_ends_its_generation(way: str, chat_server: ChatSer
                 wait_until(lambda: sequences(chat_server))
         else:
             with pytest.raises(httpx.ReadTimeout):
-                http.post(url, json=body, timeout=httpx.Timeout(60, read=2))
+                http.post(url, json=body, timeout=httpx.Timeout(60, read=0.2))
     chat_server.wait_until_idle()
     wait_until(lambda: not sequences(chat_server), 10)
 
