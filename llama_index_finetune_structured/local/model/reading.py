@@ -80,7 +80,7 @@ def require_buildable(config: Mapping[str, Any]) -> None:
 def causal_model(folder: Path, **options: Any) -> Any:
     """A transformers causal LM, from safetensors or by ``gguf_file``, without running code from its folder.
 
-    Raises ConfigurationError where weights are missing or of another shape: transformers makes random ones of them.
+    Raises ValueError where weights are missing or of another shape: transformers makes random ones of them.
     """
     with _loading:
         found, info = transformers_library().AutoModelForCausalLM.from_pretrained(
@@ -93,10 +93,9 @@ def causal_model(folder: Path, **options: Any) -> Any:
         )
     wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if wrong:
-        place = folder / options.get("gguf_file", "")
-        raise ConfigurationError(
-            f"{place}: weights are missing or of another shape than the config says: {', '.join(wrong[:3])}"
-            f"{' and others' if len(wrong) > 3 else ''}; copy or download the model again"
+        more = " and others" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"weights are missing or of another shape than the config says: {', '.join(wrong[:3])}{more}"
         )
     return found
 
