@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigurationError, EngineError, MissingDependencyError
-from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..local.model.base_models import DEFAULT_BASE_MODEL, resolve
 from ..printable import one_line
 from .command import Result, command, say, settings_of
 
@@ -65,6 +65,8 @@ def serve(
             f"--host {host}: other machines could use the service without a key: run 'finetune-structured keys add "
             f"NAME --folder {folder}' first, or listen on 127.0.0.1"
         )
+    for path in settings.bases.values():  # a wrong one is told here, and not to the first client
+        resolve(path)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     say(f"http://{host}:{port}/v1")
     # Requests are logged by the service, without their content.

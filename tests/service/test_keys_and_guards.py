@@ -147,8 +147,22 @@ def test_the_command_listens_on_no_other_address_without_a_key(tmp_path: Path) -
     result = CliRunner().invoke(cli, ["serve", "--folder", str(tmp_path), "--host", "0.0.0.0"])
     assert result.exit_code == 1
     assert "other machines could use the service without a key" in " ".join(result.stderr.split())
-    for wrong in ("no-path", "a b=/x"):
-        assert CliRunner().invoke(cli, ["serve", "--folder", str(tmp_path), "--base", wrong]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ("no-path", "expected NAME=PATH"),
+        ("a b=/x", "is no model name"),
+        ("small=/nowhere", "no such folder or .gguf file"),
+    ],
+)
+def test_the_command_does_not_start_with_a_base_that_is_not_there(
+    tmp_path: Path, base: str, reason: str
+) -> None:
+    result = CliRunner().invoke(cli, ["serve", "--folder", str(tmp_path), "--base", base])
+    assert result.exit_code == 1
+    assert reason in " ".join(result.stderr.split())
 
 
 def test_a_second_server_of_a_folder_does_not_start(app: FastAPI, settings: ServiceSettings) -> None:
