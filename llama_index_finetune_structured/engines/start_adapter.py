@@ -11,6 +11,7 @@ from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source, parsed_rows
 from ..errors import ConfigurationError
 from ..example import Example, content_hash
+from ..json_schema import find_error
 from ..local.model.adapter import AdapterCard, find_adapter, read_matching_card
 from ..local.model.base_models import BaseModelFiles
 from ..local.model.lora_files import LoraFile, read_lora_config
@@ -125,7 +126,9 @@ class StartAdapter:
     def replayed(self, new: Sequence[Example], share: float, seed: int) -> tuple[Example, ...]:
         """The old rows that are trained on again, so that old and new ones are in proportion ``share``.
 
-        Chosen by hash, so that the order of rows does not matter. Old rows among the new ones count as replayed.
+        Chosen by hash, so that the order of rows does not matter. Old rows among the new ones count as replayed. Where
+        the new rows have one schema that takes the answers of old ones as they are, those are asked for by it: else
+        all answers to it would have its new fields, and the model would invent them.
         """
         if not share:
             return ()
@@ -136,11 +139,13 @@ class StartAdapter:
                 self.folder,
             )
             return ()
-        ids = {row.id for row in new}
-        known = {row.id for row in self.old}
+        schemas = {schema_key(row.answer_schema): row for row in new if row.answer_schema}
+        only = next(iter(schemas.values())) if len(schemas) == 1 else None
+        old = [_asked_as(row, only) for row in self.old]
+        ids, known = {row.id for row in new}, {row.id for row in old}
         again = sum(row.id in known for row in new)
         wanted = round(share / (1 - share) * (len(new) - again)) - again
-        rest = {row.id: row for row in self.old if row.id not in ids}
+        rest = {row.id: row for row in old if row.id not in ids}
         by_hash = sorted(rest.values(), key=lambda row: content_hash([seed, row.id]))
         return tuple(by_hash[: max(0, wanted)])
 
@@ -166,3 +171,16 @@ class StartAdapter:
                 "windows": card.windows or old.windows,
             }
         )
+
+
+def _asked_as(old: Example, new: Example | None) -> Example:
+    """The old row with the schema of the new one, where its answer fits that; else as it is."""
+    if new is None or new.answer_schema is None or old.answer_schema is None:
+        return old
+    # A schema in the text of messages, or in a tool, is no part that could be exchanged.
+    if "json_schema" not in (old.transport, new.transport) or old.transport != new.transport:
+        return old
+    if find_error(new.answer_schema, old.answer_object()) is not None:
+        return old
+    update = {name: getattr(new, name) for name in ("answer_schema", "schema_name", "answer_class")}
+    return Example(**{**dict(old), **update})

@@ -119,7 +119,19 @@ def test_old_rows_are_replayed_in_their_share_as_far_as_there_are_any(
     share: float, old: int, base: Path, first: Path, tmp_path: Path
 ) -> None:
     engine = _on(base, first, tmp_path, replay_share=share)
-    assert [example.schema_name for example in engine.examples] == ["Shade"] * 4 + ["Colour"] * old
+    assert [example.schema_name for example in engine.examples] == ["Shade"] * (4 + old)
+    assert all("tone" not in example.answer_object() for example in engine.examples[4:])
+
+
+def test_old_answers_that_do_not_fit_the_new_schema_keep_their_own(
+    base: Path, first: Path, tmp_path: Path
+) -> None:
+    class Tint(BaseModel):
+        tint: str
+
+    rows = FinetuneDataset.from_pairs([(f"Tint {n}.", Tint(tint=str(n))) for n in range(4)], output_cls=Tint)
+    engine = LoraFinetuneEngine(rows, base_model=base, output_dir=tmp_path, start_from=first)
+    assert [example.schema_name for example in engine.examples] == ["Tint"] * 4 + ["Colour"] * 4
 
 
 def test_old_rows_among_the_new_ones_are_not_trained_on_twice(
@@ -210,14 +222,14 @@ def test_a_form_of_prompts_without_schemas_ends_where_there_are_two(
 def test_check_and_training_name_each_new_field_with_the_rows_that_teach_it(
     base: Path, first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = "'tone' (filled in 3 of 4 rows) of Shade: not in the schemas that the adapter was trained on"
+    said = "'tone' (filled in 3 of {} rows) of Shade: not in the schemas that the adapter was trained on"
     report = check(_shades(4, 3), base_model=base, start_from=first)
     assert report.ok
-    assert [p.message for p in report.problems if p.code == "field_new"] == [said]
+    assert [p.message for p in report.problems if p.code == "field_new"] == [said.format(4)]
     assert not check(_rows(0, 8), base_model=base, start_from=first).problems
     with caplog.at_level(logging.WARNING):
         _on(base, first, tmp_path / "run").finetune()
-    assert said in caplog.text
+    assert said.format(8) in caplog.text, "with the old rows, which leave it out"
 
 
 def test_training_warns_of_a_field_that_no_row_fills(
