@@ -28,7 +28,9 @@ from .spans import Span, SpanOwner, SpanTree
 
 __all__ = ["Tracker", "tracker"]
 
-_INTERRUPT_AGAIN_S = 0.05  # chosen: the dispatcher has returned, also on a busy machine, before a user notices
+_INTERRUPT_AGAIN_S = (
+    0.05  # chosen: the dispatcher has returned, also on a busy machine, before a user notices
+)
 _CALLS = frozenset({"chat", "achat", "complete", "acomplete"})
 _NO_OWNERS: frozenset[SpanOwner] = frozenset()
 _STRUCTURED = frozenset({"structured_predict", "astructured_predict"})
