@@ -65,8 +65,11 @@ def serve(
             f"--host {host}: other machines could use the service without a key: run 'finetune-structured keys add "
             f"NAME --folder {folder}' first, or listen on 127.0.0.1"
         )
-    for path in settings.bases.values():  # a wrong one is told here, and not to the first client
-        resolve(path)
+    for name, path in settings.bases.items():  # a wrong one is told here, and not to the first client
+        try:
+            resolve(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"--base {name}={path}: {error}") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     say(f"http://{host}:{port}/v1")
     # Requests are logged by the service, without their content.

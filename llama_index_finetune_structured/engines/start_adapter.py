@@ -178,7 +178,7 @@ def _asked_as(old: Example, new: Example | None) -> Example:
     if new is None or new.answer_schema is None or old.answer_schema is None:
         return old
     # A schema in the text of messages, or in a tool, is no part that could be exchanged.
-    if "json_schema" not in (old.transport, new.transport) or old.transport != new.transport:
+    if not old.transport == new.transport == "json_schema":
         return old
     if find_error(new.answer_schema, old.answer_object()) is not None:
         return old

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection, delete, or_
 
-from .blobs import Blob, Blobs
-from .database import Database, files, now
+from .app_state import blobs_of, database_of, service_settings
+from .blobs import Blob
+from .database import files, now
 from .errors import invalid
 from .forms import chunks_of, expires_after, field_of, file_in, form_of
 from .keys import ApiKey, scoped
@@ -29,16 +30,6 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 FilesKey = Annotated[ApiKey, Depends(scoped("files"))]
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-def _blobs(request: Request) -> Blobs:
-    blobs: Blobs = request.app.state.blobs
-    return blobs
 
 
 @router.post("")
@@ -62,7 +53,7 @@ async def create_file(request: Request, key: FilesKey) -> dict[str, Any]:
             )  # fmt: skip
 
         content = checked_text(chunks_of(file), purpose)
-        await _blobs(request).store(content, request.app.state.settings.max_file_bytes, record)
+        await blobs_of(request).store(content, service_settings(request).max_file_bytes, record)
     return _described(request, key, ids[0])
 
 
@@ -79,7 +70,7 @@ def list_files(
     where = [files.c.owner == key.id, or_(files.c.expires_at.is_(None), files.c.expires_at > now())]
     if purpose is not None:
         where.append(files.c.purpose == purpose)
-    rows, has_more = listed_page(_database(request), files, where, after=after, limit=limit, order=order)
+    rows, has_more = listed_page(database_of(request), files, where, after=after, limit=limit, order=order)
     data = [described_file(row) for row in rows]
     ends = {"first_id": rows[0].id, "last_id": rows[-1].id} if rows else {"first_id": "", "last_id": ""}
     return {"object": "list", "data": data, "has_more": has_more, **ends}
@@ -94,26 +85,26 @@ def retrieve_file(request: Request, key: FilesKey, file_id: str) -> dict[str, An
 @router.get("/{file_id}/content")
 def download_file(request: Request, key: FilesKey, file_id: str) -> StreamingResponse:
     """The content of a file."""
-    with _database(request).read() as connection:
+    with database_of(request).read() as connection:
         row = file_of(connection, key.id, file_id)
     headers = {
         "content-length": str(row.bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
     }
-    chunks = _blobs(request).chunks(row.sha256)
+    chunks = blobs_of(request).chunks(row.sha256)
     return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
 
 @router.delete("/{file_id}")
 def delete_file(request: Request, key: FilesKey, file_id: str) -> dict[str, Any]:
     """Delete a file. Jobs that were made with it keep its content until they end."""
-    with _database(request).write() as connection:
+    with database_of(request).write() as connection:
         row = file_of(connection, key.id, file_id)
         connection.execute(delete(files).where(files.c.number == row.number))
-    _blobs(request).discard([row.sha256])
+    blobs_of(request).discard([row.sha256])
     return {"id": file_id, "object": "file", "deleted": True}
 
 
 def _described(request: Request, key: ApiKey, file_id: str) -> dict[str, Any]:
-    with _database(request).read() as connection:
+    with database_of(request).read() as connection:
         return described_file(file_of(connection, key.id, file_id))

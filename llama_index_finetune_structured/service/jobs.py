@@ -14,14 +14,13 @@ from fastapi.responses import Response
 from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
 from sse_starlette import EventSourceResponse
 
-from .blobs import Blobs
+from .app_state import blobs_of, database_of, service_settings
 from .database import Database, Record, checkpoints, events, jobs, new_id, now
 from .errors import ApiError, invalid, not_found
 from .job_requests import ACTIVE, ENDED, CreateJob, Hyperparameters, described_event, described_job
 from .job_rows import add_event, change_job, job_row
 from .keys import ApiKey, scoped
 from .paging import listed_page
-from .settings import ServiceSettings
 from .stored_files import file_of
 
 __all__ = ["router"]
@@ -32,22 +31,12 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 _POLL_S = 0.3
 
 
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-def _settings(request: Request) -> ServiceSettings:
-    settings: ServiceSettings = request.app.state.settings
-    return settings
-
-
 @router.post("")
 def create_job(request: Request, key: JobsKey, body: CreateJob) -> dict[str, Any]:
     """Queue a job."""
     hyperparameters = _supervised(body)
-    if body.model not in _settings(request).bases:
-        names = ", ".join(_settings(request).bases)
+    if body.model not in service_settings(request).bases:
+        names = ", ".join(service_settings(request).bases)
         raise ApiError(
             404, f"{body.model!r} cannot be fine-tuned here; expected of: {names}.", param="model",
             code="model_not_found",
@@ -63,14 +52,14 @@ def create_job(request: Request, key: JobsKey, body: CreateJob) -> dict[str, Any
         "seed": secrets.randbelow(2**31) if body.seed is None else body.seed,
         "metadata": body.metadata,
     }
-    with _database(request).write() as connection:
+    with database_of(request).write() as connection:
         for kind in ("training", "validation"):
             if (file_id := getattr(body, f"{kind}_file")) is not None:
                 row |= _file_columns(connection, key, kind, file_id)
         _require_turn(connection, key)
         connection.execute(insert(jobs).values(row))
         add_event(connection, row["id"], f"Created fine-tuning job: {row['id']}")
-        return described_job(job_row(connection, row["id"]), _settings(request).organization)
+        return described_job(job_row(connection, row["id"]), service_settings(request).organization)
 
 
 def _supervised(body: CreateJob) -> Hyperparameters:
@@ -113,8 +102,8 @@ def _require_turn(connection: Connection, key: ApiKey) -> None:
 def list_jobs(request: Request, key: JobsKey, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
     """The key's jobs, the newest first; ``metadata[name]=value`` selects by metadata."""
     where = [jobs.c.owner == key.id, *_metadata_filter(request.query_params.multi_items())]
-    rows, has_more = listed_page(_database(request), jobs, where, after=after, limit=limit)
-    organization = _settings(request).organization
+    rows, has_more = listed_page(database_of(request), jobs, where, after=after, limit=limit)
+    organization = service_settings(request).organization
     return {
         "object": "list",
         "data": [described_job(row, organization) for row in rows],
@@ -138,8 +127,8 @@ def _metadata_filter(query: Iterable[tuple[str, str]]) -> list[ColumnElement[boo
 @router.get("/{job_id}")
 def retrieve_job(request: Request, key: JobsKey, job_id: str) -> dict[str, Any]:
     """One job."""
-    with _database(request).read() as connection:
-        return described_job(_job(connection, key, job_id), _settings(request).organization)
+    with database_of(request).read() as connection:
+        return described_job(_job(connection, key, job_id), service_settings(request).organization)
 
 
 @router.post("/{job_id}/cancel")
@@ -148,10 +137,9 @@ def cancel_job(request: Request, key: JobsKey, job_id: str) -> dict[str, Any]:
     described = _change(
         request, key, job_id, "cancelled", "The job was cancelled.", (*ACTIVE, "queued", "paused")
     )
-    blobs: Blobs = request.app.state.blobs
-    with _database(request).read() as connection:
+    with database_of(request).read() as connection:
         row = _job(connection, key, job_id)
-    blobs.discard(sha256 for sha256 in (row.training_sha256, row.validation_sha256) if sha256)
+    blobs_of(request).discard(sha256 for sha256 in (row.training_sha256, row.validation_sha256) if sha256)
     return described
 
 
@@ -170,7 +158,7 @@ def resume_job(request: Request, key: JobsKey, job_id: str) -> dict[str, Any]:
 def _change(
     request: Request, key: ApiKey, job_id: str, status: str, message: str, allowed: tuple[str, ...]
 ) -> dict[str, Any]:
-    with _database(request).write() as connection:
+    with database_of(request).write() as connection:
         row = _job(connection, key, job_id)
         if row.status not in allowed:
             raise invalid(
@@ -179,7 +167,7 @@ def _change(
         finished = now() if status in ENDED else None
         change_job(connection, job_id, status=status, finished_at=finished, attempts=0)
         add_event(connection, job_id, message)
-        return described_job(job_row(connection, job_id), _settings(request).organization)
+        return described_job(job_row(connection, job_id), service_settings(request).organization)
 
 
 def _job(connection: Connection, key: ApiKey, job_id: str) -> Record:
@@ -200,7 +188,7 @@ def list_events(
     stream: bool = False,
 ) -> dict[str, Any] | Response:
     """A job's events, the newest first; with ``stream``, all as server-sent events until the job has ended."""
-    database = _database(request)
+    database = database_of(request)
     with database.read() as connection:
         _job(connection, key, job_id)
     if stream:
@@ -235,7 +223,7 @@ def list_checkpoints(
     request: Request, key: JobsKey, job_id: str, after: str | None = None, limit: Limit = 10
 ) -> dict[str, Any]:
     """The weights of a job that are served: those that it kept in the end."""
-    database = _database(request)
+    database = database_of(request)
     with database.read() as connection:
         _job(connection, key, job_id)
     where = [checkpoints.c.job_id == job_id]

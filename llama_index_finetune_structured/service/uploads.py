@@ -10,7 +10,8 @@ from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from .blobs import Blob, Blobs
+from .app_state import blobs_of, database_of, service_settings
+from .blobs import Blob
 from .database import Database, Record, files, new_id, now, parts, uploads
 from .errors import ApiError, invalid, not_found
 from .forms import ExpiresAfter, chunks_of, file_in, form_of
@@ -52,20 +53,10 @@ class CompleteUpload(BaseModel):
     md5: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
 
 
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-def _blobs(request: Request) -> Blobs:
-    blobs: Blobs = request.app.state.blobs
-    return blobs
-
-
 @router.post("")
 def create_upload(request: Request, key: UploadsKey, body: CreateUpload) -> dict[str, Any]:
     """Begin an upload."""
-    limit = request.app.state.settings.max_file_bytes
+    limit = service_settings(request).max_file_bytes
     if body.bytes > limit:
         raise invalid(f"A file may have at most {limit:,} bytes.", "bytes", code="file_too_large")
     made = now()
@@ -80,7 +71,7 @@ def create_upload(request: Request, key: UploadsKey, body: CreateUpload) -> dict
         "expires_at": made + _SECONDS,
         "file_seconds": None if body.expires_after is None else body.expires_after.seconds,
     }
-    with _database(request).write() as connection:
+    with database_of(request).write() as connection:
         require_room(connection, key, body.bytes)
         connection.execute(insert(uploads).values(row))
         return _described(connection, _upload(connection, key, str(row["id"])))
@@ -92,7 +83,7 @@ async def add_part(request: Request, key: UploadsKey, upload_id: str) -> dict[st
     row = {"id": new_id("part_"), "upload_id": upload_id, "created_at": now()}
 
     def require_pending() -> None:
-        with _database(request).read() as connection:
+        with database_of(request).read() as connection:
             _pending(connection, key, upload_id)
 
     def record(connection: Connection, blob: Blob) -> None:
@@ -106,7 +97,7 @@ async def add_part(request: Request, key: UploadsKey, upload_id: str) -> dict[st
     await run_in_threadpool(require_pending)  # before the body is read
     async with form_of(request) as form:
         content = chunks_of(file_in(form, "data"))
-        await _blobs(request).store(content, request.app.state.settings.max_part_bytes, record)
+        await blobs_of(request).store(content, service_settings(request).max_part_bytes, record)
     return {**row, "object": "upload.part"}
 
 
@@ -115,7 +106,7 @@ async def complete_upload(
     request: Request, key: UploadsKey, upload_id: str, body: CompleteUpload
 ) -> dict[str, Any]:
     """Make a file of the parts."""
-    database, blobs = _database(request), _blobs(request)
+    database, blobs = database_of(request), blobs_of(request)
 
     def read() -> tuple[Record, list[Record]]:
         with database.read() as connection:
@@ -160,14 +151,14 @@ async def complete_upload(
 @router.post("/{upload_id}/cancel")
 def cancel_upload(request: Request, key: UploadsKey, upload_id: str) -> dict[str, Any]:
     """Drop an upload and its parts."""
-    with _database(request).write() as connection:
+    with database_of(request).write() as connection:
         _pending(connection, key, upload_id)
         gone: Sequence[str] = connection.scalars(
             delete(parts).where(parts.c.upload_id == upload_id).returning(parts.c.sha256)
         ).all()
         _set(connection, upload_id, status="cancelled")
-    _blobs(request).discard(gone)
-    return _reply(_database(request), key, upload_id)
+    blobs_of(request).discard(gone)
+    return _reply(database_of(request), key, upload_id)
 
 
 def _upload(connection: Connection, key: ApiKey, upload_id: str) -> Record:

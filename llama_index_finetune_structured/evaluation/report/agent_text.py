@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...printable import one_line
 from ..results import TEACHER
 from ..score.agent_scores import AgentScore, AgentTable
+from ..score.metrics import mean_of_known
 from .terminal import FittedTable
 from .text import against_sentence, mean_text, percent
 
@@ -68,15 +69,11 @@ def gold_figures(table: AgentTable) -> tuple[float, float, float | None, float |
     """(steps, calls, prompt tokens, completion tokens) of a gold run, as means."""
     golds = [row.gold for row in table.rows]
 
-    def mean(counts: list[int | None]) -> float | None:
-        known = [count for count in counts if count is not None]
-        return sum(known) / len(known) if known else None
-
     return (
         sum(gold.steps for gold in golds) / len(golds),
         sum(len(gold.calls) for gold in golds) / len(golds),
-        mean([gold.usage.prompt_tokens for gold in golds]),
-        mean([gold.usage.completion_tokens for gold in golds]),
+        mean_of_known([gold.usage.prompt_tokens for gold in golds]),
+        mean_of_known([gold.usage.completion_tokens for gold in golds]),
     )
 
 
