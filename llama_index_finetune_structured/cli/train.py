@@ -127,13 +127,27 @@ def train(
         float,
         typer.Option(min=0, max=0.99, callback=finite, help="Share of old rows among those trained on."),
     ] = REPLAY_SHARE,
+    rejects: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of rejected answers to prompts of the data, over which its answers are to be preferred (DPO)."
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            callback=finite,
+            help="How close preferences stay to the model that training began with (default: 0.1).",
+        ),
+    ] = None,
 ) -> Result:
     """Fine-tune a base model with LoRA on the answers, with checkpoints. Needs the extra 'local'.
 
     Ctrl-C finishes the current step and saves a checkpoint; the same command
     resumes from it, and shows a finished run.
     """
-    given = {"rank": rank, "thinking": thinking}
+    given = {"rank": rank, "thinking": thinking, "beta": beta}
     settings = settings_of(
         LoraSettings,
         **{name: value for name, value in given.items() if value is not None},
@@ -160,6 +174,7 @@ def train(
         start_from=start_from,
         replay=replay,
         replay_share=replay_share,
+        rejects=rejects,
     )
     if (rows := len(engine.examples)) < FEW_ROWS:
         say(f"only {counted(rows, 'example')}: enough to learn the form of an answer, hardly the task")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..local.model.prompts import prompt_form_of
 from ..local.model.reading import seeding
 from ..local.train.distributed import DistributedRun
 from ..local.train.memory import MemoryPlan, free_memory, model_shape, plan_rows, require_memory
-from ..local.train.recipe import GOING_ON_RATE
+from ..local.train.recipe import GOING_ON_RATE, PREFERENCE_RATE
 from ..local.train.settings import LoraSettings
 from ..local.train.trackers import RunTrackers, require_trackers
 from ..locks import locked_folder
@@ -31,13 +31,13 @@ from .base import EventSaver, FinetuneEngine
 from .lora_card import adapter_card
 from .lora_run import LoraJob, LoraRunFolder
 from .lora_steps import TrainingStep, last_step, planned
+from .preference_data import PreferenceData, rows_of
 from .start_adapter import REPLAY_SHARE, StartAdapter
-from .training_rows import TrainingRows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..local.model.prompts import TokenRow
+    from ..local.model.prompts import TrainingRow
     from ..local.train.trainer import Trainer
 
 __all__ = ["LoraFinetuneEngine", "LoraJob"]
@@ -66,6 +66,10 @@ class LoraFinetuneEngine(FinetuneEngine):
             (``train.jsonl``, as ``tune`` and ``improve`` write it), if any.
         replay_share: Share of old rows among the rows that are trained on, from 0 to below 1, as far as there are so
             many: without them what was learned is forgotten. They keep the schemas of their own.
+        rejects: Rejected answers to prompts of ``data`` and ``validation``: Examples, or a capture's
+            ``*.rejects.jsonl``. Then the answers of ``data`` are trained to be preferred over them (DPO,
+            arXiv:2305.18290), rows without one are left out, and nothing is replayed. Best with ``start_from``, an
+            adapter that gives such answers. None: train on the answers.
 
     Raises:
         DatasetError: The data is empty or cannot be read; the text names every such line, as ``check`` does.
@@ -85,15 +89,17 @@ class LoraFinetuneEngine(FinetuneEngine):
         start_from: str | Path | None = None,
         replay: FinetuneDataset | str | Path | Iterable[Example] | None = None,
         replay_share: float = REPLAY_SHARE,
+        rejects: str | Path | Iterable[Example] | None = None,
     ) -> None:
         self.base = resolve(base_model)
-        self._data = TrainingRows(data)
+        rejected = rejects if rejects is None or isinstance(rejects, str | Path) else tuple(rejects)
+        self._data = rows_of(data, rejected)
         self._start = StartAdapter.of(start_from, self.base, replay, replay_share)
         self.config = self._start.settings(config) if self._start else config or LoraSettings()
         if self._start:
             self._data.replay(self._start.replayed(self._data.examples, replay_share, self.config.seed))
         held_out = () if validation is None else as_source(validation)
-        self._validation = None if held_out == () else TrainingRows(held_out)
+        self._validation = None if held_out == () else rows_of(held_out, rejected)
         self.examples = self._data.examples
         self.validation = [] if self._validation is None else self._validation.examples
         identity = {
@@ -102,6 +108,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             **self.config.identity,
             "alpha": self.config.lora_alpha,
             **({"start adapter": self._start.sha256} if self._start else {}),
+            **self._data.identity,
         }
         self.fingerprint = content_hash(identity)
         self.output_dir = Path(output_dir) if output_dir is not None else _OUTPUT / self.fingerprint[:12]
@@ -184,8 +191,8 @@ class LoraFinetuneEngine(FinetuneEngine):
     def _train(
         self,
         processes: DistributedRun,
-        rows: list[TokenRow],
-        validation: list[TokenRow],
+        rows: Sequence[TrainingRow],
+        validation: Sequence[TrainingRow],
         on_step: Callable[[TrainingStep], None],
     ) -> None:
         trainer = self._trainer(rows, self._plan(rows, processes))
@@ -261,7 +268,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             raise EngineError(f"{self.output_dir}: no finished adapter; call finetune() first")
         return LoraLLM.from_adapter(self.adapter, **{"base_model": self.base.name, **llm_kwargs})
 
-    def _training_rows(self) -> tuple[list[TokenRow], list[TokenRow]]:
+    def _training_rows(self) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
         """Training rows and held-out rows. Raises DatasetError for what ``check`` finds wrong with them."""
         self._tokenizer = load_tokenizer(self.base)
         self._prompt_date = self._run.prompt_date(prompt_date(self._tokenizer))
@@ -301,7 +308,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                 )
             yield
 
-    def _plan(self, rows: list[TokenRow], processes: DistributedRun) -> MemoryPlan | None:
+    def _plan(self, rows: Sequence[TrainingRow], processes: DistributedRun) -> MemoryPlan | None:
         """How the run fits into the memory; None: unknown. Raises EngineError, in every process, where it does not.
 
         Before the base model is loaded, which takes minutes; so are the trackers' packages looked for.
@@ -320,7 +327,7 @@ class LoraFinetuneEngine(FinetuneEngine):
             raise EngineError("another process has too little memory, as its own error says")
         return plan
 
-    def _trainer(self, rows: list[TokenRow], plan: MemoryPlan | None = None) -> Trainer:
+    def _trainer(self, rows: Sequence[TrainingRow], plan: MemoryPlan | None = None) -> Trainer:
         """A trainer at the newest checkpoint."""
         try:
             import torch
@@ -354,7 +361,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                     self._run.checkpoints,
                     fingerprint=fingerprint,
                     plan=plan,
-                    rate_share=GOING_ON_RATE if self._start else 1.0,
+                    rate_share=self._rate_share,
                 )
             except CheckpointError as error:
                 raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
@@ -364,12 +371,18 @@ class LoraFinetuneEngine(FinetuneEngine):
             self._run.write_identity(self._prompt_date)
         return trainer
 
-    def _card(self, rows: list[TokenRow]) -> AdapterCard:
+    @property
+    def _rate_share(self) -> float:
+        if isinstance(self._data, PreferenceData):
+            return PREFERENCE_RATE
+        return GOING_ON_RATE if self._start else 1.0
+
+    def _card(self, rows: Sequence[TrainingRow]) -> AdapterCard:
         card = adapter_card(
             self.base,
             self._tokenizer,
             self._data,
-            rows,
+            [row.parts[0] for row in rows],
             self._form,
             self._prompt_date,
             self._window_size,

@@ -14,7 +14,7 @@ from ..dataset.checks.targets import TrainingTarget
 from ..dataset.windows import bare_examples, window_rows, window_size
 from ..errors import ConfigurationError
 from ..example import Example
-from ..local.model.prompts import TokenRow
+from ..local.model.prompts import TokenRow, TrainingRow
 from ..local.schema.list_items import ListRules, learn_list_rules
 from ..printable import package_logger
 
@@ -37,9 +37,14 @@ class TrainingRows:
         self._rows += tuple(again)
         self.examples += [row.content for row in again if isinstance(row.content, Example)]
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What these rows are beside their Examples."""
+        return {}
+
     def trainable(
         self, target: TrainingTarget, known: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[TokenRow]:
+    ) -> list[TrainingRow]:
         """The rows as token ids. Raises DatasetError with every error that ``check`` has for them.
 
         ``known``: as of ``trainable_rows``.

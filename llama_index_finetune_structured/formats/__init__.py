@@ -9,7 +9,14 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .gradient import gradient_prompt, to_gradient
     from .openai import from_openai, to_openai
-    from .preferences import from_openai_preference, preference_lines, to_openai_preference
+    from .preferences import (
+        from_openai_preference,
+        preference_lines,
+        preference_pairs,
+        read_preferences,
+        read_rejects,
+        to_openai_preference,
+    )
     from .reading import example_from_row, read_examples
     from .registry import to_query_response, training_lines
     from .transports import render, schema_prompt
@@ -29,7 +36,14 @@ else:
         {
             ".gradient": ["gradient_prompt", "to_gradient"],
             ".openai": ["from_openai", "to_openai"],
-            ".preferences": ["from_openai_preference", "preference_lines", "to_openai_preference"],
+            ".preferences": [
+                "from_openai_preference",
+                "preference_lines",
+                "preference_pairs",
+                "read_preferences",
+                "read_rejects",
+                "to_openai_preference",
+            ],
             ".reading": ["example_from_row", "read_examples"],
             ".registry": ["to_query_response", "training_lines"],
             ".transports": ["render", "schema_prompt"],
@@ -57,7 +71,10 @@ __all__ = [
     "message_of",
     "message_to_wire",
     "preference_lines",
+    "preference_pairs",
     "read_examples",
+    "read_preferences",
+    "read_rejects",
     "render",
     "response_to_wire",
     "schema_prompt",

@@ -9,12 +9,19 @@ from typing import Any
 
 from ..errors import CaptureError, DatasetError
 from ..example import Example, Message, content_hash
-from ..jsonl import READ_ERRORS, one_line_reason, parse_line
+from ..jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
 from ..jsonl_store import read_shards
 from .openai import from_openai
 from .reading import example_from_row
 
-__all__ = ["from_openai_preference", "preference_lines", "to_openai_preference"]
+__all__ = [
+    "from_openai_preference",
+    "preference_lines",
+    "preference_pairs",
+    "read_preferences",
+    "read_rejects",
+    "to_openai_preference",
+]
 
 
 def to_openai_preference(example: Example, rejected: Message) -> dict[str, Any]:
@@ -55,6 +62,8 @@ def from_openai_preference(row: dict[str, Any]) -> tuple[Example, Message]:
     Raises:
         ValueError: The line is malformed; the message names the field.
     """
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     prompt, better, worse = (row.get(k) for k in ("input", "preferred_output", "non_preferred_output"))
     if not isinstance(prompt, dict) or not isinstance(prompt.get("messages"), list):
         raise ValueError("input: expected an object with 'messages'")
@@ -78,18 +87,69 @@ def preference_lines(examples: Iterable[Example], rejects: str | Path | Iterable
     Raises:
         DatasetError: No line can be made, or the file cannot be read or has an invalid line (``file:line``).
     """
+    rejected = read_rejects(Path(rejects)) if isinstance(rejects, str | Path) else rejects
+    for example, reject in preference_pairs(examples, rejected):
+        yield json.dumps(to_openai_preference(example, reject.answer), ensure_ascii=False)
+
+
+def preference_pairs(
+    examples: Iterable[Example], rejects: Iterable[Example]
+) -> Iterator[tuple[Example, Example]]:
+    """Yield each rejected answer behind the accepted answer to the same prompt that differs from it.
+
+    Args:
+        examples: Examples with accepted answers; of those with the same prompt the last one counts.
+        rejects: Examples with rejected answers.
+
+    Yields:
+        The accepted and the rejected Example.
+
+    Raises:
+        DatasetError: There is no pair.
+    """
     accepted = {_prompt_hash(example): example for example in examples}
-    rejected = _read_rejects(Path(rejects)) if isinstance(rejects, str | Path) else rejects
     empty = True
-    for reject in rejected:
+    for reject in rejects:
         example = accepted.get(_prompt_hash(reject))
         if example is not None and _said(example) != _said(reject):
             empty = False
-            yield json.dumps(to_openai_preference(example, reject.answer), ensure_ascii=False)
+            yield example, reject
     if empty:
         raise DatasetError(
             "no rejected answer has an accepted answer to the same prompt; ask the rejected questions again"
         )
+
+
+def read_preferences(path: str | Path) -> tuple[list[Example], list[Example]]:
+    """Read a file of OpenAI's preference (DPO) lines.
+
+    Args:
+        path: The file, of lines as ``to_openai_preference`` makes them.
+
+    Returns:
+        The Examples with the preferred answers, and as many with the others.
+
+    Raises:
+        DatasetError: The file cannot be read or is empty, or lines are invalid (each as ``file:line``).
+    """
+    preferred: list[Example] = []
+    others: list[Example] = []
+    wrong: list[str] = []
+    try:
+        for line in read_lines(Path(path), torn_from=None):
+            try:
+                example, other = from_openai_preference(parse_line(line.raw))
+                preferred.append(example)
+                others.append(example.model_copy(update={"answer": other}))
+            except READ_ERRORS as error:
+                wrong.append(f"{line.where}: {one_line_reason(error)}")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    if wrong:
+        raise DatasetError("\n".join(wrong))
+    if not preferred:
+        raise DatasetError(f"{path}: holds no line; expected preference lines of OpenAI's form")
+    return preferred, others
 
 
 def _said(example: Example) -> Any:
@@ -102,8 +162,15 @@ def _prompt_hash(example: Example) -> str:
     return content_hash([[m.wire() for m in example.messages], example.tools])
 
 
-def _read_rejects(path: Path) -> Iterator[Example]:
-    """Yield the Examples of a capture's rejects, whose rows are ``{"reason", "detail", "example"}``."""
+def read_rejects(path: Path) -> Iterator[Example]:
+    """Yield the Examples of a capture's rejects, whose rows are ``{"reason", "detail", "example"}``.
+
+    Args:
+        path: The file; its shards are read too.
+
+    Raises:
+        DatasetError: It cannot be read or has an invalid line (``file:line``).
+    """
     try:
         for line in read_shards(path):
             try:

@@ -107,7 +107,9 @@ parts = Table(
 )  # fmt: skip
 jobs = Table(
     "jobs", _tables, _number(), _id(), _owner(), _made(),
-    Column("model", String, nullable=False),
+    Column("model", String, nullable=False),  # the base model
+    Column("start_model", String),  # the tuned model that training goes on from
+    Column("method", String, nullable=False, default="supervised"),
     Column("status", String, nullable=False, index=True),
     Column("training_file", String, nullable=False),
     Column("training_sha256", String, nullable=False),

@@ -8,7 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .database import Record
 
-__all__ = ["ACTIVE", "ENDED", "CreateJob", "Hyperparameters", "described_event", "described_job"]
+__all__ = [
+    "ACTIVE",
+    "ENDED",
+    "CreateJob",
+    "DpoHyperparameters",
+    "Hyperparameters",
+    "described_event",
+    "described_job",
+]
 
 ENDED = ("succeeded", "failed", "cancelled")
 """Statuses after which nothing of a job changes."""
@@ -28,14 +36,24 @@ class Hyperparameters(_Body):
     learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, le=1000)] = "auto"
 
 
+class DpoHyperparameters(Hyperparameters):
+    """Those of preferences. ``beta``: as in ``LoraSettings``."""
+
+    beta: Literal["auto"] | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
 class _Supervised(_Body):
     hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class _Dpo(_Body):
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
 
 
 class _Method(_Body):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: _Supervised | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: _Dpo | None = None
     reinforcement: dict[str, Any] | None = None
 
 
@@ -71,13 +89,13 @@ def described_job(row: Record, organization: str) -> dict[str, Any]:
         "object": "fine_tuning.job",
         "id": row.id,
         "created_at": row.created_at,
-        "model": row.model,
+        "model": row.start_model or row.model,
         "organization_id": organization,
         "status": row.status,
         "training_file": row.training_file,
         "validation_file": row.validation_file,
         "hyperparameters": hyperparameters,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "method": {"type": row.method, row.method: {"hyperparameters": hyperparameters}},
         "fine_tuned_model": row.fine_tuned_model,
         "result_files": [] if row.result_file is None else [row.result_file],
         "trained_tokens": row.trained_tokens if row.status in ENDED else None,

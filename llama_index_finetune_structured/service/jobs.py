@@ -17,9 +17,18 @@ from sse_starlette import EventSourceResponse
 from .app_state import blobs_of, database_of, service_settings
 from .database import Database, Record, checkpoints, events, jobs, new_id, now
 from .errors import ApiError, invalid, not_found
-from .job_requests import ACTIVE, ENDED, CreateJob, Hyperparameters, described_event, described_job
+from .job_requests import (
+    ACTIVE,
+    ENDED,
+    CreateJob,
+    DpoHyperparameters,
+    Hyperparameters,
+    described_event,
+    described_job,
+)
 from .job_rows import add_event, change_job, job_row
 from .keys import ApiKey, scoped
+from .models import ModelStore
 from .paging import listed_page
 from .stored_files import file_of
 
@@ -34,19 +43,14 @@ _POLL_S = 0.3
 @router.post("")
 def create_job(request: Request, key: JobsKey, body: CreateJob) -> dict[str, Any]:
     """Queue a job."""
-    hyperparameters = _supervised(body)
-    if body.model not in service_settings(request).bases:
-        names = ", ".join(service_settings(request).bases)
-        raise ApiError(
-            404, f"{body.model!r} cannot be fine-tuned here; expected of: {names}.", param="model",
-            code="model_not_found",
-        )  # fmt: skip
+    method, hyperparameters = _method(body)
     row: dict[str, Any] = {
         "id": new_id("ftjob-"),
         "owner": key.id,
         "created_at": now(),
         "status": "queued",
-        "model": body.model,
+        **_model_columns(request, key, body.model),
+        "method": method,
         "hyperparameters": hyperparameters.model_dump(),
         "suffix": body.suffix,
         "seed": secrets.randbelow(2**31) if body.seed is None else body.seed,
@@ -62,21 +66,44 @@ def create_job(request: Request, key: JobsKey, body: CreateJob) -> dict[str, Any
         return described_job(job_row(connection, row["id"]), service_settings(request).organization)
 
 
-def _supervised(body: CreateJob) -> Hyperparameters:
-    """The hyperparameters of ``method`` or of the older field. Raises ApiError for what the engine cannot do."""
+def _method(body: CreateJob) -> tuple[str, Hyperparameters]:
+    """The method and its hyperparameters, or those of the older field.
+
+    Raises ApiError for what the engine cannot do.
+    """
     method = body.method
-    if method is not None and method.type != "supervised":
-        raise invalid(
-            f"method {method.type!r} cannot be trained here; expected 'supervised'.", "method.type",
-            code="unsupported_method",
-        )  # fmt: skip
     if body.integrations:
         raise invalid("There are no integrations here; leave the field out.", "integrations")
-    if method is not None and method.supervised is not None:
-        if body.hyperparameters is not None:
-            raise invalid("Set 'hyperparameters' or those of 'method', not both.", "hyperparameters")
-        return method.supervised.hyperparameters
-    return body.hyperparameters or Hyperparameters()
+    if method is None:
+        return "supervised", body.hyperparameters or Hyperparameters()
+    if method.type == "reinforcement":
+        raise invalid(
+            "method 'reinforcement' cannot be trained here; expected 'supervised' or 'dpo'.", "method.type",
+            code="unsupported_method",
+        )  # fmt: skip
+    given = method.supervised if method.type == "supervised" else method.dpo
+    if given is not None and body.hyperparameters is not None:
+        raise invalid("Set 'hyperparameters' or those of 'method', not both.", "hyperparameters")
+    if given is not None:
+        return method.type, given.hyperparameters
+    asked = {} if body.hyperparameters is None else body.hyperparameters.model_dump()
+    return method.type, (Hyperparameters if method.type == "supervised" else DpoHyperparameters)(**asked)
+
+
+def _model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
+    """The base model and, where the job goes on from a tuned one, that. Raises ApiError (404)."""
+    bases = service_settings(request).bases
+    if name in bases:
+        return {"model": name}
+    try:
+        store: ModelStore = request.app.state.models
+        return {"model": store.base_name(name, key.id), "start_model": name}
+    except ApiError as error:
+        names = ", ".join(bases)
+        raise ApiError(
+            404, f"{name!r} cannot be fine-tuned here; expected of: {names}, or a model that you tuned.",
+            param="model", code="model_not_found",
+        ) from error  # fmt: skip
 
 
 def _file_columns(connection: Connection, key: ApiKey, kind: str, file_id: str) -> dict[str, Any]:

@@ -61,6 +61,15 @@ class ModelStore:
             raise not_found("model", name, "model")
         return self._tuned(row)
 
+    def base_name(self, name: str, owner: str) -> str:
+        """The name of the base of a tuned model that the key sees. Raises ApiError (404) where there is none."""
+        with self._database.read() as connection:
+            where = (models.c.id == name, models.c.owner == owner)
+            base: str | None = connection.scalar(select(models.c.base).where(*where))
+        if base not in self._settings.bases:
+            raise not_found("model", name, "model")
+        return base
+
     def register(self, connection: Connection, job: Record, name: str) -> None:
         """Add the model that a job tuned, in the job's own transaction."""
         row = {

@@ -20,11 +20,13 @@ from ..dataset.checks.report import CheckReport, check
 from ..engines.lora import LoraFinetuneEngine
 from ..engines.lora_steps import TrainingStep
 from ..errors import ConfigurationError, DatasetError, FinetuneStructuredError
+from ..formats.preferences import read_preferences
 from ..local.model.base_models import resolve, text_config
-from ..local.train.recipe import learning_rate_of, rows_of_length
+from ..local.train.recipe import GOING_ON_RATE, PREFERENCE_RATE, learning_rate_of, rows_of_length
 from ..local.train.settings import LoraSettings
 from .blobs import Blob, Blobs
 from .database import Database, Record, checkpoints, jobs, new_id, now
+from .errors import ApiError
 from .guards import log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
@@ -93,8 +95,9 @@ class JobTraining:
         name = self._job._mapping[f"{kind}_name"]
         self._write(lambda c: add_event(c, self._job.id, f"Validating {kind} file: {name}"))
         shared = self._settings.training
+        source = read_preferences(self._path(kind))[0] if self._is_dpo else self._path(kind)
         report = check(
-            self._path(kind),
+            source,
             base_model=base,
             max_length=shared.max_length,
             schema_prompt=shared.schema_prompt,
@@ -120,25 +123,52 @@ class JobTraining:
             own = self._settings.training.batch_size or rows_of_length(report.tokens / report.good)
             rows = taken.setdefault("batch_size", own)
             width: int = text_config(resolve(base)).hidden_size
-            taken["learning_rate"] = factor * learning_rate_of(width, rows)
+            share = PREFERENCE_RATE if self._is_dpo else GOING_ON_RATE if self._job.start_model else 1.0
+            taken["learning_rate"] = factor * share * learning_rate_of(width, rows)
         return taken
 
     def _train(self, base: str) -> None:
         with self._database.read() as connection:
             taken = job_row(connection, self._job.id).taken or {}
-        names = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate": "learning_rate"}
+        names = {"n_epochs": "epochs", **{name: name for name in ("batch_size", "learning_rate", "beta")}}
         own = {names[name]: value for name, value in taken.items() if name in names}
         config = LoraSettings(**{**self._settings.training.model_dump(), **own, "seed": self._job.seed})
         engine = LoraFinetuneEngine(
-            self._path("training"),
+            **self._data(),
             base_model=base,
-            validation=None if self._job.validation_sha256 is None else self._path("validation"),
             output_dir=self._folder,
             config=config,
+            start_from=self._start_adapter(),
+            replay_share=0,
         )
         self._write(self._begin)
         engine.finetune(self._on_step)
         self._succeed(read_checked_json(self._folder / "training_log.json"))
+
+    @property
+    def _is_dpo(self) -> bool:
+        return bool(self._job.method == "dpo")
+
+    def _data(self) -> dict[str, Any]:
+        """The job's rows, as the engine takes them."""
+        kinds = ["training"] + ["validation"] * (self._job.validation_sha256 is not None)
+        if not self._is_dpo:
+            return dict(zip(("data", "validation"), map(self._path, kinds), strict=False))
+        pairs = [read_preferences(self._path(kind)) for kind in kinds]
+        accepted = dict(zip(("data", "validation"), (good for good, _ in pairs), strict=False))
+        return {**accepted, "rejects": [example for _, rejected in pairs for example in rejected]}
+
+    def _start_adapter(self) -> Path | None:
+        """The adapter that the job goes on from. Raises ConfigurationError where its model was deleted."""
+        if self._job.start_model is None:
+            return None
+        store = ModelStore(self._database, self._settings)
+        try:
+            return store.find(self._job.start_model, self._job.owner).adapter
+        except ApiError as error:
+            raise ConfigurationError(
+                f"the model {self._job.start_model!r}, to go on from, was deleted"
+            ) from error
 
     def _begin(self, connection: Connection) -> None:
         if job_row(connection, self._job.id).status != "running":
@@ -197,6 +227,7 @@ class JobTraining:
                 "n_epochs": settings["epochs"],
                 "batch_size": settings["batch_size"],
             }
+            taken |= {"beta": settings["beta"]} if self._is_dpo else {}
             taken.pop("learning_rate", None)
             tokens = round((row.trained_tokens or 0) * settings["epochs"] * self._share)
             ModelStore(self._database, self._settings).register(connection, row, name)

@@ -154,7 +154,7 @@ def test_pipes_and_devices_do_not_hold_the_reading_up(
     assert f"{docs}/zero.txt (a link out of the folder)" in caplog.text
 
 
-@pytest.mark.parametrize("size", [0, 10_000_000_000])
+@pytest.mark.parametrize("size", [0, 2_000_000_000])
 @pytest.mark.parametrize("suffix", [".txt", ".pdf"])
 def test_an_empty_and_a_huge_file_are_named_and_not_read_into_memory(
     suffix: str, size: int, tmp_path: Path

@@ -21,6 +21,7 @@ from llama_index_finetune_structured.engines.base import one_of_data, path_or_da
 from llama_index_finetune_structured.engines.gradient import _read_samples
 from llama_index_finetune_structured.engines.hosted.plan import JobPlan
 from llama_index_finetune_structured.errors import ConfigurationError, DatasetError
+from llama_index_finetune_structured.local.model.prompts import token_rows
 
 
 def test_either_name_is_accepted() -> None:
@@ -241,7 +242,7 @@ def test_check_and_engine_agree_on_every_file(
         engine = LoraFinetuneEngine(path, base_model=tiny_llama)
         rows, _ = engine._training_rows()
         assert (len(rows), sum(map(len, rows))) == (report.good, report.tokens)
-        assert sum(len(row.answer) for row in rows) == report.trained_tokens
+        assert sum(len(row.answer) for row in token_rows(rows)) == report.trained_tokens
 
 
 FILES: dict[str, tuple[str, bytes]] = {

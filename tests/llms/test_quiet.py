@@ -29,7 +29,7 @@ print("done")
 
 def test_a_whole_conversation_prints_nothing_and_passes_where_warnings_are_errors(tiny_llama: Path) -> None:
     """In a process of its own: a library may log or print what pytest's filters do not see."""
-    for options in ([], ["-W", "error"], ["-W", "always::FutureWarning"]):
+    for options in (["-W", "error"], ["-W", "always::FutureWarning"]):
         ended = subprocess.run(
             [sys.executable, *options, "-c", SCRIPT, str(tiny_llama)],
             capture_output=True,

@@ -38,6 +38,17 @@ def rows(count: int = 12) -> bytes:
     return "".join(f"{row(number)}\n" for number in range(count)).encode()
 
 
+def pairs(count: int) -> bytes:
+    """A file of preferences in OpenAI's format."""
+
+    def row(number: int) -> str:
+        better, worse = ([{"role": "assistant", "content": f"{text}{number}"}] for text in ("x", "no "))
+        asked = {"messages": [{"role": "user", "content": f"Film {number}"}]}
+        return json.dumps({"input": asked, "preferred_output": better, "non_preferred_output": worse})
+
+    return "".join(f"{row(number)}\n" for number in range(count)).encode()
+
+
 def validated(response: httpx.Response) -> None:
     """Check each reply that is JSON against OpenAI's description."""
     if response.headers.get("content-type", "").startswith("application/json"):

@@ -12,7 +12,7 @@ import pytest
 
 from llama_index_finetune_structured import LoraLLM
 from tests.service.conftest import Running, Trained
-from tests.service.serving import figures, job_after, rows, steps_of, wait_for
+from tests.service.serving import figures, job_after, pairs, rows, steps_of, wait_for
 
 
 def test_a_job_trains_a_model_with_the_hyperparameters_that_it_names(trained: Trained) -> None:
@@ -85,6 +85,45 @@ def test_jobs_are_found_by_their_metadata(trained: Trained) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_job_goes_on_from_a_tuned_model_with_preferences(service: Running, trained: Trained) -> None:
+    client = trained.client
+    content = pairs(4)
+    files = [
+        client.files.create(file=(f"{name}.jsonl", part), purpose="fine-tune")
+        for name, part in (("pairs", content), ("held-out", pairs(2)))
+    ]
+    asked: dict[str, Any] = {"model": trained.job.fine_tuned_model, "training_file": files[0].id}
+    job = client.fine_tuning.jobs.create(
+        **asked,
+        validation_file=files[1].id,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": 1}}},
+    )
+    done = job_after(client, job.id, "succeeded")
+    assert done.model == trained.job.fine_tuned_model
+    assert done.fine_tuned_model.startswith("ft:tiny:local::")
+    assert (done.method.type, done.method.dpo.hyperparameters.beta) == ("dpo", 0.2)
+    events = client.fine_tuning.jobs.list_events(job.id)
+    first = next(e for e in events if e.type == "metrics" and dict(e.data)["step"] == 1)  # type: ignore[call-overload]
+    assert dict(first.data)["train_loss"] == pytest.approx(0.6931, abs=1e-3)  # type: ignore[call-overload]
+    reply = client.chat.completions.create(
+        model=done.fine_tuned_model, messages=[{"role": "user", "content": "Film 1"}], max_tokens=2
+    )
+    assert reply.choices[0].message.content is not None
+    with pytest.raises(openai.NotFoundError, match="or a model that you tuned"):
+        service.client().fine_tuning.jobs.create(**asked)
+
+
+@pytest.mark.usefixtures("worker")
+def test_lines_that_hold_no_preference_end_the_job_with_each_of_them(client: openai.OpenAI) -> None:
+    content = pairs(2) + rows(1) + b"[]\n"
+    file = client.files.create(file=("Paare.jsonl", content), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method={"type": "dpo"})
+    error = job_after(client, job.id, "failed").error
+    assert "Paare.jsonl:3: input: expected an object with 'messages'" in error.message
+    assert "Paare.jsonl:4: expected a JSON object, found list" in error.message
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_file_with_wrong_lines_ends_the_job_with_each_of_them(client: openai.OpenAI) -> None:
     content = rows(3) + b'{"messages": []}\nnot json\n'
     file = client.files.create(file=("mit Fehlern.jsonl", content), purpose="fine-tune")
@@ -98,6 +137,7 @@ def test_a_file_with_wrong_lines_ends_the_job_with_each_of_them(client: openai.O
     assert levels[0] == "error"
 
 
+DPO: dict[str, Any] = {"type": "dpo"}
 METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 0}}}
 
 
@@ -107,7 +147,7 @@ METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 0
         ({"model": "gpt-4o"}, 404, "model"),
         ({"training_file": "file-of-nobody"}, 404, "training_file"),
         ({"validation_file": "file-of-nobody"}, 404, "validation_file"),
-        ({"method": {"type": "dpo"}}, 400, "method.type"),
+        ({"method": DPO | {"dpo": {"hyperparameters": {"beta": 3}}}}, 400, "method.dpo.hyperparameters.beta"),
         ({"method": {"type": "reinforcement"}}, 400, "method.type"),
         ({"method": METHOD}, 400, "method.supervised.hyperparameters.n_epochs"),
         ({"hyperparameters": {"n_epochs": "many"}}, 400, "hyperparameters.n_epochs"),

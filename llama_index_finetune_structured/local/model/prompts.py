@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ...errors import ConfigurationError, DatasetError, PromptTooLongError
 from ...example import Example, Message
@@ -29,6 +29,7 @@ __all__ = [
     "SchemaPrompt",
     "TokenRow",
     "ToolPrompt",
+    "TrainingRow",
     "decided_form",
     "own_tools",
     "prompt_form_of",
@@ -38,6 +39,7 @@ __all__ = [
     "render_prompt",
     "messages_with_schema",
     "token_row",
+    "token_rows",
     "turn_form",
 ]
 
@@ -79,6 +81,21 @@ class PromptForm(NamedTuple):
 DEFAULT_FORM = PromptForm()
 
 
+class TrainingRow(Protocol):
+    """One row of a batch: a token row, or several that belong together."""
+
+    @property
+    def parts(self) -> tuple[TokenRow, ...]:
+        """What the model is asked."""
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The model's input, by which batches are made."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+
+
 @dataclass(frozen=True)
 class TokenRow:
     """Token ids of one training row; the loss is on every token of ``answer``, the stop token included.
@@ -91,6 +108,11 @@ class TokenRow:
     reasoning: int = 0
 
     @property
+    def parts(self) -> tuple[TokenRow, ...]:
+        """What the model is asked: this row."""
+        return (self,)
+
+    @property
     def inputs(self) -> tuple[int, ...]:
         """The model's input: prompt and answer without the last token, after which nothing is predicted."""
         return self.prompt + self.answer[:-1]
@@ -98,6 +120,11 @@ class TokenRow:
     def __len__(self) -> int:
         """Tokens of prompt and answer together."""
         return len(self.prompt) + len(self.answer)
+
+
+def token_rows(rows: Iterable[TrainingRow]) -> list[TokenRow]:
+    """All that the model is asked for these rows."""
+    return [part for row in rows for part in row.parts]
 
 
 def prompt_form_of(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
-from ..model.prompts import TokenRow
+from ..model.prompts import TrainingRow
 from .packing import common_length
 
 __all__ = ["batches"]
@@ -15,9 +16,10 @@ __all__ = ["batches"]
 # common, to be of one group. Chosen: a shared chunk passes, the opening words of two questions do not.
 _GROUP_SHARE = 0.25
 _Indices = list[int]
+_Row = TypeVar("_Row", bound=TrainingRow)
 
 
-def batches(rows: Sequence[TokenRow], batch_size: int, *, seed: str) -> list[list[TokenRow]]:
+def batches(rows: Sequence[_Row], batch_size: int, *, seed: str) -> list[list[_Row]]:
     """Split rows into batches of ``batch_size`` (the last may be smaller), the same for the same seed.
 
     Rows are grouped when they share, beyond what all their neighbours share, a quarter of their tokens: the

@@ -16,7 +16,7 @@ from ..model.devices import best_device, chosen_device
 if TYPE_CHECKING:
     import torch
 
-    from ..model.prompts import TokenRow
+    from ..model.prompts import TrainingRow
     from .loss import AnswerLoss
 
 __all__ = ["DistributedRun"]
@@ -79,7 +79,7 @@ class DistributedRun:
         return chosen_device(name)
 
     def backward(
-        self, loss: AnswerLoss, batch: Sequence[TokenRow], weights: Sequence[torch.nn.Parameter]
+        self, loss: AnswerLoss, batch: Sequence[TrainingRow], weights: Sequence[torch.nn.Parameter]
     ) -> torch.Tensor:
         """Accumulate the gradient of the whole batch's mean loss in every process.
 
@@ -91,7 +91,7 @@ class DistributedRun:
         import torch
 
         part = self._part(batch)
-        share = _trained_tokens(part) / _trained_tokens(batch)
+        share = loss.weight(part) / loss.weight(batch)
         own = (
             loss.backward(part) * share
             if part
@@ -101,12 +101,12 @@ class DistributedRun:
         torch.distributed.all_reduce(own)
         return own
 
-    def mean_loss(self, loss: AnswerLoss, rows: Sequence[TokenRow]) -> float:
+    def mean_loss(self, loss: AnswerLoss, rows: Sequence[TrainingRow]) -> float:
         """The mean loss of all rows, each process computing its part."""
         if self.world_size == 1:
             return loss.mean(rows)
         part = self._part(rows)
-        return self._sum(loss.mean(part) * _trained_tokens(part) if part else 0.0) / _trained_tokens(rows)
+        return self._sum(loss.mean(part) * loss.weight(part) if part else 0.0) / loss.weight(rows)
 
     def mean(self, value: float) -> float:
         """The mean of all processes' values; the same in all. Waits for all processes."""
@@ -125,7 +125,7 @@ class DistributedRun:
         if self.world_size > 1:
             self._sum(0.0)
 
-    def _part(self, rows: Sequence[TokenRow]) -> Sequence[TokenRow]:
+    def _part(self, rows: Sequence[TrainingRow]) -> Sequence[TrainingRow]:
         """This process's rows; none where there are fewer rows than processes."""
         return rows[self.rank :: self.world_size]
 
@@ -150,7 +150,3 @@ class DistributedRun:
         parts = torch.split(flat, [weight.numel() for weight in weights])
         for weight, gradient in zip(weights, parts, strict=True):
             weight.grad = gradient.view_as(weight).clone()
-
-
-def _trained_tokens(rows: Sequence[TokenRow]) -> int:
-    return sum(len(row.answer) for row in rows)

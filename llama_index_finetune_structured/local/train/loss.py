@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...printable import package_logger
 from ..model.devices import uploaded, widest_float
-from ..model.prompts import TokenRow
+from ..model.prompts import TokenRow, TrainingRow, token_rows
 from ..model.rope import most_positions_alike
 from .layer_checkpointing import checkpoint_layers
 from .memory import LOGITS_AT_ONCE
@@ -23,6 +23,9 @@ from .packing import PackedBatch, pack, pieces
 from .packing_probe import why_not_packed
 from .prefix_tree_attention import PREFIX_TREE
 from .settings import PIECE_TOKENS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["AnswerLoss"]
 
@@ -56,7 +59,7 @@ class AnswerLoss:
     scale: float = 1.0
 
     @classmethod
-    def for_model(cls, model: Any, piece_tokens: int = PIECE_TOKENS) -> AnswerLoss:
+    def for_model(cls, model: Any, piece_tokens: int = PIECE_TOKENS) -> Self:
         """Pack where the model's packed logits equal the plain ones; else go row by row and log the reason.
 
         Turns the model's dropout off: rows that share a prefix would share its dropout mask.
@@ -70,7 +73,7 @@ class AnswerLoss:
             _use_attention(model, own)
         return cls(model, reason is None, chunked, piece_tokens, most_positions_alike(model.config))
 
-    def backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+    def backward(self, rows: Sequence[TrainingRow]) -> torch.Tensor:
         """Compute ``scale`` times the gradient of the rows' mean answer-token loss; returns that loss, [] in fp64.
 
         The weights must have no gradient yet. The loss stays on the device, so that the caller can read it together
@@ -80,25 +83,30 @@ class AnswerLoss:
         return self._within_memory(self._backward, rows)
 
     @torch.no_grad()
-    def mean(self, rows: Sequence[TokenRow]) -> float:
+    def mean(self, rows: Sequence[TrainingRow]) -> float:
         """The mean answer-token loss, without gradients. Begins again as ``backward`` does."""
         return self._within_memory(self._mean, rows)
 
-    def _backward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        total = sum(len(row.answer) for row in rows)
+    def weight(self, rows: Sequence[TrainingRow]) -> int:
+        """What these rows count for in a mean over them and others: their trained tokens."""
+        return sum(len(row.answer) for row in token_rows(rows))
+
+    def _backward(self, rows: Sequence[TrainingRow]) -> torch.Tensor:
+        total = self.weight(rows)
         losses = []
-        for piece in self._pieces(rows):
+        for piece, _ in self._pieces(token_rows(rows)):
             part = self._loss_sum(piece) / total
             (part * self.scale).backward()  # type: ignore[no-untyped-call]
             losses.append(part.detach())
         return torch.stack(losses).to(widest_float(losses[0].device)).sum()
 
-    def _mean(self, rows: Sequence[TokenRow]) -> float:
-        total = sum(len(row.answer) for row in rows)
-        return sum(float(self._loss_sum(piece)) for piece in self._pieces(rows)) / total
+    def _mean(self, rows: Sequence[TrainingRow]) -> float:
+        return sum(float(self._loss_sum(piece)) for piece, _ in self._pieces(token_rows(rows))) / self.weight(
+            rows
+        )
 
     def _within_memory(
-        self, compute: Callable[[Sequence[TokenRow]], _Result], rows: Sequence[TokenRow]
+        self, compute: Callable[[Sequence[TrainingRow]], _Result], rows: Sequence[TrainingRow]
     ) -> _Result:
         try:
             return compute(rows)
@@ -109,9 +117,9 @@ class AnswerLoss:
         self._take_less(rows)  # not inside the block, whose error would hold memory
         return compute(rows)
 
-    def _take_less(self, rows: Sequence[TokenRow]) -> None:
+    def _take_less(self, rows: Sequence[TrainingRow]) -> None:
         """Halve the pieces, and compute activations again instead of keeping them. Drops what gradient there is."""
-        largest = max(len(piece.ids) for piece in self._pieces(rows))
+        largest = max(len(piece.ids) for piece, _ in self._pieces(token_rows(rows)))
         self.piece_tokens = max(1, min(self.piece_tokens, largest) // 2)
         checkpoint_layers(self.model)
         for weight in self.model.parameters():
@@ -122,15 +130,15 @@ class AnswerLoss:
             self.piece_tokens,
         )
 
-    def _pieces(self, rows: Sequence[TokenRow]) -> Iterator[PackedBatch]:
-        """The rows as flat rows, each for one forward pass."""
+    def _pieces(self, rows: Sequence[TokenRow]) -> Iterator[tuple[PackedBatch, Sequence[TokenRow]]]:
+        """The rows as flat rows, each for one forward pass, with the rows that it is of."""
         if not self.packed or (self.together is not None and max(map(len, rows)) > self.together):
-            yield from (pack([row]) for row in rows)
+            yield from ((pack([row]), [row]) for row in rows)
             return
-        yield from (pack(piece) for piece, _ in pieces(rows, self.piece_tokens))
+        yield from ((pack(piece), piece) for piece, _ in pieces(rows, self.piece_tokens))
 
-    def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
-        """Summed cross-entropy [] of the batch's answer tokens.
+    def _loss_sum(self, batch: PackedBatch, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Summed cross-entropy [] of the batch's answer tokens; with weights [n, answer tokens], the n sums [n].
 
         Of more logits than fit at once, each part is checkpointed: the backward pass computes its logits again
         instead of keeping them all.
@@ -138,25 +146,39 @@ class AnswerLoss:
         device = next(self.model.parameters()).device
         labels = uploaded(batch.labels, device)
         if not self.chunked:
-            return _cross_entropy(_own_logits(self.model, batch, self.packed), labels)
+            return _cross_entropy(_own_logits(self.model, batch, self.packed), labels, weights)
         states = _answer_states(self.model, batch, packed=self.packed)
         size = max(1, LOGITS_AT_ONCE // _output_layer(self.model).weight.shape[0])
         if len(states) <= size:
-            return self._states_loss(states, labels)
+            return self._states_loss(states, labels, weights)
         parts = zip(torch.split(states, size), torch.split(labels, size), strict=True)
-        return torch.stack(
-            [checkpoint(self._states_loss, *part, use_reentrant=False) for part in parts]
-        ).sum()
+        weighted = [None] * -(-len(states) // size) if weights is None else torch.split(weights, size, dim=1)
+        losses = [
+            checkpoint(self._states_loss, *part, share, use_reentrant=False)
+            for part, share in zip(parts, weighted, strict=True)
+        ]
+        return torch.stack(losses).sum(0)
 
-    def _states_loss(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed loss [] of hidden states [tokens, width] and labels [tokens]."""
+    def _states_loss(
+        self, states: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Loss of hidden states [tokens, width] and labels [tokens], summed as ``_loss_sum`` does."""
         with _autocast(self.model, states.device.type):
-            return _cross_entropy(_output_layer(self.model)(states), labels)
+            return _cross_entropy(_output_layer(self.model)(states), labels, weights)
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed loss [] of logits [tokens, vocabulary] in fp32, or fp64 where they are; labels [tokens]."""
-    return cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum")
+def _cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Summed loss [] of logits [tokens, vocabulary] in fp32, or fp64 where they are; labels [tokens].
+
+    With weights [n, tokens], the n weighted sums [n].
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if weights is None:
+        return cross_entropy(logits, labels, reduction="sum")
+    losses = cross_entropy(logits, labels, reduction="none")
+    return weights.to(losses.dtype) @ losses
 
 
 def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:

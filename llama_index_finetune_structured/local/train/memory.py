@@ -11,21 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import ConfigurationError, EngineError
 from ..model.base_files import GGUF
 from ..model.base_models import BaseModelFiles, holds_quantized_weights, text_config
 from ..model.devices import best_device, precision
+from ..model.prompts import TokenRow, TrainingRow, token_rows
 from ..model.quantization import WEIGHT_BYTES, Quantization
 from ..model.reading import reading
 from .batches import batches
 from .packing import pieces
 from .recipe import rows_a_step, rows_of_length
 from .settings import PIECE_TOKENS, LoraSettings
-
-if TYPE_CHECKING:
-    from ..model.prompts import TokenRow
 
 __all__ = [
     "LOGITS_AT_ONCE",
@@ -309,16 +307,16 @@ def _ways(settings: LoraSettings, longest: int) -> Iterator[tuple[bool, int]]:
 
 
 def plan_rows(
-    shape: ModelShape, settings: LoraSettings, rows: Sequence[TokenRow], free: int | None
+    shape: ModelShape, settings: LoraSettings, rows: Sequence[TrainingRow], free: int | None
 ) -> MemoryPlan:
     """The plan for training rows, by the batches of the first epoch."""
     made = batches(rows, settings.batch_size or rows_a_step(rows), seed=f"{settings.seed}:0")
 
     def largest(tokens: int) -> PieceSize:
-        sizes = [_size(*piece) for batch in made for piece in pieces(batch, tokens)]
+        sizes = [_size(*piece) for batch in made for piece in pieces(token_rows(batch), tokens)]
         return max(sizes, key=lambda size: _layer_memory(shape, size, settings.rank))
 
-    row = max(rows, key=len)
+    row = max(token_rows(rows), key=len)
     return plan_memory(shape, settings, _size([row], len(row)), largest, free)
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..model.prompts import TokenRow
+from ..model.prompts import TrainingRow
 from .packing import common_length
 
-__all__ = ["GOING_ON_RATE", "epochs_of", "learning_rate_of", "rows_a_step", "rows_of_length"]
+__all__ = [
+    "GOING_ON_RATE",
+    "PREFERENCE_RATE",
+    "epochs_of",
+    "learning_rate_of",
+    "rows_a_step",
+    "rows_of_length",
+]
 
 # Chosen on sets of 250 and 490 rows, whose held-out loss fell until the fourth or fifth pass.
 _ENOUGH_ROWS, _MOST_EPOCHS = 2000, 5
@@ -18,6 +25,8 @@ _STEP_TOKENS, _FEWEST_ROWS, _MOST_ROWS = 1024, 2, 4
 # rate at width 576 and 4 rows a step was measured here, and grows with the root of the rows (arXiv:2205.10287).
 _RATE, _RATE_WIDTH, _RATE_ROWS, _RATE_POWER = 2e-3, 576, 4, 0.781
 
+PREFERENCE_RATE = 0.05
+"""Share of the learning rate for preferences, whose loss falls without end where answers already differ."""
 GOING_ON_RATE = 0.5
 """Share of the learning rate for a run that goes on from an adapter, whose weights are near a minimum already."""
 
@@ -27,7 +36,7 @@ def epochs_of(rows: int) -> int:
     return min(_MOST_EPOCHS, max(1, round(_ENOUGH_ROWS / max(1, rows))))
 
 
-def rows_a_step(rows: Sequence[TokenRow]) -> int:
+def rows_a_step(rows: Sequence[TrainingRow]) -> int:
     """From 2 to 4 rows: as many as have about 1,024 tokens, what all of them begin with counted once."""
     if not rows:
         return _FEWEST_ROWS

@@ -20,6 +20,7 @@ PIECE_TOKENS = 8192  # chosen: bounds the activations
 _MOST_RANK, _MOST_ALPHA, _MOST_SET_EPOCHS = 8192, 2**20, 100_000
 _MOST_BATCH = 2**31
 _MOST_MINUTES = 1e6  # chosen: two years
+_MOST_BETA = 1e3  # chosen: far beyond what moves anything
 _MOST_RATE = 1e30  # AdamW computes in fp32 with multiples of it
 
 
@@ -41,6 +42,8 @@ class LoraSettings(BaseModel):
         batch_size: Rows a step. None (default): from 2 to 4, as many as have about 1,024 tokens.
         minutes: Most minutes of training: fewer steps are taken where all would take longer, by the time of the first.
             None (default): no limit.
+        beta: Of preferences, as in arXiv:2305.18290: the higher, the closer answers stay to those of the model that
+            training began with. 0.1 by default.
         max_length: Most tokens of a row, prompt and answer together. None (default): the base model's context
             window. Longer rows are rejected, never cut.
         schema_prompt: How prompts say the schema: ``compact``, as types in less than half of the tokens, ``json`` (JSON
@@ -83,6 +86,7 @@ class LoraSettings(BaseModel):
     epochs: int | None = Field(default=None, gt=0, le=_MOST_SET_EPOCHS)
     batch_size: int | None = Field(default=None, gt=0, le=_MOST_BATCH)
     minutes: float | None = Field(default=None, gt=0, le=_MOST_MINUTES)
+    beta: float = Field(default=0.1, gt=0, le=_MOST_BETA)
     max_length: int | None = Field(default=None, gt=0)
     schema_prompt: SchemaPrompt | None = None
     tool_prompt: ToolPrompt | None = None

@@ -21,7 +21,7 @@ from ...printable import package_logger
 from ..model.adapter import load_lora
 from ..model.devices import peak_memory, release_idle_threads
 from ..model.finite import not_finite
-from ..model.prompts import TokenRow
+from ..model.prompts import TrainingRow
 from .batches import batches
 from .checkpoints import newest_checkpoint, part_of, save_checkpoint
 from .distributed import DistributedRun
@@ -29,9 +29,9 @@ from .fused_linear import fuse_lora
 from .gradient_scale import GradientScale
 from .layer_checkpointing import checkpoint_layers
 from .liger import use_liger
-from .loss import AnswerLoss
 from .memory import MemoryPlan, gib, mend
 from .out_of_memory import is_out_of_memory, release_memory
+from .preference import loss_of
 from .recipe import learning_rate_of, rows_a_step
 from .settings import LoraSettings
 from .stop_requests import stop_requests
@@ -87,7 +87,7 @@ class Trainer:
     def __init__(
         self,
         model: Any,
-        rows: Sequence[TokenRow],
+        rows: Sequence[TrainingRow],
         settings: LoraSettings,
         folder: Path,
         *,
@@ -98,7 +98,7 @@ class Trainer:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
         self.fingerprint, self.distributed, self.plan = fingerprint, DistributedRun(), plan
         fuse_lora(model)
-        self.loss = AnswerLoss.for_model(model, plan.piece_tokens if plan else settings.piece_tokens)
+        self.loss = loss_of(rows, model, plan.piece_tokens if plan else settings.piece_tokens, settings.beta)
         if (plan.checkpoint_layers if plan else settings.checkpoint_layers) and not checkpoint_layers(model):
             _logger.warning("The base model's layers cannot be checkpointed")
         use_liger(model, partial(self.loss.mean, rows[:1]))
@@ -129,7 +129,7 @@ class Trainer:
         warmup = max(1, round(_WARMUP_SHARE * steps))
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warmup, steps)
 
-    def measure(self, validation: Sequence[TokenRow] = ()) -> RunCost | None:
+    def measure(self, validation: Sequence[TrainingRow] = ()) -> RunCost | None:
         """What the run will take, by the gradients of its longest batch and of a middle one; no step is taken.
 
         Where ``minutes`` is set and all steps would take longer, plans those that fit. None, and nothing is measured,
@@ -153,7 +153,7 @@ class Trainer:
 
     def run(
         self,
-        validation: Sequence[TokenRow] = (),
+        validation: Sequence[TrainingRow] = (),
         on_step: Callable[[dict[str, float]], None] = lambda _: None,
     ) -> TrainingLog:
         """Train the remaining steps. Ctrl-C finishes the step, saves and raises KeyboardInterrupt.
@@ -201,12 +201,12 @@ class Trainer:
         worse = len(losses) - 1 - losses.index(min(losses)) if losses else 0
         return self.step >= self.total_steps or (self.settings.epochs is None and worse >= _PATIENCE)
 
-    def _ordered_batches(self) -> Iterator[list[TokenRow]]:
+    def _ordered_batches(self) -> Iterator[list[TrainingRow]]:
         """The batches of all epochs, in an order that depends on rows, seed and epoch only."""
         for epoch in range(self.epochs):
             yield from batches(self.rows, self.batch_size, seed=f"{self.settings.seed}:{epoch}")
 
-    def _train_step(self, batch: list[TokenRow]) -> dict[str, float]:
+    def _train_step(self, batch: Sequence[TrainingRow]) -> dict[str, float]:
         """Take one optimizer step; returns its log entry. Raises EngineError where loss or gradient is not finite."""
         started = time.perf_counter()
         rate = self.schedule.get_last_lr()[0]
@@ -233,7 +233,7 @@ class Trainer:
         self.log.steps.append(entry)
         return entry
 
-    def _gradient(self, batch: list[TokenRow]) -> tuple[float, float]:
+    def _gradient(self, batch: Sequence[TrainingRow]) -> tuple[float, float]:
         """Compute the gradient of a batch's mean loss, clipped; returns that loss and the gradient's norm before."""
         self.loss.scale = self.scale.value
         total = self.distributed.backward(self.loss, batch, self.weights)
@@ -242,7 +242,7 @@ class Trainer:
         loss, gradient = torch.stack([total, norm.to(total)]).tolist()  # the one read from the device
         return loss, gradient
 
-    def _validate(self, rows: Sequence[TokenRow]) -> None:
+    def _validate(self, rows: Sequence[TrainingRow]) -> None:
         """Append the held-out loss to the log, and keep the weights where it is the lowest. Raises EngineError."""
         loss = self._require_finite_loss(rows, "the loss of the held-out rows")
         if all(loss < entry["loss"] for entry in self.log.validation):
@@ -251,7 +251,7 @@ class Trainer:
             }
         self.log.validation.append({"step": self.step, "loss": loss})
 
-    def _require_finite_loss(self, rows: Sequence[TokenRow], figure: str) -> float:
+    def _require_finite_loss(self, rows: Sequence[TrainingRow], figure: str) -> float:
         loss = self.distributed.mean_loss(self.loss, rows)
         if not math.isfinite(loss):
             raise self._diverged(self.step, f"{figure} is {loss}", "")
@@ -294,7 +294,7 @@ class Trainer:
             f"{estimate}{kept}: {mend(checkpointed=True)}"
         )
 
-    def _places(self, batch: Sequence[TokenRow]) -> str:
+    def _places(self, batch: Sequence[TrainingRow]) -> str:
         """Where the rows of a batch stand in the data, and which of them have a loss that is not finite."""
         numbers = {id(row): number for number, row in enumerate(self.rows, 1)}
         places = sorted(((numbers[id(row)], row) for row in batch), key=lambda place: place[0])
