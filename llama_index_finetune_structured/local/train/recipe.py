@@ -25,10 +25,16 @@ _STEP_TOKENS, _FEWEST_ROWS, _MOST_ROWS = 1024, 2, 4
 # rate at width 576 and 4 rows a step was measured here, and grows with the root of the rows (arXiv:2205.10287).
 _RATE, _RATE_WIDTH, _RATE_ROWS, _RATE_POWER = 2e-3, 576, 4, 0.781
 
-PREFERENCE_RATE = 0.05
-"""Share of the learning rate for preferences, whose loss falls without end where answers already differ."""
+PREFERENCE_RATE = 0.02
+"""Share of the learning rate for preferences, whose loss falls without end where answers already differ.
+
+Measured with 106 pairs: at 0.02 exact answers rose from .520 to .529, at 0.1 they fell to .260.
+"""
 GOING_ON_RATE = 0.5
-"""Share of the learning rate for a run that goes on from an adapter, whose weights are near a minimum already."""
+"""Share of the learning rate for a run that goes on from an adapter, whose weights are near a minimum already.
+
+Measured with 245 rows and 245 more: exact answers .654, for .650 where all were trained on at once.
+"""
 
 
 def epochs_of(rows: int) -> int:
