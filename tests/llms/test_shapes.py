@@ -172,7 +172,7 @@ def test_every_shape_is_answered_validly_at_the_first_attempt(
     prompt = PromptTemplate("Describe {thing}.")
 
     async def ask() -> list[Any]:
-        calls = (llm.astructured_predict(shape, prompt, thing=str(n)) for n in range(8))
+        calls = (llm.astructured_predict(shape, prompt, thing=str(n)) for n in range(4))
         return await asyncio.gather(*calls)
 
     answers = asyncio.run(ask())

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.local.generate import decoders
 
-BOUND_S = 20
+BOUND_S = 60  # a wait for ever, also on a busy machine
 FOLDER = str(Path(decoders.__file__).parent)
 KINDS: list[type[BaseException]] = [RuntimeError, MemoryError, KeyboardInterrupt, SystemExit, RecursionError]
 
