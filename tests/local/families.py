@@ -1,4 +1,7 @@
-"""Tiny, randomly initialised models of many families: each with the parts that make the family what it is."""
+"""Tiny, randomly initialised models of many families: each with the parts that make the family what it is.
+
+Those that read images or sound have towers of one layer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+)
 
 from tests import tiny
 
@@ -113,22 +122,78 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 
+_TOWER: dict[str, Any] = {  # of images or sound, by the names of several families
+    "hidden_size": 16,
+    "d_model": 16,
+    "embed_dim": 16,
+    "intermediate_size": 32,
+    "encoder_ffn_dim": 32,
+    "mlp_dim": 32,
+    "depth": 1,
+    "num_hidden_layers": 1,
+    "encoder_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_heads": 2,
+    "encoder_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+    "num_mel_bins": 8,
+    "num_position_embeddings": 16,
+    "output_dim": 16,
+    "vision_output_dim": 32,
+    "projector_input_dim": 16,
+    "projector_output_dim": 32,
+    "out_hidden_size": 32,
+    "vocab_size": 258,
+    "deepstack_visual_indexes": [0],
+    "fullatt_block_indexes": [0],
+}
+# Rotary embeddings of three axes.
+_AXES = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "mrope_section": [1, 1, 2],
+    "partial_rotary_factor": 1.0,
+}
+_THREE_AXES = {"qwen2_vl", "qwen2_5_vl", "glm4v", "glm46v", "glm4v_moe", "glm_ocr", "video_llama_3"}
+
+
 def config(family: str) -> Any:
     if family not in CONFIG_MAPPING:
         pytest.skip(f"this version of transformers has no {family}")
-    own = _OWN.get(family, {})
     default = AutoConfig.for_model(family)
-    known = {*dir(default), *default.attribute_map}
-    generic = {key: value for key, value in _GENERIC.items() if key in known}
-    if family == "falcon":
+    parts = {name: part for name in default.sub_configs if (part := getattr(default, name, None)) is not None}
+    if "text_config" not in parts:
+        return AutoConfig.for_model(family, **_text(default))
+    tiny_parts = {
+        name: _text(part) if name == "text_config" else _known(_TOWER, part) for name, part in parts.items()
+    }
+    if family in _THREE_AXES:
+        tiny_parts["text_config"]["rope_parameters"] = _AXES
+    marks = {key: value for key, value in _GENERIC.items() if key.endswith("token_id")}
+    kinds = {name: {"model_type": parts[name].model_type, **sizes} for name, sizes in tiny_parts.items()}
+    return AutoConfig.for_model(family, **_known(marks, default), **kinds)
+
+
+def _text(default: Any) -> dict[str, Any]:
+    generic = _known(_GENERIC, default)
+    if default.model_type == "falcon":
         del generic["head_dim"]
-    return AutoConfig.for_model(family, **{**generic, **own})
+    return {**generic, **_OWN.get(default.model_type, {})}
+
+
+def _known(sizes: dict[str, Any], default: Any) -> dict[str, Any]:
+    names = {*dir(default), *default.attribute_map}
+    return {key: value for key, value in sizes.items() if key in names}
 
 
 def random_model(config: Any, *, seed: int = 0) -> Any:
     """In fp32, with weights so large that each token depends on all that it attends to."""
     torch.manual_seed(seed)
-    found = AutoModelForCausalLM.from_config(config).float().eval()
+    whole = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+    found = (AutoModelForMultimodalLM if whole else AutoModelForCausalLM).from_config(config).float().eval()
     with torch.no_grad():
         for name, weight in found.named_parameters():
             if weight.dim() > 1 and "A_log" not in name:

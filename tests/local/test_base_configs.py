@@ -42,6 +42,19 @@ def _base(folder: Path, config: dict[str, Any]) -> BaseModelFiles:
             99,
         ),
         ({"model_type": "bloom"}, 2048),
+        ({"model_type": "qwen2_vl", "max_position_embeddings": 999, "vision_config": {"depth": 2}}, 999),
+        (
+            {"model_type": "llava", "text_config": {"model_type": "llama", "max_position_embeddings": 4096}},
+            4096,
+        ),
+        (
+            {
+                "model_type": "qwen2_5_omni",
+                "max_position_embeddings": 9,
+                "thinker_config": {"text_config": {"max_position_embeddings": 99}},
+            },
+            99,
+        ),
     ],
     ids=lambda value: value.get("model_type") if isinstance(value, dict) else "",
 )
@@ -73,6 +86,11 @@ def test_the_numbers_of_real_configs_are_no_damage(kind: str, tmp_path: Path) ->
 def test_a_config_that_asks_for_endless_layers_or_experts_is_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=f"{key} is 1000000"):
         context_window(_base(tmp_path, {"model_type": "llama", key: 1_000_000}))
+
+
+def test_a_tower_of_endless_layers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="depth is 1000000"):
+        context_window(_base(tmp_path, {"model_type": "qwen2_vl", "vision_config": {"depth": 1_000_000}}))
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "~nobody-has-this-name/x", "a\0b"])

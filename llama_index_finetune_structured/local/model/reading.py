@@ -30,7 +30,7 @@ seeding = ForkSafeLock()
 
 _MOST_LAYERS = 1 << 14  # chosen: more than Doge's experts; to build a model of more would take hours
 # Names of counts. Gemma 3n's vocab_size_per_layer_input and Qwen2-MoE's shared_expert_intermediate_size are none.
-_COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$")
+_COUNTED = re.compile("(layer|expert)s?$|(block|expert)_count$|^depth$")
 
 
 @contextmanager
@@ -82,8 +82,11 @@ def causal_model(folder: Path, **options: Any) -> Any:
 
     Raises ValueError where weights are missing or of another shape: transformers makes random ones of them.
     """
+    kind = (
+        transformers_library().AutoModelForCausalLM if "gguf_file" in options else _class_of(_config(folder))
+    )
     with _loading:
-        found, info = transformers_library().AutoModelForCausalLM.from_pretrained(
+        found, info = kind.from_pretrained(
             folder,
             use_safetensors=True,
             trust_remote_code=False,
@@ -104,10 +107,28 @@ def structure(folder: Path) -> Any:
     """The transformers causal LM of a folder's config, without weights: its tensors are on the device ``meta``."""
     import torch
 
-    transformers = transformers_library()
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = _config(folder)
     with _loading, torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return _class_of(config).from_config(config, trust_remote_code=False)
+
+
+def _config(folder: Path) -> Any:
+    return transformers_library().AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def _class_of(config: Any) -> Any:
+    """transformers' class of models that generate text: for what reads images or sound, the whole model.
+
+    Its text part alone would be saved as another model, without the weights that read images.
+    """
+    transformers = transformers_library()
+    if type(config) not in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{config.model_type} is an encoder with a decoder, and the base must be a decoder alone"
+        )
+    return transformers.AutoModelForMultimodalLM
 
 
 def fresh_model(kind: Any, config: Any) -> Any:

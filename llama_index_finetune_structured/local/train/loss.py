@@ -12,9 +12,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from ...errors import ConfigurationError
 from ...printable import package_logger
 from ..model.devices import uploaded, widest_float
 from ..model.prompts import TokenRow, TrainingRow, token_rows
+from ..model.reading import reading
 from ..model.rope import most_positions_alike
 from .layer_checkpointing import checkpoint_layers
 from .memory import LOGITS_AT_ONCE
@@ -34,7 +36,9 @@ _logger = package_logger(__name__)
 _COARSE = 0.05
 # Rows with nested prefixes, to compare packed and plain logits with; ids that every vocabulary has.
 _PROBE = [TokenRow((5, 6, 7, 8, 9), (10, 11)), TokenRow((5, 6, 7, 8, 12), (13, 10)), TokenRow((5, 6), (7,))]
-
+_LONGER = TokenRow(
+    _PROBE[0].prompt, (14, *range(5, 25))
+)  # the first of them, with other tokens after its prompt
 
 _HALF = {torch.bfloat16, torch.float16}
 _Result = TypeVar("_Result")
@@ -62,9 +66,11 @@ class AnswerLoss:
     def for_model(cls, model: Any, piece_tokens: int = PIECE_TOKENS) -> Self:
         """Pack where the model's packed logits equal the plain ones; else go row by row and log the reason.
 
-        Turns the model's dropout off: rows that share a prefix would share its dropout mask.
+        Turns the model's dropout off: rows that share a prefix would share its dropout mask. Raises
+        ConfigurationError for a model that does not read text alone, or whose tokens depend on later ones.
         """
         model.eval()
+        _require_text_decoder(model)
         own = _causal_lm(model).config._attn_implementation
         chunked = _has_plain_head(model)
         reason = why_not_packed(_causal_lm(model), _own_logits) or _why_not_packed(model, own, chunked)
@@ -235,6 +241,19 @@ def _use_attention(model: Any, implementation: str) -> None:
 
 def _output_layer(model: Any) -> Any:
     return _causal_lm(model).get_output_embeddings()
+
+
+@torch.no_grad()
+def _require_text_decoder(model: Any) -> None:
+    """Raise ConfigurationError where the model cannot be trained to predict each token of a text from those before."""
+    name = type(_causal_lm(model)).__name__
+    with reading(f"{name} cannot be trained on text alone", "Use another base model"):
+        short, longer = (_own_logits(model, pack([row]), False)[0].float() for row in (_PROBE[0], _LONGER))
+    if _difference(short, longer) > _tolerance(model):
+        raise ConfigurationError(
+            f"{name} cannot be trained: what it predicts after a prompt depends on the tokens of the answer, for its "
+            "attention is not causal. Use another base model"
+        )
 
 
 @torch.no_grad()

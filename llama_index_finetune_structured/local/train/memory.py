@@ -6,7 +6,6 @@ function a layer. Held against the allocations of whole steps on fake tensors in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigurationError, EngineError
-from ..model.base_files import GGUF
 from ..model.base_models import BaseModelFiles, holds_quantized_weights, text_config
 from ..model.devices import best_device, precision
 from ..model.prompts import TokenRow, TrainingRow, token_rows
@@ -24,6 +22,7 @@ from .batches import batches
 from .packing import pieces
 from .recipe import rows_a_step, rows_of_length
 from .settings import PIECE_TOKENS, LoraSettings
+from .stored_weights import LAYER, adapted_shapes, stored_tensors, text_shapes, unpacked_shapes
 
 __all__ = [
     "LOGITS_AT_ONCE",
@@ -50,7 +49,6 @@ _LOGIT_BYTES = (
     12  # of a logit in fp32: itself, its log-softmax and its gradient; in bf16 another copy and its gradient
 )
 _ADAPTED = 7  # linear layers in a decoder layer: query, key, value, output, gate, up, down
-_LAYER = re.compile(r"\.\d+\.")  # in the name of a weight that is of one of the layers
 _GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -149,34 +147,18 @@ def model_shape(
     itemsize = precision(device).itemsize
     try:
         with reading(base.name, ""):
-            tensors, config = list(_tensors(base, itemsize)), text_config(base)
+            tensors, config = list(stored_tensors(base, itemsize)), text_config(base)
             shapes = {name: shape for name, shape, _ in tensors}
             if not shapes:
                 return None
             weights = sum(size for *_, size in tensors)
+            shapes = text_shapes(shapes, _first(config, "num_hidden_layers"))
             if holds_quantized_weights(base):
                 shapes = unpacked_shapes(shapes, _first(config, "hidden_size"))
                 weights += itemsize * max(map(prod, adapted_shapes(shapes)), default=0)
             return shape_of(config, shapes, weights, itemsize, quantization)
     except ConfigurationError:
         return None
-
-
-def adapted_shapes(shapes: dict[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The shapes of the linear layers that LoRA adapts and that quantisation quantises: not those of experts."""
-    return [
-        shape
-        for name, shape in shapes.items()
-        if _LAYER.search(name) and len(shape) == 2 and "expert" not in name
-    ]
-
-
-def unpacked_shapes(shapes: dict[str, tuple[int, ...]], width: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of weights that are stored two in a byte, in one column: one of their sizes is the model's width."""
-    return {
-        name: (2 * shape[0] // width, width) if shape[1:] == (1,) and width else shape
-        for name, shape in shapes.items()
-    }
 
 
 def shape_of(
@@ -196,7 +178,7 @@ def shape_of(
         weights += itemsize * max(sizes, default=0)
     width, heads = _first(config, "hidden_size"), _first(config, "num_attention_heads")
     head = _first(config, "head_dim") or width // max(1, heads)
-    of_layers = [shape for name, shape in shapes.items() if _LAYER.search(name)]
+    of_layers = [shape for name, shape in shapes.items() if LAYER.search(name)]
     active = _first(config, "num_experts_per_tok", "top_k_experts")
     dense = _first(config, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * width
     inner = active * (_first(config, "moe_intermediate_size") or dense) if active else dense
@@ -371,20 +353,6 @@ def _free_of_group() -> Iterator[int]:
             yield max(0, most - int((folder / used).read_text()) + files)
         except (OSError, ValueError):
             continue
-
-
-def _tensors(base: BaseModelFiles, itemsize: int) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """Name, shape and bytes in memory of each weight, from the headers of the files that are read."""
-    from safetensors import safe_open
-
-    names = [] if GGUF in base.files else [name for name in base.files if name.endswith(".safetensors")]
-    for path in [base.path / name for name in names] or sorted(base.path.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                part = file.get_slice(name)
-                shape, kind = tuple(part.get_shape()), part.get_dtype()
-                # Floating-point weights are loaded in the precision that is computed in; quantised ones as they are.
-                yield name, shape, prod(shape) * (1 if kind in ("U8", "I8") else itemsize)
 
 
 def _first(config: Any, *names: str) -> int:

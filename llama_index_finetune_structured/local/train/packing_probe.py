@@ -40,6 +40,7 @@ _MOST = {
     "sliding_window": 6,
     "window_size": 6,
 }
+_TOWER_LAYERS = ("depth", "num_hidden_layers", "encoder_layers", "num_layers")
 _HEADS = 2  # of keys and values
 _LAYERS = 2  # at least; more where the layers are of several types
 _VOCABULARY = range(3, 60)
@@ -98,8 +99,11 @@ def _small_copy(model: Any) -> Any:
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
+    text = config.get_text_config()
     for part in _parts(config):
         _shrink(part)
+        if part is not config and part is not text:
+            _leave_one_layer(part)
     small = fresh_model(type(model), config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -140,6 +144,13 @@ def _shrink(config: Any) -> None:
         config.pad_token_id = 0
     if not getattr(config, "is_heterogeneous", False):  # else layers have heads of their own
         _reduce_heads(config)
+
+
+def _leave_one_layer(config: Any) -> None:
+    """Reduce the config of a tower for images or sound, which no text runs through, in place."""
+    for key in _TOWER_LAYERS:
+        if getattr(config, key, 0):
+            setattr(config, key, 1)
 
 
 def _reduce_heads(config: Any) -> None:
