@@ -15,7 +15,7 @@ from . import chat, completions, files, jobs, models, uploads
 from .blobs import Blobs
 from .call_queue import CallQueue
 from .database import Database
-from .errors import add_error_handlers
+from .errors import ErrorReply, add_error_handlers
 from .guards import RequestGuard, log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
@@ -40,7 +40,13 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     ``workers``. One server at a time serves a folder: its start raises EngineError while another one does.
     """
     database = Database(settings.database_path)
-    app = FastAPI(title="finetune-structured", lifespan=_lifespan, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="finetune-structured",
+        lifespan=_lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+        responses={"4XX": {"model": ErrorReply, "description": "Refused"}},
+    )
     app.state.settings, app.state.database = settings, database
     app.state.blobs = Blobs(settings.blobs_folder, database)
     app.state.keys = KeyStore(database, settings)
