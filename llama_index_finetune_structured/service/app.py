@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from ..locks import locked_folder
-from . import chat, completions, files, jobs, models, uploads
+from . import chat, checks, completions, files, jobs, key_routes, models, scorecards, uploads
 from .blobs import Blobs
 from .call_queue import CallQueue
 from .database import Database
@@ -36,8 +36,9 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The ASGI application of a service's folder.
 
-    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``pool``, ``calls``, ``metrics`` and
-    ``workers``. One server at a time serves a folder: its start raises EngineError while another one does.
+    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``pool``, ``calls``, ``checks``,
+    ``scorecards``, ``metrics`` and ``workers``. One server at a time serves a folder: its start raises EngineError
+    while another one does.
     """
     database = Database(settings.database_path)
     app = FastAPI(
@@ -53,10 +54,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.models = ModelStore(database, settings)
     app.state.pool = ModelPool(most_loaded=settings.max_loaded_models)
     app.state.calls = CallQueue(app.state.pool, most_waiting=settings.max_waiting_calls)
+    app.state.scorecards = scorecards.Scorecards(settings)
+    app.state.checks = checks.FileChecks()
     app.state.metrics = ServiceMetrics(database)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
-    for module in (files, uploads, jobs, models, chat, completions, page):
+    for module in (files, uploads, checks, jobs, scorecards, models, chat, completions, key_routes, page):
         app.include_router(module.router)
     _add_health(app)
     return app
@@ -77,6 +80,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         finally:
             if workers is not None:
                 await run_in_threadpool(workers.end)
+            await state.scorecards.end()
             sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeping
