@@ -575,6 +575,7 @@ $("add-key").addEventListener("submit", async (event) => {
     const made = await post("/keys", body);
     tell("");
     $("add-key").reset();
+    $("new-key").open = false;
     setText($("made-name"), made.name);
     setText($("made-secret"), made.key);
     show("made-key");
