@@ -100,9 +100,9 @@ def _thinking_tokens(llm: LoraLLM, request: ChatCompletionRequest) -> int | None
 class AnswerRules(NamedTuple):
     """What is done with a whole answer to a schema.
 
-    ``distinct``: whether its lists have no item twice. ``texts``: those that it is from. ``second``: makes the call that
-    is asked where the schema refuses the answer of the first one; None: this is the second. Only the schema is judged:
-    validators in Python are the client's, and so is what it does about them.
+    ``distinct``: whether its lists have no item twice. ``texts``: those that it is from. ``second``: makes the call
+    that is asked where the schema refuses the answer of the first one; None: this is the second. Only the schema is
+    judged: validators in Python are the client's, and so is what it does about them.
     """
 
     schema: Mapping[str, Any]

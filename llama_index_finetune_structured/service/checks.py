@@ -117,4 +117,10 @@ def _problem(problem: Problem, names: dict[str, str]) -> dict[str, Any]:
     for path, name in names.items():
         message = message.replace(path, name)
     level = "warning" if problem.is_warning else "error"
-    return {"line": problem.line, "level": level, "code": problem.code, "message": message, "fix": problem.fix}
+    return {
+        "line": problem.line,
+        "level": level,
+        "code": problem.code,
+        "message": message,
+        "fix": problem.fix,
+    }

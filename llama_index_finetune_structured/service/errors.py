@@ -16,7 +16,15 @@ from starlette.exceptions import HTTPException
 
 from ..printable import one_line, printable
 
-__all__ = ["ApiError", "ErrorReply", "add_error_handlers", "error_body", "internal_error", "invalid", "not_found"]
+__all__ = [
+    "ApiError",
+    "ErrorReply",
+    "add_error_handlers",
+    "error_body",
+    "internal_error",
+    "invalid",
+    "not_found",
+]
 
 _TYPES = {
     401: "authentication_error",

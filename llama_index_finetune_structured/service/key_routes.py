@@ -73,7 +73,9 @@ def revoke_key(request: Request, key: AdminKey, key_id: str) -> dict[str, Any]:
     """End a key. What was made with it stays."""
     if key_id == key.id:
         raise ApiError(
-            400, "This is the key of the request: revoke it with another one, or by 'keys revoke'.", code="own_key"
+            400,
+            "This is the key of the request: revoke it with another one, or by 'keys revoke'.",
+            code="own_key",
         )
     store = _store(request)
     found = next((each for each in store.all_keys() if each.id == key_id), None)

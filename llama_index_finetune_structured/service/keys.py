@@ -19,7 +19,17 @@ from .database import Database, Record, keys, new_id, now
 from .errors import ApiError
 from .settings import ServiceSettings
 
-__all__ = ["EVERY_SCOPE", "SCOPES", "ApiKey", "CurrentKey", "KeyStore", "Scope", "current_key", "is_loopback", "scoped"]
+__all__ = [
+    "EVERY_SCOPE",
+    "SCOPES",
+    "ApiKey",
+    "CurrentKey",
+    "KeyStore",
+    "Scope",
+    "current_key",
+    "is_loopback",
+    "scoped",
+]
 
 Scope = Literal["chat", "files", "fine_tuning", "admin"]
 SCOPES: tuple[Scope, ...] = ("chat", "files", "fine_tuning")

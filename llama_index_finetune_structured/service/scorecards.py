@@ -36,7 +36,9 @@ _MOST_ROWS = 200  # chosen: a rate of so many rows is known to within 7 points
 _MOST_STARTED = 16
 _CONCURRENCY = 4  # chosen: of 32 places, so that clients have most
 _RETRY_S = 30
-_CLIENTS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
+_CLIENTS_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
+)
 
 
 class Scorecards:
@@ -85,9 +87,7 @@ class Scorecards:
     def _folder(self, job_id: str) -> Path:
         return self._settings.runs_folder / job_id
 
-    async def _make(
-        self, job_id: str, held_out: Path, systems: list[ServedModel], calls: CallQueue
-    ) -> None:
+    async def _make(self, job_id: str, held_out: Path, systems: list[ServedModel], calls: CallQueue) -> None:
         try:
             async with self._one:
                 await self._compare(job_id, held_out, systems, calls)
@@ -166,7 +166,9 @@ def download_report(request: Request, key: JobsKey, job_id: str) -> FileResponse
     if not path.is_file():
         raise not_found("scorecard", job_id)
     headers = {"content-security-policy": _CLIENTS_POLICY, "cache-control": "no-store"}
-    return FileResponse(path, media_type="text/html; charset=utf-8", filename=f"{job_id}.html", headers=headers)
+    return FileResponse(
+        path, media_type="text/html; charset=utf-8", filename=f"{job_id}.html", headers=headers
+    )
 
 
 def _described(cards: Scorecards, job_id: str) -> dict[str, Any]:
@@ -193,7 +195,12 @@ def _figures(card: Scorecard) -> dict[str, Any]:
         }
         for model, score in card.systems.items()
     ]
-    return {"verdict": card.verdict(), "rows": len(card.rows), "left_out": len(card.left_out), "systems": systems}
+    return {
+        "verdict": card.verdict(),
+        "rows": len(card.rows),
+        "left_out": len(card.left_out),
+        "systems": systems,
+    }
 
 
 def _interval(score: Any, name: str) -> dict[str, float]:

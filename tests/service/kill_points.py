@@ -1,8 +1,8 @@
 """Kill a process with SIGKILL at each of its durable steps, one after the other: a script that prints what came of it.
 
 Each operation of the service is done in a forked child that is killed before its n-th change of a file or of the
-database, for every n until it ends by itself. After each kill, the folder is opened as the next server does, and what is
-there is checked. Children are forked from a process that has imported what they need and computed nothing.
+database, for every n until it ends by itself. After each kill, the folder is opened as the next server does, and what
+is there is checked. Children are forked from a process that has imported what they need and computed nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def in_child(work: Callable[[], object]) -> bool:
             work()
             status = 0
         except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
+            print(f"\n{error!r}", file=sys.stderr, flush=True)
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -106,6 +106,9 @@ class Operation:
     def work(self, client: TestClient) -> None:
         raise NotImplementedError
 
+    def recover(self) -> None:
+        """What a worker does after a kill, where no server is open: connections to SQLite survive no fork."""
+
     def check(self, client: TestClient) -> None:
         """After a kill: all of the operation has happened, or nothing; then it can be done again."""
         raise NotImplementedError
@@ -134,7 +137,8 @@ class SendParts(Operation):
         body = {"filename": "b.jsonl", "purpose": "fine-tune", "bytes": size, "mime_type": "text/jsonl"}
         upload = call(client, "POST", "/uploads", json=body)["id"]
         ids = [
-            call(client, "POST", f"/uploads/{upload}/parts", files={"data": half})["id"] for half in self.halves
+            call(client, "POST", f"/uploads/{upload}/parts", files={"data": half})["id"]
+            for half in self.halves
         ]
         call(client, "POST", f"/uploads/{upload}/complete", json={"part_ids": ids})
 
@@ -193,7 +197,12 @@ class DeleteModel(Operation):
         database = Database(self.settings.database_path)
         with database.write() as connection:
             row = {"id": _JOB, "owner": "local", "created_at": 1, "model": "tiny", "status": "succeeded"}
-            file = {"training_file": "f", "training_sha256": "0" * 64, "training_name": "a", "hyperparameters": {}}
+            file = {
+                "training_file": "f",
+                "training_sha256": "0" * 64,
+                "training_name": "a",
+                "hyperparameters": {},
+            }
             if connection.execute(select(jobs).where(jobs.c.id == _JOB)).one_or_none() is None:
                 connection.execute(insert(jobs).values({**row, **file, "seed": 1}))
             tuned = {"id": _MODEL, "owner": "local", "created_at": 1, "job_id": _JOB, "base": "tiny"}
@@ -227,12 +236,17 @@ class Train(Operation):
         call(client, "POST", "/fine_tuning/jobs", json=body)
 
     def work(self, client: TestClient) -> None:
+        self._train()
+
+    def _train(self) -> None:
         worker = Worker(self.settings, "0", threading.Event())
         while worker.work():
             pass
 
+    def recover(self) -> None:
+        assert in_child(self._train)
+
     def check(self, client: TestClient) -> None:
-        assert in_child(lambda: self.work(client))
         (job, *older) = call(client, "GET", "/fine_tuning/jobs?limit=1000")["data"]
         assert job["status"] == "succeeded", job
         events = call(client, "GET", f"/fine_tuning/jobs/{job['id']}/events?limit=1000")["data"]
@@ -263,6 +277,7 @@ def killed_at_every_step(operation: Operation) -> int:
 
     while not in_child(interrupted):
         step += 1
+        operation.recover()
         with client_of(settings) as client:
             operation.check(client)
         _require_only_what_is_named(settings)
@@ -274,7 +289,9 @@ def _require_only_what_is_named(settings: ServiceSettings) -> None:
     Blobs(settings.blobs_folder, database).clean_up()
     with database.read() as connection:
         named = {*connection.scalars(select(files.c.sha256)), *connection.scalars(select(parts.c.sha256))}
-        needed = select(jobs.c.training_sha256).where(jobs.c.status.in_(("queued", "running", "validating_files")))
+        needed = select(jobs.c.training_sha256).where(
+            jobs.c.status.in_(("queued", "running", "validating_files"))
+        )
         named |= set(connection.scalars(needed))
     database.close()
     assert set(stored(settings.folder)) == named, "contents without rows, or rows without contents"

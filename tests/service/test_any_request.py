@@ -59,7 +59,9 @@ class Requests:
                     next(reply.iter_content(1))  # a job's goes on until the job has ended
                     content: Any = None
                 else:
-                    content = reply.json() if "json" in reply.headers.get("content-type", "") else reply.content
+                    content = (
+                        reply.json() if "json" in reply.headers.get("content-type", "") else reply.content
+                    )
         except (requests.exceptions.InvalidHeader, requests.exceptions.InvalidURL, UnicodeError):
             return  # which no client of HTTP can send
         except requests.RequestException as error:
@@ -94,7 +96,9 @@ class Requests:
             if name in case.path_parameters:
                 case.path_parameters[name] = self._known(kind, case.path_parameters[name])
         if isinstance(case.query, dict) and "after" in case.query:
-            case.query["after"] = self._known("ftjob-" if "jobs" in case.path else "file-", case.query["after"])
+            case.query["after"] = self._known(
+                "ftjob-" if "jobs" in case.path else "file-", case.query["after"]
+            )
         body = case.body
         if not isinstance(body, dict):
             return
@@ -105,7 +109,9 @@ class Requests:
             body["part_ids"] = [self._known("part_", "part_x")]
         if "model" in body and self.chance.random() < 0.75:
             body["model"] = "tiny" if "training_file" in body else self._known("ft:", "tiny")
-        if "completions" in case.path and isinstance(body.get("model"), str):  # answers are not what is tested
+        if "completions" in case.path and isinstance(
+            body.get("model"), str
+        ):  # answers are not what is tested
             body["max_tokens"], body["n"] = self.chance.choice([1, 2, 5]), self.chance.choice([None, 1, 2])
             body.pop("max_completion_tokens", None)
 
@@ -119,7 +125,9 @@ def _send_many(server: ChatServer, count: int, number: int) -> Requests:
     sent = Requests(server, random.Random(number))
     for purpose in ("fine-tune", "batch"):
         form = {"purpose": purpose}
-        requests.post(f"{server.url}/files", data=form, files={"file": ("a.jsonl", rows())}).raise_for_status()
+        requests.post(
+            f"{server.url}/files", data=form, files={"file": ("a.jsonl", rows())}
+        ).raise_for_status()
     sent._learn(requests.get(f"{server.url}/files").json())
     sent._learn(requests.get(f"{server.url}/models").json())
 

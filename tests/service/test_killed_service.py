@@ -110,6 +110,7 @@ def _script(module: str, *arguments: object) -> dict[str, Any]:
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
+        env={**os.environ, "TQDM_DISABLE": "1"},
     )
     assert done.returncode == 0, done.stderr[-5000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -21,7 +21,12 @@ def test_keys_are_made_listed_and_revoked_by_a_key_for_keys(service: Running) ->
     admin = _client(service, service.add_key(scopes=["admin"]))
     body = {"name": "Zoë", "scopes": ["chat"], "max_stored_bytes": 5}
     made = admin.post("/keys", json=body).json()
-    assert (made["name"], made["scopes"], made["max_stored_bytes"], made["revoked"]) == ("Zoë", ["chat"], 5, False)
+    assert (made["name"], made["scopes"], made["max_stored_bytes"], made["revoked"]) == (
+        "Zoë",
+        ["chat"],
+        5,
+        False,
+    )
     with _client(service, made["key"]) as own:
         assert own.get("/keys/current").json()["id"] == made["id"]
         assert own.get("/keys").status_code == own.post("/keys", json=body).status_code == 403

@@ -266,7 +266,9 @@ def test_a_job_is_paused_resumed_and_cancelled_and_a_model_deleted(
 
 
 @needs_browser
-def test_keys_are_made_and_revoked_and_the_first_one_closes_the_page(tab: Tab, open_server: ChatServer) -> None:
+def test_keys_are_made_and_revoked_and_the_first_one_closes_the_page(
+    tab: Tab, open_server: ChatServer
+) -> None:
     address = open_server.url.removesuffix("/v1")
     tab.resize(1200)
     tab.open(f"{address}/")
@@ -311,7 +313,9 @@ def test_keys_are_made_and_revoked_and_the_first_one_closes_the_page(tab: Tab, o
 
 
 @needs_browser
-def test_the_scorecard_of_a_finished_job_is_made_and_shown(tab: Tab, service: Running, trained: Trained) -> None:
+def test_the_scorecard_of_a_finished_job_is_made_and_shown(
+    tab: Tab, service: Running, trained: Trained
+) -> None:
     _sign_in(tab, service, trained.client.api_key)
     assert tab.js("document.querySelector('#link-keys').hidden"), "the key has no scope of keys"
     tab.open(f"{service.base}/#/jobs/{trained.job.id}")

@@ -340,7 +340,9 @@ def test_an_answer_that_its_schema_refuses_is_asked_for_a_second_time(client: Op
     reply = client.chat.completions.create(model="tiny", messages=ASKED, response_format=asked)
     assert reply.choices[0].message.content == second
     name = asked["json_schema"]["schema"]["properties"]["name"]
-    name["not"] = {"type": "string"}  # refuses all: the likeliest answer is given, and the client validates it
+    name["not"] = {
+        "type": "string"
+    }  # refuses all: the likeliest answer is given, and the client validates it
     own = tiny.chat(CHAT, response_format=asked)
     reply = client.chat.completions.create(model="tiny", messages=ASKED, response_format=asked, logprobs=True)
     assert reply.choices[0].message.content == own.message.content

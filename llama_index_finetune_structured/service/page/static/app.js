@@ -164,7 +164,7 @@ function badge(node, status) {
 function jobRow(job) {
   const id = `row-${job.id}`;
   if ($(id)) return $(id);
-  const link = make("a", { href: `#/jobs/${part(job.id)}` }, job.suffix || job.id);
+  const link = make("a", { href: `#/jobs/${part(job.id)}` }, job.user_provided_suffix || job.id);
   return make("tr", { id },
     make("td", {}, link, make("div", { class: "quiet" }, `${job.model}, ${when(job.created_at)}`)),
     make("td", {}, make("span")),
@@ -316,7 +316,7 @@ const isStep = (event) => event.type === "metrics";
 async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
   if (!isCurrent()) return job;
-  setText($("title-job"), job.fine_tuned_model ?? job.id);
+  setText($("title-job"), job.fine_tuned_model ?? job.user_provided_suffix ?? job.id);
   if (!$("job-status").textContent.startsWith(job.status.replaceAll("_", " "))) {
     setText($("told"), `The job is ${job.status.replaceAll("_", " ")}.`);
   }
@@ -546,6 +546,7 @@ async function refreshKeys(mine) {
     if (mine !== turn) return;
     $("key-rows").replaceChildren(...page.data.map((key) => keyRow(key, own.id)));
     show("no-keys", page.data.length === 0);
+    show("key-table", page.data.length > 0);
   });
 }
 function keyRow(key, ownId) {
@@ -579,6 +580,7 @@ $("add-key").addEventListener("submit", async (event) => {
     setText($("made-name"), made.name);
     setText($("made-secret"), made.key);
     show("made-key");
+    show("no-keys", false);
     $("made-secret").focus();
     if (document.body.dataset.keys === "none") document.body.dataset.keys = "required"; // now there is one
     else await refreshKeys(turn);
