@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
 
 from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError, DatasetError
 from ..evaluation.comparison import acompare
 from ..evaluation.scorecard import Scorecard
 from ..files import read_json
-from .app_state import blobs_of, database_of, service_settings
+from .app_state import blobs_of, database_of
 from .call_queue import CallQueue
 from .database import Record
 from .errors import ApiError, invalid, not_found
@@ -36,9 +36,10 @@ _MOST_ROWS = 200  # chosen: a rate of so many rows is known to within 7 points
 _MOST_STARTED = 16
 _CONCURRENCY = 4  # chosen: of 32 places, so that clients have most
 _RETRY_S = 30
-_CLIENTS_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
-)
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
+    "cache-control": "no-store",
+}
 
 
 class Scorecards:
@@ -158,16 +159,16 @@ def retrieve_scorecard(request: Request, key: JobsKey, job_id: str) -> dict[str,
     return _described(_cards(request), job_id)
 
 
-@router.get("/report", response_class=FileResponse)
-def download_report(request: Request, key: JobsKey, job_id: str) -> FileResponse:
+@router.get("/report", response_class=HTMLResponse)
+def download_report(request: Request, key: JobsKey, job_id: str) -> HTMLResponse:
     """The scorecard as a page of HTML, with all answers."""
     _job(request, key, job_id)
-    path = service_settings(request).runs_folder / job_id / _REPORT
-    if not path.is_file():
-        raise not_found("scorecard", job_id)
-    headers = {"content-security-policy": _CLIENTS_POLICY, "cache-control": "no-store"}
-    return FileResponse(
-        path, media_type="text/html; charset=utf-8", filename=f"{job_id}.html", headers=headers
+    try:
+        page = _cards(request).path(job_id, _REPORT).read_text(encoding="utf-8")
+    except OSError:
+        raise not_found("scorecard", job_id) from None
+    return HTMLResponse(
+        page, headers=_HEADERS | {"content-disposition": f"attachment; filename={job_id}.html"}
     )
 
 

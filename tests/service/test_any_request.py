@@ -19,7 +19,11 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
+from sqlalchemy import update
 
+from llama_index_finetune_structured.service.database import jobs, models
+from llama_index_finetune_structured.service.job_requests import ENDED
+from llama_index_finetune_structured.service.keys import EVERY_SCOPE, KeyStore
 from tests import random_adapters
 from tests.service.chat.chat_server import ChatServer
 from tests.service.openai_replies import require_described
@@ -27,15 +31,16 @@ from tests.service.serving import rows, stored
 
 _SLOWEST_S = 60.0  # a reply takes milliseconds, on a machine with others at work
 _KEPT = 40  # ids of a kind
-_KINDS = ("file-", "upload_", "part_", "ftjob-", "ft:")
+_KINDS = ("file-", "upload_", "part_", "ftjob-", "ft:", "key_")
 
 
 class Requests:
     """Requests to a server and what came of them."""
 
-    def __init__(self, server: ChatServer, chance: random.Random) -> None:
+    def __init__(self, server: ChatServer, key: str, chance: random.Random) -> None:
         self.server, self.chance = server, chance
         self.session = requests.Session()
+        self.session.headers["Authorization"] = f"Bearer {key}"
         self.statuses: Counter[int] = Counter()
         self.faults: list[str] = []
         self.ids: dict[str, list[str]] = {kind: [] for kind in _KINDS}
@@ -78,6 +83,12 @@ class Requests:
             except Exception as error:
                 self.faults.append(f"{what}: {error}")
 
+    def ask(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of a reply that must be good."""
+        reply = self.session.request(method, f"{self.server.url}{path}", **options)
+        reply.raise_for_status()
+        return reply.json()
+
     def _learn(self, content: dict[str, Any]) -> None:
         for one in (content, *(content["data"] if isinstance(content.get("data"), list) else ())):
             found = str(one.get("id", ""))
@@ -91,7 +102,13 @@ class Requests:
         return self.chance.choice(known) if known and self.chance.random() < 0.75 else other
 
     def _name_what_exists(self, case: Case) -> None:
-        kinds = {"file_id": "file-", "upload_id": "upload_", "job_id": "ftjob-", "model": "ft:"}
+        kinds = {
+            "file_id": "file-",
+            "upload_id": "upload_",
+            "job_id": "ftjob-",
+            "model": "ft:",
+            "key_id": "key_",
+        }
         for name, kind in kinds.items():
             if name in case.path_parameters:
                 case.path_parameters[name] = self._known(kind, case.path_parameters[name])
@@ -121,15 +138,13 @@ def _has_input(operation: Any) -> bool:
     return any(list(part) for part in parts)
 
 
-def _send_many(server: ChatServer, count: int, number: int) -> Requests:
-    sent = Requests(server, random.Random(number))
+def _send_many(server: ChatServer, key: str, count: int, number: int) -> Requests:
+    sent = Requests(server, key, random.Random(number))
     for purpose in ("fine-tune", "batch"):
         form = {"purpose": purpose}
-        requests.post(
-            f"{server.url}/files", data=form, files={"file": ("a.jsonl", rows())}
-        ).raise_for_status()
-    sent._learn(requests.get(f"{server.url}/files").json())
-    sent._learn(requests.get(f"{server.url}/models").json())
+        sent.ask("POST", "/files", data=form, files={"file": ("a.jsonl", rows())})
+    for path in ("/files", "/models", "/fine_tuning/jobs"):
+        sent._learn(sent.ask("GET", path))
 
     @seed(number)
     @given(st.data())
@@ -147,24 +162,15 @@ def _send_many(server: ChatServer, count: int, number: int) -> Requests:
     return sent
 
 
-def _delete_all(server: ChatServer) -> None:
+def _delete_all(sent: Requests) -> None:
     """Delete and end all that is there, as a client does."""
-    for job in requests.get(f"{server.url}/fine_tuning/jobs", params={"limit": 1000}).json()["data"]:
-        requests.post(f"{server.url}/fine_tuning/jobs/{job['id']}/cancel")
-    for file in requests.get(f"{server.url}/files").json()["data"]:
-        requests.delete(f"{server.url}/files/{file['id']}").raise_for_status()
-
-
-def _no_fault_and_nothing_left(server: ChatServer, sent: Requests, count: int) -> None:
-    print(f"{sent.statuses.total()} requests, {dict(sent.statuses)}, the slowest {sent.slowest:.1f} s")
-    assert not sent.faults, "\n".join([f"{len(sent.faults)} faults", *sent.faults[:20]])
-    assert sent.statuses.total() >= 0.95 * count
-    assert {200, 400, 404} <= set(sent.statuses)
-    sent.session.close()
-    server.wait_until_idle(60)
     for upload in sent.ids["upload_"]:
-        requests.post(f"{server.url}/uploads/{upload}/cancel")
-    _delete_all(server)
+        sent.session.post(f"{sent.server.url}/uploads/{upload}/cancel")
+    for job in sent.ask("GET", "/fine_tuning/jobs?limit=1000")["data"]:
+        if job["status"] not in ENDED:
+            sent.ask("POST", f"/fine_tuning/jobs/{job['id']}/cancel")
+    for file in sent.ask("GET", "/files")["data"]:
+        sent.ask("DELETE", f"/files/{file['id']}")
 
 
 @pytest.fixture
@@ -176,10 +182,30 @@ def server(tiny_llama: Path, tmp_path: Path) -> ChatServer:
     return server
 
 
+def _key(server: ChatServer) -> str:
+    """A key of all scopes, which the models and their jobs belong to."""
+    store: KeyStore = server.app.state.keys
+    secret = store.add("all", scopes=EVERY_SCOPE)
+    key = store.find(secret)
+    assert key is not None
+    with server.app.state.database.write() as connection:
+        for table in (models, jobs):
+            connection.execute(update(table).values(owner=key.id))
+    return secret
+
+
 def _survives(server: ChatServer, count: int, number: int) -> None:
+    """Send so many requests: each has a reply below 500, and in the end nothing is left."""
     threads = threading.active_count()
     with server.running():
-        _no_fault_and_nothing_left(server, _send_many(server, count, number), count)
+        sent = _send_many(server, _key(server), count, number)
+        print(f"{sent.statuses.total()} requests, {dict(sent.statuses)}, the slowest {sent.slowest:.1f} s")
+        assert not sent.faults, "\n".join([f"{len(sent.faults)} faults", *sent.faults[:20]])
+        assert sent.statuses.total() >= 0.95 * count
+        assert {200, 400, 404} <= set(sent.statuses)
+        server.wait_until_idle(60)
+        _delete_all(sent)
+        sent.session.close()
     assert stored(server.folder) == []
     assert threading.active_count() <= threads + 8
 
