@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +11,16 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
+from llama_index.core.base.llms.types import ChatMessage
 
 from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError, DatasetError
 from ..evaluation.comparison import acompare
+from ..evaluation.run.systems import System, content_text
 from ..evaluation.scorecard import Scorecard
+from ..example import Example
 from ..files import read_json
+from ..llms.lora import LoraLLM
 from .app_state import blobs_of, database_of
 from .call_queue import CallQueue
 from .database import Record
@@ -106,8 +111,11 @@ class Scorecards:
         rows = (await to_thread.run_sync(FinetuneDataset.load, held_out))[:_MOST_ROWS]
         with ExitStack() as stack:
             llms = {model.name: await calls.enter(stack, model) for model in systems}
-            notes = {"rows asked": len(rows)}
-            card = await acompare(llms, rows, concurrency=_CONCURRENCY, notes=notes, show_progress=False)
+            have_schemas = all(row.answer_schema is not None for row in rows)
+            asked: dict[str, System] = {
+                name: llm if have_schemas else _answers_of(llm) for name, llm in llms.items()
+            }
+            card = await acompare(asked, rows, concurrency=_CONCURRENCY, show_progress=False)
         await to_thread.run_sync(self._write, card, self._folder(job_id), systems[-1].name)
 
     def _write(self, card: Scorecard, folder: Path, title: str) -> None:
@@ -115,6 +123,27 @@ class Scorecards:
         log = read_json(folder / "training_log.json")["steps"]
         card.to_json(folder / _CARD)
         card.to_html(folder / _REPORT, title=title, training_log=log)
+
+
+def _answers_of(llm: LoraLLM) -> Callable[[Example], Awaitable[str]]:
+    """Asks for answers as they were trained where rows have no schema, as those of OpenAI's format."""
+
+    async def answer(example: Example) -> str:
+        messages = [
+            ChatMessage(role=message.role, content=content_text(message.content))
+            for message in example.messages
+        ]
+        schema = example.answer_schema
+        asked = (
+            {} if schema is None else {"response_format": _format_of(example.schema_name or "answer", schema)}
+        )
+        return (await llm.achat(messages, **asked)).message.content or ""
+
+    return answer
+
+
+def _format_of(name: str, schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
 def _cards(request: Request) -> Scorecards:

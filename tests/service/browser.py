@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.service.serving import wait_for
+from tests.service.serving import WAIT_S, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -77,7 +77,7 @@ class Tab:
         """The visible text of an element; empty where there is none."""
         return str(self.js(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
 
-    def wait(self, code: str, seconds: float = 120) -> None:
+    def wait(self, code: str, seconds: float = WAIT_S) -> None:
         """Wait until an expression is true."""
         wait_for(lambda: self.js(code), seconds)
 

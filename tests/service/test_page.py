@@ -321,7 +321,10 @@ def test_the_scorecard_of_a_finished_job_is_made_and_shown(
     tab.open(f"{service.base}/#/jobs/{trained.job.id}")
     tab.click("#job-scorecard")
     tab.click("#make-scorecard")
-    tab.wait("document.querySelector('#scorecard-state').className === 'verdict'")
+    tab.wait("document.querySelector('#scorecard-state').className !== ''")
+    assert tab.js("document.querySelector('#scorecard-state').className") == "verdict", tab.text(
+        "#scorecard-state"
+    )
     assert "2 held-out rows" in tab.text("#scorecard-figures")
     assert trained.job.fine_tuned_model in tab.text("#scorecard-figures thead")
     _see(tab, "scorecard")

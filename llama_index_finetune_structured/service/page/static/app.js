@@ -512,7 +512,7 @@ async function openModels(mine) {
 }
 function modelRow(model) {
   const isBase = model.owned_by === "system";
-  const open = make("a", { href: `#/playground/${part(model.id)}` }, "Try");
+  const open = make("a", { class: "button", href: `#/playground/${part(model.id)}` }, "Try");
   const remove = make("button", { type: "button", "aria-label": `Delete ${model.id}` }, "Delete");
   remove.addEventListener("click", () => guarded(async () => {
     if (!confirm(`Delete ${model.id} and its weights?`)) return;
@@ -520,7 +520,7 @@ function modelRow(model) {
     route();
   }));
   return make("tr", {}, make("td", {}, model.id), make("td", {}, isBase ? "base" : "tuned"),
-    make("td", {}, isBase ? "" : when(model.created)), make("td", {}, open, ...(isBase ? [] : [" ", remove])));
+    make("td", { "data-label": "Made" }, isBase ? "" : when(model.created)), make("td", {}, open, ...(isBase ? [] : [" ", remove])));
 }
 
 // -- keys --
