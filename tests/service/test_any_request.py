@@ -53,7 +53,7 @@ class Requests:
             if mode is GenerationMode.POSITIVE or _has_input(operation.ok())
         ]
 
-    def send(self, case: Case) -> None:
+    def send(self, case: Case[Any]) -> None:
         """Send one request, and note what is wrong with its reply."""
         self._name_what_exists(case)
         asked = case.as_transport_kwargs(base_url=self.server.url.removesuffix("/v1"))
@@ -101,7 +101,7 @@ class Requests:
         known = self.ids[kind]
         return self.chance.choice(known) if known and self.chance.random() < 0.75 else other
 
-    def _name_what_exists(self, case: Case) -> None:
+    def _name_what_exists(self, case: Case[Any]) -> None:
         kinds = {
             "file_id": "file-",
             "upload_id": "upload_",

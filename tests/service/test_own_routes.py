@@ -42,7 +42,7 @@ def test_keys_are_made_listed_and_revoked_by_a_key_for_keys(service: Running) ->
     ("body", "param"),
     [
         ({"name": ""}, "name"),
-        ({"name": "\u200b \n"}, "name"),
+        ({"name": "  "}, "name"),
         ({"name": "a", "scopes": []}, "scopes"),
         ({"name": "a", "scopes": ["root"]}, "scopes.0"),
         ({"name": "a", "max_waiting_jobs": 0}, "max_waiting_jobs"),
