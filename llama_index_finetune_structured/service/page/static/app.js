@@ -241,7 +241,9 @@ $("start").addEventListener("submit", async (event) => {
     const reports = await Promise.all(uploaded.map((id) => checkOf(id, $("base").value)));
     if (mine !== turn) return discardFiles();
     $("check-report").replaceChildren(...reports.flatMap((report, at) => checkParts(inputs[at], report)));
-    $("start-job").disabled = reports.some((report) => report.ok === false);
+    const isBad = reports.some((report) => report.ok === false);
+    if (isBad) $("check-report").append(make("p", { class: "error" }, "Correct the errors, and choose the corrected files."));
+    $("start-job").disabled = isBad;
     show("checked");
     $("checked").focus();
   });
@@ -482,12 +484,13 @@ function openScorecard(mine, id) {
   });
 }
 function scorecardParts(card) {
-  const interval = ({ rate, low, high }) => (low === undefined ? percent(rate) : `${percent(rate)} (${percent(low)} to ${percent(high)})`);
+  const interval = ({ rate, low, high }) => (low === undefined ? [percent(rate)]
+    : [percent(rate), make("div", { class: "quiet" }, `${percent(low)} to ${percent(high)}`)]);
   const rows = [["Valid answers", (system) => interval(system.schema_valid)],
     ["Answers that are right as a whole", (system) => interval(system.exact_match)],
     ["Field score", (system) => interval(system.field_score)],
-    ["Seconds an answer", (system) => number(system.seconds_per_answer, 2)]];
-  const fields = Object.keys(card.systems[0].fields).map((path) => [path, (system) => percent(system.fields[path])]);
+    ["Seconds an answer", (system) => [number(system.seconds_per_answer, 2)]]];
+  const fields = Object.keys(card.systems[0].fields).map((path) => [path, (system) => [percent(system.fields[path])]]);
   const left = card.left_out ? `, ${card.left_out.toLocaleString()} left out: their own answers are not valid` : "";
   return [make("p", { class: "quiet" }, `${card.rows.toLocaleString()} held-out rows${left}; intervals are of 95 %.`),
     make("h2", {}, "Figures"), systemTable("Figures", card.systems, rows),
@@ -496,7 +499,7 @@ function scorecardParts(card) {
 function systemTable(label, systems, rows) {
   const head = ["", ...systems.map((system) => system.model)].map((name) => make("th", { scope: "col" }, name));
   const body = rows.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name),
-    ...systems.map((system) => make("td", {}, value(system)))));
+    ...systems.map((system) => make("td", {}, ...value(system)))));
   const table = make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
 }
