@@ -1,6 +1,6 @@
 """Structured answers a minute: through the service, by OpenAI's SDK, beside LoraLLM in the same process.
 
-    python benchmarks/service.py [--adapter DIR] [--base FOLDER] [--questions N] [--clients N] [--json FILE]
+    python benchmarks/service.py [--adapter DIR] [--base FOLDER] [--questions N] [--clients N] [--quick] [--json FILE]
 
 The demo's test questions with their retrieved documentation, greedy, as many at a time as there are clients; the same
 weights, prompts and grammar for both, which are checked to give the same texts. The two take turns, and a first turn of
@@ -38,6 +38,7 @@ from llama_index_finetune_structured.service.settings import ServiceSettings
 
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "ApiCard", "schema": class_schema(ApiCard)}}
 ANSWER_TOKENS, TURNS = 256, 3
+QUICK_QUESTIONS, QUICK_TURNS = 8, 1
 
 
 @contextmanager
@@ -73,7 +74,9 @@ async def turn(
     return 60 * len(texts) / (time.perf_counter() - begun), texts
 
 
-async def measure(llm: LoraLLM, url: str, prompts: list[str], clients: int) -> dict[str, list[float]]:
+async def measure(
+    llm: LoraLLM, url: str, prompts: list[str], clients: int, turns: int
+) -> dict[str, list[float]]:
     """Answers a minute of each turn, by system."""
     sdk = AsyncOpenAI(base_url=url, api_key="none", timeout=3600)
 
@@ -98,7 +101,7 @@ async def measure(llm: LoraLLM, url: str, prompts: list[str], clients: int) -> d
 
     systems = {"LoraLLM": direct, "service": service, "service, streamed": streamed}
     speeds: dict[str, list[float]] = {name: [] for name in systems}
-    for number in range(1 + TURNS):
+    for number in range(1 + turns):
         answers = set()
         for name, ask in systems.items():
             speed, texts = await turn(ask, prompts, clients)
@@ -117,15 +120,17 @@ def main() -> None:
     parser.add_argument("--base", default=DEFAULT_BASE_MODEL)
     parser.add_argument("--questions", type=int, default=24)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="8 questions and 1 turn, not 24 and 3")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     adapter = None if args.adapter is None else find_adapter(args.adapter)
     base = args.base if adapter is None else read_card(adapter).base_model
     options: dict[str, Any] = {"confidence": False}  # as in the service, where nobody asks for trust
     llm = LoraLLM(base_model=base, **options) if adapter is None else LoraLLM.from_adapter(adapter, **options)
-    prompts = [QA_TEMPLATE.format(**question) for question in questions(args.questions)]
+    count = min(args.questions, QUICK_QUESTIONS) if args.quick else args.questions
+    prompts = [QA_TEMPLATE.format(**question) for question in questions(count)]
     with serving(ServedModel("served", base, adapter, 0, "local")) as url:
-        speeds = asyncio.run(measure(llm, url, prompts, args.clients))
+        speeds = asyncio.run(measure(llm, url, prompts, args.clients, QUICK_TURNS if args.quick else TURNS))
     for name, each in speeds.items():
         print(
             f"{name:20}{statistics.median(each):8.1f} answers a minute ({', '.join(f'{one:.1f}' for one in each)})"

@@ -97,7 +97,8 @@ def add(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it may be used for: chat, files or fine_tuning, once for each (default: all)."
+            help="What it may be used for: chat, files, fine_tuning or admin (keys), once for each (default: all but "
+            "admin)."
         ),
     ] = None,
     stored_bytes: Annotated[

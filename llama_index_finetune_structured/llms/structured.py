@@ -30,6 +30,7 @@ from ..written_values.answers import has_written_values, read_answer
 from .synthesized_answers import keep_trust
 
 __all__ = [
+    "SECOND_ATTEMPT",
     "StructuredAnswerEvent",
     "StructuredCall",
     "bare_prompt",
@@ -46,11 +47,12 @@ dispatcher = get_dispatcher(__name__)
 _INSTRUCTIONS = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
 _SHOWN_CHARACTERS = 200
 _SHOWN_PROBLEMS = 5  # chosen: an error message that can be read
-_SECOND_ATTEMPT = {
+SECOND_ATTEMPT = {
     "temperature": 0.7,
     "seed": 0,
     "answers": 1,
 }  # chosen: another answer than the greedy one, which votes would choose again, and repeatable
+"""Keywords of the second attempt at an answer that validators refuse."""
 
 
 class StructuredAnswerEvent(BaseEvent):
@@ -107,7 +109,7 @@ class StructuredCall:
         """Keyword arguments of each chat call. Pass its response to ``record`` before the next iteration."""
         yield self._kwargs
         if self._bounds is not None and not isinstance(self._outcome, self._output_cls):
-            yield {**self._kwargs, **_SECOND_ATTEMPT}
+            yield {**self._kwargs, **SECOND_ATTEMPT}
 
     def record(self, response: ChatResponse | None) -> None:
         """Parse the response of an attempt; None, a stream without a chunk, is an empty answer."""

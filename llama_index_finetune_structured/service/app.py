@@ -11,11 +11,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from ..locks import locked_folder
-from . import chat, completions, files, jobs, models, uploads
+from . import chat, checks, completions, files, jobs, key_routes, models, scorecards, uploads
 from .blobs import Blobs
 from .call_queue import CallQueue
 from .database import Database
-from .errors import add_error_handlers
+from .errors import ErrorReply, add_error_handlers
 from .guards import RequestGuard, log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
@@ -36,21 +36,30 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The ASGI application of a service's folder.
 
-    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``pool``, ``calls``, ``metrics`` and
-    ``workers``. One server at a time serves a folder: its start raises EngineError while another one does.
+    ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``pool``, ``calls``, ``checks``,
+    ``scorecards``, ``metrics`` and ``workers``. One server at a time serves a folder: its start raises EngineError
+    while another one does.
     """
     database = Database(settings.database_path)
-    app = FastAPI(title="finetune-structured", lifespan=_lifespan, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="finetune-structured",
+        lifespan=_lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+        responses={"4XX": {"model": ErrorReply, "description": "Refused"}},
+    )
     app.state.settings, app.state.database = settings, database
     app.state.blobs = Blobs(settings.blobs_folder, database)
     app.state.keys = KeyStore(database, settings)
     app.state.models = ModelStore(database, settings)
     app.state.pool = ModelPool(most_loaded=settings.max_loaded_models)
     app.state.calls = CallQueue(app.state.pool, most_waiting=settings.max_waiting_calls)
+    app.state.scorecards = scorecards.Scorecards(settings)
+    app.state.checks = checks.FileChecks()
     app.state.metrics = ServiceMetrics(database)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
-    for module in (files, uploads, jobs, models, chat, completions, page):
+    for module in (files, uploads, checks, jobs, scorecards, models, chat, completions, key_routes, page):
         app.include_router(module.router)
     _add_health(app)
     return app
@@ -71,6 +80,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         finally:
             if workers is not None:
                 await run_in_threadpool(workers.end)
+            await state.scorecards.end()
             sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeping

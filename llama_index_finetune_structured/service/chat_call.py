@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from llama_index.core.base.llms.types import CompletionResponse
 
@@ -15,11 +16,12 @@ from ..json_schema import find_error
 from ..llms.local_calls import LocalCall
 from ..llms.lora import LoraLLM
 from ..llms.merged_calls import MergedCall
-from ..llms.structured import without_last_repetition
+from ..llms.structured import SECOND_ATTEMPT, source_texts, without_last_repetition
 from ..llms.tool_calls import ToolCalls, chat_form
 from ..local.schema.bounds import schema_key
 from ..trust.answer_trust import trust_in_rest
 from ..trust.lookup import TRUST, trust_in_raw
+from ..written_values.answers import read_answer
 from .answering import ChoicePart, end_of
 from .chat_request import ChatCompletionRequest
 from .errors import invalid
@@ -44,17 +46,24 @@ def chat_calls(llm: LoraLLM, request: ChatCompletionRequest) -> list[ChatCall]:
         "thinking_tokens": _thinking_tokens(llm, request),
     }
     messages = request.chat_messages
-    calls = list[ChatCall]()
-    for choice in range(request.choices):
-        form = chat_form(messages, {**keywords, **request.sampling(choice)}, llm.trained_schemas)
+    distinct = schema is not None and schema_key(schema) in llm.bounds.distinct
+
+    def call_of(keywords: Mapping[str, Any], second: Callable[[], ChatCall] | None = None) -> ChatCall:
+        form = chat_form(messages, keywords, llm.trained_schemas)
         call = llm._chat_call(form.messages, form.keywords)
         reader = TurnReader(form.tool) if isinstance(form, ToolCalls) else None
         logprobs = None
         if request.logprobs and reader is None and isinstance(call, LocalCall):
             logprobs = TokenLogprobs(call, request.top_logprobs or 0)
-        distinct = schema is not None and schema_key(schema) in llm.bounds.distinct
-        calls.append(ChatCall(call, reader, logprobs, schema if distinct else None, bool(request.trust)))
-    return calls
+        answer = None if schema is None else AnswerRules(schema, distinct, source_texts(messages), second)
+        return ChatCall(call, reader, logprobs, answer, bool(request.trust))
+
+    def call_of_choice(choice: int) -> ChatCall:
+        asked = {**keywords, **request.sampling(choice)}
+        again = {**asked, **SECOND_ATTEMPT, "seed": choice}
+        return call_of(asked, lambda: call_of(again))
+
+    return [call_of_choice(choice) for choice in range(request.choices)]
 
 
 def _schema_keywords(
@@ -88,30 +97,62 @@ def _thinking_tokens(llm: LoraLLM, request: ChatCompletionRequest) -> int | None
     return None
 
 
+class AnswerRules(NamedTuple):
+    """What is done with a whole answer to a schema.
+
+    ``distinct``: whether its lists have no item twice. ``texts``: those that it is from. ``second``: makes the call
+    that is asked where the schema refuses the answer of the first one; None: this is the second. Only the schema is
+    judged: validators in Python are the client's, and so is what it does about them.
+    """
+
+    schema: Mapping[str, Any]
+    distinct: bool
+    texts: Sequence[str | None]
+    second: Callable[[], ChatCall] | None
+
+    def refuse(self, completion: CompletionResponse) -> bool:
+        """Whether the schema refuses an answer that the grammar let through. One that was cut, or that the schema
+        cannot be applied to, would be no better the second time."""
+        try:
+            read = read_answer(self.schema, loads(json_span(completion.text)), self.texts)
+            return bool(read.unreadable) or find_error(self.schema, read.value) is not None
+        except ValueError:
+            return False
+
+
 @dataclass(frozen=True)
 class ChatCall:
     """The call of one choice; it may be answered once.
 
-    ``reader``: of a reply with tools. ``distinct``: the schema of an answer whose lists have no item twice; None: of
-    any other. ``trust``: whether the choice says how sure it is.
+    ``reader``: of a reply with tools. ``answer``: of an answer to a schema; None: of any other. ``trust``: whether the
+    choice says how sure it is.
     """
 
     call: LocalCall | MergedCall
     reader: TurnReader | None
     logprobs: TokenLogprobs | None
-    distinct: Mapping[str, Any] | None
+    answer: AnswerRules | None
     trust: bool
 
     async def choice(self) -> ChoicePart:
-        """The whole choice."""
+        """The whole choice. An answer that its schema refuses is asked for a second time."""
         completion = await self.call.acomplete()
+        rules = self.answer
+        if rules is None or rules.second is None or not rules.refuse(completion):
+            return self._choice(completion)
+        second = await asyncio.to_thread(rules.second)
+        other = await second.call.acomplete()
+        chosen = self._choice(completion) if rules.refuse(other) else second._choice(other)
+        return replace(chosen, usage=_both(end_of(completion)["usage"], end_of(other)["usage"]))
+
+    def _choice(self, completion: CompletionResponse) -> ChoicePart:
         message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
         if reasoning := completion.additional_kwargs.get("reasoning_content"):
             message["reasoning_content"] = reasoning
         if self.reader is not None:
             message |= _read_turn(self.reader, completion.text)
-        elif self.distinct is not None:
-            completion = _distinct(completion, self.distinct)
+        elif self.answer is not None and self.answer.distinct:
+            completion = _distinct(completion, self.answer.schema)
             message["content"] = completion.text
         fields = {"message": message, "logprobs": self._logprobs(completion.text, is_whole=True)}
         return ChoicePart({**fields, **self._end(completion)}, end_of(completion)["usage"])
@@ -153,6 +194,17 @@ class ChatCall:
             reason = "tool_calls"
         trust = {"trust": end_of(completion).get(TRUST)} if self.trust else {}
         return {"finish_reason": reason, **trust}
+
+
+def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts of tokens of two attempts at one prompt."""
+    details = [usage.get("completion_tokens_details") or {} for usage in (first, second)]
+    reasoning = sum(detail.get("reasoning_tokens", 0) for detail in details)
+    return {
+        **first,
+        "completion_tokens": first["completion_tokens"] + second["completion_tokens"],
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
 
 
 def _delta(piece: TurnPiece, ids: list[str]) -> dict[str, Any]:

@@ -11,11 +11,20 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ..printable import one_line, printable
 
-__all__ = ["ApiError", "add_error_handlers", "error_body", "internal_error", "invalid", "not_found"]
+__all__ = [
+    "ApiError",
+    "ErrorReply",
+    "add_error_handlers",
+    "error_body",
+    "internal_error",
+    "invalid",
+    "not_found",
+]
 
 _TYPES = {
     401: "authentication_error",
@@ -24,6 +33,19 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _MOST_TEXT = 20_000  # chosen: a check's report of a training file is long
+
+
+class _ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply of an error, for the description of the API."""
+
+    error: _ErrorDetail
 
 
 class ApiError(HTTPException):

@@ -13,7 +13,7 @@ from .app_state import blobs_of, database_of, service_settings
 from .blobs import Blob
 from .database import files, now
 from .errors import invalid
-from .forms import chunks_of, expires_after, field_of, file_in, form_of
+from .forms import chunks_of, described_form, expires_after, field_of, file_in, form_of
 from .keys import ApiKey, scoped
 from .paging import Order, listed_page
 from .stored_files import (
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 FilesKey = Annotated[ApiKey, Depends(scoped("files"))]
 
 
-@router.post("")
+@router.post("", openapi_extra=described_form("file", purpose={"enum": list(get_args(Purpose))}))
 async def create_file(request: Request, key: FilesKey) -> dict[str, Any]:
     """Store a file."""
     async with form_of(request) as form:

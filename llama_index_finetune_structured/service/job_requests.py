@@ -105,6 +105,7 @@ def described_job(row: Record, organization: str) -> dict[str, Any]:
         "seed": row.seed,
         "integrations": [],
         "metadata": row.metadata,
+        "user_provided_suffix": row.suffix,
     }
 
 

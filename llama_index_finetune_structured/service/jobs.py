@@ -32,7 +32,7 @@ from .models import ModelStore
 from .paging import listed_page
 from .stored_files import file_of
 
-__all__ = ["router"]
+__all__ = ["find_job", "router"]
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 JobsKey = Annotated[ApiKey, Depends(scoped("fine_tuning"))]
@@ -155,7 +155,7 @@ def _metadata_filter(query: Iterable[tuple[str, str]]) -> list[ColumnElement[boo
 def retrieve_job(request: Request, key: JobsKey, job_id: str) -> dict[str, Any]:
     """One job."""
     with database_of(request).read() as connection:
-        return described_job(_job(connection, key, job_id), service_settings(request).organization)
+        return described_job(find_job(connection, key, job_id), service_settings(request).organization)
 
 
 @router.post("/{job_id}/cancel")
@@ -165,7 +165,7 @@ def cancel_job(request: Request, key: JobsKey, job_id: str) -> dict[str, Any]:
         request, key, job_id, "cancelled", "The job was cancelled.", (*ACTIVE, "queued", "paused")
     )
     with database_of(request).read() as connection:
-        row = _job(connection, key, job_id)
+        row = find_job(connection, key, job_id)
     blobs_of(request).discard(sha256 for sha256 in (row.training_sha256, row.validation_sha256) if sha256)
     return described
 
@@ -186,7 +186,7 @@ def _change(
     request: Request, key: ApiKey, job_id: str, status: str, message: str, allowed: tuple[str, ...]
 ) -> dict[str, Any]:
     with database_of(request).write() as connection:
-        row = _job(connection, key, job_id)
+        row = find_job(connection, key, job_id)
         if row.status not in allowed:
             raise invalid(
                 f"The job is {row.status}; expected one of: {', '.join(allowed)}.", code="invalid_job_status"
@@ -197,7 +197,8 @@ def _change(
         return described_job(job_row(connection, job_id), service_settings(request).organization)
 
 
-def _job(connection: Connection, key: ApiKey, job_id: str) -> Record:
+def find_job(connection: Connection, key: ApiKey, job_id: str) -> Record:
+    """The row of a job. Raises ApiError (404) where the key has none of that id."""
     where = (jobs.c.id == job_id, jobs.c.owner == key.id)
     row = connection.execute(select(jobs).where(*where)).one_or_none()
     if row is None:
@@ -217,7 +218,7 @@ def list_events(
     """A job's events, the newest first; with ``stream``, all as server-sent events until the job has ended."""
     database = database_of(request)
     with database.read() as connection:
-        _job(connection, key, job_id)
+        find_job(connection, key, job_id)
     if stream:
         return EventSourceResponse(_stream(database, job_id))
     rows, has_more = listed_page(database, events, [events.c.job_id == job_id], after=after, limit=limit)
@@ -252,7 +253,7 @@ def list_checkpoints(
     """The weights of a job that are served: those that it kept in the end."""
     database = database_of(request)
     with database.read() as connection:
-        _job(connection, key, job_id)
+        find_job(connection, key, job_id)
     where = [checkpoints.c.job_id == job_id]
     rows, has_more = listed_page(database, checkpoints, where, after=after, limit=limit)
     data = [

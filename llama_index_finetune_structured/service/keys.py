@@ -19,11 +19,23 @@ from .database import Database, Record, keys, new_id, now
 from .errors import ApiError
 from .settings import ServiceSettings
 
-__all__ = ["SCOPES", "ApiKey", "CurrentKey", "KeyStore", "Scope", "current_key", "is_loopback", "scoped"]
+__all__ = [
+    "EVERY_SCOPE",
+    "SCOPES",
+    "ApiKey",
+    "CurrentKey",
+    "KeyStore",
+    "Scope",
+    "current_key",
+    "is_loopback",
+    "scoped",
+]
 
-Scope = Literal["chat", "files", "fine_tuning"]
+Scope = Literal["chat", "files", "fine_tuning", "admin"]
 SCOPES: tuple[Scope, ...] = ("chat", "files", "fine_tuning")
-"""What a key may be used for; every key may list the models that it sees."""
+"""What a key may be used for where nothing else is said; every key may list the models that it sees."""
+EVERY_SCOPE: tuple[Scope, ...] = (*SCOPES, "admin")
+"""All scopes; that of ``admin`` is for keys."""
 _PREFIX = "fts-"
 _LOCAL = "local"  # the owner of all that is made without keys
 
@@ -55,13 +67,13 @@ class KeyStore:
         max_stored_bytes: int | None = None,
         max_waiting_jobs: int | None = None,
     ) -> str:
-        """Make a key and return its secret, which is not kept. ``scopes``: None for all.
+        """Make a key and return its secret, which is not kept. ``scopes``: None for all but ``admin``.
 
         Raises ConfigurationError for a name that is taken, or an unknown scope.
         """
         scopes = SCOPES if scopes is None else scopes
-        if unknown := sorted(set(scopes) - set(SCOPES)):
-            raise ConfigurationError(f"scope {unknown[0]!r}: expected of {', '.join(SCOPES)}")
+        if unknown := sorted(set(scopes) - set(EVERY_SCOPE)):
+            raise ConfigurationError(f"scope {unknown[0]!r}: expected of {', '.join(EVERY_SCOPE)}")
         secret = _PREFIX + secrets.token_urlsafe(32)
         row = {
             "id": new_id("key_"),
@@ -110,7 +122,7 @@ class KeyStore:
     def local(self) -> ApiKey:
         """Stands for everybody on this machine where there are no keys."""
         limits = self._settings
-        return ApiKey(_LOCAL, _LOCAL, SCOPES, limits.max_stored_bytes, limits.max_waiting_jobs)
+        return ApiKey(_LOCAL, _LOCAL, EVERY_SCOPE, limits.max_stored_bytes, limits.max_waiting_jobs)
 
     def _key(self, row: Record) -> ApiKey:
         return ApiKey(

@@ -14,7 +14,7 @@ from .app_state import blobs_of, database_of, service_settings
 from .blobs import Blob
 from .database import Database, Record, files, new_id, now, parts, uploads
 from .errors import ApiError, invalid, not_found
-from .forms import ExpiresAfter, chunks_of, file_in, form_of
+from .forms import ExpiresAfter, chunks_of, described_form, file_in, form_of
 from .keys import ApiKey, scoped
 from .stored_files import (
     Purpose,
@@ -77,7 +77,7 @@ def create_upload(request: Request, key: UploadsKey, body: CreateUpload) -> dict
         return _described(connection, _upload(connection, key, str(row["id"])))
 
 
-@router.post("/{upload_id}/parts")
+@router.post("/{upload_id}/parts", openapi_extra=described_form("data"))
 async def add_part(request: Request, key: UploadsKey, upload_id: str) -> dict[str, Any]:
     """Add a part, in any order; ``complete`` names the order."""
     row = {"id": new_id("part_"), "upload_id": upload_id, "created_at": now()}

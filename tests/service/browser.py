@@ -12,18 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.service.serving import wait_for
+from tests.service.serving import WAIT_S, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Tab:
-    """One tab. ``problems``: what its console reported, exceptions and refused loads included."""
+    """One tab. ``problems``: what its console reported, exceptions and refused loads included.
+
+    ``questions``: the texts of its dialogs, each answered by ``agrees``.
+    """
 
     def __init__(self, sending: int, receiving: int) -> None:
         self._sending, self._receiving = sending, receiving
         self._buffer, self._number, self._session = b"", 0, ""
         self.problems: list[str] = []
+        self.questions: list[str] = []
+        self.agrees = True
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "DOM"):
@@ -38,14 +43,21 @@ class Tab:
         message: dict[str, Any] = json.loads(text)
         return message
 
-    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+    def _send(self, method: str, **params: Any) -> int:
         self._number += 1
         request = {"id": self._number, "method": method, "params": params}
         request |= {"sessionId": self._session} if self._session else {}
         os.write(self._sending, json.dumps(request).encode() + b"\0")
-        while (message := self._message()).get("id") != self._number:
+        return self._number
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = self._send(method, **params)
+        while (message := self._message()).get("id") != number:
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.problems.append(json.dumps(message["params"]))
+            elif message.get("method") == "Page.javascriptDialogOpening":
+                self.questions.append(message["params"]["message"])
+                self._send("Page.handleJavaScriptDialog", accept=self.agrees)
         assert "error" not in message, (method, message)
         result: dict[str, Any] = message["result"]
         return result
@@ -65,7 +77,7 @@ class Tab:
         """The visible text of an element; empty where there is none."""
         return str(self.js(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
 
-    def wait(self, code: str, seconds: float = 120) -> None:
+    def wait(self, code: str, seconds: float = WAIT_S) -> None:
         """Wait until an expression is true."""
         wait_for(lambda: self.js(code), seconds)
 
@@ -97,6 +109,17 @@ class Tab:
                 modifiers=modifiers, **extra,
             )  # fmt: skip
             extra = {}
+
+    def walk_to(self, selector: str) -> None:
+        """Press Tab until an element has the focus, which must be seen."""
+        name = json.dumps(selector)
+        self.wait(f"(e => e && e.checkVisibility() && !e.disabled)(document.querySelector({name}))", 30)
+        for _ in range(100):
+            if self.js(f"document.activeElement === document.querySelector({name})"):
+                assert self.js("getComputedStyle(document.activeElement).outlineStyle") != "none", selector
+                return
+            self.press("Tab", 9)
+        raise AssertionError(f"the keyboard does not reach {selector}")
 
     def choose_file(self, selector: str, path: Path) -> None:
         """Choose a file, as the browser's own dialog does."""

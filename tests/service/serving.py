@@ -104,6 +104,19 @@ class ServerProcess:
         except httpx.TransportError:
             return False
 
+    @property
+    def memory(self) -> int:
+        """Bytes of its resident memory."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found
+        return int(found[1]) << 10
+
+    @property
+    def descriptors(self) -> int:
+        """How many files and connections it has open."""
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
     def kill(self) -> None:
         """SIGKILL: nothing of the server runs afterwards."""
         self._process.kill()

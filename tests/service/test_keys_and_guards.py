@@ -140,7 +140,7 @@ def test_the_commands_make_list_and_revoke_keys(tmp_path: Path) -> None:
     assert run("list")[0]["revoked"] is True
     wrong = CliRunner().invoke(cli, ["keys", "add", "b", "--scope", "all", "--folder", str(tmp_path)])
     assert wrong.exit_code == 1
-    assert "expected of chat, files, fine_tuning" in " ".join(wrong.stderr.split())
+    assert "expected of chat, files, fine_tuning, admin" in " ".join(wrong.stderr.split())
 
 
 def test_the_command_listens_on_no_other_address_without_a_key(tmp_path: Path) -> None:

@@ -79,20 +79,42 @@ def test_a_job_whose_workers_are_killed_is_done_once_with_the_same_weights(
 ) -> None:
     content = tmp_path / hashlib.sha256(rows()).hexdigest()
     content.write_bytes(rows())
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.service.killed_workers"),
-            *map(str, (tmp_path / "service", tiny_llama, content, kills, epochs)),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = _script("tests.service.killed_workers", tmp_path / "service", tiny_llama, content, kills, epochs)
     assert (found["status"], found["killed"], found["models"], found["results"]) == ("succeeded", kills, 1, 1)
     assert found["steps"] == list(range(1, 6 * epochs + 1))
     assert found["same weights"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="servers are forked here")
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        "SendFile,DeleteModel",
+        pytest.param("SendParts,QueueJob,DeleteFile", marks=pytest.mark.slow),
+        pytest.param("Train", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_before_any_change_of_file_or_database_all_or_nothing_has_happened(
+    tiny_llama: Path, tmp_path: Path, kinds: str
+) -> None:
+    """Upload, parts, queue, deletion of files and models, training: every durable step of each is a kill point."""
+    done = _script("tests.service.kill_points", tmp_path, tiny_llama, kinds)
+    print(done)
+    assert all(points >= 5 for points in done.values())
+
+
+def _script(module: str, *arguments: object) -> dict[str, Any]:
+    """What a script of this folder prints last."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TQDM_DISABLE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import pytest
 
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests.service.browser import CHROMIUM, Tab, browser
+from tests.service.chat.chat_server import ChatServer
 from tests.service.conftest import Running, Trained
-from tests.service.serving import rows, serving
+from tests.service.serving import rows, serving, wait_for
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 HOSTILE = "<img src=x onerror=document.title='taken'>"
@@ -102,6 +103,12 @@ def test_a_job_is_made_and_its_model_is_asked_with_the_mouse_alone(signed_in: Ta
     tab.choose_file("#training", data)
     tab.choose_file("#held-out", held_out)
     tab.write("#epochs", "2")
+    tab.click("#check-files")
+    tab.wait("!document.querySelector('#checked').hidden")
+    assert tab.text("#check-report").count("lines are good") == 2
+    assert "12 of 12 lines are good" in tab.text("#check-report")
+    assert data.name in tab.text("#check-report")
+    _see(tab, "checked")
     tab.click("#start-job")
     tab.wait("document.querySelector('#job-status').innerText === 'succeeded'")
     tab.wait("document.querySelectorAll('#job-data details').length === 2", 30)
@@ -181,13 +188,147 @@ def test_an_answer_is_shown_with_its_confidence_and_evidence(
 
 @needs_browser
 @pytest.mark.usefixtures("worker")
-def test_the_problems_of_a_file_are_shown_by_line(signed_in: Tab, tmp_path: Path) -> None:
-    data = tmp_path / "bad.jsonl"
+def test_the_problems_of_a_file_are_shown_by_line_before_a_job_is_made(
+    tab: Tab, service: Running, tmp_path: Path
+) -> None:
+    client, data = service.client(), tmp_path / "bad.jsonl"
+    _sign_in(tab, service, client.api_key)
     data.write_bytes(rows(3) + b'{"messages": "' + HOSTILE.encode() + b'"}\n')
-    signed_in.click("#new-job summary")
-    signed_in.choose_file("#training", data)
-    signed_in.click("#start-job")
-    signed_in.wait("document.querySelector('#job-status').innerText === 'failed'")
-    assert "bad.jsonl:4" in signed_in.text("#job-error")
-    _see(signed_in, "failed")
-    assert signed_in.problems == []
+    tab.click("#new-job summary")
+    tab.choose_file("#training", data)
+    tab.wait("document.querySelector('#base').value !== ''")
+    tab.click("#check-files")
+    tab.wait("!document.querySelector('#checked').hidden")
+    assert "line 4" in tab.text(".found")
+    assert tab.js("document.querySelector('#start-job').disabled")
+    _see(tab, "problems")
+    (file,) = client.files.list()
+    tab.click("#discard-files")
+    wait_for(lambda: not list(client.files.list()))
+    file = client.files.create(file=("bad.jsonl", data.read_bytes()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    tab.open(f"{service.base}/#/jobs/{job.id}")
+    tab.wait("document.querySelector('#job-status').innerText === 'failed'")
+    assert "bad.jsonl:4" in tab.text("#job-error")
+    _see(tab, "failed")
+    assert tab.problems == []
+
+
+@pytest.fixture
+def open_server(tmp_path: Path) -> Iterator[ChatServer]:
+    """A server without keys and workers, which has a tuned model."""
+    server = ChatServer(tmp_path / "service", {"tiny": tmp_path / "none"})
+    (tmp_path / "adapter").mkdir()
+    server.add("ft:tiny:local:films:1", "tiny", tmp_path / "adapter")
+    with server.running():
+        yield server
+
+
+@needs_browser
+@pytest.mark.parametrize("way", ["mouse", "keyboard"])
+def test_a_job_is_paused_resumed_and_cancelled_and_a_model_deleted(
+    tab: Tab, open_server: ChatServer, way: str
+) -> None:
+    client = open_server.client()
+    file = client.files.create(file=("a.jsonl", rows()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, suffix="films")
+
+    def use(selector: str) -> None:
+        if way == "mouse":
+            tab.click(selector)
+        else:
+            tab.walk_to(selector)
+            tab.press("Enter", 13)
+
+    tab.problems.clear()
+    tab.resize(390 if way == "mouse" else 1200, is_dark=way == "mouse")
+    tab.open(f"{open_server.url.removesuffix('/v1')}/")
+    tab.wait("document.querySelectorAll('#job-rows a').length === 2")
+    use("#job-rows a")
+    for action, status in (("pause", "paused"), ("resume", "queued")):
+        use(f"#job-{action}")
+        tab.wait(f"document.querySelector('#job-status').innerText === '{status}'")
+        assert client.fine_tuning.jobs.retrieve(job.id).status == status
+    _see(tab, f"queued-{way}")
+    tab.questions.clear()
+    tab.agrees = False
+    use("#job-cancel")
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued", "the question was answered with no"
+    tab.agrees = True
+    use("#job-cancel")
+    tab.wait("document.querySelector('#job-status').innerText === 'cancelled'")
+    assert tab.questions == ["Cancel this job? It cannot be resumed."] * 2
+    assert tab.js("document.querySelector('#told').textContent") == "The job is cancelled."
+    use("#views a[href='#/models']")
+    use("#model-rows button")
+    tab.wait("document.querySelectorAll('#model-rows tr').length === 1")
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert tab.problems == []
+
+
+@needs_browser
+def test_keys_are_made_and_revoked_and_the_first_one_closes_the_page(
+    tab: Tab, open_server: ChatServer
+) -> None:
+    address = open_server.url.removesuffix("/v1")
+    tab.resize(1200)
+    tab.open(f"{address}/")
+    tab.js("sessionStorage.clear()")
+    tab.problems.clear()
+    tab.click("#link-keys")
+    tab.wait("!document.querySelector('#no-keys').hidden")
+    tab.click("#new-key summary")
+    tab.write("#key-name", f"root {HOSTILE}")
+    tab.click("[name=scope][value=admin]")
+    tab.click("#make-key")
+    tab.wait("!document.querySelector('#made-key').hidden")
+    secret = tab.text("#made-secret")
+    _see(tab, "made-key")
+    tab.click("#hide-key")
+    tab.wait("!document.querySelector('#view-sign-in').hidden")
+    assert secret not in tab.js("document.documentElement.outerHTML")
+    tab.write("#key", secret)
+    tab.press("Enter", 13)
+    tab.walk_to("#link-keys")
+    tab.press("Enter", 13)
+    tab.wait("document.querySelectorAll('#key-rows tr').length === 1")
+    tab.walk_to("#new-key summary")
+    tab.press("Enter", 13)
+    tab.write("#key-name", "reader")
+    for scope in ("files", "fine_tuning"):
+        tab.walk_to(f"[name=scope][value={scope}]")
+        tab.press(" ", 32)
+    tab.write("#key-mib", "10")
+    tab.press("Enter", 13)
+    tab.wait("document.querySelectorAll('#key-rows tr').length === 2")
+    reader = tab.text("#made-secret")
+    _see(tab, "keys")
+    asked = {"authorization": f"Bearer {reader}"}
+    key = httpx.get(f"{address}/v1/keys/current", headers=asked).json()
+    assert (key["scopes"], key["max_stored_bytes"]) == (["chat"], 10 << 20)
+    tab.walk_to("#key-rows button")
+    tab.press("Enter", 13)
+    tab.wait("document.querySelectorAll('#key-rows .badge').length === 1")
+    assert httpx.get(f"{address}/v1/models", headers=asked).status_code == 401
+    assert tab.problems == []
+
+
+@needs_browser
+def test_the_scorecard_of_a_finished_job_is_made_and_shown(
+    tab: Tab, service: Running, trained: Trained
+) -> None:
+    _sign_in(tab, service, trained.client.api_key)
+    assert tab.js("document.querySelector('#link-keys').hidden"), "the key has no scope of keys"
+    tab.open(f"{service.base}/#/jobs/{trained.job.id}")
+    tab.click("#job-scorecard")
+    tab.wait("document.querySelector('#scorecard-state').innerText !== ''")
+    if tab.js("!document.querySelector('#make-scorecard').hidden"):  # no other test has made it
+        tab.click("#make-scorecard")
+    tab.wait("document.querySelector('#scorecard-state').className !== ''")
+    assert tab.js("document.querySelector('#scorecard-state').className") == "verdict", tab.text(
+        "#scorecard-state"
+    )
+    assert "2 held-out rows" in tab.text("#scorecard-figures")
+    assert trained.job.fine_tuned_model in tab.text("#scorecard-figures thead")
+    _see(tab, "scorecard")
+    assert tab.problems == []

@@ -13,6 +13,7 @@ from openai import OpenAI
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.answer_values import class_schema
+from llama_index_finetune_structured.llms.structured import SECOND_ATTEMPT
 from tests.agents.scripted import WIRE
 from tests.exporting import Colour
 from tests.service.chat.chat_server import ChatServer
@@ -318,3 +319,33 @@ def test_a_prompt_that_is_too_long_is_told_as_openai_tells_it(client: OpenAI) ->
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=messages)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+def _refusing(tiny: LoraLLM) -> tuple[Any, str, str]:
+    """A schema that refuses the first answer of a model by what no grammar enforces, and both of its answers."""
+    values = [f"{letter}{number}" for letter in "abcdefgh" for number in range(4)]
+    for value in values:
+        name = {"type": "string", "enum": values, "not": {"const": value}}
+        schema = {"type": "object", "properties": {"name": name}, "required": ["name"]}
+        asked: Any = {"type": "json_schema", "json_schema": {"name": "Name", "schema": schema}}
+        first = tiny.chat(CHAT, response_format=asked).message.content or ""
+        second = tiny.chat(CHAT, response_format=asked, **SECOND_ATTEMPT).message.content or ""
+        if json.loads(first)["name"] == value != json.loads(second)["name"]:
+            return asked, first, second
+    raise AssertionError("no schema refuses the first answer alone")
+
+
+def test_an_answer_that_its_schema_refuses_is_asked_for_a_second_time(client: OpenAI, tiny: LoraLLM) -> None:
+    asked, first, second = _refusing(tiny)
+    reply = client.chat.completions.create(model="tiny", messages=ASKED, response_format=asked)
+    assert reply.choices[0].message.content == second
+    name = asked["json_schema"]["schema"]["properties"]["name"]
+    name["not"] = {
+        "type": "string"
+    }  # refuses all: the likeliest answer is given, and the client validates it
+    own = tiny.chat(CHAT, response_format=asked)
+    reply = client.chat.completions.create(model="tiny", messages=ASKED, response_format=asked, logprobs=True)
+    assert reply.choices[0].message.content == own.message.content
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens > own.raw["usage"]["completion_tokens"]
+    assert first

@@ -164,13 +164,13 @@ def test_clients_of_several_adapters_come_and_go(
 def test_a_hundred_clients_of_several_adapters_come_and_go(
     colour_base: Path, colour_adapter: Path, tmp_path: Path
 ) -> None:
-    _several_adapters(colour_base, colour_adapter, tmp_path, adapters=5, clients=100)
+    _several_adapters(colour_base, colour_adapter, tmp_path, adapters=8, clients=100)
 
 
 def _several_adapters(base: Path, adapter: Path, folder: Path, *, adapters: int, clients: int) -> None:
     server = ChatServer(folder / "service", {"tiny": base}, most_loaded=2)
     own = {
-        f"colours-{n}": scaled_adapter(adapter, folder / f"adapter-{n}", 1 - n / 4) for n in range(adapters)
+        f"colours-{n}": scaled_adapter(adapter, folder / f"adapter-{n}", 1 - n / 10) for n in range(adapters)
     }
     for name, path in own.items():
         server.add(name, "tiny", path)

@@ -5,7 +5,7 @@ const KEY = "finetune-structured-key";
 const POLL_MS = 1500;
 const LARGEST_SUMMARY = 4 * 2 ** 20; // bytes of a file that is read whole to describe it
 const ENDED = ["succeeded", "failed", "cancelled"];
-const VIEWS = ["sign-in", "jobs", "job", "models", "playground"];
+const VIEWS = ["sign-in", "jobs", "job", "scorecard", "models", "playground", "keys"];
 const $ = (id) => document.getElementById(id);
 let turn = 0; // of the view that is shown: what an earlier one has asked for is dropped
 let clockSkew = 0; // ms that the server's clock is ahead
@@ -76,7 +76,7 @@ function open(view) {
   show("views", view !== "sign-in");
   show("sign-out", sessionStorage.getItem(KEY) !== null);
   for (const link of $("views").children) {
-    const isCurrent = link.hash === `#/${view === "job" ? "jobs" : view}`;
+    const isCurrent = link.hash === `#/${["job", "scorecard"].includes(view) ? "jobs" : view}`;
     if (isCurrent) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   tell("");
@@ -106,12 +106,17 @@ function route() {
     $("key").focus();
     return;
   }
-  const [, view = "jobs", name = ""] = location.hash.split("/");
-  const known = view === "jobs" && name ? "job" : ["jobs", "models", "playground"].includes(view) ? view : "jobs";
+  const [, view = "jobs", name = "", more = ""] = location.hash.split("/");
+  const ofJob = more === "scorecard" ? "scorecard" : "job";
+  const known = view === "jobs" && name ? ofJob : ["jobs", "models", "playground", "keys"].includes(view) ? view : "jobs";
   open(known);
+  discardFiles();
+  showKeysLink(turn);
   let id = name;
   try { id = decodeURIComponent(name); } catch { /* as it is: the server has no such name */ }
-  ({ jobs: openJobs, job: openJob, models: openModels, playground: openPlayground })[known](turn, id);
+  const views = { jobs: openJobs, job: openJob, scorecard: openScorecard, models: openModels, playground: openPlayground,
+    keys: openKeys };
+  views[known](turn, id);
   $(`title-${known}`).focus({ preventScroll: true });
 }
 
@@ -159,7 +164,7 @@ function badge(node, status) {
 function jobRow(job) {
   const id = `row-${job.id}`;
   if ($(id)) return $(id);
-  const link = make("a", { href: `#/jobs/${part(job.id)}` }, job.suffix || job.id);
+  const link = make("a", { href: `#/jobs/${part(job.id)}` }, job.user_provided_suffix || job.id);
   return make("tr", { id },
     make("td", {}, link, make("div", { class: "quiet" }, `${job.model}, ${when(job.created_at)}`)),
     make("td", {}, make("span")),
@@ -207,23 +212,88 @@ $("more-jobs").addEventListener("click", () => {
   mostJobs = Math.min(1000, mostJobs * 2);
   route();
 });
+let uploaded = []; // ids of files that no job was made of yet, the training file first
+async function discardFiles() {
+  const gone = uploaded;
+  uploaded = [];
+  show("checked", false);
+  for (const id of gone) {
+    try { await request(`/files/${part(id)}`, { method: "DELETE" }); } catch { /* it stays among the key's files */ }
+  }
+}
+for (const id of ["training", "held-out", "base"]) $(id).addEventListener("change", discardFiles);
+$("discard-files").addEventListener("click", () => {
+  discardFiles();
+  $("start").reset();
+  $("training").focus();
+});
 $("start").addEventListener("submit", async (event) => {
   event.preventDefault();
-  $("start-job").disabled = true;
-  setText($("start-state"), "Uploading …");
+  $("check-files").disabled = true;
+  tell("");
+  const mine = turn;
   await guarded(async () => {
-    const body = { model: $("base").value, training_file: await upload($("training")) };
-    if ($("held-out").files.length) body.validation_file = await upload($("held-out"));
+    await discardFiles();
+    const inputs = [$("training"), $("held-out")].filter((input) => input.files.length);
+    setText($("start-state"), "Uploading …");
+    for (const input of inputs) uploaded.push(await upload(input));
+    setText($("start-state"), "Checking every line …");
+    const reports = await Promise.all(uploaded.map((id) => checkOf(id, $("base").value)));
+    if (mine !== turn) return discardFiles();
+    $("check-report").replaceChildren(...reports.flatMap((report, at) => checkParts(inputs[at], report)));
+    const isBad = reports.some((report) => report.ok === false);
+    if (isBad) $("check-report").append(make("p", { class: "error" }, "Correct the errors, and choose the corrected files."));
+    $("start-job").disabled = isBad;
+    show("checked");
+    $("checked").focus();
+  });
+  $("check-files").disabled = false;
+  setText($("start-state"), "");
+});
+async function checkOf(id, model) {
+  try {
+    return await post("/fine_tuning/checks", { model, training_file: id });
+  } catch (error) {
+    if (error instanceof Unauthorized || error instanceof TypeError) throw error;
+    return { message: error.message }; // as of a file that is too large: the job checks it
+  }
+}
+function checkParts(input, report) {
+  const name = make("h3", {}, input.files[0].name);
+  if (report.message) return [name, make("p", {}, report.message)];
+  const counts = [`${report.good_lines.toLocaleString()} of ${report.lines.toLocaleString()} lines are good`,
+    `${report.trained_tokens.toLocaleString()} trained of ${report.tokens.toLocaleString()} tokens`,
+    `the longest line has ${report.longest_tokens.toLocaleString()}`];
+  const parts = [name, make("p", {}, `${counts.join(", ")}.`)];
+  if (input.id === "training" && report.memory) parts.push(make("p", { class: "quiet" }, `Training: at most ${report.memory}.`));
+  if (report.problems.length) parts.push(make("ul", { class: "found" }, ...report.problems.map(problemItem)));
+  const more = report.errors + report.warnings - report.problems.length;
+  if (more > 0) parts.push(make("p", { class: "quiet" }, `… and ${more.toLocaleString()} more problems.`));
+  return parts;
+}
+function problemItem(problem) {
+  const kind = problem.level === "error" ? "bad" : "part";
+  const where = problem.line ? `line ${problem.line}: ` : "";
+  return make("li", {}, make("span", { class: `badge ${kind}` }, problem.level), ` ${where}${problem.message}`,
+    make("div", { class: "quiet" }, problem.fix));
+}
+$("start-job").addEventListener("click", async () => {
+  $("start-job").disabled = true;
+  await guarded(async () => {
+    if (!$("start").reportValidity()) return;
+    const [training, heldOut] = uploaded;
+    const body = { model: $("base").value, training_file: training };
+    if (heldOut) body.validation_file = heldOut;
     if ($("suffix").value) body.suffix = $("suffix").value;
     if ($("epochs").value) {
       body.method = { type: "supervised", supervised: { hyperparameters: { n_epochs: Number($("epochs").value) } } };
     }
     const job = await post("/fine_tuning/jobs", body);
+    uploaded = [];
     $("start").reset();
     location.hash = `#/jobs/${part(job.id)}`;
   });
   $("start-job").disabled = false;
-  setText($("start-state"), "");
 });
 
 // -- one job --
@@ -248,7 +318,7 @@ const isStep = (event) => event.type === "metrics";
 async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
   if (!isCurrent()) return job;
-  setText($("title-job"), job.fine_tuned_model ?? job.id);
+  setText($("title-job"), job.fine_tuned_model ?? job.user_provided_suffix ?? job.id);
   if (!$("job-status").textContent.startsWith(job.status.replaceAll("_", " "))) {
     setText($("told"), `The job is ${job.status.replaceAll("_", " ")}.`);
   }
@@ -260,6 +330,8 @@ async function refreshJob(id, events, isCurrent) {
   show("job-cancel", !ENDED.includes(job.status));
   show("job-try", job.status === "succeeded");
   $("job-try").href = `#/playground/${part(job.fine_tuned_model ?? "")}`;
+  show("job-scorecard", job.status === "succeeded" && job.validation_file !== null);
+  $("job-scorecard").href = `#/jobs/${part(id)}/scorecard`;
   show("job-error", Boolean(job.error));
   setText($("job-error-text"), job.error?.message ?? "");
   drawFacts(job);
@@ -306,7 +378,7 @@ function openJob(mine, id) {
     $(`job-${place}`).replaceChildren();
     delete $(`job-${place}`).dataset.shown;
   }
-  for (const place of ["error", "pause", "resume", "cancel", "try"]) show(`job-${place}`, false);
+  for (const place of ["error", "pause", "resume", "cancel", "try", "scorecard"]) show(`job-${place}`, false);
   setText($("title-job"), id);
   for (const action of ["pause", "resume", "cancel"]) {
     $(`job-${action}`).onclick = () => guarded(async () => {
@@ -374,6 +446,64 @@ function drawLoss(steps) {
 
 addEventListener("resize", () => { if (!$("view-job").hidden) drawLoss(drawn); });
 
+// -- the scorecard of a job --
+
+function openScorecard(mine, id) {
+  const path = `/fine_tuning/jobs/${part(id)}/scorecard`;
+  $("scorecard-job").href = `#/jobs/${part(id)}`;
+  $("scorecard-figures").replaceChildren();
+  setText($("scorecard-state"), "");
+  for (const name of ["make-scorecard", "download-report"]) show(name, false);
+  const draw = (card) => {
+    const states = { none: "The tuned model and its base have not been asked the held-out rows yet.",
+      running: "The tuned model and its base are asked the held-out rows …", failed: card.error, succeeded: card.verdict };
+    setText($("scorecard-state"), states[card.status]);
+    $("scorecard-state").className = { failed: "problems", succeeded: "verdict" }[card.status] ?? "";
+    show("make-scorecard", ["none", "failed"].includes(card.status));
+    show("download-report", card.status === "succeeded");
+    if (card.status === "succeeded" && !$("scorecard-figures").children.length) {
+      $("scorecard-figures").replaceChildren(...scorecardParts(card));
+    }
+  };
+  $("make-scorecard").onclick = () => guarded(async () => {
+    const card = await post(path);
+    if (mine === turn) draw(card);
+  });
+  $("download-report").onclick = () => guarded(async () => {
+    const address = URL.createObjectURL(await (await request(`${path}/report`)).blob());
+    make("a", { href: address, download: `${id}.html` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+  });
+  let isOver = false;
+  poll(mine, async (isCurrent) => {
+    if (isOver) return;
+    const card = await get(path);
+    if (!isCurrent()) return;
+    isOver = card.status === "succeeded";
+    draw(card);
+  });
+}
+function scorecardParts(card) {
+  const interval = ({ rate, low, high }) => (low === undefined ? [percent(rate)]
+    : [percent(rate), make("div", { class: "quiet" }, `${percent(low)} to ${percent(high)}`)]);
+  const rows = [["Valid answers", (system) => interval(system.schema_valid)],
+    ["Answers that are right as a whole", (system) => interval(system.exact_match)],
+    ["Field score", (system) => interval(system.field_score)],
+    ["Seconds an answer", (system) => [number(system.seconds_per_answer, 2)]]];
+  const fields = Object.keys(card.systems[0].fields).map((path) => [path, (system) => [percent(system.fields[path])]]);
+  const left = card.left_out ? `, ${card.left_out.toLocaleString()} left out: their own answers are not valid` : "";
+  return [make("p", { class: "quiet" }, `${card.rows.toLocaleString()} held-out rows${left}; intervals are of 95 %.`),
+    make("h2", {}, "Figures"), systemTable("Figures", card.systems, rows),
+    make("h2", {}, "Fields"), systemTable("Fields", card.systems, fields)];
+}
+function systemTable(label, systems, rows) {
+  const head = ["", ...systems.map((system) => system.model)].map((name) => make("th", { scope: "col" }, name));
+  const body = rows.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name),
+    ...systems.map((system) => make("td", {}, ...value(system)))));
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
+}
+
 // -- models --
 
 async function openModels(mine) {
@@ -385,7 +515,7 @@ async function openModels(mine) {
 }
 function modelRow(model) {
   const isBase = model.owned_by === "system";
-  const open = make("a", { href: `#/playground/${part(model.id)}` }, "Try");
+  const open = make("a", { class: "button", href: `#/playground/${part(model.id)}` }, "Try");
   const remove = make("button", { type: "button", "aria-label": `Delete ${model.id}` }, "Delete");
   remove.addEventListener("click", () => guarded(async () => {
     if (!confirm(`Delete ${model.id} and its weights?`)) return;
@@ -393,8 +523,77 @@ function modelRow(model) {
     route();
   }));
   return make("tr", {}, make("td", {}, model.id), make("td", {}, isBase ? "base" : "tuned"),
-    make("td", {}, isBase ? "" : when(model.created)), make("td", {}, open, ...(isBase ? [] : [" ", remove])));
+    make("td", { "data-label": "Made" }, isBase ? "" : when(model.created)), make("td", {}, open, ...(isBase ? [] : [" ", remove])));
 }
+
+// -- keys --
+
+async function showKeysLink(mine) {
+  await guarded(async () => {
+    const key = await get("/keys/current");
+    if (mine === turn) show("link-keys", key.scopes.includes("admin"));
+  });
+}
+async function openKeys(mine) {
+  $("add-key").reset();
+  hideSecret();
+  await refreshKeys(mine);
+}
+function hideSecret() {
+  setText($("made-secret"), "");
+  show("made-key", false);
+}
+async function refreshKeys(mine) {
+  await guarded(async () => {
+    const [own, page] = await Promise.all([get("/keys/current"), get("/keys")]);
+    if (mine !== turn) return;
+    $("key-rows").replaceChildren(...page.data.map((key) => keyRow(key, own.id)));
+    show("no-keys", page.data.length === 0);
+    show("key-table", page.data.length > 0);
+  });
+}
+function keyRow(key, ownId) {
+  const revoke = make("button", { type: "button", "aria-label": `Revoke ${key.name}` }, "Revoke");
+  revoke.addEventListener("click", () => guarded(async () => {
+    if (!confirm(`Revoke ${key.name}? Its requests are refused from now on; its files, jobs and models stay.`)) return;
+    await request(`/keys/${part(key.id)}`, { method: "DELETE" });
+    await refreshKeys(turn);
+    $("title-keys").focus();
+  }));
+  const end = key.revoked ? make("span", { class: "badge bad" }, "revoked") : key.id === ownId ? "this page's" : revoke;
+  const cells = { "May be used for": key.scopes.join(", ").replaceAll("_", "-"), Made: when(key.created_at),
+    "Most files": `${(key.max_stored_bytes / 2 ** 20).toLocaleString(undefined, { maximumFractionDigits: 1 })} MiB`,
+    "Most jobs": key.max_waiting_jobs.toLocaleString() };
+  return make("tr", {}, make("td", {}, key.name),
+    ...Object.entries(cells).map(([name, text]) => make("td", { "data-label": name }, text)), make("td", {}, end));
+}
+$("add-key").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  hideSecret();
+  await guarded(async () => {
+    const scopes = [...document.querySelectorAll("[name=scope]:checked")].map((box) => box.value);
+    if (!scopes.length) throw new Error("A key needs something that it may be used for.");
+    const body = { name: $("key-name").value, scopes };
+    if ($("key-mib").value) body.max_stored_bytes = Number($("key-mib").value) * 2 ** 20;
+    if ($("key-jobs").value) body.max_waiting_jobs = Number($("key-jobs").value);
+    const made = await post("/keys", body);
+    tell("");
+    $("add-key").reset();
+    $("new-key").open = false;
+    setText($("made-name"), made.name);
+    setText($("made-secret"), made.key);
+    show("made-key");
+    show("no-keys", false);
+    $("made-secret").focus();
+    if (document.body.dataset.keys === "none") document.body.dataset.keys = "required"; // now there is one
+    else await refreshKeys(turn);
+  });
+});
+$("hide-key").addEventListener("click", () => {
+  hideSecret();
+  route(); // which asks for a key where this was the first one
+});
+$("copy-key").addEventListener("click", () => guarded(() => copied($("made-secret"))));
 
 // -- playground --
 
@@ -522,12 +721,12 @@ function drawCode() {
 }
 $("ask").addEventListener("input", drawCode);
 for (const language of ["python", "curl"]) {
-  $(`copy-${language}`).addEventListener("click", () => guarded(async () => {
-    const code = $(`code-${language}`);
-    getSelection().selectAllChildren(code); // to be copied by hand where the browser refuses: plain HTTP elsewhere
-    await navigator.clipboard?.writeText(code.textContent);
-    setText($("told"), navigator.clipboard ? "Copied." : "Selected: copy it with the keyboard.");
-  }));
+  $(`copy-${language}`).addEventListener("click", () => guarded(() => copied($(`code-${language}`))));
+}
+async function copied(node) {
+  getSelection().selectAllChildren(node); // to be copied by hand where the browser refuses: plain HTTP elsewhere
+  await navigator.clipboard?.writeText(node.textContent);
+  setText($("told"), navigator.clipboard ? "Copied." : "Selected: copy it with the keyboard.");
 }
 
 addEventListener("hashchange", route);
