@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
@@ -44,6 +45,9 @@ class ServiceSettings(BaseModel):
         max_waiting_jobs: Most jobs that have not ended.
         max_loaded_models: Most models in memory for answers, of all keys together.
         max_waiting_calls: Most calls of models that wait to be answered, of all keys together.
+        backend: What answers: ``own``, the models in this process, or ``vllm``, a vLLM server of the only base.
+        vllm_command: The program of vLLM, and options for its ``serve``; it is started with the service.
+        vllm_url: Address of a vLLM server that runs already, of the only base; None (default): one is started.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +68,17 @@ class ServiceSettings(BaseModel):
     max_waiting_jobs: int = Field(default=100, gt=0)
     max_loaded_models: int = Field(default=8, gt=0)
     max_waiting_calls: int = Field(default=256, gt=0)
+    backend: Literal["own", "vllm"] = "own"
+    vllm_command: tuple[str, ...] = Field(default=("vllm",), min_length=1)
+    vllm_url: str | None = Field(default=None, pattern=r"^https?://")
+
+    @model_validator(mode="after")
+    def _require_one_base(self) -> Self:
+        if self.backend == "vllm" and len(self.bases) > 1:
+            raise ValueError(
+                "backend 'vllm': a vLLM server has one base model: run a service for each of several"
+            )
+        return self
 
     @property
     def database_path(self) -> Path:
