@@ -8,7 +8,8 @@ take turns, and each turn has questions of its own, the same for all systems, un
 LoraLLM. First ``parity`` holds vLLM's answers to LoraLLM's. Without ``--adapter`` a small one is trained.
 
 vLLM runs on the CPU, in an environment of its own that is made on first use (``vllm_environment.py``: 3.5 GB);
-``--vllm`` names another program, such as that of a machine with a GPU.
+``--vllm`` names another program, such as that of a machine with a GPU; ``--vllm-url`` a server of the same base that
+runs already and loads adapters, with its key in $VLLM_API_KEY.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ from llama_index_finetune_structured.local.model.adapter import find_adapter, re
 from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.local.model.lora_files import read_lora_config
 from llama_index_finetune_structured.service.vllm_client import VllmClient
-from llama_index_finetune_structured.service.vllm_server import VllmChild
+from llama_index_finetune_structured.service.vllm_server import RunningVllm, VllmChild, VllmServer
 
 CPU_OPTIONS = ("--dtype", "float32", "--enforce-eager")
-PARITY_ROWS, TRAINED_ROWS = 12, 24
+TRAINED_ROWS = 24
 SLOT_TOKENS = 2048  # of llama.cpp, for each slot: the longest prompt and answer
 Arguments = dict[str, str]
 
@@ -74,10 +75,8 @@ def trained(folder: Path, arguments: Sequence[Arguments]) -> Path:
 
 
 @contextmanager
-def vllm(adapter: Path, program: Sequence[str], log: Path) -> Iterator[LLM]:
+def vllm(adapter: Path, server: VllmServer) -> Iterator[LLM]:
     """The adapter behind a vLLM server."""
-    base = resolve(read_card(adapter).base_model)
-    server = VllmChild(base, log, command=program, rank=read_lora_config(adapter).r)
     server.start()
     try:
         server.wait_ready()
@@ -87,6 +86,15 @@ def vllm(adapter: Path, program: Sequence[str], log: Path) -> Iterator[LLM]:
         )
     finally:
         server.end()
+
+
+def server_of(adapter: Path, options: argparse.Namespace, log: Path) -> VllmServer:
+    """The vLLM server that the options ask for."""
+    if options.vllm_url:
+        return RunningVllm(options.vllm_url, os.environ.get("VLLM_API_KEY"))
+    command = shlex.split(options.vllm) if options.vllm else [str(vllm_program()), *CPU_OPTIONS]
+    base = resolve(read_card(adapter).base_model)
+    return VllmChild(base, log, command=command, rank=read_lora_config(adapter).r)
 
 
 @contextmanager
@@ -162,17 +170,18 @@ def main() -> None:
         "--questions", type=int, default=16, help="of a turn, at most; as many as calls at a time, at least"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parity-rows", type=int, default=12)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--vllm", metavar="COMMAND", help="program of another environment, with options of its 'serve'"
     )
+    parser.add_argument("--vllm-url", metavar="URL", help="a server that runs already")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of vLLM
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    program = shlex.split(options.vllm) if options.vllm else [str(vllm_program()), *CPU_OPTIONS]
     known = questions(200)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -181,8 +190,10 @@ def main() -> None:
         else:
             adapter = find_adapter(options.adapter)
         gguf = export_adapter(adapter, folder / "tuned.gguf", format="gguf")
-        behind_vllm = stack.enter_context(vllm(adapter, program, folder / "vllm.log"))
-        gate = parity(LoraLLM.from_adapter(adapter), rows(known[:PARITY_ROWS]), {"vllm": behind_vllm})
+        behind_vllm = stack.enter_context(vllm(adapter, server_of(adapter, options, folder / "vllm.log")))
+        gate = parity(
+            LoraLLM.from_adapter(adapter), rows(known[: options.parity_rows]), {"vllm": behind_vllm}
+        )
         gate.print()
         endless, warm, found = itertools.cycle(known[1:]), known[0], {}
         for concurrency in options.concurrency:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,16 +56,14 @@ def save_base(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def running(base: Path, log: Path) -> Iterator[VllmChild]:
-    """A vLLM server of a base, on the CPU."""
+def children(base: Path, log: Path) -> Iterator[VllmChild]:
+    """A vLLM server of a base on the CPU, which the caller starts; for fixtures."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        environment.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling takes longer than all tests
         server = VllmChild(resolve(base), log, command=vllm_command())
-        server.start()
         try:
-            server.wait_ready()
             yield server
         finally:
             server.end()

@@ -30,6 +30,7 @@ from .workers import WorkerProcesses
 __all__ = ["create_app"]
 
 _SWEEP_S = 60
+_MOST_ANSWERED = {"own": 32, "vllm": 256}  # chosen: vLLM's batches are larger
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,7 +47,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.keys = KeyStore(database, settings)
     app.state.models = ModelStore(database, settings)
     app.state.pool = _pool(settings, app.state.models)
-    app.state.calls = CallQueue(app.state.pool, most_waiting=settings.max_waiting_calls)
+    app.state.calls = CallQueue(
+        app.state.pool,
+        most_answered=_MOST_ANSWERED[settings.backend],
+        most_waiting=settings.max_waiting_calls,
+    )
     app.state.metrics = ServiceMetrics(database)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)

@@ -97,7 +97,7 @@ class VllmClient:
                         continue
                     for piece in _pieces(json.loads(line[6:])):
                         yield piece
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:

@@ -118,7 +118,7 @@ class VllmEngine(GenerationEngine):
         for is_last in (False, True):
             try:
                 async with aclosing(self._client.tokens(body)) as pieces:
-                    while (piece := await self._next(request, pieces)) is not None:
+                    while (piece := await self._piece(request, pieces)) is not None:
                         yield piece
                 return
             except UnknownAdapter:
@@ -128,7 +128,7 @@ class VllmEngine(GenerationEngine):
                     ) from None
                 await self._load()
 
-    async def _next(
+    async def _piece(
         self, request: GenerationRequest, pieces: AsyncGenerator[list[ServerToken] | str, None]
     ) -> list[ServerToken] | str | None:
         """The next piece; None at the end, and where the request was cancelled."""
@@ -213,7 +213,8 @@ class _Answer:
     def result(self, reasoning: tuple[int, ...]) -> GenerationResult:
         """The result; an answer that is whole at its limit has stopped."""
         grammar, reason = self._request.grammar, self._reason
-        if reason == "length" and grammar is not None and grammar.refused_at(self._tokens) is None:
+        is_cut = reason == "length" and not self._request.cancelled
+        if is_cut and grammar is not None and grammar.refused_at(self._tokens) is None:
             reason = "stop"
         return GenerationResult(tuple(self._tokens), reason, tuple(self._probabilities), reasoning)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ class VllmPool(ModelPool):
         if adapter is None:
             llm = LoraLLM(base_model=base, **self._options)
             llm._model = self._base.model(info.name, self._server.wait_ready)
-            unload = _keep
+            unload: Callable[[], object] = _keep
         else:
             folder = find_adapter(adapter)
             llm = LoraLLM.from_adapter(folder, **{**self._options, "base_model": base})

@@ -165,9 +165,13 @@ class FakeVllm:
         self, model: LocalModel, request: GenerationRequest, body: dict[str, Any]
     ) -> AsyncIterator[str]:
         loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
-        request.on_token = lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token)
+
+        def put(token: int | None) -> None:
+            loop.call_soon_threadsafe(tokens.put_nowait, token)
+
+        request.on_token = put
         future = model.engine.submit(request)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(tokens.put_nowait, None))
+        future.add_done_callback(lambda _: put(None))
         number = 0
         try:
             while (token := await tokens.get()) is not None:

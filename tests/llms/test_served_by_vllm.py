@@ -35,7 +35,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def llm(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedLora]:
     base, log = adapter.parent.parent / "base", tmp_path_factory.mktemp("log") / "vllm.log"
-    with vllm_servers.running(base, log) as server:
+    for server in vllm_servers.children(base, log):
+        server.start()
+        server.wait_ready()
         VllmClient(server).load("tuned", adapter)
         yield served_llm(adapter, model="tuned", api_base=f"{server.url}/v1", api_key=server.key)
 

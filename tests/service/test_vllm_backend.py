@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -17,35 +17,26 @@ from llama_index.core.base.llms.types import ChatMessage
 from openai import OpenAI
 
 from llama_index_finetune_structured import LoraLLM
-from llama_index_finetune_structured.answer_values import class_schema
-from llama_index_finetune_structured.service.call_queue import CallQueue
+from llama_index_finetune_structured.local.generate.grammar import GrammarCache
+from llama_index_finetune_structured.service.vllm_engine import StopTokens, VllmEngine
 from llama_index_finetune_structured.service.vllm_pool import VllmPool
 from llama_index_finetune_structured.service.vllm_server import RunningVllm
 from tests import exporting
 from tests.agents.scripted import WIRE
 from tests.exporting import Colour
 from tests.fakes.vllm_server import FakeVllm
-from tests.service.chat.chat_server import ChatServer, scaled_adapter
+from tests.service.chat.chat_server import scaled_adapter
+from tests.service.vllm_service import ASKED, CHAT, FORMAT, VllmService
 
-ASKED: Any = [{"role": "user", "content": "Describe colour 1."}]
-CHAT = [ChatMessage("Describe colour 1.")]
-FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "Colour", "schema": class_schema(Colour)}}
 LOAD, UNLOAD, COMPLETE = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
 
 
-class Service:
-    """A service before a vLLM server."""
+class Service(VllmService):
+    """A service before vLLM's protocol on loopback."""
 
-    def __init__(self, folder: Path, base: Path, vllm: FakeVllm, most_loaded: int = 8) -> None:
-        self.vllm, self.server = vllm, ChatServer(folder, {"tiny": base})
-        self.pool = VllmPool(RunningVllm(f"{vllm.url}/v1", vllm.key), most_loaded=most_loaded)
-        self.server.app.state.pool = self.pool
-        self.server.app.state.calls = CallQueue(self.pool, wait_s=20)
-
-    def ask(self, model: str, **body: Any) -> Any:
-        with self.server.client() as client:
-            reply = client.chat.completions.create(model=model, messages=ASKED, **body)
-            return list(reply) if body.get("stream") else reply
+    def __init__(self, folder: Path, base: Path, vllm: FakeVllm, *, most_loaded: int = 8) -> None:
+        super().__init__(folder, base, RunningVllm(f"{vllm.url}/v1", vllm.key), most_loaded=most_loaded)
+        self.vllm = vllm
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +127,9 @@ def test_a_stream_has_the_whole_answer_in_pieces(service: Service, asked: Any) -
     assert choices[-1].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].usage == whole.usage
     tokens = [one for choice in choices if choice.logprobs for one in choice.logprobs.content or ()]
-    assert tokens == whole.choices[0].logprobs.content
+    told = whole.choices[0].logprobs.content
+    assert [one.token for one in tokens] == [one.token for one in told]
+    assert [one.logprob for one in tokens] == pytest.approx([one.logprob for one in told], abs=1e-4)
     assert all(len(one.top_logprobs) == 2 for one in tokens)
 
 
@@ -272,3 +265,32 @@ def test_the_sdk_parses_an_answer(service: Service) -> None:
     with service.server.client() as client:
         reply = client.chat.completions.parse(model="colours", messages=ASKED, response_format=Colour)
     assert isinstance(reply.choices[0].message.parsed, Colour)
+
+
+def test_reasoning_comes_first_and_ends_at_its_limit(service: Service, base: Path) -> None:
+    options: dict[str, Any] = {"thinking": True, "thinking_tokens": 6, "grounded": False}
+    own = LoraLLM(base_model=str(base), **options)
+    pool = VllmPool(RunningVllm(service.vllm.url, service.vllm.key), options=options)
+    pool.start()
+    try:
+        llm = pool._opened(str(base), None).llm
+        for asked in ({}, {"response_format": FORMAT}):
+            found, expected = llm.chat(CHAT, **asked), own.chat(CHAT, **asked)
+            assert found.message.blocks == expected.message.blocks
+            assert found.raw["usage"] == expected.raw["usage"]
+        chunks = list(llm.stream_chat(CHAT))
+        thought = "".join(chunk.additional_kwargs.get("thinking_delta", "") for chunk in chunks)
+        assert thought == own.chat(CHAT).message.blocks[0].content  # type: ignore[union-attr]
+    finally:
+        pool.close()
+
+
+def test_a_grammar_ends_with_the_token_of_the_template_where_vllms_grammars_end_with_another() -> None:
+    tokenizer, none = exporting.tokenizer(), cast(Any, None)
+    begin, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    cache = GrammarCache(tokenizer, vocabulary=len(tokenizer), stop_id=end)
+    engine = VllmEngine(none, none, "tuned", stops=StopTokens(begin, end, (begin, end)), load=none)
+    matcher = cache.matcher(lambda: engine._lark(cache.get(Colour.model_json_schema())))
+    answer = cache.engine.tokenize_bytes(b'{"name":"red","warm":true}')
+    assert matcher.validate_tokens([*answer, begin]) == len(answer) + 1
+    assert matcher.validate_tokens([*answer, end]) == len(answer)
