@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import Self
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
@@ -72,13 +71,12 @@ class ServiceSettings(BaseModel):
     vllm_command: tuple[str, ...] = Field(default=("vllm",), min_length=1)
     vllm_url: str | None = Field(default=None, pattern=r"^https?://")
 
-    @model_validator(mode="after")
-    def _require_one_base(self) -> Self:
-        if self.backend == "vllm" and len(self.bases) > 1:
-            raise ValueError(
-                "backend 'vllm': a vLLM server has one base model: run a service for each of several"
-            )
-        return self
+    @field_validator("backend")
+    @classmethod
+    def _has_one_base(cls, backend: str, info: ValidationInfo) -> str:
+        if backend == "vllm" and len(info.data.get("bases", ())) > 1:
+            raise ValueError("a vLLM server has one base model: run a service for each of several")
+        return backend
 
     @property
     def database_path(self) -> Path:

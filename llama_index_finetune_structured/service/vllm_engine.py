@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
@@ -14,6 +15,7 @@ from ..background import POLL_S
 from ..errors import EngineError, RequestTimeoutError
 from ..local.generate.engine import GenerationEngine
 from ..local.generate.grammar import AnswerGrammar
+from ..local.generate.reasoning import ReasoningRules
 from ..local.generate.request import GenerationRequest, GenerationResult
 from ..local.generate.token_probability import ScoredToken
 from .vllm_client import ServerToken, UnknownAdapter, VllmClient
@@ -76,7 +78,8 @@ class VllmEngine(GenerationEngine):
     async def _result(self, request: GenerationRequest) -> GenerationResult:
         reasoning = await self._reasoning(request) if request.reasoning is not None else ()
         prompt, answer = [*request.prompt, *reasoning], _Answer(request, self._stops.ids)
-        body = self._body(request, prompt, request.max_new_tokens, request.grammar)
+        lark = None if request.grammar is None else self._lark(request.grammar)
+        body = self._body(request, prompt, request.max_new_tokens, lark)
         async with aclosing(self._pieces(request, body)) as pieces:
             async for piece in pieces:
                 answer.add(piece)
@@ -88,11 +91,11 @@ class VllmEngine(GenerationEngine):
         rules, most = request.reasoning
         thought, text = list[int](), b""
         if most > 0:
-            body = self._body(request, request.prompt, most, None)
+            body = self._body(request, request.prompt, most, _reasoning_lark(rules))
             async with aclosing(self._tokens(request, body)) as tokens:
                 async for found in tokens:
                     step = rules.after(text, found.token)
-                    if step is None:  # a control token: reasoning has none
+                    if step is None:  # an end, where the server has another grammar
                         break
                     thought.append(found.token)
                     if request.on_reasoning is not None:
@@ -148,7 +151,7 @@ class VllmEngine(GenerationEngine):
                 await asyncio.wait({following})
 
     def _body(
-        self, request: GenerationRequest, prompt: Sequence[int], most: int, grammar: AnswerGrammar | None
+        self, request: GenerationRequest, prompt: Sequence[int], most: int, lark: str | None
     ) -> dict[str, Any]:
         sampling, asked = request.sampling, request.likeliest
         body: dict[str, Any] = {
@@ -164,8 +167,8 @@ class VllmEngine(GenerationEngine):
             body["seed"] = sampling.seed
         if request.probabilities or asked is not None:
             body["logprobs"] = max(_LIKELIEST if request.probabilities else 1, asked or 0)
-        if grammar is not None:
-            body["structured_outputs"] = {"grammar": self._lark(grammar)}
+        if lark is not None:
+            body["structured_outputs"] = {"grammar": lark}
         return body
 
     def _lark(self, grammar: AnswerGrammar) -> str:
@@ -217,6 +220,15 @@ class _Answer:
         if is_cut and grammar is not None and grammar.refused_at(self._tokens) is None:
             reason = "stop"
         return GenerationResult(tuple(self._tokens), reason, tuple(self._probabilities), reasoning)
+
+
+def _reasoning_lark(rules: ReasoningRules) -> str:
+    """The grammar of reasoning: text, which has no control tokens, up to the mark."""
+    if rules.mark_id is not None:
+        return f"TEXT: /(?s:.*)/\nstart: TEXT <[{rules.mark_id}]>"
+    mark = "".join(f"\\x{{{ord(character):x}}}" for character in rules.mark)
+    text = f"/(?s:.*)/ & ~/(?s:.*){mark}(?s:.*)/"
+    return f"THOUGHT: ({text}) {json.dumps(rules.mark)}\nstart: THOUGHT"
 
 
 def _log_probability(found: ServerToken) -> float:

@@ -1,7 +1,7 @@
 """vLLM's protocol on loopback, over the local engine: adapters at runtime, completions of token ids with grammars.
 
-Replies are as vLLM 0.32's were seen to be. Streams are real: a token is sent when it is generated, and a client that
-leaves ends its generation.
+Replies are as vLLM 0.32's were seen to be, but for answers to a schema, which end inside their limit; vLLM cuts them.
+Streams are real: a token is sent when it is generated, and a client that leaves ends its generation.
 """
 
 from __future__ import annotations
@@ -219,8 +219,11 @@ def _grammar(model: LocalModel, lark: str) -> AnswerGrammar:
 
     def compiled() -> AnswerGrammar:
         search = EndingSearch(cache.engine)
-        return AnswerGrammar(
+        found = AnswerGrammar(
             cache, cache.matcher(lambda: lark), search, growth=1, rules=TextRules(), lark=lambda: lark
         )
+        if "%json" not in lark:
+            found.smallest = None  # reasoning is cut at its limit
+        return found
 
     return cache.kept(lark, compiled)

@@ -268,7 +268,8 @@ def test_the_sdk_parses_an_answer(service: Service) -> None:
 
 
 def test_reasoning_comes_first_and_ends_at_its_limit(service: Service, base: Path) -> None:
-    options: dict[str, Any] = {"thinking": True, "thinking_tokens": 6, "grounded": False}
+    # Two tokens: the third would begin a character that the model does not end, which is no text for vLLM.
+    options: dict[str, Any] = {"thinking": True, "thinking_tokens": 2, "grounded": False}
     own = LoraLLM(base_model=str(base), **options)
     pool = VllmPool(RunningVllm(service.vllm.url, service.vllm.key), options=options)
     pool.start()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from llama_index_finetune_structured.cli import app as cli
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.service.vllm_server import RunningVllm, VllmChild
@@ -123,3 +125,21 @@ def test_a_program_that_is_not_there_is_refused_before_anything_starts(
 def test_a_running_server_that_does_not_answer_is_told_by_its_address() -> None:
     with pytest.raises(EngineError, match=r"http://127\.0\.0\.1:9/health"):
         RunningVllm("http://127.0.0.1:9/v1").wait_ready()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--vllm-command", "no-such-vllm"], "no-such-vllm: no such program"),
+        (["--base", "a=a", "--base", "b=b"], "a vLLM server has one base model"),
+        (["--vllm-url", "localhost:8000"], "--vllm-url"),
+        (["--vllm-command", ""], "--vllm-command"),
+    ],
+)
+def test_the_command_tells_what_is_wrong_before_it_serves(
+    options: list[str], told: str, tmp_path: Path
+) -> None:
+    arguments = ["serve", "--folder", str(tmp_path), "--backend", "vllm", *options]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert told in " ".join(result.stderr.split())
