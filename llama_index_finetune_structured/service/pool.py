@@ -82,7 +82,7 @@ class ModelPool:
         return list(self._entries)
 
     async def lease(self, model: ServedModel) -> ModelLease:
-        """The model, loaded. Raises ApiError (500) where it cannot be loaded.
+        """The model, loaded. Raises ApiError where it cannot be loaded.
 
         Cancelled in the meantime, it is loaded all the same: others may wait for it.
         """
@@ -98,7 +98,7 @@ class ModelPool:
             await asyncio.shield(entry.loading)
         except BaseException as error:
             self._leave(entry)
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, ApiError):
                 raise _not_loaded(model.name, error) from error
             raise
         return ModelLease(self, entry)

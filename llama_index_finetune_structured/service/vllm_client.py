@@ -14,7 +14,7 @@ from ..printable import one_line
 from .errors import ApiError
 from .vllm_server import VllmServer
 
-__all__ = ["ServerToken", "UnknownAdapter", "VllmClient", "VllmModelInfo"]
+__all__ = ["ServerToken", "UnknownAdapter", "VllmClient", "VllmModelInfo", "unavailable"]
 
 _LOAD_S, _STALL_S = (
     120.0,
@@ -98,7 +98,7 @@ class VllmClient:
                     for piece in _pieces(json.loads(line[6:])):
                         yield piece
         except (httpx.HTTPError, json.JSONDecodeError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -167,11 +167,12 @@ def _refusal(reply: httpx.Response) -> Exception:
     if reply.status_code in (400, 422):
         return ConfigurationError(f"the vLLM server refuses the request: {_problem(reply)}")
     if reply.status_code in (429, 503):
-        return _unavailable(EngineError(_problem(reply)))
+        return unavailable(EngineError(_problem(reply)))
     return EngineError(f"the vLLM server failed: {_problem(reply)}")
 
 
-def _unavailable(error: Exception) -> ApiError:
+def unavailable(error: Exception) -> ApiError:
+    """The error for clients where the server does not answer, which they may try again."""
     return ApiError(
         503,
         f"The models' server does not answer now ({type(error).__name__}). Try again in {_RETRY_S} seconds.",

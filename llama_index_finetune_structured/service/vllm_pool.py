@@ -21,7 +21,7 @@ from ..printable import package_logger
 from .models import ModelStore
 from .pool import LoadedModel, ModelPool
 from .settings import ServiceSettings
-from .vllm_client import VllmClient
+from .vllm_client import VllmClient, unavailable
 from .vllm_model import VllmBase
 from .vllm_server import RunningVllm, VllmChild, VllmServer
 
@@ -78,8 +78,12 @@ class VllmPool(ModelPool):
         await self._client.close()
 
     def _opened(self, base: str, adapter: Path | None) -> LoadedModel:
-        self._server.wait_ready()
-        info = self._client.base()
+        try:
+            self._server.wait_ready()
+            info = self._client.base()
+        except EngineError as error:
+            _log.error("%s", error)
+            raise unavailable(error) from error
         if self._base is None:
             self._base = VllmBase(base, self._client, self._loop)
         if adapter is None:

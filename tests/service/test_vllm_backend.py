@@ -247,6 +247,14 @@ def test_a_server_that_is_away_is_told_with_when_to_come_again(
             assert httpx.get(f"{origin}/readyz").status_code == 503
 
 
+def test_a_server_that_is_not_there_yet_is_told_with_when_to_come_again(base: Path, tmp_path: Path) -> None:
+    found = VllmService(tmp_path / "service", base, RunningVllm("http://127.0.0.1:9"))
+    with found.server.running(), pytest.raises(openai.InternalServerError) as caught:
+        found.ask("tiny")
+    assert (caught.value.status_code, caught.value.code) == (503, "model_unavailable")
+    assert caught.value.response.headers["Retry-After"] == "10"
+
+
 def test_an_adapter_that_was_changed_is_not_handed_over(small: Service) -> None:
     weights = next(small.server.folder.glob("runs/*/adapter/adapter_model.safetensors"))
     shutil.copyfile(weights.parent / "adapter_config.json", weights)
@@ -281,14 +289,14 @@ def test_reasoning_comes_first_and_ends_at_its_limit(service: Service, base: Pat
             assert found.raw["usage"] == expected.raw["usage"]
         chunks = list(llm.stream_chat(CHAT))
         thought = "".join(chunk.additional_kwargs.get("thinking_delta", "") for chunk in chunks)
-        assert thought == own.chat(CHAT).message.blocks[0].content  # type: ignore[union-attr]
+        assert thought == own.chat(CHAT).message.blocks[0].content
     finally:
         pool.close()
 
 
 def test_a_grammar_ends_with_the_token_of_the_template_where_vllms_grammars_end_with_another() -> None:
     tokenizer, none = exporting.tokenizer(), cast(Any, None)
-    begin, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    begin, end = (tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>"))
     cache = GrammarCache(tokenizer, vocabulary=len(tokenizer), stop_id=end)
     engine = VllmEngine(none, none, "tuned", stops=StopTokens(begin, end, (begin, end)), load=none)
     matcher = cache.matcher(lambda: engine._lark(cache.get(Colour.model_json_schema())))
