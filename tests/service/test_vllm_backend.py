@@ -295,7 +295,7 @@ def test_reasoning_comes_first_and_ends_at_its_limit(service: Service, base: Pat
 
 
 def test_a_grammar_ends_with_the_token_of_the_template_where_vllms_grammars_end_with_another() -> None:
-    tokenizer, none = exporting.tokenizer(), cast(Any, None)
+    tokenizer, none = cast(Any, exporting.tokenizer()), cast(Any, None)
     begin, end = (tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>"))
     cache = GrammarCache(tokenizer, vocabulary=len(tokenizer), stop_id=end)
     engine = VllmEngine(none, none, "tuned", stops=StopTokens(begin, end, (begin, end)), load=none)
