@@ -5,7 +5,8 @@
 The demo's test questions with their retrieved documentation, by ``astructured_predict``, greedy, trust included. At
 each concurrency LoraLLM has batches and llama.cpp (Q8_0) has slots of that many; vLLM chooses by itself. The systems
 take turns, and each turn has questions of its own, the same for all systems, until there are no more. Ratios are to
-LoraLLM. First ``parity`` holds vLLM's answers to LoraLLM's. Without ``--adapter`` a small one is trained.
+LoraLLM. First ``parity`` holds vLLM's answers to those of LoraLLM without the rule of copied values, which servers do
+not have. Without ``--adapter`` a small one is trained.
 
 vLLM runs on the CPU, in an environment of its own that is made on first use (``vllm_environment.py``: 3.5 GB);
 ``--vllm`` names another program, such as that of a machine with a GPU; ``--vllm-url`` a server of the same base that
@@ -191,9 +192,10 @@ def main() -> None:
             adapter = find_adapter(options.adapter)
         gguf = export_adapter(adapter, folder / "tuned.gguf", format="gguf")
         behind_vllm = stack.enter_context(vllm(adapter, server_of(adapter, options, folder / "vllm.log")))
-        gate = parity(
-            LoraLLM.from_adapter(adapter), rows(known[: options.parity_rows]), {"vllm": behind_vllm}
-        )
+        ungrounded = LoraLLM.from_adapter(
+            adapter, grounded=False
+        )  # no server holds copied values to the prompt
+        gate = parity(ungrounded, rows(known[: options.parity_rows]), {"vllm": behind_vllm})
         gate.print()
         endless, warm, found = itertools.cycle(known[1:]), known[0], {}
         for concurrency in options.concurrency:
