@@ -56,7 +56,7 @@ docs: $(DOCS_READY)
 hooks: $(READY)
 	$(BIN)/pre-commit install
 
-# One benchmark: make bench NAME=capture ARGS="--quick"
+# One benchmark: make bench NAME=capture ARGS="--quick". NAME=serving installs vLLM, apart, in .venv-vllm (3.5 GB).
 bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/$(or $(NAME),capture).py $(ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,25 @@ def serve(
             help="Device that trains, as in CUDA_VISIBLE_DEVICES, once for each (default: one worker)."
         ),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What answers: 'own', models in this process, or 'vllm', a vLLM server of the only base model."
+        ),
+    ] = "own",
+    vllm_command: Annotated[
+        str,
+        typer.Option(
+            help="With --backend vllm: its program, and options for its 'serve', as in '/opt/vllm/bin/vllm "
+            "--gpu-memory-utilization 0.5'."
+        ),
+    ] = "vllm",
+    vllm_url: Annotated[
+        str | None,
+        typer.Option(
+            help="With --backend vllm: a server that runs already, in place of the command; its key is $VLLM_API_KEY."
+        ),
+    ] = None,
 ) -> Result:
     """Serve OpenAI's fine-tuning protocol on this machine. Needs the extra 'service'.
 
@@ -57,7 +77,13 @@ def serve(
         from ..service.keys import is_loopback
         from ..service.settings import ServiceSettings
     settings = settings_of(
-        ServiceSettings, folder=folder, bases=_bases(base or []), devices=tuple(device or ())
+        ServiceSettings,
+        folder=folder,
+        bases=_bases(base or []),
+        devices=tuple(device or ()),
+        backend=backend,
+        vllm_command=tuple(shlex.split(vllm_command)),
+        vllm_url=vllm_url,
     )
     app = create_app(settings)
     if not is_loopback(host) and not app.state.keys.are_required:

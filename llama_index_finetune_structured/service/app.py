@@ -30,6 +30,7 @@ from .workers import WorkerProcesses
 __all__ = ["create_app"]
 
 _SWEEP_S = 60
+_MOST_ANSWERED = {"own": 32, "vllm": 256}  # chosen: vLLM's batches are larger
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -52,8 +53,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.blobs = Blobs(settings.blobs_folder, database)
     app.state.keys = KeyStore(database, settings)
     app.state.models = ModelStore(database, settings)
-    app.state.pool = ModelPool(most_loaded=settings.max_loaded_models)
-    app.state.calls = CallQueue(app.state.pool, most_waiting=settings.max_waiting_calls)
+    app.state.pool = _pool(settings, app.state.models)
+    app.state.calls = CallQueue(
+        app.state.pool,
+        most_answered=_MOST_ANSWERED[settings.backend],
+        most_waiting=settings.max_waiting_calls,
+    )
     app.state.scorecards = scorecards.Scorecards(settings)
     app.state.checks = checks.FileChecks()
     app.state.metrics = ServiceMetrics(database)
@@ -65,11 +70,20 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     return app
 
 
+def _pool(settings: ServiceSettings, models: ModelStore) -> ModelPool:
+    if settings.backend == "own":
+        return ModelPool(most_loaded=settings.max_loaded_models)
+    from .vllm_pool import vllm_pool  # imports what answers need, which others load with the first model
+
+    return vllm_pool(settings, models)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     with locked_folder(state.settings.folder):
         await run_in_threadpool(state.blobs.clean_up)
+        await run_in_threadpool(state.pool.start)
         workers = WorkerProcesses(state.settings) if state.settings.workers else None
         if workers is not None:
             await run_in_threadpool(workers.start)
@@ -84,7 +98,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeping
-            state.pool.close()
+            await run_in_threadpool(state.pool.close)
             state.database.close()
 
 
@@ -106,10 +120,10 @@ def _add_health(app: FastAPI) -> None:
 
     @app.get("/readyz")
     def readyz(request: Request) -> JSONResponse:
-        """The database answers, and each device has its worker."""
+        """The database answers, each device has its worker, and models can be loaded."""
         with request.app.state.database.read():
             workers: WorkerProcesses | None = request.app.state.workers
-        is_ready = workers is None or workers.are_alive
+        is_ready = request.app.state.pool.is_ready and (workers is None or workers.are_alive)
         return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
 
     @app.get("/metrics")

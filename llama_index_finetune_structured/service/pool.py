@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
@@ -19,24 +20,24 @@ if TYPE_CHECKING:
     from ..llms.lora import LoraLLM
     from .models import ServedModel
 
-__all__ = ["ModelLease", "ModelPool"]
+__all__ = ["LoadedModel", "ModelLease", "ModelPool"]
 
 _log = package_logger(__name__)
 _Key = tuple[str, Path | None]  # base and adapter: a name may become another model's
 _Bases: TypeAlias = "WeakValueDictionary[tuple[str, str | None], AdapterPool]"  # by base and its quantisation
 
 
-class _Loaded(NamedTuple):
-    """A model in memory. ``base``: that of all adapters of its base, which is there as long as one of them."""
+class LoadedModel(NamedTuple):
+    """A model that can answer. ``unload``: frees what is its own, and holds what it shares until then; quick."""
 
     llm: LoraLLM
-    base: AdapterPool
+    unload: Callable[[], object]
 
 
 class _Entry:
     """A model that is loaded, or being loaded. ``users``: leases that are not released."""
 
-    def __init__(self, loading: asyncio.Future[_Loaded]) -> None:
+    def __init__(self, loading: asyncio.Future[LoadedModel]) -> None:
         self.loading, self.users = loading, 0
 
     @property
@@ -81,7 +82,7 @@ class ModelPool:
         return list(self._entries)
 
     async def lease(self, model: ServedModel) -> ModelLease:
-        """The model, loaded. Raises ApiError (500) where it cannot be loaded.
+        """The model, loaded. Raises ApiError where it cannot be loaded.
 
         Cancelled in the meantime, it is loaded all the same: others may wait for it.
         """
@@ -97,22 +98,34 @@ class ModelPool:
             await asyncio.shield(entry.loading)
         except BaseException as error:
             self._leave(entry)
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, ApiError):
                 raise _not_loaded(model.name, error) from error
             raise
         return ModelLease(self, entry)
+
+    def start(self) -> None:
+        """Begin what loading needs, without waiting for it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether models can be loaded now."""
+        return True
 
     def close(self) -> None:
         """Unload all models, once their leases are released."""
         self._entries.clear()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
+    def _opened(self, base: str, adapter: Path | None) -> LoadedModel:
+        """The model, loaded. Runs in the thread of loading."""
+        return _loaded(self._bases, base, adapter, self._options)
+
     def _load(self, key: _Key) -> _Entry:
         loop = asyncio.get_running_loop()
-        loading = loop.run_in_executor(self._loader, _loaded, self._bases, *key, self._options)
+        loading = loop.run_in_executor(self._loader, self._opened, *key)
         entry = self._entries[key] = _Entry(loading)
 
-        def forget_failed(task: asyncio.Future[_Loaded]) -> None:
+        def forget_failed(task: asyncio.Future[LoadedModel]) -> None:
             failed = task.cancelled() or task.exception() is not None
             if failed and self._entries.get(key) is entry:
                 del self._entries[key]
@@ -135,16 +148,14 @@ class ModelPool:
             await self._left.wait()
 
     def _unload(self, key: _Key) -> None:
-        loaded = self._entries.pop(key).loading.result()
-        if loaded.llm.adapter is not None:
-            loaded.base.unload(loaded.llm.adapter)
+        self._entries.pop(key).loading.result().unload()
 
     def _leave(self, entry: _Entry) -> None:
         entry.users -= 1
         self._left.set()
 
 
-def _loaded(bases: _Bases, base: str, adapter: Path | None, options: Mapping[str, Any]) -> _Loaded:
+def _loaded(bases: _Bases, base: str, adapter: Path | None, options: Mapping[str, Any]) -> LoadedModel:
     """The LLM of a base and an adapter, with its weights in memory; adapters of one base share its weights."""
     from ..llms.adapter_pool import AdapterPool
     from ..local.model.adapter import find_adapter, read_card
@@ -156,7 +167,12 @@ def _loaded(bases: _Bases, base: str, adapter: Path | None, options: Mapping[str
         shared = bases[base, quantization] = AdapterPool(base, quantization=quantization)
     llm = shared.llm(adapter, **options)
     release_idle_threads()  # those of this thread, which waits for other work from now on
-    return _Loaded(llm, shared)
+    return LoadedModel(llm, partial(_unload, shared, llm.adapter))
+
+
+def _unload(shared: AdapterPool, adapter: Path | None) -> None:
+    if adapter is not None:
+        shared.unload(adapter)
 
 
 def _not_loaded(name: str, error: Exception) -> ApiError:

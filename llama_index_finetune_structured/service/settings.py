@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
@@ -44,6 +44,9 @@ class ServiceSettings(BaseModel):
         max_waiting_jobs: Most jobs that have not ended.
         max_loaded_models: Most models in memory for answers, of all keys together.
         max_waiting_calls: Most calls of models that wait to be answered, of all keys together.
+        backend: What answers: ``own``, the models in this process, or ``vllm``, a vLLM server of the only base.
+        vllm_command: The program of vLLM, and options for its ``serve``; it is started with the service.
+        vllm_url: Address of a vLLM server that runs already, of the only base; None (default): one is started.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +67,16 @@ class ServiceSettings(BaseModel):
     max_waiting_jobs: int = Field(default=100, gt=0)
     max_loaded_models: int = Field(default=8, gt=0)
     max_waiting_calls: int = Field(default=256, gt=0)
+    backend: Literal["own", "vllm"] = "own"
+    vllm_command: tuple[str, ...] = Field(default=("vllm",), min_length=1)
+    vllm_url: str | None = Field(default=None, pattern=r"^https?://")
+
+    @field_validator("backend")
+    @classmethod
+    def _has_one_base(cls, backend: str, info: ValidationInfo) -> str:
+        if backend == "vllm" and len(info.data.get("bases", ())) > 1:
+            raise ValueError("a vLLM server has one base model: run a service for each of several")
+        return backend
 
     @property
     def database_path(self) -> Path:

@@ -12,7 +12,7 @@ from ..model.adapter import read_card
 from ..model.base_models import BaseModelFiles, context_window, gguf_source, resolve
 from ..model.lora_files import WEIGHTS, read_lora_config
 
-__all__ = ["SERVERS", "ServingCommand", "serving_commands"]
+__all__ = ["SERVERS", "ServingCommand", "serving_commands", "vllm_rank"]
 
 _HOST = "127.0.0.1"
 SERVERS = {"vllm": 8000, "sglang": 30000, "llama.cpp": 8080}
@@ -78,7 +78,7 @@ def _of_adapter(adapter: Path, name: str) -> dict[str, ServingCommand]:
     rank = read_lora_config(adapter).r
     source, window = gguf_source(base), context_window(base)
     named = f"{name}={adapter.resolve()}"
-    lora = ("--enable-lora", "--lora-modules", named, "--max-lora-rank", str(_vllm_rank(rank)))
+    lora = ("--enable-lora", "--lora-modules", named, "--max-lora-rank", str(vllm_rank(rank)))
     paths = (
         "--enable-lora",
         "--lora-paths",
@@ -109,7 +109,7 @@ def _sglang(folder: Path, name: str, window: int) -> tuple[str, ...]:
     return (*launch, "--served-model-name", name, "--context-length", str(window))
 
 
-def _vllm_rank(rank: int) -> int:
+def vllm_rank(rank: int) -> int:
     """The smallest rank that vLLM accepts and that is at least ``rank``."""
     fitting = [allowed for allowed in _VLLM_RANKS if allowed >= rank]
     if not fitting:

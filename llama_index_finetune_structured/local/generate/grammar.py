@@ -84,14 +84,13 @@ class GrammarCache:
     def _compile(self, schema: Mapping[str, Any], distinct: bool, by_text: bool) -> AnswerGrammar:
         require_shallow(schema)
         free, keys = with_free_keys(schema) if by_text else (schema, ())
+        named = with_named_keys(free)
         matcher = self.matcher(
-            lambda: llguidance.LLMatcher.grammar_from_json_schema(
-                json.dumps(with_named_keys(free)), overrides=_OPTIONS
-            )
+            lambda: llguidance.LLMatcher.grammar_from_json_schema(json.dumps(named), overrides=_OPTIONS)
         )
         search = EndingSearch(self.engine, *sample_texts(schema))
-        rules = TextRules(distinct=distinct, free_keys=keys)
-        return AnswerGrammar(self, matcher, search, growth=largest_growth(schema), rules=rules)
+        rules, growth = TextRules(distinct=distinct, free_keys=keys), largest_growth(schema)
+        return AnswerGrammar(self, matcher, search, growth=growth, rules=rules, lark=lambda: _lark(named))
 
     def matcher(self, grammar: Callable[[], str]) -> llguidance.LLMatcher:
         """A matcher of a grammar of llguidance. Raises ConfigurationError where it cannot be compiled."""
@@ -141,7 +140,8 @@ class AnswerGrammar:
     """A compiled schema.
 
     ``smallest``: tokens of a smallest answer, without the stop token; None where none was found. ``answers``: index
-    of earlier answers to the schema, for draft tokens.
+    of earlier answers to the schema, for draft tokens. ``lark``: gives the grammar in llguidance's form of Lark, for a
+    server with its own llguidance; the rules on the text are not in it.
     """
 
     def __init__(
@@ -152,9 +152,10 @@ class AnswerGrammar:
         *,
         growth: int,
         rules: TextRules,
+        lark: Callable[[], str],
     ) -> None:
         self._cache, self._matcher, self._rules = cache, matcher, rules
-        self.search, self.growth = search, growth
+        self.search, self.growth, self.lark = search, growth, lark
         _mask_of(matcher, cache.vocabulary)  # fills caches that copies of the matcher share
         self.answers = AnswerIndex()
         self.smallest = search.tokens(matcher, b"")
@@ -363,6 +364,11 @@ class GrammarState:
         kept = allowed.clone()
         kept[refused] = False
         return kept if bool(kept.any()) else allowed
+
+
+def _lark(schema: Any) -> str:
+    # In Lark the schema itself holds the options.
+    return f"start: %json {json.dumps({**schema, 'x-guidance': _OPTIONS} if isinstance(schema, dict) else schema)}"
 
 
 def _mask_of(matcher: llguidance.LLMatcher, vocabulary: int) -> torch.Tensor:

@@ -30,7 +30,7 @@ from .engine import GenerationEngine
 from .grammar import AnswerGrammar, GrammarCache
 from .reasoning import ReasoningRules
 
-__all__ = ["AdaptedModel", "LocalModel", "load_local_model"]
+__all__ = ["AdaptedModel", "CompiledRules", "LocalModel", "load_local_model"]
 
 _loading = ForkSafeLock()
 
@@ -51,7 +51,7 @@ class LocalModel:
             model, stop_ids=sorted(stops), pad_id=self.stop_id if pad is None else pad, batch_size=batch_size
         )
         vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self._compiled = _Compiled(tokenizer, vocabulary, self.stop_id, frozenset(stops))
+        self._compiled = CompiledRules(tokenizer, vocabulary, self.stop_id, frozenset(stops))
 
     @property
     def adapter(self) -> AdapterWeights | None:
@@ -97,7 +97,7 @@ class AdaptedModel(LocalModel):
         return self._find()
 
 
-class _Compiled:
+class CompiledRules:
     """What is made of a tokenizer once, on first use: grammars, and the rules of reasoning."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_id: int, stops: frozenset[int]) -> None:

@@ -21,13 +21,14 @@ _Step = tuple[
 class ReasoningRules:
     """How reasoning is written with one tokenizer: in any tokens but control tokens, until the mark that ends it.
 
-    ``opening``: tokens between prompt and reasoning. ``closing``: those between reasoning and answer. ``stop_ids``:
-    tokens that end an answer. Raises as ``LocalModel.reasoning``.
+    ``opening``: tokens between prompt and reasoning. ``closing``: those between reasoning and answer. ``mark``: the
+    text that ends the reasoning; ``mark_id``: the control token that it is, None: it is text. ``stop_ids``: tokens that
+    end an answer. Raises as ``LocalModel.reasoning``.
     """
 
     def __init__(self, tokenizer: Any, cache: GrammarCache, stop_ids: Set[int]) -> None:
         self._tokenizer, self._cache, marks = tokenizer, cache, reasoning_marks(tokenizer)
-        self.mark, self._mark_id = marks.mark, marks.mark_id(tokenizer)
+        self.mark, self.mark_id = marks.mark, marks.mark_id(tokenizer)
         self.opening, self.closing = marks.ids(tokenizer, marks.opening), marks.ids(tokenizer, marks.closing)
         self._mark = self.mark.encode()
         self._white = marks.closing.lstrip()[len(self.mark) :].encode()
@@ -45,7 +46,7 @@ class ReasoningRules:
 
         ``text``: the end of the text before the token.
         """
-        if token == self._mark_id:
+        if token == self.mark_id:
             return b"", self.closing[self.closing.index(token) + 1 :]
         if not self._texts[token]:
             return None
@@ -53,7 +54,7 @@ class ReasoningRules:
         _, ended, after = text.partition(self._mark)
         if not ended:
             return text[max(0, len(text) - len(self._mark) + 1) :], None
-        if self._mark_id is not None or not self._white.startswith(after):
+        if self.mark_id is not None or not self._white.startswith(after):
             return None
         return b"", self._rest(self._white[len(after) :])
 

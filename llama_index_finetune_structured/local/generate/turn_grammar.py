@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import llguidance
@@ -69,7 +70,8 @@ def turn_grammar(
         require_shallow(bounded)
         free, keys = with_free_keys(bounded) if by_text else (bounded, ())
         texts, arguments = _Texts(cache, tokenizer), call_schemas(with_named_keys(free))
-        matcher = cache.matcher(lambda: _lark(form, texts, arguments, turns))
+        lark = partial(_lark, form, texts, arguments, turns)
+        matcher = cache.matcher(lark)
         growth = largest_growth(bounded) + len(form.after_text + form.between + form.separator + form.closing)
         growth += max(len(name.encode()) for name in arguments)
         return _TurnGrammar(
@@ -78,6 +80,7 @@ def turn_grammar(
             _TurnEnding(cache, texts, form, bounded),
             growth=growth,
             rules=TextRules(distinct=distinct, free_keys=keys),
+            lark=lark,
             mark=texts.written(form.mark),
             heads={name: (name + form.between).encode() for name in arguments},
         )
@@ -199,11 +202,12 @@ class _TurnGrammar(AnswerGrammar):
         *,
         growth: int,
         rules: TextRules,
+        lark: Callable[[], str],
         mark: bytes,
         heads: Mapping[str, bytes],
     ) -> None:
         self._mark, self._heads = mark, heads
-        super().__init__(cache, matcher, search, growth=growth, rules=rules)
+        super().__init__(cache, matcher, search, growth=growth, rules=rules, lark=lark)
 
     def start(self, max_new_tokens: int, prompt: PromptTexts | None = None) -> GrammarState:
         return _TurnState(self, self._matcher.deep_copy(), max_new_tokens, prompt)
