@@ -34,6 +34,7 @@ TOKEN = re.compile(
 """Digits of one number, with the separators between them."""
 _TWO_DECIMALS = re.compile(r"\d+[.,]\d\d")
 _DATE = re.compile(r"(?<![\w./-])(\d{1,2})([./-])(\d{1,2})\2(?:\d{4}|\d\d)(?![\w]|[./-]\d)")
+_AFTER_NOON = re.compile(r"(?<![\d.,:])(?:1[3-9]|2[0-3])(?::|\s?h\s?)[0-5]\d(?![\d:])")
 _FEW = (
     2  # chosen: 12.50 may be a time or a section; two such numbers of a document seldom are, and no other one
 )
@@ -151,6 +152,11 @@ class DocumentTexts:
                 votes["day" if int(first) > 12 else "month"] += 1
         found = self._agreed(votes, 1)
         return None if found is None else found == "day"
+
+    @cached_property
+    def has_24_hours(self) -> bool:
+        """Whether there are times such as 15:30."""
+        return any(map(_AFTER_NOON.search, self.plain))
 
     @staticmethod
     def _agreed(votes: Counter[str], least: int) -> str | None:

@@ -113,7 +113,9 @@ def test_a_text_with_two_meanings_is_never_taken_silently(tiny_llama: Path) -> N
 
 
 def test_a_wrong_place_of_the_annotation_and_an_unknown_locale_are_named() -> None:
-    with pytest.raises(ConfigurationError, match="expected Decimal, int, float, date or Money"):
+    with pytest.raises(
+        ConfigurationError, match="expected Decimal, int, float, date, datetime, time or Money"
+    ):
 
         class Wrong(BaseModel):
             text: Annotated[str, AsWritten("de")]
