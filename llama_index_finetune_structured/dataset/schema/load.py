@@ -36,8 +36,8 @@ def load_schema(source: str | Path) -> type[BaseModel]:
     number, decimal, money, boolean, date, datetime, time, ``list of`` any type, and the names under ``types``, each of
     which has ``fields`` or ``enum``; a ``?`` at the end makes a field optional. Where there are ``locales``, decimals,
     money, dates and times stand in answers as documents write them (``AsWritten``); numbers and integers do where the
-    field has its own. ``rules`` is a list of sums: ``{sum: items[].amount, equals: total, tolerance: 0.01}``. Python files and
-    modules are imported, so their code runs.
+    field has its own. ``rules`` is a list of sums: ``{sum: items[].amount, equals: total, tolerance: 0.01}``. Python
+    files and modules are imported, so their code runs.
 
     Args:
         source: Path of a file that ends in ``.yaml``, ``.yml`` or ``.json``, else ``file.py:Class`` or
