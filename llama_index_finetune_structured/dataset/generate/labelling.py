@@ -68,8 +68,8 @@ async def alabel_documents(
             LlamaIndex's readers, whose pages are joined.
         output_cls: Class of the answers.
         schema: JSON schema of the answers, instead of ``output_cls``.
-        labels: JSON Lines of ``{"document": name, "answer": {...}}`` (or the fields beside the document's name); a
-            CSV file with a column ``document`` and one a field (``seller.name`` inside of an object; lists as JSON);
+        labels: JSON Lines of ``{"document": name, "answer": {...}}`` (or the fields beside the document's name), or
+            a list of these as JSON; a CSV file with a column ``document`` and one a field (``seller.name`` inside of an object; lists as JSON);
             a folder of JSON files named like the documents; or answers by name. An answer of null: the document is
             of another kind. Names may differ in case, Unicode form, suffix and folders where that is clear.
         teacher: LLM that reads each document whole.
