@@ -32,7 +32,7 @@ from llama_index_finetune_structured import (
 from llama_index_finetune_structured.answer_values import answer_value
 from llama_index_finetune_structured.capture import read_examples
 from llama_index_finetune_structured.cli import app
-from llama_index_finetune_structured.evaluation.results import ScoredAnswer
+from llama_index_finetune_structured.evaluation.score.metrics import ScoredAnswer
 from llama_index_finetune_structured.json_schema import without_titles
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from tests import random_adapters

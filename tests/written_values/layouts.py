@@ -21,7 +21,7 @@ class Style:
 
     def number(self, value: Decimal, *, grouped: bool = True) -> str:
         text = f"{abs(value):,.2f}" if grouped else f"{abs(value):.2f}"
-        return text.translate(str.maketrans({",": self.group, ".": self.decimal}))
+        return "".join({",": self.group, ".": self.decimal}.get(symbol, symbol) for symbol in text)
 
 
 STYLES = [

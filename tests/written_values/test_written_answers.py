@@ -181,6 +181,11 @@ def copying(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> LoraL
     return LoraLLM.from_adapter(engine.adapter, max_new_tokens=60)
 
 
+def test_an_adapter_names_the_class_of_its_training_answers(copying: LoraLLM) -> None:
+    assert [*copying.answer_classes.values()] == [f"{Amount.__module__}:Amount"]
+    assert copying.trained_class() is Amount
+
+
 def test_a_trained_student_copies_the_text_and_its_class_reads_the_value(copying: LoraLLM) -> None:
     assert copying.bounds.grounded, "amounts in German spelling were found in the prompts"
     answer = copying.structured_predict(Amount, PromptTemplate("{text}"), text="7.654,32")

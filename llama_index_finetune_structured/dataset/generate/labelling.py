@@ -24,7 +24,7 @@ from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape, says_none
 from ..windows import bare_examples, part_rows
 from .document_names import DocumentNames
-from .document_rows import DocumentRows, document_texts, length_reason, recipe_of
+from .document_rows import DocumentRows, document_texts, length_reason, placed_row, recipe_of
 from .documents import UnreadFile, read_folder
 from .labelled_documents import DocumentProblem, LabelledDocuments, ProblemKind, listed_problems
 from .labels_file import Label, LabelSource, read_labels, typed_cells
@@ -69,9 +69,10 @@ async def alabel_documents(
         output_cls: Class of the answers.
         schema: JSON schema of the answers, instead of ``output_cls``.
         labels: JSON Lines of ``{"document": name, "answer": {...}}`` (or the fields beside the document's name), or
-            a list of these as JSON; a CSV file with a column ``document`` and one a field (``seller.name`` inside of an object; lists as JSON);
-            a folder of JSON files named like the documents; or answers by name. An answer of null: the document is
-            of another kind. Names may differ in case, Unicode form, suffix and folders where that is clear.
+            a list of these as JSON; a CSV file with a column ``document`` and one a field (``seller.name`` inside of
+            an object; lists as JSON); a folder of JSON files named like the documents; or answers by name. An answer
+            of null: the document is of another kind. Names may differ in case, Unicode form, suffix and folders where
+            that is clear.
         teacher: LLM that reads each document whole.
         path: File of the teacher's answers. None: they are kept in memory.
         negatives: More documents, all of which are of another kind.
@@ -297,7 +298,8 @@ class _Labelling:
         parts = part_rows(whole, rules, lambda row: row.document_id in long, most)
         for name in sorted(long):
             if rows := parts.get(bare_examples(self._made[name])[0].id):
-                self._made[name] = rows
+                document = self._documents[name]
+                self._made[name] = [placed_row(row, document, _span(row)) for row in rows]
                 continue
             del self._made[name]
             self._settled.add(name)
@@ -342,6 +344,12 @@ class _Labelling:
 def _reason(error: Exception) -> str:
     reason = one_line_reason(error)
     return reason if ";" in reason else f"{reason}; correct the answer there"
+
+
+def _span(row: Example) -> tuple[int, int]:
+    """Where the part of a text stands that ``part_rows`` made a row of."""
+    span: Any = row.metadata["characters"]
+    return span[0], span[1]
 
 
 def _read(source: DocumentSource) -> tuple[list[DocumentText], list[UnreadFile]]:
