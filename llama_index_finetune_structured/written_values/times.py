@@ -10,6 +10,8 @@ from datetime import date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from itertools import product
 
+from pydantic import TypeAdapter
+
 from .dates import date_spots, read_date
 from .readings import DocumentTexts, Reading, locale_of, western_digits, without_marks
 from .zones import ZONE, read_zone
@@ -20,6 +22,8 @@ _ISO_TIME = re.compile(r"T?(\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z|[+-]\d\d:\d\d(?::
 _ISO = re.compile(
     r"\d{8}T\d{6}Z?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,6})?)?(?:Z|[+-]\d\d:?\d\d(?::\d\d)?)?"
 )
+_BASIC = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)")
+_ISO_TIMES, _ISO_DATETIMES = TypeAdapter(time), TypeAdapter(datetime)
 _UNITS = "uhr|heures?|horas?|ore|uur|hod(?:in)?|godz|o[’']clock|час(?:а|ов)?|h|u|ч"
 _BEFORE = r"(?:kl|klo|ore|godz|hod|um|at|ab|à|às|alle|a las|om|kello|в|v|o)\.?\s"
 # "15:30", "15.30.12", "15h30", "15 h 30 min", "15 Uhr 30", "15時30分", "3" beside a unit or a word such as "pm"
@@ -72,7 +76,9 @@ def read_datetime(text: str, locales: Sequence[str], document: DocumentTexts) ->
     plain = _plain(text)
     if _ISO.fullmatch(plain) is not None:
         try:
-            return Reading(datetime.fromisoformat(plain.replace(",", ".")))
+            return Reading(
+                _ISO_DATETIMES.validate_python(_BASIC.sub(r"\1-\2-\3T\4:\5:\6", plain.replace(",", ".")))
+            )
         except ValueError as error:
             raise ValueError(f"{text!r} is no point in time") from error
     found = [
@@ -99,7 +105,7 @@ def _plain(text: str) -> str:
 
 def _iso(text: str, iso: str) -> time:
     try:
-        return time.fromisoformat(iso.replace(",", "."))
+        return _ISO_TIMES.validate_python(iso.replace(",", "."))
     except ValueError as error:
         raise ValueError(f"{text!r} is no time") from error
 
@@ -260,7 +266,12 @@ def _period_pattern(text: str) -> str:
 def time_spots(text: str, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Start and end of what may write a time of day in a text, with its zone and without; western digits."""
     for found in _pattern(tuple(locales)).finditer(text):
-        yield found.span()
+        start, end = found.span()
+        if (
+            text[end - 1] == "." and "." not in (found["period"] or "")[:-1]
+        ):  # of the sentence, unlike in "p.m."
+            yield start, end - 1
+        yield start, end
         if found["zone"] is not None:
             yield found.start(), len(text[: found.start("zone")].rstrip(" ("))
 

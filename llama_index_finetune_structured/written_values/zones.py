@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 
 from .readings import Reading, locale_of
@@ -25,7 +25,7 @@ _SEASONS = (datetime(2025, 1, 1), datetime(2025, 7, 1))  # in one of which each 
 def read_zone(text: str, locales: Sequence[str]) -> Reading:
     """The offset that a text names. Raises ValueError for other texts."""
     if text in _UTC:
-        return Reading(UTC)
+        return Reading(timezone.utc)
     if (found := _OFFSET.fullmatch(text)) is not None:
         sign, hours, minutes = -1 if found[1] != "+" else 1, int(found[2]), int(found[3] or 0)
         if hours > _FARTHEST or minutes > 59:
@@ -41,7 +41,7 @@ def read_zone(text: str, locales: Sequence[str]) -> Reading:
 
 
 def _zone(offset: timedelta) -> timezone:
-    return timezone(offset) if offset else UTC
+    return timezone(offset)
 
 
 @lru_cache(maxsize=64)

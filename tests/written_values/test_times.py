@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta, timezone
-from typing import Annotated
+from datetime import datetime, time, timedelta, timezone
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 from babel.dates import format_date, format_datetime, format_time
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
-from llama_index_finetune_structured import AsWritten
+from llama_index_finetune_structured import AsWritten, FinetuneDataset, compare, load_schema
 from llama_index_finetune_structured.written_values.dates import read_date
 from llama_index_finetune_structured.written_values.kinds import WrittenKind
 from llama_index_finetune_structured.written_values.readings import DocumentTexts, Reading
@@ -25,7 +26,10 @@ TIMES = st.times().map(lambda found: found.replace(second=0, microsecond=0))
 MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2060, 12, 31)).map(
     lambda found: found.replace(second=0, microsecond=0)
 )
-ZONES = [timezone(timedelta(hours=hours)) for hours in (-5, 1, 9)] + [UTC, timezone(timedelta(hours=5.5))]
+ZONES = [timezone(timedelta(hours=hours)) for hours in (-5, 1, 9)] + [
+    timezone.utc,
+    timezone(timedelta(hours=5.5)),
+]
 
 
 @given(TIMES, st.sampled_from(LOCALES), st.sampled_from(["short", "medium"]))
@@ -186,10 +190,34 @@ def test_a_class_reads_both_and_writes_what_it_reads() -> None:
         Meeting.model_validate_json('{"begins": "2026-04-03T15:30", "doors": "3:30"}')
 
 
+TEXT = "The meeting begins on April 3, 2026 at 3:30 PM; doors open at 2 pm."
+WRITTEN = {"begins": "April 3, 2026 at 3:30 PM", "doors": "2 pm"}
+PLAIN = {"begins": "2026-04-03T15:30:00", "doors": "14:00"}
+
+
+@pytest.mark.parametrize(
+    "label", [WRITTEN, PLAIN, Meeting(begins=datetime(2026, 4, 3, 15, 30), doors=time(14))]
+)
+def test_labels_become_what_stands_in_the_text_and_both_count_as_equal(label: Any) -> None:
+    data = FinetuneDataset.from_pairs([(TEXT, label)], output_cls=Meeting)
+    assert data[0].answer_object() == WRITTEN
+    by_schema = [row.model_copy(update={"answer_class": None}) for row in data]
+    for rows in (data, by_schema):
+        card = compare({"plain": lambda _: PLAIN, "written": lambda _: WRITTEN}, rows, show_progress=False)
+        assert [card.systems[name].exact_match for name in card.systems] == [1, 1]
+
+
+def test_a_yaml_schema_has_times_in_the_locales_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "schema.yaml"
+    path.write_text("name: Meeting\nlocales: [de]\nfields: {begins: datetime, doors: 'time?'}\n")
+    found = load_schema(path).model_validate({"begins": "3. April 2026 um 15 Uhr", "doors": "14.30 Uhr"})
+    assert vars(found) == {"begins": datetime(2026, 4, 3, 15), "doors": time(14, 30)}
+
+
 def test_a_field_may_ask_for_a_zone() -> None:
     adapter = TypeAdapter(Annotated[AwareDatetime, AsWritten("de")])
     assert adapter.validate_python("3. April 2026, 15:30 Uhr MESZ") == datetime(
-        2026, 4, 3, 13, 30, tzinfo=UTC
+        2026, 4, 3, 13, 30, tzinfo=timezone.utc
     )
     with pytest.raises(ValidationError, match="timezone"):
         adapter.validate_python("3. April 2026, 15:30 Uhr")
