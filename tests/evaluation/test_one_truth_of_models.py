@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 from llama_index.core import SummaryIndex
-from llama_index.core.base.llms.types import ChatResponse
-from llama_index.core.base.response.schema import PydanticResponse
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -154,11 +152,11 @@ async def _by_other_ways(model: Model, cls: type[BaseModel], row: Example) -> li
     asked = prompt.format_messages(context_str=_text(row))
     chats = model.llm.as_structured_llm(cls).achat(asked), engine.aquery("?")
     chat, answer = await asyncio.gather(*chats, return_exceptions=True)
-    objects = [
-        chat.raw if isinstance(chat, ChatResponse) else chat,
-        answer.response if isinstance(answer, PydanticResponse) else answer,
-    ]
-    return [answer_value(each) if isinstance(each, BaseModel) else each for each in objects]
+    if isinstance(chat, Exception) and not isinstance(chat, StructuredAnswerError):
+        raise chat
+    # LlamaIndex's synthesizers log what an LLM raises, and give no object.
+    found = [getattr(chat, "raw", None), vars(answer).get("response")]
+    return [answer_value(each) if isinstance(each, BaseModel) else _NO_ANSWER for each in found]
 
 
 def test_structured_llms_and_query_engines_say_what_structured_predict_says(model: Model) -> None:
@@ -168,8 +166,6 @@ def test_structured_llms_and_query_engines_say_what_structured_predict_says(mode
     for cls, expected, found in zip(_classes(), model.predicted, asyncio.run(every()), strict=True):
         if cls is Twice:  # LlamaIndex's synthesizers read the object again from its JSON
             assert found[0] == expected
-        elif expected is _NO_ANSWER:
-            assert [type(each) for each in found] == [StructuredAnswerError] * 2, cls
         else:
             assert found == [expected] * 2, cls
 
