@@ -3,7 +3,10 @@
     RUN=songs SCHEMA=models.py:Song uvicorn --factory server:create_app --timeout-graceful-shutdown 60
 
 ``RUN``: folder of a run of ``tune`` or of an adapter. ``SCHEMA``: the class of the answers, as ``load_schema`` takes
-it. ``CAPTURE``: file to which requests and answers are written, to be labelled and trained on later; none without it.
+it. ``BASE_MODEL``: where the base model is, if not where it was in training. ``PROMPT``: the prompt of training, with
+``{text}`` in place of the text, which is the default; of rows of ``label_documents`` it is ``Fill Song from this
+document.``, an empty line and ``{text}``. ``CAPTURE``: file to which requests and answers are written, to be labelled
+and trained on later; none without it.
 ``MAX_QUEUE`` and ``REQUEST_TIMEOUT``: limits of ``LoraLLM``.
 
 One process, one model: concurrent requests are answered in one batch, so further workers would only divide the
@@ -38,7 +41,7 @@ from llama_index_finetune_structured import (
     trust_of,
 )
 
-PROMPT = PromptTemplate("{text}")  # as in training
+PROMPT = PromptTemplate(os.environ.get("PROMPT", "{text}"))
 STATUS: dict[type[Exception], int] = {
     QueueFullError: 503,
     RequestTimeoutError: 504,
@@ -59,8 +62,10 @@ class Text(BaseModel):
 def create_app() -> FastAPI:
     """The service, by the environment."""
     output_cls = load_schema(os.environ["SCHEMA"])
+    base = os.environ.get("BASE_MODEL")
     llm = LoraLLM.from_adapter(
         os.environ["RUN"],
+        **({"base_model": base} if base else {}),
         max_queue=int(os.environ.get("MAX_QUEUE", "64")),
         request_timeout=float(os.environ.get("REQUEST_TIMEOUT", "60")),
     )

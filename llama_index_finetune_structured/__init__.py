@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     from .dataset.finetune_dataset import DatasetSummary, FinetuneDataset
     from .dataset.generate.answers import AnswerReport, aanswer_questions, answer_questions
     from .dataset.generate.documents import read_documents, read_nodes
-    from .dataset.generate.labelling import (
-        DocumentProblem,
-        LabelledDocuments,
-        alabel_documents,
-        label_documents,
-    )
+    from .dataset.generate.labelled_documents import DocumentProblem, LabelledDocuments
+    from .dataset.generate.labelling import alabel_documents, label_documents
     from .dataset.generate.llm_calls import CallPolicy
     from .dataset.generate.questions import GeneratedQuestions, Question, QuestionGenerator
     from .dataset.generate.readers import DocumentText
@@ -98,12 +94,8 @@ else:
             ".capture.handlers": ["GradientAIFineTuningHandler", "OpenAIFineTuningHandler"],
             ".dataset.generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
             ".dataset.generate.documents": ["read_documents", "read_nodes"],
-            ".dataset.generate.labelling": [
-                "DocumentProblem",
-                "LabelledDocuments",
-                "alabel_documents",
-                "label_documents",
-            ],
+            ".dataset.generate.labelled_documents": ["DocumentProblem", "LabelledDocuments"],
+            ".dataset.generate.labelling": ["alabel_documents", "label_documents"],
             ".dataset.generate.readers": ["DocumentText"],
             ".dataset.finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".dataset.leakage": ["LeakageReport"],

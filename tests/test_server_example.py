@@ -49,6 +49,7 @@ class Service:
             self.port = free.getsockname()[1]
         settings = {
             "RUN": str(run),
+            "BASE_MODEL": str(run.with_name("moved")),
             "SCHEMA": f"{folder / 'models.py'}:Song",
             "CAPTURE": str(self.capture),
             "MAX_QUEUE": str(MOST),
@@ -101,6 +102,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = FinetuneDataset.from_pairs(pairs, output_cls=Song)
     settings = LoraSettings(rank=2, epochs=1)
     LoraFinetuneEngine(data, base_model=base, output_dir=folder / "run", config=settings).finetune()
+    base.rename(folder / "moved")  # as in a container
     return folder / "run"
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..answer_values import class_schema
 from ..dataset import CallPolicy, label_documents
-from ..dataset.generate.labelling import LabelledDocuments
+from ..dataset.generate.labelled_documents import LabelledDocuments, listed_problems
 from ..dataset.schema.load import load_schema
+from ..errors import DatasetError
 from ..example import content_hash
 from .build_folder import BuildSettings, DocumentChanges, build_folder
 from .build_output import listed, save_rows, summary_lines
@@ -33,6 +34,8 @@ _MEANINGS = {
     "too_long": "documents that are too long",
     "failed": "documents without a valid answer of the teacher (--retry-failed asks again)",
     "page_without_text": "documents with pages without text",
+    "copy": "documents with the text of another one",
+    "unknown_field": "fields of labels that the schema does not have",
 }
 
 
@@ -83,7 +86,13 @@ def build_documents(
             calls=calls,
             retry_failed=retry_failed,
         )
-        documents = DocumentChanges(kept, made.hashes, _answers(made))
+        answers = _answers(made)
+        if validation and len(answers) < 2:
+            raise DatasetError(
+                "only one document gave a row, so none can be held out: add labels, or give --validation 0\n"
+                + listed_problems(made.problems)
+            )
+        documents = DocumentChanges(kept, made.hashes, answers)
         stale = documents.same_answer() if options.labels else []
         data = {
             **save_rows(list(made.data), output, validation, seed, documents),

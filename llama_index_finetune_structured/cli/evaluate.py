@@ -61,8 +61,9 @@ def evaluate(
     every call to a model failed.
     """
     examples = FinetuneDataset(list(FinetuneDataset.load(data))[:limit])
-    output_cls = answer_class(schema, data, hint="FILE.py:Class")
     trained = find_trained(model)
+    named = "" if trained is None else ", ".join(trained.card.answer_classes.values())
+    output_cls = answer_class(schema, data, hint=named or "FILE.py:Class")
     merged = {"answers": answers} | ({} if windows is None else {"windows": windows})
     options = {"constrained": grammar, "batch_size": batch_size, **merged}
     systems = (

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
+from ..answer_classes import is_importable
 from ..answer_values import class_schema
-from ..dataset.schema.load import FILE_MODULE, YAML_SUFFIXES, load_schema
+from ..dataset.schema.load import YAML_SUFFIXES, load_schema
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
 from ..jsonl import READ_ERRORS, parse_line, read_lines
@@ -38,7 +38,6 @@ TrainSchemaOption = Annotated[
 ]
 
 _RECORD = "schema.json"
-_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def remember_schema(build_folder: Path, source: str, output_cls: type[BaseModel]) -> None:
@@ -81,9 +80,7 @@ def _named_by_rows(data: Path) -> str | None:
     except (OSError, *READ_ERRORS):
         return None
     named = row.get("answer_class") if isinstance(row, dict) else None
-    if not isinstance(named, str) or not _IMPORT_PATH.fullmatch(named):
-        return None
-    return None if named.startswith(("__main__:", FILE_MODULE)) else named
+    return named if isinstance(named, str) and is_importable(named) else None
 
 
 def _recorded(data: Path) -> tuple[str | None, Any]:

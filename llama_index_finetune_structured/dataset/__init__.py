@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .finetune_dataset import DatasetSummary, FinetuneDataset
     from .generate.answers import AnswerReport, aanswer_questions, answer_questions
     from .generate.documents import document_hashes, read_documents, read_nodes
-    from .generate.labelling import DocumentProblem, LabelledDocuments, alabel_documents, label_documents
+    from .generate.labelled_documents import DocumentProblem, LabelledDocuments
+    from .generate.labelling import alabel_documents, label_documents
     from .generate.llm_calls import CallPolicy
     from .generate.questions import GeneratedQuestions, Question, QuestionGenerator
     from .generate.readers import DocumentText, Page
@@ -28,12 +29,8 @@ else:
         {
             ".generate.answers": ["AnswerReport", "aanswer_questions", "answer_questions"],
             ".generate.documents": ["document_hashes", "read_documents", "read_nodes"],
-            ".generate.labelling": [
-                "DocumentProblem",
-                "LabelledDocuments",
-                "alabel_documents",
-                "label_documents",
-            ],
+            ".generate.labelled_documents": ["DocumentProblem", "LabelledDocuments"],
+            ".generate.labelling": ["alabel_documents", "label_documents"],
             ".generate.readers": ["DocumentText", "Page"],
             ".finetune_dataset": ["DatasetSummary", "FinetuneDataset"],
             ".leakage": ["Leak", "LeakageReport"],

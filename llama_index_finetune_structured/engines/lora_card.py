@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..answer_classes import is_importable
 from ..example import Example
 from ..json_schema import without_titles
 from ..local.model.adapter import AdapterCard
@@ -56,6 +57,11 @@ def adapter_card(
         list_rules=data.list_rules,
         windows=windows,
         quantization=settings.quantization,
+        answer_classes={
+            schema_key(example.answer_schema): example.answer_class
+            for example in data.examples
+            if example.answer_schema is not None and is_importable(example.answer_class or "")
+        },
     )
 
 

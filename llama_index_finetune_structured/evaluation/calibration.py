@@ -18,6 +18,7 @@ from ..trust.calibration import Calibration
 from ..trust.cross_fitting import FEWEST_ANSWERS
 from .comparison import acompare
 from .results import ScoredRow
+from .run.answer_classes import with_classes
 from .run.usable_rows import usable_targets
 from .score.rules import Rules
 from .score.trust_probabilities import calibration_of
@@ -100,7 +101,7 @@ def with_calibrations(
     ``examples`` and ``output_cls``: as the rows were compared. ``files``: hashes of the adapter that answered; the
     card of another adapter is left as it is. Raises MissingDependencyError without scikit-learn.
     """
-    targets, _ = usable_targets(examples, output_cls)
+    targets, _ = usable_targets(examples if output_cls else with_classes(examples, [llm]), output_cls)
     by_schema = dict[str, list[ScoredRow]]()
     for row, target in zip(rows, targets, strict=True):
         if target.schema is not None:

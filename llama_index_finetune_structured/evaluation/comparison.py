@@ -11,6 +11,7 @@ from ..background import blocking
 from ..example import Example
 from ..local.schema.bounds import schema_key
 from .results import ScoredRow, differences_of, refusal_scores, resamples_of, system_scores, trust_scores
+from .run.answer_classes import tell_absent_classes, with_classes
 from .run.ask import AskSettings, SystemAnswers, ask_systems
 from .run.systems import System, question_of
 from .run.target import AnswerTarget
@@ -47,8 +48,9 @@ async def acompare(
             first one is the baseline that the others are compared with, and so is one named "teacher".
         dataset: The examples; their answers are the gold.
         output_cls: Class of a valid answer: gold and answers are validated by it and compared as it writes them,
-            so normalising validators apply. None: the class that each example names (``Example.answer_class``), where
-            its module is imported, else its ``answer_schema``, judged as Pydantic judges.
+            so normalising validators apply. None: the class that each example names (``Example.answer_class``), or a
+            system for the example's schema (``LoraLLM.answer_classes``), where its module is imported, else its
+            ``answer_schema``, judged as Pydantic judges, with a logged warning that names the class.
         fields: Field path ("year", "author.name", "citations[].desc") -> FieldRule, a comparison's name or a
             function (gold, answer) -> 0..1. Fields without a rule are compared as the schema's types suggest.
         concurrency: Most calls at once.
@@ -65,7 +67,9 @@ async def acompare(
         MissingDependencyError: A system's package is not installed.
     """
     asking = AskSettings(concurrency, timeout_s, cache_dir, show_progress)
-    targets, left_out = usable_targets(dataset, output_cls)
+    examples = dataset if output_cls else with_classes(dataset, systems.values())
+    targets, left_out = usable_targets(examples, output_cls)
+    tell_absent_classes(targets)
     plan = FieldPlan(targets, fields)
     answers = await ask_systems(systems, targets, asking)
     rows = score_rows(targets, answers, plan)

@@ -159,6 +159,11 @@ class FollowingLoraLLM(ToolCallingLLM):
         """As of ``LoraLLM``, of the version that answers the next call."""
         return self._latest().trained_schemas
 
+    @property
+    def answer_classes(self) -> dict[str, str]:
+        """As of ``LoraLLM``, of the version that answers the next call."""
+        return self._latest().answer_classes
+
     def metadata_for(self, output_cls: type[BaseModel]) -> LLMMetadata:
         """As of ``LoraLLM``, of the version that answered last.
 

@@ -78,6 +78,7 @@ class LoraLLM(LocalChatLLM):
         confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
             ``trust_of`` gives it for all that LlamaIndex returns.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        answer_classes: The classes of the training answers, as ``module:Class``, by the key of their schema.
         schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.

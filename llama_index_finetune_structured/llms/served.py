@@ -57,6 +57,7 @@ class ServedLora(HostedOpenAILike):
         reads_twice: Whether short questions stand twice in prompts of structured answers, as in training.
         tool_prompt: How tools and calls are written, as in training; ``own``: calls with tools are refused.
         trained_schemas: Schemas of the training rows.
+        answer_classes: The classes of the training answers, as ``module:Class``, by the key of their schema.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -73,6 +74,9 @@ class ServedLora(HostedOpenAILike):
     )
     reads_twice: bool = Field(default=False, description="Whether short questions stand twice.")
     tool_prompt: ToolPrompt | None = Field(default=None, description="How tools and calls are written.")
+    answer_classes: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="Classes of the training answers, by schema."
+    )
     trained_schemas: list[dict[str, Any]] = Field(
         default_factory=list, repr=False, description="Schemas of the training rows."
     )
@@ -243,6 +247,7 @@ def served_llm(
         "reads_twice": card.reads_twice,
         "tool_prompt": card.tool_prompt,
         "trained_schemas": list(card.schemas),
+        "answer_classes": card.answer_classes,
         "is_function_calling_model": True,
         "max_tokens": card.answer_tokens,
         "temperature": 0.0,

@@ -243,7 +243,7 @@ def parse_answer(output_cls: type[BaseModel], text: str, texts: Sequence[str | N
         value = json.loads(span, parse_constant=refuse_constant)
         if has_written_values(schema):
             span = compact_json(read_answer(schema, value, texts).value)
-        return output_cls.model_validate_json(span)
+        return _validated(output_cls, span)
     except ValidationError as error:
         raise StructuredAnswerError(
             f"the answer does not fit {output_cls.__name__}: {_problems(error)}"
@@ -253,6 +253,16 @@ def parse_answer(output_cls: type[BaseModel], text: str, texts: Sequence[str | N
         raise StructuredAnswerError(
             f"the answer holds no JSON {expected}: {text[:_SHOWN_CHARACTERS]!r}"
         ) from error
+
+
+def _validated(output_cls: type[BaseModel], text: str) -> BaseModel:
+    try:
+        return output_cls.model_validate_json(text)
+    except ValueError:
+        raise
+    except Exception as error:  # the user's validators may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise StructuredAnswerError(f"a validator of {output_cls.__name__} raised {reason}") from error
 
 
 def _cut_after(response: ChatResponse | None) -> int | None:

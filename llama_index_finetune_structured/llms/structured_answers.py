@@ -24,6 +24,7 @@ from .answer_source import AnswerSource
 from .call_places import Place
 from .structured import StructuredCall, bare_prompt
 from .structured_lora import StructuredLoraLLM
+from .trained_classes import only_class
 
 __all__ = ["StructuredAnswersLLM"]
 
@@ -41,6 +42,7 @@ class StructuredAnswersLLM(LLM):
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        answer_classes: The classes of the training answers, as ``module:Class``, by the key of their schema.
     """
 
     constrained: bool = Field(
@@ -58,6 +60,17 @@ class StructuredAnswersLLM(LLM):
     calibrations: dict[str, Calibration] = Field(
         default_factory=dict, repr=False, description="How probabilities are calibrated, by schema."
     )
+    answer_classes: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="Classes of the training answers, by schema."
+    )
+
+    def trained_class(self) -> type[BaseModel]:
+        """The class of the training answers, which must have been imported.
+
+        Raises:
+            ConfigurationError: It is not imported or has changed, or there is not exactly one; the message names it.
+        """
+        return only_class(self.answer_classes, str(getattr(self, "adapter", None) or "the LLM"))
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
         """An LLM whose answers are objects of ``output_cls``; query engines leave room for exactly its schema.

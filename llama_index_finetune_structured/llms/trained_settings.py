@@ -27,4 +27,5 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "thinking_tokens": card.thinking_tokens,
         "calibrations": card.calibrations,
         "quantization": card.quantization,
+        "answer_classes": card.answer_classes,
     }

@@ -1,1 +1,1 @@
-"""Numbers, dates and money as documents write them -> values, by locale; and from values back to what is written."""
+"""Numbers, dates, times and money as documents write them -> values, by locale; and back to what is written."""

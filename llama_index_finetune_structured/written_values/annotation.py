@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AwareDatetime, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, NaiveDatetime
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -18,7 +18,14 @@ from .readings import TOKEN, DocumentTexts, locale_of, western_digits
 
 __all__ = ["AsWritten", "Money"]
 
-_KINDS: dict[Any, str] = {Decimal: "decimal", int: "integer", float: "number", date: "date"}
+_KINDS: dict[Any, str] = {
+    Decimal: "decimal",
+    int: "integer",
+    float: "number",
+    date: "date",
+    time: "time",
+    **dict.fromkeys((datetime, AwareDatetime, NaiveDatetime), "datetime"),
+}
 _NO_TEXTS = DocumentTexts()
 
 
@@ -72,11 +79,11 @@ class _Written:
 class AsWritten:
     """Annotation of a field whose value answers write as the document does: ``Annotated[Decimal, AsWritten("de")]``.
 
-    For fields of ``Decimal``, ``int``, ``float``, ``date`` and ``Money``. The model copies the text, such as
-    ``1.834,40``, and the class reads the value, ``Decimal("1834.40")``. Where a text has two meanings (``1.834``,
-    ``03/04/2026``) the locales decide. With none, or where two disagree, the other numbers or dates of the document
-    do; where these do not tell, the answer has a problem (``Trust.problems``), and the class alone refuses the text.
-    JSON numbers, and ISO 8601 dates, are read the same in all locales.
+    For fields of ``Decimal``, ``int``, ``float``, ``date``, ``datetime``, ``time`` and ``Money``. The model copies the
+    text, such as ``1.834,40``, and the class reads the value, ``Decimal("1834.40")``. Where a text has two meanings
+    (``1.834``, ``03/04/2026``, ``3:30``) the locales decide. With none, or where two disagree, the other numbers, dates
+    or times of the document do; where these do not tell, the answer has a problem (``Trust.problems``), and the class
+    alone refuses the text. JSON numbers, and dates and times of ISO 8601, are read the same in all locales.
 
     Args:
         *locales: Locales of the documents, such as ``"de"``, ``"en_GB"`` or ``"pt-BR"``.
@@ -112,8 +119,8 @@ class AsWritten:
         found = _KINDS.get(_bare(source))
         if found is None:
             raise ConfigurationError(
-                f"AsWritten: found a field of {source!r}, expected Decimal, int, float, date or Money; of an optional "
-                "or a list, annotate the type inside: list[Annotated[Decimal, AsWritten(...)]]"
+                f"AsWritten: found a field of {source!r}, expected Decimal, int, float, date, datetime, time or "
+                "Money; of an optional or a list, annotate the type inside: list[Annotated[Decimal, AsWritten(...)]]"
             )
         kind = WrittenKind(found, self.locales)
         return handler.generate_schema(Annotated[source, _Written(kind)])

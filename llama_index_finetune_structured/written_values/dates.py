@@ -18,6 +18,7 @@ _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 _NUMERIC = r"\d{1,4}(?:\s?[./-]\s?|\s)\d{1,2}(?:\s?[./-]\s?|\s)\d{1,4}"
 _PARTS = re.compile(r"(\d{1,4})(\s?[./-]\s?|\s)(\d{1,2})(\s?[./-]\s?|\s)(\d{1,4})\.?")
 _EAST_ASIAN = re.compile(r"(\d{4})\s?[年년]\s?(\d{1,2})\s?[月월]\s?(\d{1,2})\s?[日일]?")
+_NUMBERS_ALONE = re.compile(r"[\d\s./年년月월日일-]+")
 _CENTURY = 69  # of years in two digits, as POSIX has it: 69 is 1969, 68 is 2068
 _BETWEEN = r"[^\n\d]{0,16}?"  # chosen: between the parts of a date, such as " de " and "rd of "
 _PARSER: dict[str, Any] = {
@@ -31,11 +32,35 @@ def read_date(text: str, locales: Sequence[str], document: DocumentTexts) -> Rea
     """The day that a text writes.
 
     Where day and month may be exchanged, the locales decide, those first whose own dates have the mark between the
-    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the document's other dates.
+    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the day of the week, or the document's other
+    dates.
 
     Raises ValueError for other texts.
     """
     plain = " ".join(without_marks(western_digits(text)).split())
+    bare, weekday = _without_weekday(plain, locales)
+    reading = _read(text, bare if _NUMBERS_ALONE.fullmatch(bare) else plain, locales, document)
+    known = [day for day in (reading.value, *reading.others) if day.weekday() == weekday]
+    return Reading(known[0]) if len(known) == 1 else reading
+
+
+def _without_weekday(plain: str, locales: Sequence[str]) -> tuple[str, int | None]:
+    """The text without the name of a day of the week before or after it, and the number of that day."""
+    for word, rest in ((plain.partition(" ")[::2]), (plain.rpartition(" ")[::-2])):
+        name = word.strip("().,").casefold()
+        for locale in (*locales, "en"):
+            if name in (days := _weekdays(locale)):
+                return rest, days[name]
+    return plain, None
+
+
+@lru_cache(maxsize=64)
+def _weekdays(name: str) -> dict[str, int]:
+    widths = [kinds[width] for kinds in locale_of(name).days.values() for width in ("wide", "abbreviated")]
+    return {str(text).rstrip(".").casefold(): number for names in widths for number, text in names.items()}
+
+
+def _read(text: str, plain: str, locales: Sequence[str], document: DocumentTexts) -> Reading:
     for form in (_ISO, _EAST_ASIAN):
         if (found := form.fullmatch(plain)) is not None:
             year, month, day = map(int, found.groups())
@@ -107,12 +132,20 @@ def _named(text: str, plain: str, locales: Sequence[str]) -> date:
     found = None
     if len(numbers) == 2:  # others are times or relative, for which dateparser has answers too
         order = "YMD" if len(numbers[0]) == 4 else "DMY"
-        with suppress(ValueError):  # of languages that dateparser does not have
-            found = dateparser.parse(plain, languages=languages, settings={**_PARSER, "DATE_ORDER": order})
+        for each in (plain, _with_whole_months(plain, locales)):
+            with suppress(ValueError):  # of languages that dateparser does not have
+                options = {**_PARSER, "DATE_ORDER": order}
+                found = found or dateparser.parse(each, languages=languages, settings=options)
     if found is None:
         raise ValueError(f"{text!r} is no date")
     day, year = numbers if len(numbers[0]) < 3 else reversed(numbers)
     return _valid(text, _year(year), found.month, int(day))
+
+
+def _with_whole_months(plain: str, locales: Sequence[str]) -> str:
+    """The text with whole names of months for abbreviations, of which dateparser does not know all."""
+    whole = {form.casefold(): forms[0] for name in locales for forms in _month_names(name) for form in forms}
+    return re.sub(r"[^\W\d_]+\.?", lambda word: whole.get(word[0].rstrip(".").casefold(), word[0]), plain)
 
 
 def date_spots(text: str, day: date, locales: Sequence[str]) -> Iterator[tuple[int, int]]:

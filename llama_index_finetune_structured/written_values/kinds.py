@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 from .dates import date_spots, read_date
 from .numbers import currency_spellings, number_text, read_currency, read_number
 from .readings import DocumentTexts, Reading
+from .times import datetime_spots, read_datetime, read_time, time_spots
 
 __all__ = ["KEYWORD", "WrittenKind", "written_kind"]
 
@@ -21,7 +22,7 @@ KEYWORD = "x-written"
 
 @dataclass(frozen=True)
 class WrittenKind:
-    """One kind of value in some locales. ``name``: ``decimal``, ``integer``, ``number``, ``date`` or ``currency``."""
+    """One kind of value in some locales. ``name``: one of ``NAMES``."""
 
     name: str
     locales: tuple[str, ...]
@@ -33,10 +34,10 @@ class WrittenKind:
 
     def read(self, text: str, document: DocumentTexts) -> Reading:
         """What a text means. Raises ValueError where it is of another kind."""
-        if self.name == "date":
-            return read_date(text, self.locales, document)
         if self.name == "currency":
             return read_currency(text, self.locales)
+        if self.name in _MOMENTS:
+            return _MOMENTS[self.name](text, self.locales, document)
         reading = read_number(text, self.locales, document)
         if self.name == "integer" and reading.value % 1:
             raise ValueError(f"{text!r} is no whole number")
@@ -44,7 +45,7 @@ class WrittenKind:
 
     def text(self, value: Any) -> str:
         """The canonical text of a value, which is read the same in all locales."""
-        if isinstance(value, date):
+        if isinstance(value, date | time):
             return value.isoformat()
         return value if isinstance(value, str) else number_text(Decimal(str(value)))
 
@@ -79,11 +80,18 @@ class WrittenKind:
                 for content in document.texts:
                     yield from (found.group() for found in re.finditer(pattern, content, re.IGNORECASE))
             return
-        if self.name != "date":
+        if self.name not in _MOMENTS:
             yield from (text for text, values in document.numbers if abs(value) in values)
             return
         for plain, content in zip(document.plain, document.texts, strict=True):
-            yield from (content[start:end] for start, end in date_spots(plain, value, self.locales))
+            yield from (content[start:end] for start, end in self._moments(plain, value))
+
+    def _moments(self, plain: str, value: Any) -> Iterator[tuple[int, int]]:
+        if self.name == "time":
+            return time_spots(plain, self.locales)
+        if isinstance(value, datetime):
+            return datetime_spots(plain, value, self.locales)
+        return date_spots(plain, value, self.locales)
 
 
 def stands_in(text: str, texts: tuple[str, ...]) -> bool:
@@ -110,4 +118,9 @@ def written_kind(schema: Any) -> WrittenKind | None:
     return WrittenKind(found["type"], tuple(name for name in locales if isinstance(name, str)))
 
 
-NAMES = ("decimal", "integer", "number", "date", "currency")
+_MOMENTS: dict[str, Callable[[str, Sequence[str], DocumentTexts], Reading]] = {
+    "date": read_date,
+    "datetime": read_datetime,
+    "time": read_time,
+}
+NAMES = ("decimal", "integer", "number", "currency", *_MOMENTS)

@@ -36,8 +36,11 @@ def read_number(text: str, locales: Sequence[str], document: DocumentTexts) -> R
     disagree, the document's other numbers. Raises ValueError for other texts.
     """
     plain = without_marks(western_digits(text)).strip()
+    cents = _NO_CENTS.search(plain)
     token, sign = _token(_NO_CENTS.sub("", plain.translate(_ARABIC)), text, locales)
     by_symbol = number_values(token)
+    if cents is not None and cents[0][0] in by_symbol:  # "1.834,-" tells which one is that of decimals
+        by_symbol = {cents[0][0]: by_symbol[cents[0][0]]}
     if "٫" in plain:  # which is no separator of thousands
         by_symbol.pop(",", None)
     if not by_symbol:

@@ -34,6 +34,11 @@ TOKEN = re.compile(
 """Digits of one number, with the separators between them."""
 _TWO_DECIMALS = re.compile(r"\d+[.,]\d\d")
 _DATE = re.compile(r"(?<![\w./-])(\d{1,2})([./-])(\d{1,2})\2(?:\d{4}|\d\d)(?![\w]|[./-]\d)")
+_MARKS = 6  # characters; chosen: a currency between a number and its sign
+_SIGN_BEFORE = re.compile(r"(?:(?<!\w)[-\u2212]|\()[^\d\n()\u2212-]*$")
+_SIGN_AFTER = re.compile(r"[-\u2212](?!\w)")
+_CLOSING = re.compile(r"[^\d\n()]*\)")
+_AFTER_NOON = re.compile(r"(?<![\d.,:])(?:1[3-9]|2[0-3])(?::|\s?h\s?)[0-5]\d(?![\d:])")
 _FEW = (
     2  # chosen: 12.50 may be a time or a section; two such numbers of a document seldom are, and no other one
 )
@@ -98,6 +103,21 @@ def _forms() -> dict[str, re.Pattern[str]]:
     return forms
 
 
+def _signed(plain: str, start: int, end: int) -> list[tuple[int, int]]:
+    """The place of a number with its sign, if it has one, and without: ``-€ 12.50``, ``(12,50 €)``, ``12,50-``."""
+    places = [(start, end)]
+    before, after = plain[max(0, start - _MARKS) : start], plain[end : end + _MARKS]
+    if (sign := _SIGN_BEFORE.search(before)) is not None:
+        closing = _CLOSING.match(after)
+        if plain[start - len(before) + sign.start()] != "(":
+            places.insert(0, (start - len(before) + sign.start(), end))
+        elif closing is not None:
+            places.insert(0, (start - len(before) + sign.start(), end + closing.end()))
+    if (sign := _SIGN_AFTER.match(after)) is not None:
+        places.insert(0, (start, end + sign.end()))
+    return places
+
+
 class DocumentTexts:
     """The texts that a value is from, which tell how their other numbers and dates are written."""
 
@@ -111,19 +131,12 @@ class DocumentTexts:
 
     @cached_property
     def numbers(self) -> tuple[tuple[str, frozenset[Decimal]], ...]:
-        """The numbers of the texts, with their sign if they have one before them, and what each may mean without it."""
+        """The numbers of the texts, also with what says that they are negative, and what each may mean without it."""
         found = []
         for plain, text in zip(self.plain, self.texts, strict=True):
             for each in TOKEN.finditer(plain):
-                start = each.start()
-                if (
-                    start
-                    and plain[start - 1] in "-\u2212"
-                    and not plain[max(0, start - 2) : start - 1].strip()
-                ):
-                    start -= 1
-                values = number_values(each.group()).values()
-                found.append((text[start : each.end()], frozenset(values)))
+                values = frozenset(number_values(each.group()).values())
+                found += [(text[start:end], values) for start, end in _signed(plain, *each.span())]
         return tuple(found)
 
     @cached_property
@@ -151,6 +164,11 @@ class DocumentTexts:
                 votes["day" if int(first) > 12 else "month"] += 1
         found = self._agreed(votes, 1)
         return None if found is None else found == "day"
+
+    @cached_property
+    def has_24_hours(self) -> bool:
+        """Whether there are times such as 15:30."""
+        return any(map(_AFTER_NOON.search, self.plain))
 
     @staticmethod
     def _agreed(votes: Counter[str], least: int) -> str | None:

@@ -61,7 +61,7 @@ def test_every_unreadable_document_is_named_with_a_fix(tmp_path: Path) -> None:
     assert "scan.pdf: no text in it; if it is a scan, run OCR" in message
     assert "locked.pdf: needs a password" in message
     assert "broken.pdf: " in message
-    assert "latin.txt: not UTF-8 text (byte 1); save it as UTF-8" in message
+    assert "latin.txt: not UTF-8 text (line 1, byte 1); save it as UTF-8" in message
 
 
 def test_a_folder_that_is_not_there_or_holds_nothing_is_a_clear_error(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -21,6 +22,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import TypedDict
+
+from llama_index_finetune_structured import AsWritten, Money
 
 
 class Inner(BaseModel):
@@ -228,6 +232,102 @@ class Big(BaseModel):
     share: float = Field(ge=0, le=1, default=0.5)
 
 
+class Place(TypedDict, total=False):
+    city: str
+    zip: int
+
+
+class Point(NamedTuple):
+    x: int
+    y: int = 0
+
+
+@dataclasses.dataclass
+class Span:
+    first: int
+    last: int = 9
+
+
+class OtherClasses(BaseModel):
+    """What is no model, inside of one."""
+
+    place: Place
+    span: Span
+    point: Point | None = None
+
+
+Content = TypeVar("Content")
+
+
+class Box(BaseModel, Generic[Content]):
+    """A box of anything."""
+
+    content: Content
+    label: str = "box"
+
+
+class Boxes(BaseModel):
+    numbers: Box[int]
+    texts: list[Box[str]] = []
+
+
+class Written(BaseModel):
+    """A bill, as the text has it."""
+
+    net: Annotated[Decimal, AsWritten("de")]
+    total: Annotated[Money, AsWritten("de")]
+    due: Annotated[dt.date, AsWritten("de")] | None = None
+    sent: Annotated[dt.datetime, AsWritten("de")] | None = None
+
+
+class Swapped(BaseModel):
+    low: int
+    high: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _swapped(cls, value: Any) -> Any:
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("low"), int)
+            and isinstance(value.get("high"), int)
+        ):
+            low, high = sorted((value["low"], value["high"]))
+            return {**value, "low": low, "high": high}
+        return value
+
+
+class Flags(BaseModel):
+    done: bool
+    kinds: list[Payment] = []
+    mood: Literal[True, "maybe"] | None = None
+
+
+class Leaf(BaseModel):
+    tag: Literal["leaf"]
+    value: int
+
+
+class Branch(BaseModel):
+    tag: Literal["branch"]
+    left: Annotated[Leaf | Branch, Field(discriminator="tag")]
+
+
+class Tagged(RootModel[Annotated[Leaf | Branch, Field(discriminator="tag")]]):
+    """A leaf or a branch."""
+
+
+class Raising(BaseModel):
+    """A validator that raises what Pydantic does not expect."""
+
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _inverted(cls, value: int) -> int:
+        return 60 // value
+
+
 KINDS: list[tuple[type[BaseModel], list[str], list[str]]] = [
     (Nested, ['{"inner":{"name":"a"},"more":[{"name":"b","year":1}]}'], ['{"inner":{"year":1}}', "{}"]),
     (
@@ -286,6 +386,39 @@ KINDS: list[tuple[type[BaseModel], list[str], list[str]]] = [
         Big,
         ['{"number":123456789012345678901234567890,"share":1}'],
         ['{"number":1.5}', '{"number":1,"share":2}'],
+    ),
+    (
+        OtherClasses,
+        [
+            '{"place":{"city":"Bonn"},"span":{"first":1},"point":[1,2]}',
+            '{"place":{},"span":{"first":1,"last":2}}',
+        ],
+        ['{"place":{"zip":"x"},"span":{"first":1}}', '{"place":{},"span":{}}'],
+    ),
+    (
+        Boxes,
+        ['{"numbers":{"content":1},"texts":[{"content":"a"}]}', '{"numbers":{"content":"2","label":"b"}}'],
+        ['{"numbers":{"content":"x"}}'],
+    ),
+    (
+        Written,
+        [
+            '{"net":"1.834,40","total":{"amount":"2.182,94","currency":"€"},"due":"3. April 2026"}',
+            '{"net":"1.834","total":"12,50 EUR","sent":"3.4.2026, 15:30 Uhr"}',
+        ],
+        ['{"net":"free","total":"1,00"}', '{"net":"1,00","total":{"amount":"1,00"},"due":"31.02.2026"}'],
+    ),
+    (Raising, ['{"number":2}'], ['{"number":0}', '{"number":"x"}']),
+    (Swapped, ['{"low":2,"high":1}', '{"low":1,"high":2}'], ['{"low":1}']),
+    (
+        Flags,
+        ['{"done":true,"kinds":["cash"],"mood":"maybe"}', '{"done":false,"mood":true}'],
+        ['{"done":"perhaps"}', '{"done":true,"kinds":["gold"]}'],
+    ),
+    (
+        Tagged,
+        ['{"tag":"leaf","value":1}', '{"tag":"branch","left":{"tag":"leaf","value":1}}'],
+        ['{"tag":"branch","left":1}', '{"tag":"root"}'],
     ),
 ]
 NO_ANSWERS = ["", "None", "Empty Response", "no JSON", '{"a":']

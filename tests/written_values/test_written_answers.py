@@ -113,7 +113,9 @@ def test_a_text_with_two_meanings_is_never_taken_silently(tiny_llama: Path) -> N
 
 
 def test_a_wrong_place_of_the_annotation_and_an_unknown_locale_are_named() -> None:
-    with pytest.raises(ConfigurationError, match="expected Decimal, int, float, date or Money"):
+    with pytest.raises(
+        ConfigurationError, match="expected Decimal, int, float, date, datetime, time or Money"
+    ):
 
         class Wrong(BaseModel):
             text: Annotated[str, AsWritten("de")]
@@ -177,6 +179,11 @@ def copying(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> LoraL
     engine = LoraFinetuneEngine(data, base_model=tiny_llama, output_dir=folder, config=settings)
     engine.finetune()
     return LoraLLM.from_adapter(engine.adapter, max_new_tokens=60)
+
+
+def test_an_adapter_names_the_class_of_its_training_answers(copying: LoraLLM) -> None:
+    assert [*copying.answer_classes.values()] == [f"{Amount.__module__}:Amount"]
+    assert copying.trained_class() is Amount
 
 
 def test_a_trained_student_copies_the_text_and_its_class_reads_the_value(copying: LoraLLM) -> None:

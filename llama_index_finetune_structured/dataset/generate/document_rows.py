@@ -18,7 +18,7 @@ from ..labels import AnswerShape
 from .readers import DocumentText, Page, document_of_pages
 from .recipe import ServingRecipe
 
-__all__ = ["DocumentRows", "document_texts", "is_lists_alone", "recipe_of", "length_reason"]
+__all__ = ["DocumentRows", "document_texts", "is_lists_alone", "length_reason", "placed_row", "recipe_of"]
 
 _PLACES = ("{context_str}", "{query_str}")
 
@@ -95,24 +95,29 @@ class DocumentRows:
         content = document.text[first:last].strip()
         for part in (content, text):
             require_utf8(part)
-        pages = [page for page in document.pages if page.start < last and page.end > first]
-        places = pages or [Page("", 0, len(document.text))]
-        facts: dict[str, Any] = {"characters": [first, last]} if span else {}
-        facts |= {"pages": [[page.label, page.start, page.end] for page in pages]} if pages else {}
-        return Example(
+        whole = Example(
             messages=self.messages(content),
             answer=Message(role="assistant", content=text),
             transport="text" if self.shape.schema is None else "json_schema",
             answer_schema=self.shape.schema,
             schema_name=self.shape.name,
             answer_class=self.shape.class_path,
-            sources=tuple(
-                Source(node_id=document.node_id(page), document_id=document.name) for page in places
-            ),
             document_id=document.name,
             model=model,
-            metadata={**self.recipe.metadata(), **facts},
+            metadata=self.recipe.metadata(),
         )
+        return placed_row(whole, document, span)
+
+
+def placed_row(row: Example, document: DocumentText, span: tuple[int, int] | None) -> Example:
+    """The row with the pages of its text as sources; ``span``: of a part of the document."""
+    first, last = span or (0, len(document.text))
+    pages = [page for page in document.pages if page.start < last and page.end > first]
+    places = pages or [Page("", 0, len(document.text))]
+    facts: dict[str, Any] = {"characters": [first, last]} if span else {}
+    facts |= {"pages": [[page.label, page.start, page.end] for page in pages]} if pages else {}
+    sources = tuple(Source(node_id=document.node_id(page), document_id=document.name) for page in places)
+    return row.model_copy(update={"sources": sources, "metadata": {**row.metadata, **facts}})
 
 
 def is_lists_alone(schema: dict[str, Any]) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llama_index.core.llms import LLM
 from llama_index.core.schema import Document
@@ -19,97 +19,25 @@ from ...example import Example, content_hash, loads
 from ...jsonl import one_line_reason
 from ...local.schema.list_items import learn_list_rules
 from ...local.schema.text_frames import TextFrame
-from ...printable import one_line, package_logger, printable
+from ...printable import package_logger
 from ..finetune_dataset import FinetuneDataset
 from ..labels import AnswerShape, says_none
 from ..windows import bare_examples, part_rows
 from .document_names import DocumentNames
-from .document_rows import DocumentRows, document_texts, length_reason, recipe_of
+from .document_rows import DocumentRows, document_texts, length_reason, placed_row, recipe_of
 from .documents import UnreadFile, read_folder
+from .labelled_documents import DocumentProblem, LabelledDocuments, ProblemKind, listed_problems
 from .labels_file import Label, LabelSource, read_labels, typed_cells
 from .llm_calls import CallPolicy
 from .readers import DocumentText
-from .recipe import ServingRecipe
 from .teacher_labels import TeacherLabels
+from .unknown_fields import UnknownFields
 
-__all__ = ["DocumentProblem", "DocumentSource", "LabelledDocuments", "alabel_documents", "label_documents"]
+__all__ = ["DocumentSource", "alabel_documents", "label_documents"]
 
 _log = package_logger(__name__)
 DocumentSource = str | Path | Iterable[DocumentText | Document]
 """A folder, or documents in memory."""
-ProblemKind = Literal[
-    "unreadable",
-    "no_label",
-    "no_document",
-    "invalid_label",
-    "conflict",
-    "too_long",
-    "failed",
-    "page_without_text",
-]
-
-
-@dataclass(frozen=True)
-class DocumentProblem:
-    """A document or a label that gave no row, or not all of one.
-
-    Attributes:
-        kind: "unreadable": a file without text, or that cannot be read. "no_label": nothing says its answer.
-            "no_document": a label's document is not there. "invalid_label": a label that cannot be read, or whose
-            answer the schema refuses. "conflict": two labels of one document differ. "too_long": it has more than
-            ``max_characters`` and cannot be cut. "failed": the teacher gave no valid answer. "page_without_text": the
-            document has a row, but pages of it are pictures.
-        where: The place: ``file:line`` of a label, else the document.
-        message: What is wrong, and what to do about it.
-        document: Name of the document. None: it is not known.
-    """
-
-    kind: ProblemKind
-    where: str
-    message: str
-    document: str | None = None
-
-    def __str__(self) -> str:
-        return one_line(f"{self.where}: {self.message}")
-
-
-@dataclass(frozen=True)
-class LabelledDocuments:
-    """The result of ``label_documents``.
-
-    Attributes:
-        data: One row a document, or one a part of a long one, in the order of the documents.
-        recipe: The prompts of the rows, and the settings that serve the same ones.
-        problems: Documents and labels that gave no row, each with its place and the reason.
-        documents: Documents with text.
-        negatives: Rows whose answer is that the document is of another kind.
-        duplicates: Labels that repeat an equal one.
-        paid: Calls of the teacher, all attempts included.
-        reused: Answers of the teacher that were stored already.
-        changed: Documents that the teacher answered earlier with another text, and was asked again.
-        hashes: Hash of each document's text, by its name.
-    """
-
-    data: FinetuneDataset
-    recipe: ServingRecipe
-    problems: tuple[DocumentProblem, ...]
-    documents: int
-    negatives: int
-    duplicates: int
-    paid: int = 0
-    reused: int = 0
-    changed: tuple[str, ...] = ()
-    hashes: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        teacher = (
-            f"; teacher: {self.paid} calls, {self.reused} answers reused" if self.paid or self.reused else ""
-        )
-        changed = f", {len(self.changed)} changed documents asked again" if self.changed else ""
-        duplicates = f"; {self.duplicates} labels twice" if self.duplicates else ""
-        counts = f"{len(self.data)} rows of {self.documents} documents, {self.negatives} of another kind"
-        listed = [f"  {problem.kind}: {problem}" for problem in self.problems]
-        return printable("\n".join([f"{counts}{duplicates}{teacher}{changed}", *listed]))
 
 
 async def alabel_documents(
@@ -140,10 +68,11 @@ async def alabel_documents(
             LlamaIndex's readers, whose pages are joined.
         output_cls: Class of the answers.
         schema: JSON schema of the answers, instead of ``output_cls``.
-        labels: JSON Lines of ``{"document": name, "answer": {...}}`` (or the fields beside the document's name); a
-            CSV file with a column ``document`` and one a field (``seller.name`` inside of an object; lists as JSON);
-            a folder of JSON files named like the documents; or answers by name. An answer of null: the document is
-            of another kind. Names may differ in case, Unicode form, suffix and folders where that is clear.
+        labels: JSON Lines of ``{"document": name, "answer": {...}}`` (or the fields beside the document's name), or
+            a list of these as JSON; a CSV file with a column ``document`` and one a field (``seller.name`` inside of
+            an object; lists as JSON); a folder of JSON files named like the documents; or answers by name. An answer
+            of null: the document is of another kind. Names may differ in case, Unicode form, suffix and folders where
+            that is clear.
         teacher: LLM that reads each document whole.
         path: File of the teacher's answers. None: they are kept in memory.
         negatives: More documents, all of which are of another kind.
@@ -179,6 +108,7 @@ async def alabel_documents(
         await asked.ask(teacher, work.unlabelled(), retry_failed=retry_failed, show_progress=show_progress)
         work.take(asked)
     work.add_negatives()
+    work.settle_copies()
     work.cut(max_characters)
     return work.result(asked)
 
@@ -205,6 +135,7 @@ class _Labelling:
         self._made: dict[str, list[Example]] = {}
         self._problems: list[DocumentProblem] = []
         self._duplicates = 0
+        self._unknown = UnknownFields(rows.shape.schema or {})
 
     @classmethod
     def of(
@@ -256,9 +187,15 @@ class _Labelling:
             if label.fault is not None:
                 raise ValueError(label.fault)
             document = self._documents.get(name)
-            text = self._rows.answer_text(self._typed(label), document.text if document else "")
+            answer, content = self._typed(label), document.text if document else ""
+            text = self._rows.answer_text(answer, content)
+            self._unknown.note(
+                answer, label.where, lambda other: self._rows.answer_text(other, content) == text
+            )
         except Exception as error:  # the user's validators may raise anything
             self._add_problem("invalid_label", label.where, _reason(error), name or None)
+            if label.fault is None:
+                self._unknown.note(self._typed(label), label.where, lambda _: True)
             if name not in self._labels:
                 self._settled.add(name)
             return
@@ -320,6 +257,29 @@ class _Labelling:
         if document.text:
             self._made[name] = [self._rows.row(document, text)]
 
+    def settle_copies(self) -> None:
+        """Keep one row of documents with the same text, which a split would divide; none where answers differ."""
+        first: dict[str, str] = {}
+        for name, document in self._documents.items():
+            other = first.setdefault(content_hash(document.text), name)
+            if other == name or not document.text or name in self._settled or other in self._settled:
+                continue
+            own, known = self._made.pop(name, None), self._made.get(other)
+            self._settled.add(name)
+            if known is None and own is not None:
+                self._made[other] = [self._rows.row(self._documents[other], own[0].answer_text())]
+            elif own is not None and known is not None and own[0].answer_text() != known[0].answer_text():
+                del self._made[other]
+                self._settled.add(other)
+                message = (
+                    f"its text is that of {other!r}, and its answer another; keep one (neither gives a row)"
+                )
+                self._add_problem("conflict", name, message, name)
+                continue
+            if own is not None or known is not None:
+                message = f"its text is that of {other!r}, whose row stands for both; remove one"
+                self._add_problem("copy", name, message, name)
+
     def cut(self, most: int | None) -> None:
         """Divide the rows of long documents into those of their parts, where the answers allow it."""
         long = {
@@ -338,7 +298,8 @@ class _Labelling:
         parts = part_rows(whole, rules, lambda row: row.document_id in long, most)
         for name in sorted(long):
             if rows := parts.get(bare_examples(self._made[name])[0].id):
-                self._made[name] = rows
+                document = self._documents[name]
+                self._made[name] = [placed_row(row, document, _span(row)) for row in rows]
                 continue
             del self._made[name]
             self._settled.add(name)
@@ -346,6 +307,8 @@ class _Labelling:
 
     def result(self, asked: TeacherLabels) -> LabelledDocuments:
         """The rows in the order of the documents. Raises DatasetError where there are none."""
+        for where, message in self._unknown.problems(self._rows.shape.name or "the schema"):
+            self._add_problem("unknown_field", where, message)
         for document in self.unlabelled():
             message = "no label names it; add one, or give a teacher"
             self._add_problem("no_label", document.name, message, document.name)
@@ -356,10 +319,8 @@ class _Labelling:
                 self._add_problem("page_without_text", name, message, name)
         rows = [row for name in self._documents for row in self._made.get(name, ())]
         if not rows:
-            listed = "\n".join(f"  {problem}" for problem in self._problems[:_SHOWN])
-            more = f"\n  and {len(self._problems) - _SHOWN} more" if len(self._problems) > _SHOWN else ""
             raise DatasetError(
-                f"no row: none of {len(self._documents)} documents has an answer\n{listed}{more}"
+                f"no row: none of {len(self._documents)} documents has an answer\n{listed_problems(self._problems)}"
             )
         if self._problems:
             kinds = Counter(problem.kind for problem in self._problems)
@@ -380,12 +341,15 @@ class _Labelling:
         )
 
 
-_SHOWN = 5  # chosen: problems that an error lists
-
-
 def _reason(error: Exception) -> str:
     reason = one_line_reason(error)
     return reason if ";" in reason else f"{reason}; correct the answer there"
+
+
+def _span(row: Example) -> tuple[int, int]:
+    """Where the part of a text stands that ``part_rows`` made a row of."""
+    span: Any = row.metadata["characters"]
+    return span[0], span[1]
 
 
 def _read(source: DocumentSource) -> tuple[list[DocumentText], list[UnreadFile]]:

@@ -1,30 +1,33 @@
-"""Labels of documents: JSON Lines, CSV, or a folder of JSON files named like the documents."""
+"""Labels of documents: JSON Lines, JSON, CSV, or a folder of JSON files named like the documents."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...descriptors import read_text_file
 from ...errors import DatasetError
-from ...json_schema import resolve_pointer
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
+from .schema_branches import branches
 
 __all__ = ["Label", "LabelSource", "read_labels", "typed_cells"]
 
 LabelSource = str | Path | Mapping[str, Any]
-"""A file (JSON Lines or CSV), a folder of JSON files, or answers by the names of documents."""
+"""A file (JSON Lines, JSON or CSV), a folder of JSON files, or answers by the names of documents."""
 
 _DOCUMENT_KEYS = ("document", "document_id", "file", "file_name", "filename")
 _ANSWER_KEY = "answer"
 _MAX_BYTES = 100_000_000  # chosen: a CSV or JSON file of labels; JSON Lines are read line by line
 _DELIMITERS = ",;\t|"
-_SNIFFED_CHARACTERS = 8192  # chosen: some dozens of rows
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # as Excel writes it before the columns
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _SHOWN_KEYS = 6  # chosen: keys of a row that an error names
 
 
@@ -47,16 +50,57 @@ def read_labels(source: LabelSource) -> Iterator[Label]:
     """The labels one by one, those with a fault included. Raises DatasetError where there is nothing to read."""
     if isinstance(source, Mapping):
         return (Label(str(name), f"labels[{name!r}]", answer) for name, answer in source.items())
-    path = Path(source)
+    path, suffix = Path(source), Path(source).suffix.lower()
     if path.is_dir():
         return _from_folder(path)
-    return _from_csv(path) if path.suffix.lower() in (".csv", ".tsv") else _from_lines(path)
+    if suffix in _SPREADSHEETS:
+        raise DatasetError(f"{path}: a spreadsheet, which cannot be read; save it as CSV (UTF-8)")
+    if suffix == ".json" and (value := _whole(path)) is not None:
+        return _of_json(value, path)
+    return _from_csv(path) if suffix in (".csv", ".tsv") else _from_lines(path)
 
 
 def _cannot_be_read(path: Path, error: OSError) -> DatasetError:
     return DatasetError(
-        f"{path}: cannot be read ({error.strerror}); expected JSON Lines, a CSV file, or a folder of JSON files"
+        f"{path}: cannot be read ({error.strerror}); expected JSON Lines, a JSON or CSV file, or a folder of JSON "
+        "files"
     )
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file. Raises DatasetError."""
+    try:
+        return read_text_file(path, max_bytes=_MAX_BYTES)
+    except OSError as error:
+        raise _cannot_be_read(path, error) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DatasetError(
+            f"{path}:{line}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8"
+        ) from error
+
+
+def _whole(path: Path) -> list[Any] | dict[str, Any] | None:
+    """The list of a JSON file, or its answers by document; None where it is JSON Lines, or no JSON at all."""
+    try:
+        value = parse_line(_text_of(path).encode())
+    except READ_ERRORS:
+        return None
+    is_row = isinstance(value, dict) and any(map(_is_document_key, value))
+    return None if is_row or not isinstance(value, list | dict) else value
+
+
+def _of_json(value: list[Any] | dict[str, Any], path: Path) -> Iterator[Label]:
+    if isinstance(value, dict):
+        for name, answer in value.items():
+            yield Label(name, f"{path}[{name!r}]", answer)
+        return
+    for number, row in enumerate(value):
+        where = f"{path}[{number}]"
+        try:
+            yield _of_row(row, where)
+        except READ_ERRORS as error:
+            yield Label("", where, fault=one_line_reason(error))
 
 
 def _from_lines(path: Path) -> Iterator[Label]:
@@ -81,15 +125,22 @@ def _of_row(row: Any, where: str) -> Label:
     if not others:
         fault = 'no answer beside the document; write "answer": {...}, or null for a document of another kind'
         return Label(name, where, fault=fault)
-    return Label(name, where, others[_ANSWER_KEY] if list(others) == [_ANSWER_KEY] else others)
+    answer = others.get(_ANSWER_KEY)
+    is_inside = list(others) == [_ANSWER_KEY] or isinstance(answer, dict)  # what stands beside it are notes
+    return Label(name, where, answer if is_inside else others)
 
 
-def _document_key(names: Iterable[Any]) -> str:
+def _is_document_key(name: Any) -> bool:
+    return re.sub(r"[\s-]+", "_", str(name).strip().casefold()) in _DOCUMENT_KEYS
+
+
+def _document_key(names: Iterable[Any], expected: str = "'document' and 'answer'") -> str:
     known = list(names)
     key = next((key for key in _DOCUMENT_KEYS if key in known), None)
+    key = key or next(filter(_is_document_key, known), None)
     if key is None:
         shown = ", ".join(sorted(map(str, known))[:_SHOWN_KEYS]) or "nothing"
-        raise ValueError(f"names no document: expected 'document' and 'answer', found {shown}")
+        raise ValueError(f"names no document: expected {expected}, found {shown}")
     return key
 
 
@@ -113,28 +164,23 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _from_csv(path: Path) -> Iterator[Label]:
+    text = _text_of(path)
+    separator = _SEPARATOR_LINE.fullmatch(text.partition("\n")[0])
+    before = 0 if separator is None else 1
+    rows = csv.reader(io.StringIO(text, newline=""), _dialect(text, separator), strict=True)
     try:
-        text = read_text_file(path, max_bytes=_MAX_BYTES)
-    except OSError as error:
-        raise _cannot_be_read(path, error) from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
-    rows = csv.reader(io.StringIO(text, newline=""), _dialect(text), strict=True)
-    try:
-        columns = [column.strip() for column in next(rows, [])]
-        key = _document_key(columns)
-        repeated = sorted({column for column in columns if columns.count(column) > 1})
+        columns = [column.strip() for column in next(islice(rows, before, None), [])]
+        key = _document_key(columns, "a column 'document'")
+        repeated = sorted({column for column in columns if column and columns.count(column) > 1})
         if repeated:
             raise ValueError(f"the column {repeated[0]!r} is there twice; rename one")
     except (ValueError, csv.Error) as error:
-        raise DatasetError(f"{path}:1: the line of the columns: {error}") from error
+        raise DatasetError(f"{path}:{before + 1}: the line of the columns: {error}") from error
     line = rows.line_num + 1
     try:
         for row in rows:
             if any(cell.strip() for cell in row):
-                yield _of_cells(
-                    dict(zip(columns, row, strict=False)), key, f"{path}:{line}", len(row), len(columns)
-                )
+                yield _of_cells(columns, row, key, f"{path}:{line}")
             line = rows.line_num + 1
     except csv.Error as error:
         yield Label(
@@ -142,10 +188,10 @@ def _from_csv(path: Path) -> Iterator[Label]:
         )
 
 
-def _dialect(text: str) -> type[csv.Dialect]:
+def _dialect(text: str, separator: re.Match[str] | None) -> type[csv.Dialect]:
     """The columns' separator, by the line of their names: values of other lines may hold any."""
     first = text.partition("\n")[0]
-    delimiter_in_use = max(_DELIMITERS, key=first.count)
+    delimiter_in_use = max(_DELIMITERS, key=first.count) if separator is None else separator[1]
 
     class Separated(csv.excel):
         delimiter = delimiter_in_use
@@ -153,13 +199,17 @@ def _dialect(text: str) -> type[csv.Dialect]:
     return Separated
 
 
-def _of_cells(cells: dict[str, str], key: str, where: str, found: int, expected: int) -> Label:
+def _of_cells(columns: list[str], row: list[str], key: str, where: str) -> Label:
+    cells = dict(zip(columns, row, strict=False))
+    found, expected = len(row), len(columns)
     name = cells.get(key, "").strip()
     if not name:
         return Label("", where, fault=f"the column {key!r} is empty; write the name of the document's file")
     if found != expected:
         fault = f"{found} cells, expected {expected}; quote texts that hold the separator"
         return Label(name, where, fault=fault)
+    if any(cell.strip() for column, cell in zip(columns, row, strict=True) if not column):
+        return Label(name, where, fault="a value in a column without a name; name the column, or empty it")
     written = {column: cell.strip() for column, cell in cells.items() if column != key and cell.strip()}
     if not written:
         fault = "no value in any column; fill the row, or write null in a column 'answer': of another kind"
@@ -194,7 +244,7 @@ def _nested(cells: Mapping[str, str]) -> dict[str, Any]:
 def typed_cells(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> Any:
     """The object of a CSV row with its texts as the schema's types: numbers, booleans, and lists written as JSON."""
     root = schema if root is None else root
-    choices = _choices(schema, root)
+    choices = branches(schema, root)
     if isinstance(value, dict):
         properties: Mapping[str, Any] = next(
             (choice["properties"] for choice in choices if "properties" in choice), {}
@@ -208,19 +258,6 @@ def typed_cells(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] |
     except ValueError:
         return value
     return read
-
-
-def _choices(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> list[Mapping[str, Any]]:
-    """The schema, or those of its union, without references."""
-    if depth > 16:  # chosen: references to each other
-        return []
-    if isinstance(reference := schema.get("$ref"), str):
-        inner = resolve_pointer(root, reference)
-        return _choices(inner, root, depth + 1) if isinstance(inner, Mapping) else []
-    union = schema.get("anyOf") or schema.get("oneOf")
-    if isinstance(union, list):
-        return [found for choice in union for found in _choices(choice, root, depth + 1)]
-    return [schema]
 
 
 def _kinds(schema: Mapping[str, Any]) -> set[str]:

@@ -140,7 +140,8 @@ def _plain_text(path: Path) -> str:
             raise ValueError(f"{error.strerror}; split it into several files") from error
         raise
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"not UTF-8 text (line {line}, byte {error.start + 1}); save it as UTF-8") from error
     if "\0" in text:
         raise ValueError("binary content, not text")
     return text

@@ -14,17 +14,15 @@ from types import ModuleType
 
 from pydantic import BaseModel
 
+from ...answer_classes import FILE_MODULE
 from ...errors import ConfigurationError
 from ...example import content_hash
 from .yaml import yaml_schema_class
 
-__all__ = ["FILE_MODULE", "YAML_SUFFIXES", "load_schema"]
+__all__ = ["YAML_SUFFIXES", "load_schema"]
 
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 """Suffixes, in lower case, of the files that hold a schema as YAML; JSON is YAML too."""
-
-FILE_MODULE = "_finetune_schema_"
-"""What the names of the modules of ``file.py:Class`` begin with; no other process can import them by these."""
 
 _EXPECTED = "expected schema.yaml, schema.py:Class or package.module:Class"
 
@@ -35,11 +33,11 @@ def load_schema(source: str | Path) -> type[BaseModel]:
     A YAML file has ``name`` and ``fields``, optionally ``description``, ``types``, ``locales`` and ``rules``. A field
     is a type, or a mapping of ``type`` or ``enum``, ``description``, ``optional``, ``min`` and ``max`` (of a number's
     value, a string's length in characters, a list's number of items), and ``locales``. Types: string, integer,
-    number, decimal, money, boolean, date, datetime, ``list of`` any type, and the names under ``types``, each of which
-    has ``fields`` or ``enum``; a ``?`` at the end makes a field optional. Where there are ``locales``, decimals, money
-    and dates stand in answers as documents write them (``AsWritten``); numbers and integers do where the field has
-    its own. ``rules`` is a list of sums: ``{sum: items[].amount, equals: total, tolerance: 0.01}``. Python files and
-    modules are imported, so their code runs.
+    number, decimal, money, boolean, date, datetime, time, ``list of`` any type, and the names under ``types``, each of
+    which has ``fields`` or ``enum``; a ``?`` at the end makes a field optional. Where there are ``locales``, decimals,
+    money, dates and times stand in answers as documents write them (``AsWritten``); numbers and integers do where the
+    field has its own. ``rules`` is a list of sums: ``{sum: items[].amount, equals: total, tolerance: 0.01}``. Python
+    files and modules are imported, so their code runs.
 
     Args:
         source: Path of a file that ends in ``.yaml``, ``.yml`` or ``.json``, else ``file.py:Class`` or

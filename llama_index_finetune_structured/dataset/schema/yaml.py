@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,9 +34,15 @@ __all__ = ["yaml_schema_class"]
 
 _SCALARS: dict[str, Any] = {
     "string": str, "integer": int, "number": float, "decimal": Decimal, "money": Money, "boolean": bool,
-    "date": date, "datetime": datetime,
+    "date": date, "datetime": datetime, "time": time,
 }  # fmt: skip
-_WRITTEN = {"decimal", "money", "date"}  # the types that the file's locales are for; of a field also numbers
+_WRITTEN = {
+    "decimal",
+    "money",
+    "date",
+    "datetime",
+    "time",
+}  # the types that the file's locales are for; of a field also numbers
 _LIST = re.compile(r"list +of +(?P<item>.+)")
 _JSON_SCHEMA_KEYS = {"$schema", "$defs", "properties"}
 _MAX_BYTES = 200_000  # chosen: about 2,000 fields, which are read in some seconds
@@ -340,7 +346,9 @@ class _ClassBuilder:
             return _SCALARS[name]
         if name not in _WRITTEN | {"integer", "number"}:
             where = (*keys[:-1], "locales")
-            raise self._error(where, "locales apply only to decimal, money, date, integer and number")
+            raise self._error(
+                where, "locales apply only to decimal, money, date, datetime, time, integer and number"
+            )
         try:
             return Annotated[_SCALARS[name], AsWritten(*locales)]
         except MissingDependencyError:

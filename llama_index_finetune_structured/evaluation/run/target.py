@@ -20,12 +20,14 @@ from ...local.schema.message_texts import caller_texts, without_schema_text
 from ...stated_rules import answer_problems
 from ...written_values.answers import has_written_values, read_answer
 
-__all__ = ["ERROR_CHARACTERS", "AnswerTarget", "open_target", "target_of"]
+__all__ = ["ERROR_CHARACTERS", "JSON_SCHEMA", "AnswerTarget", "open_target", "target_of"]
 
 ERROR_CHARACTERS = 500
 """Errors are stored cut to this length (chosen: a whole message of most providers, without a dumped prompt)."""
 _PARSE_ERROR_CHARACTERS = 300  # chosen: a parser's or jsonschema's message may repeat the whole answer
 _SHOWN_ERRORS = 3  # chosen: of one answer's validation errors
+JSON_SCHEMA = "JSON schema"
+"""The judge of answers to a schema whose class is not there."""
 EMPTY_RESPONSE = "Empty Response"
 """The answer of LlamaIndex's query engines where parsing failed; they do not raise the error."""
 
@@ -51,7 +53,7 @@ class AnswerTarget:
             return "text"
         if self.output_cls is None:
             return "JSON"
-        return "JSON schema" if issubclass(self.output_cls, _SchemaAnswer) else self.output_cls.__name__
+        return JSON_SCHEMA if issubclass(self.output_cls, _SchemaAnswer) else self.output_cls.__name__
 
     def read(self, answer: Any) -> Any:
         """The valid answer as a JSON value, from a Pydantic object, a JSON value or text.

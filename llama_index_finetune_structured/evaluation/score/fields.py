@@ -114,10 +114,18 @@ def _choices(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     return []
 
 
+_WRITTEN: dict[str, Literal["exact", "date"]] = {
+    "date": "date",
+    "datetime": "date",
+    "time": "exact",
+    "currency": "exact",
+}
+
+
 def _suggested(schema: Mapping[str, Any]) -> Literal["exact", "number", "date"]:
     """The comparison that fits the schema's type."""
-    if (kind := written_kind(schema)) is not None and kind.name != "currency":
-        return "date" if kind.name == "date" else "number"
+    if (kind := written_kind(schema)) is not None:
+        return _WRITTEN.get(kind.name, "number")
     kinds = _types(schema)
     if schema.get("format") in ("date", "date-time"):
         return "date"

@@ -101,7 +101,8 @@ class AdapterCard(BaseModel):
     ``thinking_switches``: variables by which the base's chat template is told. ``list_rules``: by ``schema_key`` of a
     schema, how its answers are read window by window, of ``windows`` sentences each; 0: texts are read whole.
     ``calibrations``: by ``schema_key``, how the probabilities of answers are calibrated. ``quantization``: of the
-    base's layers while it was trained on; None: as its files have them.
+    base's layers while it was trained on; None: as its files have them. ``answer_classes``: by ``schema_key``, the
+    class of the training answers, as ``module:Class`` or ``file.py:Class``, which is never imported.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,6 +131,7 @@ class AdapterCard(BaseModel):
     windows: int = Field(default=0, ge=0, le=_MOST)
     calibrations: dict[str, Calibration] = {}
     quantization: Quantization | None = None
+    answer_classes: dict[str, str] = {}
 
     @property
     def prompt_form(self) -> PromptForm:
