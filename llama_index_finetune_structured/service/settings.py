@@ -79,3 +79,8 @@ class ServiceSettings(BaseModel):
     def runs_folder(self) -> Path:
         """Where the run of each job is, named by the job's id."""
         return self.folder / "runs"
+
+    @property
+    def gradient_folder(self) -> Path:
+        """Where the adapters of Gradient's protocol are, each in a folder named by its id."""
+        return self.folder / "gradient"
