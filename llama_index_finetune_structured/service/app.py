@@ -11,10 +11,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from ..locks import locked_folder
-from . import chat, completions, files, gradient, jobs, models, uploads
+from . import chat, completions, embeddings, files, gradient, jobs, models, uploads
 from .blobs import Blobs
 from .call_queue import CallQueue
 from .database import Database
+from .embeddings_models import EmbeddingModels
 from .errors import add_error_handlers
 from .gradient_adapters import GradientAdapters
 from .gradient_training import GradientTraining
@@ -39,8 +40,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     """The ASGI application of a service's folder.
 
     ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``pool``, ``calls``, ``metrics``,
-    ``gradient_adapters``, ``gradient_training`` and ``workers``. One server at a time serves a folder: its start raises
-    EngineError while another one does.
+    ``embeddings``, ``gradient_adapters``, ``gradient_training`` and ``workers``. One server at a time serves a folder:
+    its start raises EngineError while another one does.
     """
     database = Database(settings.database_path)
     app = FastAPI(title="finetune-structured", lifespan=_lifespan, openapi_url=None, redirect_slashes=False)
@@ -51,11 +52,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.pool = ModelPool(most_loaded=settings.max_loaded_models)
     app.state.calls = CallQueue(app.state.pool, most_waiting=settings.max_waiting_calls)
     app.state.metrics = ServiceMetrics(database)
+    app.state.embeddings = EmbeddingModels(settings.embeddings, most_waiting=settings.max_waiting_calls)
     app.state.gradient_adapters = GradientAdapters(database, settings)
     app.state.gradient_training = GradientTraining(settings, app.state.gradient_adapters, app.state.pool)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
-    for module in (files, uploads, jobs, models, chat, completions, gradient, page):
+    for module in (files, uploads, jobs, models, chat, completions, embeddings, gradient, page):
         app.include_router(module.router)
     _add_health(app)
     return app
@@ -81,6 +83,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             with suppress(asyncio.CancelledError):
                 await sweeping
             await run_in_threadpool(state.gradient_training.close)
+            state.embeddings.close()
             state.pool.close()
             state.database.close()
 

@@ -66,7 +66,13 @@ def list_models(
 ) -> dict[str, Any]:
     """The base models, then the key's adapters; all have every capability."""
     bases = [
-        {"type": "baseModel", "id": base_id, "slug": name, "name": name, "capabilities": ["complete", "fineTune"]}
+        {
+            "type": "baseModel",
+            "id": base_id,
+            "slug": name,
+            "name": name,
+            "capabilities": ["complete", "fineTune"],
+        }
         for base_id, name in _bases(request).items()
     ]
     adapters = [] if only_base else map(_described, _adapters(request).list_adapters(key.id))
@@ -80,7 +86,9 @@ def create_model(request: Request, key: _TrainingKey, body: CreateModel) -> dict
     base = _bases(request).get(body.model.base_model_id)
     if base is None:
         given = body.model.base_model_id[:200]
-        raise ApiError(404, f"No such base model: {given!r}; the list of models has all.", type="unknownBaseModel")
+        raise ApiError(
+            404, f"No such base model: {given!r}; the list of models has all.", type="unknownBaseModel"
+        )
     with answer_errors():
         lora = lora_settings(settings, settings.bases[base], body)
     return {"id": _adapters(request).create(key.id, body.model.name, base, lora)}
@@ -145,7 +153,9 @@ async def _answer(llm: LoraLLM, body: CompleteModel) -> tuple[str, str]:
     """The answer and why it ended."""
     plain = llm.model_copy(update={"confidence": False})
     with answer_errors():
-        call = await asyncio.to_thread(plain._completion_call, body.query, not body.auto_template, body.keywords)
+        call = await asyncio.to_thread(
+            plain._completion_call, body.query, not body.auto_template, body.keywords
+        )
         completion = await call.acomplete()
         text = completion.text if body.guidance is None else json.loads(completion.text)
     return text, end_of(completion)["finish_reason"]

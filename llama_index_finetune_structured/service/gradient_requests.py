@@ -115,7 +115,9 @@ class Guidance(_Body):
     """Texts of which the answer is one."""
 
     type: Literal["choice"]
-    value: Annotated[list[Annotated[str, Field(min_length=1, max_length=32)]], Field(min_length=1, max_length=10)]
+    value: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=32)]], Field(min_length=1, max_length=10)
+    ]
 
 
 class CompleteModel(_Body):

@@ -59,7 +59,9 @@ def _tokens(sample: Sample, tokenizer: Any, stop_id: int) -> tuple[list[int], li
 
 def _rows(ids: Sequence[int], trainable: Sequence[bool]) -> Iterator[TokenRow]:
     """A row for each run of trainable tokens. Rows of one text share their beginning, which is computed once."""
-    for is_trained, run in groupby(range(1, len(ids)), key=lambda at: trainable[at]):  # nothing is before the first
+    for is_trained, run in groupby(
+        range(1, len(ids)), key=lambda at: trainable[at]
+    ):  # nothing is before the first
         if is_trained:
             places = list(run)
             yield TokenRow(tuple(ids[: places[0]]), tuple(ids[places[0] : places[-1] + 1]))

@@ -163,7 +163,9 @@ class StepTrainer:
             by_multiplier[sample.multiplier] += sample.rows
         tokens = sum(map(_tokens, samples))
         pieces = None
-        while pieces != self._loss.piece_tokens:  # out of memory, the loss drops the gradients of earlier groups
+        while (
+            pieces != self._loss.piece_tokens
+        ):  # out of memory, the loss drops the gradients of earlier groups
             pieces, loss = self._loss.piece_tokens, 0.0
             self._optimizer.zero_grad(set_to_none=True)
             for multiplier, rows in by_multiplier.items():

@@ -31,8 +31,12 @@ __all__ = ["GradientTraining", "lora_settings"]
 
 _log = package_logger(__name__)
 _MOST_RANK = 32  # the protocol's
-_CONSTANT_SHARE = 0.5  # of the recipe's rate, which is the highest of a run: the mean of a cosine is half of that
-_MOST_TRAINERS = 4  # chosen: adapters of a base that are trained by turns, each with its weights and optimizer
+_CONSTANT_SHARE = (
+    0.5  # of the recipe's rate, which is the highest of a run: the mean of a cosine is half of that
+)
+_MOST_TRAINERS = (
+    4  # chosen: adapters of a base that are trained by turns, each with its weights and optimizer
+)
 _Trainers: TypeAlias = "OrderedDict[str, StepTrainer]"  # by adapter, the least recently used first
 
 
@@ -75,7 +79,9 @@ class GradientTraining:
         """
         if self._waiting >= self._settings.max_waiting_calls:
             raise ApiError(
-                429, "The server is busy: too many steps wait. Try again later.", headers={"Retry-After": "10"}
+                429,
+                "The server is busy: too many steps wait. Try again later.",
+                headers={"Retry-After": "10"},
             )
         self._waiting += 1
         try:
@@ -135,7 +141,9 @@ class GradientTraining:
             self._adapters.find(adapter_id, owner)  # deleted meanwhile, its folder is gone
             _log.error("a step of %s failed: %s", adapter_id, error)
             log_failure(error, adapter_id)
-            raise ApiError(500, "The step could not be taken; the server's log says why.", type="failed") from error
+            raise ApiError(
+                500, "The step could not be taken; the server's log says why.", type="failed"
+            ) from error
         finally:
             release_idle_threads()
 

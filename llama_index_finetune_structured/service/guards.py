@@ -61,7 +61,9 @@ class RequestGuard:
             log_failure(error, request_id)
             if status == 0:
                 failure = internal_error(request_id)
-                await JSONResponse(error_body(failure, scope["path"]), failure.status_code)(scope, receive, sending)
+                await JSONResponse(error_body(failure, scope["path"]), failure.status_code)(
+                    scope, receive, sending
+                )
         finally:
             self._finish(scope, request_id, status, time.perf_counter() - started)
 
