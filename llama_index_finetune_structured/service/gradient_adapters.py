@@ -48,7 +48,10 @@ def update_time(adapter: Record) -> str:
 
 
 class GradientAdapters:
-    """The adapters of a service. A version that is replaced or deleted is removed once nobody serves it. Thread-safe."""
+    """The adapters of a service. A version that is replaced or deleted is removed once no request uses it.
+
+    Thread-safe.
+    """
 
     def __init__(self, database: Database, settings: ServiceSettings) -> None:
         self._database, self._settings = database, settings
@@ -70,7 +73,7 @@ class GradientAdapters:
         return row
 
     def create(self, owner: str, name: str, base: str, lora: dict[str, Any]) -> str:
-        """Make an adapter without weights; returns its id. ``lora``: its settings. ``base``: as the settings name it."""
+        """Make an adapter without weights; returns its id. ``lora``: its settings. ``base``: its base's name."""
         adapter_id = f"{uuid.uuid4()}_model_adapter"
         row = {
             "id": adapter_id,
@@ -135,7 +138,7 @@ class GradientAdapters:
             self.prune(adapter.id)
 
     def prune(self, adapter_id: str) -> None:
-        """Remove those versions of an adapter that neither serve nor are used; of a deleted one, all that are not used."""
+        """Remove those versions of an adapter that no request uses and that do not serve."""
         folder = self._settings.gradient_folder / adapter_id
         with self._changing:
             adapter, served = self._row(adapter_id), set(self._served)

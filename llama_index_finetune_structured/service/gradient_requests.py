@@ -121,10 +121,11 @@ class Guidance(_Body):
 
 
 class CompleteModel(_Body):
-    """A request for a completion. ``auto_template``: ask by the base's chat template; else the query is sent as it is.
+    """A request for a completion.
 
-    The protocol's description has ``true`` as the default, its SDK sends null, and samples are trained as they are: what
-    is left out is false.
+    ``auto_template``: whether the query is asked by the base's chat template; else it is sent as it is. The protocol's
+    description has ``true`` as the default, its SDK sends null, and samples are trained as they are: what is left out
+    is false.
     """
 
     query: _Text

@@ -15,16 +15,21 @@ import httpx
 import pytest
 from gradientai import Gradient
 from gradientai.openapi.client.exceptions import NotFoundException
+from hypothesis import given
+from hypothesis.strategies import booleans, lists, sampled_from, text, tuples
 
 from llama_index_finetune_structured.service import gradient_trainer
+from llama_index_finetune_structured.service.errors import ApiError
 from llama_index_finetune_structured.service.gradient_requests import Sample
 from llama_index_finetune_structured.service.gradient_samples import training_samples
 from llama_index_finetune_structured.service.settings import ServiceSettings
+from tests import tiny
 from tests.service.gradient.conftest import GradientService
 from tests.service.gradient.running import served
 from tests.service.gradient.test_gradient_protocol import described, new_adapter, parts
 from tests.service.serving import wait_for
 
+TOKENIZER = tiny.tokenizer()
 SAMPLES = [parts(f"user: {n}\nassistant: ") for n in range(3)]
 
 
@@ -184,19 +189,45 @@ def test_a_version_in_use_stays_until_nobody_uses_it(gradient: Gradient, service
     assert not first.adapter.parent.parent.exists()
 
 
-def test_runs_of_trainable_tokens_are_rows_after_all_that_is_before_them() -> None:
-    from tests import tiny
+@given(
+    parts=lists(
+        tuples(
+            text("aß<|", min_size=1) | sampled_from(["<|im_end|>", "a<|im_start|>b"]), booleans(), booleans()
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_rows_train_each_trainable_token_once_after_all_that_is_before_it(
+    parts: list[tuple[str, bool, bool]],
+) -> None:
+    stop, ids, trained = 1, list[int](), list[bool]()
+    for value, trainable, parsed in parts:
+        tokens = TOKENIZER(value, add_special_tokens=False)["input_ids"] if parsed else as_bytes(value)
+        ids += tokens
+        trained += [trainable] * len(tokens)
+    if trained[-1] and ids[-1] != stop:
+        ids, trained = [*ids, stop], [*trained, True]
+    inputs = [{"value": v, "trainable": t, "parseSpecialTokens": p} for v, t, p in parts]
+    if not any(trained[1:]):
+        with pytest.raises(ApiError, match="no trainable token"):
+            training_samples([Sample.model_validate({"inputs": inputs})], TOKENIZER, stop, 1000)
+        return
+    (sample,) = training_samples([Sample.model_validate({"inputs": inputs})], TOKENIZER, stop, 1000)
+    places = list[int]()
+    for row in sample.rows:
+        assert list(row.prompt + row.answer) == ids[: len(row)]
+        places += range(len(row.prompt), len(row))
+    assert places == [place for place in range(1, len(ids)) if trained[place]]
 
-    tokenizer = tiny.tokenizer()
-    marked = [("ab", True), ("cd", False), ("ef", True), ("g", False)]
-    inputs: Any = [{"value": value, "trainable": trainable} for value, trainable in marked]
-    samples = [Sample.model_validate({"inputs": inputs}), Sample(inputs="xyz")]
-    found = training_samples(samples, tokenizer, 1, 100)
-    texts = [
-        [(tokenizer.decode(row.prompt), tokenizer.decode(row.answer)) for row in sample.rows]
-        for sample in found
+
+def as_bytes(value: str) -> list[int]:
+    """The tokens of a text in which nothing is a control token."""
+    return [
+        TOKENIZER.convert_tokens_to_ids(token)
+        for character in value
+        for token in TOKENIZER.tokenize(character)
     ]
-    assert texts == [[("a", "b"), ("abcd", "ef")], [("x", "yz<|im_end|>")]]
 
 
 def test_a_multiplier_weighs_a_samples_loss(able_base: Path) -> None:
@@ -227,9 +258,6 @@ def test_a_multiplier_weighs_a_samples_loss(able_base: Path) -> None:
     thrice = gradient_of(first, first, first, second)
     weighted = gradient_of(heavy, second)
     # Means are over other numbers of tokens: the directions are the same.
-    ratios = [
-        float(a.flatten() @ b.flatten() / (a.norm() * b.norm()))
-        for a, b in zip(thrice, weighted, strict=True)
-        if a.any()
-    ]
+    pairs = [(a.flatten(), b.flatten()) for a, b in zip(thrice, weighted, strict=True) if a.any()]
+    ratios = [float(a @ b / (a.norm() * b.norm())) for a, b in pairs]
     assert ratios == pytest.approx([1.0] * len(ratios), abs=1e-4)
