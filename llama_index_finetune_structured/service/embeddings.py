@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .embeddings_models import EmbeddingModels, Embeddings
 from .event_stream import until_disconnected
 from .keys import ApiKey, scoped
-from .sampling_request import refused
 
 __all__ = ["EmbeddingRequest", "router"]
 
@@ -27,15 +26,6 @@ def _as_list(given: Any) -> Any:
     return [given] if is_one else given
 
 
-def _encodable(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise refused("half a character (a lone surrogate) is in the text: remove it")
-    return text
-
-
-_Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
-
-
 class EmbeddingRequest(BaseModel):
     """A request for the embeddings of texts or of lists of tokens."""
 
@@ -43,7 +33,7 @@ class EmbeddingRequest(BaseModel):
 
     model: str
     input: Annotated[
-        list[_Text] | list[_Tokens],
+        list[Annotated[str, Field(min_length=1)]] | list[_Tokens],
         BeforeValidator(_as_list),
         Field(min_length=1, max_length=_MOST_INPUTS),
     ]

@@ -19,7 +19,7 @@ __all__ = ["EmbeddingModels", "Embeddings"]
 
 _log = package_logger(__name__)
 _AT_ONCE = 32  # inputs, so that requests take turns; the default of sentence-transformers
-Inputs: TypeAlias = "Sequence[str] | Sequence[list[int]]"
+_Inputs: TypeAlias = "Sequence[str | list[int]]"
 
 
 class Embeddings(NamedTuple):
@@ -41,7 +41,7 @@ class EmbeddingModels:
         self._computing = ThreadPoolExecutor(1, "embeddings")  # a batch takes all cores
         self._waiting = 0
 
-    async def embed(self, name: str, inputs: Inputs, dimensions: int | None = None) -> Embeddings:
+    async def embed(self, name: str, inputs: _Inputs, dimensions: int | None = None) -> Embeddings:
         """The embeddings of texts, or of token ids of the model's own tokenizer.
 
         Raises ApiError: 404 where there is no such model, 400 for inputs that are too long or no tokens, and for other
@@ -79,7 +79,7 @@ class EmbeddingModels:
     async def _compute(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._computing, function, *arguments)
 
-    def _read(self, name: str, inputs: Inputs, dimensions: int | None) -> tuple[list[str], int]:
+    def _read(self, name: str, inputs: _Inputs, dimensions: int | None) -> tuple[list[str], int]:
         """The inputs as texts, and how many tokens they have."""
         model = self._loaded(name)
         own = model.get_embedding_dimension()
@@ -88,9 +88,7 @@ class EmbeddingModels:
                 f"dimensions: {dimensions} is not supported by {name!r}: leave it out, or send {own}",
                 "dimensions",
             )
-        texts = [
-            one if isinstance(one, str) else _text(model.tokenizer, one, at) for at, one in enumerate(inputs)
-        ]
+        texts = [_text(model.tokenizer, one, at) for at, one in enumerate(inputs)]
         lengths = [len(ids) for ids in model.tokenizer(texts, truncation=False)["input_ids"]]
         most = model.max_seq_length
         for at, length in enumerate(lengths):
@@ -139,8 +137,10 @@ def _load(folder: str) -> Any:
     )
 
 
-def _text(tokenizer: Any, ids: Sequence[int], at: int) -> str:
+def _text(tokenizer: Any, ids: str | list[int], at: int) -> str:
     """The text of token ids, without control tokens: those that the model needs are added to each text."""
+    if isinstance(ids, str):
+        return ids
     if unknown := [number for number in ids if number >= len(tokenizer)]:
         raise invalid(
             f"input[{at}]: {unknown[0]} is no token of this model, which has {len(tokenizer)}: send the text instead",

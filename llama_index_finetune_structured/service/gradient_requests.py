@@ -101,8 +101,8 @@ class Sample(_Body):
     @property
     def multiplier(self) -> float:
         """Weight of the sample's loss."""
-        given = self.fine_tuning_parameters and self.fine_tuning_parameters.multiplier
-        return 1.0 if given is None else given
+        given = self.fine_tuning_parameters
+        return 1.0 if given is None or given.multiplier is None else given.multiplier
 
 
 class FineTuneModel(_Body):

@@ -75,7 +75,8 @@ class StepResult(NamedTuple):
 class StepTrainer:
     """The LoRA weights of one adapter and their optimizer, at a constant learning rate.
 
-    ``served``: the base's transformers model, whose weights are shared where that is possible and never changed.
+    ``served``: the base's transformers model, whose weights are never changed. ``shares_base``: whether they are used;
+    else the trainer has a base of its own.
     ``folder``: of the newest version; None: an adapter without steps. Raises ConfigurationError where the base does not
     load or is not the adapter's, CheckpointError where the version is damaged.
     """
@@ -93,7 +94,9 @@ class StepTrainer:
     ) -> None:
         self._base, self._lora, self._system_messages = base, lora, system_form(tokenizer)
         with torch.inference_mode(False):
-            model = _trainable_copy(served, base)
+            shared = _sharing_copy(served, base)
+            self.shares_base = shared is not None
+            model = load_model(base, dtype=precision()) if shared is None else shared
             with seeding:  # the random generator is shared by all threads
                 torch.manual_seed(lora.seed)
                 self.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, upper_layers=lora.upper_layers)
@@ -228,11 +231,11 @@ def _tokens(sample: TrainingSample) -> int:
     return sum(len(row.answer) for row in sample.rows)
 
 
-def _trainable_copy(served: Any, base: BaseModelFiles) -> Any:
+def _sharing_copy(served: Any, base: BaseModelFiles) -> Any:
     """A model with the weights of ``served``, whose layers LoRA can be added to, while ``served`` answers.
 
-    It has weights of its own where answers change those of ``served``, as they do stacked experts', or where ``served``
-    has tensors that are in no list.
+    None where answers change the weights themselves, as they do those of stacked experts, or where ``served`` has
+    tensors that are in no list.
     """
     model = structure(base.path)
     held = [
@@ -245,7 +248,7 @@ def _trainable_copy(served: Any, base: BaseModelFiles) -> Any:
         owner = model.get_submodule(place)
         (owner._parameters if isinstance(tensor, Parameter) else owner._buffers)[last] = tensor
     if lora_targets(model).parameters or _is_incomplete(model):
-        return load_model(base, dtype=precision())
+        return None
     forget_lengths(model)
     return model.eval()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..errors import DatasetError
-from ..local.model.base_models import context_window, resolve, text_config
+from ..local.model.base_models import BaseModelFiles, context_window, resolve, text_config
 from ..local.model.devices import release_idle_threads
 from ..local.train.recipe import learning_rate_of
 from ..printable import package_logger
@@ -70,6 +70,7 @@ class GradientTraining:
         self._trainers: WeakKeyDictionary[Any, _Trainers] = WeakKeyDictionary()
         self._left = defaultdict[str, set["Future[StepResult]"]](set)
         self._waiting = 0
+        self._bases: dict[str, BaseModelFiles] = {}
 
     async def fine_tune(self, adapter_id: str, owner: str, samples: Sequence[Sample]) -> StepResult:
         """Take one step. Cancelled, it is not taken, unless it has begun: then it is finished.
@@ -124,6 +125,7 @@ class GradientTraining:
         self._steps.shutdown(wait=True, cancel_futures=True)
 
     def _step(self, llm: LoraLLM, adapter_id: str, owner: str, samples: Sequence[Sample]) -> StepResult:
+        from ..local.train.out_of_memory import is_out_of_memory, release_memory
         from .gradient_trainer import NotFiniteError
 
         adapter = self._adapters.find(adapter_id, owner)
@@ -139,6 +141,10 @@ class GradientTraining:
             raise ApiError(422, str(error), type="unprocessableContent") from error
         except Exception as error:
             self._adapters.find(adapter_id, owner)  # deleted meanwhile, its folder is gone
+            if is_out_of_memory(error):
+                release_memory(error)
+                message = "The memory does not suffice for a step on these samples: send shorter ones."
+                raise ApiError(422, message, type="unprocessableContent") from error
             _log.error("a step of %s failed: %s", adapter_id, error)
             log_failure(error, adapter_id)
             raise ApiError(
@@ -149,12 +155,14 @@ class GradientTraining:
 
     def _taken(self, llm: LoraLLM, adapter: Record, samples: Sequence[Sample]) -> StepResult:
         model, training = llm._loaded, self._settings.training
-        base = resolve(adapter.base_path)
+        base = self._base(adapter.base_path)
         most_tokens = min(training.max_length or context_window(base), context_window(base))
         rows = training_samples(samples, model.tokenizer, model.stop_id, most_tokens)
         trainers = self._trainers.setdefault(model.engine.model, OrderedDict())
         trainer = trainers.pop(adapter.id, None)  # one that fails is not used again
         if trainer is None or trainer.steps != adapter.steps:
+            if not all(other.shares_base for other in trainers.values()):
+                trainers.clear()  # one base beside the served one, not several
             trainer = self._opened(llm, adapter)
         result = trainer.step(rows)
         trainer.save(self._adapters.version(adapter.id, trainer.steps))
@@ -165,6 +173,12 @@ class GradientTraining:
             trainers.popitem(last=False)
         return result
 
+    def _base(self, path: str) -> BaseModelFiles:
+        """The base of a path or hub id, which is looked up once, as it is loaded once."""
+        if path not in self._bases:
+            self._bases[path] = resolve(path)
+        return self._bases[path]
+
     def _opened(self, llm: LoraLLM, adapter: Record) -> StepTrainer:
         from .gradient_trainer import StepLora, StepTrainer
 
@@ -172,7 +186,7 @@ class GradientTraining:
         return StepTrainer(
             llm._loaded.engine.model,
             llm._loaded.tokenizer,
-            resolve(adapter.base_path),
+            self._base(adapter.base_path),
             StepLora(**adapter.lora),
             self._adapters.version(adapter.id, adapter.steps) if adapter.steps else None,
             piece_tokens=training.piece_tokens,

@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_leaves_the_adapter_as_it_was(
         ("fine-tune", {"samples": []}, 400, "bodyParsingError"),
         ("fine-tune", {"samples": [{"inputs": "a", "weight": 2}]}, 400, "bodyParsingError"),
         ("fine-tune", {"samples": [{"inputs": "a " * 9000}]}, 422, "unprocessableContent"),
-        ("fine-tune", {"samples": [{"inputs": "a\ud800"}]}, 422, "unprocessableContent"),
+        ("fine-tune", {"samples": [{"inputs": "a\ud800"}]}, 400, "bodyParsingError"),
         ("complete", {"query": "a " * 9000}, 422, "unprocessableContent"),
         ("complete", {"query": "a", "rag": {"collectionId": "x"}}, 404, "unknownRagCollection"),
         ("complete", {"query": "a", "maxGeneratedTokenCount": 512}, 400, "bodyParsingError"),

@@ -18,10 +18,13 @@ from gradientai.openapi.client.exceptions import NotFoundException
 from hypothesis import given
 from hypothesis.strategies import booleans, lists, sampled_from, text, tuples
 
+from llama_index_finetune_structured import LoraSettings
+from llama_index_finetune_structured.local.train.recipe import learning_rate_of
 from llama_index_finetune_structured.service import gradient_trainer
 from llama_index_finetune_structured.service.errors import ApiError
-from llama_index_finetune_structured.service.gradient_requests import Sample
+from llama_index_finetune_structured.service.gradient_requests import CreateModel, Sample
 from llama_index_finetune_structured.service.gradient_samples import training_samples
+from llama_index_finetune_structured.service.gradient_training import lora_settings
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests import tiny
 from tests.service.gradient.conftest import GradientService
@@ -228,6 +231,18 @@ def as_bytes(value: str) -> list[int]:
         for character in value
         for token in TOKENIZER.tokenize(character)
     ]
+
+
+def test_rank_and_rate_are_the_requests_or_the_services(able_base: Path, tmp_path: Path) -> None:
+    model = {"baseModelId": "x", "name": "y"}
+    plain = ServiceSettings(folder=tmp_path, training=LoraSettings(rank=64, seed=5))
+    lora = lora_settings(plain, str(able_base), CreateModel.model_validate({"model": model}))
+    assert (lora["rank"], lora["alpha"], lora["seed"]) == (32, 64, 5)
+    assert lora["learning_rate"] == pytest.approx(learning_rate_of(32, 1) / 2)
+    asked = {"loraHyperparameters": {"rank": 3}, "trainingArguments": {"learningRate": 0.5}}
+    given = CreateModel.model_validate({"model": model, "initialHyperparameters": asked})
+    lora = lora_settings(plain, str(able_base), given)
+    assert (lora["rank"], lora["alpha"], lora["learning_rate"]) == (3, 6, 0.5)
 
 
 def test_a_multiplier_weighs_a_samples_loss(able_base: Path) -> None:
