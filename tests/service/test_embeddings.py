@@ -95,7 +95,7 @@ def vectors_of(reply: Any) -> Any:
 def test_embeddings_are_those_of_the_library_in_both_encodings(client: openai.OpenAI, own: Any) -> None:
     expected = own.encode(TEXTS, normalize_embeddings=True)
     for encoding in ("float", "base64"):
-        reply: Any = client.embeddings.create(model="bert", input=TEXTS, encoding_format=encoding)  # type: ignore[arg-type]
+        reply: Any = client.embeddings.create(model="bert", input=TEXTS, encoding_format=encoding)
         if encoding == "base64":
             found = np.array([np.frombuffer(decoded(entry.embedding), "<f4") for entry in reply.data])
         else:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests import exporting
-from tests.service.gradient.running import served
+from tests.service.gradient.running import sdk, served
 
 TRAINING = LoraSettings(rank=4, learning_rate=2e-2)
 
@@ -30,7 +30,7 @@ class GradientService:
 
     def client(self) -> Gradient:
         """The SDK as it is."""
-        return Gradient(access_token="none", workspace_id="any", host=self.host)
+        return sdk(self.host)
 
     def weights(self, adapter_id: str) -> bytes:
         """The bytes of an adapter's newest version."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from llama_index_finetune_structured import LoraLLM
-from llama_index_finetune_structured.service import gradient_adapters
 from llama_index_finetune_structured.service.database import Database
 from llama_index_finetune_structured.service.gradient_adapters import GradientAdapters
 from llama_index_finetune_structured.service.gradient_requests import Sample
@@ -36,7 +36,7 @@ POINTS = [
     (os, "replace", 2, "after"),
     (os, "replace", 5, "after"),
     (os, "fsync", 7, "before"),
-    (gradient_adapters.shutil, "rmtree", 1, "before"),
+    (shutil, "rmtree", 1, "before"),
 ]
 
 

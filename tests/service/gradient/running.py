@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from gradientai import Gradient
 
 from llama_index_finetune_structured.service.app import create_app
 from llama_index_finetune_structured.service.settings import ServiceSettings
@@ -28,3 +30,10 @@ def served(settings: ServiceSettings) -> Iterator[tuple[str, FastAPI]]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def sdk(host: str, token: str = "none") -> Gradient:
+    """The SDK as it is, whose stub has no parameters."""
+    make: Any = Gradient
+    client: Gradient = make(access_token=token, workspace_id="any", host=host)
+    return client

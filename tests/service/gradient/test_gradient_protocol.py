@@ -13,7 +13,7 @@ from gradientai.openapi.client.exceptions import ApiException, NotFoundException
 from llama_index_finetune_structured.service.keys import KeyStore
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests.service.gradient.conftest import GradientService
-from tests.service.gradient.running import served
+from tests.service.gradient.running import sdk, served
 
 ANSWER = '{"name":"red"}'
 
@@ -159,10 +159,7 @@ def test_a_key_sees_its_own_adapters_alone_and_needs_the_scope(restarted: Servic
     with served(restarted) as (url, app):
         keys: KeyStore = app.state.keys
         secrets = {name: keys.add(name, scopes=scopes) for name, scopes in (("a", None), ("b", ["chat"]))}
-        clients = {
-            name: Gradient(access_token=secret, workspace_id="any", host=f"{url}/api")
-            for name, secret in secrets.items()
-        }
+        clients = {name: sdk(f"{url}/api", secret) for name, secret in secrets.items()}
         adapter = new_adapter(clients["a"])
         assert [model.id for model in clients["b"].list_models(only_base=False)] == [adapter.base_model_id]
         other: Any = clients["b"]
@@ -179,4 +176,4 @@ def described(service: GradientService, adapter_id: str) -> Any:
 
 
 def body_of(error: ApiException) -> Any:
-    return json.loads(error.body)  # type: ignore[arg-type]
+    return json.loads(error.body)

@@ -32,8 +32,8 @@ from tests.service.gradient.running import served
 from tests.service.gradient.test_gradient_protocol import described, new_adapter, parts
 from tests.service.serving import wait_for
 
-TOKENIZER = tiny.tokenizer()
-SAMPLES = [parts(f"user: {n}\nassistant: ") for n in range(3)]
+TOKENIZER: Any = tiny.tokenizer()
+SAMPLES: list[Any] = [parts(f"user: {n}\nassistant: ") for n in range(3)]
 
 
 class SlowSave:
