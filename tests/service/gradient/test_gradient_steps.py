@@ -18,7 +18,8 @@ from gradientai.openapi.client.exceptions import NotFoundException
 from hypothesis import given
 from hypothesis.strategies import booleans, lists, sampled_from, text, tuples
 
-from llama_index_finetune_structured import LoraSettings
+from llama_index_finetune_structured import LoraLLM, LoraSettings
+from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.local.train.recipe import learning_rate_of
 from llama_index_finetune_structured.service import gradient_trainer
 from llama_index_finetune_structured.service.errors import ApiError
@@ -27,6 +28,7 @@ from llama_index_finetune_structured.service.gradient_samples import training_sa
 from llama_index_finetune_structured.service.gradient_training import lora_settings
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests import tiny
+from tests.local import families
 from tests.service.gradient.conftest import GradientService
 from tests.service.gradient.running import served
 from tests.service.gradient.test_gradient_protocol import described, new_adapter, parts
@@ -245,27 +247,47 @@ def test_rank_and_rate_are_the_requests_or_the_services(able_base: Path, tmp_pat
     assert (lora["rank"], lora["alpha"], lora["learning_rate"]) == (3, 6, 0.5)
 
 
+LORA = gradient_trainer.StepLora(rank=2, alpha=4, upper_layers=None, learning_rate=0.01, seed=0)
+
+
+def trainer_of(base: Path) -> tuple[gradient_trainer.StepTrainer, Any]:
+    """A trainer on a served base, and that base in memory."""
+    model = LoraLLM(base_model=str(base))._loaded
+    made = gradient_trainer.StepTrainer(
+        model.engine.model, model.tokenizer, resolve(base), LORA, None, piece_tokens=8192, checkpointed=False
+    )
+    return made, model
+
+
+def rows_of(model: Any, *samples: dict[str, Any]) -> list[Any]:
+    found = [Sample.model_validate(sample) for sample in samples]
+    return training_samples(found, model.tokenizer, model.stop_id, 500)
+
+
+@pytest.mark.parametrize(
+    ("family", "is_shared"), [("gpt2", True), ("gemma3_text", True), ("qwen3_moe", False)]
+)
+def test_steps_on_the_served_weights_are_those_on_a_base_of_their_own(
+    family: str, is_shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, model = trainer_of(families.save(family, tmp_path))
+    served = {name: weight.clone() for name, weight in model.engine.model.named_parameters()}
+    assert shared.shares_base is is_shared
+    monkeypatch.setattr(gradient_trainer, "_sharing_copy", lambda *_: None)
+    own, _ = trainer_of(tmp_path)
+    rows = rows_of(model, {"inputs": "red, blue"}, {"inputs": "red, green"})
+    for _ in range(2):
+        assert shared.step(rows) == own.step(rows)
+    for ours, theirs in zip(shared._weights, own._weights, strict=True):
+        assert ours.equal(theirs)
+    for name, weight in model.engine.model.named_parameters():
+        assert weight.equal(served[name])
+
+
 def test_a_multiplier_weighs_a_samples_loss(able_base: Path) -> None:
-    from llama_index_finetune_structured import LoraLLM
-    from llama_index_finetune_structured.local.model.base_models import resolve
-
-    model = LoraLLM(base_model=str(able_base))._loaded
-    lora = gradient_trainer.StepLora(rank=2, alpha=4, upper_layers=None, learning_rate=0.01, seed=0)
-
     def gradient_of(*samples: dict[str, Any]) -> Any:
-        trainer = gradient_trainer.StepTrainer(
-            model.engine.model,
-            model.tokenizer,
-            resolve(str(able_base)),
-            lora,
-            None,
-            piece_tokens=8192,
-            checkpointed=False,
-        )
-        rows = training_samples(
-            [Sample.model_validate(sample) for sample in samples], model.tokenizer, model.stop_id, 500
-        )
-        trainer._gradient(rows)
+        trainer, model = trainer_of(able_base)
+        trainer._gradient(rows_of(model, *samples))
         return [weight.grad for weight in trainer._weights]
 
     first, second = {"inputs": "red, blue"}, {"inputs": "Größe 3"}
