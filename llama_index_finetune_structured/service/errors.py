@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..printable import one_line, printable
-from .gradient_errors import GRADIENT_PREFIX, gradient_error_body
+from .gradient_errors import API_PREFIX, gradient_error_body
 
 __all__ = ["ApiError", "add_error_handlers", "error_body", "internal_error", "invalid", "not_found"]
 
@@ -63,7 +63,7 @@ def not_found(what: str, name: str, param: str | None = None) -> ApiError:
 
 def error_body(error: ApiError, path: str = "") -> dict[str, Any]:
     """The body of a reply to a request of ``path``. All of its text is printable, which no encoding refuses."""
-    if path.startswith(f"{GRADIENT_PREFIX}/"):
+    if path.startswith(f"{API_PREFIX}/"):
         return gradient_error_body(error.status_code, error.type, str(error.detail)[:_MOST_TEXT])
     param = None if error.param is None else printable(error.param)[:200]
     message = printable(str(error.detail))[:_MOST_TEXT]

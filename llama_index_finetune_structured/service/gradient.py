@@ -20,7 +20,7 @@ from .database import Record
 from .errors import ApiError
 from .event_stream import until_disconnected
 from .gradient_adapters import GradientAdapters, base_model_id, update_time
-from .gradient_errors import GRADIENT_PREFIX
+from .gradient_errors import API_PREFIX
 from .gradient_requests import CompleteModel, CreateModel, FineTuneModel
 from .gradient_training import GradientTraining, lora_settings
 from .keys import ApiKey, CurrentKey, scoped
@@ -28,7 +28,7 @@ from .models import ModelStore
 
 __all__ = ["router"]
 
-router = APIRouter(prefix=f"{GRADIENT_PREFIX}/models", tags=["gradient"])
+router = APIRouter(prefix=f"{API_PREFIX}/models", tags=["gradient"])
 _TrainingKey = Annotated[ApiKey, Depends(scoped("fine_tuning"))]
 
 

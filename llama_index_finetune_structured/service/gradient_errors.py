@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..printable import printable
 
-__all__ = ["GRADIENT_PREFIX", "gradient_error_body"]
+__all__ = ["API_PREFIX", "gradient_error_body"]
 
-GRADIENT_PREFIX = "/api"
+API_PREFIX = "/api"
 """Where the routes of the protocol are; the path of the SDK's default host ends in it."""
 _KINDS = {
     "bodyParsingError",
