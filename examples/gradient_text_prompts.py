@@ -7,8 +7,9 @@
 #
 # **With real providers** set `OPENAI_API_BASE` and `OPENAI_API_KEY` for the teacher, and `GRADIENT_API_URL`,
 # `GRADIENT_ACCESS_TOKEN` and `GRADIENT_WORKSPACE_ID` for a server with Gradient's protocol (Gradient's own
-# service is retired). Without them stand-ins on loopback answer (`loopback.py`), with regular expressions in
-# place of models: the tuned one gives the teacher's answers, the base one answers with prose.
+# service is retired; `finetune-structured serve` is one, at `http://127.0.0.1:8000/api`, with
+# `BASE_MODEL=smollm2-135m-instruct`). Without them stand-ins on loopback answer (`loopback.py`), with regular
+# expressions in place of models: the tuned one gives the teacher's answers, the base one answers with prose.
 
 # %%
 import logging

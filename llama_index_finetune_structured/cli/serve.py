@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,13 @@ def serve(
             "use (default: the embedded one)."
         ),
     ] = None,
+    embeddings: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Embedding model as NAME=FOLDER, once for each: a folder as sentence-transformers saves it (needs the "
+            "extra 'embeddings')."
+        ),
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,7 +74,7 @@ def serve(
         ),
     ] = None,
 ) -> Result:
-    """Serve OpenAI's fine-tuning protocol on this machine. Needs the extra 'service'.
+    """Serve OpenAI's and Gradient's fine-tuning protocols on this machine. Needs the extra 'service'.
 
     Ctrl-C finishes the step at work; the next start goes on with it.
     """
@@ -79,7 +87,8 @@ def serve(
     settings = settings_of(
         ServiceSettings,
         folder=folder,
-        bases=_bases(base or []),
+        bases=_named("--base", base or []) or {DEFAULT_BASE_MODEL: DEFAULT_BASE_MODEL},
+        embeddings=_embeddings(embeddings or []),
         devices=tuple(device or ()),
         backend=backend,
         vllm_command=tuple(shlex.split(vllm_command)),
@@ -107,14 +116,29 @@ def serve(
     return Result({"folder": str(folder)}, ("Stopped.",))
 
 
-def _bases(given: list[str]) -> dict[str, str]:
-    bases: dict[str, str] = {}
+def _named(option: str, given: list[str]) -> dict[str, str]:
+    """Paths by their names, of an option's values."""
+    paths: dict[str, str] = {}
     for text in given:
         name, equals, path = text.partition("=")
-        if not equals or not path or name in bases:
-            raise ConfigurationError(f"--base {text}: expected NAME=PATH, each name once")
-        bases[name] = path
-    return bases or {DEFAULT_BASE_MODEL: DEFAULT_BASE_MODEL}
+        if not equals or not path or name in paths:
+            raise ConfigurationError(f"{option} {text}: expected NAME=PATH, each name once")
+        paths[name] = path
+    return paths
+
+
+def _embeddings(given: list[str]) -> dict[str, str]:
+    """As ``_named``. A wrong folder, or a missing extra, is told here, and not to the first client."""
+    folders = _named("--embeddings", given)
+    if folders and find_spec("sentence_transformers") is None:
+        raise MissingDependencyError("sentence_transformers", "embeddings", "--embeddings")
+    for name, folder in folders.items():
+        if not (Path(folder) / "config.json").is_file() and not (Path(folder) / "modules.json").is_file():
+            raise ConfigurationError(
+                f"--embeddings {name}={folder}: expected a folder as sentence-transformers saves it, with modules.json "
+                "or config.json"
+            )
+    return folders
 
 
 def add(

@@ -124,6 +124,8 @@ class GradientApi:
 
     def complete(self, model_id: str, query: str, **parameters: Any) -> Any:
         """One completion; returns generated_output and finish_reason."""
+        # Else the client's model would ask for the base's template, which the text that was trained on has not.
+        parameters = {"auto_template": None, **parameters}
         return self._call(
             "completing",
             lambda: self.client.complete_model(

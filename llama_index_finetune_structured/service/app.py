@@ -11,11 +11,26 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from ..locks import locked_folder
-from . import chat, checks, completions, files, jobs, key_routes, models, scorecards, uploads
+from . import (
+    chat,
+    checks,
+    completions,
+    embeddings,
+    files,
+    gradient,
+    jobs,
+    key_routes,
+    models,
+    scorecards,
+    uploads,
+)
 from .blobs import Blobs
 from .call_queue import CallQueue
 from .database import Database
+from .embeddings_models import EmbeddingModels
 from .errors import ErrorReply, add_error_handlers
+from .gradient_adapters import GradientAdapters
+from .gradient_training import GradientTraining
 from .guards import RequestGuard, log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
@@ -38,8 +53,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     """The ASGI application of a service's folder.
 
     ``app.state`` has ``settings``, ``database``, ``blobs``, ``keys``, ``models``, ``pool``, ``calls``, ``checks``,
-    ``scorecards``, ``metrics`` and ``workers``. One server at a time serves a folder: its start raises EngineError
-    while another one does.
+    ``scorecards``, ``metrics``, ``embeddings``, ``gradient_adapters``, ``gradient_training`` and ``workers``. One
+    server at a time serves a folder: its start raises EngineError while another one does.
     """
     database = Database(settings.database_path)
     app = FastAPI(
@@ -62,9 +77,15 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.scorecards = scorecards.Scorecards(settings)
     app.state.checks = checks.FileChecks()
     app.state.metrics = ServiceMetrics(database)
+    app.state.embeddings = EmbeddingModels(settings.embeddings, most_waiting=settings.max_waiting_calls)
+    app.state.gradient_adapters = GradientAdapters(database, settings)
+    app.state.gradient_training = GradientTraining(settings, app.state.gradient_adapters, app.state.pool)
     add_error_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=app.state.metrics)
-    for module in (files, uploads, checks, jobs, scorecards, models, chat, completions, key_routes, page):
+    for module in (
+        *(files, uploads, checks, jobs, scorecards, models),
+        *(chat, completions, embeddings, gradient, key_routes, page),
+    ):
         app.include_router(module.router)
     _add_health(app)
     return app
@@ -84,6 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with locked_folder(state.settings.folder):
         await run_in_threadpool(state.blobs.clean_up)
         await run_in_threadpool(state.pool.start)
+        await run_in_threadpool(state.gradient_adapters.clean_up)
         workers = WorkerProcesses(state.settings) if state.settings.workers else None
         if workers is not None:
             await run_in_threadpool(workers.start)
@@ -98,6 +120,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeping
+            await run_in_threadpool(state.gradient_training.close)
+            state.embeddings.close()
             await run_in_threadpool(state.pool.close)
             state.database.close()
 

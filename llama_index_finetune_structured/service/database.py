@@ -37,6 +37,7 @@ __all__ = [
     "checkpoints",
     "events",
     "files",
+    "gradient_adapters",
     "jobs",
     "keys",
     "models",
@@ -155,6 +156,15 @@ models = Table(
     Column("base", String, nullable=False),  # as the settings name it
     Column("base_path", String, nullable=False),
     Column("loss", Float),
+)  # fmt: skip
+gradient_adapters = Table(
+    "gradient_adapters", _tables, _number(), _id(), _owner(), _made(),
+    Column("name", String, nullable=False),
+    Column("base", String, nullable=False),  # as the settings name it
+    Column("base_path", String, nullable=False),
+    Column("lora", _JSON, nullable=False),  # its settings
+    Column("steps", Integer, nullable=False),  # those that are finished
+    Column("updated_at", Integer, nullable=False),  # in microseconds
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ..printable import one_line, printable
+from .gradient_errors import API_PREFIX, gradient_error_body
 
 __all__ = [
     "ApiError",
@@ -82,8 +83,10 @@ def not_found(what: str, name: str, param: str | None = None) -> ApiError:
     return ApiError(404, f"No such {what}: {one_line(name)[:200]!r}", param=param, code=f"{what}_not_found")
 
 
-def error_body(error: ApiError) -> dict[str, Any]:
-    """The reply's body. All of its text is printable, which no encoding refuses."""
+def error_body(error: ApiError, path: str = "") -> dict[str, Any]:
+    """The body of a reply to a request of ``path``. All of its text is printable, which no encoding refuses."""
+    if path.startswith(f"{API_PREFIX}/"):
+        return gradient_error_body(error.status_code, error.type, str(error.detail)[:_MOST_TEXT])
     param = None if error.param is None else printable(error.param)[:200]
     message = printable(str(error.detail))[:_MOST_TEXT]
     return {"error": {"message": message, "type": error.type, "param": param, "code": error.code}}
@@ -95,18 +98,18 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
 
 
-def _reply(error: ApiError) -> JSONResponse:
-    return JSONResponse(error_body(error), error.status_code, error.headers)
+def _reply(request: Request, error: ApiError) -> JSONResponse:
+    return JSONResponse(error_body(error, request.url.path), error.status_code, error.headers)
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, ApiError):
-        return _reply(error)
+        return _reply(request, error)
     assert isinstance(error, HTTPException)
-    return _reply(ApiError(error.status_code, str(error.detail), headers=error.headers))
+    return _reply(request, ApiError(error.status_code, str(error.detail), headers=error.headers))
 
 
-async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = _field(first["loc"], error.body)
@@ -115,7 +118,7 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
     else:
         message = f"Invalid {param or 'body'}: {first['msg']}"
     code = "missing_required_parameter" if first["type"] == "missing" else None
-    return _reply(invalid(message, param, code=code))
+    return _reply(request, invalid(message, param, code=code))
 
 
 def _field(location: Sequence[int | str], body: Any) -> str | None:

@@ -54,14 +54,16 @@ class RequestGuard:
             limited = self._limited(scope, receive)
             await self._app(scope, limited, sending)
         except ApiError as error:
-            await JSONResponse(error_body(error), error.status_code)(scope, receive, sending)
+            await JSONResponse(error_body(error, scope["path"]), error.status_code)(scope, receive, sending)
         except ClientDisconnect:
             status = _CLOSED
         except Exception as error:
             log_failure(error, request_id)
             if status == 0:
                 failure = internal_error(request_id)
-                await JSONResponse(error_body(failure), failure.status_code)(scope, receive, sending)
+                await JSONResponse(error_body(failure, scope["path"]), failure.status_code)(
+                    scope, receive, sending
+                )
         finally:
             self._finish(scope, request_id, status, time.perf_counter() - started)
 

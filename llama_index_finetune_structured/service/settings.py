@@ -31,6 +31,7 @@ class ServiceSettings(BaseModel):
         folder: Folder of the database, uploaded files, runs and tuned models.
         bases: Base models by the names that clients use; each as ``base_model`` of ``LoraFinetuneEngine``. By default
             the embedded one.
+        embeddings: Embedding models by the names that clients use: folders as sentence-transformers saves them.
         organization: The third part of a tuned model's name.
         training: Training settings of all jobs; a job's own hyperparameters replace theirs.
         devices: Devices that train, one job each at a time, as values of ``CUDA_VISIBLE_DEVICES``. Empty (default): one
@@ -55,6 +56,7 @@ class ServiceSettings(BaseModel):
     bases: dict[Annotated[str, AfterValidator(_base_name)], str] = Field(
         default={DEFAULT_BASE_MODEL: DEFAULT_BASE_MODEL}, min_length=1
     )
+    embeddings: dict[Annotated[str, AfterValidator(_base_name)], str] = {}
     organization: str = Field(default="local", pattern=r"^[a-z0-9-]{1,32}$")
     training: LoraSettings = LoraSettings()
     devices: tuple[str, ...] = ()
@@ -92,3 +94,8 @@ class ServiceSettings(BaseModel):
     def runs_folder(self) -> Path:
         """Where the run of each job is, named by the job's id."""
         return self.folder / "runs"
+
+    @property
+    def gradient_folder(self) -> Path:
+        """Where the adapters of Gradient's protocol are, each in a folder named by its id."""
+        return self.folder / "gradient"

@@ -98,6 +98,13 @@ def test_the_parameters_reach_the_server(llm: GradientBaseModelLLM, gradient: Gr
     assert (body["maxGeneratedTokenCount"], body["autoTemplate"]) == (7, False)
 
 
+def test_a_prompt_is_sent_as_it_was_trained_unless_a_template_is_asked_for(
+    llm: GradientBaseModelLLM, gradient: GradientServer
+) -> None:
+    llm.complete("hello")
+    assert gradient.calls("POST", COMPLETE)[0].json()["autoTemplate"] is None
+
+
 def test_constructor_takes_what_llamaindex_llms_take(gradient: GradientServer) -> None:
     llm = GradientBaseModelLLM(
         base_model_slug=SLUG, temperature=0.2, system_prompt="Be brief.", pydantic_program_mode="llm"
