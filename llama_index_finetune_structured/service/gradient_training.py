@@ -64,7 +64,9 @@ class GradientTraining:
     """
 
     def __init__(self, settings: ServiceSettings, adapters: GradientAdapters, pool: ModelPool) -> None:
-        self._settings, self._adapters, self._pool = settings, adapters, pool
+        self._settings, self._adapters = settings, adapters
+        # The weights of a vLLM server cannot be trained: then steps have a base of their own.
+        self._pool = pool if settings.backend == "own" else ModelPool(most_loaded=1)
         self._steps = ThreadPoolExecutor(1, "gradient-steps")
         # A base that leaves the pool takes its trainers with it, which hold its weights.
         self._trainers: WeakKeyDictionary[Any, _Trainers] = WeakKeyDictionary()
@@ -123,6 +125,8 @@ class GradientTraining:
     def close(self) -> None:
         """Finish the step at work; those that wait are not taken."""
         self._steps.shutdown(wait=True, cancel_futures=True)
+        if self._settings.backend != "own":
+            self._pool.close()
 
     def _step(self, llm: LoraLLM, adapter_id: str, owner: str, samples: Sequence[Sample]) -> StepResult:
         from ..local.train.out_of_memory import is_out_of_memory, release_memory
