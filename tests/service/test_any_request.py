@@ -32,6 +32,7 @@ from tests.service.serving import rows, stored
 _SLOWEST_S = 60.0  # a reply takes milliseconds, on a machine with others at work
 _KEPT = 40  # ids of a kind
 _KINDS = ("file-", "upload_", "part_", "ftjob-", "ft:", "key_")
+_ADAPTERS = "_model_adapter"  # the end of an id of Gradient's protocol
 
 
 class Requests:
@@ -43,8 +44,9 @@ class Requests:
         self.session.headers["Authorization"] = f"Bearer {key}"
         self.statuses: Counter[int] = Counter()
         self.faults: list[str] = []
-        self.ids: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+        self.ids: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, _ADAPTERS)}
         self.slowest = 0.0
+        (self.base,) = (model["id"] for model in self.ask("GET", "/api/models?onlyBase=true")["models"])
         schema = schemathesis.openapi.from_dict(server.app.openapi())
         self.cases = [
             operation.ok().as_strategy(generation_mode=mode)
@@ -79,13 +81,17 @@ class Requests:
         if isinstance(content, dict):
             self._learn(content)
             try:
-                require_described(str(asked["method"]), case.path, reply.status_code, content)
+                if case.path.startswith("/api/"):
+                    assert reply.ok or set(content) == {"type", "message"}, content
+                else:
+                    require_described(str(asked["method"]), case.path, reply.status_code, content)
             except Exception as error:
                 self.faults.append(f"{what}: {error}")
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of a reply that must be good."""
-        reply = self.session.request(method, f"{self.server.url}{path}", **options)
+        """The JSON of a reply that must be good. ``path``: below ``/v1``, or one of Gradient's protocol."""
+        root = self.server.url.removesuffix("/v1") if path.startswith("/api/") else self.server.url
+        reply = self.session.request(method, f"{root}{path}", **options)
         reply.raise_for_status()
         return reply.json()
 
@@ -93,7 +99,7 @@ class Requests:
         for one in (content, *(content["data"] if isinstance(content.get("data"), list) else ())):
             found = str(one.get("id", ""))
             for kind, known in self.ids.items():
-                if found.startswith(kind) and found not in known:
+                if (found.startswith(kind) or found.endswith(kind)) and found not in known:
                     known.append(found)
                     del known[:-_KEPT]
 
@@ -108,6 +114,7 @@ class Requests:
             "job_id": "ftjob-",
             "model": "ft:",
             "key_id": "key_",
+            "model_id": _ADAPTERS,
         }
         for name, kind in kinds.items():
             if name in case.path_parameters:
@@ -122,9 +129,13 @@ class Requests:
         for name, kind in (("training_file", "file-"), ("validation_file", "file-")):
             if name in body:
                 body[name] = self._known(kind, body[name])
+        if isinstance(body.get("model"), dict):
+            body["model"]["baseModelId"] = self.base
+        if "maxGeneratedTokenCount" in body:
+            body["maxGeneratedTokenCount"] = self.chance.choice([1, 2])
         if "part_ids" in body:
             body["part_ids"] = [self._known("part_", "part_x")]
-        if "model" in body and self.chance.random() < 0.75:
+        if isinstance(body.get("model"), str) and self.chance.random() < 0.75:
             body["model"] = "tiny" if "training_file" in body else self._known("ft:", "tiny")
         if "completions" in case.path and isinstance(
             body.get("model"), str
@@ -143,6 +154,8 @@ def _send_many(server: ChatServer, key: str, count: int, number: int) -> Request
     for purpose in ("fine-tune", "batch"):
         form = {"purpose": purpose}
         sent.ask("POST", "/files", data=form, files={"file": ("a.jsonl", rows())})
+    adapter = {"model": {"baseModelId": sent.base, "name": "a"}}
+    sent._learn(sent.ask("POST", "/api/models", json=adapter))
     for path in ("/files", "/models", "/fine_tuning/jobs"):
         sent._learn(sent.ask("GET", path))
 
@@ -169,6 +182,9 @@ def _delete_all(sent: Requests) -> None:
     for job in sent.ask("GET", "/fine_tuning/jobs?limit=1000")["data"]:
         if job["status"] not in ENDED:
             sent.ask("POST", f"/fine_tuning/jobs/{job['id']}/cancel")
+    for model in sent.ask("GET", "/api/models")["models"]:
+        if model["type"] == "modelAdapter":
+            sent.ask("DELETE", f"/api/models/{model['id']}")
     for file in sent.ask("GET", "/files")["data"]:
         sent.ask("DELETE", f"/files/{file['id']}")
 
