@@ -30,7 +30,7 @@ from tests.service.openai_replies import require_described
 from tests.service.serving import rows, stored
 
 _SLOWEST_S = 60.0  # a reply takes milliseconds, on a machine with others at work
-_KEPT = 40  # ids of a kind
+_NEWEST = 40  # ids of a kind that are used again
 _KINDS = ("file-", "upload_", "part_", "ftjob-", "ft:", "key_")
 _ADAPTERS = "_model_adapter"  # the end of an id of Gradient's protocol
 
@@ -101,10 +101,9 @@ class Requests:
             for kind, known in self.ids.items():
                 if (found.startswith(kind) or found.endswith(kind)) and found not in known:
                     known.append(found)
-                    del known[:-_KEPT]
 
     def _known(self, kind: str, other: Any) -> Any:
-        known = self.ids[kind]
+        known = self.ids[kind][-_NEWEST:]
         return self.chance.choice(known) if known and self.chance.random() < 0.75 else other
 
     def _name_what_exists(self, case: Case[Any]) -> None:
