@@ -128,8 +128,8 @@ class Requests:
         for name, kind in (("training_file", "file-"), ("validation_file", "file-")):
             if name in body:
                 body[name] = self._known(kind, body[name])
-        if isinstance(body.get("model"), dict):
-            body["model"]["baseModelId"] = self.base
+        if isinstance(model := body.get("model"), dict):
+            model["baseModelId"] = self.base
         if "maxGeneratedTokenCount" in body:
             body["maxGeneratedTokenCount"] = self.chance.choice([1, 2])
         if "part_ids" in body:
