@@ -51,8 +51,8 @@ from llama_index_finetune_structured.errors import FinetuneStructuredError
 from llama_index_finetune_structured.local.model.adapter import find_adapter, read_card
 from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.local.model.lora_files import read_lora_config
-from llama_index_finetune_structured.service.vllm_client import VllmClient
-from llama_index_finetune_structured.service.vllm_server import RunningVllm, VllmChild, VllmServer
+from llama_index_finetune_structured.service.vllm.client import VllmClient
+from llama_index_finetune_structured.service.vllm.server import RunningVllm, VllmChild, VllmServer
 
 CPU_OPTIONS = ("--dtype", "float32", "--enforce-eager")
 TRAINED_ROWS = 24

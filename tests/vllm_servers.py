@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from llama_index_finetune_structured.local.model.base_models import resolve
-from llama_index_finetune_structured.service.vllm_server import VllmChild
+from llama_index_finetune_structured.service.vllm.server import VllmChild
 from tests import exporting
 
 PROGRAM = "FINETUNE_STRUCTURED_VLLM"

@@ -17,7 +17,6 @@ from . import (
     completions,
     embeddings,
     files,
-    gradient,
     jobs,
     key_routes,
     models,
@@ -29,8 +28,9 @@ from .call_queue import CallQueue
 from .database import Database
 from .embeddings_models import EmbeddingModels
 from .errors import ErrorReply, add_error_handlers
-from .gradient_adapters import GradientAdapters
-from .gradient_training import GradientTraining
+from .gradient_api import routes as gradient
+from .gradient_api.adapters import GradientAdapters
+from .gradient_api.training import GradientTraining
 from .guards import RequestGuard, log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
@@ -94,7 +94,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 def _pool(settings: ServiceSettings, models: ModelStore) -> ModelPool:
     if settings.backend == "own":
         return ModelPool(most_loaded=settings.max_loaded_models)
-    from .vllm_pool import vllm_pool  # imports what answers need, which others load with the first model
+    from .vllm.pool import vllm_pool  # imports what answers need, which others load with the first model
 
     return vllm_pool(settings, models)
 

@@ -14,7 +14,7 @@ from llama_index.core.tools import FunctionTool
 
 from llama_index_finetune_structured import LoraLLM, parity, served_llm, trust_of
 from llama_index_finetune_structured.llms.served import ServedLora
-from llama_index_finetune_structured.service.vllm_client import VllmClient
+from llama_index_finetune_structured.service.vllm.client import VllmClient
 from llama_index_finetune_structured.trust.lookup import TRUST
 from tests import exporting, vllm_servers
 from tests.exporting import Colour

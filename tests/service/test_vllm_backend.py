@@ -18,9 +18,9 @@ from openai import OpenAI
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.local.generate.grammar import GrammarCache
-from llama_index_finetune_structured.service.vllm_engine import StopTokens, VllmEngine
-from llama_index_finetune_structured.service.vllm_pool import VllmPool
-from llama_index_finetune_structured.service.vllm_server import RunningVllm
+from llama_index_finetune_structured.service.vllm.engine import StopTokens, VllmEngine
+from llama_index_finetune_structured.service.vllm.pool import VllmPool
+from llama_index_finetune_structured.service.vllm.server import RunningVllm
 from tests import exporting
 from tests.agents.scripted import WIRE
 from tests.exporting import Colour

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from llama_index_finetune_structured import LoraLLM
-from llama_index_finetune_structured.service.vllm_server import VllmChild
+from llama_index_finetune_structured.service.vllm.server import VllmChild
 from tests import exporting, vllm_servers
 from tests.agents.scripted import WIRE
 from tests.service.chat.chat_server import scaled_adapter

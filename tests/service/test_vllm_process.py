@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from llama_index_finetune_structured.cli import app as cli
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 from llama_index_finetune_structured.local.model.base_models import resolve
-from llama_index_finetune_structured.service.vllm_server import RunningVllm, VllmChild
+from llama_index_finetune_structured.service.vllm.server import RunningVllm, VllmChild
 from tests.fakes import vllm_program
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
 from llama_index_finetune_structured.local.model.base_models import resolve
-from llama_index_finetune_structured.service.vllm_server import VllmChild
+from llama_index_finetune_structured.service.vllm.server import VllmChild
 base, log, program = map(Path, sys.argv[1:])
 child = VllmChild(resolve(str(base)), log, command=[str(program)])
 child.start()

@@ -9,8 +9,8 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from llama_index_finetune_structured.answer_values import class_schema
 from llama_index_finetune_structured.service.call_queue import CallQueue
-from llama_index_finetune_structured.service.vllm_pool import VllmPool
-from llama_index_finetune_structured.service.vllm_server import VllmServer
+from llama_index_finetune_structured.service.vllm.pool import VllmPool
+from llama_index_finetune_structured.service.vllm.server import VllmServer
 from tests.exporting import Colour
 from tests.service.chat.chat_server import ChatServer
 

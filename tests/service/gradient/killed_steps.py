@@ -17,10 +17,10 @@ from typing import Any
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.service.database import Database
-from llama_index_finetune_structured.service.gradient_adapters import GradientAdapters
-from llama_index_finetune_structured.service.gradient_requests import Sample
-from llama_index_finetune_structured.service.gradient_trainer import StepTrainer
-from llama_index_finetune_structured.service.gradient_training import GradientTraining
+from llama_index_finetune_structured.service.gradient_api.adapters import GradientAdapters
+from llama_index_finetune_structured.service.gradient_api.requests import Sample
+from llama_index_finetune_structured.service.gradient_api.trainer import StepTrainer
+from llama_index_finetune_structured.service.gradient_api.training import GradientTraining
 from llama_index_finetune_structured.service.pool import ModelPool
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests.local.killed_runs import die_at, in_a_fork

@@ -21,11 +21,11 @@ from hypothesis.strategies import booleans, lists, sampled_from, text, tuples
 from llama_index_finetune_structured import LoraLLM, LoraSettings
 from llama_index_finetune_structured.local.model.base_models import resolve
 from llama_index_finetune_structured.local.train.recipe import learning_rate_of
-from llama_index_finetune_structured.service import gradient_trainer
 from llama_index_finetune_structured.service.errors import ApiError
-from llama_index_finetune_structured.service.gradient_requests import CreateModel, Sample
-from llama_index_finetune_structured.service.gradient_samples import training_samples
-from llama_index_finetune_structured.service.gradient_training import lora_settings
+from llama_index_finetune_structured.service.gradient_api import trainer as gradient_trainer
+from llama_index_finetune_structured.service.gradient_api.requests import CreateModel, Sample
+from llama_index_finetune_structured.service.gradient_api.samples import training_samples
+from llama_index_finetune_structured.service.gradient_api.training import lora_settings
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests import tiny
 from tests.local import families

@@ -19,10 +19,10 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from .database import Database, Record, gradient_adapters, now
-from .errors import ApiError
-from .models import ServedModel
-from .settings import ServiceSettings
+from ..database import Database, Record, gradient_adapters, now
+from ..errors import ApiError
+from ..models import ServedModel
+from ..settings import ServiceSettings
 
 __all__ = ["GradientAdapters", "base_model_id", "unknown_adapter", "update_time"]
 

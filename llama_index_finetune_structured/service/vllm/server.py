@@ -17,15 +17,15 @@ from typing import Protocol
 
 import httpx
 
-from ..errors import ConfigurationError, EngineError
-from ..local.export.serving import vllm_rank
-from ..local.model.base_models import BaseModelFiles, context_window
-from ..printable import one_line, package_logger
+from ...errors import ConfigurationError, EngineError
+from ...local.export.serving import vllm_rank
+from ...local.model.base_models import BaseModelFiles, context_window
+from ...printable import one_line, package_logger
 
 __all__ = ["RunningVllm", "VllmChild", "VllmServer"]
 
 _log = package_logger(__name__)
-_GUARD = f"{__package__}.vllm_guard"
+_GUARD = f"{__package__}.guard"
 _POLL_S = 0.2
 _LONGEST_PAUSE_S = 60.0  # between the end of a server that does not start and the next try
 _END_S = 15.0  # longer than the guard waits

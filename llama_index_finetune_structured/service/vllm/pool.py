@@ -11,19 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError, EngineError, FinetuneStructuredError
-from ..llms.lora import LoraLLM
-from ..local.model.adapter import find_adapter, read_card
-from ..local.model.base_files import hash_of_files
-from ..local.model.base_models import resolve
-from ..local.model.lora_files import read_lora_config
-from ..printable import package_logger
-from .models import ModelStore
-from .pool import LoadedModel, ModelPool
-from .settings import ServiceSettings
-from .vllm_client import VllmClient, unavailable
-from .vllm_model import VllmBase
-from .vllm_server import RunningVllm, VllmChild, VllmServer
+from ...errors import ConfigurationError, EngineError, FinetuneStructuredError
+from ...llms.lora import LoraLLM
+from ...local.model.adapter import find_adapter, read_card
+from ...local.model.base_files import hash_of_files
+from ...local.model.base_models import resolve
+from ...local.model.lora_files import read_lora_config
+from ...printable import package_logger
+from ..models import ModelStore
+from ..pool import LoadedModel, ModelPool
+from ..settings import ServiceSettings
+from .client import VllmClient, unavailable
+from .model import VllmBase
+from .server import RunningVllm, VllmChild, VllmServer
 
 __all__ = ["VllmPool", "vllm_pool"]
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from ..errors import ConfigurationError, EngineError
-from ..printable import one_line
-from .errors import ApiError
-from .vllm_server import VllmServer
+from ...errors import ConfigurationError, EngineError
+from ...printable import one_line
+from ..errors import ApiError
+from .server import VllmServer
 
 __all__ = ["ServerToken", "UnknownAdapter", "VllmClient", "VllmModelInfo", "unavailable"]
 

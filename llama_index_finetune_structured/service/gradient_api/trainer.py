@@ -18,29 +18,29 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save_file
 from torch.nn import Parameter
 
-from ..checksums import read_checked_json, with_checksum
-from ..descriptors import open_regular
-from ..errors import CheckpointError, ConfigurationError
-from ..example import content_hash
-from ..files import replacing_folder, write_json
-from ..local.model.adapter import AdapterCard, add_lora, read_matching_card, save_adapter
-from ..local.model.base_files import file_sha256
-from ..local.model.base_models import BaseModelFiles, context_window, load_model
-from ..local.model.chat_template import system_form
-from ..local.model.devices import precision
-from ..local.model.finite import not_finite
-from ..local.model.lora_files import read_lora_config
-from ..local.model.lora_targets import lora_targets
-from ..local.model.prompts import TokenRow
-from ..local.model.reading import seeding, structure
-from ..local.model.rope import forget_lengths
-from ..local.model.start_weights import load_start
-from ..local.schema.bounds import AnswerBounds
-from ..local.train.fused_linear import fuse_lora
-from ..local.train.gradient_scale import GradientScale
-from ..local.train.layer_checkpointing import checkpoint_layers
-from ..local.train.loss import AnswerLoss
-from .gradient_samples import TrainingSample
+from ...checksums import read_checked_json, with_checksum
+from ...descriptors import open_regular
+from ...errors import CheckpointError, ConfigurationError
+from ...example import content_hash
+from ...files import replacing_folder, write_json
+from ...local.model.adapter import AdapterCard, add_lora, read_matching_card, save_adapter
+from ...local.model.base_files import file_sha256
+from ...local.model.base_models import BaseModelFiles, context_window, load_model
+from ...local.model.chat_template import system_form
+from ...local.model.devices import precision
+from ...local.model.finite import not_finite
+from ...local.model.lora_files import read_lora_config
+from ...local.model.lora_targets import lora_targets
+from ...local.model.prompts import TokenRow
+from ...local.model.reading import seeding, structure
+from ...local.model.rope import forget_lengths
+from ...local.model.start_weights import load_start
+from ...local.schema.bounds import AnswerBounds
+from ...local.train.fused_linear import fuse_lora
+from ...local.train.gradient_scale import GradientScale
+from ...local.train.layer_checkpointing import checkpoint_layers
+from ...local.train.loss import AnswerLoss
+from .samples import TrainingSample
 
 __all__ = ["NotFiniteError", "StepLora", "StepResult", "StepTrainer"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from ..errors import ConfigurationError
-from ..local.generate.loaded_models import CompiledRules, LocalModel
-from ..local.model.base_models import BaseModelFiles, load_tokenizer, resolve, text_config, vocabulary_size
-from ..local.model.stop_token import stop_token_id
-from .vllm_client import VllmClient
-from .vllm_engine import StopTokens, VllmEngine
+from ...errors import ConfigurationError
+from ...local.generate.loaded_models import CompiledRules, LocalModel
+from ...local.model.base_models import BaseModelFiles, load_tokenizer, resolve, text_config, vocabulary_size
+from ...local.model.stop_token import stop_token_id
+from .client import VllmClient
+from .engine import StopTokens, VllmEngine
 
 __all__ = ["VllmBase", "VllmModel"]
 

@@ -11,14 +11,14 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
-from ..background import POLL_S
-from ..errors import EngineError, RequestTimeoutError
-from ..local.generate.engine import GenerationEngine
-from ..local.generate.grammar import AnswerGrammar
-from ..local.generate.reasoning import ReasoningRules
-from ..local.generate.request import GenerationRequest, GenerationResult
-from ..local.generate.token_probability import ScoredToken
-from .vllm_client import ServerToken, UnknownAdapter, VllmClient
+from ...background import POLL_S
+from ...errors import EngineError, RequestTimeoutError
+from ...local.generate.engine import GenerationEngine
+from ...local.generate.grammar import AnswerGrammar
+from ...local.generate.reasoning import ReasoningRules
+from ...local.generate.request import GenerationRequest, GenerationResult
+from ...local.generate.token_probability import ScoredToken
+from .client import ServerToken, UnknownAdapter, VllmClient
 
 __all__ = ["StopTokens", "VllmEngine"]
 

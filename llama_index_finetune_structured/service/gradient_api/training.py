@@ -9,23 +9,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from ..errors import DatasetError
-from ..local.model.base_models import BaseModelFiles, context_window, resolve, text_config
-from ..local.model.devices import release_idle_threads
-from ..local.train.recipe import learning_rate_of
-from ..printable import package_logger
-from .database import Record
-from .errors import ApiError
-from .gradient_adapters import GradientAdapters, unknown_adapter
-from .gradient_requests import CreateModel, Sample
-from .gradient_samples import training_samples
-from .guards import log_failure
-from .pool import ModelPool
-from .settings import ServiceSettings
+from ...errors import DatasetError
+from ...local.model.base_models import BaseModelFiles, context_window, resolve, text_config
+from ...local.model.devices import release_idle_threads
+from ...local.train.recipe import learning_rate_of
+from ...printable import package_logger
+from ..database import Record
+from ..errors import ApiError
+from ..guards import log_failure
+from ..pool import ModelPool
+from ..settings import ServiceSettings
+from .adapters import GradientAdapters, unknown_adapter
+from .requests import CreateModel, Sample
+from .samples import training_samples
 
 if TYPE_CHECKING:
-    from ..llms.lora import LoraLLM
-    from .gradient_trainer import StepResult, StepTrainer
+    from ...llms.lora import LoraLLM
+    from .trainer import StepResult, StepTrainer
 
 __all__ = ["GradientTraining", "lora_settings"]
 
@@ -129,8 +129,8 @@ class GradientTraining:
             self._pool.close()
 
     def _step(self, llm: LoraLLM, adapter_id: str, owner: str, samples: Sequence[Sample]) -> StepResult:
-        from ..local.train.out_of_memory import is_out_of_memory, release_memory
-        from .gradient_trainer import NotFiniteError
+        from ...local.train.out_of_memory import is_out_of_memory, release_memory
+        from .trainer import NotFiniteError
 
         adapter = self._adapters.find(adapter_id, owner)
         try:
@@ -184,7 +184,7 @@ class GradientTraining:
         return self._bases[path]
 
     def _opened(self, llm: LoraLLM, adapter: Record) -> StepTrainer:
-        from .gradient_trainer import StepLora, StepTrainer
+        from .trainer import StepLora, StepTrainer
 
         training = self._settings.training
         return StepTrainer(

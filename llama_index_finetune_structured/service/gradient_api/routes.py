@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from ..llms.lora import LoraLLM
-from .answer_errors import answer_errors
-from .answering import end_of
-from .app_state import service_settings
-from .call_queue import CallQueue
-from .database import Record
-from .errors import ApiError
-from .event_stream import until_disconnected
-from .gradient_adapters import GradientAdapters, base_model_id, update_time
-from .gradient_errors import API_PREFIX
-from .gradient_requests import CompleteModel, CreateModel, FineTuneModel
-from .gradient_training import GradientTraining, lora_settings
-from .keys import ApiKey, CurrentKey, scoped
-from .models import ModelStore
+from ...llms.lora import LoraLLM
+from ..answer_errors import answer_errors
+from ..answering import end_of
+from ..app_state import service_settings
+from ..call_queue import CallQueue
+from ..database import Record
+from ..errors import ApiError
+from ..event_stream import until_disconnected
+from ..gradient_errors import API_PREFIX
+from ..keys import ApiKey, CurrentKey, scoped
+from ..models import ModelStore
+from .adapters import GradientAdapters, base_model_id, update_time
+from .requests import CompleteModel, CreateModel, FineTuneModel
+from .training import GradientTraining, lora_settings
 
 __all__ = ["router"]
 

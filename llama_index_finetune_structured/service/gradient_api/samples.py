@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from ..local.model.control_tokens import encode_parts
-from ..local.model.prompts import TokenRow
-from .errors import ApiError
-from .gradient_requests import Sample
+from ...local.model.control_tokens import encode_parts
+from ...local.model.prompts import TokenRow
+from ..errors import ApiError
+from .requests import Sample
 
 __all__ = ["TrainingSample", "training_samples"]
 
