@@ -28,6 +28,7 @@ from sqlalchemy import (
     event,
     text,
 )
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
 
 from ..errors import ConfigurationError
 
@@ -51,6 +52,13 @@ Record = Any
 """A row of a table, its columns as attributes. SQLAlchemy 2.0 and 2.1 write the type of a row differently."""
 _VERSION = 1
 _WAIT_MS = 30_000  # chosen: a change takes milliseconds, so a longer wait is a fault
+# SQLite does not wait by itself where several processes open a file that is new, or whose last user was killed.
+_PATIENTLY = Retrying(
+    retry=retry_if_exception_message(match=".*locked"),
+    wait=wait_random(max=0.1),
+    stop=stop_after_delay(_WAIT_MS / 1000),
+    reraise=True,
+)
 _tables = MetaData()
 _JSON = JSON(none_as_null=True)
 
@@ -242,7 +250,9 @@ def _set_up(connection: Any, _record: Any) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
     ):
-        connection.execute(f"PRAGMA {setting}")
+        for attempt in _PATIENTLY:
+            with attempt:
+                connection.execute(f"PRAGMA {setting}")
 
 
 def _begin(connection: Connection) -> None:
