@@ -395,6 +395,7 @@ _OWN = {  # each with the reason why it is atomic
     "files.py": "the atomic writes themselves",
     "local/train/checkpoints.py": "inside replacing_folder",
     "local/model/adapter.py": "inside replacing_folder",
+    "local/export/merged.py": "inside replacing_folder",
     "cli/main.py": "the null device in place of a closed stream",
     "service/blobs.py": "a file of its own, renamed to its hash when it is whole and on disk",
 }

@@ -28,6 +28,8 @@ from tests import tiny
 from tests.agents.scripted import TOOLS, Length, Teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+SLOW = pytest.mark.slow
+"""Training takes minutes."""
 
 QUESTIONS = {
     "add 2 and 3": ("The sum is 5.", [("add", {"first": 2, "second": 3})]),
@@ -157,6 +159,7 @@ HARD = ("how long are Meddle and Echoes", "how long is Animals", "good morning")
 """Parallel calls, a failing tool, and no call: other questions are asked as one agent asks them."""
 
 
+@SLOW
 @pytest.mark.parametrize("way", WAYS)
 def test_the_student_runs_as_the_teacher_did(student: LoraLLM, way: str) -> None:
     for question in QUESTIONS if WAYS[way] is agent else HARD:
@@ -166,6 +169,7 @@ def test_the_student_runs_as_the_teacher_did(student: LoraLLM, way: str) -> None
         assert called == calls, question
 
 
+@SLOW
 def test_an_agent_hands_over_as_the_teacher_did(student: LoraLLM) -> None:
     answer, calls = asyncio.run(run(two_agents(student), SONG))
     assert answer == "368 seconds."
@@ -175,21 +179,25 @@ def test_an_agent_hands_over_as_the_teacher_did(student: LoraLLM) -> None:
     ]
 
 
+@SLOW
 def test_an_agent_asks_another_as_the_teacher_did(student: LoraLLM) -> None:
     answer, calls = asyncio.run(run(agent_of_agents(student), SONG))
     assert (answer, calls) == ("They say: 368 seconds.", [("ask_songs", {"question": SONG})])
 
 
+@SLOW
 async def test_an_agent_answers_with_an_object_as_the_teacher_did(student: LoraLLM) -> None:
     output: Any = await agent_with_class(student).run(SONG)
     assert output.get_pydantic_model(Length) == Length(song="Fearless", seconds=368)
 
 
+@SLOW
 def test_a_text_agent_runs_as_the_teacher_did(student: LoraLLM) -> None:
     answer, calls = asyncio.run(run(react(student), SONG))
     assert (answer, calls) == ("368 seconds.", [("seconds_of", {"song": "Fearless"})])
 
 
+@SLOW
 async def test_concurrent_runs_do_not_mix(student: LoraLLM) -> None:
     found = await asyncio.gather(*(run(agent(student), question) for question in [*QUESTIONS, *HARD]))
     for question, (said, called) in zip([*QUESTIONS, *HARD], found, strict=True):
