@@ -38,7 +38,12 @@ class _Stderr:
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
-    """tqdm's progress bar over ``iterable`` or, without one, to be updated; ``options`` as tqdm's."""
+    """tqdm's progress bar over ``iterable`` or, without one, to be updated; ``options`` as tqdm's.
+
+    ``$TQDM_DISABLE`` turns it off.
+    """
+    if not options.get("disable"):
+        options.pop("disable", None)  # given, it would count more than the variable
     return tqdm(iterable, file=_Stderr(), **options)
 
 

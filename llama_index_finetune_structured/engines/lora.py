@@ -207,7 +207,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                 disable=not processes.is_first,
             ) as bar,
         ):
-            if cost is not None and processes.is_first:
+            if cost is not None and not bar.disable:
                 bar.write(planned(trainer, cost), file=bar.fp)
 
             def show(entry: dict[str, float]) -> None:

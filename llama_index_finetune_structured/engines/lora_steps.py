@@ -22,6 +22,7 @@ class TrainingStep(NamedTuple):
         learning_rate: That of the step.
         seconds: What it took.
         validation_loss: Loss of the held-out rows as it was last measured, after an epoch. None: not yet.
+        validation_step: After which step that was.
     """
 
     step: int
@@ -30,18 +31,21 @@ class TrainingStep(NamedTuple):
     learning_rate: float
     seconds: float
     validation_loss: float | None
+    validation_step: int | None
 
 
 def last_step(trainer: Trainer) -> TrainingStep:
     """The step that has just been taken."""
-    entry, measured = trainer.log.steps[-1], trainer.log.validation
+    entry, validation = trainer.log.steps[-1], trainer.log.validation
+    measured = validation[-1] if validation else None
     return TrainingStep(
         trainer.step,
         trainer.total_steps,
         entry["loss"],
         entry["learning_rate"],
         entry["seconds"],
-        measured[-1]["loss"] if measured else None,
+        measured["loss"] if measured else None,
+        int(measured["step"]) if measured else None,
     )
 
 

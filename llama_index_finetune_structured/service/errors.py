@@ -111,8 +111,12 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first, *others = error.errors()
     param = _field(first["loc"], error.body)
+    if (
+        first["type"] == "literal_error"
+    ):  # of a union, whose other branch says more than that the text 'auto' was expected
+        first = next((other for other in others if _field(other["loc"], error.body) == param), first)
     if first["type"] == "extra_forbidden":
         message = f"Unrecognized request argument supplied: {param}"
     else:

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from .database import Record, events, jobs, new_id, now
 
-__all__ = ["add_event", "change_job", "job_row"]
+__all__ = ["add_event", "add_held_out_loss", "change_job", "job_row"]
 
 
 def job_row(connection: Connection, job_id: str) -> Record:
@@ -44,3 +44,11 @@ def add_event(
     }
     added = connection.execute(insert(events).values(row).on_conflict_do_nothing(["job_id", "step"]))
     return bool(added.rowcount)
+
+
+def add_held_out_loss(connection: Connection, job_id: str, step: int, loss: float) -> None:
+    """Add the loss of the held-out rows, which is measured when the step is written down, to its metrics."""
+    where = (events.c.job_id == job_id, events.c.step == step)
+    data = connection.scalar(select(events.c.data).where(*where))
+    if data is not None and "full_valid_loss" not in data:
+        connection.execute(update(events).where(*where).values(data={**data, "full_valid_loss": loss}))

@@ -29,7 +29,7 @@ from .database import Database, Record, checkpoints, jobs, new_id, now
 from .errors import ApiError
 from .guards import log_failure
 from .job_requests import ACTIVE, ENDED
-from .job_rows import add_event, change_job, job_row
+from .job_rows import add_event, add_held_out_loss, change_job, job_row
 from .models import ModelStore
 from .settings import ServiceSettings
 from .stored_files import add_file
@@ -184,8 +184,6 @@ class JobTraining:
             "train_loss": done.loss,
             "learning_rate": done.learning_rate,
         }
-        if done.validation_loss is not None:
-            data["full_valid_loss"] = done.validation_loss
 
         with self._database.write() as connection:
             status = job_row(connection, self._job.id).status
@@ -193,6 +191,8 @@ class JobTraining:
                 raise KeyboardInterrupt
             text = f"Step {done.step}/{done.total_steps}: training loss={done.loss:.4f}"
             is_new = add_event(connection, self._job.id, text, data=data, step=done.step)
+            if done.validation_step is not None and done.validation_loss is not None:
+                add_held_out_loss(connection, self._job.id, done.validation_step, done.validation_loss)
             left = round((done.total_steps - done.step) * done.seconds)
             progress = {"attempts": 0} if is_new else {}
             change_job(connection, self._job.id, estimated_finish=now() + left, **progress)
@@ -230,6 +230,8 @@ class JobTraining:
             taken |= {"beta": settings["beta"]} if self._is_dpo else {}
             taken.pop("learning_rate", None)
             tokens = round((row.trained_tokens or 0) * settings["epochs"] * self._share)
+            for entry in log["validation"]:
+                add_held_out_loss(connection, job.id, entry["step"], entry["loss"])
             ModelStore(self._database, self._settings).register(connection, row, name)
             checkpoint = {"id": new_id("ftckpt_"), "created_at": now(), "job_id": job.id}
             connection.execute(

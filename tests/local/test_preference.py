@@ -11,7 +11,7 @@ import torch
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.local.model.adapter import add_lora
 from llama_index_finetune_structured.local.model.prompts import TokenRow
-from llama_index_finetune_structured.local.train.loss import _use_attention
+from llama_index_finetune_structured.local.train.loss import AnswerLoss, _use_attention
 from llama_index_finetune_structured.local.train.preference import PreferenceLoss, PreferenceRow
 from llama_index_finetune_structured.local.train.trainer import Trainer, _adapter
 from tests import tiny
@@ -88,6 +88,17 @@ def test_loss_and_gradient_of_packed_pairs_are_those_of_the_definition(
     assert loss.mean(PAIRS) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_trained_adapter_is_no_reason_against_packing_in_any_precision() -> None:
+    for dtype in (torch.bfloat16, torch.float32):
+        model = _model()
+        for weight in model.parameters():
+            weight.data = 20 * weight.data if weight.requires_grad else weight.data.to(dtype)
+        before = [weight.clone() for weight in model.parameters() if weight.requires_grad]
+        assert AnswerLoss.for_model(model).packed
+        after = [weight for weight in model.parameters() if weight.requires_grad]
+        assert all(map(torch.equal, before, after))
+
+
 def _trainer(folder: Path, **settings: Any) -> Trainer:
     fixed: dict[str, Any] = {"rank": 4, "alpha": 8, "batch_size": 2, "epochs": 3, "checkpoint_steps": 1}
     config = LoraSettings(**fixed | settings)
@@ -117,3 +128,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_bytes_of_an_undisturbed_one(tmp_p
     again.run()
     for name, weight in _adapter(whole.model).items():
         assert torch.equal(weight, _adapter(again.model)[name]), name
+
+
+def test_a_run_of_one_step_takes_it(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, batch_size=6, epochs=1)
+    log = trainer.run()
+    assert [entry["learning_rate"] for entry in log.steps] == [trainer.learning_rate]
+    assert trainer.loss.mean(PAIRS) < log.steps[0]["loss"]

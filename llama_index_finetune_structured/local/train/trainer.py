@@ -124,10 +124,11 @@ class Trainer:
         """Set the number of steps, and the learning rate of each."""
         self.total_steps = steps
         for group in self.optimizer.param_groups:
-            group.pop("initial_lr", None)
-            group["lr"] = self.learning_rate
+            group["initial_lr"] = group["lr"] = self.learning_rate
         warmup = max(1, round(_WARMUP_SHARE * steps))
-        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warmup, steps)
+        # The first rate is 0, as in TRL. The only step of a run takes the second, for else it would teach nothing.
+        first = 0 if steps == 1 else -1
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warmup, steps, last_epoch=first)
 
     def measure(self, validation: Sequence[TrainingRow] = ()) -> RunCost | None:
         """What the run will take, by the gradients of its longest batch and of a middle one; no step is taken.

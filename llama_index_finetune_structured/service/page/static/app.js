@@ -697,7 +697,7 @@ function takeRow(row) {
   };
   $("system").value = text("system");
   $("message").value = text("user");
-  const schema = row.response_format?.json_schema?.schema;
+  const schema = row.response_format?.json_schema?.schema ?? row.answer_schema;
   if (schema) $("schema").value = JSON.stringify(schema, null, 2);
   $("form").value = schema ? "json_schema" : "text";
   drawCode();
