@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..errors import ConfigurationError, EngineError, MissingDependencyError
 from ..local.model.base_models import DEFAULT_BASE_MODEL, resolve
+from ..locks import locked_folder
 from ..printable import one_line
 from .command import Result, command, say, settings_of
 
@@ -106,7 +107,9 @@ def serve(
         except ConfigurationError as error:
             raise ConfigurationError(f"--base {name}={path}: {error}") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    say(f"http://{host}:{port}/v1")
+    with locked_folder(settings.folder):  # the server takes it again; another one is told here, in one line
+        pass
+    say(f"http://{host}:{port}/v1; in a browser: http://{host}:{port}/")
     # Requests are logged by the service, without their content.
     config = uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
@@ -166,7 +169,7 @@ def add(
 
 def list_keys(folder: FolderOption = _FOLDER) -> Result:
     """List the API keys, without their secrets."""
-    with _keys(folder) as store:
+    with _keys(folder, is_new=False) as store:
         found = store.all_keys()
     table = Table("name", "id", "scopes", "revoked")
     for key in found:
@@ -184,18 +187,23 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Name of the key.")], folder: FolderOption = _FOLDER
 ) -> Result:
     """End an API key. Its files, jobs and models stay."""
-    with _keys(folder) as store:
+    with _keys(folder, is_new=False) as store:
         store.revoke(name)
     return Result({"name": name, "revoked": True}, (f"{name} is revoked",))
 
 
 @contextmanager
-def _keys(folder: Path) -> Iterator[KeyStore]:
+def _keys(folder: Path, *, is_new: bool = True) -> Iterator[KeyStore]:
+    """The keys of a service's folder. ``is_new``: which may be made by this command."""
     with _service_extra():
         from ..service.database import Database
         from ..service.keys import KeyStore
         from ..service.settings import ServiceSettings
     settings = ServiceSettings(folder=folder)
+    if not is_new and not settings.database_path.is_file():
+        raise ConfigurationError(
+            f"{folder}: holds no service; expected the --folder of 'serve' or 'keys add'"
+        )
     database = Database(settings.database_path)
     try:
         yield KeyStore(database, settings)

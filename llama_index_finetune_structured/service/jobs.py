@@ -81,6 +81,10 @@ def _method(body: CreateJob) -> tuple[str, Hyperparameters]:
             "method 'reinforcement' cannot be trained here; expected 'supervised' or 'dpo'.", "method.type",
             code="unsupported_method",
         )  # fmt: skip
+    if any(
+        getattr(method, name) is not None for name in {"supervised", "dpo", "reinforcement"} - {method.type}
+    ):
+        raise invalid(f"The method is {method.type!r}: leave out what is of others.", "method")
     given = method.supervised if method.type == "supervised" else method.dpo
     if given is not None and body.hyperparameters is not None:
         raise invalid("Set 'hyperparameters' or those of 'method', not both.", "hyperparameters")

@@ -43,6 +43,10 @@ def test_every_step_is_an_event_with_its_loss_and_a_row_of_the_result_file(train
     table = list(csv.DictReader(io.StringIO(client.files.content(file.id).text)))
     assert [float(row["train_loss"]) for row in table] == [entry["train_loss"] for entry in metrics]
     assert [row["step"] for row in table if row["full_valid_loss"]] == ["6", "12"]
+    held_out = {
+        str(entry["step"]): entry["full_valid_loss"] for entry in metrics if "full_valid_loss" in entry
+    }
+    assert held_out == {row["step"]: float(row["full_valid_loss"]) for row in table if row["full_valid_loss"]}
 
 
 def test_the_checkpoint_of_a_job_is_the_model_that_is_listed_and_answers(
@@ -149,6 +153,7 @@ METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 0
         ({"validation_file": "file-of-nobody"}, 404, "validation_file"),
         ({"method": DPO | {"dpo": {"hyperparameters": {"beta": 3}}}}, 400, "method.dpo.hyperparameters.beta"),
         ({"method": {"type": "reinforcement"}}, 400, "method.type"),
+        ({"method": DPO | {"supervised": {}}}, 400, "method"),
         ({"method": METHOD}, 400, "method.supervised.hyperparameters.n_epochs"),
         ({"hyperparameters": {"n_epochs": "many"}}, 400, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": True}}, 400, "hyperparameters.batch_size"),
