@@ -42,7 +42,7 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
 
     ``$TQDM_DISABLE`` turns it off.
     """
-    if not options.get("disable"):
+    if options.get("disable") is False:
         options.pop("disable", None)  # given, it would count more than the variable
     return tqdm(iterable, file=_Stderr(), **options)
 

@@ -258,4 +258,6 @@ def _set_up(connection: Any, _record: Any) -> None:
 def _begin(connection: Connection) -> None:
     # A change that began as a read could fail where another one was first.
     writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    for attempt in _PATIENTLY:
+        with attempt:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

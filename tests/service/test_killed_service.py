@@ -85,15 +85,10 @@ def test_a_job_whose_workers_are_killed_is_done_once_with_the_same_weights(
     assert found["same weights"]
 
 
+# Slow, and not quite sure: a child that is forked while its parent has the database open may count locks of the parent.
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="servers are forked here")
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        "SendFile,DeleteModel",
-        pytest.param("SendParts,QueueJob,DeleteFile", marks=pytest.mark.slow),
-        pytest.param("Train", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("kinds", ["SendFile,DeleteModel", "SendParts,QueueJob,DeleteFile", "Train"])
 def test_killed_before_any_change_of_file_or_database_all_or_nothing_has_happened(
     tiny_llama: Path, tmp_path: Path, kinds: str
 ) -> None:
