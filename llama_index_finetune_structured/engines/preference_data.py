@@ -83,7 +83,10 @@ class PreferenceData(TrainingRows):
         if left_out := len(pairs) - len(kept):
             reason = "longer than training takes, or written as the accepted one"
             if not kept:
-                raise DatasetError(f"no rejected answer is left to train on: all {left_out} are {reason}")
+                raise DatasetError(
+                    f"no rejected answer is left to train on: all {left_out} are {reason}; "
+                    "raise max_length, or give rejected answers that say something else"
+                )
             _log.warning("%d rejected answers are left out: %s", left_out, reason)
         return kept
 

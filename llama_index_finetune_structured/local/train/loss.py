@@ -250,7 +250,7 @@ def _untrained(model: Any) -> Iterator[None]:
 
     Those of trained weights may be large, and in bf16 they round by more than what a wrong mask does.
     """
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = [weight for name, weight in model.named_parameters() if "lora_" in name]
     own = [weight.data for weight in weights]
     try:
         for weight in weights:
