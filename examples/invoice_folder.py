@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
@@ -31,6 +31,7 @@ _FIRMS = {
     "en": ["Miller & Sons", "Northgate Ltd", "Hill Trading"],
     "de": ["Müller & Söhne", "Nordtor GmbH", "Gebr. Weiß"],
 }
+_UNTIL = {"en": ["Payment due:", "Please pay by"], "de": ["Zahlbar bis", "Fällig am:"]}
 _SIGNS = {"EUR": "€", "USD": "$", "GBP": "£"}
 
 
@@ -65,24 +66,42 @@ class Invoice(BaseModel):
         return {sign: code for code, sign in _SIGNS.items()}.get(value, value)
 
 
-def write_folder(folder: Path, count: int) -> dict[str, Invoice]:
-    """Write the invoices. Returns what each says, by the name of its file; equal counts give equal folders."""
+class DueInvoice(Invoice):
+    """An invoice, with the day until which it is to be paid, where it says so."""
+
+    due: Annotated[date, AsWritten("en", "de")] | None = None
+
+
+def write_folder(folder: Path, numbers: Iterable[int], *, due: bool = False) -> dict[str, DueInvoice]:
+    """Write invoices by their numbers. Returns what each says, by the name of its file.
+
+    ``due``: whether they say until when they are to be paid. Equal numbers give equal invoices.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return dict(_written(folder, number) for number in range(count))
+    return dict(_written(folder, number, due=due) for number in numbers)
 
 
-def write_labels(path: Path, labels: dict[str, Invoice]) -> Path:
-    """Labels as JSON Lines."""
-    rows = ({"document": name, "answer": label.model_dump(mode="json")} for name, label in labels.items())
+def write_labels(path: Path, labels: Mapping[str, Invoice]) -> Path:
+    """Labels as JSON Lines. A day that is not given is left out."""
+    rows = (
+        {"document": name, "answer": label.model_dump(mode="json", exclude_none=True)}
+        for name, label in labels.items()
+    )
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def _written(folder: Path, number: int) -> tuple[str, Invoice]:
+def _written(folder: Path, number: int, *, due: bool) -> tuple[str, DueInvoice]:
     draw = random.Random(number)
     language = "de" if number % 2 else "en"
     invoice = _invoice(draw, number, language)
     text = _LAYOUTS[draw.randrange(len(_LAYOUTS))](invoice, language)
+    if due:
+        invoice.due = invoice.issued + timedelta(days=draw.choice([14, 30, 45]))
+        line = f"{draw.choice(_UNTIL[language])} {_day(invoice.due, language)}"
+        lines = text.split("\n")
+        lines.insert(draw.choice([len(lines) - 1, len(lines)]), line)
+        text = "\n".join(lines)
     name = f"{number:03}-{invoice.seller.split()[0].lower().strip('.')}"
     if number % 3 == 0:
         _write_pdf(folder / f"{name}.pdf", text)
@@ -95,12 +114,12 @@ def _written(folder: Path, number: int) -> tuple[str, Invoice]:
     return f"{name}.txt", invoice
 
 
-def _invoice(draw: random.Random, number: int, language: str) -> Invoice:
+def _invoice(draw: random.Random, number: int, language: str) -> DueInvoice:
     items = [
         Item(description=name, quantity=draw.randint(1, 40), price=Decimal(draw.randint(100, 90_000)) / 100)
         for name in draw.sample(_GOODS[language], draw.randint(1, 3))
     ]
-    return Invoice(
+    return DueInvoice(
         number=f"{'RE' if language == 'de' else 'INV'}-{2000 + 7 * number}",
         issued=date(2025, 1, 1) + timedelta(days=draw.randint(0, 300)),
         seller=draw.choice(_FIRMS[language]),

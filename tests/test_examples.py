@@ -83,11 +83,18 @@ def test_the_local_example_makes_the_embedded_model_better(tmp_path: Path) -> No
 def test_a_folder_of_documents_becomes_a_student(tiny_llama: Path, tmp_path: Path) -> None:
     """With a tiny untrained model, whose answers are wrong."""
     printed = run(
-        "documents", tmp_path, BASE_MODEL=str(tiny_llama), DOCUMENTS="8", LABELLED="6", MINUTES="0.02"
+        "documents",
+        tmp_path,
+        BASE_MODEL=str(tiny_llama),
+        DOCUMENTS="8",
+        LABELLED="6",
+        LATER="3",
+        MINUTES="0.02",
     )
     assert "6 rows of 8 documents" in printed
     assert "2 documents without a label" in printed
-    assert (tmp_path / "example-output/documents/unlabelled.html").is_file()
+    for page in ("unlabelled", "second-with-a-day", "second-without"):
+        assert (tmp_path / f"example-output/documents-0/{page}.html").is_file()
 
 
 def test_the_cascade_hands_over_what_the_student_is_unsure_of(tiny_llama: Path, tmp_path: Path) -> None:

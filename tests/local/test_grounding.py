@@ -28,12 +28,14 @@ from llama_index_finetune_structured.local.schema.grounding import (
     GroundedSchema,
     Grounding,
     grounded_leaves,
+    number_parts,
     occurrences,
 )
 from tests import tiny
 
 STOP = 1
 WHOLE = GroundedRule(starts=True, ends=True)
+NUMBERS = GroundedRule(starts=True, ends=True, numbers=True)
 # Unions, references, a list, a map, an enum and a number.
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -208,7 +210,39 @@ def test_parts_of_words_are_kept_where_training_had_them_and_numbers_end_before_
     parts = _learned([(f"prefix{n}", f"fix{n}") for n in range(30)], {"type": "string"})
     assert parts == GroundedPlace(string=GroundedRule(starts=False, ends=True))
     years = _learned([(f"Smith, {n}a", n) for n in range(1990, 2020)], {"type": "integer"})
-    assert years == GroundedPlace(number=WHOLE)
+    assert years == GroundedPlace(number=NUMBERS)
+
+
+@pytest.mark.parametrize("amount", ["1.834,40", "17", "€ 2,50", "-3.00", "12.50 EUR", "1'000"])
+@pytest.mark.parametrize("day", ["09.05.2025", "2025-05-09", "5/9/25", "12:30"])
+def test_numbers_that_training_never_took_from_dates_or_longer_numbers_are_not_taken_from_them(
+    amount: str, day: str
+) -> None:
+    def text(number: object) -> str:
+        return f"Due {day}. Total {number}, paid {day}, order 12.345.678"
+
+    rows: list[tuple[str, Any]] = [(text(f"{n},10 EUR"), f"{n},10") for n in range(100, 130)]
+    learned = _learned(rows, {"type": "string"})
+    assert learned == GroundedPlace(string=NUMBERS)
+    prompt = PromptTexts(Grounding(GroundedSchema(answer=GroundedPlace(items=learned)), (text(amount),)))
+
+    def is_allowed(value: str) -> bool:
+        return (
+            _LIST.refused_at(_ids(json.dumps([value], ensure_ascii=False, separators=(",", ":"))), prompt)
+            is None
+        )
+
+    assert is_allowed(amount)
+    assert is_allowed("12.345.678")
+    parts = {day, day[:5], day[:2], day[-2:], "12", "345", "12.345", "678", "345.678"} - {amount}
+    assert not [part for part in parts if is_allowed(part)]
+
+
+@pytest.mark.parametrize("kind", ["string", "integer"])
+def test_numbers_that_training_took_from_dates_are_taken_from_them(kind: str) -> None:
+    years = [str(n) if kind == "string" else n for n in range(1990, 2020)]
+    learned = _learned([(f"born 1.2.{n}", n) for n in years], {"type": kind})
+    assert learned == GroundedPlace(**{"string" if kind == "string" else "number": WHOLE})
 
 
 def test_system_messages_are_texts_only_where_they_differ_between_rows() -> None:
@@ -245,19 +279,28 @@ def test_bounds_with_grounded_places_survive_the_card() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(min_size=1, max_size=60), st.data())
+@given(
+    st.one_of(st.text(min_size=1, max_size=60), st.text("0123456789.,-:/ é", min_size=1, max_size=30)),
+    st.data(),
+)
 def test_positions_in_bytes_are_those_of_characters(text: str, data: st.DataObject) -> None:
     """A part of any text may be written, whole words exactly where ``occurrences`` has them."""
     if any(0xD800 <= ord(character) < 0xE000 for character in text):
         return
     begin = data.draw(st.integers(0, len(text) - 1))
     value = text[begin : data.draw(st.integers(begin + 1, len(text)))]
-    for rule in (GroundedRule(), WHOLE):
+    text += " x"  # so that a value can end: the rule gives way where none could
+    begins, ends_at = number_parts(text)
+
+    def cuts(at: int) -> bool:
+        return at in begins or at + len(value) in ends_at
+
+    for rule in (GroundedRule(), WHOLE, NUMBERS):
         rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=rule)))
         [(leaf, _)] = grounded_leaves(rules.answer, [value])
         fits = any(
-            (starts or not rule.starts) and (ends or not rule.ends)
-            for _, starts, ends in occurrences(text, leaf)
+            (starts or not rule.starts) and (ends or not rule.ends) and not (rule.numbers and cuts(at))
+            for at, starts, ends in occurrences(text, leaf)
         )
         schema = {"type": "array", "items": {"type": "string"}}
         example = _example([("user", text)], [value], schema)
@@ -278,7 +321,7 @@ def test_masks_of_long_texts_take_milliseconds() -> None:
         text = " ".join(draw.choices(words, k=characters // 5))[:characters]
         began = time.perf_counter()
         prompt = PromptTexts(Grounding(rules, (text,)))
-        prompt.first_tokens("string", True, tree)
+        prompt.first_tokens("string", WHOLE, tree)
         assert time.perf_counter() - began < most_s
 
 

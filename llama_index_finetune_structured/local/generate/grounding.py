@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
-from ..schema.grounding import GroundedPlace, GroundedRule, Grounding, LeafKind, rule_at
+from ..schema.grounding import GroundedPlace, GroundedRule, Grounding, LeafKind, number_parts, rule_at
 from ..schema.spelling import spelled_json
 
 __all__ = ["GroundedText", "PromptTexts", "VocabularyTree"]
@@ -74,7 +74,8 @@ class PromptTexts:
 
     def __init__(self, grounding: Grounding) -> None:
         self.schema, self._texts = grounding.schema, grounding.texts
-        self._first_tokens: dict[tuple[LeafKind, bool], set[int]] = {}
+        self._begins: dict[tuple[LeafKind, bool, bool], Any] = {}
+        self._first_tokens: dict[tuple[LeafKind, bool, bool], set[int]] = {}
 
     @functools.cached_property
     def text(self) -> bytes:
@@ -86,20 +87,27 @@ class PromptTexts:
         """``text`` as numbers."""
         return numpy.frombuffer(self.text, numpy.uint8)
 
-    def begins(self, kind: LeafKind, whole: bool) -> Any:
-        """Positions where a value may begin; ``whole``: only where a word does."""
-        return self._borders[kind, whole][0]
+    def begins(self, kind: LeafKind, rule: GroundedRule) -> Any:
+        """Positions where a value may begin."""
+        key = kind, rule.starts, rule.numbers
+        if key not in self._begins:
+            begins, words = self._borders[kind]
+            allowed = begins & words if rule.starts else begins
+            self._begins[key] = numpy.flatnonzero(allowed & self._numbers[0] if rule.numbers else allowed)
+        return self._begins[key]
 
-    def may_end(self, kind: LeafKind) -> Any:
-        """Whether a word or number may end at a position: booleans [bytes]."""
-        return self._borders[kind, True][1]
+    def may_end(self, kind: LeafKind, rule: GroundedRule, positions: Any) -> bool:
+        """Whether a value may end at one of the positions."""
+        if rule.numbers:
+            positions = positions[self._numbers[1][positions]]
+        return bool(len(positions)) and (not rule.ends or bool(self._borders[kind][1][positions].any()))
 
-    def first_tokens(self, kind: LeafKind, whole: bool, tree: VocabularyTree) -> set[int]:
+    def first_tokens(self, kind: LeafKind, rule: GroundedRule, tree: VocabularyTree) -> set[int]:
         """The tokens that a value may begin with."""
-        if (kind, whole) not in self._first_tokens:
-            windows = self.windows(self.begins(kind, whole), tree.longest)
-            self._first_tokens[kind, whole] = tree.starts_of(windows)
-        return self._first_tokens[kind, whole]
+        key = kind, rule.starts, rule.numbers
+        if key not in self._first_tokens:
+            self._first_tokens[key] = tree.starts_of(self.windows(self.begins(kind, rule), tree.longest))
+        return self._first_tokens[key]
 
     def windows(self, positions: Any, size: int) -> set[bytes]:
         """The different texts of ``size`` bytes at positions."""
@@ -107,20 +115,29 @@ class PromptTexts:
         return {text[position : position + size] for position in positions.tolist()}
 
     @functools.cached_property
-    def _borders(self) -> dict[tuple[LeafKind, bool], tuple[Any, Any]]:
-        found: dict[tuple[LeafKind, bool], tuple[Any, Any]] = {}
+    def _borders(self) -> dict[LeafKind, tuple[Any, Any]]:
+        """Where a value may begin, and where a word or number may end or begin: booleans [bytes]."""
+        found: dict[LeafKind, tuple[Any, Any]] = {}
         kinds: tuple[LeafKind, ...] = ("string", "number")
         for kind in kinds:
-            begins, whole = [numpy.zeros(0, bool)], [numpy.zeros(0, bool)]
+            begins, words = [numpy.zeros(0, bool)], [numpy.zeros(0, bool)]
             for text in self._texts:
                 at, free = _characters(text, kind)
                 size = int(at[-1]) + 1
                 begins.append(_marked(size, at[:-1] if kind == "string" else _numbers(text, at)))
-                whole.append(_marked(size, at[free]))
-            all_begins, all_whole = numpy.concatenate(begins), numpy.concatenate(whole)
-            found[kind, False] = numpy.flatnonzero(all_begins), all_whole
-            found[kind, True] = numpy.flatnonzero(all_begins & all_whole), all_whole
+                words.append(_marked(size, at[free]))
+            found[kind] = numpy.concatenate(begins), numpy.concatenate(words)
         return found
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[Any, Any]:
+        """Where no number is cut by a value that begins there, and by one that ends there: booleans [bytes]."""
+        found = [numpy.zeros(0, bool)], [numpy.zeros(0, bool)]
+        for text in self._texts:
+            at, _ = _characters(text, "number")
+            for masks, forbidden in zip(found, number_parts(text), strict=True):
+                masks.append(~_marked(int(at[-1]) + 1, at[sorted(forbidden)]))
+        return numpy.concatenate(found[0]), numpy.concatenate(found[1])
 
 
 def _json_bytes(text: str) -> bytes:
@@ -165,7 +182,7 @@ class _Value(NamedTuple):
     @classmethod
     def begun(cls, prompt: PromptTexts, rule: GroundedRule, kind: LeafKind) -> _Value:
         others = tuple(_json_bytes(text) if kind == "string" else text.encode() for text in rule.others)
-        return cls(prompt, rule, kind, prompt.begins(kind, rule.starts), others)
+        return cls(prompt, rule, kind, prompt.begins(kind, rule), others)
 
     def after(self, byte: int) -> _Value | None:
         """The value with one more byte; None where it then stands nowhere."""
@@ -180,14 +197,12 @@ class _Value(NamedTuple):
         """Whether the value may be complete."""
         if b"" in self.others:
             return True
-        if self.is_empty or not len(self.positions):
-            return False
-        return not self.rule.ends or bool(self.prompt.may_end(self.kind)[self.positions].any())
+        return not self.is_empty and self.prompt.may_end(self.kind, self.rule, self.positions)
 
     def next_tokens(self, tree: VocabularyTree) -> set[int]:
         """The tokens that continue the value, without those that end it."""
         if self.is_empty:
-            found = self.prompt.first_tokens(self.kind, self.rule.starts, tree)
+            found = self.prompt.first_tokens(self.kind, self.rule, tree)
         else:
             found = tree.starts_of(self.prompt.windows(self.positions, tree.longest))
         return found | tree.starts_of(self.others) if self.others else found

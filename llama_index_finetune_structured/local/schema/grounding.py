@@ -6,8 +6,11 @@ lets a model write there what stands in the messages of the call, and the few va
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +31,7 @@ __all__ = [
     "PromptCopies",
     "grounded_leaves",
     "learn_grounding",
+    "number_parts",
     "occurrences",
     "rule_at",
 ]
@@ -46,10 +50,18 @@ _POOLED_SHARE = (
     0.9  # of the strings at places with enough values, so that those with fewer count as copied too; chosen
 )
 _MOST_EXCEPTIONS, _MOST_CHARACTERS = 32, 4000  # of a place; chosen: small in a card
-# How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both.
-_ANYWHERE, _FROM_START, _TO_END, _WHOLE = 1, 2, 4, 8
+# How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both, and both
+# with no part of a longer number, of a date or of a time.
+_ANYWHERE, _FROM_START, _TO_END, _WHOLE, _NUMBER = 1, 2, 4, 8, 16
 _VARIANTS = (_WHOLE, _FROM_START, _TO_END, _ANYWHERE)  # the strictest first
-_WITH_SYSTEM = 4  # bits by which those are shifted that count system messages too
+_ALL = 2 * _NUMBER - 1
+_WITH_SYSTEM = 5  # bits by which those are shifted that count system messages too
+
+_DIGITS = r"\d+(?:[.,'’٬٫]\d+)*"
+_ONE_NUMBER = re.compile(rf"\D{{0,6}}{_DIGITS}\D{{0,6}}")  # with its sign and its currency
+_DATE = r"\d{1,2}(?P<sign>[./-])\d{1,2}(?P=sign)(?:\d{4}|\d\d)|\d{4}(?P<dash>[./-])\d\d?(?P=dash)\d\d?"
+_MOMENT = rf"{_DATE}|\d{{1,2}}:\d\d(?::\d\d)?"
+_NUMBER_PARTS = re.compile(rf"(?<![\w./:-])(?P<moment>{_MOMENT})(?![\w:]|[./-]\d)|{_DIGITS}")
 
 
 class GroundedRule(BaseModel):
@@ -58,6 +70,7 @@ class GroundedRule(BaseModel):
     Attributes:
         starts: Whether a value begins where a word does (a number: where no digit stands before it).
         ends: Whether it ends where a word does.
+        numbers: Whether it holds one number, which is no part of a longer one, of a date or of a time.
         others: Values of training that stood in no text; of numbers, their JSON.
     """
 
@@ -65,6 +78,7 @@ class GroundedRule(BaseModel):
 
     starts: bool = False
     ends: bool = False
+    numbers: bool = False
     others: tuple[str, ...] = ()
 
 
@@ -130,10 +144,10 @@ class Leaf(NamedTuple):
 
 
 class PromptCopies:
-    """How the strings and numbers of answers to one schema stand in their prompts: a byte each."""
+    """How the strings and numbers of answers to one schema stand in their prompts: two bytes each."""
 
     def __init__(self) -> None:
-        self.answers: list[bytes] = []
+        self.answers: list[array[int]] = []
         self._systems: set[tuple[str, ...]] = set()
 
     def add(self, example: Example, answer: Any) -> None:
@@ -142,7 +156,7 @@ class PromptCopies:
         texts, system = caller_texts(messages), system_texts(messages)
         if len(self._systems) < 2:
             self._systems.add(tuple(system))
-        self.answers.append(bytes(_copied(leaf, texts, system) for leaf in _leaves(answer, ())))
+        self.answers.append(array("H", (_copied(leaf, texts, system) for leaf in _leaves(answer, ()))))
 
     @property
     def system_messages(self) -> bool:
@@ -152,17 +166,38 @@ class PromptCopies:
 
 def _copied(leaf: Leaf, texts: Sequence[str], system: Sequence[str]) -> int:
     caller = _standing(leaf, texts)
-    return caller | (caller | (_standing(leaf, system) if caller != 2 * _WHOLE - 1 else 0)) << _WITH_SYSTEM
+    return caller | (caller | (_standing(leaf, system) if caller != _ALL else 0)) << _WITH_SYSTEM
 
 
 def _standing(leaf: Leaf, texts: Sequence[str]) -> int:
-    found = 0
+    found, is_number = 0, _ONE_NUMBER.fullmatch(leaf.text) is not None
     for text in texts:
-        for _, starts, ends in occurrences(text, leaf):
+        for begin, starts, ends in occurrences(text, leaf):
             found |= _ANYWHERE | _FROM_START * starts | _TO_END * ends | _WHOLE * (starts and ends)
-            if found & _WHOLE:
+            if starts and ends and is_number and not _cuts_number(text, begin, begin + len(leaf.text)):
+                return found | _NUMBER
+            if found & _WHOLE and not is_number:
                 return found
     return found
+
+
+def _cuts_number(text: str, begin: int, end: int) -> bool:
+    parts = number_parts(text)
+    return begin in parts[0] or end in parts[1]
+
+
+@lru_cache(maxsize=64)
+def number_parts(text: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Where no value that holds one number may begin, and where none may end.
+
+    Inside a number and its separators; and in a date or time written in digits, at its beginning and end too.
+    """
+    begins, ends = set[int](), set[int]()
+    for found in _NUMBER_PARTS.finditer(text):
+        is_moment = found["moment"] is not None
+        begins.update(range(found.start() + (not is_moment), found.end()))
+        ends.update(range(found.start() + 1, found.end() + is_moment))
+    return frozenset(begins), frozenset(ends)
 
 
 def occurrences(text: str, leaf: Leaf, begin: int = 0) -> Iterator[tuple[int, bool, bool]]:
@@ -219,7 +254,7 @@ def learn_grounding(
     counts = dict[tuple[_Path, LeafKind], Counter[int]]()
     for place, leaf, copied in _places(schema, answers(), copies):
         if leaf.text:
-            counts.setdefault(place, Counter())[copied >> shift & 15] += 1
+            counts.setdefault(place, Counter())[copied >> shift & _ALL] += 1
     needed = {place: found for place, count in counts.items() if (found := _required(count))}
     others = {place: Counter[str]() for place in needed}
     for place, leaf, copied in _places(schema, answers(), copies):
@@ -231,6 +266,8 @@ def learn_grounding(
         place: GroundedRule(
             starts=bool(variant & (_FROM_START | _WHOLE)),
             ends=bool(variant & (_TO_END | _WHOLE)),
+            numbers=variant == _WHOLE
+            and all(not copied & _WHOLE or copied & _NUMBER for copied in counts[place]),
             others=tuple(sorted(others[place])),
         )
         for place, variant in needed.items()
