@@ -22,7 +22,8 @@ _GROWTH = 24 << 20  # what allocators keep; a leak of 4 kB a request would be 32
 async def _ask(client: httpx.AsyncClient, chance: random.Random) -> None:
     """One request of a client: an answer, whole or in pieces, some left before their end; files; listings."""
     kind = chance.choice(["chat", "stream", "leaves", "leaves early", "file", "list", "refused"])
-    message = {"role": "user", "content": f"Film {chance.random()}"}
+    # Of few prompts, or what is cached of each would grow up to its limit.
+    message = {"role": "user", "content": f"Film {chance.randrange(200)}"}
     body: dict[str, Any] = {"model": "tiny", "messages": [message], "max_tokens": chance.randint(1, 4)}
     if kind == "chat":
         (await client.post("/v1/chat/completions", json=body)).raise_for_status()
