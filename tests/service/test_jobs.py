@@ -123,8 +123,10 @@ def test_lines_that_hold_no_preference_end_the_job_with_each_of_them(client: ope
     file = client.files.create(file=("Paare.jsonl", content), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method={"type": "dpo"})
     error = job_after(client, job.id, "failed").error
-    assert "Paare.jsonl:3: input: expected an object with 'messages'" in error.message
-    assert "Paare.jsonl:4: expected a JSON object, found list" in error.message
+    assert (
+        "Paare.jsonl:3: error [not_a_preference] input: expected an object with 'messages'" in error.message
+    )
+    assert "Paare.jsonl:4: error [not_a_preference] expected a JSON object, found list" in error.message
 
 
 @pytest.mark.usefixtures("worker")
