@@ -28,6 +28,9 @@ function jobRow(job) {
     make("td", {}, make("span")),
     ...["Step", "Loss", "Held-out loss", "Time left"].map((name) => make("td", { "data-label": name })));
 }
+function reasonOf(error) { // the first line, of a check's without the problem's code: a phone shows few words
+  return (error?.message ?? "").split("\n", 1)[0].replace(/: error \[\w+\] /, ": ");
+}
 async function refreshJobs(isCurrent) {
   const page = await get(`/fine_tuning/jobs?limit=${mostJobs}`);
   const steps = await Promise.all(page.data.map(newestStep));
@@ -38,7 +41,7 @@ async function refreshJobs(isCurrent) {
   if (!isSame) body.replaceChildren(...rows); // else a link would lose the keyboard's focus
   page.data.forEach((job, at) => {
     const [name, status, step, loss, heldOut, left] = rows[at].children;
-    setText(name.lastChild, job.status === "failed" ? (job.error?.message ?? "").split("\n", 1)[0] : "");
+    setText(name.lastChild, job.status === "failed" ? reasonOf(job.error) : "");
     badge(status.firstChild, job.status);
     setText(step, steps[at].step ? `${steps[at].step}/${steps[at].total_steps}` : "–");
     setText(loss, number(steps[at].train_loss));

@@ -1,7 +1,8 @@
 // -- views --
 
 const NEEDS = { jobs: "fine_tuning", job: "fine_tuning", scorecard: "fine_tuning", playground: "chat", keys: "admin" };
-const NAMES = { jobs: "Jobs", job: "Jobs", scorecard: "Scorecards", playground: "The playground", keys: "Keys" };
+const NEEDY = { jobs: "Jobs need", job: "Jobs need", scorecard: "Scorecards need", playground: "The playground needs",
+  keys: "The list of keys needs" };
 let own = null; // the key of this page, once the server has described it
 const may = (scope) => own === null || own.scopes.includes(scope);
 const named = (scopes) => scopes.map((scope) => scope.replaceAll("_", "-")).join(", ");
@@ -62,8 +63,8 @@ async function route() {
   discardFiles();
   if (NEEDS[known] && !may(NEEDS[known])) {
     open("refused");
-    setText($("refused-why"), `${NAMES[known]} need${known === "playground" ? "s" : ""} a key with the scope `
-      + `${named([NEEDS[known]])}. This key may be used for ${allowed()}.`);
+    setText($("refused-why"),
+      `${NEEDY[known]} a key with the scope ${named([NEEDS[known]])}. This key may be used for ${allowed()}.`);
     $("title-refused").focus({ preventScroll: true });
     return;
   }
