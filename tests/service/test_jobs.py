@@ -113,6 +113,12 @@ def test_a_job_goes_on_from_a_tuned_model_with_preferences(service: Running, tra
         model=done.fine_tuned_model, messages=[{"role": "user", "content": "Film 1"}], max_tokens=2
     )
     assert reply.choices[0].message.content is not None
+    card = f"{client.base_url}fine_tuning/jobs/{job.id}/scorecard"
+    key = {"authorization": f"Bearer {client.api_key}"}
+    httpx.post(card, headers=key)
+    wait_for(lambda: httpx.get(card, headers=key).json()["status"] != "running")
+    scored = httpx.get(card, headers=key).json()
+    assert (scored["status"], scored["rows"]) == ("succeeded", 2), scored["error"]
     with pytest.raises(openai.NotFoundError, match="or a model that you tuned"):
         service.client().fine_tuning.jobs.create(**asked)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llama_index_finetune_structured import Scorecard
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests.service.browser import CHROMIUM, Tab, browser
 from tests.service.chat.chat_server import ChatServer
@@ -419,7 +420,7 @@ def test_keys_are_made_and_revoked_and_the_first_one_closes_the_page(
 
 @needs_browser
 def test_the_scorecard_of_a_finished_job_is_made_and_shown(
-    tab: Tab, service: Running, trained: Trained
+    tab: Tab, service: Running, trained: Trained, tmp_path: Path
 ) -> None:
     _sign_in(tab, service, trained.client.api_key)
     assert tab.js("document.querySelector('#link-keys').hidden"), "the key has no scope of keys"
@@ -437,7 +438,8 @@ def test_the_scorecard_of_a_finished_job_is_made_and_shown(
     _see(tab, "scorecard")
     file = service.settings.runs_folder / trained.job.id / "scorecard.json"
     card, name = file.read_bytes(), trained.job.fine_tuned_model
-    file.write_bytes(card.replace(name.encode(), b"ft:tiny:local:" + b"m" * 64 + b":0123456789ab"))
+    long_name = f"ft:tiny:local:{'m' * 64}:0123456789ab"
+    file.write_bytes(card.replace(name.encode(), long_name.encode()))
     try:
         tab.open("about:blank")
         tab.open(f"{service.base}/#/jobs/{trained.job.id}/scorecard")
@@ -446,6 +448,9 @@ def test_the_scorecard_of_a_finished_job_is_made_and_shown(
         tab.resize(390)
         wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
         assert tab.js(wide) == 0, "a table that is wider than a phone"
+        report = Scorecard.from_json(file).to_html(tmp_path / "report.html", title=long_name)
+        tab.open(report.as_uri())
+        _see(tab, "report-long-name")
     finally:
         file.write_bytes(card)
     assert tab.problems == []
