@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ def test_a_check_says_which_method_a_file_is_for_and_so_does_the_job(
             report: dict[str, Any] = client.post("/fine_tuning/checks", json=asked).json()
             return report
 
+        def ended(path: str) -> bool:
+            return client.get(path).json()["status"] == "failed"
+
         for name, method, other in (("pairs", "supervised", "dpo"), ("answers", "dpo", "supervised")):
             report = found(name, method)
             (problem,) = report["problems"]
@@ -113,7 +117,9 @@ def test_a_check_says_which_method_a_file_is_for_and_so_does_the_job(
             assert found(name, other)["ok"]
             body = {"model": "tiny", "training_file": files[name], "method": {"type": method}}
             job = client.post("/fine_tuning/jobs", json=body).json()["id"]
-            failed = wait_for(lambda job=job: client.get(f"/fine_tuning/jobs/{job}").json()["error"])
+            path = f"/fine_tuning/jobs/{job}"
+            wait_for(partial(ended, path))
+            failed = client.get(path).json()["error"]
             assert f"the method must be {other!r}" in failed["message"]
         report = found("wrong", "dpo", trained.job.fine_tuned_model)
         assert [(problem["code"], problem["line"]) for problem in report["problems"]] == [

@@ -186,6 +186,7 @@ def _train_on_preferences(tab: Tab, data: Path, model: str) -> None:
     _see(tab, "preferences")
     tab.walk_to("#start-job")
     tab.press("Enter", 13)
+    tab.wait("!document.querySelector('#view-job').hidden", 30)
     tab.wait("document.querySelector('#job-status').innerText === 'succeeded'")
     facts = "[...document.querySelectorAll('#job-facts dt')].map(e => [e.innerText, e.nextSibling.innerText])"
     told = dict(tab.js(facts))
