@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
 import httpx
@@ -92,9 +93,10 @@ def test_jobs_are_found_by_their_metadata(trained: Trained) -> None:
 def test_a_job_goes_on_from_a_tuned_model_with_preferences(service: Running, trained: Trained) -> None:
     client = trained.client
     content = pairs(4)
+    held_out = re.sub(rb'"x(\d)"', rb'"{\\"name\\": \\"x\1\\"}"', pairs(2))  # an answer that can be scored
     files = [
         client.files.create(file=(f"{name}.jsonl", part), purpose="fine-tune")
-        for name, part in (("pairs", content), ("held-out", pairs(2)))
+        for name, part in (("pairs", content), ("held-out", held_out))
     ]
     asked: dict[str, Any] = {"model": trained.job.fine_tuned_model, "training_file": files[0].id}
     job = client.fine_tuning.jobs.create(
@@ -118,7 +120,7 @@ def test_a_job_goes_on_from_a_tuned_model_with_preferences(service: Running, tra
     httpx.post(card, headers=key)
     wait_for(lambda: httpx.get(card, headers=key).json()["status"] != "running")
     scored = httpx.get(card, headers=key).json()
-    assert (scored["status"], scored["rows"]) == ("succeeded", 2), scored["error"]
+    assert (scored["status"], scored.get("rows")) == ("succeeded", 2), scored["error"]
     with pytest.raises(openai.NotFoundError, match="or a model that you tuned"):
         service.client().fine_tuning.jobs.create(**asked)
 

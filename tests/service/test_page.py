@@ -209,7 +209,7 @@ def _see(tab: Tab, view: str) -> None:
         tab.resize(width, is_dark=is_dark)
         assert tab.js("document.documentElement.scrollWidth") <= width, view
         wide = "[...document.querySelectorAll('main *')].filter(e => e.checkVisibility()"
-        wide += " && !e.closest('.scroll, pre, .sr')"
+        wide += " && !e.closest('.scroll, pre, .sr, svg')"
         wide += " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"
         assert tab.js(wide) == [], view
         assert tab.js(FAINT) == [], view
