@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CaptureError, DatasetError
 from ..example import Example, Message, content_hash
-from ..jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
+from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..jsonl_store import read_shards
 from .openai import from_openai
 from .reading import example_from_row
@@ -18,6 +18,7 @@ __all__ = [
     "from_openai_preference",
     "preference_lines",
     "preference_pairs",
+    "preference_rows",
     "read_preferences",
     "read_rejects",
     "to_openai_preference",
@@ -136,13 +137,13 @@ def read_preferences(path: str | Path) -> tuple[list[Example], list[Example]]:
     others: list[Example] = []
     wrong: list[str] = []
     try:
-        for line in read_lines(Path(path), torn_from=None):
-            try:
-                example, other = from_openai_preference(parse_line(line.raw))
+        for line, found in preference_rows(Path(path)):
+            if isinstance(found, str):
+                wrong.append(f"{line.where}: {found}")
+            else:
+                example, other = found
                 preferred.append(example)
                 others.append(example.model_copy(update={"answer": other}))
-            except READ_ERRORS as error:
-                wrong.append(f"{line.where}: {one_line_reason(error)}")
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
     if wrong:
@@ -150,6 +151,19 @@ def read_preferences(path: str | Path) -> tuple[list[Example], list[Example]]:
     if not preferred:
         raise DatasetError(f"{path}: holds no line; expected preference lines of OpenAI's form")
     return preferred, others
+
+
+def preference_rows(path: Path) -> Iterator[tuple[Line, tuple[Example, Message] | str]]:
+    """Yield each line that is not blank, with what ``from_openai_preference`` reads, or the reason why it cannot.
+
+    Args:
+        path: The file. Raises OSError where it cannot be read.
+    """
+    for line in read_lines(path, torn_from=None):
+        try:
+            yield line, from_openai_preference(parse_line(line.raw))
+        except READ_ERRORS as error:
+            yield line, one_line_reason(error)
 
 
 def _said(example: Example) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -10,12 +11,15 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..dataset.checks.problems import Problem
-from ..dataset.checks.report import CheckReport, check
+from ..dataset.checks.report import CheckReport
 from ..errors import FinetuneStructuredError
 from ..local.model.base_models import resolve
+from ..local.train.settings import LoraSettings
 from .app_state import blobs_of, database_of, service_settings
-from .errors import ApiError, invalid, not_found
+from .errors import ApiError, invalid
 from .guards import log_failure
+from .job_files import Method, check_job_file
+from .jobs import model_columns
 from .keys import ApiKey, scoped
 from .stored_files import file_of
 
@@ -34,7 +38,7 @@ class FileChecks:
     def __init__(self) -> None:
         self._one = anyio.CapacityLimiter(1)
 
-    async def run(self, path: str, options: dict[str, Any]) -> CheckReport:
+    async def run(self, path: Path, method: Method, base: str, settings: LoraSettings) -> CheckReport:
         """The report on a file. Raises ApiError (429) where too many checks wait."""
         if self._one.statistics().tasks_waiting >= _MOST_WAITING:
             raise ApiError(
@@ -43,7 +47,7 @@ class FileChecks:
                 code="too_many_waiting",
                 headers={"Retry-After": str(_RETRY_S)},
             )
-        return await to_thread.run_sync(lambda: check(path, **options), limiter=self._one)
+        return await to_thread.run_sync(check_job_file, path, method, base, settings, limiter=self._one)
 
 
 class CheckFile(BaseModel):
@@ -53,44 +57,38 @@ class CheckFile(BaseModel):
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     training_file: Annotated[str, Field(min_length=1, max_length=200)]
+    method: Method = "supervised"
 
 
 @router.post("")
 async def check_file(
     request: Request, key: Annotated[ApiKey, Depends(scoped("fine_tuning"))], body: CheckFile
 ) -> dict[str, Any]:
-    """Check every line of a file as a job on the model does, and count its tokens."""
+    """Check every line of a file as a job of the model and method does, and count its tokens."""
     settings = service_settings(request)
-    if (base := settings.bases.get(body.model)) is None:
-        raise not_found("model", body.model, "model")
 
     def read() -> Any:
+        base_name = model_columns(request, key, body.model)["model"]
         with database_of(request).read() as connection:
-            return file_of(connection, key.id, body.training_file, "training_file")
+            return base_name, file_of(connection, key.id, body.training_file, "training_file")
 
-    row = await to_thread.run_sync(read)
+    base_name, row = await to_thread.run_sync(read)
+    base = settings.bases[base_name]
     if row.bytes > _LARGEST:
         message = f"The file has {row.bytes:,} bytes; up to {_LARGEST:,} are checked here. A job checks it."
         raise invalid(message, "training_file", code="file_too_large")
-    shared = settings.training
-    options = {
-        "base_model": base,
-        "max_length": shared.max_length,
-        "schema_prompt": shared.schema_prompt,
-        "thinking": shared.thinking,
-    }
-    path = str(blobs_of(request).path(row.sha256))
+    path = blobs_of(request).path(row.sha256)
     checks: FileChecks = request.app.state.checks
     try:
-        report = await checks.run(path, options)
+        report = await checks.run(path, body.method, base, settings.training)
     except FinetuneStructuredError as error:
         log_failure(error, "check")
         message = "The file cannot be checked; the server's log says why."
         raise ApiError(500, message, code="check_failed") from error
-    names = {path: row.filename, str(resolve(base).path): body.model}
+    names = {str(path): row.filename, str(resolve(base).path): base_name}
     if "/" in base:
-        names[base] = body.model
-    return _described(report, names) | {"model": body.model, "training_file": body.training_file}
+        names[base] = base_name
+    return _described(report, names) | body.model_dump()
 
 
 def _described(report: CheckReport, names: dict[str, str]) -> dict[str, Any]:

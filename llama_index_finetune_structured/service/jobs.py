@@ -32,7 +32,7 @@ from .models import ModelStore
 from .paging import listed_page
 from .stored_files import file_of
 
-__all__ = ["find_job", "router"]
+__all__ = ["find_job", "model_columns", "router"]
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 JobsKey = Annotated[ApiKey, Depends(scoped("fine_tuning"))]
@@ -49,7 +49,7 @@ def create_job(request: Request, key: JobsKey, body: CreateJob) -> dict[str, Any
         "owner": key.id,
         "created_at": now(),
         "status": "queued",
-        **_model_columns(request, key, body.model),
+        **model_columns(request, key, body.model),
         "method": method,
         "hyperparameters": hyperparameters.model_dump(),
         "suffix": body.suffix,
@@ -92,22 +92,6 @@ def _method(body: CreateJob) -> tuple[str, Hyperparameters]:
         return method.type, given.hyperparameters
     asked = {} if body.hyperparameters is None else body.hyperparameters.model_dump()
     return method.type, (Hyperparameters if method.type == "supervised" else DpoHyperparameters)(**asked)
-
-
-def _model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
-    """The base model and, where the job goes on from a tuned one, that. Raises ApiError (404)."""
-    bases = service_settings(request).bases
-    if name in bases:
-        return {"model": name}
-    try:
-        store: ModelStore = request.app.state.models
-        return {"model": store.base_name(name, key.id), "start_model": name}
-    except ApiError as error:
-        names = ", ".join(bases)
-        raise ApiError(
-            404, f"{name!r} cannot be fine-tuned here; expected of: {names}, or a model that you tuned.",
-            param="model", code="model_not_found",
-        ) from error  # fmt: skip
 
 
 def _file_columns(connection: Connection, key: ApiKey, kind: str, file_id: str) -> dict[str, Any]:
@@ -208,6 +192,22 @@ def find_job(connection: Connection, key: ApiKey, job_id: str) -> Record:
     if row is None:
         raise not_found("fine_tuning_job", job_id)
     return row
+
+
+def model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
+    """The base model and, where the job goes on from a tuned one, that. Raises ApiError (404)."""
+    bases = service_settings(request).bases
+    if name in bases:
+        return {"model": name}
+    try:
+        store: ModelStore = request.app.state.models
+        return {"model": store.base_name(name, key.id), "start_model": name}
+    except ApiError as error:
+        names = ", ".join(bases)
+        raise ApiError(
+            404, f"{name!r} cannot be fine-tuned here; expected of: {names}, or a model that you tuned.",
+            param="model", code="model_not_found",
+        ) from error  # fmt: skip
 
 
 @router.get("/{job_id}/events", response_model=None)

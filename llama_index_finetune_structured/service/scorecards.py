@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 from llama_index.core.base.llms.types import ChatMessage
 
-from ..dataset import FinetuneDataset
 from ..errors import ConfigurationError, DatasetError
 from ..evaluation.comparison import acompare
 from ..evaluation.run.systems import System, content_text
@@ -26,6 +25,7 @@ from .call_queue import CallQueue
 from .database import Record
 from .errors import ApiError, invalid, not_found
 from .guards import log_failure
+from .job_files import Method, held_out_rows
 from .jobs import find_job
 from .keys import ApiKey, scoped
 from .models import ModelStore, ServedModel
@@ -69,8 +69,13 @@ class Scorecards:
         """The file of a finished scorecard."""
         return self._folder(job_id) / name
 
-    def start(self, job_id: str, held_out: Path, systems: list[ServedModel], calls: CallQueue) -> None:
-        """Ask the systems the held-out rows. Raises ApiError (429) where too many are being made."""
+    def start(
+        self, job_id: str, held_out: Path, method: Method, systems: list[ServedModel], calls: CallQueue
+    ) -> None:
+        """Ask the systems the held-out rows of a job of that method.
+
+        Raises ApiError (429) where too many are being made.
+        """
         if len(self._started) >= _MOST_STARTED:
             raise ApiError(
                 429,
@@ -79,7 +84,7 @@ class Scorecards:
                 headers={"Retry-After": str(_RETRY_S)},
             )
         self._errors.pop(job_id, None)
-        task = asyncio.create_task(self._make(job_id, held_out, systems, calls))
+        task = asyncio.create_task(self._make(job_id, held_out, method, systems, calls))
         self._started[job_id] = task
         task.add_done_callback(lambda _: self._started.pop(job_id, None))
 
@@ -93,10 +98,12 @@ class Scorecards:
     def _folder(self, job_id: str) -> Path:
         return self._settings.runs_folder / job_id
 
-    async def _make(self, job_id: str, held_out: Path, systems: list[ServedModel], calls: CallQueue) -> None:
+    async def _make(
+        self, job_id: str, held_out: Path, method: Method, systems: list[ServedModel], calls: CallQueue
+    ) -> None:
         try:
             async with self._one:
-                await self._compare(job_id, held_out, systems, calls)
+                await self._compare(job_id, held_out, method, systems, calls)
         except ApiError as error:
             self._errors[job_id] = str(error.detail)
         except DatasetError as error:
@@ -106,9 +113,9 @@ class Scorecards:
             self._errors[job_id] = "The scorecard could not be made; the server's log says why."
 
     async def _compare(
-        self, job_id: str, held_out: Path, systems: list[ServedModel], calls: CallQueue
+        self, job_id: str, held_out: Path, method: Method, systems: list[ServedModel], calls: CallQueue
     ) -> None:
-        rows = (await to_thread.run_sync(FinetuneDataset.load, held_out))[:_MOST_ROWS]
+        rows = (await to_thread.run_sync(held_out_rows, held_out, method))[:_MOST_ROWS]
         with ExitStack() as stack:
             llms = {model.name: await calls.enter(stack, model) for model in systems}
             have_schemas = all(row.answer_schema is not None for row in rows)
@@ -168,7 +175,7 @@ async def make_scorecard(request: Request, key: JobsKey, job_id: str) -> dict[st
     if cards.state(job_id)[0] in ("none", "failed"):
         held_out, systems = await to_thread.run_sync(_asked, request, key, job)
         if cards.state(job_id)[0] in ("none", "failed"):  # no other request began it meanwhile
-            cards.start(job_id, held_out, systems, request.app.state.calls)
+            cards.start(job_id, held_out, job.method, systems, request.app.state.calls)
     return await to_thread.run_sync(_described, cards, job_id)
 
 

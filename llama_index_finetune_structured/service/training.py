@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, update
 
 from ..checksums import read_checked_json
 from ..dataset.checks.problems import refuse_errors
-from ..dataset.checks.report import CheckReport, check
+from ..dataset.checks.report import CheckReport
 from ..engines.lora import LoraFinetuneEngine
 from ..engines.lora_steps import TrainingStep
 from ..errors import ConfigurationError, DatasetError, FinetuneStructuredError
@@ -28,6 +28,7 @@ from .blobs import Blob, Blobs
 from .database import Database, Record, checkpoints, jobs, new_id, now
 from .errors import ApiError
 from .guards import log_failure
+from .job_files import check_job_file
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, add_held_out_loss, change_job, job_row
 from .models import ModelStore
@@ -94,15 +95,7 @@ class JobTraining:
         """Check every line of a file. Raises DatasetError, which names the lines."""
         name = self._job._mapping[f"{kind}_name"]
         self._write(lambda c: add_event(c, self._job.id, f"Validating {kind} file: {name}"))
-        shared = self._settings.training
-        source = read_preferences(self._path(kind))[0] if self._is_dpo else self._path(kind)
-        report = check(
-            source,
-            base_model=base,
-            max_length=shared.max_length,
-            schema_prompt=shared.schema_prompt,
-            thinking=shared.thinking,
-        )
+        report = check_job_file(self._path(kind), self._job.method, base, self._settings.training)
         refuse_errors(report.problems)
 
         def record(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
 import httpx
@@ -92,9 +93,10 @@ def test_jobs_are_found_by_their_metadata(trained: Trained) -> None:
 def test_a_job_goes_on_from_a_tuned_model_with_preferences(service: Running, trained: Trained) -> None:
     client = trained.client
     content = pairs(4)
+    held_out = re.sub(rb'"x(\d)"', rb'"{\\"name\\": \\"x\1\\"}"', pairs(2))  # an answer that can be scored
     files = [
         client.files.create(file=(f"{name}.jsonl", part), purpose="fine-tune")
-        for name, part in (("pairs", content), ("held-out", pairs(2)))
+        for name, part in (("pairs", content), ("held-out", held_out))
     ]
     asked: dict[str, Any] = {"model": trained.job.fine_tuned_model, "training_file": files[0].id}
     job = client.fine_tuning.jobs.create(
@@ -113,6 +115,12 @@ def test_a_job_goes_on_from_a_tuned_model_with_preferences(service: Running, tra
         model=done.fine_tuned_model, messages=[{"role": "user", "content": "Film 1"}], max_tokens=2
     )
     assert reply.choices[0].message.content is not None
+    card = f"{client.base_url}fine_tuning/jobs/{job.id}/scorecard"
+    key = {"authorization": f"Bearer {client.api_key}"}
+    httpx.post(card, headers=key)
+    wait_for(lambda: httpx.get(card, headers=key).json()["status"] != "running")
+    scored = httpx.get(card, headers=key).json()
+    assert (scored["status"], scored.get("rows")) == ("succeeded", 2), scored["error"]
     with pytest.raises(openai.NotFoundError, match="or a model that you tuned"):
         service.client().fine_tuning.jobs.create(**asked)
 
@@ -123,8 +131,10 @@ def test_lines_that_hold_no_preference_end_the_job_with_each_of_them(client: ope
     file = client.files.create(file=("Paare.jsonl", content), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method={"type": "dpo"})
     error = job_after(client, job.id, "failed").error
-    assert "Paare.jsonl:3: input: expected an object with 'messages'" in error.message
-    assert "Paare.jsonl:4: expected a JSON object, found list" in error.message
+    assert (
+        "Paare.jsonl:3: error [not_a_preference] input: expected an object with 'messages'" in error.message
+    )
+    assert "Paare.jsonl:4: error [not_a_preference] expected a JSON object, found list" in error.message
 
 
 @pytest.mark.usefixtures("worker")

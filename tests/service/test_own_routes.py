@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from tests.service.conftest import Running, Trained
-from tests.service.serving import rows, wait_for
+from tests.service.serving import pairs, rows, wait_for
 
 
 def _client(service: Running, key: str) -> httpx.Client:
@@ -84,6 +85,47 @@ def test_a_file_is_checked_as_its_job_would_and_no_path_is_told(service: Running
         assert [client.post("/fine_tuning/checks", json=body).status_code for body in wrong] == [404, 404]
     with _client(service, service.add_key()) as other:
         assert other.post("/fine_tuning/checks", json=asked).status_code == 404
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_check_says_which_method_a_file_is_for_and_so_does_the_job(
+    service: Running, trained: Trained
+) -> None:
+    wrong = pairs(4) + b"\n" + rows(1) + pairs(4)
+    contents = {"answers": rows(), "pairs": pairs(4), "wrong": wrong}
+    with _client(service, trained.client.api_key) as client:
+        files = {
+            name: client.post(
+                "/files", data={"purpose": "fine-tune"}, files={"file": (name, content)}
+            ).json()["id"]
+            for name, content in contents.items()
+        }
+
+        def found(name: str, method: str, model: str = "tiny") -> dict[str, Any]:
+            asked = {"model": model, "training_file": files[name], "method": method}
+            report: dict[str, Any] = client.post("/fine_tuning/checks", json=asked).json()
+            return report
+
+        def ended(path: str) -> bool:
+            return client.get(path).json()["status"] == "failed"
+
+        for name, method, other in (("pairs", "supervised", "dpo"), ("answers", "dpo", "supervised")):
+            report = found(name, method)
+            (problem,) = report["problems"]
+            assert (report["ok"], report["good_lines"], problem["code"]) == (False, 0, "wrong_method")
+            assert f"the method must be {other!r}" in problem["message"]
+            assert found(name, other)["ok"]
+            body = {"model": "tiny", "training_file": files[name], "method": {"type": method}}
+            job = client.post("/fine_tuning/jobs", json=body).json()["id"]
+            path = f"/fine_tuning/jobs/{job}"
+            wait_for(partial(ended, path))
+            failed = client.get(path).json()["error"]
+            assert f"the method must be {other!r}" in failed["message"]
+        report = found("wrong", "dpo", trained.job.fine_tuned_model)
+        assert [(problem["code"], problem["line"]) for problem in report["problems"]] == [
+            ("not_a_preference", 6)
+        ]
+        assert (report["lines"], report["good_lines"]) == (9, 8)
 
 
 def test_the_scorecard_of_a_job_has_both_models_on_its_held_out_rows(

@@ -10,14 +10,29 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llama_index_finetune_structured import Scorecard
 from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests.service.browser import CHROMIUM, Tab, browser
 from tests.service.chat.chat_server import ChatServer
 from tests.service.conftest import Running, Trained
-from tests.service.serving import rows, serving, wait_for
+from tests.service.serving import pairs, rows, serving, wait_for
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 HOSTILE = "<img src=x onerror=document.title='taken'>"
+# Visible texts whose contrast with what is behind them is below 4.5, the least that WCAG 2.2 asks for.
+FAINT = """(() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const light = (colour) => { const [r, g, b] = numbers(colour).slice(0, 3).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if ((numbers(c)[3] ?? 1) > 0) return c; } return "rgb(255, 255, 255)"; };
+  const hasText = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+  return [...document.querySelectorAll("body *")]
+    .filter((e) => e.checkVisibility() && hasText(e) && !e.closest("svg, select, :disabled, .sr, .skip"))
+    .map((e) => [e, light(getComputedStyle(e).color), light(behind(e))])
+    .filter(([, a, b]) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5).map(([e]) => e.outerHTML);
+})()"""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +48,7 @@ def signed_in(tab: Tab, service: Running) -> Tab:
     return tab
 
 
-def _sign_in(tab: Tab, service: Running, key: str) -> None:
+def _sign_in(tab: Tab, service: Running, key: str, view: str = "jobs") -> None:
     tab.problems.clear()
     tab.resize(1200)
     tab.open("about:blank")
@@ -43,7 +58,7 @@ def _sign_in(tab: Tab, service: Running, key: str) -> None:
     tab.open(f"{service.base}/")
     tab.write("#key", key)
     tab.press("Enter", 13)
-    tab.wait("!document.querySelector('#view-jobs').hidden", 30)
+    tab.wait(f"!document.querySelector('#view-{view}').hidden", 30)
 
 
 @pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/style.css"])
@@ -139,20 +154,65 @@ def test_a_job_is_made_and_its_model_is_asked_with_the_mouse_alone(signed_in: Ta
     tab.click("#views a[href='#/models']")
     tab.wait("document.querySelectorAll('#model-rows tr').length === 2", 30)
     _see(tab, "models")
+    _train_on_preferences(tab, tmp_path / "pairs.jsonl", name)
     assert tab.js("document.title") == "finetune-structured"
     assert tab.js("document.querySelectorAll('main img').length") == 0
     assert tab.problems == []
 
 
+def _train_on_preferences(tab: Tab, data: Path, model: str) -> None:
+    """Go on from a tuned model with preferences, by the keyboard alone."""
+    data.write_bytes(pairs(4))
+    tab.walk_to("#link-jobs")
+    tab.press("Enter", 13)
+    tab.wait("document.querySelectorAll('#base option').length === 2", 30)
+    tab.choose_file("#training", data)
+    tab.walk_to("#base")
+    tab.press("ArrowDown", 40)
+    assert tab.js("document.querySelector('#base').value") == model
+    tab.walk_to("#check-files")
+    tab.press("Enter", 13)
+    tab.wait("!document.querySelector('#checked').hidden")
+    assert "the method must be 'dpo'" in tab.text("#check-report")
+    assert tab.js("document.querySelector('#start-job').disabled")
+    assert tab.js("document.querySelector('#beta-label').hidden")
+    _see(tab, "other-method")
+    tab.walk_to("#other-method")
+    tab.press("Enter", 13)
+    tab.wait("document.querySelector('#check-report').innerText.includes('4 of 4 lines are good')")
+    for field, value in (("epochs", "1"), ("batch-size", "2"), ("multiplier", "0.5"), ("beta", "0.25")):
+        tab.walk_to(f"#{field}")
+        tab.write(f"#{field}", value)
+    _see(tab, "preferences")
+    tab.walk_to("#start-job")
+    tab.press("Enter", 13)
+    tab.wait("!document.querySelector('#view-job').hidden", 30)
+    tab.wait("document.querySelector('#job-status').innerText === 'succeeded'")
+    facts = "[...document.querySelectorAll('#job-facts dt')].map(e => [e.innerText, e.nextSibling.innerText])"
+    told = dict(tab.js(facts))
+    asked = {"Base model": model, "Method": "dpo", "Epochs": "1", "Batch size": "2", "Beta": "0.25"}
+    assert told | asked | {"Learning rate multiplier": "0.5"} == told
+    _see(tab, "preferences-job")
+    tab.walk_to("#job-try")
+    tab.press("Enter", 13)
+    tab.walk_to("#take-row")
+    tab.press("Enter", 13)
+    tab.wait("document.querySelector('#message').value.startsWith('Film')", 30)
+
+
 def _see(tab: Tab, view: str) -> None:
-    """Nothing is wider than the window, at the width of a phone and of a desk; pictures where they are asked for."""
+    """Nothing is wider than the window, at the width of a phone and of a desk, and all can be read in either scheme.
+
+    Pictures are saved where they are asked for.
+    """
     for width, is_dark in ((390, True), (1200, False)):
         tab.resize(width, is_dark=is_dark)
         assert tab.js("document.documentElement.scrollWidth") <= width, view
         wide = "[...document.querySelectorAll('main *')].filter(e => e.checkVisibility()"
-        wide += " && !e.closest('.scroll, pre, .sr')"
+        wide += " && !e.closest('.scroll, pre, .sr, svg')"
         wide += " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"
         assert tab.js(wide) == [], view
+        assert tab.js(FAINT) == [], view
         if folder := os.environ.get("PAGE_PICTURES"):
             tab.picture(Path(folder) / f"{view}-{width}.png")
 
@@ -202,7 +262,15 @@ def test_the_problems_of_a_file_are_shown_by_line_before_a_job_is_made(
     assert "line 4" in tab.text(".found")
     assert tab.js("document.querySelector('#start-job').disabled")
     _see(tab, "problems")
-    (file,) = client.files.list()
+    data.write_bytes(rows())
+    tab.walk_to("#method")
+    tab.press("ArrowDown", 40)
+    tab.choose_file("#training", data)
+    tab.click("#check-files")
+    tab.wait(
+        "document.querySelector('#check-report').innerText.includes(\"the method must be 'supervised'\")"
+    )
+    data.write_bytes(rows(3) + b'{"messages": "' + HOSTILE.encode() + b'"}\n')
     tab.click("#discard-files")
     wait_for(lambda: not list(client.files.list()))
     file = client.files.create(file=("bad.jsonl", data.read_bytes()), purpose="fine-tune")
@@ -211,6 +279,44 @@ def test_the_problems_of_a_file_are_shown_by_line_before_a_job_is_made(
     tab.wait("document.querySelector('#job-status').innerText === 'failed'")
     assert "bad.jsonl:4" in tab.text("#job-error")
     _see(tab, "failed")
+    tab.click("#view-job a[href='#/jobs']")
+    tab.wait("document.querySelectorAll('#job-rows tr').length === 1", 30)
+    tab.wait("document.querySelector('.why').innerText.startsWith('bad.jsonl:4: messages')", 30)
+    _see(tab, "failed-jobs")
+    for width in (390, 1200):
+        tab.resize(width)
+        assert tab.js("document.querySelector('.why').getClientRects()[0].height") < 30, "more than a line"
+    assert tab.problems == []
+
+
+@needs_browser
+def test_a_key_without_the_scope_of_a_view_is_told_so_and_sees_what_it_may(
+    tab: Tab, service: Running
+) -> None:
+    _sign_in(tab, service, service.add_key(scopes=["chat"]), "playground")
+    assert tab.text("#key-note").startswith(
+        "This key may be used for chat alone: jobs need the scope fine-tuning"
+    )
+    assert tab.text("#views").split() == ["Models", "Playground"]
+    assert tab.js("document.querySelector('#take-row').hidden"), "it reads no files"
+    _see(tab, "chat-key")
+    for view in ("jobs", "jobs/ftjob-1", "jobs/ftjob-1/scorecard", "keys"):
+        tab.js(f"location.hash = '#/{view}'")
+        what = {"keys": "The list of keys needs", "jobs/ftjob-1/scorecard": "Scorecards need"}.get(
+            view, "Jobs need"
+        )
+        tab.wait(f"document.querySelector('#refused-why').innerText.startsWith('{what} a key with')")
+        assert "This key may be used for chat." in tab.text("#view-refused")
+        assert tab.text("#problem") == ""
+    _see(tab, "refused")
+    tab.walk_to("#other-key")
+    tab.press("Enter", 13)
+    tab.wait("document.activeElement?.id === 'key'", 30)
+    _sign_in(tab, service, service.add_key(scopes=["fine_tuning"]))
+    tab.click("#new-job summary")
+    assert "needs a key with the scope files" in tab.text("#new-job")
+    assert tab.js("document.querySelector('#start').hidden")
+    _see(tab, "fine-tuning-key")
     assert tab.problems == []
 
 
@@ -315,7 +421,7 @@ def test_keys_are_made_and_revoked_and_the_first_one_closes_the_page(
 
 @needs_browser
 def test_the_scorecard_of_a_finished_job_is_made_and_shown(
-    tab: Tab, service: Running, trained: Trained
+    tab: Tab, service: Running, trained: Trained, tmp_path: Path
 ) -> None:
     _sign_in(tab, service, trained.client.api_key)
     assert tab.js("document.querySelector('#link-keys').hidden"), "the key has no scope of keys"
@@ -331,4 +437,21 @@ def test_the_scorecard_of_a_finished_job_is_made_and_shown(
     assert "2 held-out rows" in tab.text("#scorecard-figures")
     assert trained.job.fine_tuned_model in tab.text("#scorecard-figures thead")
     _see(tab, "scorecard")
+    file = service.settings.runs_folder / trained.job.id / "scorecard.json"
+    card, name = file.read_bytes(), trained.job.fine_tuned_model
+    long_name = f"ft:tiny:local:{'m' * 64}:0123456789ab"
+    file.write_bytes(card.replace(name.encode(), long_name.encode()))
+    try:
+        tab.open("about:blank")
+        tab.open(f"{service.base}/#/jobs/{trained.job.id}/scorecard")
+        tab.wait("document.querySelector('#scorecard-figures').innerText.includes('mmm')")
+        _see(tab, "scorecard-long-name")
+        tab.resize(390)
+        wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert tab.js(wide) == 0, "a table that is wider than a phone"
+        report = Scorecard.from_json(file).to_html(tmp_path / "report.html", title=long_name)
+        tab.open(report.as_uri())
+        _see(tab, "report-long-name")
+    finally:
+        file.write_bytes(card)
     assert tab.problems == []

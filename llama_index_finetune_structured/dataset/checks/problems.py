@@ -24,6 +24,8 @@ FIXES = {
     "not_an_object": "write one JSON object a line",
     "unknown_format": "write Examples, or chat lines with 'messages', answer last",
     "wrong_format": "save the data set again in this target's format",
+    "wrong_method": "make the job with that method, or choose a file for this one",
+    "not_a_preference": "write 'input' with messages, and one each in 'preferred_output', 'non_preferred_output'",
     "bad_message": "give every message a known role and text, or parts with a type",
     "unknown_keys": "leave the keys out; some providers refuse a line for them",
     "zero_trained": "give the answer weight 1, or leave the row out",

@@ -13,12 +13,12 @@ STYLE = """
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",
 Roboto,Helvetica,Arial,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
-h1{font-size:1.7rem;line-height:1.2;margin:0 0 12px}
-h2{font-size:1.2rem;margin:40px 0 12px}
+h1{font-size:1.7rem;line-height:1.2;margin:0 0 12px;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:40px 0 12px;overflow-wrap:anywhere}
 h3{font-size:1rem;margin:0;overflow-wrap:anywhere}
 h4{font-size:.9rem;margin:0 0 6px;overflow-wrap:anywhere}
 .verdict{font-size:1.25rem;line-height:1.4;margin:0;padding:14px 18px;background:var(--card);
-border-left:5px solid #2f7fd1;border-radius:6px}
+border-left:5px solid #2f7fd1;border-radius:6px;overflow-wrap:anywhere}
 .problems{margin:12px 0 0;padding:10px 18px 10px 34px;background:var(--bad-bg);color:var(--bad);border-radius:6px;
 overflow-wrap:anywhere}
 .quiet{color:var(--quiet);font-size:.85rem;margin:4px 0 8px;overflow-wrap:anywhere}

@@ -1,0 +1,34 @@
+// The page: asks the service's API and shows the replies. Texts are only ever set as text, never as HTML.
+"use strict";
+
+const KEY = "finetune-structured-key";
+const POLL_MS = 1500;
+const LARGEST_SUMMARY = 4 * 2 ** 20; // bytes of a file that is read whole to describe it
+const ENDED = ["succeeded", "failed", "cancelled"];
+const VIEWS = ["sign-in", "jobs", "job", "scorecard", "models", "playground", "keys", "refused"];
+const $ = (id) => document.getElementById(id);
+let turn = 0; // of the view that is shown: what an earlier one has asked for is dropped
+let clockSkew = 0; // ms that the server's clock is ahead
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+function setText(node, text) { // only where it differs, so that selections are kept
+  if (node.textContent !== text) node.textContent = text;
+}
+const show = (id, isShown = true) => { $(id).hidden = !isShown; };
+const number = (value, digits = 4) => (typeof value === "number" ? value.toFixed(digits) : "–");
+const when = (seconds) => new Date(seconds * 1000).toLocaleString();
+const percent = (value) => (typeof value === "number" ? `${(value * 100).toFixed(1)} %` : "–");
+function duration(seconds) {
+  if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+function tell(problem) {
+  setText($("problem"), problem);
+  show("problem", Boolean(problem));
+}

@@ -1,0 +1,4 @@
+// -- the start, when all of the above is there --
+
+addEventListener("hashchange", route);
+route();
