@@ -15,8 +15,9 @@ from ..errors import FinetuneStructuredError
 from ..local.model.base_models import resolve
 from .app_state import blobs_of, database_of, service_settings
 from .errors import ApiError, invalid, not_found
-from .guards import log_failure
+from .json_log import log_failure
 from .keys import ApiKey, scoped
+from .models import ModelStore
 from .stored_files import file_of
 
 __all__ = ["FileChecks", "router"]
@@ -61,6 +62,8 @@ async def check_file(
 ) -> dict[str, Any]:
     """Check every line of a file as a job on the model does, and count its tokens."""
     settings = service_settings(request)
+    store: ModelStore = request.app.state.models
+    store.refuse_embedding_model(body.model)
     if (base := settings.bases.get(body.model)) is None:
         raise not_found("model", body.model, "model")
 

@@ -95,12 +95,13 @@ def _method(body: CreateJob) -> tuple[str, Hyperparameters]:
 
 
 def _model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
-    """The base model and, where the job goes on from a tuned one, that. Raises ApiError (404)."""
+    """The base model and, where the job goes on from a tuned one, that. Raises ApiError."""
     bases = service_settings(request).bases
     if name in bases:
         return {"model": name}
+    store: ModelStore = request.app.state.models
+    store.refuse_embedding_model(name)
     try:
-        store: ModelStore = request.app.state.models
         return {"model": store.base_name(name, key.id), "start_model": name}
     except ApiError as error:
         names = ", ".join(bases)

@@ -25,7 +25,7 @@ from .app_state import blobs_of, database_of
 from .call_queue import CallQueue
 from .database import Record
 from .errors import ApiError, invalid, not_found
-from .guards import log_failure
+from .json_log import log_failure
 from .jobs import find_job
 from .keys import ApiKey, scoped
 from .models import ModelStore, ServedModel

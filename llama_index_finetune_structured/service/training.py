@@ -27,7 +27,7 @@ from ..local.train.settings import LoraSettings
 from .blobs import Blob, Blobs
 from .database import Database, Record, checkpoints, jobs, new_id, now
 from .errors import ApiError
-from .guards import log_failure
+from .json_log import log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, add_held_out_loss, change_job, job_row
 from .models import ModelStore

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from ..locks import locked_file
 from .blobs import Blobs
 from .database import Database, Record, jobs
-from .guards import log_failure
+from .json_log import json_log, log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
 from .runs import claimed_run
@@ -121,14 +121,13 @@ def run_worker() -> None:
         stop.set()
 
     threading.Thread(target=wait_for_end, daemon=True).start()
-    worker = Worker(settings, sys.argv[1], stop)
     try:
-        worker.run()
+        Worker(settings, sys.argv[1], stop).run()
     except Exception as error:
         log_failure(error, f"worker {sys.argv[1]}")
-        sys.stderr.flush()
         os._exit(1)
 
 
 if __name__ == "__main__":
-    run_worker()
+    with json_log():
+        run_worker()
