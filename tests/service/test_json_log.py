@@ -38,7 +38,9 @@ def test_whatever_is_told_the_log_has_lines_of_json_without_content(
         own_log.warning("first\nsecond \u2028 line")
         logging.getLogger("some.library").error("no such key: %s", SECRET)
         logging.getLogger("some.library").info("asked %s", SECRET)
-        warnings.warn(SECRET, UserWarning, stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn(SECRET, UserWarning, stacklevel=1)
         for _ in tqdm(range(3), desc=SECRET):
             print(SECRET)
             print(SECRET, file=sys.stderr)

@@ -513,8 +513,9 @@ async function openModels(mine) {
     $("model-rows").replaceChildren(...models.map(modelRow));
   });
 }
+const embeds = (model) => model.owned_by === "embeddings";
 function modelRow(model) {
-  const isBase = model.owned_by === "system";
+  const isBase = model.owned_by === "system", isOwn = isBase || embeds(model);
   const open = make("a", { class: "button", href: `#/playground/${part(model.id)}` }, "Try");
   const remove = make("button", { type: "button", "aria-label": `Delete ${model.id}` }, "Delete");
   remove.addEventListener("click", () => guarded(async () => {
@@ -522,8 +523,9 @@ function modelRow(model) {
     await request(`/models/${part(model.id)}`, { method: "DELETE" });
     route();
   }));
-  return make("tr", {}, make("td", {}, model.id), make("td", {}, isBase ? "base" : "tuned"),
-    make("td", { "data-label": "Made" }, isBase ? "" : when(model.created)), make("td", {}, open, ...(isBase ? [] : [" ", remove])));
+  return make("tr", {}, make("td", {}, model.id), make("td", {}, isBase ? "base" : isOwn ? "embeddings" : "tuned"),
+    make("td", { "data-label": "Made" }, isOwn ? "" : when(model.created)),
+    make("td", {}, ...(embeds(model) ? [] : [open]), ...(isOwn ? [] : [" ", remove])));
 }
 
 // -- keys --
@@ -602,7 +604,7 @@ const baseOf = (name) => (name.startsWith("ft:") ? name.split(":")[1] : name);
 
 async function openPlayground(mine, wanted) {
   await guarded(async () => {
-    const models = (await get("/models")).data;
+    const models = (await get("/models")).data.filter((model) => !embeds(model));
     if (mine !== turn) return;
     fill($("first"), models);
     fill($("second"), models);
