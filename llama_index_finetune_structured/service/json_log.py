@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TextIO
 
 from ..printable import package_logger
 
@@ -66,7 +66,7 @@ def _entry(record: logging.LogRecord) -> dict[str, Any]:
 class _Lines(logging.StreamHandler[Any]):
     """A handler that never ends a run, nor writes anything else: a line that cannot be written is lost."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
@@ -117,5 +117,12 @@ def _ignored(ignored: sys.UnraisableHookArgs) -> None:
         log_failure(ignored.exc_value, "an error that nothing could raise")
 
 
-def _warned(_message: Any, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     log_entry("warning", logging.WARNING, category=category.__name__, place=f"{filename}:{lineno}")

@@ -19,9 +19,9 @@ from sqlalchemy import func, select
 from ..locks import locked_file
 from .blobs import Blobs
 from .database import Database, Record, jobs
-from .json_log import json_log, log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
+from .json_log import json_log, log_failure
 from .runs import claimed_run
 from .settings import ServiceSettings
 from .training import JobTraining

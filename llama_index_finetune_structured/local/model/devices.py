@@ -46,7 +46,7 @@ def best_device() -> str:
 
 
 def has_accelerator() -> bool:
-    """Whether this machine has an accelerator, for programs with another PyTorch too: this one may be for CPUs alone."""
+    """Whether this machine has an accelerator, also where this environment's PyTorch is for CPUs alone."""
     return best_device() != "cpu" or any(next(Path("/dev").glob(name), None) for name in _DEVICE_FILES)
 
 

@@ -197,7 +197,9 @@ class VllmChild:
         self.url = f"http://127.0.0.1:{port}"
         own = {"VLLM_API_KEY": self.key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         private = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-        uncompiled = {} if has_accelerator() else {"TORCHDYNAMO_DISABLE": "1"}  # the environment's own counts more
+        uncompiled = (
+            {} if has_accelerator() else {"TORCHDYNAMO_DISABLE": "1"}
+        )  # the environment's own counts more
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._process = subprocess.Popen(
