@@ -114,14 +114,14 @@ def run_worker() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server, which ends its workers
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    settings = ServiceSettings.model_validate_json(sys.stdin.readline())
 
     def wait_for_end() -> None:
         sys.stdin.read()
         stop.set()
 
-    threading.Thread(target=wait_for_end, daemon=True).start()
     try:
+        settings = ServiceSettings.model_validate_json(sys.stdin.readline())
+        threading.Thread(target=wait_for_end, daemon=True).start()
         Worker(settings, sys.argv[1], stop).run()
     except Exception as error:
         log_failure(error, f"worker {sys.argv[1]}")

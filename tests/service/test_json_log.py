@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import threading
 import warnings
@@ -66,6 +67,20 @@ def test_whatever_is_told_the_log_has_lines_of_json_without_content(
     assert all(entry["time"] for entry in entries(captured.err))
 
 
+def test_the_process_of_a_worker_tells_its_own_failure_in_a_line_of_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_index_finetune_structured.service.worker", "0"],
+        input=f'{{"folder": "{SECRET}", "organization": "{SECRET}"}}\n',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (failure,) = entries(done.stderr)
+    assert (failure["error"], failure["where"]) == ("ValidationError", "worker 0")
+    assert SECRET not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_server_with_its_worker_logs_lines_of_json_without_content(
@@ -94,4 +109,3 @@ def test_a_server_with_its_worker_logs_lines_of_json_without_content(
     assert found[0]["event"] == "serving"
     assert found[-1]["event"] == "stopped"
     assert "/v1/embeddings" in [entry.get("route") for entry in found]
-    assert any("dataset" in entry.get("logger", "") for entry in found), "the worker's"
