@@ -88,7 +88,7 @@ def json_log() -> Iterator[None]:
     """
     handler = _Lines()  # of the standard error of now
     handler.setFormatter(_JsonLines())
-    root, own = logging.getLogger(), [logging.getLogger(name) for name in _OWN]
+    root, own = logging.root, [package_logger(name) for name in _OWN]
     levels = [logger.level for logger in own]
     hooks = threading.excepthook, sys.unraisablehook, warnings.showwarning
     with ExitStack() as stack:
