@@ -61,7 +61,6 @@ def children(base: Path, log: Path) -> Iterator[VllmChild]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        environment.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling takes longer than all tests
         server = VllmChild(resolve(base), log, command=vllm_command())
         try:
             yield server

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..errors import ConfigurationError, EngineError, MissingDependencyError
 from ..local.model.base_models import DEFAULT_BASE_MODEL, resolve
 from ..locks import locked_folder
 from ..printable import one_line
-from .command import Result, command, say, settings_of
+from .command import Result, command, settings_of
 
 if TYPE_CHECKING:
     from ..service.keys import KeyStore
@@ -83,6 +82,8 @@ def serve(
         import uvicorn
 
         from ..service.app import create_app
+        from ..service.embedding_folders import require_embedding_model
+        from ..service.json_log import json_log, log_entry
         from ..service.keys import is_loopback
         from ..service.settings import ServiceSettings
     settings = settings_of(
@@ -95,28 +96,43 @@ def serve(
         vllm_command=tuple(shlex.split(vllm_command)),
         vllm_url=vllm_url,
     )
-    app = create_app(settings)
-    if not is_loopback(host) and not app.state.keys.are_required:
-        raise ConfigurationError(
-            f"--host {host}: other machines could use the service without a key: run 'finetune-structured keys add "
-            f"NAME --folder {folder}' first, or listen on 127.0.0.1"
+    with json_log():
+        app = create_app(settings)
+        if not is_loopback(host) and not app.state.keys.are_required:
+            raise ConfigurationError(
+                f"--host {host}: other machines could use the service without a key: run 'finetune-structured keys "
+                f"add NAME --folder {folder}' first, or listen on 127.0.0.1"
+            )
+        # A wrong model is told here, and not to the first client.
+        _require("--base", settings.bases, resolve)
+        _require("--embeddings", settings.embeddings, lambda path: require_embedding_model(Path(path)))
+        with locked_folder(
+            settings.folder
+        ):  # the server takes it again; another one is told here, in one line
+            pass
+        # Requests are logged by the service, without their content.
+        config = uvicorn.Config(
+            app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=10
         )
-    for name, path in settings.bases.items():  # a wrong one is told here, and not to the first client
+        server = uvicorn.Server(config)
+        log_entry("serving", api=f"http://{host}:{port}/v1", page=f"http://{host}:{port}/")
         try:
-            resolve(path)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"--base {name}={path}: {error}") from error
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with locked_folder(settings.folder):  # the server takes it again; another one is told here, in one line
-        pass
-    say(f"http://{host}:{port}/v1; in a browser: http://{host}:{port}/")
-    # Requests are logged by the service, without their content.
-    config = uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
-    server.run()
+            server.run()
+        except KeyboardInterrupt:
+            log_entry("stopped")
+            raise typer.Exit(130) from None
     if not server.started:
         raise EngineError(f"{folder}: the server did not start, for the reason above")
     return Result({"folder": str(folder)}, ("Stopped.",))
+
+
+def _require(option: str, models: Mapping[str, str], check: Callable[[str], object]) -> None:
+    """Raise ConfigurationError, with the option's value, for the first model that ``check`` refuses."""
+    for name, path in models.items():
+        try:
+            check(path)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{option} {name}={path}: {error}") from error
 
 
 def _named(option: str, given: list[str]) -> dict[str, str]:
@@ -131,16 +147,10 @@ def _named(option: str, given: list[str]) -> dict[str, str]:
 
 
 def _embeddings(given: list[str]) -> dict[str, str]:
-    """As ``_named``. A wrong folder, or a missing extra, is told here, and not to the first client."""
+    """As ``_named``. A missing extra is told here, and not to the first client."""
     folders = _named("--embeddings", given)
     if folders and find_spec("sentence_transformers") is None:
         raise MissingDependencyError("sentence_transformers", "embeddings", "--embeddings")
-    for name, folder in folders.items():
-        if not (Path(folder) / "config.json").is_file() and not (Path(folder) / "modules.json").is_file():
-            raise ConfigurationError(
-                f"--embeddings {name}={folder}: expected a folder as sentence-transformers saves it, with modules.json "
-                "or config.json"
-            )
     return folders
 
 

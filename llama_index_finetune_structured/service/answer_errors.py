@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ..errors import ConfigurationError, DatasetError, EngineError, PromptTooLongError
 from .errors import ApiError, invalid
-from .guards import log_failure
+from .json_log import log_failure
 
 __all__ = ["answer_errors"]
 

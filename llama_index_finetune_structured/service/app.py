@@ -31,7 +31,8 @@ from .errors import ErrorReply, add_error_handlers
 from .gradient_api import routes as gradient
 from .gradient_api.adapters import GradientAdapters
 from .gradient_api.training import GradientTraining
-from .guards import RequestGuard, log_failure
+from .guards import RequestGuard
+from .json_log import log_failure
 from .keys import CurrentKey, KeyStore
 from .metrics import ServiceMetrics
 from .models import ModelStore

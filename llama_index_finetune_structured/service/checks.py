@@ -17,9 +17,9 @@ from ..local.model.base_models import resolve
 from ..local.train.settings import LoraSettings
 from .app_state import blobs_of, database_of, service_settings
 from .errors import ApiError, invalid
-from .guards import log_failure
 from .job_files import Method, check_job_file
 from .jobs import model_columns
+from .json_log import log_failure
 from .keys import ApiKey, scoped
 from .stored_files import file_of
 

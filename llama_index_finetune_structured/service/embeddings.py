@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Annotated, Any, Literal
 
@@ -9,9 +10,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from .app_state import service_settings
 from .embeddings_models import EmbeddingModels, Embeddings
+from .errors import ApiError, invalid
 from .event_stream import until_disconnected
 from .keys import ApiKey, scoped
+from .models import ModelStore
 
 __all__ = ["EmbeddingRequest", "router"]
 
@@ -50,10 +54,29 @@ async def create_embeddings(
     models: EmbeddingModels = request.app.state.embeddings
 
     async def work() -> Response:
+        await asyncio.to_thread(_refuse_text_model, request, body.model, key)
         found = await models.embed(body.model, body.input, body.dimensions)
         return JSONResponse(_reply(body, found))
 
     return await until_disconnected(request, work)
+
+
+def _refuse_text_model(request: Request, name: str, key: ApiKey) -> None:
+    """Raise ApiError (400) for a base model, or a tuned one that the key sees."""
+    embeddings = service_settings(request).embeddings
+    store: ModelStore = request.app.state.models
+    if name in embeddings:
+        return
+    try:
+        store.find(name, key.id)
+    except ApiError:  # unknown, which is told with what there is
+        return
+    known = ", ".join(embeddings) or "none"
+    raise invalid(
+        f"{name!r} writes texts and makes no embeddings. Embedding models: {known}.",
+        "model",
+        code="unsupported_model",
+    )
 
 
 def _reply(body: EmbeddingRequest, found: Embeddings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import MissingDependencyError
 from ..local.model.devices import best_device, release_idle_threads
+from ..local.model.reading import transformers_library
 from ..printable import package_logger
 from .errors import ApiError, invalid
 
@@ -57,7 +58,10 @@ class EmbeddingModels:
                 code="model_not_found",
             )  # fmt: skip
         if self._waiting >= self._most_waiting:
-            raise ApiError(429, "The server is busy: too many requests wait.", headers={"Retry-After": "5"})
+            raise ApiError(
+                429, "The server is busy: too many requests wait.", code="too_many_waiting",
+                headers={"Retry-After": "5"},
+            )  # fmt: skip
         self._waiting += 1
         try:
             texts, tokens = await self._compute(self._read, name, inputs, dimensions)
@@ -122,6 +126,7 @@ class EmbeddingModels:
 
 def _load(folder: str) -> Any:
     """The model of a folder, from safetensors and without running code from it."""
+    transformers_library()  # which shows bars else
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

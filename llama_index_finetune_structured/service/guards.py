@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
-import traceback
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..printable import package_logger
 from .errors import ApiError, error_body, internal_error
+from .json_log import log_entry, log_failure
 from .metrics import ServiceMetrics
 from .settings import ServiceSettings
 
-__all__ = ["RequestGuard", "log_failure"]
+__all__ = ["RequestGuard"]
 
-_log = package_logger(__name__)
 _FORM_BYTES = 1 << 20  # chosen: of a form around its file
 _CLOSED = 499  # what nginx logs where the client has gone
 _FILES, _PARTS = re.compile(r"/v1/files/?"), re.compile(r"/v1/uploads/[^/]+/parts/?")
@@ -96,16 +93,15 @@ class RequestGuard:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.count(method, route, status, seconds)
-        entry = {
-            "event": "request",
-            "request_id": request_id,
-            "key": scope["state"].get("key"),
-            "method": method,
-            "route": route,
-            "status": status,
-            "seconds": round(seconds, 4),
-        }
-        _log.info("%s", json.dumps(entry))
+        log_entry(
+            "request",
+            request_id=request_id,
+            key=scope["state"].get("key"),
+            method=method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 4),
+        )
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -113,10 +109,3 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The request has more than {limit:,} bytes.", code="request_too_large")
-
-
-def log_failure(error: BaseException, where: str) -> None:
-    """Log a failure of the server's own: its class and where it was raised, never its text, which may be content."""
-    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    entry = {"event": "failure", "where": where, "error": type(error).__name__, "raised": places[-8:]}
-    _log.error("%s", json.dumps(entry))

@@ -199,8 +199,9 @@ def model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
     bases = service_settings(request).bases
     if name in bases:
         return {"model": name}
+    store: ModelStore = request.app.state.models
+    store.refuse_embedding_model(name)
     try:
-        store: ModelStore = request.app.state.models
         return {"model": store.base_name(name, key.id), "start_model": name}
     except ApiError as error:
         names = ", ".join(bases)

@@ -1,4 +1,4 @@
-"""The models that are served: the base models of the settings, and those that jobs tuned; ``/v1/models``."""
+"""The models that are served: base and embedding models of the settings, and those that jobs tuned; ``/v1/models``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy import Connection, delete, insert, select
 
 from .database import Database, Record, models, now
-from .errors import ApiError, not_found
+from .errors import ApiError, invalid, not_found
 from .keys import ApiKey, CurrentKey, scoped
 from .settings import ServiceSettings
 
 __all__ = ["ModelStore", "ServedModel", "router"]
 
 _BASE_OWNER = "system"
+_EMBEDDING_OWNER = "embeddings"  # by which clients tell embedding models in the list
 _ADAPTER = "adapter"  # its folder in a job's run
 
 
@@ -51,7 +52,11 @@ class ModelStore:
         return [*map(self._base, self._settings.bases), *map(self._tuned, tuned)]
 
     def find(self, name: str, owner: str) -> ServedModel:
-        """The model of that name that the key sees. Raises ApiError (404) where there is none."""
+        """The model of that name, which writes text and which the key sees.
+
+        Raises ApiError: 404 where there is none, 400 for an embedding model.
+        """
+        self.refuse_embedding_model(name)
         if name in self._settings.bases:
             return self._base(name)
         with self._database.read() as connection:
@@ -60,6 +65,30 @@ class ModelStore:
         if row is None:
             raise not_found("model", name, "model")
         return self._tuned(row)
+
+    def refuse_embedding_model(self, name: str) -> None:
+        """Raise ApiError (400) for the name of an embedding model."""
+        if name in self._settings.embeddings:
+            raise invalid(
+                f"{name!r} is an embedding model: it answers /v1/embeddings alone, and is neither asked for texts nor "
+                f"fine-tuned. Base models: {', '.join(self._settings.bases)}.",
+                "model",
+                code="unsupported_model",
+            )
+
+    def described(self, owner: str) -> list[dict[str, Any]]:
+        """The model objects of the protocol, of all models that the key sees: embedding models are after the bases."""
+        tuned = [model for model in self.list_models(owner) if model.adapter is not None]
+        return [
+            *(_described(self._base(name)) for name in self._settings.bases),
+            *map(self._embedding, self._settings.embeddings),
+            *map(_described, tuned),
+        ]
+
+    def describe(self, name: str, owner: str) -> dict[str, Any]:
+        """The model object of one. Raises ApiError (404) where the key sees none of that name."""
+        is_embedding = name in self._settings.embeddings
+        return self._embedding(name) if is_embedding else _described(self.find(name, owner))
 
     def base_name(self, name: str, owner: str) -> str:
         """The name of the base of a tuned model that the key sees. Raises ApiError (404) where there is none."""
@@ -84,8 +113,9 @@ class ModelStore:
 
     def remove(self, name: str, owner: str) -> None:
         """Remove a tuned model, and the run with its weights. Raises ApiError where that is not the key's to do."""
-        if self.find(name, owner).adapter is None:
-            raise ApiError(403, "A base model cannot be deleted.", param="model", code="base_model")
+        if name in self._settings.embeddings or self.find(name, owner).adapter is None:
+            message = "A model of the server's own settings cannot be deleted."
+            raise ApiError(403, message, param="model", code="base_model")
         with self._database.write() as connection:
             where = (models.c.id == name, models.c.owner == owner)
             job = connection.scalar(delete(models).where(*where).returning(models.c.job_id))
@@ -94,6 +124,9 @@ class ModelStore:
 
     def _base(self, name: str) -> ServedModel:
         return ServedModel(name, self._settings.bases[name], None, self._started, _BASE_OWNER)
+
+    def _embedding(self, name: str) -> dict[str, Any]:
+        return _object(name, self._started, _EMBEDDING_OWNER)
 
     def _tuned(self, row: Record) -> ServedModel:
         adapter = self._settings.runs_folder / row.job_id / _ADAPTER
@@ -104,7 +137,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 def _described(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": model.owner}
+    return _object(model.name, model.created, model.owner)
+
+
+def _object(name: str, created: int, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}
 
 
 def _store(request: Request) -> ModelStore:
@@ -115,13 +152,13 @@ def _store(request: Request) -> ModelStore:
 @router.get("")
 def list_models(request: Request, key: CurrentKey) -> dict[str, Any]:
     """The models that the key sees."""
-    return {"object": "list", "data": [_described(model) for model in _store(request).list_models(key.id)]}
+    return {"object": "list", "data": _store(request).described(key.id)}
 
 
 @router.get("/{model:path}")
 def retrieve_model(request: Request, key: CurrentKey, model: str) -> dict[str, Any]:
     """One model."""
-    return _described(_store(request).find(model, key.id))
+    return _store(request).describe(model, key.id)
 
 
 @router.delete("/{model:path}")

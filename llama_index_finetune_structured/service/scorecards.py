@@ -24,9 +24,9 @@ from .app_state import blobs_of, database_of
 from .call_queue import CallQueue
 from .database import Record
 from .errors import ApiError, invalid, not_found
-from .guards import log_failure
 from .job_files import Method, held_out_rows
 from .jobs import find_job
+from .json_log import log_failure
 from .keys import ApiKey, scoped
 from .models import ModelStore, ServedModel
 from .settings import ServiceSettings

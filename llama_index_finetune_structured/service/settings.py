@@ -73,6 +73,13 @@ class ServiceSettings(BaseModel):
     vllm_command: tuple[str, ...] = Field(default=("vllm",), min_length=1)
     vllm_url: str | None = Field(default=None, pattern=r"^https?://")
 
+    @field_validator("embeddings")
+    @classmethod
+    def _has_names_of_its_own(cls, embeddings: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if both := sorted(embeddings.keys() & info.data.get("bases", {}).keys()):
+            raise ValueError(f"{both[0]!r} is the name of a base model too: each model has a name of its own")
+        return embeddings
+
     @field_validator("backend")
     @classmethod
     def _has_one_base(cls, backend: str, info: ValidationInfo) -> str:

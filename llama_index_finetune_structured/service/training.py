@@ -27,10 +27,10 @@ from ..local.train.settings import LoraSettings
 from .blobs import Blob, Blobs
 from .database import Database, Record, checkpoints, jobs, new_id, now
 from .errors import ApiError
-from .guards import log_failure
 from .job_files import check_job_file
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, add_held_out_loss, change_job, job_row
+from .json_log import log_failure
 from .models import ModelStore
 from .settings import ServiceSettings
 from .stored_files import add_file

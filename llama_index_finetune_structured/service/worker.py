@@ -19,9 +19,9 @@ from sqlalchemy import func, select
 from ..locks import locked_file
 from .blobs import Blobs
 from .database import Database, Record, jobs
-from .guards import log_failure
 from .job_requests import ACTIVE, ENDED
 from .job_rows import add_event, change_job, job_row
+from .json_log import json_log, log_failure
 from .runs import claimed_run
 from .settings import ServiceSettings
 from .training import JobTraining
@@ -114,21 +114,20 @@ def run_worker() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server, which ends its workers
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    settings = ServiceSettings.model_validate_json(sys.stdin.readline())
 
     def wait_for_end() -> None:
         sys.stdin.read()
         stop.set()
 
-    threading.Thread(target=wait_for_end, daemon=True).start()
-    worker = Worker(settings, sys.argv[1], stop)
     try:
-        worker.run()
+        settings = ServiceSettings.model_validate_json(sys.stdin.readline())
+        threading.Thread(target=wait_for_end, daemon=True).start()
+        Worker(settings, sys.argv[1], stop).run()
     except Exception as error:
         log_failure(error, f"worker {sys.argv[1]}")
-        sys.stderr.flush()
         os._exit(1)
 
 
 if __name__ == "__main__":
-    run_worker()
+    with json_log():
+        run_worker()

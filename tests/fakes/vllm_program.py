@@ -27,6 +27,7 @@ def main() -> None:
         sys.exit("CUDA out of memory")
     options = sys.argv[1:]
     engine = subprocess.Popen(["sleep", "1000"])
+    print("TORCHDYNAMO_DISABLE", os.environ.get("TORCHDYNAMO_DISABLE"))
     print("arguments", *options, "pids", os.getpid(), engine.pid, flush=True)
     HTTPServer(("127.0.0.1", int(options[options.index("--port") + 1])), _Health).serve_forever()
 

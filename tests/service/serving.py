@@ -81,7 +81,7 @@ def serving(settings: ServiceSettings) -> Iterator[str]:
 
 
 class ServerProcess:
-    """The ``serve`` command in a process of its own. ``settings`` are given as options."""
+    """The ``serve`` command in a process of its own. ``log``: the file of its and its workers' standard error."""
 
     def __init__(self, folder: Path, base: Path) -> None:
         with socket.socket() as free:
@@ -89,12 +89,14 @@ class ServerProcess:
             port = free.getsockname()[1]
         self.base = f"http://127.0.0.1:{port}"
         command = f"serve --folder {folder} --port {port} --base tiny={base}"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "llama_index_finetune_structured.cli", *command.split()],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self.log = folder.with_suffix(".log")
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llama_index_finetune_structured.cli", *command.split()],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         wait_for(self._answers)
 
     def _answers(self) -> bool:

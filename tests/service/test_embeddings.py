@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_finetune_structured.cli import app as cli
+from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.service.embedding_folders import require_embedding_model
 from llama_index_finetune_structured.service.settings import ServiceSettings
-from tests.service.serving import sdk, serving
+from tests.service.serving import rows, sdk, serving
 
 library = pytest.importorskip("sentence_transformers")
 
@@ -148,7 +151,8 @@ def test_many_inputs_and_many_clients_get_their_own(embedding_service: str, own:
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        ({"model": "tiny"}, "model_not_found", "There are: bert"),
+        ({"model": "text-embedding-3-small"}, "model_not_found", "There are: bert"),
+        ({"model": "tiny"}, "unsupported_model", "makes no embeddings. Embedding models: bert"),
         ({"input": "red " * 40}, "context_length_exceeded", r"input\[0\] has 42 tokens"),
         ({"input": ["red", ""]}, None, "input"),
         ({"input": []}, None, "input"),
@@ -177,7 +181,76 @@ def test_without_an_embedding_model_the_error_says_how_to_add_one(tmp_path: Path
         sdk(base).embeddings.create(model="text-embedding-3-small", input="red")
 
 
-def test_a_wrong_folder_is_told_at_the_start(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli, ["serve", "--folder", str(tmp_path), "--embeddings", f"bert={tmp_path}"])
+def test_an_embedding_model_is_listed_and_found_as_other_models_are(client: openai.OpenAI) -> None:
+    listed = {model.id: model for model in client.models.list()}
+    assert list(listed) == ["tiny", "bert"]
+    assert client.models.retrieve("bert") == listed["bert"]
+    assert (listed["bert"].object, listed["bert"].owned_by) == ("model", "embeddings")
+    with pytest.raises(openai.PermissionDeniedError, match="cannot be deleted"):
+        client.models.delete("bert")
+
+
+def test_an_embedding_model_is_refused_where_a_model_is_asked_or_tuned(client: openai.OpenAI) -> None:
+    file = client.files.create(file=("a.jsonl", rows(1)), purpose="fine-tune").id
+    message: Any = {"role": "user", "content": "red"}
+    check = {"model": "bert", "training_file": file}
+    calls: list[Callable[[], Any]] = [
+        lambda: client.chat.completions.create(model="bert", messages=[message]),
+        lambda: client.completions.create(model="bert", prompt="red"),
+        lambda: client.fine_tuning.jobs.create(model="bert", training_file=file),
+        lambda: client.post("/fine_tuning/checks", body=check, cast_to=object),
+    ]
+    for call in calls:
+        with pytest.raises(openai.BadRequestError, match="'bert' is an embedding model") as raised:
+            call()
+        assert (raised.value.code, raised.value.param) == ("unsupported_model", "model")
+
+
+def without(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def unreadable(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"\x00" * 20)
+
+
+def replaced(folder: Path, name: str, before: str, after: str) -> None:
+    text = (folder / name).read_text()
+    assert before in text
+    (folder / name).write_text(text.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (lambda folder: without(folder, "config.json"), "holds no config.json"),
+        (lambda folder: without(folder, "model.safetensors"), "holds no model.safetensors"),
+        (lambda folder: unreadable(folder, "model.safetensors"), "is no embedding model"),
+        (lambda folder: unreadable(folder, "modules.json"), "is no embedding model"),
+        (lambda folder: replaced(folder, "config.json", '"bert"', '"no_such_kind"'), "no_such_kind"),
+        (lambda folder: shutil.rmtree(folder / "1_Pooling"), "1_Pooling, which is not there"),
+        (lambda folder: replaced(folder, "modules.json", "sentence_transformers", "own"), "code of its own"),
+    ],
+)
+def test_a_wrong_folder_is_told_at_the_start(
+    embedding_folder: Path, tmp_path: Path, damage: Callable[[Path], None], told: str
+) -> None:
+    folder = shutil.copytree(embedding_folder, tmp_path / "bert")
+    require_embedding_model(folder)
+    damage(folder)
+    with pytest.raises(ConfigurationError, match=told):
+        require_embedding_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("bert", "has no modules.json and is a LlamaForCausalLM"), ("tiny", "is the name of a base model too")],
+)
+def test_the_command_does_not_start_with_an_embedding_model_that_is_none(
+    tiny_llama: Path, tmp_path: Path, name: str, told: str
+) -> None:
+    models = ["--base", f"tiny={tiny_llama}", "--embeddings", f"{name}={tiny_llama}"]
+    result = CliRunner().invoke(cli, ["serve", "--folder", str(tmp_path), *models])
     assert result.exit_code == 1
-    assert "expected a folder as sentence-transformers saves it" in " ".join(result.output.split())
+    assert told in " ".join(result.output.split())

@@ -82,11 +82,15 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script_but_its_own(
 
 @needs_browser
 def test_without_keys_the_page_opens_at_once(tab: Tab, tmp_path: Path) -> None:
-    settings = ServiceSettings(folder=tmp_path / "service", bases={"tiny": "none"}, workers=False)
+    models = {"bases": {"tiny": "none"}, "embeddings": {"words": "none"}}
+    settings = ServiceSettings(folder=tmp_path / "service", **models, workers=False)
     with serving(settings) as base:
         tab.open(f"{base}/#/models")
-        tab.wait("document.querySelectorAll('#model-rows tr').length === 1", 30)
+        tab.wait("document.querySelectorAll('#model-rows tr').length === 2", 30)
         assert tab.text("#model-rows td") == "tiny"
+        assert tab.js("document.querySelectorAll('#model-rows a').length") == 1, "embeddings are no answers"
+        tab.click("#model-rows a")
+        tab.wait("document.querySelector('#first').options.length === 1", 30)
         assert tab.js("document.querySelector('#sign-out').hidden")
         tab.click("#views a[href='#/jobs']")
         tab.wait("!document.querySelector('#no-jobs').hidden", 30)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from llama_index_finetune_structured.cli import app as cli
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 from llama_index_finetune_structured.local.model.base_models import resolve
+from llama_index_finetune_structured.local.model.devices import has_accelerator
 from llama_index_finetune_structured.service.vllm.server import RunningVllm, VllmChild
 from tests.fakes import vllm_program
 
@@ -80,6 +81,19 @@ def test_it_serves_the_base_on_loopback_with_a_rank_that_vllm_knows(child: VllmC
     processes = pids(tmp_path / "vllm.log")
     child.end()
     wait_until(lambda: all(map(is_gone, processes)))
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_it_compiles_nothing_on_a_host_without_an_accelerator_unless_told(
+    child: VllmChild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TORCHDYNAMO_DISABLE", given)
+    child.start()
+    child.wait_ready()
+    expected = given or ("None" if has_accelerator() else "1")
+    assert f"TORCHDYNAMO_DISABLE {expected}\n" in (tmp_path / "vllm.log").read_text()
 
 
 def test_one_that_dies_is_started_again_and_leaves_no_process(child: VllmChild, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "best_device",
     "chosen_device",
+    "has_accelerator",
     "peak_memory",
     "precision",
     "release_idle_threads",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 _VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
+# Of the drivers of NVIDIA, AMD, Intel (and other graphics), Ascend, Gaudi, TPU, and of GPUs under WSL.
+_DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "davinci[0-9]*", "accel*", "vfio/[0-9]*", "dxg")
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
 
 
@@ -40,6 +43,11 @@ def best_device() -> str:
         found = torch.accelerator.current_accelerator()
         return "cpu" if found is None else found.type
     return "cpu"
+
+
+def has_accelerator() -> bool:
+    """Whether this machine has an accelerator, also where this environment's PyTorch is for CPUs alone."""
+    return best_device() != "cpu" or any(next(Path("/dev").glob(name), None) for name in _DEVICE_FILES)
 
 
 def chosen_device(name: str | None) -> str:

@@ -11,6 +11,7 @@ __all__ = ["CompleteModel", "CreateModel", "FineTuneModel", "InputPart", "Sample
 
 _LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and logits overflow
 _MOST_TOKENS = 511  # the protocol's, also where a request says nothing
+_LONGEST_NAME = 255  # as of a file
 _Text = Annotated[str, Field(min_length=1)]
 
 
@@ -41,7 +42,7 @@ class NewModel(_Body):
     """What a new adapter is named, and which base it adapts."""
 
     base_model_id: _Text
-    name: _Text
+    name: Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME)]
 
 
 class CreateModel(_Body):

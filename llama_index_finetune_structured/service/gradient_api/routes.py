@@ -97,6 +97,7 @@ def create_model(request: Request, key: _TrainingKey, body: CreateModel) -> dict
 @router.get("/{model_id}")
 async def get_model(request: Request, key: CurrentKey, model_id: str) -> dict[str, Any]:
     """One adapter, with the time of its last step."""
+    await asyncio.to_thread(_adapters(request).find, model_id, key.id)  # no key waits for another's step
     await _training(request).settled(model_id)
     return _described(await asyncio.to_thread(_adapters(request).find, model_id, key.id))
 
@@ -118,7 +119,7 @@ async def fine_tune_model(
         raise ApiError(400, message, type="modelIncapableOfFineTuning")
 
     async def work() -> Response:
-        result = await _training(request).fine_tune(model_id, key.id, body.samples)
+        result = await _training(request).fine_tune(model_id, key, body.samples)
         return JSONResponse({"numberOfTrainableTokens": result.tokens, "sumLoss": result.loss})
 
     return await until_disconnected(request, work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,10 +13,10 @@ from ...errors import DatasetError
 from ...local.model.base_models import BaseModelFiles, context_window, resolve, text_config
 from ...local.model.devices import release_idle_threads
 from ...local.train.recipe import learning_rate_of
-from ...printable import package_logger
 from ..database import Record
 from ..errors import ApiError
-from ..guards import log_failure
+from ..json_log import log_failure
+from ..keys import ApiKey
 from ..pool import ModelPool
 from ..settings import ServiceSettings
 from .adapters import GradientAdapters, unknown_adapter
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientTraining", "lora_settings"]
 
-_log = package_logger(__name__)
 _MOST_RANK = 32  # the protocol's
 _CONSTANT_SHARE = (
     0.5  # of the recipe's rate, which is the highest of a run: the mean of a cosine is half of that
@@ -71,22 +70,18 @@ class GradientTraining:
         # A base that leaves the pool takes its trainers with it, which hold its weights.
         self._trainers: WeakKeyDictionary[Any, _Trainers] = WeakKeyDictionary()
         self._left = defaultdict[str, set["Future[StepResult]"]](set)
-        self._waiting = 0
+        self._unfinished = Counter[str]()  # steps by the key that asked for them
         self._bases: dict[str, BaseModelFiles] = {}
 
-    async def fine_tune(self, adapter_id: str, owner: str, samples: Sequence[Sample]) -> StepResult:
+    async def fine_tune(self, adapter_id: str, key: ApiKey, samples: Sequence[Sample]) -> StepResult:
         """Take one step. Cancelled, it is not taken, unless it has begun: then it is finished.
 
         Raises ApiError: 404 for an unknown adapter, 422 for samples that cannot be trained on and where the loss is not
-        finite (the adapter is then as it was), 429 where too many steps wait.
+        finite (the adapter is then as it was), 429 where too many steps wait, of all keys or of this one.
         """
-        if self._waiting >= self._settings.max_waiting_calls:
-            raise ApiError(
-                429,
-                "The server is busy: too many steps wait. Try again later.",
-                headers={"Retry-After": "10"},
-            )
-        self._waiting += 1
+        self._require_turn(key)
+        owner = key.id
+        self._unfinished[owner] += 1
         try:
             adapter = await asyncio.to_thread(self._adapters.find, adapter_id, owner)
             lease = await self._pool.lease(self._adapters.base(adapter))
@@ -100,7 +95,20 @@ class GradientTraining:
                     self._leave(adapter_id, step, loop)
                 raise
         finally:
-            self._waiting -= 1
+            self._unfinished[owner] -= 1
+            if not self._unfinished[owner]:
+                del self._unfinished[owner]
+
+    def _require_turn(self, key: ApiKey) -> None:
+        """Raise ApiError (429) where steps may not wait. Those of a key are limited as its jobs are."""
+        own = self._unfinished[key.id]
+        if own >= key.max_waiting_jobs:
+            why = f"This key has {own} steps that have not ended, as many as it may have: wait for one."
+        elif self._unfinished.total() >= self._settings.max_waiting_calls:
+            why = "The server is busy: too many steps wait. Try again later."
+        else:
+            return
+        raise ApiError(429, why, code="rate_limit_exceeded", headers={"Retry-After": "10"})
 
     def _leave(self, adapter_id: str, step: Future[StepResult], loop: asyncio.AbstractEventLoop) -> None:
         left = self._left[adapter_id]
@@ -149,7 +157,6 @@ class GradientTraining:
                 release_memory(error)
                 message = "The memory does not suffice for a step on these samples: send shorter ones."
                 raise ApiError(422, message, type="unprocessableContent") from error
-            _log.error("a step of %s failed: %s", adapter_id, error)
             log_failure(error, adapter_id)
             raise ApiError(
                 500, "The step could not be taken; the server's log says why.", type="failed"

@@ -20,6 +20,7 @@ import httpx
 from ...errors import ConfigurationError, EngineError
 from ...local.export.serving import vllm_rank
 from ...local.model.base_models import BaseModelFiles, context_window
+from ...local.model.devices import has_accelerator
 from ...printable import one_line, package_logger
 
 __all__ = ["RunningVllm", "VllmChild", "VllmServer"]
@@ -196,6 +197,9 @@ class VllmChild:
         self.url = f"http://127.0.0.1:{port}"
         own = {"VLLM_API_KEY": self.key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         private = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        uncompiled = (
+            {} if has_accelerator() else {"TORCHDYNAMO_DISABLE": "1"}
+        )  # the environment's own counts more
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._process = subprocess.Popen(
@@ -203,7 +207,7 @@ class VllmChild:
                 stdin=subprocess.PIPE,
                 stdout=descriptor,
                 stderr=descriptor,
-                env={**os.environ, **private, **own},
+                env={**uncompiled, **os.environ, **private, **own},
                 start_new_session=True,  # Ctrl-C in the terminal is for the service
             )
         finally:

@@ -30,7 +30,7 @@ from llama_index_finetune_structured.service.settings import ServiceSettings
 from tests import tiny
 from tests.local import families
 from tests.service.gradient.conftest import GradientService
-from tests.service.gradient.running import served
+from tests.service.gradient.running import sdk, served
 from tests.service.gradient.test_gradient_protocol import described, new_adapter, parts
 from tests.service.serving import wait_for
 
@@ -146,6 +146,31 @@ def test_completions_serve_the_last_whole_version_during_a_step(
         assert adapter.complete(query="a", max_generated_token_count=6) == before
         slow_save.go_on.set()
         step.result()
+
+
+def test_a_keys_limit_of_jobs_is_one_of_steps_that_have_not_ended(
+    restarted: ServiceSettings, slow_save: SlowSave
+) -> None:
+    with served(restarted) as (url, app), ThreadPoolExecutor(1) as threads:
+        keys = {name: app.state.keys.add(name, max_waiting_jobs=1) for name in "ab"}
+        adapters = {name: new_adapter(sdk(f"{url}/api", secret)) for name, secret in keys.items()}
+
+        def fine_tune(name: str) -> httpx.Response:
+            return httpx.post(
+                f"{url}/api/models/{adapters[name].id}/fine-tune",
+                json={"samples": [{"inputs": "red, blue"}]},
+                headers={"authorization": f"Bearer {keys[name]}"},
+                timeout=60,
+            )
+
+        first = threads.submit(fine_tune, "a")
+        assert slow_save.begun.wait(60)
+        refused = fine_tune("a")
+        assert (refused.status_code, refused.json()["type"]) == (429, "failed")
+        assert "This key has 1 steps" in refused.json()["message"]
+        slow_save.go_on.set()
+        assert first.result().status_code == 200
+        assert [fine_tune(name).status_code for name in "ab"] == [200, 200]
 
 
 def test_a_client_that_left_during_a_step_is_told_of_it_afterwards(

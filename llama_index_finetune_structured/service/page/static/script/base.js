@@ -28,6 +28,7 @@ function duration(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return `${(seconds / 3600).toFixed(1)} h`;
 }
+const embeds = (model) => model.owned_by === "embeddings";
 function tell(problem) {
   setText($("problem"), problem);
   show("problem", Boolean(problem));

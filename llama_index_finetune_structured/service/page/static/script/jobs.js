@@ -57,7 +57,7 @@ async function openJobs(mine) {
   show("no-files", !may("files"));
   poll(mine, refreshJobs);
   await guarded(async () => {
-    const models = (await get("/models")).data;
+    const models = (await get("/models")).data.filter((model) => !embeds(model));
     if (mine === turn) fillBases(models);
   });
 }

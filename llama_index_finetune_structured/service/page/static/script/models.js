@@ -8,7 +8,7 @@ async function openModels(mine) {
   });
 }
 function modelRow(model) {
-  const isBase = model.owned_by === "system";
+  const isBase = model.owned_by === "system", isOwn = isBase || embeds(model);
   const open = make("a", { class: "button", href: `#/playground/${part(model.id)}` }, "Try");
   const remove = make("button", { type: "button", "aria-label": `Delete ${model.id}` }, "Delete");
   remove.addEventListener("click", () => guarded(async () => {
@@ -16,7 +16,7 @@ function modelRow(model) {
     await request(`/models/${part(model.id)}`, { method: "DELETE" });
     route();
   }));
-  const actions = [...(may("chat") ? [open, " "] : []), ...(isBase || !may("fine_tuning") ? [] : [remove])];
-  return make("tr", {}, make("td", {}, model.id), make("td", {}, isBase ? "base" : "tuned"),
-    make("td", { "data-label": "Made" }, isBase ? "" : when(model.created)), make("td", {}, ...actions));
+  const actions = [...(may("chat") && !embeds(model) ? [open, " "] : []), ...(isOwn || !may("fine_tuning") ? [] : [remove])];
+  return make("tr", {}, make("td", {}, model.id), make("td", {}, isBase ? "base" : isOwn ? "embeddings" : "tuned"),
+    make("td", { "data-label": "Made" }, isOwn ? "" : when(model.created)), make("td", {}, ...actions));
 }

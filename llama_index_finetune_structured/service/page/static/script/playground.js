@@ -6,7 +6,7 @@ const baseOf = (name) => (name.startsWith("ft:") ? name.split(":")[1] : name);
 async function openPlayground(mine, wanted) {
   show("take-row", may("files") && may("fine_tuning"));
   await guarded(async () => {
-    const models = (await get("/models")).data;
+    const models = (await get("/models")).data.filter((model) => !embeds(model));
     if (mine !== turn) return;
     fill($("first"), models);
     fill($("second"), models);
