@@ -9,6 +9,7 @@ from typing import Any
 
 from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source, parsed_rows
+from ..dataset.generate.recipe import prompted_as
 from ..errors import ConfigurationError
 from ..example import Example, content_hash
 from ..json_schema import find_error
@@ -175,7 +176,10 @@ class StartAdapter:
 
 
 def _asked_as(old: Example, new: Example | None) -> Example:
-    """The old row with the schema of the new one, where its answer fits that; else as it is."""
+    """The old row with the schema of the new one, where its answer fits that; else as it is.
+
+    Its prompt is made as that of the new one: otherwise a class's new name in it would tell old rows from new ones.
+    """
     if new is None or new.answer_schema is None or old.answer_schema is None:
         return old
     # A schema in the text of messages, or in a tool, is no part that could be exchanged.
@@ -184,4 +188,4 @@ def _asked_as(old: Example, new: Example | None) -> Example:
     if find_error(new.answer_schema, old.answer_object()) is not None:
         return old
     update = {name: getattr(new, name) for name in ("answer_schema", "schema_name", "answer_class")}
-    return Example(**{**dict(old), **update})
+    return Example(**{**dict(prompted_as(old, new)), **update})

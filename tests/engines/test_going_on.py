@@ -24,7 +24,9 @@ from llama_index_finetune_structured import (
     LoraFinetuneEngine,
     LoraLLM,
     LoraSettings,
+    ServingRecipe,
     check,
+    label_documents,
 )
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.local.model.adapter import read_card
@@ -200,6 +202,28 @@ def test_what_only_old_rows_showed_is_still_said(base: Path, first: Path, tmp_pa
     assert old.bounds.longest.items() <= new.bounds.longest.items()
     llm = LoraLLM.from_adapter(tmp_path / "run", max_new_tokens=5)
     assert llm.complete("Describe colour 1.").text is not None
+
+
+def test_old_documents_are_asked_as_the_new_ones_are_so_that_no_name_tells_them_apart(
+    base: Path, first: Path, tmp_path: Path
+) -> None:
+    rows = {}
+    for output_cls, count in ((Colour, 6), (Shade, 4)):
+        folder = tmp_path / output_cls.__name__
+        folder.mkdir()
+        labels = {f"{n}.txt": {"name": f"c{n}", "warm": n % 2 == 0} for n in range(count)}
+        for name in labels:
+            (folder / name).write_text(
+                f"{output_cls.__name__} {name}: Fill Colour from this document.\n\nlight"
+            )
+        rows[output_cls] = label_documents(folder, output_cls, labels=labels).data
+    options: dict[str, Any] = {"config": GOING_ON, "start_from": first, "replay": rows[Colour]}
+    engine = LoraFinetuneEngine(rows[Shade], base_model=base, output_dir=tmp_path / "run", **options)
+    asked = [str(row.messages[-1].content) for row in engine.examples]
+    assert len(asked) == 8
+    assert {text.split("\n")[0] for text in asked} == {"Fill Shade from this document."}
+    assert sum("\n\nColour " in text and text.endswith("light") for text in asked) == 4
+    assert ServingRecipe.of(engine.examples) == ServingRecipe.of(rows[Shade])
 
 
 def test_a_form_of_prompts_without_schemas_ends_where_there_are_two(

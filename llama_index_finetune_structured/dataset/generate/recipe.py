@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import ConfigurationError, DatasetError
 from ...example import Example, Message
 
-__all__ = ["DEFAULT_QA_TEMPLATE", "ServingRecipe", "context_text", "template_text"]
+__all__ = ["DEFAULT_QA_TEMPLATE", "ServingRecipe", "context_text", "prompted_as", "template_text"]
 
 # The text of LlamaIndex's DEFAULT_TEXT_QA_PROMPT, copied so that a data set does not change with its version.
 DEFAULT_QA_TEMPLATE = (
@@ -137,6 +138,29 @@ def _recipe_of(example: Example) -> ServingRecipe | None:
         return ServingRecipe.model_validate(example.metadata.get(_METADATA_KEY))
     except ValidationError:
         return None
+
+
+def prompted_as(example: Example, other: Example) -> Example:
+    """The example with the prompt that the recipe of another one makes of its question and context.
+
+    The example as it is where one of them has no recipe, or its messages were not made by its own.
+    """
+    own, recipe = _recipe_of(example), _recipe_of(other)
+    if own is None or recipe is None or own == recipe or own.separate_context != recipe.separate_context:
+        return example
+    text = example.messages[-1].content or ""
+    parts = re.split(r"\{(context_str|query_str)\}", own.qa_template or "{query_str}")
+    pattern = "".join(f"(?P<{part}>.*)" if at % 2 else re.escape(part) for at, part in enumerate(parts))
+    try:
+        found = re.fullmatch(pattern, text, re.DOTALL)
+    except re.error:  # a placeholder that stands twice
+        return example
+    asked = {} if found is None else found.groupdict()
+    query, context = asked.get("query_str", ""), asked.get("context_str")
+    if found is None or own.messages(query, context) != example.messages:
+        return example
+    metadata = {**example.metadata, _METADATA_KEY: recipe.model_dump()}
+    return Example(**{**dict(example), "messages": recipe.messages(query, context), "metadata": metadata})
 
 
 def template_text(template: str | PromptTemplate) -> str:
