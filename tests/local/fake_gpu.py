@@ -7,6 +7,7 @@ that registers them has them to its end, so tests start one of their own. To ``t
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,9 @@ class GpuTensor(torch.Tensor):
 
     def data_ptr(self) -> int:
         return self.held.data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.held.untyped_storage()
 
 
 class FakeGpu(TorchDispatchMode):
@@ -231,6 +235,13 @@ def fake_gpu() -> FakeGpu:
     gpu = FakeGpu()
     gpu.__enter__()
     _Attention().__enter__()
+    run = threading.Thread.run
+
+    def run_with_modes(thread: threading.Thread) -> None:
+        with gpu, _Attention():
+            run(thread)
+
+    threading.Thread.run = run_with_modes  # type: ignore[method-assign]
     safetensors.torch.save_file = partial(_save_file, safetensors.torch.save_file)
     return gpu
 
