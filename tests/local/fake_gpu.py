@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import accelerate.utils
 import safetensors.torch
 import torch
 from accelerate import dispatch_model
@@ -242,6 +243,7 @@ def fake_gpu() -> FakeGpu:
             run(thread)
 
     threading.Thread.run = run_with_modes  # type: ignore[method-assign]
+    accelerate.utils.get_max_memory = lambda *_: dict.fromkeys(range(COUNT), 2**30)
     safetensors.torch.save_file = partial(_save_file, safetensors.torch.save_file)
     return gpu
 
@@ -274,5 +276,8 @@ def divided(model: Any) -> Any:
     rest = {"model.embed_tokens": 0, "model.rotary_emb": 0, "lm_head": 0}
     devices = {name: torch.device(NAME, number) for name, number in (numbers | rest).items()}
     return dispatch_model(
-        moved(model, numbers), devices, main_device=torch.device(NAME, 0), skip_keys=model._skip_keys_device_placement
+        moved(model, numbers),
+        devices,
+        main_device=torch.device(NAME, 0),
+        skip_keys=model._skip_keys_device_placement,
     )

@@ -114,7 +114,8 @@ def main() -> None:
         "padded": {name: _padded(place, gpu) for name, place in places.items()},
     }
     for kind in ("llama", "gemma2", "qwen2"):
-        seen[kind] = {name: _answers(place, gpu, kind) for name, place in places.items()}
+        found = places if kind != "qwen2" else {"gpu": moved, "cpu": _as_is}
+        seen[kind] = {name: _answers(place, gpu, kind) for name, place in found.items()}
     print(json.dumps(seen))
 
 

@@ -85,9 +85,7 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
             return self._written(batches[0], key_states, value_states)
         stored = [
             self._written(batch, *new)
-            for batch, *new in zip(
-                batches, layout.parts(key_states), layout.parts(value_states), strict=True
-            )
+            for batch, *new in zip(batches, layout.parts(key_states), layout.parts(value_states), strict=True)
         ]
         return store([keys for keys, _ in stored]), store([values for _, values in stored])
 
