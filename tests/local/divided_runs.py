@@ -47,7 +47,7 @@ def _trained(base: Path, folder: Path, device: str) -> dict[str, Any]:
     except KeyboardInterrupt:
         engine().finetune()
     log = json.loads((folder / "training_log.json").read_text())
-    merged = export_adapter(folder, folder.with_suffix(".merged"))
+    merged = export_adapter(folder / "adapter", folder.with_suffix(".merged"))
     asked = [
         LoraLLM.from_adapter(folder, device=device, max_new_tokens=4),
         LoraLLM(base_model=str(merged), device="cpu", max_new_tokens=4),

@@ -238,9 +238,9 @@ def fake_gpu() -> FakeGpu:
     _Attention().__enter__()
     run = threading.Thread.run
 
-    def run_with_modes(thread: threading.Thread) -> None:
+    def run_with_modes(self: threading.Thread) -> None:
         with gpu, _Attention():
-            run(thread)
+            run(self)
 
     threading.Thread.run = run_with_modes  # type: ignore[method-assign]
     accelerate.utils.get_max_memory = lambda *_: dict.fromkeys(range(COUNT), 2**30)

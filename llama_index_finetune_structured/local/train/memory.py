@@ -325,7 +325,8 @@ def _size(rows: Sequence[TokenRow], tokens: int) -> PieceSize:
 def free_memory(processes: int = 1, device: str | None = None) -> int | None:
     """Bytes that are free: on a device (None: the best one), or for this one of several processes on a CPU.
 
-    ``device``: of ``chosen_device``; of several, their sum. None where unknown. What PyTorch holds of a GPU without using it is free.
+    ``device``: of ``chosen_device``; of several, their sum. None where unknown. What PyTorch holds of a GPU without
+    using it is free.
     """
     import torch
 
