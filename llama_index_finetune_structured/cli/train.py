@@ -107,7 +107,8 @@ def train(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where to train, such as cpu or cuda:1 (default: the best device).")
+        str | None,
+        typer.Option(help="Where to train: cpu, cuda:1, or auto for all GPUs (default: the best device)."),
     ] = None,
     report_to: Annotated[
         list[str] | None,

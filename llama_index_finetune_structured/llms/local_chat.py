@@ -46,7 +46,9 @@ class LocalChatLLM(ToolCallingLLM, StructuredAnswersLLM, PromptSettingsLLM):
         default=None, frozen=True, description="Hold the base's layers as nf4 or int8; None: as they are."
     )
     device: str | None = Field(
-        default=None, frozen=True, description="Such as cpu or cuda:1; None: the best device of the machine."
+        default=None,
+        frozen=True,
+        description="Such as cpu, cuda:1, or auto for all GPUs; None: the best one.",
     )
 
     max_queue: int | None = Field(

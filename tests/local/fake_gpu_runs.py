@@ -20,7 +20,7 @@ from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.settings import LoraSettings
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
-from tests.local.fake_gpu import NAME, FakeGpu, fake_gpu, moved
+from tests.local.fake_gpu import NAME, FakeGpu, divided, fake_gpu, moved
 
 _SHARED = tuple(n % 250 + 2 for n in range(60))
 ROWS = [TokenRow((*_SHARED, n, 7, 9), (n + 3, 8, 20 + n, 5)) for n in range(2, 10)]
@@ -37,15 +37,16 @@ def _as_is(model: Any) -> Any:
     return model
 
 
-def _losses(place: Callable[[Any], Any], gpu: FakeGpu) -> dict[str, Any]:
-    """Losses of a run that is resumed in the middle, and what one step waits for."""
+def _losses(place: Callable[[Any], Any], gpu: FakeGpu, kind: str) -> dict[str, Any]:
+    """Losses of a run that is resumed in the middle, on rows and held-out ones, and what one step waits for."""
     losses: list[float] = []
+    settings = _SETTINGS.model_copy(update={"checkpoint_layers": kind == "gemma2"})
     with tempfile.TemporaryDirectory() as folder:
 
         def trainer() -> Trainer:
             torch.manual_seed(0)
-            model = place(add_lora(tiny.model("llama"), rank=4, alpha=8))
-            return Trainer(model, ROWS, _SETTINGS, Path(folder), fingerprint="fake")
+            model = add_lora(place(tiny.model(kind)), rank=4, alpha=8)
+            return Trainer(model, ROWS, settings, Path(folder), fingerprint="fake")
 
         first = trainer()
         first._train_step(first._batches[0])
@@ -54,7 +55,8 @@ def _losses(place: Callable[[Any], Any], gpu: FakeGpu) -> dict[str, Any]:
         seen = gpu.seen()
         first._save()
         resumed = trainer()
-        losses += [step["loss"] for step in resumed.run(ROWS[:2]).steps[first.step :]]
+        log = resumed.run(ROWS[:2])
+        losses += [entry["loss"] for entry in (*log.steps[first.step :], *log.validation)]
         assert resumed.loss.packed
     return {"losses": losses, **seen}
 
@@ -101,15 +103,19 @@ def _padded(place: Callable[[Any], Any], gpu: FakeGpu) -> dict[str, Any]:
 
 def main() -> None:
     gpu = fake_gpu()
-    places = {"gpu": moved, "cpu": _as_is}
+    places = {"gpu": moved, "gpus": divided, "cpu": _as_is}
     seen: dict[str, Any] = {
         "best_device": best_device(),
         "accelerator": NAME,
-        "training": {name: _losses(place, gpu) for name, place in places.items()},
+        "training": {
+            kind: {name: _losses(place, gpu, kind) for name, place in places.items()}
+            for kind in ("llama", "gemma2")
+        },
         "padded": {name: _padded(place, gpu) for name, place in places.items()},
     }
     for kind in ("llama", "gemma2", "qwen2"):
-        seen[kind] = {name: _answers(place, gpu, kind) for name, place in places.items()}
+        found = places if kind != "qwen2" else {"gpu": moved, "cpu": _as_is}
+        seen[kind] = {name: _answers(place, gpu, kind) for name, place in found.items()}
     print(json.dumps(seen))
 
 

@@ -10,12 +10,19 @@ import torch
 from llama_index_finetune_structured import LoraFinetuneEngine, LoraLLM
 from llama_index_finetune_structured.errors import ConfigurationError, EngineError
 from llama_index_finetune_structured.local.generate.prefix_cache import prefix_cache_bytes
+from llama_index_finetune_structured.local.model import devices
 from llama_index_finetune_structured.local.model.adapter import add_lora
-from llama_index_finetune_structured.local.model.devices import best_device, chosen_device, precision
+from llama_index_finetune_structured.local.model.devices import (
+    best_device,
+    chosen_device,
+    peak_memory,
+    precision,
+)
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train import gradient_scale
 from llama_index_finetune_structured.local.train.distributed import DistributedRun
 from llama_index_finetune_structured.local.train.gradient_scale import GradientScale
+from llama_index_finetune_structured.local.train.memory import free_memory
 from llama_index_finetune_structured.local.train.settings import LoraSettings
 from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import exporting, tiny
@@ -57,8 +64,31 @@ def test_a_device_is_chosen_by_its_name(monkeypatch: pytest.MonkeyPatch, name: s
     assert chosen_device(name) == name
     with pytest.raises(ConfigurationError, match="this machine has cuda:0, cuda:1, cpu: name one of these"):
         chosen_device("cuda:2")
-    with pytest.raises(ConfigurationError, match="never divided among several"):
-        chosen_device("auto")
+
+
+@pytest.mark.parametrize(("gpus", "chosen"), [(2, "auto"), (1, "cuda"), (0, "cpu")])
+def test_auto_is_all_gpus_where_there_are_several(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert chosen_device("auto") == chosen
+
+
+def test_over_several_gpus_precision_and_memory_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (int(name[-1]) + 2, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda name: int(name[-1]) + 7)
+    assert free_memory(device="auto") == (2 + 1) + (3 + 1)
+    assert peak_memory("cuda:0", "cuda:1") == 7 + 8
+    asked = list[str]()
+    monkeypatch.setattr(devices, "_has_bf16", lambda name: asked.append(name) or name == "cuda:0")
+    assert precision("auto") is torch.float16
+    assert asked == ["cuda:0", "cuda:1"]
 
 
 def test_on_the_cpu_beside_a_gpu_the_precision_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +129,11 @@ def test_each_of_several_processes_has_the_device_that_it_is_given() -> None:
 
 def test_the_prefix_cache_grows_with_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (64 * 2**30, 80 * 2**30))
-    assert prefix_cache_bytes(torch.device("cuda")) == 8 * 2**30
+    gpu, other = torch.device("cuda:0"), torch.device("cuda:1")
+    assert prefix_cache_bytes([gpu]) == 8 * 2**30
+    assert prefix_cache_bytes([gpu, other]) == 16 * 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 80 * 2**30))
-    assert prefix_cache_bytes(torch.device("cuda")) == prefix_cache_bytes(torch.device("cpu")) == 512 * 2**20
+    assert prefix_cache_bytes([gpu]) == prefix_cache_bytes([torch.device("cpu")]) == 512 * 2**20
 
 
 def _trainer(folder: Path, dtype: torch.dtype) -> Trainer:

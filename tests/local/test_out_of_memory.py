@@ -96,7 +96,7 @@ def test_memory_that_never_suffices_is_an_error_with_figures_and_what_to_do(tmp_
     with pytest.raises(EngineError) as raised:
         trainer.run()
     text = str(raised.value)
-    assert "step 3 of 6: the memory of the cpu device does not suffice" in text
+    assert "step 3 of 6: the memory of cpu does not suffice" in text
     assert "the estimate: about 26.0 GiB of memory are needed, 27.0 GiB are free" in text
     assert "The checkpoint of step 2 is kept: end other programs that use the memory, use a smaller" in text
     assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)

@@ -11,6 +11,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from ...printable import package_logger
+from ..model.devices import devices_of
 from ..model.rope import most_positions_alike
 from .adapter_layers import AdapterLayers
 from .kv_cache import KeyValues, KVCacheModel
@@ -33,7 +34,7 @@ class BatchDecoder:
 
     def __init__(self, model: Any, stop_ids: Set[int]) -> None:
         self._model, self._stop_ids = KVCacheModel(model), stop_ids
-        self._prefix_bytes = prefix_cache_bytes(model.device)
+        self._prefix_bytes = prefix_cache_bytes(devices_of(model))
         self._prefixes = PrefixCache(self._prefix_bytes)
         self.sequences: list[GeneratedSequence] = []
 

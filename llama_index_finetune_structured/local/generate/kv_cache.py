@@ -78,16 +78,14 @@ class _SlotLayer(_Layer):  # type: ignore[misc]
 
         Returns all keys and values of its rows, cached and new, of each batch [rows, kv_heads, width, head_dim].
         """
-        layout = self.layout
+        layout, batches = self.layout, self.layout.batches(key_states.device)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if len(layout.batches) == 1:
-            return self._written(layout.batches[0], key_states, value_states)
+        if len(batches) == 1:
+            return self._written(batches[0], key_states, value_states)
         stored = [
             self._written(batch, *new)
-            for batch, *new in zip(
-                layout.batches, layout.parts(key_states), layout.parts(value_states), strict=True
-            )
+            for batch, *new in zip(batches, layout.parts(key_states), layout.parts(value_states), strict=True)
         ]
         return store([keys for keys, _ in stored]), store([values for _, values in stored])
 

@@ -133,13 +133,17 @@ def _nodes(root: _Node) -> Iterator[_Node]:
         yield node
 
 
-def prefix_cache_bytes(device: torch.device) -> int:
-    """Most bytes of a prefix cache on a device: more than 512 MiB on a GPU with more than 4 GiB free."""
-    if device.type != "cuda":
+def prefix_cache_bytes(devices: Sequence[torch.device]) -> int:
+    """Most bytes of a prefix cache on devices: more than 512 MiB on a GPU with more than 4 GiB free.
+
+    Of several, each holds the keys and values of its layers, about as many as the others.
+    """
+    if any(device.type != "cuda" for device in devices):
         return _LIMIT_BYTES
     import torch
 
-    return max(_LIMIT_BYTES, int(torch.cuda.mem_get_info(device)[0]) // _SHARE)
+    least = min(int(torch.cuda.mem_get_info(device)[0]) for device in devices)
+    return max(_LIMIT_BYTES, len(devices) * least // _SHARE)
 
 
 def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -49,7 +49,7 @@ class NewTokens(NamedTuple):
 
 
 class RaggedBatch:
-    """``NewTokens`` on the device, concatenated row by row.
+    """``NewTokens`` on a device, concatenated row by row.
 
     In shapes, ``tokens`` is the number of new tokens, ``longest`` the largest of a row, ``width`` the largest number of
     cached and new tokens of a row. ``positions``, ``row_of``, ``column_of`` and ``places`` [tokens]: of each token, its
@@ -106,30 +106,40 @@ class RaggedBatch:
 
 
 class RaggedLayout:
-    """The new tokens of one forward: those of ``batches``, one after the other.
+    """The new tokens of one forward: those of each of ``NewTokens``, one after the other.
 
-    ``ids`` and ``positions`` [tokens of all batches]: of each token, its id and its position in its row. ``calls``: how
-    often attention was computed with it.
+    ``ids`` and ``positions`` [tokens of all]: of each token, its id and its position in its row. ``calls``: how often
+    attention was computed with it.
     """
 
     def __init__(self, new: Sequence[NewTokens], device: torch.device) -> None:
         # Of each kind of column, that of each batch.
         columns = list(zip(*(part.columns() for part in new), strict=True))
         # One upload for all, since each is waited for.
-        flat = uploaded([number for kind in columns for part in kind for number in part], device)
-        self.ids, self.positions, *_ = torch.split(flat, [sum(map(len, kind)) for kind in columns])
-        parts = torch.split(flat, [len(part) for kind in columns for part in kind])
-        self.batches = [RaggedBatch(each, *parts[len(new) + n :: len(new)]) for n, each in enumerate(new)]
+        self._flat = uploaded([number for kind in columns for part in kind for number in part], device)
+        self.ids, self.positions, *_ = torch.split(self._flat, [sum(map(len, kind)) for kind in columns])
+        self._new, self._sizes = new, [len(part) for kind in columns for part in kind]
+        self._batches: dict[torch.device, list[RaggedBatch]] = {}
         self.calls = 0
+
+    def batches(self, device: torch.device) -> list[RaggedBatch]:
+        """``NewTokens`` on the device of a layer, where they are copied once."""
+        if device not in self._batches:
+            parts, count = torch.split(self._flat.to(device), self._sizes), len(self._new)
+            self._batches[device] = [
+                RaggedBatch(each, *parts[count + n :: count]) for n, each in enumerate(self._new)
+            ]
+        return self._batches[device]
 
     @property
     def windows(self) -> set[int | None]:
         """Sliding windows, in tokens, of the layers that have used this layout; None: full attention."""
-        return set[int | None]().union(*(batch.windows for batch in self.batches))
+        every = (batch.windows for batches in self._batches.values() for batch in batches)
+        return set[int | None]().union(*every)
 
     def parts(self, flat: torch.Tensor) -> Sequence[torch.Tensor]:
         """[1, heads, tokens, d] -> that of each batch."""
-        return torch.split(flat, [batch.tokens for batch in self.batches], dim=2)
+        return torch.split(flat, self._sizes[: len(self._new)], dim=2)
 
 
 def store(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -161,14 +171,15 @@ def ragged_attention(
     if layout is None or attention_mask is not None or any(other.get(name) is not None for name in _UNKNOWN):
         raise TypeError(f"{type(module).__name__}: its attention cannot be computed from KV cache slots")
     layout.calls += 1
-    if len(layout.batches) == 1:
-        return _attention(layout.batches[0], query, key, value, scaling, sliding_window, softcap), None
+    batches = layout.batches(query.device)
+    if len(batches) == 1:
+        return _attention(batches[0], query, key, value, scaling, sliding_window, softcap), None
     keys, values = (getattr(stored, "parts", ()) for stored in (key, value))
-    if not len(keys) == len(values) == len(layout.batches):
+    if not len(keys) == len(values) == len(batches):
         raise TypeError(f"{type(module).__name__}: changes the keys that the cache returns")
     attended = [
         _attention(batch, part, key, value, scaling, sliding_window, softcap)
-        for batch, part, key, value in zip(layout.batches, layout.parts(query), keys, values, strict=True)
+        for batch, part, key, value in zip(batches, layout.parts(query), keys, values, strict=True)
     ]
     return torch.cat(attended, dim=1), None
 

@@ -13,7 +13,7 @@ from ...errors import ConfigurationError, MissingDependencyError
 from ...files import read_json
 from .base_files import GGUF, PROCESSOR_TEMPLATES, differing_parts, file_hash, hash_of_files, hashed_files
 from .converted import converted_folder, require_unchanged
-from .devices import chosen_device
+from .devices import AUTO, chosen_device, device_names
 from .finite import require_finite
 from .quantization import Quantization, is_quantized, quantized_tensors, quantizing, set_up_layers
 from .reading import causal_model, reading, require_buildable, transformers_library
@@ -224,8 +224,8 @@ def load_model(
 ) -> Any:
     """The base model as a transformers causal LM, read from safetensors only, each weight straight to its device.
 
-    ``quantization``: of the layers that LoRA adapts. ``device``: None: the best one. Raises ConfigurationError where
-    it does not load, there is no such device, or where weights are missing or not finite.
+    ``quantization``: of the layers that LoRA adapts. ``device``: as of ``chosen_device``. Raises ConfigurationError
+    where it does not load or fit, there is no such device, or where weights are missing or not finite.
     """
     config, place = _config_json(base), chosen_device(device)
     _require_unchanged(base)
@@ -233,12 +233,32 @@ def load_model(
         if (base.path / _GENERATION).is_file():
             read_json(base.path / _GENERATION)  # transformers goes on without a damaged one
         options = quantizing(base.name, base.path, config, quantization)
-        model = causal_model(base.path, dtype=dtype, device_map={"": place}, **options)
+        model = causal_model(base.path, dtype=dtype, **_placed(place), **options)
+        if "disk" in getattr(model, "hf_device_map", {}).values():
+            raise ConfigurationError(
+                f"base model {base.name!r}: its weights do not fit into the memory that is free on "
+                f"{' and '.join(device_names(place))} together: end other programs that use it, hold the weights in "
+                "fewer bits (quantization), or use a smaller base model"
+            )
         set_up_layers(model, dtype)
         forget_lengths(model)
     _require_same(base)
     require_finite([*model.named_parameters(), *quantized_tensors(model)], f"base model {base.name!r}")
     return model
+
+
+def _placed(place: str) -> dict[str, Any]:
+    """Options of transformers' ``from_pretrained`` that say where the weights go.
+
+    Over several devices, each has about as many of them. The CPU and the disk have none: transformers would move
+    weights from there for each use, which can be neither trained nor merged.
+    """
+    if place != AUTO:
+        return {"device_map": {"": place}}
+    from accelerate.utils import get_max_memory
+
+    free = {device: size for device, size in get_max_memory().items() if isinstance(device, int)}
+    return {"device_map": AUTO, "max_memory": free}
 
 
 def _require_same(base: BaseModelFiles) -> None:

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "AUTO",
     "best_device",
     "chosen_device",
+    "device_names",
+    "devices_of",
     "has_accelerator",
+    "is_divided",
     "peak_memory",
     "precision",
     "release_idle_threads",
@@ -29,8 +33,10 @@ __all__ = [
 
 _VARIABLE = "LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION"
 # Of the drivers of NVIDIA, AMD, Intel (and other graphics), Ascend, Gaudi, TPU, and of GPUs under WSL.
-_DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "davinci[0-9]*", "accel*", "vfio/[0-9]*", "dxg")
+_DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/render*", "davinci[0-9]*", "accel*", "vfio/[0-9]*", "dxg")
 _SOFT_PAUSE = 1  # omp_pause_soft, OpenMP 5.0
+AUTO = "auto"
+"""In place of a device's name: all accelerators of the machine, which divide a model's layers."""
 
 
 def best_device() -> str:
@@ -53,18 +59,38 @@ def has_accelerator() -> bool:
 def chosen_device(name: str | None) -> str:
     """A device of this machine by its name in PyTorch, such as ``cpu`` or ``cuda:1``; of None, the best one.
 
-    Raises ConfigurationError, with the devices there are, for any other name.
+    Of ``auto``: the same where the machine has several accelerators, else the best device. Raises ConfigurationError,
+    with the devices there are, for any other name.
     """
     if name is None:
         return best_device()
     known = _device_names()
+    if name == AUTO:
+        return AUTO if len(device_names(AUTO)) > 1 else best_device()
     if name in known or name in {one.partition(":")[0] for one in known}:
         return name
-    whole = " A model is held by one device and never divided among several." if name == "auto" else ""
     raise ConfigurationError(
-        f"device {name!r}: this machine has {', '.join(known)}: name one of these, or leave device out for the "
-        f"best one.{whole}"
+        f"device {name!r}: this machine has {', '.join(known)}: name one of these, auto for all accelerators together, "
+        "or leave device out for the best one"
     )
+
+
+def device_names(device: str | None) -> list[str]:
+    """The devices that a result of ``chosen_device`` stands for; None: the best one."""
+    if device != AUTO:
+        return [device or best_device()]
+    known = _device_names()
+    return known[:-1] or known  # without the CPU, which is the last
+
+
+def devices_of(model: Any) -> list[torch.device]:
+    """The devices that hold the weights of a model, that of its first weight first."""
+    return list(dict.fromkeys(weight.device for weight in model.parameters()))
+
+
+def is_divided(model: Any) -> bool:
+    """Whether the layers of a transformers model are on several devices."""
+    return len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
 
 
 def _device_names() -> list[str]:
@@ -79,7 +105,7 @@ def _device_names() -> list[str]:
 
 def precision(device: str | None = None) -> torch.dtype:
     """Type of the frozen weights: $LLAMA_INDEX_FINETUNE_STRUCTURED_PRECISION, ``bf16``, ``fp16`` or ``fp32``, or else
-    bf16 where the hardware multiplies it faster than fp32. ``device``: None: the best one.
+    bf16 where the hardware multiplies it faster than fp32. ``device``: of ``chosen_device``; None: the best one.
 
     A GPU without bf16 of its own (T4, V100) takes fp16: PyTorch would only emulate bf16. On a CPU bf16 needs AMX, or
     an AMD processor with AVX-512's bf16 instructions, which multiplied bf16 matrices 4.5 times as fast as fp32 ones;
@@ -96,9 +122,9 @@ def precision(device: str | None = None) -> torch.dtype:
                 f"${_VARIABLE} is {wanted!r}, expected bf16, fp16 or fp32: set it so, or unset it"
             )
         return kinds[wanted]
-    device = device or best_device()
-    if device != "cpu":
-        return torch.bfloat16 if _has_bf16(device) else torch.float16
+    names = device_names(device)
+    if names != ["cpu"]:
+        return torch.bfloat16 if all(map(_has_bf16, names)) else torch.float16
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     is_fast = features.get("amx_bf16") or (features.get("avx512_bf16") and _is_amd())
     return torch.bfloat16 if is_fast else torch.float32
@@ -142,16 +168,16 @@ def _has_bf16(device: str) -> bool:
         return supported is None or bool(supported(including_emulation=False))
 
 
-def peak_memory(device: str | None = None) -> int | None:
-    """The most bytes so far: of a CUDA device, or else of this process; None where unknown.
+def peak_memory(*devices: str) -> int | None:
+    """The most bytes so far: of CUDA devices together, or else of this process; None where unknown.
 
-    ``device``: None: the best one.
+    ``devices``: none: the best one.
     """
     import torch
 
-    device = device or best_device()
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
+    devices = devices or (best_device(),)
+    if all(device.startswith("cuda") for device in devices):
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in devices)
     try:
         import resource
     except ImportError:  # on Windows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -29,17 +30,21 @@ def require_finite(weights: Iterable[tuple[str, torch.Tensor]], owner: str) -> N
 
 
 def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """The names of the tensors that hold NaN or infinity. Reads the device once where all are finite."""
+    """The names of the tensors that hold NaN or infinity. Reads each device once where all are finite."""
     import torch
 
     floating = [(name, weight.detach()) for name, weight in weights if weight.is_floating_point()]
     if not floating:
         return []
     # A sum is one pass without a temporary tensor. It may overflow where all values are finite: hence the second look.
+    sums, suspects = defaultdict[torch.device, dict[int, torch.Tensor]](dict), list[int]()
     with torch.no_grad():
-        sums = torch.stack([_sum(weight) for _, weight in floating])
-        suspects = (~sums.isfinite()).nonzero()[:, 0].tolist()
-        return [floating[n][0] for n in suspects if not bool(floating[n][1].isfinite().all())]
+        for n, (_, weight) in enumerate(floating):
+            sums[weight.device][n] = _sum(weight)
+        for found in sums.values():
+            places = (~torch.stack([*found.values()]).isfinite()).nonzero()[:, 0].tolist()
+            suspects += [[*found][place] for place in places]
+        return [floating[n][0] for n in sorted(suspects) if not bool(floating[n][1].isfinite().all())]
 
 
 def _sum(weight: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...printable import package_logger
+from ..model.devices import is_divided
 
 __all__ = ["use_liger"]
 
@@ -19,12 +20,13 @@ _TOLERANCE = (
 
 
 def use_liger(model: Any, loss: Callable[[], float]) -> bool:
-    """Use Liger's kernels in a PEFT model on CUDA, where liger-kernel is installed; returns whether they are used.
+    """Use Liger's kernels in a PEFT model on one CUDA device, where liger-kernel is installed; returns whether.
 
     ``loss``: the model's loss on a row. Where the kernels fail or change it by more than rounding, the model is left as
     it was, and a warning says why.
     """
-    if next(model.parameters()).device.type != "cuda":
+    # Its kernels run on the current device alone, and replace the functions that move states to the next one.
+    if next(model.parameters()).device.type != "cuda" or is_divided(model.get_base_model()):
         return False
     try:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigurationError
 from ...printable import package_logger
-from ..model.devices import uploaded, widest_float
+from ..model.devices import is_divided, uploaded, widest_float
 from ..model.prompts import TokenRow, TrainingRow, token_rows
 from ..model.reading import reading
 from ..model.rope import most_positions_alike
@@ -179,13 +179,14 @@ def _cross_entropy(
 ) -> torch.Tensor:
     """Summed loss [] of logits [tokens, vocabulary] in fp32, or fp64 where they are; labels [tokens].
 
-    With weights [n, tokens], the n weighted sums [n].
+    With weights [n, tokens], the n weighted sums [n]. On the device of the logits.
     """
+    labels = labels.to(logits.device)  # of a model over several devices, that of its output layer
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if weights is None:
         return cross_entropy(logits, labels, reduction="sum")
     losses = cross_entropy(logits, labels, reduction="none")
-    return weights.to(losses.dtype) @ losses
+    return weights.to(losses) @ losses
 
 
 def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Tensor:
@@ -193,15 +194,17 @@ def _answer_states(model: Any, batch: PackedBatch, *, packed: bool) -> torch.Ten
     inputs, at = _inputs(model, batch, packed=packed)
     with _autocast(model, at.device.type):
         states: torch.Tensor = _causal_lm(model).base_model(**inputs).last_hidden_state[0]
-    return states[at]
+    return states[at.to(states.device)]
 
 
 def _own_logits(model: Any, batch: PackedBatch, packed: bool) -> torch.Tensor:
     """Logits [answer tokens, vocabulary] from the model's own forward call, which may scale or cap them."""
     inputs, at = _inputs(model, batch, packed=packed)
     keep = "logits_to_keep" in inspect.signature(_causal_lm(model).forward).parameters
+    # A tensor would come to the first of a model's devices, and the states that it chooses among are on the last.
+    kept = batch.answer_at if is_divided(_causal_lm(model)) else at
     with _autocast(model, at.device.type):
-        logits: torch.Tensor = model(**inputs, **({"logits_to_keep": at} if keep else {})).logits[0]
+        logits: torch.Tensor = model(**inputs, **({"logits_to_keep": kept} if keep else {})).logits[0]
     return logits if keep else logits[at]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import ConfigurationError, EngineError
 from ..model.base_models import BaseModelFiles, holds_quantized_weights, text_config
-from ..model.devices import best_device, precision
+from ..model.devices import device_names, precision
 from ..model.prompts import TokenRow, TrainingRow, token_rows
 from ..model.quantization import WEIGHT_BYTES, Quantization
 from ..model.reading import reading
@@ -129,10 +129,10 @@ class MemoryPlan:
 
 
 def require_memory(plan: MemoryPlan, base: str, device: str) -> None:
-    """Raise EngineError where a run on the base of that name does not fit on the device."""
+    """Raise EngineError where a run on the base of that name does not fit on the device, of ``chosen_device``."""
     if not plan.fits:
         raise EngineError(
-            f"base model {base!r} cannot be trained on the {device} device, where its longest row has "
+            f"base model {base!r} cannot be trained on {' and '.join(device_names(device))}, where its longest row has "
             f"{plan.longest} tokens: {plan.summary}"
         )
 
@@ -325,13 +325,19 @@ def _size(rows: Sequence[TokenRow], tokens: int) -> PieceSize:
 def free_memory(processes: int = 1, device: str | None = None) -> int | None:
     """Bytes that are free: on a device (None: the best one), or for this one of several processes on a CPU.
 
-    None where unknown. What PyTorch holds of a GPU without using it is free.
+    ``device``: of ``chosen_device``; of several, their sum. None where unknown. What PyTorch holds of a GPU without
+    using it is free.
     """
     import torch
 
-    if (device := device or best_device()).startswith("cuda"):
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    names = device_names(device)
+    if names[0].startswith("cuda"):
+        return sum(
+            int(torch.cuda.mem_get_info(name)[0])
+            + torch.cuda.memory_reserved(name)
+            - torch.cuda.memory_allocated(name)
+            for name in names
+        )
     try:
         import psutil
     except ImportError:

@@ -70,8 +70,9 @@ class LoraSettings(BaseModel):
         quantization: Hold the base's layers that LoRA adapts in 4 bits a weight (``nf4``: QLoRA, arXiv:2305.14314) or
             in 8 (``int8``), for a third or half of the memory of bf16. Kept in the adapter, which is served on the base
             quantised alike. Needs the extra ``quantized``. None (default): as the base's files have them.
-        device: Where to train, by PyTorch's name, such as ``cpu`` or ``cuda:1``. None (default): the machine's best
-            device. One that the machine does not have is an error, which names those that it has.
+        device: Where to train, by PyTorch's name, such as ``cpu`` or ``cuda:1``; ``auto``: on all GPUs, which divide
+            the base's layers, for one that a single GPU does not hold. None (default): the machine's best device. One
+            that the machine does not have is an error, which names those that it has.
         report_to: Where to log losses and learning rates, through accelerate's trackers: any of ``tensorboard``,
             ``wandb``, ``mlflow`` and ``trackio``, whose package must be installed. None by default. TensorBoard's files
             are in the folder ``logs`` of the run.

@@ -19,7 +19,7 @@ from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
 from ...printable import package_logger
 from ..model.adapter import load_lora
-from ..model.devices import peak_memory, release_idle_threads
+from ..model.devices import devices_of, peak_memory, release_idle_threads
 from ..model.finite import not_finite
 from ..model.prompts import TrainingRow
 from .batches import batches
@@ -104,7 +104,7 @@ class Trainer:
         use_liger(model, partial(self.loss.mean, rows[:1]))
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.batch_size = settings.batch_size or rows_a_step(rows)
-        self.device = str(self.weights[0].device)
+        self.devices = [str(device) for device in devices_of(model)]
         width = model.get_input_embeddings().weight.shape[1]
         self.learning_rate = settings.learning_rate or rate_share * learning_rate_of(width, self.batch_size)
         # One kernel for all weights; on a CPU sums would round otherwise than they did.
@@ -150,7 +150,7 @@ class Trainer:
         seconds *= 1 + _FORWARD_SHARE * len(validation) / len(self.rows)
         if limit is not None and 60 * limit < seconds * self.total_steps:
             self._plan(max(1, int(60 * limit / seconds)))
-        return RunCost(seconds * self.total_steps, peak_memory(self.device))
+        return RunCost(seconds * self.total_steps, peak_memory(*self.devices))
 
     def run(
         self,
@@ -286,11 +286,11 @@ class Trainer:
             raise EngineError(self._memory_failure()) from error
 
     def _memory_failure(self) -> str:
-        used = "" if (peak := peak_memory(self.device)) is None else f", of which {gib(peak)} were in use"
+        used = "" if (peak := peak_memory(*self.devices)) is None else f", of which {gib(peak)} were in use"
         estimate = "" if self.plan is None else f"; the estimate: {self.plan.summary}"
         kept = f". The checkpoint of step {self._saved} is kept" if self._saved else ""
         return (
-            f"step {self.step + 1} of {self.total_steps}: the memory of the {self.device} device does not suffice"
+            f"step {self.step + 1} of {self.total_steps}: the memory of {' and '.join(self.devices)} does not suffice"
             f"{used}, with checkpointed layers and at most {self.loss.piece_tokens} tokens in one forward pass"
             f"{estimate}{kept}: {mend(checkpointed=True)}"
         )
