@@ -20,6 +20,7 @@ from ..evaluation.run.systems import System, content_text
 from ..evaluation.scorecard import Scorecard
 from ..example import Example
 from ..files import read_json
+from ..formats.wire import schema_format
 from ..llms.lora import LoraLLM
 from .app_state import blobs_of, database_of
 from .call_queue import CallQueue
@@ -135,15 +136,13 @@ def _answers_of(llm: LoraLLM) -> Callable[[Example], Awaitable[str]]:
         ]
         schema = example.answer_schema
         asked = (
-            {} if schema is None else {"response_format": _format_of(example.schema_name or "answer", schema)}
+            {}
+            if schema is None
+            else {"response_format": schema_format(example.schema_name or "answer", schema)}
         )
         return (await llm.achat(messages, **asked)).message.content or ""
 
     return answer
-
-
-def _format_of(name: str, schema: Any) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
 def _cards(request: Request) -> Scorecards:
