@@ -28,7 +28,7 @@ from .job_requests import (
 )
 from .job_rows import add_event, change_job, job_row
 from .keys import ApiKey, scoped
-from .models import ModelStore
+from .models import models_of
 from .paging import listed_page
 from .stored_files import file_of
 
@@ -100,8 +100,7 @@ def _model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
     if name in bases:
         return {"model": name}
     try:
-        store: ModelStore = request.app.state.models
-        return {"model": store.base_name(name, key.id), "start_model": name}
+        return {"model": models_of(request).base_name(name, key.id), "start_model": name}
     except ApiError as error:
         names = ", ".join(bases)
         raise ApiError(

@@ -15,7 +15,7 @@ from .errors import ApiError, not_found
 from .keys import ApiKey, CurrentKey, scoped
 from .settings import ServiceSettings
 
-__all__ = ["ModelStore", "ServedModel", "router"]
+__all__ = ["ModelStore", "ServedModel", "models_of", "router"]
 
 _BASE_OWNER = "system"
 _ADAPTER = "adapter"  # its folder in a job's run
@@ -107,7 +107,8 @@ def _described(model: ServedModel) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": model.created, "owned_by": model.owner}
 
 
-def _store(request: Request) -> ModelStore:
+def models_of(request: Request) -> ModelStore:
+    """The models of the service that a request is for."""
     store: ModelStore = request.app.state.models
     return store
 
@@ -115,13 +116,13 @@ def _store(request: Request) -> ModelStore:
 @router.get("")
 def list_models(request: Request, key: CurrentKey) -> dict[str, Any]:
     """The models that the key sees."""
-    return {"object": "list", "data": [_described(model) for model in _store(request).list_models(key.id)]}
+    return {"object": "list", "data": [_described(model) for model in models_of(request).list_models(key.id)]}
 
 
 @router.get("/{model:path}")
 def retrieve_model(request: Request, key: CurrentKey, model: str) -> dict[str, Any]:
     """One model."""
-    return _described(_store(request).find(model, key.id))
+    return _described(models_of(request).find(model, key.id))
 
 
 @router.delete("/{model:path}")
@@ -129,5 +130,5 @@ def delete_model(
     request: Request, key: Annotated[ApiKey, Depends(scoped("fine_tuning"))], model: str
 ) -> dict[str, Any]:
     """Delete a tuned model."""
-    _store(request).remove(model, key.id)
+    models_of(request).remove(model, key.id)
     return {"id": model, "object": "model", "deleted": True}

@@ -29,7 +29,7 @@ from .errors import ApiError, invalid, not_found
 from .guards import log_failure
 from .jobs import find_job
 from .keys import ApiKey, scoped
-from .models import ModelStore, ServedModel
+from .models import ServedModel, models_of
 from .settings import ServiceSettings
 from .stored_files import file_of
 
@@ -173,10 +173,9 @@ async def make_scorecard(request: Request, key: JobsKey, job_id: str) -> dict[st
 
 def _asked(request: Request, key: ApiKey, job: Record) -> tuple[Path, list[ServedModel]]:
     """The held-out file, and the base and tuned models. Raises ApiError where one of them was deleted."""
-    store: ModelStore = request.app.state.models
     with database_of(request).read() as connection:
         row = file_of(connection, key.id, job.validation_file, "validation_file")
-    systems = [store.find(name, key.id) for name in (job.model, job.fine_tuned_model)]
+    systems = [models_of(request).find(name, key.id) for name in (job.model, job.fine_tuned_model)]
     return blobs_of(request).path(row.sha256), systems
 
 
