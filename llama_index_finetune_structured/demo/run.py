@@ -47,7 +47,7 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
     """
     with open_output(output, settings):
         documents = functions()
-        retriever = bm25_retriever([node_of(function) for function in documents], 1, "demo", "The demo")
+        retriever = _retriever(documents)
         train, test = _questions(documents, settings)
         say(
             f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
@@ -91,6 +91,10 @@ def train_on(
     job = engine.get_current_job()
     say(f"trained {job.steps} steps in {job.seconds:.0f} s -> {job.adapter}")
     return engine
+
+
+def _retriever(documents: Sequence[Function]) -> BaseRetriever:
+    return bm25_retriever([node_of(function) for function in documents], 1, "demo", "The demo")
 
 
 def _engine(retriever: BaseRetriever, llm: LLM) -> BaseQueryEngine:
