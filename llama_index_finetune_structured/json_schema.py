@@ -29,6 +29,7 @@ __all__ = [
     "find_error",
     "first_error",
     "follow_references",
+    "is_number",
     "map_sub_schemas",
     "pattern_matches",
     "pointer_part",
@@ -330,6 +331,11 @@ def resolve_pointer(root: Any, pointer: str) -> Any:
         else:
             node = node.get(name, {}) if isinstance(node, Mapping) else {}
     return node
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a JSON number: Python's True and False are integers, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def pointer_part(name: str) -> str:

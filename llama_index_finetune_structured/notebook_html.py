@@ -17,10 +17,10 @@ def escape(text: str) -> str:
     return html_escape(printable(text))
 
 
-def shortened(text: str, characters: int = _CHARACTERS) -> str:
+def shortened(text: str) -> str:
     """The text on one line, without its end where it is long; escaped."""
     line = one_line(text)
-    return escape(line if len(line) <= characters else f"{line[:characters]}…")
+    return escape(line if len(line) <= _CHARACTERS else f"{line[:_CHARACTERS]}…")
 
 
 def folded(summary: str, html: str) -> str:

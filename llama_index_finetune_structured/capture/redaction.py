@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..example import loads
+from ..json_schema import is_number
 from .known_secrets import environment_secrets, mask_remembered, remember_secret
 from .named_secrets import is_named_secret, secret_name
 from .phone_numbers import redact_phones
@@ -182,7 +183,7 @@ class _RowRedactor:
             return {self._name(key): self._under(key, item, strength) for key, item in value.items()}
         if isinstance(value, list):
             return [self.value(item, strength) for item in value]
-        if self.numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if self.numbers and is_number(value):
             return value if self.redact(str(value)) == str(value) else 0
         return value
 

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts.chat_prompts import TEXT_QA_PROMPT_TMPL_MSGS
-from llama_index.core.schema import BaseNode
 from pydantic import BaseModel
 
 from ..answer_values import class_schema
@@ -21,9 +20,10 @@ from ..dataset import CallPolicy, FinetuneDataset, RetrievalAugmentedDatasetBuil
 from ..dataset.generate.documents import read_nodes
 from ..dataset.generate.llm_calls import FailedCall
 from ..dataset.generate.misses import RetrievalMisses, is_miss, settle_misses
+from ..dataset.generate.retrieval import bm25_retriever
 from ..dataset.labels import AnswerShape
 from ..dataset.schema.load import load_schema
-from ..errors import ConfigurationError, DatasetError, MissingDependencyError
+from ..errors import ConfigurationError, DatasetError
 from ..example import Example
 from .build_documents import DocumentOptions, build_documents
 from .build_folder import BuildSettings, DocumentChanges, build_folder
@@ -32,7 +32,7 @@ from .command import Result, command, counted, finite, say
 from .schema_option import remember_schema
 from .teacher import INVALID_ANSWER, OPENAI, TeacherCalls, hosted_teacher, read_questions
 
-__all__ = ["bm25_retriever", "register"]
+__all__ = ["register"]
 
 
 def build(
@@ -164,7 +164,7 @@ def build(
     output_cls = load_schema(schema)
     abstention = _empty_answer(output_cls) if retrieval_misses == "abstain" else None
     nodes = read_nodes(folder, chunk_size=chunk_size)
-    retriever = bm25_retriever(nodes, top_k)
+    retriever = bm25_retriever(nodes, top_k, "build", "build")
     say(f"{len({node.ref_doc_id for node in nodes})} documents, {len(nodes)} chunks")
     settings = BuildSettings(
         answer_schema=class_schema(output_cls), teacher=teacher, top_k=top_k, chunk_size=chunk_size
@@ -192,18 +192,6 @@ def _refuse(options: Mapping[str, Any], reason: str) -> None:
     """Raise ConfigurationError for options that were given and would change nothing."""
     if given := [name for name, value in options.items() if value is not None]:
         raise ConfigurationError(f"{reason}: leave {', '.join(given)} out")
-
-
-def bm25_retriever(nodes: Sequence[BaseNode], top_k: int) -> BaseRetriever:
-    """A retriever by words in common: it needs no embedding model and no service."""
-    try:
-        from llama_index.retrievers.bm25 import BM25Retriever
-    except ImportError as error:
-        raise MissingDependencyError("llama-index-retrievers-bm25", "build", "build") from error
-    retriever: BaseRetriever = BM25Retriever.from_defaults(
-        nodes=list(nodes), similarity_top_k=min(top_k, len(nodes))
-    )
-    return retriever
 
 
 def _labelled_rows(retriever: BaseRetriever, pairs: Path, output_cls: type[BaseModel]) -> FinetuneDataset:

@@ -20,6 +20,7 @@ from ..example import Example
 __all__ = ["Leak", "LeakageReport", "find_leaks"]
 
 _SHINGLE_WORDS = 3  # chosen: long enough that shared topic words alone make no two rows alike
+_SIMILAR = 0.8
 # Rows of Jaccard similarity s share a band, and are compared, with a probability of about 1 - (1 - s**4)**16:
 # 99.98% at s = 0.8, 64% at 0.5.
 _BANDS, _HASHES_PER_BAND = 16, 4
@@ -73,10 +74,8 @@ class LeakageReport:
         )
 
 
-def find_leaks(
-    train: Sequence[Example], validation: Sequence[Example], *, threshold: float = 0.8
-) -> LeakageReport:
-    """For each validation row the most similar train row, where the similarity is ``threshold`` or more.
+def find_leaks(train: Sequence[Example], validation: Sequence[Example]) -> LeakageReport:
+    """For each validation row the most similar train row, where the similarity is 0.8 or more.
 
     Question and answer are compared, as sets of three-word shingles without regard to case; retrieved context
     and system prompt are not, since rows share them legitimately.
@@ -95,7 +94,7 @@ def find_leaks(
             continue
         similarities = [train_hashes[other].similarity(minhash) for other in candidates]
         best = max(similarities)
-        if best >= threshold:
+        if best >= _SIMILAR:
             leaks.append(Leak(row, candidates[similarities.index(best)], best, text))
     return LeakageReport(tuple(leaks), len(validation))
 

@@ -12,12 +12,10 @@ from typing import Any, BinaryIO, Protocol
 from ..descriptors import open_regular
 from ..errors import DatasetError
 from ..example import Example
-from ..formats.reading import example_from_row
+from ..formats.reading import example_from_row, first_keys
 from ..jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
 
 __all__ = ["Pair", "PairSource", "read_pairs"]
-
-_SHOWN_KEYS = 6  # chosen: keys of an unknown row that an error names
 
 
 class HasPairs(Protocol):
@@ -136,8 +134,7 @@ def _from_mapping(row: Mapping[str, Any]) -> Pair:
     if "messages" in row:
         return _from_example(example_from_row(dict(row)))
     if "query" not in row or "response" not in row:
-        keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS]) or "no keys"
-        raise ValueError(f"expected 'query' and 'response', found {keys}")
+        raise ValueError(f"expected 'query' and 'response', found {first_keys(row) or 'no keys'}")
     node, document = _optional_text(row, "node_id"), _optional_text(row, "document_id")
     return Pair(
         _question(row["query"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llama_index.core.llms import LLM
 from pydantic import JsonValue
@@ -16,13 +15,11 @@ from ..dataset.splits import unit_hash
 from ..engines.lora import LoraFinetuneEngine
 from ..errors import DatasetError
 from ..evaluation import AgentScorecard, compare_agents
-from ..llms.lora import LoraLLM
-from ..locks import locked_folder
 from .agent_capture import CONCURRENCY, MOST_TURNS, CapturedRuns, agent_with, capture_runs
 from .agent_questions import generate_agent_questions
 from .agent_teacher import ScriptedAgentTeacher
 from .agent_tools import AgentTools, documented_functions
-from .run import train_on
+from .run import train_on, untuned
 from .settings import DemoSettings, open_output, teacher_of
 
 __all__ = ["AgentDemoData", "prepare_agent_data", "run_agents"]
@@ -47,27 +44,23 @@ def run_agents(settings: DemoSettings, output: Path, say: Callable[[str], None])
     All files are written to ``output``; ``say`` receives progress messages. Raises ConfigurationError where
     ``output`` belongs to a run with other settings, EngineError while another process works there.
     """
-    with locked_folder(output):
-        open_output(output, settings)
-        return _run(settings, output, say)
-
-
-def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> AgentScorecard:
-    teacher = teacher_of(settings) or ScriptedAgentTeacher()
-    data = prepare_agent_data(settings, teacher, output, say)
-    engine = train_on(data.train, settings, output, say)
-    llms = {**_students(engine), "teacher": teacher}
-    card = compare_agents(
-        {name: agent_with(llm, data.tools) for name, llm in llms.items()},
-        data.gold,
-        max_iterations=MOST_TURNS,
-        concurrency=CONCURRENCY,
-        cache_dir=output / "answers" / engine.fingerprint[:12],
-        notes=settings.model_dump(mode="json", exclude_none=True) | _facts(settings, output, data, engine),
-    )
-    card.to_json(output / "scorecard.json")
-    card.to_html(output / "report.html", title=str(card.settings["title"]))
-    return card
+    with open_output(output, settings):
+        teacher = teacher_of(settings) or ScriptedAgentTeacher()
+        data = prepare_agent_data(settings, teacher, output, say)
+        engine = train_on(data.train, settings, output, say)
+        llms = {**_students(engine), "teacher": teacher}
+        card = compare_agents(
+            {name: agent_with(llm, data.tools) for name, llm in llms.items()},
+            data.gold,
+            max_iterations=MOST_TURNS,
+            concurrency=CONCURRENCY,
+            cache_dir=output / "answers" / engine.fingerprint[:12],
+            notes=settings.model_dump(mode="json", exclude_none=True)
+            | _facts(settings, output, data, engine),
+        )
+        card.to_json(output / "scorecard.json")
+        card.to_html(output / "report.html", title=str(card.settings["title"]))
+        return card
 
 
 def prepare_agent_data(
@@ -116,10 +109,7 @@ def _tell(captured: CapturedRuns, say: Callable[[str], None]) -> None:
 def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
     """Base and tuned model, both with grammar; prompt, token limit and bounds are the same."""
     tuned = engine.get_finetuned_model(max_new_tokens=_TURN_TOKENS, batch_size=CONCURRENCY)
-    same: dict[str, Any] = tuned.model_dump(
-        include={"base_model", "max_new_tokens", "batch_size", "chat_prompts"}
-    )
-    return {"base": LoraLLM(**same, bounds=tuned.bounds), "tuned": tuned}
+    return {"base": untuned(tuned), "tuned": tuned}
 
 
 def _facts(

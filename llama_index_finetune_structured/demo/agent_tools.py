@@ -15,7 +15,7 @@ from typing import Any
 from llama_index.core.schema import TextNode
 from llama_index.core.tools import BaseTool, FunctionTool
 
-from ..errors import MissingDependencyError
+from ..dataset.generate.retrieval import bm25_retriever
 from .corpus import Function, answerable, functions, node_of, parse_card
 
 __all__ = ["AgentTools", "DescribedParameter", "DocumentedFunction", "documented_functions"]
@@ -87,15 +87,10 @@ class AgentTools:
     """
 
     def __init__(self, known: Sequence[DocumentedFunction]) -> None:
-        try:
-            from llama_index.retrievers.bm25 import BM25Retriever
-        except ImportError as error:
-            raise MissingDependencyError("llama-index-retrievers-bm25", "demo", "The demo") from error
         self.functions = {function.name: function for function in known}
         self._names = {function.node.node_id: function.name for function in known}
-        self._retriever = BM25Retriever.from_defaults(
-            nodes=[function.node for function in known], similarity_top_k=min(_MOST_MATCHES, len(known))
-        )
+        nodes = [function.node for function in known]
+        self._retriever = bm25_retriever(nodes, _MOST_MATCHES, "demo", "The demo")
 
     def tools(self) -> list[BaseTool]:
         """The tools as an agent takes them; their descriptions are their docstrings."""

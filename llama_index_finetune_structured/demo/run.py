@@ -15,20 +15,20 @@ from pydantic import JsonValue
 
 from ..capture.recorder import rejects_path
 from ..dataset import FinetuneDataset, answer_questions
+from ..dataset.generate.retrieval import bm25_retriever
 from ..engines.lora import LoraFinetuneEngine, LoraJob
-from ..errors import DatasetError, MissingDependencyError
+from ..errors import DatasetError
 from ..evaluation import Scorecard, compare
 from ..example import Example, Message, content_hash
 from ..files import read_json
 from ..llms.lora import LoraLLM
 from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.train.settings import LoraSettings
-from ..locks import locked_folder
 from .corpus import REFERENCE_KEY, ApiCard, Function, answerable, functions, node_of, parse_card
 from .settings import DemoSettings, open_output, teacher_of
 from .teacher import QA_TEMPLATE, DocstringTeacher
 
-__all__ = ["DemoSettings", "run", "train_on"]
+__all__ = ["DemoSettings", "run", "train_on", "untuned"]
 
 _ANSWER_TOKENS = 256  # chosen: the longest card fits
 _TRAIN_SHARE = 0.7
@@ -45,40 +45,35 @@ def run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Sco
     All files are written to ``output``; ``say`` receives progress messages. Raises ConfigurationError where
     ``output`` belongs to a run with other settings, EngineError while another process works there.
     """
-    with locked_folder(output):
-        open_output(output, settings)
-        return _run(settings, output, say)
-
-
-def _run(settings: DemoSettings, output: Path, say: Callable[[str], None]) -> Scorecard:
-    documents = functions()
-    retriever = _retriever(documents)
-    train, test = _questions(documents, settings)
-    say(
-        f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
-    )
-    teacher = teacher_of(settings) or DocstringTeacher()
-    data = _captured(_engine(retriever, teacher), train, test, output, say)
-    data.save(output / "train.jsonl")
-    test.save(output / "test.jsonl")
-    engine = train_on(data, settings, output, say)
-    systems = {
-        name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
-    }
-    card = compare(
-        systems,
-        test,
-        output_cls=ApiCard,
-        concurrency=_BATCH,
-        cache_dir=output / "answers" / engine.fingerprint[:12],
-        notes=settings.model_dump(mode="json", exclude_none=True, exclude={"agent"})
-        | _facts(settings, output, data, engine.get_current_job()),
-    )
-    card.to_json(output / "scorecard.json")
-    log = read_json(output / "model" / "training_log.json")["steps"]
-    card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
-    card.to_svg(output / "before-and-after.svg")
-    return card
+    with open_output(output, settings):
+        documents = functions()
+        retriever = _retriever(documents)
+        train, test = _questions(documents, settings)
+        say(
+            f"{len(documents)} documented functions; {len(train)} to train on, {len(test)} held out by sub-package"
+        )
+        teacher = teacher_of(settings) or DocstringTeacher()
+        data = _captured(_engine(retriever, teacher), train, test, output, say)
+        data.save(output / "train.jsonl")
+        test.save(output / "test.jsonl")
+        engine = train_on(data, settings, output, say)
+        systems = {
+            name: _engine(retriever, llm) for name, llm in {**_students(engine), "teacher": teacher}.items()
+        }
+        card = compare(
+            systems,
+            test,
+            output_cls=ApiCard,
+            concurrency=_BATCH,
+            cache_dir=output / "answers" / engine.fingerprint[:12],
+            notes=settings.model_dump(mode="json", exclude_none=True, exclude={"agent"})
+            | _facts(settings, output, data, engine.get_current_job()),
+        )
+        card.to_json(output / "scorecard.json")
+        log = read_json(output / "model" / "training_log.json")["steps"]
+        card.to_html(output / "report.html", title=str(card.settings["title"]), training_log=log)
+        card.to_svg(output / "before-and-after.svg")
+        return card
 
 
 def train_on(
@@ -99,14 +94,7 @@ def train_on(
 
 
 def _retriever(documents: Sequence[Function]) -> BaseRetriever:
-    try:
-        from llama_index.retrievers.bm25 import BM25Retriever
-    except ImportError as error:
-        raise MissingDependencyError("llama-index-retrievers-bm25", "demo", "The demo") from error
-    retriever: BaseRetriever = BM25Retriever.from_defaults(
-        nodes=[node_of(function) for function in documents], similarity_top_k=1
-    )
-    return retriever
+    return bm25_retriever([node_of(function) for function in documents], 1, "demo", "The demo")
 
 
 def _engine(retriever: BaseRetriever, llm: LLM) -> BaseQueryEngine:
@@ -199,19 +187,21 @@ def _has_parameters(example: Example) -> bool:
 def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
     """Base and tuned model, each with and without grammar; prompt, token limit and bounds are the same."""
     tuned = engine.get_finetuned_model(max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH)
-    same: dict[str, Any] = tuned.model_dump(
-        include={"base_model", "max_new_tokens", "batch_size", "chat_prompts"}
-    )
-    same["bounds"] = tuned.bounds
     free_tuned = engine.get_finetuned_model(
         max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH, constrained=False
     )
     return {
-        "base": LoraLLM(**same, constrained=False),
-        "base + grammar": LoraLLM(**same),
+        "base": untuned(tuned, constrained=False),
+        "base + grammar": untuned(tuned),
         "tuned": free_tuned,
         "tuned + grammar": tuned,
     }
+
+
+def untuned(tuned: LoraLLM, **settings: Any) -> LoraLLM:
+    """The base model of a tuned one, with the same prompt, token limit and bounds."""
+    same = tuned.model_dump(include={"base_model", "max_new_tokens", "batch_size", "chat_prompts"})
+    return LoraLLM(**same, bounds=tuned.bounds, **settings)
 
 
 def _facts(settings: DemoSettings, output: Path, data: FinetuneDataset, job: LoraJob) -> dict[str, JsonValue]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llama_index.core.llms import LLM
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import ConfigurationError
 from ..files import read_json, write_json
 from ..local.model.base_models import DEFAULT_BASE_MODEL
+from ..locks import locked_folder
 
 __all__ = ["DemoSettings", "teacher_of", "open_output"]
 
@@ -29,8 +32,19 @@ class DemoSettings(BaseModel):
     agent: bool = False
 
 
-def open_output(output: Path, settings: DemoSettings) -> None:
-    """Write these settings into the folder, or check that it has the same."""
+@contextmanager
+def open_output(output: Path, settings: DemoSettings) -> Iterator[None]:
+    """Hold the lock of the folder, which gets these settings or has the same.
+
+    Raises ConfigurationError where it belongs to a run with other settings, EngineError while another process works
+    there.
+    """
+    with locked_folder(output):
+        _claim(output, settings)
+        yield
+
+
+def _claim(output: Path, settings: DemoSettings) -> None:
     settings_file = output / "demo.json"
     if not settings_file.is_file():
         write_json(settings_file, settings.model_dump(mode="json"))

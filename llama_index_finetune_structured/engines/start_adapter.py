@@ -70,7 +70,7 @@ class StartAdapter:
         if replay is None and adapter.name == "adapter" and rows.is_file():
             replay = rows
         source = () if replay is None else as_source(replay)
-        old = parsed_rows(source, "local") if source != () else ()
+        old = parsed_rows(source) if source != () else ()
         examples = (row.content for row in old)
         return cls(
             adapter,

@@ -28,7 +28,7 @@ class TrainingRows:
 
     def __init__(self, data: FinetuneDataset | str | Path | Iterable[Example]) -> None:
         self._source = as_source(data)
-        self._rows = parsed_rows(self._source, "local")
+        self._rows = parsed_rows(self._source)
         self.examples = [row.content for row in self._rows if isinstance(row.content, Example)]
 
     def replay(self, old: Iterable[Example]) -> None:

@@ -15,13 +15,12 @@ from ..errors import DatasetError
 from ..example import Example
 from ..files import write_text
 from ..notebook_html import escape
-from ..printable import one_line, printable
+from ..printable import one_line
 from .report.agent_page import agent_figures, agent_page
 from .report.agent_text import agent_table, agent_verdict
-from .report.json_file import read_json_file
-from .report.terminal import FittedTable, print_result
-from .report.text import json_text
-from .results import TEACHER
+from .report.card import PrintedCard
+from .report.terminal import FittedTable
+from .results import references_of
 from .run.agent_run import AgentRun, captured_runs, captured_turn
 from .run.agent_runs import AgentSource, ask_agents, ask_for_turns, run_of
 from .run.ask import AskSettings, SystemAnswers
@@ -41,7 +40,7 @@ __all__ = [
 ]
 
 
-class AgentScorecard(AgentTable):
+class AgentScorecard(AgentTable, PrintedCard):
     """Agents side by side on the same questions. Rates are from 0 to 1, times in seconds.
 
     Attributes:
@@ -68,40 +67,10 @@ class AgentScorecard(AgentTable):
         """A table for rich: one line per system, or one per figure where that is too wide for the terminal."""
         return agent_table(self)
 
-    def print(self) -> None:
-        """Print the table, the verdict and what failed to the terminal."""
-        print_result(self.table(), self.verdict(), *self.problems())
-
     def __repr__(self) -> str:
         return one_line(
             f"<AgentScorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
         )
-
-    def __str__(self) -> str:
-        return printable(f"{self!r}\n{self.verdict()}")
-
-    def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, atomically; a new file is readable by its owner only, as answers are in it.
-
-        Args:
-            path: The file; one that exists is replaced.
-
-        Returns:
-            ``path``.
-        """
-        return write_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
-
-    @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> AgentScorecard:
-        """Read a file that ``to_json`` wrote.
-
-        Args:
-            path: The JSON file.
-
-        Raises:
-            ConfigurationError: The file cannot be read or is not a scorecard of agents.
-        """
-        return read_json_file(cls, path)
 
     def to_html(self, path: str | os.PathLike[str], *, title: str = "Agents") -> Path:
         """Write one self-contained page.
@@ -299,12 +268,11 @@ def _summarise(
     ]
     resamples = run_resamples(rows, plan.kinds)
     systems = agent_scores(rows, plan, {n: system.wall_seconds for n, system in answers.items()}, resamples)
-    references = dict.fromkeys([next(iter(systems)), *(name for name in systems if name == TEACHER)])
     facts: dict[str, JsonValue] = {"concurrency": asking.concurrency, "timeout_s": asking.timeout_s}
     return AgentScorecard(
         systems=systems,
         measures=plan.kinds,
-        differences=tuple(agent_differences(systems, list(references), resamples)),
+        differences=tuple(agent_differences(systems, references_of(systems), resamples)),
         rows=tuple(rows),
         left_out=left_out,
         settings=facts | dict(notes or {}),

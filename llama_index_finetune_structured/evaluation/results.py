@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from ..errors import ConfigurationError
 from ..example import Usage
 from ..printable import one_line
 from .run.usable_rows import LeftOut
 from .score.failures import failure_sentences
-from .score.intervals import Difference, Resamples, check_metric, metric_names
+from .score.intervals import Difference, Resamples, check_metric, check_system, metric_names
 from .score.metrics import ScoredAnswer, SystemScore, system_score
 from .score.refusals import RefusalScore, refusal_score
 from .score.trust_figures import TrustScore, trust_score
@@ -23,8 +22,10 @@ __all__ = [
     "ScoredRow",
     "differences_of",
     "main_system",
+    "references_of",
     "refusal_scores",
     "resamples_of",
+    "students_of",
     "system_scores",
     "trust_scores",
 ]
@@ -103,10 +104,7 @@ class ScoreTable(BaseModel):
             ConfigurationError: A name that is not in the table.
         """
         for name in (system, against):
-            if name not in self.systems:
-                raise ConfigurationError(
-                    f"no system {name!r}; there are: {one_line(', '.join(self.systems))}"
-                )
+            check_system(name, self.systems)
         check_metric(metric, self.field_kinds)
         for known in self.differences:
             if (known.system, known.against, known.metric) == (system, against, metric):
@@ -147,9 +145,20 @@ class ScoreTable(BaseModel):
 
 def main_system(table: ScoreTable) -> str:
     """The system that a report is about: the best one that is neither the first (the baseline) nor the teacher."""
-    names = list(table.systems)
-    students = [name for name in names[1:] if name != TEACHER] or names[:1]
-    return max(students, key=lambda name: (table.systems[name].field_score, table.systems[name].exact_match))
+    systems = table.systems
+    return max(students_of(systems), key=lambda name: (systems[name].field_score, systems[name].exact_match))
+
+
+def students_of(systems: Iterable[str]) -> list[str]:
+    """The systems that are neither the first (the baseline) nor the teacher; the first one where there are none."""
+    names = list(systems)
+    return [name for name in names[1:] if name != TEACHER] or names[:1]
+
+
+def references_of(systems: Iterable[str]) -> list[str]:
+    """The systems that the others are compared with: the first one, and the teacher where it is among them."""
+    names = list(systems)
+    return names[:1] + [name for name in names[1:] if name == TEACHER]
 
 
 def resamples_of(rows: Sequence[ScoredRow], kinds: dict[str, str], seed: int = 0) -> Resamples:
@@ -184,7 +193,7 @@ def refusal_scores(rows: Sequence[ScoredRow]) -> dict[str, RefusalScore]:
 
 def differences_of(names: Sequence[str], kinds: dict[str, str], resamples: Resamples) -> Iterator[Difference]:
     """Every system minus the first one and minus the teacher, in every metric."""
-    for against in dict.fromkeys([names[0], *(name for name in names if name == TEACHER)]):
+    for against in references_of(names):
         for name in names:
             if name != against:
                 for metric in metric_names(kinds):

@@ -11,17 +11,17 @@ from ..data_frames import data_frame
 from ..files import PUBLIC, write_text
 from ..llms.prices import Prices
 from ..notebook_html import escape, folded
-from ..printable import one_line, printable
+from ..printable import one_line
 from .report.answer_rows import ANSWER_COLUMNS, answer_rows, errors_csv
+from .report.card import PrintedCard
 from .report.charts import picture_of
 from .report.costs import BreakEven, break_even
 from .report.gap import Gap, gaps
 from .report.html_tables import field_tables, metrics_table
-from .report.json_file import read_json_file
 from .report.page import page_of
 from .report.slices import SliceBy, slices
-from .report.terminal import FittedTable, print_result
-from .report.text import json_text, terminal_table, verdict_of
+from .report.terminal import FittedTable
+from .report.text import terminal_table, verdict_of
 from .results import ScoredRow, ScoreTable
 from .score.metrics import Metrics
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Scorecard"]
 
 
-class Scorecard(ScoreTable):
+class Scorecard(ScoreTable, PrintedCard):
     """All systems side by side on the same rows. Rates are from 0 to 1, times in seconds.
 
     Attributes:
@@ -81,29 +81,6 @@ class Scorecard(ScoreTable):
         """
         return break_even(self, student, prices)
 
-    def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything as JSON, atomically; a new file is readable by its owner only, as answers are in it.
-
-        Args:
-            path: The file; one that exists is replaced.
-
-        Returns:
-            ``path``.
-        """
-        return write_text(Path(path), json_text(self.model_dump(mode="json", exclude_none=True)))
-
-    @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> Scorecard:
-        """Read a file that ``to_json`` wrote.
-
-        Args:
-            path: The JSON file.
-
-        Raises:
-            ConfigurationError: The file cannot be read or is not a scorecard.
-        """
-        return read_json_file(cls, path)
-
     def save_errors(self, path: str | os.PathLike[str]) -> Path:
         """Write the wrong fields of all systems' answers as CSV, atomically, for a spreadsheet; one field a line.
 
@@ -138,17 +115,10 @@ class Scorecard(ScoreTable):
         """A table for rich: one line per system, or one per figure where that is too wide for the terminal."""
         return terminal_table(self)
 
-    def print(self) -> None:
-        """Print the table, the verdict and what failed to the terminal."""
-        print_result(self.table(), self.verdict(), *self.problems())
-
     def __repr__(self) -> str:
         return one_line(
             f"<Scorecard of {len(self.rows)} examples: {', '.join(self.systems)}; print() shows it>"
         )
-
-    def __str__(self) -> str:
-        return printable(f"{self!r}\n{self.verdict()}")
 
     def to_html(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..example import Example, Message
 
-__all__ = ["from_openai", "to_openai"]
+__all__ = ["from_openai", "sent_tools", "to_openai"]
 
 
 def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
@@ -25,12 +25,15 @@ def to_openai(example: Example, *, functions: bool = False) -> dict[str, Any]:
     messages = [message.wire() for message in (*example.messages, example.answer)]
     if functions:
         return _legacy(messages, example)
-    line: dict[str, Any] = {"messages": messages}
-    if example.tools:
-        line["tools"] = example.tools
-        if example.parallel_tool_calls is not None:
-            line["parallel_tool_calls"] = example.parallel_tool_calls
-    return line
+    return {"messages": messages, **sent_tools(example)}
+
+
+def sent_tools(example: Example) -> dict[str, Any]:
+    """``tools`` and ``parallel_tool_calls`` of an example, where they were sent."""
+    if not example.tools:
+        return {}
+    parallel = example.parallel_tool_calls
+    return {"tools": example.tools} | ({} if parallel is None else {"parallel_tool_calls": parallel})
 
 
 def _legacy(messages: list[dict[str, Any]], example: Example) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..errors import CaptureError, DatasetError
 from ..example import Example, Message, content_hash
 from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..jsonl_store import read_shards
-from .openai import from_openai
+from .openai import from_openai, sent_tools
 from .reading import example_from_row
 
 __all__ = [
@@ -35,13 +35,8 @@ def to_openai_preference(example: Example, rejected: Message) -> dict[str, Any]:
     Returns:
         ``{"input", "preferred_output", "non_preferred_output"}``.
     """
-    prompt: dict[str, Any] = {"messages": [m.wire() for m in example.messages]}
-    if example.tools:
-        prompt["tools"] = example.tools
-        if example.parallel_tool_calls is not None:
-            prompt["parallel_tool_calls"] = example.parallel_tool_calls
     return {
-        "input": prompt,
+        "input": {"messages": [m.wire() for m in example.messages], **sent_tools(example)},
         "preferred_output": [_output(example.answer)],
         "non_preferred_output": [_output(rejected)],
     }

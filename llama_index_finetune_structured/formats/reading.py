@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from ..jsonl import READ_ERRORS, Line, one_line_reason, parse_line, read_lines
 from ..jsonl_store import shards_of
 from .trl import from_trl
 
-__all__ = ["RowForm", "example_from_row", "holds_examples", "read_examples", "row_form"]
+__all__ = ["RowForm", "example_from_row", "first_keys", "holds_examples", "read_examples", "row_form"]
 
 RowForm = Literal["example", "chat", "completion", "preference", "gradient"]
 """The form of a row: an Example, chat ``messages``, TRL's ``prompt`` with ``completion``, OpenAI's DPO, Gradient."""
@@ -106,7 +106,12 @@ def example_from_row(row: Any) -> Example:
         return Example.model_validate({key: value for key, value in row.items() if key != "id"})
     if form in ("chat", "completion"):
         return from_trl(row)
-    found = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS]) or "no keys"
+    found = first_keys(row) or "no keys"
     raise ValueError(
         f"expected 'messages' (an Example or a chat line), or 'prompt' and 'completion', found {found}"
     )
+
+
+def first_keys(row: Iterable[Any]) -> str:
+    """The first keys of an unknown row, in order, for an error."""
+    return ", ".join(sorted(map(str, row))[:_SHOWN_KEYS])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..example import Example, Message, compact_json
-from .openai import from_openai
+from .openai import from_openai, sent_tools
 
 __all__ = ["from_trl", "to_trl_messages", "to_trl_prompt_completion"]
 
@@ -91,12 +91,8 @@ def _tools(example: Example) -> dict[str, Any]:
 
     TRL does not read ``parallel_tool_calls``; it tells an agent's rows from a program's when they are read here again.
     """
-    if not example.tools:
-        return {}
-    parallel = (
-        {} if example.parallel_tool_calls is None else {"parallel_tool_calls": example.parallel_tool_calls}
-    )
-    return {"tools": compact_json(example.tools)} | parallel
+    sent = sent_tools(example)
+    return {**sent, "tools": compact_json(example.tools)} if sent else {}
 
 
 def _to_trl_message(message: Message) -> dict[str, Any]:

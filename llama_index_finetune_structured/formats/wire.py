@@ -27,6 +27,7 @@ __all__ = [
     "message_of",
     "message_to_wire",
     "response_to_wire",
+    "schema_format",
     "source_of",
     "tools_to_wire",
 ]
@@ -163,6 +164,11 @@ def response_to_wire(response: Any) -> dict[str, Any]:
         reasoning = (getattr(response, "additional_kwargs", None) or {}).get("reasoning_content")
         return {**wire, "reasoning_content": reasoning} if isinstance(reasoning, str) and reasoning else wire
     return {**message_to_wire(message), "role": "assistant"}
+
+
+def schema_format(name: str, schema: Any) -> dict[str, Any]:
+    """The ``response_format`` that asks for an answer to a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
 def tools_to_wire(tools: Any) -> list[dict[str, Any]]:

@@ -10,18 +10,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from ..errors import ConfigurationError
 
-__all__ = ["CallOptions", "Stops", "checked_options", "refuse_unknown_fields"]
+__all__ = ["CallOptions", "Stops", "one_as_list", "checked_options", "refuse_unknown_fields"]
 
 Options = TypeVar("Options", bound=BaseModel)
 _SEEDS = (-(2**63), 2**64 - 1)  # what PyTorch takes
 
 
-def _as_list(stop: Any) -> Any:
+def one_as_list(stop: Any) -> Any:
+    """One text as a list of one."""
     return [stop] if isinstance(stop, str) else stop
 
 
 Stops = Annotated[
-    tuple[Annotated[str, StringConstraints(strict=True, min_length=1)], ...], BeforeValidator(_as_list)
+    tuple[Annotated[str, StringConstraints(strict=True, min_length=1)], ...], BeforeValidator(one_as_list)
 ]
 """Texts before which an answer ends; a single one may be given as text."""
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.llm import LLM
-from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.utilities.token_counting import TokenCounter
 from pydantic import BaseModel, Field
@@ -21,14 +20,14 @@ from .cascade_calls import CascadeCalls, Role
 from .cascade_counts import CascadeCounts, money, prometheus_text, summary_of
 from .cascade_rule import AcceptanceRule, SchemaRules
 from .prices import Prices
-from .structured_lora import StructuredLoraLLM
+from .structured_lora import SchemaRoomLLM
 
 __all__ = ["Cascade"]
 
 _ROLES: tuple[Role, ...] = ("student", "teacher", "text")
 
 
-class Cascade(CascadeAnswers):
+class Cascade(CascadeAnswers, SchemaRoomLLM):
     """A student that answers where it is sure, and a teacher that is asked for the rest.
 
     A structured call is put to the student. Its answer is returned where the probability that it is right reaches the
@@ -174,15 +173,6 @@ class Cascade(CascadeAnswers):
             is_function_calling_model=student.is_function_calling_model and teacher.is_function_calling_model,
             model_name=f"{student.model_name}, else {teacher.model_name}",
         )
-
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
-        """An LLM whose answers are objects of ``output_cls``; query engines leave room for exactly its schema.
-
-        Args:
-            output_cls: Class of the answers.
-            **kwargs: Fields of LlamaIndex's ``StructuredLLM``.
-        """
-        return StructuredLoraLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def summary(self) -> dict[str, Any]:
         """What became of the calls of this process so far.

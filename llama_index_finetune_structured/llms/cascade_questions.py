@@ -16,7 +16,7 @@ from ..answer_values import class_schema, readable_value, trained_value
 from ..capture.request import read_request
 from ..errors import ConfigurationError, DatasetError, StructuredAnswerError
 from ..example import compact_json, json_span, loads
-from ..formats.wire import message_to_wire
+from ..formats.wire import message_to_wire, schema_format
 from ..stated_rules import answer_problems
 from ..trust.answer_trust import Trust
 from ..trust.lookup import TRUST, note_answer, trust_of
@@ -149,10 +149,7 @@ def chat_question(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) ->
     request = read_request([message_to_wire(message) for message in messages], {}, None)
     if request.schema is None or request.schema_text is None:
         return None
-    form = {
-        "type": "json_schema",
-        "json_schema": {"name": request.schema_name or "answer", "schema": request.schema},
-    }
+    form = schema_format(request.schema_name or "answer", request.schema)
     bare = [_without(message, request.schema_text) for message in messages]
     return CascadeQuestion(
         "chat",

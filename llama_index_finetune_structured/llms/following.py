@@ -20,7 +20,6 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
 )
 from llama_index.core.llms.llm import LLM
-from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import BasePromptTemplate
 from pydantic import BaseModel, Field, PrivateAttr
 
@@ -30,7 +29,7 @@ from ..local.model.versions import POINTER
 from ..printable import package_logger
 from ..trust.calibration import Calibration
 from .lora import LoraLLM
-from .structured_lora import StructuredLoraLLM
+from .structured_lora import SchemaRoomLLM
 from .tool_calls import ToolCallingLLM
 
 __all__ = ["FollowingLoraLLM"]
@@ -99,7 +98,7 @@ class _Followed:
         return type(self), (self._run, self._options)
 
 
-class FollowingLoraLLM(ToolCallingLLM):
+class FollowingLoraLLM(ToolCallingLLM, SchemaRoomLLM):
     """The version of a run that serves, as a ``LoraLLM`` that changes with it, without a restart.
 
     Each call looks whether ``improve`` or ``rollback`` has changed the version that serves. The first one that finds a
@@ -171,15 +170,6 @@ class FollowingLoraLLM(ToolCallingLLM):
             output_cls: Class of the answers.
         """
         return self._shared(self._followed.llm).metadata_for(output_cls)
-
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
-        """An LLM whose answers are objects of ``output_cls``; query engines leave room for exactly its schema.
-
-        Args:
-            output_cls: Class of the answers.
-            **kwargs: Fields of LlamaIndex's ``StructuredLLM``.
-        """
-        return StructuredLoraLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def _latest(self) -> LoraLLM:
         return self._shared(self._followed.latest())

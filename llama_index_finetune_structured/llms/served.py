@@ -13,6 +13,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field
 
 from ..errors import ConfigurationError
+from ..formats.wire import schema_format
 from ..local.model.adapter import read_folder_card
 from ..local.model.chat_template import SystemForm, with_system_messages
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, ToolPrompt
@@ -216,7 +217,7 @@ class ServedLora(HostedOpenAILike):
         bounded = bounded_schema(kwargs.get("grammar_schema", schema), key, self.bounds)
         if key in self.bounds.by_text:
             bounded, _ = with_free_keys(bounded)
-        sent["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": bounded}}
+        sent["response_format"] = schema_format(name, bounded)
         return sent
 
 

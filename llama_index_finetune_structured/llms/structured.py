@@ -20,6 +20,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from ..answer_values import class_schema
 from ..errors import ConfigurationError, StructuredAnswerError
 from ..example import compact_json, json_span, loads, refuse_constant
+from ..formats.wire import schema_format
 from ..local.schema.bounds import AnswerBounds, bounds_hit, schema_key
 from ..local.schema.grammar_schema import grammar_schema
 from ..stated_rules import answer_problems
@@ -171,10 +172,7 @@ def with_schema(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | Non
     schema = class_schema(output_cls)
     return {
         **(llm_kwargs or {}),
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": output_cls.__name__, "schema": schema},
-        },
+        "response_format": schema_format(output_cls.__name__, schema),
         "grammar_schema": grammar_schema(output_cls),
     }
 

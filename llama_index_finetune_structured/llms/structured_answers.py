@@ -10,8 +10,6 @@ from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictStartEvent,
 )
-from llama_index.core.llms.llm import LLM
-from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index_instrumentation import get_dispatcher
@@ -23,7 +21,7 @@ from ..trust.calibration import Calibration
 from .answer_source import AnswerSource
 from .call_places import Place
 from .structured import StructuredCall, bare_prompt
-from .structured_lora import StructuredLoraLLM
+from .structured_lora import SchemaRoomLLM
 from .trained_classes import only_class
 
 __all__ = ["StructuredAnswersLLM"]
@@ -31,7 +29,7 @@ __all__ = ["StructuredAnswersLLM"]
 dispatcher = get_dispatcher(__name__)
 
 
-class StructuredAnswersLLM(LLM):
+class StructuredAnswersLLM(SchemaRoomLLM):
     """What ``LoraLLM`` adds to a chat model: structured calls by ``response_format``, with a second attempt.
 
     Attributes:
@@ -71,15 +69,6 @@ class StructuredAnswersLLM(LLM):
             ConfigurationError: It is not imported or has changed, or there is not exactly one; the message names it.
         """
         return only_class(self.answer_classes, str(getattr(self, "adapter", None) or "the LLM"))
-
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
-        """An LLM whose answers are objects of ``output_cls``; query engines leave room for exactly its schema.
-
-        Args:
-            output_cls: Class of the answers.
-            **kwargs: Fields of LlamaIndex's ``StructuredLLM``.
-        """
-        return StructuredLoraLLM(llm=self, output_cls=output_cls, **kwargs)
 
     @dispatcher.span
     def structured_predict(

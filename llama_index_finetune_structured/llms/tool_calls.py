@@ -26,7 +26,7 @@ from pydantic_core import from_json
 
 from ..errors import ConfigurationError, DatasetError
 from ..example import loads
-from ..formats.wire import message_from_wire, message_to_wire, tools_to_wire
+from ..formats.wire import message_from_wire, message_to_wire, schema_format, tools_to_wire
 from ..json_schema import without_titles
 from ..local.schema.tool_turns import chosen_schema, tool_schema, turn_messages, turn_schema
 from .local_calls import plain_message
@@ -114,13 +114,13 @@ def chat_form(
         arguments = _only_answer(tools, choice, trained)
         if arguments is not None:
             name = str(tools[0]["function"]["name"])
-            return ToolCalls(messages, {**rest, "response_format": _format(name, arguments)}, name)
+            return ToolCalls(messages, {**rest, "response_format": schema_format(name, arguments)}, name)
     try:
         plain = turn_messages([plain_message(number, message) for number, message in enumerate(messages)])
     except DatasetError as error:
         raise ConfigurationError(f"messages: {error}") from error
     asked = {
-        "response_format": _format("turn", schema),
+        "response_format": schema_format("turn", schema),
         "grammar_schema": chosen_schema(schema, choice, parallel, allowed),
     }
     return ToolCalls([message_from_wire(message.wire()) for message in plain], {**rest, **asked})
@@ -289,7 +289,3 @@ def _only_answer(
     parameters = tools[0]["function"].get("parameters") or {"type": "object", "properties": {}}
     known = next((schema for schema in trained if tool_schema(schema) == tool_schema(parameters)), None)
     return known if known is not None else parameters if choice != "auto" else None
-
-
-def _format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}

@@ -19,7 +19,7 @@ from .answer_errors import answer_errors
 from .call_queue import CallQueue
 from .event_stream import EventStream, interleaved, together, until_disconnected
 from .keys import ApiKey
-from .models import ModelStore
+from .models import models_of
 from .sampling_request import SamplingRequest
 
 __all__ = ["ChoiceCall", "ChoicePart", "ReplyForm", "completed", "end_of"]
@@ -83,9 +83,8 @@ async def _completed(
     calls_of: Callable[[LoraLLM], Sequence[ChoiceCall]],
     prompts: int,
 ) -> Response:
-    store: ModelStore = request.app.state.models
     queue: CallQueue = request.app.state.calls
-    model = await asyncio.to_thread(store.find, body.model, key.id)
+    model = await asyncio.to_thread(models_of(request).find, body.model, key.id)
     envelope = {"id": f"{form.id_prefix}{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
     with ExitStack() as stack:
         llm = await queue.enter(stack, model)

@@ -22,6 +22,7 @@ from .errors import ApiError
 __all__ = ["Blob", "Blobs"]
 
 _PART = ".part"
+_CHUNK_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ENDED = ("succeeded", "failed", "cancelled")
 
@@ -100,10 +101,10 @@ class Blobs:
             for sha256 in set(sha256s) - _used(connection):
                 self.path(sha256).unlink(missing_ok=True)
 
-    def chunks(self, sha256: str, size: int = 1 << 20) -> Iterator[bytes]:
+    def chunks(self, sha256: str) -> Iterator[bytes]:
         """The content, in pieces."""
         with self.path(sha256).open("rb") as file:
-            while chunk := file.read(size):
+            while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
 
     def clean_up(self) -> None:

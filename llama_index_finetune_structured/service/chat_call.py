@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from llama_index.core.base.llms.types import CompletionResponse
 
 from ..example import compact_json, json_span, loads
+from ..formats.wire import schema_format
 from ..json_schema import find_error
 from ..llms.local_calls import LocalCall
 from ..llms.lora import LoraLLM
@@ -74,7 +75,7 @@ def _schema_keywords(
         return None, {}
     name, asked = request.answer_schema
     schema = trained_schema(asked, llm.trained_schemas)
-    keywords = {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
+    keywords = {"response_format": schema_format(name, schema)}
     return schema, keywords if schema is asked else {**keywords, "grammar_schema": all_required(schema)}
 
 

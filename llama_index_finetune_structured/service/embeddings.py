@@ -15,7 +15,7 @@ from .embeddings_models import EmbeddingModels, Embeddings
 from .errors import ApiError, invalid
 from .event_stream import until_disconnected
 from .keys import ApiKey, scoped
-from .models import ModelStore
+from .models import models_of
 
 __all__ = ["EmbeddingRequest", "router"]
 
@@ -64,7 +64,7 @@ async def create_embeddings(
 def _refuse_text_model(request: Request, name: str, key: ApiKey) -> None:
     """Raise ApiError (400) for a base model, or a tuned one that the key sees."""
     embeddings = service_settings(request).embeddings
-    store: ModelStore = request.app.state.models
+    store = models_of(request)
     if name in embeddings:
         return
     try:

@@ -28,7 +28,7 @@ from .job_requests import (
 )
 from .job_rows import add_event, change_job, job_row
 from .keys import ApiKey, scoped
-from .models import ModelStore
+from .models import models_of
 from .paging import listed_page
 from .stored_files import file_of
 
@@ -199,7 +199,7 @@ def model_columns(request: Request, key: ApiKey, name: str) -> dict[str, Any]:
     bases = service_settings(request).bases
     if name in bases:
         return {"model": name}
-    store: ModelStore = request.app.state.models
+    store = models_of(request)
     store.refuse_embedding_model(name)
     try:
         return {"model": store.base_name(name, key.id), "start_model": name}

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..errors import ConfigurationError
 from ..printable import one_line
 from .errors import ApiError, invalid, not_found
-from .keys import SCOPES, ApiKey, CurrentKey, KeyStore, Scope, scoped
+from .keys import SCOPES, ApiKey, CurrentKey, Scope, key_store, scoped
 
 __all__ = ["router"]
 
@@ -40,13 +40,13 @@ class CreateKey(BaseModel):
 @router.get("")
 def list_keys(request: Request, _key: AdminKey) -> dict[str, Any]:
     """All keys, revoked ones too, without their secrets, in the order in which they were made."""
-    return {"object": "list", "data": [_described(each) for each in _store(request).all_keys()]}
+    return {"object": "list", "data": [_described(each) for each in key_store(request).all_keys()]}
 
 
 @router.post("")
 def create_key(request: Request, _key: AdminKey, body: CreateKey) -> dict[str, Any]:
     """Make a key. The reply alone has its secret, under ``key``."""
-    store = _store(request)
+    store = key_store(request)
     try:
         secret = store.add(
             body.name,
@@ -77,17 +77,12 @@ def revoke_key(request: Request, key: AdminKey, key_id: str) -> dict[str, Any]:
             "This is the key of the request: revoke it with another one, or by 'keys revoke'.",
             code="own_key",
         )
-    store = _store(request)
+    store = key_store(request)
     found = next((each for each in store.all_keys() if each.id == key_id), None)
     if found is None:
         raise not_found("key", key_id)
     store.revoke(found.name)
     return {"id": key_id, "object": "api_key", "deleted": True}
-
-
-def _store(request: Request) -> KeyStore:
-    store: KeyStore = request.app.state.keys
-    return store
 
 
 def _described(key: ApiKey) -> dict[str, Any]:

@@ -27,6 +27,7 @@ __all__ = [
     "KeyStore",
     "Scope",
     "current_key",
+    "key_store",
     "is_loopback",
     "scoped",
 ]
@@ -150,9 +151,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def key_store(request: Request) -> KeyStore:
+    """The keys of the service that a request is for."""
+    store: KeyStore = request.app.state.keys
+    return store
+
+
 def current_key(request: Request) -> ApiKey:
     """The key of a request, for FastAPI's ``Depends``. Raises ApiError where it has none that is valid."""
-    store: KeyStore = request.app.state.keys
+    store = key_store(request)
     if not store.are_required:
         _require_local(request)
         key = store.local()

@@ -15,7 +15,7 @@ from .errors import ApiError, invalid, not_found
 from .keys import ApiKey, CurrentKey, scoped
 from .settings import ServiceSettings
 
-__all__ = ["ModelStore", "ServedModel", "router"]
+__all__ = ["ModelStore", "ServedModel", "models_of", "router"]
 
 _BASE_OWNER = "system"
 _EMBEDDING_OWNER = "embeddings"  # by which clients tell embedding models in the list
@@ -144,7 +144,8 @@ def _object(name: str, created: int, owner: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": owner}
 
 
-def _store(request: Request) -> ModelStore:
+def models_of(request: Request) -> ModelStore:
+    """The models of the service that a request is for."""
     store: ModelStore = request.app.state.models
     return store
 
@@ -152,13 +153,13 @@ def _store(request: Request) -> ModelStore:
 @router.get("")
 def list_models(request: Request, key: CurrentKey) -> dict[str, Any]:
     """The models that the key sees."""
-    return {"object": "list", "data": _store(request).described(key.id)}
+    return {"object": "list", "data": models_of(request).described(key.id)}
 
 
 @router.get("/{model:path}")
 def retrieve_model(request: Request, key: CurrentKey, model: str) -> dict[str, Any]:
     """One model."""
-    return _store(request).describe(model, key.id)
+    return models_of(request).describe(model, key.id)
 
 
 @router.delete("/{model:path}")
@@ -166,5 +167,5 @@ def delete_model(
     request: Request, key: Annotated[ApiKey, Depends(scoped("fine_tuning"))], model: str
 ) -> dict[str, Any]:
     """Delete a tuned model."""
-    _store(request).remove(model, key.id)
+    models_of(request).remove(model, key.id)
     return {"id": model, "object": "model", "deleted": True}

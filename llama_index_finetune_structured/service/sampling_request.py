@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from ..llms.call_options import one_as_list
 from .errors import invalid
 
 __all__ = ["SamplingRequest", "Unsupported", "refused", "unsupported"]
@@ -34,10 +35,6 @@ def unsupported(*same: Any, instead: str = "leave it out") -> Any:
 Unsupported = Annotated[Any, unsupported({}, [])]
 
 
-def _as_list(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
-
-
 class _StreamOptions(BaseModel):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -54,7 +51,9 @@ class SamplingRequest(BaseModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: (
-        Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list), Field(max_length=4)]
+        Annotated[
+            list[Annotated[str, Field(min_length=1)]], BeforeValidator(one_as_list), Field(max_length=4)
+        ]
         | None
     ) = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -19,6 +19,7 @@ from ..evaluation.run.systems import System, content_text
 from ..evaluation.scorecard import Scorecard
 from ..example import Example
 from ..files import read_json
+from ..formats.wire import schema_format
 from ..llms.lora import LoraLLM
 from .app_state import blobs_of, database_of
 from .call_queue import CallQueue
@@ -28,7 +29,7 @@ from .job_files import Method, held_out_rows
 from .jobs import find_job
 from .json_log import log_failure
 from .keys import ApiKey, scoped
-from .models import ModelStore, ServedModel
+from .models import ServedModel, models_of
 from .settings import ServiceSettings
 from .stored_files import file_of
 
@@ -142,15 +143,13 @@ def _answers_of(llm: LoraLLM) -> Callable[[Example], Awaitable[str]]:
         ]
         schema = example.answer_schema
         asked = (
-            {} if schema is None else {"response_format": _format_of(example.schema_name or "answer", schema)}
+            {}
+            if schema is None
+            else {"response_format": schema_format(example.schema_name or "answer", schema)}
         )
         return (await llm.achat(messages, **asked)).message.content or ""
 
     return answer
-
-
-def _format_of(name: str, schema: Any) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
 def _cards(request: Request) -> Scorecards:
@@ -181,10 +180,9 @@ async def make_scorecard(request: Request, key: JobsKey, job_id: str) -> dict[st
 
 def _asked(request: Request, key: ApiKey, job: Record) -> tuple[Path, list[ServedModel]]:
     """The held-out file, and the base and tuned models. Raises ApiError where one of them was deleted."""
-    store: ModelStore = request.app.state.models
     with database_of(request).read() as connection:
         row = file_of(connection, key.id, job.validation_file, "validation_file")
-    systems = [store.find(name, key.id) for name in (job.model, job.fine_tuned_model)]
+    systems = [models_of(request).find(name, key.id) for name in (job.model, job.fine_tuned_model)]
     return blobs_of(request).path(row.sha256), systems
 
 

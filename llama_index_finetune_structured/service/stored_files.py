@@ -66,12 +66,11 @@ def add_file(
     filename: str,
     purpose: str,
     seconds: int | None = None,
-    file_id: str | None = None,
 ) -> str:
     """Add the row of a file that expires after so many seconds, and return its id."""
     made = now()
     row = {
-        "id": file_id or new_id("file-"),
+        "id": new_id("file-"),
         "owner": owner,
         "created_at": made,
         "filename": filename,

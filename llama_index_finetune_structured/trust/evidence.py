@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from ..example import compact_json
+from ..json_schema import is_number
 from .answer_trust import Evidence, FieldTrust, Trust
 from .json_spans import JsonPath
 from .spellings import Spots, date_of, date_pattern, number_of, number_spots
@@ -92,7 +93,7 @@ def _searches(value: Any, is_copied: bool) -> Iterator[_Search]:
             pattern = date_pattern(day)
             yield lambda content, begin: (found.span() for found in pattern.finditer(content.text, begin))
         number = number_of(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif is_number(value):
         number = number_of(value)
     else:
         return

@@ -48,7 +48,7 @@ class RowSource:
     def of(cls, data: Rows, output_cls: type[BaseModel] | None) -> RowSource:
         """Read the rows. Raises DatasetError with every line that cannot be read, or that the class refuses."""
         source = as_source(data)
-        rows = parsed_rows(source, "local")
+        rows = parsed_rows(source)
         return cls(source_name(source), source, rows if output_cls is None else _as_written(rows, output_cls))
 
     @property

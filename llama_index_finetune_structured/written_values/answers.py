@@ -7,7 +7,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from ..json_schema import UNIONS, find_error, resolve_pointer
+from ..json_schema import UNIONS, find_error, is_number, resolve_pointer
 from .annotation import Money
 from .kinds import KEYWORD, WrittenKind, stands_in, written_kind
 from .numbers import number_text
@@ -119,7 +119,7 @@ def _mapped(
 ) -> Any:
     """The value with each text at a written place changed."""
     schemas = _holding(root, node, value)
-    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if isinstance(value, str) or is_number(value):
         kind = next(filter(None, map(written_kind, schemas)), None)
         if kind is None:
             return value

@@ -215,7 +215,7 @@ def test_a_captured_file_in_another_format_is_trained_to_the_same_tokens(
     tokenizer = tiny.tokenizer()
 
     def tokens(source: CheckSource) -> list[TokenRow]:
-        turns = [row.content for row in parsed_rows(source, "local")]
+        turns = [row.content for row in parsed_rows(source)]
         return [token_row(tokenizer, turn, stop_id=1) for turn in turns if isinstance(turn, Example)]
 
     assert tokens(tmp_path / "rows.jsonl") == tokens(tuple(agents))

@@ -78,9 +78,9 @@ def test_results_of_parallel_calls_stand_in_the_order_of_the_calls() -> None:
 def test_captured_rows_of_a_run_are_each_trained_once_in_any_order() -> None:
     rows = [row(QUESTION, CALLS), RUN]
     for source in (rows, rows[::-1], rows[1:]):
-        found = [item.content.id for item in parsed_rows(tuple(source), "local")]
+        found = [item.content.id for item in parsed_rows(tuple(source))]
         assert sorted(found) == sorted(turn.id for turn in structured_turns(RUN))
-    again = parsed_rows((*rows, *rows), "local")
+    again = parsed_rows((*rows, *rows))
     assert len(again) == 4, "a run that was captured twice is two runs"
 
 
@@ -104,11 +104,11 @@ def test_a_turn_of_another_agent_is_read_and_not_trained() -> None:
     run = row(QUESTION, handed, result(9, "Go on."), CALLS)
     (only,) = structured_turns(run)
     assert only.messages[1].content == '[{"handoff":{"to_agent":"Songs"}}]'
-    (read,) = parsed_rows((run,), "local")
+    (read,) = parsed_rows((run,))
     assert read.content == only
     unknown = row(QUESTION, Message(role="assistant", tool_calls=[call("handoff", 9, {})]))
     with pytest.raises(DatasetError, match="unknown_tool"):
-        parsed_rows((unknown,), "local")
+        parsed_rows((unknown,))
 
 
 def test_definitions_of_parameters_keep_their_meaning() -> None:

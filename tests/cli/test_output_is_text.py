@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -22,7 +21,6 @@ from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.engines.hosted.journal import Run, RunJournal
 from llama_index_finetune_structured.example import Message
 from tests import exporting
-from tests.cli import papers
 
 HOSTILE = (
     "[/x][bold]\x1b[2J\x1b]8;;http://x\x1b\\\r\x07\u202e\u2028\x9b31m\x00\ufffe[link=http://x]"
@@ -32,14 +30,6 @@ HOSTILE = (
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(HOSTILE), max_size=40)
 STYLE = re.compile(r"\x1b\[[\d;]*m")  # rich's own, on a terminal
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    papers.write_folder(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    return tmp_path
 
 
 def planted(max_examples: int) -> Callable[[Any], Any]:
@@ -81,8 +71,8 @@ def shown(*words: str, progress: bool = False) -> str:
 
 
 @planted(25)
-def test_jobs(here: Path, text: str) -> None:
-    with folder_of_its_own(here / "runs") as runs:
+def test_jobs(work: Path, text: str) -> None:
+    with folder_of_its_own(work / "runs") as runs:
         run = Run(
             engine="openai", provider=text, api_base=text, base_model=text, data_path=text, job_id=f"j{text}",
             status=text, fine_tuned_model=text, error=text, request={text: text}, files={text: text},
@@ -166,7 +156,7 @@ def _page(text: str) -> Elements:
 
 
 @planted(12)
-def test_report_page_and_picture(here: Path, text: str) -> None:
+def test_report_page_and_picture(work: Path, text: str) -> None:
     page, plain = _page(text).found, _page("plain").found
     # how many legend lines and fields' parts there are depends on the texts' lengths; of what they are made does not
     assert {str(part) for part in page} == {str(part) for part in plain}
@@ -180,7 +170,7 @@ def test_report_page_and_picture(here: Path, text: str) -> None:
     }  # fmt: skip
 
 
-def test_the_pages_policy_allows_its_own_style_and_nothing_else(here: Path) -> None:
+def test_the_pages_policy_allows_its_own_style_and_nothing_else(work: Path) -> None:
     _page(HOSTILE)
     page = Path("page.html").read_text(encoding="utf-8")
     policies = re.findall(r"Content-Security-Policy' content=\"([^\"]*)\"", page)
@@ -196,7 +186,7 @@ def test_the_pages_policy_allows_its_own_style_and_nothing_else(here: Path) -> N
 
 
 @planted(15)
-def test_check(here: Path, text: str) -> None:
+def test_check(work: Path, text: str) -> None:
     lines = [
         json.dumps({"messages": [{"role": text, "content": text}]}),
         json.dumps({text: text}),
@@ -205,7 +195,7 @@ def test_check(here: Path, text: str) -> None:
         ),
         f'{{"{text}',
     ]
-    path = here / f"{name_of(text)}.jsonl"
+    path = work / f"{name_of(text)}.jsonl"
     path.write_text("\n".join(line.replace("\n", " ") for line in lines), encoding="utf-8")
     for target in ("openai", "gradient", text):
         shown("check", str(path), "--target", target)
@@ -213,14 +203,14 @@ def test_check(here: Path, text: str) -> None:
 
 
 @planted(10)
-def test_build(here: Path, text: str) -> None:
-    with folder_of_its_own(here / "docs") as docs:
+def test_build(work: Path, text: str) -> None:
+    with folder_of_its_own(work / "docs") as docs:
         (docs / f"{name_of(text)}.md").write_text(
             f"Alpha0 (1990) showed that {text} works.", encoding="utf-8"
         )
         (docs / f"{name_of(text)}.pdf").write_bytes(b"no pdf")
         pair = {"query": f"What did {text} show?", "response": {"author": text, "year": 1990}}
-        (here / "pairs.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
+        (work / "pairs.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
         words = (
             "--schema",
             "schema.yaml",
@@ -230,26 +220,26 @@ def test_build(here: Path, text: str) -> None:
             f"{name_of(text)}/data.jsonl",
         )
         shown("build", str(docs), *words)
-        (here / "bad.yaml").write_text(
+        (work / "bad.yaml").write_text(
             json.dumps({"name": text, "fields": {f"f{text}": text}}), encoding="utf-8"
         )
         shown("build", str(docs), "--schema", "bad.yaml", *words[2:])
-        (here / "bad.py").write_text(f"raise ValueError({text!r})\n", encoding="utf-8")
+        (work / "bad.py").write_text(f"raise ValueError({text!r})\n", encoding="utf-8")
         shown("build", str(docs), "--schema", "bad.py:Finding", *words[2:])
-        shutil.rmtree(here / name_of(text), ignore_errors=True)
+        shutil.rmtree(work / name_of(text), ignore_errors=True)
 
 
 @planted(15)
-def test_options_that_are_refused(here: Path, text: str) -> None:
+def test_options_that_are_refused(work: Path, text: str) -> None:
     for words in ((text,), ("report", text), ("report", "x", f"y{text}"), ("jobs", text), (f"--{text}",),
                   ("check", "x", f"--{text}"), ("check", "x", "--epochs", text), ("eval", text, text),
                   ("export", text, "out", "--format", text), ("train", text, "--base-model", text)):  # fmt: skip
         shown(*[word.replace("\0", "") for word in words])
 
 
-def test_train_and_eval(here: Path) -> None:
+def test_train_and_eval(work: Path) -> None:
     text = HOSTILE.replace("\0", "")
-    base = exporting.save_base("llama", here / "base")
+    base = exporting.save_base("llama", work / "base")
     data = f"{name_of(text)}.jsonl"
     FinetuneDataset([_row(text, f"row {n}") for n in range(4)]).save(data)
     trained = shown(

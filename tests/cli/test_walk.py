@@ -28,7 +28,7 @@ from llama_index_finetune_structured import (
     load_schema,
     read_nodes,
 )
-from llama_index_finetune_structured.cli.build import bm25_retriever
+from llama_index_finetune_structured.dataset.generate.retrieval import bm25_retriever
 from llama_index_finetune_structured.jsonl_store import JsonlStore
 from llama_index_finetune_structured.local.model.base_models import load_tokenizer, resolve
 from llama_index_finetune_structured.local.model.prompts import token_row
@@ -194,7 +194,7 @@ class _PromptRecorder(LoraLLM):
 def test_the_query_engine_serves_the_prompts_that_were_trained_token_for_token(walk: Walk) -> None:
     finding = load_schema(walk.folder / "schema.yaml")
     llm: Any = _PromptRecorder.from_adapter(walk.folder / "model" / "adapter")
-    retriever = bm25_retriever(read_nodes(walk.folder / "papers"), 2)
+    retriever = bm25_retriever(read_nodes(walk.folder / "papers"), 2, "build", "build")
     engine = RetrieverQueryEngine.from_args(retriever, llm=llm, output_cls=finding)
     tokenizer = load_tokenizer(resolve(walk.base))
     examples = list(FinetuneDataset.load(walk.folder / "data.jsonl"))

@@ -247,9 +247,9 @@ def test_an_agents_turn_is_trained_once_with_its_reasoning_or_without() -> None:
     first = Example(messages=(QUESTION,), answer=calls, transport="tools", tools=WIRE)
     for known in (calls, silent):
         second = Example(messages=(QUESTION, known, result), answer=final, transport="tools", tools=WIRE)
-        turns = [item.content for item in parsed_rows((first, second), "local")]
+        turns = [item.content for item in parsed_rows((first, second))]
         found = [turn.answer.reasoning_content for turn in turns if isinstance(turn, Example)]
         assert found == ["Add.", "Said."]
-        (alone, _) = (item.content for item in parsed_rows((second,), "local"))
+        (alone, _) = (item.content for item in parsed_rows((second,)))
         assert isinstance(alone, Example)
         assert alone.answer.reasoning_content == known.reasoning_content

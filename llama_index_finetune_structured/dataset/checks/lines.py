@@ -11,7 +11,7 @@ from ...example import Example, Message
 from ...formats.gradient_samples import gradient_sample
 from ...formats.openai import from_openai
 from ...formats.preferences import from_openai_preference
-from ...formats.reading import RowForm, example_from_row, row_form
+from ...formats.reading import RowForm, example_from_row, first_keys, row_form
 from ...json_schema import first_error
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line
 from ...local.schema.tool_turns import structured_turns
@@ -20,7 +20,6 @@ from .problems import Fault
 __all__ = ["LineReader", "example_faults", "structured_texts"]
 
 _SHOWN_CHARACTERS = 200  # chosen: a message may quote a value of any length
-_SHOWN_KEYS = 6  # chosen: keys of an unknown row that a problem names
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions", "prompt", "completion"}
 _RowReader = Callable[[dict[str, Any]], Example]
 _TARGETS_OF: dict[RowForm, tuple[str, ...]] = {
@@ -93,8 +92,7 @@ class LineReader:
     def _from_row(self, row: dict[str, Any]) -> tuple[Example | None, list[Fault]]:
         form = row_form(row)
         if form is None:
-            keys = ", ".join(sorted(map(str, row))[:_SHOWN_KEYS])
-            return None, [Fault("unknown_format", f"found {keys or 'no keys'}")]
+            return None, [Fault("unknown_format", f"found {first_keys(row) or 'no keys'}")]
         if reason := self._wrong_form(form):
             return None, [Fault("wrong_format", reason)]
         try:

@@ -12,6 +12,7 @@ from ...printable import printable
 __all__ = ["FIXES", "WARNINGS", "Fault", "Problem", "first_of", "listing", "refuse_errors"]
 
 _SHOWN = 5  # chosen: problems of one kind that a list names; of the others it names the lines
+_SHOWN_NAMES = 6  # chosen: names that one problem names
 _SHOWN_RANGES = 8  # chosen: ranges of lines, as 8-12, that one line of a list names
 
 FIXES = {
@@ -139,10 +140,10 @@ def listing(problems: Iterable[Problem]) -> Iterator[str]:
             yield f"... and {len(more)} more [{code}]{where}"
 
 
-def first_of(names: Sequence[str], most: int = 6) -> str:
+def first_of(names: Sequence[str]) -> str:
     """The first names and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -242,7 +242,7 @@ def _window_rows(source: CheckSource, done: SourceCheck) -> int:
         return 0
     try:
         examples = bare_examples(
-            row.content for row in parsed_rows(source, "local") if isinstance(row.content, Example)
+            row.content for row in parsed_rows(source) if isinstance(row.content, Example)
         )
     except DatasetError:  # the file has been changed in between
         return 0

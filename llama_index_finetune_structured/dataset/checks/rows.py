@@ -99,15 +99,15 @@ def reader_of(source: CheckSource, target: str) -> LineReader:
     return LineReader(target, of_examples=isinstance(source, tuple) or holds_examples(Path(source)))
 
 
-def parsed_rows(source: CheckSource, target: str) -> tuple[SourceRow, ...]:
-    """The rows with their Examples, as ``check`` reads them for that target; a torn last line is left out.
+def parsed_rows(source: CheckSource) -> tuple[SourceRow, ...]:
+    """The rows with their Examples, as ``check`` reads them for the local engine; a torn last line is left out.
 
     Raises DatasetError with every line that cannot be read, or where there is no row.
     """
     rows: list[SourceRow] = []
     problems: list[Problem] = []
     try:
-        reader = reader_of(source, target)
+        reader = reader_of(source, "local")
         for row in source_rows(source):
             examples, faults = reader.read_row(row.content, torn=row.torn)
             problems += [row.problem(fault) for fault in faults]

@@ -17,6 +17,7 @@ from ...formats.gradient import gradient_prompt
 from ...formats.openai import to_openai
 from ...formats.trl import to_trl_prompt_completion
 from ...local.schema.bounds import AnswerTexts
+from ...local.train.packing import common_length
 from .openai_rules import openai_faults
 from .problems import Fault
 
@@ -299,7 +300,7 @@ def _trl(tokenizer: Any, max_length: int | None) -> TrainingTarget:
         row = to_trl_prompt_completion(example)
         prompt = _template_ids(tokenizer, row["prompt"], example.tools, add_generation_prompt=True)
         whole = _template_ids(tokenizer, row["prompt"] + row["completion"], example.tools)
-        begin = _common_prefix_length(prompt, whole)
+        begin = common_length(prompt, whole)
         faults = [*_parts_left_out(example), *_trl_faults(tokenizer, example, row)]
         if begin < len(prompt):
             differing = len(prompt) - begin
@@ -340,8 +341,3 @@ def _trl_faults(tokenizer: Any, example: Example, row: dict[str, Any]) -> Iterat
         if isinstance(function, dict) and str(function.get("name")) not in text:
             name = function.get("name")
             yield Fault("tools_not_rendered", f"the chat template leaves the call of {name!r} out")
-
-
-def _common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))

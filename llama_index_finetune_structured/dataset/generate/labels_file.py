@@ -14,6 +14,7 @@ from typing import Any
 
 from ...descriptors import read_text_file
 from ...errors import DatasetError
+from ...formats.reading import first_keys
 from ...jsonl import READ_ERRORS, one_line_reason, parse_line, read_lines
 from .schema_branches import branches
 
@@ -28,7 +29,6 @@ _MAX_BYTES = 100_000_000  # chosen: a CSV or JSON file of labels; JSON Lines are
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # as Excel writes it before the columns
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
-_SHOWN_KEYS = 6  # chosen: keys of a row that an error names
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,7 @@ def _document_key(names: Iterable[Any], expected: str = "'document' and 'answer'
     key = next((key for key in _DOCUMENT_KEYS if key in known), None)
     key = key or next(filter(_is_document_key, known), None)
     if key is None:
-        shown = ", ".join(sorted(map(str, known))[:_SHOWN_KEYS]) or "nothing"
-        raise ValueError(f"names no document: expected {expected}, found {shown}")
+        raise ValueError(f"names no document: expected {expected}, found {first_keys(known) or 'nothing'}")
     return key
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts import PromptTemplate
-from llama_index.core.schema import NodeWithScore
+from llama_index.core.schema import BaseNode, NodeWithScore
 from pydantic import BaseModel
 
-from ...errors import ConfigurationError, DatasetError
+from ...errors import ConfigurationError, DatasetError, MissingDependencyError
 from ...example import Example, Message
 from ...formats.registry import training_lines
 from ...formats.wire import source_of
@@ -34,7 +34,7 @@ from ..splits import unit_hash
 from .misses import CONTEXT_KEY, ContextKind, RetrievalMisses, check_misses, settle_misses
 from .recipe import DEFAULT_QA_TEMPLATE, ServingRecipe, context_text, template_text
 
-__all__ = ["RetrievalAugmentedDatasetBuilder"]
+__all__ = ["RetrievalAugmentedDatasetBuilder", "bm25_retriever"]
 
 _log = package_logger(__name__)
 # Keys of ``counts``, which are logged.
@@ -367,3 +367,18 @@ def _check_settings(
         raise ConfigurationError(f"distractors: {distractors!r}, expected 0 or more")
     if retriever is None and without_context < 1:
         raise ConfigurationError("retriever: None needs share_without_context=1.0; else give a retriever")
+
+
+def bm25_retriever(nodes: Sequence[BaseNode], top_k: int, extra: str, user: str) -> BaseRetriever:
+    """A retriever by words in common: it needs no embedding model and no service.
+
+    Raises MissingDependencyError where it is not installed: ``user`` needs it, and ``extra`` brings it.
+    """
+    try:
+        from llama_index.retrievers.bm25 import BM25Retriever
+    except ImportError as error:
+        raise MissingDependencyError("llama-index-retrievers-bm25", extra, user) from error
+    retriever: BaseRetriever = BM25Retriever.from_defaults(
+        nodes=list(nodes), similarity_top_k=min(top_k, len(nodes))
+    )
+    return retriever

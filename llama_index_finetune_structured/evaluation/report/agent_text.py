@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...printable import one_line
-from ..results import TEACHER
+from ..results import TEACHER, references_of, students_of
 from ..score.agent_scores import AgentScore, AgentTable
 from ..score.metrics import mean_of_known
 from .terminal import FittedTable
@@ -31,9 +31,7 @@ _DASH = "–"
 
 def main_agent(table: AgentTable) -> str:
     """The system that a report is about: the best one that is neither the first (the baseline) nor the teacher."""
-    names = list(table.systems)
-    students = [name for name in names[1:] if name != TEACHER] or names[:1]
-    return max(students, key=lambda name: _figures(table.systems[name]))
+    return max(students_of(table.systems), key=lambda name: _figures(table.systems[name]))
 
 
 def _figures(score: AgentScore) -> tuple[float, ...]:
@@ -42,14 +40,13 @@ def _figures(score: AgentScore) -> tuple[float, ...]:
 
 def agent_verdict(table: AgentTable) -> str:
     """The best student against the first system and the teacher, by the share of runs that are right in whole."""
-    main, base = main_agent(table), next(iter(table.systems))
+    main = main_agent(table)
     score = table.systems[main]
     if score.all_calls_failed:
         return one_line(f"There is no result: no run of {main} took place.")
-    references = dict.fromkeys([base, *([TEACHER] if TEACHER in table.systems else [])])
     parts = [
         against_sentence(table.difference(main, reference), score.n)
-        for reference in references
+        for reference in references_of(table.systems)
         if main not in (reference, TEACHER) and not table.systems[reference].all_calls_failed
     ]
     claim = f"{main} {'; it '.join(parts)}. " if parts else ""

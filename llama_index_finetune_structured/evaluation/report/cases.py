@@ -19,13 +19,13 @@ from .markup import escape
 from .text import percent
 from .trust_notes import TrustNotes, evidenced_fields
 
-__all__ = ["cases_of", "cut_text", "mark", "marked_object", "worst_rows"]
+__all__ = ["cases_of", "cut_text", "mark", "marked_object"]
 
 _CASES = 10  # chosen: as many as are read
 _VALUE_CHARACTERS, _LINE_CHARACTERS = 600, 300  # chosen: a value or raw text; a question or error
 
 
-def worst_rows(table: ScoreTable, main: str, count: int) -> list[ScoredRow]:
+def _worst_rows(table: ScoreTable, main: str) -> list[ScoredRow]:
     """The rows that ``main`` answered worst; among equals those where the others did better."""
 
     def badness(row: ScoredRow) -> tuple[float, float]:
@@ -33,13 +33,13 @@ def worst_rows(table: ScoreTable, main: str, count: int) -> list[ScoredRow]:
         score = row.answers[main].field_score
         return score, score - best
 
-    return sorted(table.rows, key=badness)[:count]
+    return sorted(table.rows, key=badness)[:_CASES]
 
 
-def cases_of(table: ScoreTable, main: str, count: int = _CASES) -> str:
-    """The ``count`` worst answers of ``main`` beside the others', worst first."""
+def cases_of(table: ScoreTable, main: str) -> str:
+    """The worst answers of ``main`` beside the others', worst first."""
     found = {name: evidenced_fields(row.answers[name] for row in table.rows) for name in table.systems}
-    return "".join(_case(row, at, found) for at, row in enumerate(worst_rows(table, main, count), 1))
+    return "".join(_case(row, at, found) for at, row in enumerate(_worst_rows(table, main), 1))
 
 
 def _case(row: ScoredRow, at: int, found: Mapping[str, frozenset[str]]) -> str:

@@ -12,6 +12,7 @@ from ...errors import ConfigurationError
 from ...llms.prices import Prices
 from ...printable import one_line
 from ..results import ScoreTable
+from ..score.intervals import check_system
 
 __all__ = ["BreakEven", "break_even"]
 
@@ -71,8 +72,7 @@ def break_even(table: ScoreTable, student: str, prices: Prices) -> BreakEven:
             "no example has its teacher's token counts (Example.usage with prompt_tokens and completion_tokens), "
             "which the cost of a query is computed from: capture from a provider that reports them."
         )
-    if student not in table.systems:
-        raise ConfigurationError(f"no system {student!r}; there are: {one_line(', '.join(table.systems))}")
+    check_system(student, table.systems)
     teacher = sum(prices.of_teacher(*used) for used in counts) / len(counts)
     seconds = table.systems[student].seconds_per_answer
     own = prices.student_per_query + prices.machine_per_hour * seconds / _HOUR_S

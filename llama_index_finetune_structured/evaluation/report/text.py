@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ...printable import one_line
-from ..results import TEACHER, ScoreTable, main_system
+from ..results import TEACHER, ScoreTable, main_system, references_of
 from ..score.failures import failure_sentences
 from ..score.intervals import Difference
 from ..score.trust_figures import ACCURACY
@@ -32,13 +32,12 @@ def verdict_of(table: ScoreTable) -> str:
 
 
 def _verdict_of(table: ScoreTable) -> str:
-    main, base = main_system(table), next(iter(table.systems))
+    main = main_system(table)
     score = table.systems[main]
     if score.all_calls_failed:
         return f"There is no result: {main} gave no answer. {_reason(table, main)}"
-    references = dict.fromkeys([base, *([TEACHER] if TEACHER in table.systems else [])])
     parts, silent = [], []
-    for reference in references:
+    for reference in references_of(table.systems):
         if reference in table.unanswered:
             silent.append(f" {reference} gave no answer to compare with. {_reason(table, reference)}")
         elif main not in (reference, TEACHER):

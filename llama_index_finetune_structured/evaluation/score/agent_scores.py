@@ -13,7 +13,7 @@ from ..run.agent_run import AgentRun
 from ..run.usable_rows import LeftOut
 from .answers import FieldScore
 from .failures import Failure, failure_sentence, group_failures
-from .intervals import Difference, Resamples
+from .intervals import Difference, Resamples, check_system
 from .metrics import FieldMetrics, Interval, ScoredAnswer, field_metrics, mean_of_known
 from .tool_calls import RunPlan, ScoredAgentRun
 
@@ -141,10 +141,7 @@ class AgentTable(BaseModel):
             ConfigurationError: A name that is not in the table, or a measure that a system has no rate in.
         """
         for name in (system, against):
-            if name not in self.systems:
-                raise ConfigurationError(
-                    f"no system {name!r}; there are: {one_line(', '.join(self.systems))}"
-                )
+            check_system(name, self.systems)
             if measure not in self.systems[name].rates:
                 known = ", ".join(self.systems[name].rates)
                 raise ConfigurationError(f"{name!r} has no rate {measure!r}; it has: {one_line(known)}")

@@ -24,6 +24,7 @@ __all__ = [
     "Difference",
     "Resamples",
     "check_metric",
+    "check_system",
     "document_numbers",
     "ends_of_gap",
     "interval_of",
@@ -82,6 +83,12 @@ def check_metric(metric: str, kinds: dict[str, str]) -> None:
     known = metric_names(kinds)
     if metric not in known:
         raise ConfigurationError(f"no metric {metric!r}; there are: {one_line(', '.join(known))}")
+
+
+def check_system(name: str, systems: Mapping[str, object]) -> None:
+    """Raise ConfigurationError, with the names of all systems, for a name that is not among them."""
+    if name not in systems:
+        raise ConfigurationError(f"no system {name!r}; there are: {one_line(', '.join(systems))}")
 
 
 class Resamples:

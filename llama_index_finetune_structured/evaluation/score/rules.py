@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...errors import ConfigurationError
 from ...example import canonical_json
+from ...json_schema import is_number
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -160,13 +161,9 @@ def _plain(value: Any) -> str:
 
 def _numbers(gold: Any, answer: Any) -> tuple[float, float] | tuple[Decimal, Decimal] | None:
     """Both values as numbers, as Decimals where one is text; None where one is no number."""
-    if _is_number(gold) and _is_number(answer):
+    if is_number(gold) and is_number(answer):
         return gold, answer
     texts = [value if isinstance(value, str) else str(value) for value in (gold, answer)]
     if isinstance(gold, bool) or isinstance(answer, bool) or not all(map(_DECIMAL_TEXT.fullmatch, texts)):
         return None
     return Decimal(texts[0]), Decimal(texts[1])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

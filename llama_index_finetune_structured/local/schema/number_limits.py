@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...json_schema import is_number
+
 __all__ = ["translate_limits"]
 
 _SIGNS = {"maximum": 1, "exclusiveMaximum": 1, "minimum": -1, "exclusiveMinimum": -1}
@@ -16,14 +18,10 @@ def translate_limits(node: dict[str, Any]) -> None:
 
     In such a range, with 0 excluded, llguidance allows 0.
     """
-    limits = {keyword: node[keyword] for keyword in _SIGNS if _is_number(node.get(keyword))}
+    limits = {keyword: node[keyword] for keyword in _SIGNS if is_number(node.get(keyword))}
     if node.get("type") != "integer":
         for keyword in [keyword for keyword, limit in limits.items() if _SIGNS[keyword] * limit > _LARGEST]:
             del node[keyword]
     highest = min(limits.get("maximum", 1), limits.get("exclusiveMaximum", 1))
     if limits.get("exclusiveMinimum") == 0 and _SMALLEST < highest < 1:
         node["exclusiveMinimum"] = _SMALLEST
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

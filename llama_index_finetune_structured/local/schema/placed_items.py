@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...example import canonical_json
+from ...json_schema import is_number
 
 __all__ = ["ItemPlacer", "Leaf", "PlacedItem", "Span", "leaves"]
 
@@ -65,9 +66,7 @@ def leaves(item: Any, path: Path = ()) -> Iterator[Leaf]:
     elif isinstance(item, list):
         for value in item:
             yield from leaves(value, path)
-    elif (isinstance(item, str) and item.strip()) or (
-        isinstance(item, int | float) and not isinstance(item, bool)
-    ):
+    elif (isinstance(item, str) and item.strip()) or is_number(item):
         yield path, item
 
 

@@ -26,14 +26,15 @@ __all__ = ["holds_checkpoints", "newest_checkpoint", "part_of", "save_checkpoint
 _logger = package_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _STATE, _TENSORS = "state.json", "state.safetensors"
+_KEPT = 2  # the newest may turn out to be damaged
 _TENSORS_SHA256 = "tensors sha256"
 _Content = tuple[dict[str, "torch.Tensor"], dict[str, Any]]
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], *, keep: int = 2
+    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]
 ) -> Path:
-    """Write ``checkpoint-<step>`` atomically and keep the newest ``keep`` up to this step; returns its folder.
+    """Write ``checkpoint-<step>`` atomically and keep it and the one before; returns its folder.
 
     Those of later steps are removed too: the run did not go on from them, so they are damaged. ``state``: what JSON
     can hold; the step and the checksums are added. Raises CheckpointError.
@@ -52,7 +53,7 @@ def save_checkpoint(
             "folder's permissions and run finetune() again; it resumes from the newest complete checkpoint."
         ) from error
     saved = _checkpoints(folder)
-    kept = [path for path in saved if path.name <= target.name][-keep:]
+    kept = [path for path in saved if path.name <= target.name][-_KEPT:]
     for old in saved:
         if old not in kept:
             shutil.rmtree(old, ignore_errors=True)

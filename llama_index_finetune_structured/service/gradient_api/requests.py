@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from ...formats.wire import schema_format
+
 __all__ = ["CompleteModel", "CreateModel", "FineTuneModel", "InputPart", "Sample"]
 
 _LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and logits overflow
@@ -152,6 +154,5 @@ class CompleteModel(_Body):
         }
         if self.guidance is not None:
             schema = {"type": "string", "enum": list(dict.fromkeys(self.guidance.value))}
-            format_ = {"type": "json_schema", "json_schema": {"name": "choice", "schema": schema}}
-            keywords["response_format"] = format_
+            keywords["response_format"] = schema_format("choice", schema)
         return keywords

@@ -21,7 +21,7 @@ from ..errors import ApiError
 from ..event_stream import until_disconnected
 from ..gradient_errors import API_PREFIX
 from ..keys import ApiKey, CurrentKey, scoped
-from ..models import ModelStore
+from ..models import models_of
 from .adapters import GradientAdapters, base_model_id, update_time
 from .requests import CompleteModel, CreateModel, FineTuneModel
 from .training import GradientTraining, lora_settings
@@ -140,8 +140,7 @@ async def _completed(request: Request, key: ApiKey, model_id: str, body: Complet
     queue: CallQueue = request.app.state.calls
     with ExitStack() as stack:
         if (base := _bases(request).get(model_id)) is not None:
-            store: ModelStore = request.app.state.models
-            model = await asyncio.to_thread(store.find, base, key.id)
+            model = await asyncio.to_thread(models_of(request).find, base, key.id)
         else:
             model = stack.enter_context(_adapters(request).serving(model_id, key.id))
         llm = await queue.enter(stack, model)
