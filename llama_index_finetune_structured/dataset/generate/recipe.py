@@ -145,10 +145,11 @@ def prompted_as(example: Example, other: Example) -> Example:
 
     The example as it is where one of them has no recipe, or its messages were not made by its own.
     """
-    own, recipe = _recipe_of(example), _recipe_of(other)
-    if own is None or recipe is None or own == recipe or own.separate_context != recipe.separate_context:
+    own, recipe, text = _recipe_of(example), _recipe_of(other), example.messages[-1].content
+    if own is None or recipe is None or own == recipe or not isinstance(text, str):
         return example
-    text = example.messages[-1].content or ""
+    if own.separate_context != recipe.separate_context:
+        return example
     parts = re.split(r"\{(context_str|query_str)\}", own.qa_template or "{query_str}")
     pattern = "".join(f"(?P<{part}>.*)" if at % 2 else re.escape(part) for at, part in enumerate(parts))
     try:
