@@ -142,7 +142,8 @@ class _Batches:
         self._hook = llm._loaded.engine.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.sizes.append(sum(batch.rows for batch in kwargs["layout"].batches))
+        batches = kwargs["layout"].batches(kwargs["input_ids"].device)
+        self.sizes.append(sum(batch.rows for batch in batches))
         self.tokens += kwargs["input_ids"].numel()
 
     def stop(self) -> None:

@@ -254,6 +254,6 @@ def test_the_shortest_end_of_a_huge_schema_is_known_in_seconds(name: str) -> Non
     cache = GrammarCache(tiny.tokenizer(), vocabulary=258, stop_id=1)
     started = time.process_time()
     grammar = cache.get({"type": "object", "properties": {"a": HUGE[name]}, "required": ["a"]})
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 30  # where the search was quadratic, it took minutes
     assert grammar.smallest
     assert json.loads(cache.written(grammar.smallest))

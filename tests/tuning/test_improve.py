@@ -289,6 +289,7 @@ def test_stopped_while_it_scores_the_same_call_goes_on_without_training(
     assert improve(run, capture(), margin=1).promoted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_killed_at_any_point_a_whole_version_serves_and_the_same_call_finishes(
     tuned: Path, tmp_path: Path
