@@ -97,7 +97,9 @@ class LoraFinetuneEngine(FinetuneEngine):
         self._start = StartAdapter.of(start_from, self.base, replay, replay_share)
         self.config = self._start.settings(config) if self._start else config or LoraSettings()
         if self._start:
-            self._data.replay(self._start.replayed(self._data.examples, replay_share, self.config.seed))
+            new = list(self._data.examples)
+            self._data.add("replayed rows", self._start.replayed(new, replay_share, self.config.seed))
+            self._data.add("rows without a new field", self._start.without_new_fields(new))
         held_out = () if validation is None else as_source(validation)
         self._validation = None if held_out == () else rows_of(held_out, rejected)
         self.examples = self._data.examples

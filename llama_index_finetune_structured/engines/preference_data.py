@@ -52,7 +52,7 @@ class PreferenceData(TrainingRows):
         """What these rows are beside the accepted answers."""
         return {"rejects": content_hash([(number, example.id) for number, example in self._rejected])}
 
-    def replay(self, old: Iterable[Example]) -> None:
+    def add(self, place: str, rows: Iterable[Example]) -> None:
         """Nothing: the loss itself keeps the answers near those of the model that training began with."""
 
     def windows(self, target: TrainingTarget, wanted: bool | None, seed: int) -> list[TokenRow]:

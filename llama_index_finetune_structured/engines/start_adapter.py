@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import FinetuneDataset
+from ..dataset.absent_fields import rows_without
 from ..dataset.checks.rows import as_source, parsed_rows
 from ..dataset.generate.recipe import prompted_as
 from ..errors import ConfigurationError
@@ -149,6 +150,15 @@ class StartAdapter:
         rest = {row.id: row for row in old if row.id not in ids}
         by_hash = sorted(rest.values(), key=lambda row: content_hash([seed, row.id]))
         return tuple(by_hash[: max(0, wanted)])
+
+    def without_new_fields(self, new: Sequence[Example]) -> list[Example]:
+        """Rows that teach to leave out the fields that the adapter does not know, made of rows that fill them.
+
+        Old rows leave them out too, but differ from new ones in more than that, such as in their numbers and dates.
+        """
+        known = {name for schema in self.card.schemas for name in schema.get("properties", {})}
+        named = {name for row in new for name in (row.answer_schema or {}).get("properties", {})}
+        return rows_without(new, sorted(named - known)) if known else []
 
     def load_into(self, model: Any) -> None:
         """Set the LoRA weights of a PEFT model to the adapter's.

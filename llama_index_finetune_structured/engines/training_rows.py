@@ -31,11 +31,11 @@ class TrainingRows:
         self._rows = parsed_rows(self._source)
         self.examples = [row.content for row in self._rows if isinstance(row.content, Example)]
 
-    def replay(self, old: Iterable[Example]) -> None:
-        """Add rows of an earlier training behind the others."""
-        again = [SourceRow("replayed rows", number, row) for number, row in enumerate(old, start=1)]
-        self._rows += tuple(again)
-        self.examples += [row.content for row in again if isinstance(row.content, Example)]
+    def add(self, place: str, rows: Iterable[Example]) -> None:
+        """Add rows behind the others. ``place``: what errors call them."""
+        more = [SourceRow(place, number, row) for number, row in enumerate(rows, start=1)]
+        self._rows += tuple(more)
+        self.examples += [row.content for row in more if isinstance(row.content, Example)]
 
     @property
     def identity(self) -> dict[str, str]:
