@@ -40,9 +40,14 @@ def _without(example: Example, name: str) -> Iterator[Example]:
         return
     left = _left_out(example.answer_schema, answer, name)
     lines = asked.content.split("\n")
-    gone = {at for at, line in enumerate(lines) if any(value in line for value in values)}
-    rest = "\n".join(line for at, line in enumerate(lines) if at not in gone)
-    removed = "\n".join(lines[at] for at in sorted(gone))
+    gone = [at for at, line in enumerate(lines) if any(value in line for value in values)]
+    removed = "\n".join(lines[at] for at in gone)
+    for at in reversed(
+        gone
+    ):  # with one of two blank lines around it, which would tell that something is left out
+        blank = at > 0 and not lines[at - 1].strip() and not "".join(lines[at + 1 : at + 2]).strip()
+        del lines[at - blank : at + 1]
+    rest = "\n".join(lines)
     if left is None or not all(value in removed for value in values) or not rest.strip():
         return
     if any(value in removed and value not in rest for value in _texts(left)):
