@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,8 @@ class StartAdapter:
 
         Old rows leave them out too, but differ from new ones in more than that, such as in their numbers and dates.
         """
-        known = {name for schema in self.card.schemas for name in schema.get("properties", {})}
-        named = {name for row in new for name in (row.answer_schema or {}).get("properties", {})}
+        known = {name for schema in self.card.schemas for name in _properties(schema)}
+        named = {name for row in new for name in _properties(row.answer_schema)}
         return rows_without(new, sorted(named - known)) if known else []
 
     def load_into(self, model: Any) -> None:
@@ -183,6 +183,11 @@ class StartAdapter:
                 "windows": card.windows or old.windows,
             }
         )
+
+
+def _properties(schema: Mapping[str, Any] | None) -> Iterable[str]:
+    found = (schema or {}).get("properties")
+    return found if isinstance(found, Mapping) else ()
 
 
 def _asked_as(old: Example, new: Example | None) -> Example:
