@@ -101,6 +101,7 @@ class Operation:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
+        self.file = ""  # the id of a file that is there before
 
     def prepare(self, client: TestClient) -> None:
         """What is there before."""
@@ -265,11 +266,17 @@ class Train(Operation):
 
 
 def killed_at_every_step(operation: Operation) -> int:
-    """The number of steps that the operation was killed at, each checked."""
-    settings = operation.settings
-    with client_of(settings) as client:
-        operation.prepare(client)
-    step = 0
+    """The number of steps that the operation was killed at, each checked.
+
+    This process never opens the database: a child that is forked later would count its locks as its own.
+    """
+    settings, step = operation.settings, 0
+    note = settings.folder.with_suffix(".prepared")
+
+    def prepared() -> None:
+        with client_of(settings) as client:
+            operation.prepare(client)
+        note.write_text(operation.file)
 
     def interrupted() -> None:
         with client_of(settings) as client:
@@ -277,12 +284,17 @@ def killed_at_every_step(operation: Operation) -> int:
             operation.work(client)
             os._exit(0)  # the server's end is no part of the operation
 
-    while not in_child(interrupted):
-        step += 1
+    def checked() -> None:
         operation.recover()
         with client_of(settings) as client:
             operation.check(client)
         _require_only_what_is_named(settings)
+
+    assert in_child(prepared)
+    operation.file = note.read_text()
+    while not in_child(interrupted):
+        step += 1
+        assert in_child(checked)
     return step
 
 

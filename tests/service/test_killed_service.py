@@ -85,7 +85,6 @@ def test_a_job_whose_workers_are_killed_is_done_once_with_the_same_weights(
     assert found["same weights"]
 
 
-# Slow, and not quite sure: a child that is forked while its parent has the database open may count locks of the parent.
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="servers are forked here")
 @pytest.mark.parametrize("kinds", ["SendFile,DeleteModel", "SendParts,QueueJob,DeleteFile", "Train"])
