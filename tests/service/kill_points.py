@@ -288,14 +288,16 @@ def killed_at_every_step(operation: Operation) -> int:
         operation.recover()
         with client_of(settings) as client:
             operation.check(client)
+        note.write_text(operation.file)
         _require_only_what_is_named(settings)
 
     assert in_child(prepared)
-    operation.file = note.read_text()
-    while not in_child(interrupted):
+    while True:
+        operation.file = note.read_text()
+        if in_child(interrupted):
+            return step
         step += 1
         assert in_child(checked)
-    return step
 
 
 def _require_only_what_is_named(settings: ServiceSettings) -> None:
