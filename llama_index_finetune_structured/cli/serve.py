@@ -106,9 +106,8 @@ def serve(
         # A wrong model is told here, and not to the first client.
         _require("--base", settings.bases, resolve)
         _require("--embeddings", settings.embeddings, lambda path: require_embedding_model(Path(path)))
-        with locked_folder(
-            settings.folder
-        ):  # the server takes it again; another one is told here, in one line
+        # The server takes it again; another one is told here, in one line.
+        with locked_folder(settings.folder):
             pass
         # Requests are logged by the service, without their content.
         config = uvicorn.Config(

@@ -11,6 +11,7 @@ from typing import Any
 from ..example import Example, Message, compact_json
 from ..json_schema import find_error
 from ..local.schema.placed_items import leaves
+from ..written_values.kinds import stands_in
 
 __all__ = ["rows_without"]
 
@@ -40,17 +41,16 @@ def _without(example: Example, name: str) -> Iterator[Example]:
         return
     left = _left_out(example.answer_schema, answer, name)
     lines = asked.content.split("\n")
-    gone = [at for at, line in enumerate(lines) if any(value in line for value in values)]
-    removed = "\n".join(lines[at] for at in gone)
-    for at in reversed(
-        gone
-    ):  # with one of two blank lines around it, which would tell that something is left out
+    gone = [at for at, line in enumerate(lines) if any(stands_in(value, (line,)) for value in values)]
+    removed = tuple(lines[at] for at in gone)
+    # With one of two blank lines around it: both would tell that something was left out.
+    for at in reversed(gone):
         blank = at > 0 and not lines[at - 1].strip() and not "".join(lines[at + 1 : at + 2]).strip()
         del lines[at - blank : at + 1]
     rest = "\n".join(lines)
-    if left is None or not all(value in removed for value in values) or not rest.strip():
+    if left is None or not all(stands_in(value, removed) for value in values) or not rest.strip():
         return
-    if any(value in removed and value not in rest for value in _texts(left)):
+    if any(stands_in(value, removed) and not stands_in(value, (rest,)) for value in _texts(left)):
         return
     messages = (*example.messages[:-1], asked.model_copy(update={"content": rest}))
     said = Message(role="assistant", content=compact_json(left))

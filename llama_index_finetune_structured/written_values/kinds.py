@@ -14,7 +14,7 @@ from .numbers import currency_spellings, number_text, read_currency, read_number
 from .readings import DocumentTexts, Reading
 from .times import datetime_spots, read_datetime, read_time, time_spots
 
-__all__ = ["KEYWORD", "WrittenKind", "written_kind"]
+__all__ = ["KEYWORD", "WrittenKind", "stands_in", "written_kind"]
 
 KEYWORD = "x-written"
 """Keyword of a JSON schema whose strings are written as the text has them: ``{"type": ..., "locales": [...]}``."""
