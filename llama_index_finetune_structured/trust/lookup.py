@@ -113,7 +113,11 @@ def _trust_in_last(answer: Any) -> Trust | None:
         if isinstance(answer, str):
             is_equal = loads(answer) == loads(written)
         elif isinstance(answer, BaseModel) and not last.has_object:
-            is_equal = type(answer).model_validate_json(written).model_dump_json() == answer.model_dump_json()
+            read = type(answer).model_validate_json(written)
+            has_same_fields = read.model_fields_set == answer.model_fields_set
+            # A class that has defaults for all reads an object from any text: one that takes nothing of it is not its.
+            reads_it = bool(read.model_fields_set) or loads(written) == {}
+            is_equal = has_same_fields and reads_it and read.model_dump_json() == answer.model_dump_json()
         else:
             return None
         return trust_in_raw(last.raw) if is_equal else None

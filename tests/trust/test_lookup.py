@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -54,6 +55,33 @@ class Songs(RootModel[list[Song]]):
 
 def _trust(probability: float) -> Trust:
     return Trust(probability=probability, fields=(FieldTrust(path=("a", 0), value=2**70),))
+
+
+@pytest.fixture(autouse=True)
+def _no_last_answer() -> Iterator[None]:
+    """What this thread was answered in other tests is no answer of these."""
+    before = lookup._last_answer.set(None)
+    yield
+    lookup._last_answer.reset(before)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"artist": "Rain"}', '{"Title": "Rain"}', "{}", '{"title": "Rain"}', '{"title": "Snow"}', "[]", "7"],
+)
+@pytest.mark.parametrize("shape", [Song, Frozen, AllEqual, Slots, Referable, Songs])
+def test_the_last_answer_is_that_of_an_object_only_if_it_was_read_from_its_text(
+    shape: type[BaseModel], text: str
+) -> None:
+    lookup.note_answer(text, {"trust": _trust(0.5).model_dump(mode="json")})
+    others = [shape([Song(title="Hail")]) if shape is Songs else shape(title="Hail")]
+    if text != "{}" or shape is Songs:
+        others.append(shape())
+    for answer in others:
+        with pytest.raises(ConfigurationError, match=r"nothing is known|is not kept"):
+            trust_of(answer)
+    if (text == "[]") is (shape is Songs) and text in ("[]", "{}", '{"title": "Rain"}', '{"title": "Snow"}'):
+        assert trust_of(shape.model_validate_json(text)) == _trust(0.5)
 
 
 @pytest.mark.parametrize("shape", [Song, Frozen, AllEqual, Referable, Songs])
