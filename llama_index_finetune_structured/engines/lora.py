@@ -98,8 +98,10 @@ class LoraFinetuneEngine(FinetuneEngine):
         self.config = self._start.settings(config) if self._start else config or LoraSettings()
         if self._start:
             new = list(self._data.examples)
-            self._data.add("replayed rows", self._start.replayed(new, replay_share, self.config.seed))
-            self._data.add("rows without a new field", self._start.without_new_fields(new))
+            replayed, other = self._start.old_rows(new, replay_share, self.config.seed)
+            self._data.add("replayed rows", replayed)
+            taught = self._start.rows_of_new_fields(new, [*other, *replayed])
+            self._data.add("rows that teach new fields", taught)
         held_out = () if validation is None else as_source(validation)
         self._validation = None if held_out == () else rows_of(held_out, rejected)
         self.examples = self._data.examples

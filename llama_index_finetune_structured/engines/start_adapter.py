@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import FinetuneDataset
-from ..dataset.absent_fields import rows_without
 from ..dataset.checks.rows import as_source, parsed_rows
 from ..dataset.generate.recipe import prompted_as
 from ..errors import ConfigurationError
@@ -22,6 +21,7 @@ from ..local.model.start_weights import load_start
 from ..local.schema.bounds import schema_key
 from ..local.train.settings import LoraSettings
 from ..printable import package_logger
+from .new_fields import rows_with, rows_without
 
 __all__ = ["REPLAY_SHARE", "ROWS_FILE", "StartAdapter"]
 
@@ -125,22 +125,24 @@ class StartAdapter:
         schemas = [*self.card.schemas, *(row.answer_schema for row in examples if row.answer_schema)]
         return {schema_key(schema) for schema in schemas}
 
-    def replayed(self, new: Sequence[Example], share: float, seed: int) -> tuple[Example, ...]:
-        """The old rows that are trained on again, so that old and new ones are in proportion ``share``.
+    def old_rows(
+        self, new: Sequence[Example], share: float, seed: int
+    ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """The old rows that are trained on again, so that old and new ones are in proportion ``share``; and the others.
 
         Chosen by hash, so that the order of rows does not matter. Old rows among the new ones count as replayed. Where
         the new rows have one schema that takes the answers of old ones as they are, those are asked for by it: else
-        all answers to it would have its new fields, and the model would invent them.
+        all answers to it would have its new fields, and the model would invent them. None for ``share`` 0.
         """
         if not share:
-            return ()
+            return (), ()
         if not self.old:
             _log.warning(
                 "%s: the rows that it was trained on are not known, so none are replayed, and what it learned may be "
                 "forgotten; pass them as replay=",
                 self.folder,
             )
-            return ()
+            return (), ()
         schemas = {schema_key(row.answer_schema): row for row in new if row.answer_schema}
         only = next(iter(schemas.values())) if len(schemas) == 1 else None
         old = [_asked_as(row, only) for row in self.old]
@@ -149,16 +151,18 @@ class StartAdapter:
         wanted = round(share / (1 - share) * (len(new) - again)) - again
         rest = {row.id: row for row in old if row.id not in ids}
         by_hash = sorted(rest.values(), key=lambda row: content_hash([seed, row.id]))
-        return tuple(by_hash[: max(0, wanted)])
+        wanted = max(0, wanted)
+        return tuple(by_hash[:wanted]), tuple(by_hash[wanted:])
 
-    def without_new_fields(self, new: Sequence[Example]) -> list[Example]:
-        """Rows that teach to leave out the fields that the adapter does not know, made of rows that fill them.
+    def rows_of_new_fields(self, new: Sequence[Example], old: Iterable[Example]) -> list[Example]:
+        """Rows that teach when to fill the fields that the adapter does not know: made of new rows, and of old ones.
 
-        Old rows leave them out too, but differ from new ones in more than that, such as in their numbers and dates.
+        New rows come a second time without the lines of such a field. Old rows leave it out too, but differ in more
+        than that, such as in their numbers and dates: as many of them come with these lines.
         """
         known = {name for schema in self.card.schemas for name in _properties(schema)}
-        named = {name for row in new for name in _properties(row.answer_schema)}
-        return rows_without(new, sorted(named - known)) if known else []
+        fields = sorted({name for row in new for name in _properties(row.answer_schema)} - known)
+        return [*rows_without(new, fields), *rows_with(new, fields, old)] if known else []
 
     def load_into(self, model: Any) -> None:
         """Set the LoRA weights of a PEFT model to the adapter's.

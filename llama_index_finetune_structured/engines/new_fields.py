@@ -1,0 +1,140 @@
+"""Rows that teach when to fill a field and when to leave it out: they differ in the lines with its value alone.
+
+As counterfactually augmented data (https://arxiv.org/abs/1909.12434): rows without these lines leave the field out, and
+other rows with them fill it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..answer_classes import class_of
+from ..dataset.checks.values import value_faults
+from ..example import Example, Message, compact_json
+from ..json_schema import find_error
+from ..local.schema.placed_items import leaves
+from ..written_values.kinds import stands_in
+
+__all__ = ["rows_with", "rows_without"]
+
+
+class _Lines(NamedTuple):
+    """The lines of an example with all values of a field. ``at``: index of the first; ``rest``: the other lines."""
+
+    lines: tuple[str, ...]
+    at: int
+    rest: tuple[str, ...]
+
+    def within(self, text: str) -> str:
+        """A text with these lines, as far from its begin or end, whichever is nearer, as they stood in theirs."""
+        lines = text.split("\n")
+        at = self.at if 2 * self.at < len(self.rest) else len(lines) - (len(self.rest) - self.at)
+        before, after = lines[: max(at, 0)], lines[max(at, 0) :]
+        # Beside a blank line they are a paragraph of their own, as all of such a text are.
+        if before and not before[-1].strip():
+            after = ["", *after]
+        elif before and after and not after[0].strip():
+            before = [*before, ""]
+        return "\n".join([*before, *self.lines, *after])
+
+
+def rows_without(examples: Iterable[Example], fields: Collection[str]) -> list[Example]:
+    """For each example and each of the named fields that it fills, a row without it, where one can be made.
+
+    That is where the schema lets the field be left out or null, and all of its values stand in lines of the last
+    message in which no other value of the answer stands alone. Rows with a fault are left out.
+    """
+    return [row for example in examples for name in fields if (row := _without(example, name)) is not None]
+
+
+def rows_with(
+    examples: Iterable[Example], fields: Collection[str], others: Iterable[Example]
+) -> list[Example]:
+    """Each of ``others`` with the lines of an example in which one of the named fields stands, and with its value.
+
+    As many as there are such examples or others, whichever are fewer. Of each example as of ``rows_without``; another
+    one has the same schema, and leaves the field out.
+    """
+    known = ((example, name) for example in examples for name in fields)
+    filled = [(example, name) for example, name in known if _without(example, name) is not None]
+    made = [_with(other, *each) for each, other in zip(filled, others, strict=False)]
+    return [row for row in made if row is not None]
+
+
+def _with(other: Example, example: Example, name: str) -> Example | None:
+    lines, answer, own = _lines(example, name), _answer(example), _answer(other)
+    if lines is None or answer is None or own is None or own.get(name):
+        return None
+    if other.answer_schema != example.answer_schema:
+        return None
+    text = lines.within(str(other.messages[-1].content))
+    return _changed(other, text, {**own, name: answer[name]})
+
+
+def _without(example: Example, name: str) -> Example | None:
+    answer, lines = _answer(example), _lines(example, name)
+    if answer is None or lines is None:
+        return None
+    left, rest = _left_out(example.answer_schema or {}, answer, name), "\n".join(lines.rest)
+    if left is None or not rest.strip():
+        return None
+    if any(stands_in(value, lines.lines) and not stands_in(value, (rest,)) for value in _texts(left)):
+        return None
+    return _changed(example, rest, left)
+
+
+def _changed(example: Example, text: str, answer: Mapping[str, Any]) -> Example | None:
+    """The example with another text and answer; None where its schema or class refuses that."""
+    messages = (*example.messages[:-1], example.messages[-1].model_copy(update={"content": text}))
+    said = Message(role="assistant", content=compact_json(answer))
+    made = Example(**{**dict(example), "messages": messages, "answer": said})
+    if find_error(example.answer_schema or {}, answer) is not None:
+        return None
+    return None if value_faults(made, class_of(made)) else made
+
+
+def _answer(example: Example) -> dict[str, Any] | None:
+    """The object that an example answers with after a text; None for another kind of row."""
+    asked = example.messages[-1]
+    if (
+        example.answer_schema is None
+        or example.transport != "json_schema"
+        or not isinstance(asked.content, str)
+    ):
+        return None
+    try:
+        answer = example.answer_object()
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _lines(example: Example, name: str) -> _Lines | None:
+    """The lines of the last message with a field's values; None where they do not all stand in lines."""
+    answer = _answer(example)
+    if answer is None or not (values := _texts(answer.get(name))):
+        return None
+    lines = str(example.messages[-1].content).split("\n")
+    own = [at for at, line in enumerate(lines) if any(stands_in(value, (line,)) for value in values)]
+    removed = tuple(lines[at] for at in own)
+    if not all(stands_in(value, removed) for value in values):
+        return None
+    # With one of two blank lines around it: both would tell that something was left out.
+    for at in reversed(own):
+        blank = at > 0 and not lines[at - 1].strip() and not "".join(lines[at + 1 : at + 2]).strip()
+        del lines[at - blank : at + 1]
+    return _Lines(removed, own[0], tuple(lines))
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(found) for _, found in leaves(value)]
+
+
+def _left_out(schema: Mapping[str, Any], answer: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """The answer without a field, or with null for it; None where the schema wants a value."""
+    without = {key: value for key, value in answer.items() if key != name}
+    for left in (without, {**answer, name: None}):
+        if find_error(schema, left) is None:
+            return left
+    return None

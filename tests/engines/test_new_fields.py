@@ -1,0 +1,171 @@
+"""Rows that teach a new field: a text with or without the lines of its value, an answer with or without the field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, model_validator
+
+from llama_index_finetune_structured import FinetuneDataset
+from llama_index_finetune_structured.engines.new_fields import rows_with, rows_without
+from llama_index_finetune_structured.example import Example
+
+
+class Bill(BaseModel):
+    number: str
+    total: str
+    due: str | None = None
+    items: list[str] = []
+
+
+class Strict(BaseModel):
+    number: str
+    due: str | None
+
+
+def _row(text: str, answer: BaseModel | dict[str, Any], output_cls: type[BaseModel] = Bill) -> Example:
+    said = answer if isinstance(answer, dict) else answer.model_dump(exclude_unset=True)
+    schema = {"title": output_cls.__name__, **output_cls.model_json_schema()}
+    [row] = FinetuneDataset.from_pairs([(text, said)], schema=schema)
+    return row
+
+
+def _made(text: str, answer: BaseModel | dict[str, Any], output_cls: type[BaseModel] = Bill) -> list[Any]:
+    found = rows_without([_row(text, answer, output_cls)], ["due"])
+    return [(row.messages[-1].content, json.loads(row.answer_text())) for row in found]
+
+
+def test_the_line_of_the_value_goes_and_so_does_the_field() -> None:
+    made = _made("Bill A-1\nPay by 3 May\nTotal 7.50", Bill(number="A-1", total="7.50", due="3 May"))
+    assert made == [("Bill A-1\nTotal 7.50", {"number": "A-1", "total": "7.50"})]
+
+
+def test_no_gap_tells_that_something_was_left_out() -> None:
+    made = _made("Bill A-1\n\nPay by 3 May\n\nTotal 7.50", Bill(number="A-1", total="7.50", due="3 May"))
+    assert made[0][0] == "Bill A-1\n\nTotal 7.50"
+    made = _made("Bill A-1\n\nTotal 7.50\n\nPay by 3 May", Bill(number="A-1", total="7.50", due="3 May"))
+    assert made[0][0] == "Bill A-1\n\nTotal 7.50"
+
+
+def test_a_field_that_the_schema_wants_becomes_null() -> None:
+    made = _made("Bill A-1\nPay by 3 May", Strict(number="A-1", due="3 May"), Strict)
+    assert made == [("Bill A-1", {"number": "A-1", "due": None})]
+
+
+def test_no_row_is_made_where_more_than_the_field_would_go() -> None:
+    shared = "Bill A-1, pay 7.50 by 3 May"
+    assert not _made(shared, Bill(number="A-1", total="7.50", due="3 May"))
+    assert not _made("Pay by 3 May", {"due": "3 May", "number": "none", "total": "none"})
+    assert not _made("Bill A-1\nPay soon\nTotal 7.50", Bill(number="A-1", total="7.50", due="3 May"))
+    assert not _made("Bill A-1\nTotal 7.50", Bill(number="A-1", total="7.50"))
+    assert not _made("Bill A-1\nTotal 7.50\n3 May", Bill(number="A-1", total="3 May", due="3 May"))
+
+
+def test_a_value_inside_of_a_longer_word_or_number_is_another_one() -> None:
+    made = _made(
+        "Bill A-1\nPay by 3 May\nWritten 13 May\nTotal 7.50", Bill(number="A-1", total="7.50", due="3 May")
+    )
+    assert made == [("Bill A-1\nWritten 13 May\nTotal 7.50", {"number": "A-1", "total": "7.50"})]
+
+
+def test_a_value_that_stands_elsewhere_too_keeps_its_place() -> None:
+    made = _made("Bill A-1\nA-1: pay by 3 May\nTotal 7.50", Bill(number="A-1", total="7.50", due="3 May"))
+    assert made == [("Bill A-1\nTotal 7.50", {"number": "A-1", "total": "7.50"})]
+
+
+_WORDS = st.text("abcdefgh", min_size=3, max_size=6)
+
+
+@given(st.lists(_WORDS, min_size=3, max_size=8, unique=True), st.data())
+def test_what_is_made_has_no_value_of_the_field_and_every_other_line(
+    words: list[str], data: st.DataObject
+) -> None:
+    due, number, total, *others = words
+    lines = data.draw(st.permutations([f"due {due}", f"no {number}", f"sum {total}", *others]))
+    for text, answer in _made("\n".join(lines), Bill(number=number, total=total, due=due)):
+        assert answer == {"number": number, "total": total}
+        assert text.split("\n") == [line for line in lines if line != f"due {due}"]
+
+
+def _filled(text: str, own: Bill, other: str, answer: Bill, output_cls: type[BaseModel] = Bill) -> list[Any]:
+    made = rows_with([_row(text, own, output_cls)], ["due"], [_row(other, answer, output_cls)])
+    return [(row.messages[-1].content, json.loads(row.answer_text())) for row in made]
+
+
+OWN, OTHER = Bill(number="A-1", total="7.50", due="3 May"), Bill(number="B-2", total="9.00")
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "made"),
+    [
+        ("Bill A-1\nPay by 3 May\nTotal 7.50", "Bill B-2\nTotal 9.00", "Bill B-2\nPay by 3 May\nTotal 9.00"),
+        ("Pay by 3 May\nBill A-1\nTotal 7.50", "B-2\n9.00", "Pay by 3 May\nB-2\n9.00"),
+        ("Bill A-1\nTotal 7.50\nPay by 3 May", "B-2\nx\ny\nz\n9.00", "B-2\nx\ny\nz\n9.00\nPay by 3 May"),
+        ("A-1\na\nb\nc\nPay by 3 May\n7.50", "B-2\n9.00", "B-2\nPay by 3 May\n9.00"),
+        ("A-1\nPay by 3 May\n7.50", "B-2\n\nx\n\n9.00", "B-2\n\nx\n\nPay by 3 May\n\n9.00"),
+        ("A-1\n7.50\nPay by 3 May", "B-2\n\n9.00", "B-2\n\n9.00\nPay by 3 May"),
+        ("A-1\n7.50\nPay by 3 May\n(3 May)", "B-2 9.00", "B-2 9.00\nPay by 3 May\n(3 May)"),
+    ],
+)
+def test_another_text_gets_the_lines_where_they_stood_in_their_own(text: str, other: str, made: str) -> None:
+    assert _filled(text, OWN, other, OTHER) == [(made, {"number": "B-2", "total": "9.00", "due": "3 May"})]
+
+
+def test_no_other_text_is_filled_that_has_the_field_or_could_not_be_told_from_it() -> None:
+    text, other = "Bill A-1\nPay by 3 May\nTotal 7.50", "Bill B-2\nTotal 9.00"
+    assert not _filled(text, OWN, f"{other}\nDue 4 May", OTHER.model_copy(update={"due": "4 May"}))
+    assert not _filled("Bill A-1, pay 7.50 by 3 May", OWN, other, OTHER)
+    assert not rows_with([_row(text, OWN)], ["due"], [_row(other, {"number": "B-2"}, Open)])
+    assert not rows_with([_row(text, OWN)], ["total"], [_row(other, OTHER)])
+    assert not rows_with([_row(text, OWN)], ["due"], [])
+
+
+class Open(BaseModel):
+    number: str
+    total: str | None = None
+
+
+class Dated(BaseModel):
+    """A bill that is never due before it is written."""
+
+    number: str
+    written: int
+    due: int | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Dated:
+        if self.due is not None and self.due < self.written:
+            raise ValueError("due before it is written")
+        return self
+
+
+def test_what_the_class_refuses_is_not_made() -> None:
+    def row(text: str, answer: Dated) -> Example:
+        [made] = FinetuneDataset.from_pairs([(text, answer)], output_cls=Dated)
+        return made
+
+    new = row("Bill A-1\nof 2001\ndue 2003", Dated(number="A-1", written=2001, due=2003))
+    before, after = (row(f"Bill B-2\nof {year}", Dated(number="B-2", written=year)) for year in (2002, 2004))
+    assert [json.loads(each.answer_text())["due"] for each in rows_with([new], ["due"], [before])] == [2003]
+    assert rows_with([new], ["due"], [after]) == []
+
+
+@given(st.lists(_WORDS, min_size=6, max_size=12, unique=True), st.data())
+def test_what_is_filled_has_all_lines_of_both_in_order(words: list[str], data: st.DataObject) -> None:
+    due, number, total, second, sum_, *others = words
+    place = data.draw(st.integers(0, len(others)))
+    own = data.draw(st.permutations([f"due {due}", f"no {number}", f"sum {total}", *others[:place]]))
+    lines = data.draw(st.permutations([f"no {second}", f"sum {sum_}", *others[place:]]))
+    [(text, answer)] = _filled(
+        "\n".join(own),
+        Bill(number=number, total=total, due=due),
+        "\n".join(lines),
+        Bill(number=second, total=sum_),
+    )
+    assert answer == {"number": second, "total": sum_, "due": due}
+    assert [line for line in text.split("\n") if line != f"due {due}"] == lines
+    assert text.split("\n").count(f"due {due}") == 1
