@@ -170,7 +170,7 @@ def parity(
 ) -> Parity:
     """Ask the adapter and the ``forms`` it was exported to (merged, GGUF, served, ...) the same prompts.
 
-    A ``LoraLLM`` answers without windows, votes and copied values here, which servers do not have.
+    A ``LoraLLM`` answers without windows, votes, alternatives and copied values here, which servers do not have.
 
     The adapter's valid answers are the gold that the forms' fields are compared with; the examples' own answers
     are not used.
@@ -227,7 +227,7 @@ def parity(
 def _plain(llm: LLM) -> LLM:
     """The LLM without what ``LoraLLM`` alone adds to a model, so that the models are compared."""
     if isinstance(llm, LoraLLM):
-        return llm.model_copy(update={"windows": 0, "answers": 1, "grounded": False})
+        return llm.model_copy(update={"windows": 0, "answers": 1, "alternatives": 0, "grounded": False})
     return llm
 
 

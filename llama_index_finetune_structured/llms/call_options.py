@@ -37,6 +37,7 @@ class CallOptions(BaseModel):
     top_k: int = Field(ge=0, strict=True)
     top_p: float = Field(gt=0, le=1, strict=True)
     seed: int | None = Field(default=None, ge=_SEEDS[0], le=_SEEDS[1], strict=True)
+    alternatives: int = Field(default=0, ge=0, strict=True)
     answers: int = Field(default=1, ge=1, strict=True)
     windows: int = Field(default=0, ge=0, strict=True)
     thinking_tokens: int | None = Field(default=None, ge=0, strict=True)

@@ -119,6 +119,7 @@ class LocalCall:
             grammar=grammar,
             call=call,
             texts=None if source is None else source.texts,
+            alternatives=options.alternatives,
             probabilities=calibration is not None,
             reasoning=reasoning,
             adapter=model.adapter,

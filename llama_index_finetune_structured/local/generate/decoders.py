@@ -28,8 +28,8 @@ _logger = package_logger(__name__)
 class BatchDecoder:
     """Continuous batching: sequences join and leave between forwards, and each forward verifies draft tokens.
 
-    Greedy answers equal those of plain greedy decoding, token by token. ``sequences``: those that have not ended;
-    the index of a sequence is its KV cache slot.
+    Greedy answers equal those of plain greedy decoding, token by token, where no others are searched. ``sequences``:
+    those that have not ended; the index of a sequence is its KV cache slot.
     """
 
     def __init__(self, model: Any, stop_ids: Set[int]) -> None:
@@ -52,7 +52,7 @@ class BatchDecoder:
         try:
             cached = self._model.load(slot, self._cached_parts(request))
             logits = self._model.prefill(slot, request.prompt, cached, request.adapter)
-            (scores,) = position_logits(logits[None], near=request.probabilities)
+            (scores,) = position_logits(logits[None], near=sequence.wants_near)
             token = sequence.choose(scores)
         except Exception:
             self._model.erase(slot)
@@ -89,19 +89,17 @@ class BatchDecoder:
         Where a sequence's own grammar or sampling fails, that sequence ends with the error and the others go on.
         """
         drafts = [_draft(sequence) for sequence in self.sequences]
-        inputs = [
-            [sequence.tokens[-1], *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)
-        ]
+        inputs = [[*sequence.pending, *draft] for sequence, draft in zip(self.sequences, drafts, strict=True)]
         logits, slots = self._model.extend(
             inputs,
             [sequence.length for sequence in self.sequences],
             [sequence.request.adapter for sequence in self.sequences],
         )
-        near = any(sequence.request.probabilities for sequence in self.sequences)
+        near = any(sequence.wants_near for sequence in self.sequences)
         every = iter(position_logits(logits, near=near))
         for slot in slots:
             sequence, draft = self.sequences[slot], drafts[slot]
-            scores = list(islice(every, 1 + len(draft)))
+            scores = list(islice(every, len(inputs[slot])))[-1 - len(draft) :]
             try:
                 if (
                     draft and scores[0].likeliest == NO_TOKEN
@@ -109,6 +107,7 @@ class BatchDecoder:
                     self._model.erase(slot, sequence.length)
                     sequence.drafts = False
                 else:
+                    sequence.length += len(inputs[slot]) - len(scores)
                     _verify(sequence, draft, scores)
             except Exception as error:
                 sequence.fail(error)
@@ -154,8 +153,7 @@ def _verify(sequence: GeneratedSequence, draft: list[int], scores: list[Position
     for position, drafted in enumerate([*draft, None]):
         sequence.length += 1
         token = sequence.choose(scores[position])
-        sequence.append(token)
-        if sequence.ended or token != drafted:
+        if not sequence.append(token) or token != drafted:
             return
 
 
@@ -163,7 +161,7 @@ class PaddedDecoder:
     """Left-padded batches through transformers' ``generate``, each finished before the next begins.
 
     For models with more state than keys and values, and those whose keys depend on the sequence's length. Same
-    interface as ``BatchDecoder``.
+    interface as ``BatchDecoder``. Answers are greedy: nothing goes back to an earlier token.
     """
 
     def __init__(self, model: Any, stop_ids: Set[int], pad_id: int) -> None:
@@ -178,7 +176,7 @@ class PaddedDecoder:
 
     def join(self, request: GenerationRequest) -> None:
         """Add a request to the next batch."""
-        self.sequences.append(GeneratedSequence(request, self._stop_ids))
+        self.sequences.append(GeneratedSequence(request, self._stop_ids, searches=False))
 
     def step(self) -> None:
         """Generate the answers of all sequences to their end."""
@@ -228,7 +226,7 @@ class PaddedDecoder:
 
         ``scores``: [sequences, tokens of the vocabulary], as the result. Ended sequences get a stop token.
         """
-        near = any(sequence.request.probabilities for sequence in group)
+        near = any(sequence.wants_near for sequence in group)
         found = position_logits(scores, near=near)
         chosen = [self._next_token(*each) for each in zip(group, found, strict=True)]
         only_chosen = torch.full_like(scores, float("-inf"))

@@ -80,6 +80,8 @@ class GenerationRequest:
     ``prompt``: token ids. ``max_new_tokens``: token limit of the answer. ``grammar``: what the answer must match.
     ``texts``: what its grounded values may copy; None: none are grounded.
     ``reasoning``: what is written before the answer; None: nothing is.
+    ``alternatives``: how many other beginnings of the answer are followed that may lead to a likelier one: where it is
+    greedy, has a grammar, and nobody is told its tokens or their scores.
     ``probabilities``: whether the result has those of the tokens. ``likeliest``: how many of the likeliest tokens
     ``scores`` tells at the place of each token of the answer; None: ``scores`` stays empty. A token's are there before
     ``on_token`` is called for it.
@@ -99,6 +101,7 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     grammar: AnswerGrammar | None = None
     texts: PromptTexts | None = None
+    alternatives: int = 0
     probabilities: bool = False
     on_token: Callable[[int], None] | None = None
     cancelled: bool = False
@@ -110,6 +113,12 @@ class GenerationRequest:
     adapter: AdapterWeights | None = None
     likeliest: int | None = None
     scores: list[ScoredToken] = field(default_factory=list)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the likeliest answer is searched for."""
+        is_told = self.on_token is not None or self.likeliest is not None
+        return self.alternatives > 0 and self.sampling.is_greedy and self.grammar is not None and not is_told
 
     @property
     def most_tokens(self) -> int:

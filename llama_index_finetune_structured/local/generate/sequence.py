@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Set
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
@@ -9,24 +10,28 @@ from contextlib import suppress
 import torch
 
 from ...errors import EngineError
+from .answer_search import AnswerBeginning, AnswerSearch
 from .grammar import GrammarState
 from .position_logits import NO_TOKEN, PositionLogits, likeliest_tokens
 from .reasoning import ReasoningState
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
-from .token_probability import ScoredToken, log_probabilities, token_scores
+from .token_probability import PositionProbabilities, ScoredToken, token_scores
 
 __all__ = ["GeneratedSequence"]
+
+_MASKED = 16  # chosen: of more tokens the mask of all tells sooner which are allowed than asking one by one
 
 
 class GeneratedSequence:
     """State of one request during generation.
 
     ``tokens``: reasoning and answer so far, without the stop token. ``length``: tokens of prompt and answer in the KV
-    cache. ``drafts``: whether to propose draft tokens.
+    cache. ``drafts``: whether to propose draft tokens. ``searches``: whether the answer may go on from another token
+    than its last, as the request may ask for.
     """
 
-    def __init__(self, request: GenerationRequest, stop_ids: Set[int]) -> None:
+    def __init__(self, request: GenerationRequest, stop_ids: Set[int], *, searches: bool = True) -> None:
         self.request, self._stop_ids = request, stop_ids
         self.tokens: list[int] = []
         self.length = 0
@@ -39,12 +44,24 @@ class GeneratedSequence:
         self._ngrams = NGramIndex(request.prompt)
         self._probabilities: list[tuple[float, float]] = []
         self._scores: ScoredToken | None = None  # of the chosen token, until it is appended
+        most = request.alternatives if searches and request.searches else 0
+        self._search = AnswerSearch(most) if most else None
         seed = request.sampling.seed
         self._random = None if seed is None else torch.Generator().manual_seed(seed)
 
     def _started_grammar(self) -> GrammarState | ReasoningState | None:
         grammar = self.request.grammar
         return None if grammar is None else grammar.start(self.request.max_new_tokens, self.request.texts)
+
+    @property
+    def wants_near(self) -> bool:
+        """Whether the probabilities of tokens will be asked for."""
+        return self.request.probabilities or self._search is not None
+
+    @property
+    def pending(self) -> list[int]:
+        """Tokens that are not in the KV cache yet, one at least."""
+        return self.tokens[self.length - len(self.request.prompt) :]
 
     def draft(self) -> list[int]:
         """Draft tokens that may follow the last token.
@@ -75,11 +92,22 @@ class GeneratedSequence:
         token, masked = self._preferred(scores)
         if self._grammar is not None:
             token = self._grammar.within_limit(token)
-        if self.request.probabilities and self._reasoning is None:
-            self._probabilities.append(log_probabilities(token, scores, masked, self._allows))
+        if (self.request.probabilities or self._search) and self._reasoning is None:
+            self._note(token, scores, masked)
         if self.request.likeliest is not None and self._reasoning is None:
             self._scores = token_scores(token, scores.logits, self.request.likeliest)
         return token
+
+    def _note(self, token: int, scores: PositionLogits, masked: torch.Tensor | None) -> None:
+        """Note the chosen token's probability, and the other tokens that the answer may go on with."""
+        if masked is None and len(scores.near) > _MASKED:
+            masked = self._masked(scores.logits)
+        found = PositionProbabilities(scores, masked, self._allows)
+        own = found.of(token)
+        if self._search is not None:
+            others = found.beside(token, self.request.alternatives)
+            self._search.take(own, others, self.tokens, self._probabilities)
+        self._probabilities.append(own)
 
     def _preferred(self, scores: PositionLogits) -> tuple[int, torch.Tensor | None]:
         """The next token, and the masked logits [vocabulary] where they had to be computed."""
@@ -104,8 +132,12 @@ class GeneratedSequence:
             "learning_rate, or use another base model"
         )
 
-    def append(self, token: int) -> None:
-        """Append a token to the answer; a stop token, the token limit or a cancelled request ends it."""
+    def append(self, token: int) -> bool:
+        """Append a token to the answer; a stop token, the token limit or a cancelled request ends it.
+
+        Returns whether the next token is one that follows it: not where the answer has ended, or goes on from another
+        beginning, which may become a likelier one.
+        """
         if self._grammar is not None:
             self._grammar.append(token)
         if token in self._stop_ids:
@@ -120,8 +152,52 @@ class GeneratedSequence:
                 on_token(token)
             if self._reasoning is not None and self._reasoning.has_ended:
                 self._begin_answer()
-        if self._stop is not None or self.request.cancelled or len(self.tokens) >= self._most:
+        is_whole = self._stop is not None or len(self.tokens) >= self._most
+        if self.request.cancelled or (is_whole and self._search is None):
             self._finish()
+        elif self._search is not None and (is_whole or self._search.is_beaten):
+            self._end(self._search)
+        else:
+            return True
+        return False
+
+    def _end(self, search: AnswerSearch) -> None:
+        """End this answer, and go on from the likeliest other beginning, or finish with the likeliest answer."""
+        if self._stop is not None or (self._grammar is not None and self._grammar.is_complete):
+            search.end(self.tokens, self._probabilities, self._stop)
+        while search.best is not None and (beginning := search.follow()) is not None:
+            if self._goes_on_from(beginning, search):
+                return
+        if search.best is not None:
+            _, self.tokens, self._probabilities, self._stop = search.best
+        self._finish()
+
+    def _goes_on_from(self, beginning: AnswerBeginning, search: AnswerSearch) -> bool:
+        """Whether an answer with this beginning has to be written; it then is the one that is being written.
+
+        Not where it is whole, or could not end within its limit.
+        """
+        kept, token = beginning.tokens[: beginning.length], beginning.token
+        if token in self._stop_ids:
+            search.end(kept, beginning.probabilities, token)
+            return False
+        grammar = self._started_grammar()
+        assert isinstance(grammar, GrammarState)  # what searches has one
+        for each in kept[self._answer_at :]:
+            grammar.append(each)
+        if grammar.within_limit(token) != token:
+            return False
+        grammar.append(token)
+        common = (one == other for one, other in zip(kept, self.tokens, strict=False))
+        shared = sum(1 for _ in itertools.takewhile(bool, common))
+        self.length = min(self.length, len(self.request.prompt) + shared)
+        self._grammar, self.tokens, self._probabilities = grammar, [*kept, token], beginning.probabilities
+        self._stop = None
+        self._ngrams.add(token)
+        if len(self.tokens) < self._most:
+            return True
+        search.end(self.tokens, self._probabilities, None)
+        return False
 
     def _begin_answer(self) -> None:
         self._reasoning, self._grammar = None, self._started_grammar()
@@ -141,11 +217,13 @@ class GeneratedSequence:
         if self.request.grammar is not None and self._stop is not None:
             context = [*self.request.prompt[-LONGEST_NGRAM:], *reasoning[-LONGEST_NGRAM:]][-LONGEST_NGRAM:]
             self.request.grammar.answers.add([*context, *answer, self._stop])
-        complete = self._grammar is not None and self._grammar.is_complete
-        reason = "length" if self._stop is None and not complete else "stop"
+        is_searched = self._search is not None and self._search.best is not None
+        is_complete = is_searched or (self._grammar is not None and self._grammar.is_complete)
+        reason = "length" if self._stop is None and not is_complete else "stop"
+        probabilities = tuple(self._probabilities) if self.request.probabilities else ()
         with suppress(InvalidStateError):  # its time is over
             self.request.future.set_result(
-                GenerationResult(tuple(answer), reason, tuple(self._probabilities), tuple(reasoning))
+                GenerationResult(tuple(answer), reason, probabilities, tuple(reasoning))
             )
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy
 import torch
 
 from .position_logits import PositionLogits, near_tokens
 
-__all__ = ["ScoredToken", "log_probabilities", "token_scores"]
+__all__ = ["PositionProbabilities", "ScoredToken", "token_scores"]
 
 
 class ScoredToken(NamedTuple):
@@ -27,28 +29,42 @@ def token_scores(token: int, logits: torch.Tensor, most: int) -> ScoredToken:
     return ScoredToken(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
 
 
-def log_probabilities(
-    token: int, scores: PositionLogits, masked: torch.Tensor | None, allows: Callable[[int], bool]
-) -> tuple[float, float]:
-    """Log-probabilities of a token, among the whole vocabulary and among the allowed tokens.
+class PositionProbabilities:
+    """Log-probabilities of tokens at one place, each among the whole vocabulary and among the allowed tokens.
 
     ``masked`` [vocabulary], on the CPU: the logits with minus infinity for what the grammar does not allow; None: not
-    computed, since the likeliest token is allowed, and ``allows`` tells of others. A token that only the token limit
-    made necessary has its probability in the whole vocabulary twice.
+    computed, since the likeliest token is allowed, and ``allows`` tells of others.
     """
-    own, near = scores.of(token), scores.near
-    unmasked = _log_probability(token, own, near)
-    if masked is None:
-        return unmasked, _log_probability(token, own, {one: near[one] for one in near if allows(one)})
-    if not bool(masked[token].isfinite()):
-        return unmasked, unmasked
-    return unmasked, _log_probability(token, own, near_tokens(masked))
+
+    def __init__(
+        self, scores: PositionLogits, masked: torch.Tensor | None, allows: Callable[[int], bool]
+    ) -> None:
+        near = scores.near
+        self._scores, self._masked, self._near = scores, masked, near
+        self._allowed = (
+            {one: near[one] for one in near if allows(one)} if masked is None else near_tokens(masked)
+        )
+        self._sum, self._allowed_sum = _log_sum(near), _log_sum(self._allowed)
+
+    def of(self, token: int) -> tuple[float, float]:
+        """Of a token. One that only the token limit made necessary has that in the whole vocabulary twice."""
+        own = self._scores.of(token)
+        whole = own - (self._sum if token in self._near else numpy.logaddexp(self._sum, own))
+        if self._masked is not None and not bool(self._masked[token].isfinite()):
+            return float(whole), float(whole)
+        among = own - (
+            self._allowed_sum if token in self._allowed else numpy.logaddexp(self._allowed_sum, own)
+        )
+        return float(whole), float(among)
+
+    def beside(self, token: int, most: int) -> dict[int, tuple[float, float]]:
+        """Of the ``most`` likeliest other tokens that are allowed; none where the token limit left no choice."""
+        if token not in self._allowed:
+            return {}
+        likeliest = heapq.nlargest(most + 1, self._allowed, key=self._allowed.__getitem__)
+        return {one: self.of(one) for one in likeliest if one != token}
 
 
-def _log_probability(token: int, own: float, among: dict[int, float]) -> float:
-    """Of a token with its logit among others, which need not hold it."""
-    others = [logit for one, logit in among.items() if one != token]
-    if not others:
-        return 0.0
-    scores = torch.tensor([own, *others], dtype=torch.float64)
-    return float(scores[0] - scores.logsumexp(0))
+def _log_sum(logits: Mapping[int, float]) -> float:
+    """Logarithm of the summed exponentials; minus infinity of none."""
+    return float(numpy.logaddexp.reduce([*logits.values()])) if logits else float("-inf")

@@ -1,0 +1,82 @@
+"""Search for the likeliest whole answer, best first among the tokens that greedy decoding did not take.
+
+The log-probability of an answer's beginning bounds those of all answers with it, so that most are known not to lead
+to a likelier one. Without a limit the search is exact: https://arxiv.org/abs/1908.10090 (search errors).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from typing import NamedTuple
+
+__all__ = ["AnswerBeginning", "AnswerSearch", "WholeAnswer"]
+
+Pair = tuple[float, float]  # log-probabilities of a token, as of ``PositionProbabilities``
+
+
+class WholeAnswer(NamedTuple):
+    """An answer that has ended. ``stop``: the stop token; None: it ended by itself."""
+
+    log_probability: float
+    tokens: list[int]
+    probabilities: list[Pair]
+    stop: int | None
+
+
+class AnswerBeginning(NamedTuple):
+    """The first ``length`` of ``tokens``, and a token after them that was not taken. ``probabilities``: of all."""
+
+    log_probability: float
+    tokens: list[int]
+    length: int
+    token: int
+    probabilities: list[Pair]
+
+
+class AnswerSearch:
+    """The likeliest whole answer of one sequence so far, and the beginnings that may lead to a likelier one.
+
+    ``most``: how many beginnings are followed. ``log_probability``: of the tokens that are being written.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._open: list[AnswerBeginning] = []  # the likeliest last; never more than may be followed
+        self.best: WholeAnswer | None = None
+        self.log_probability = 0.0
+
+    def take(
+        self, own: Pair, others: Mapping[int, Pair], tokens: list[int], probabilities: list[Pair]
+    ) -> None:
+        """Note the token that is taken after ``tokens``, by its log-probabilities, and those that are not."""
+        for token, pair in others.items():
+            log_probability = self.log_probability + pair[1]
+            is_full = len(self._open) == self._left
+            if self._left and not (is_full and log_probability <= self._open[0].log_probability):
+                beginning = AnswerBeginning(
+                    log_probability, tokens, len(tokens), token, [*probabilities, pair]
+                )
+                bisect.insort(self._open, beginning, key=lambda each: each.log_probability)
+                del self._open[: -self._left]
+        self.log_probability += own[1]
+
+    @property
+    def is_beaten(self) -> bool:
+        """Whether what is being written cannot become a likelier answer than one that is whole."""
+        return self.best is not None and self.log_probability <= self.best.log_probability
+
+    def end(self, tokens: list[int], probabilities: list[Pair], stop: int | None) -> None:
+        """Note that what is being written is a whole answer."""
+        if not self.is_beaten:
+            self.best = WholeAnswer(self.log_probability, tokens, probabilities, stop)
+
+    def follow(self) -> AnswerBeginning | None:
+        """The likeliest beginning, if it may lead to a likelier answer: it is what is being written from now on."""
+        if not self._open:
+            return None
+        beginning = self._open.pop()
+        self.log_probability = beginning.log_probability
+        self._left -= 1
+        self._open = self._open[-self._left :] if self._left else []
+        return None if self.is_beaten else beginning

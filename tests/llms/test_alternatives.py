@@ -1,0 +1,115 @@
+"""A structured answer is the likeliest one found, in every way of asking; a stream's is greedy."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from llama_index.core import PromptTemplate, SummaryIndex
+from llama_index.core.llms import ChatMessage
+from llama_index.core.schema import TextNode
+from pydantic import BaseModel
+
+from llama_index_finetune_structured import LoraLLM, trust_of
+from llama_index_finetune_structured.errors import ConfigurationError
+from llama_index_finetune_structured.llms.trained_settings import ALTERNATIVES, trained_settings
+from llama_index_finetune_structured.local.model.adapter import AdapterCard
+
+PROMPT = PromptTemplate("{thing}")
+THINGS = [f"thing {number}" for number in range(16)]
+
+
+class Shade(BaseModel):
+    tone: Literal["beige", "black", "blue", "brown", "buff", "ash"]
+    depth: Literal["dark", "deep", "dim", "dull", "light"]
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "Shade", "schema": Shade.model_json_schema()}}
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny_llama: Path) -> LoraLLM:
+    return LoraLLM(base_model=str(tiny_llama), max_new_tokens=60)
+
+
+@pytest.fixture(scope="module")
+def searching(greedy: LoraLLM) -> LoraLLM:
+    return greedy.model_copy(update={"alternatives": 50})
+
+
+def _answers(llm: LoraLLM, **options: Any) -> list[BaseModel]:
+    return [llm.structured_predict(Shade, PROMPT, options, thing=thing) for thing in THINGS]
+
+
+def test_some_answers_are_not_the_greedy_ones_and_the_keyword_of_a_call_decides(
+    greedy: LoraLLM, searching: LoraLLM
+) -> None:
+    likeliest = _answers(searching)
+    assert likeliest != _answers(greedy)
+    assert likeliest == _answers(greedy, alternatives=50)
+    assert _answers(searching, alternatives=0) == _answers(greedy)
+
+
+def test_all_ways_of_asking_agree(searching: LoraLLM) -> None:
+    likeliest = _answers(searching)
+
+    async def together() -> list[BaseModel]:
+        asked = (searching.astructured_predict(Shade, PROMPT, thing=thing) for thing in THINGS)
+        return list(await asyncio.gather(*asked))
+
+    assert asyncio.run(together()) == likeliest
+    for thing, answer in zip(THINGS, likeliest, strict=True):
+        response = searching.chat([ChatMessage(content=thing)], response_format=FORM)
+        assert Shade.model_validate_json(response.message.content or "") == answer
+        assert {field.value for field in trust_of(response).fields} == set(answer.model_dump().values())
+    unsure = searching.model_copy(update={"confidence": False})
+    assert _answers(unsure) == likeliest  # how sure they are is not asked, and changes nothing
+
+
+def test_query_engines_search_too(greedy: LoraLLM, searching: LoraLLM) -> None:
+    index = SummaryIndex([TextNode(text="a text")])
+
+    def asked(llm: LoraLLM) -> list[Any]:
+        engine = index.as_query_engine(llm=llm, output_cls=Shade)
+        return [engine.query(thing).response for thing in THINGS]
+
+    assert asked(searching) != asked(greedy)
+
+
+def test_a_stream_says_the_greedy_answer(greedy: LoraLLM, searching: LoraLLM) -> None:
+    for thing, answer in zip(THINGS, _answers(greedy), strict=True):
+        *_, last = searching.stream_structured_predict(Shade, PROMPT, thing=thing)
+        assert last == answer
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (Shade.model_json_schema(), ALTERNATIVES),
+        ({"type": "object", "properties": {"tags": {"type": "array", "items": {"type": "string"}}}}, 0),
+        ({"anyOf": [{"type": "null"}, {"type": ["array", "null"], "items": {}}]}, 0),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"a": {"type": "array"}}}}}, 0),
+        ({"properties": {"array": {"type": "string"}}}, ALTERNATIVES),
+    ],
+)
+def test_an_adapter_searches_where_its_answers_have_no_lists(schema: dict[str, Any], expected: int) -> None:
+    named: dict[str, Any] = {
+        **dict.fromkeys(AdapterCard.model_fields),
+        "schemas": (schema,),
+        "longest_answer_tokens": 9,
+        "longest_reasoning_tokens": 0,
+    }
+    card = AdapterCard.model_construct(**named)
+    assert trained_settings(card)["alternatives"] == expected
+
+
+def test_a_base_alone_is_greedy(greedy: LoraLLM) -> None:
+    assert greedy.alternatives == 0
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "3"])
+def test_a_number_that_is_none_is_refused(greedy: LoraLLM, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="alternatives"):
+        greedy.chat([ChatMessage(content="x")], alternatives=wrong, response_format=FORM)
