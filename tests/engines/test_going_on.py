@@ -144,6 +144,36 @@ def test_old_rows_among_the_new_ones_are_not_trained_on_twice(
     assert len(engine.examples) == len({example.id for example in engine.examples}) == 8
 
 
+def test_a_new_field_is_taught_by_rows_made_of_new_ones_and_of_old_ones(
+    base: Path, first: Path, tmp_path: Path
+) -> None:
+    pairs = [
+        (f"Name: s{n}\nTone: deep{n}\nEnd {n}", Shade(name=f"s{n}", warm=True, tone=f"deep{n}"))
+        for n in range(3)
+    ]
+    new = FinetuneDataset.from_pairs(pairs, output_cls=Shade)
+
+    def trained(**more: Any) -> dict[str, str | None]:
+        options: dict[str, Any] = {"start_from": first, "config": GOING_ON, **more}
+        engine = LoraFinetuneEngine(new, base_model=base, output_dir=tmp_path, **options)
+        return {
+            str(row.messages[-1].content): json.loads(row.answer_text()).get("tone")
+            for row in engine.examples
+        }
+
+    as_given = {f"Name: s{n}\nTone: deep{n}\nEnd {n}": f"deep{n}" for n in range(3)}
+    without = {f"Name: s{n}\nEnd {n}": None for n in range(3)}
+    assert trained(replay_share=0.0) == {**as_given, **without}
+    rows = trained()
+    old = {text: tone for text, tone in rows.items() if text not in {**as_given, **without}}
+    assert rows == {**as_given, **without, **old}
+    assert sum(tone is None for tone in old.values()) == 3  # replayed as they were
+    filled = {text: tone for text, tone in old.items() if tone is not None}
+    assert sorted(filled.values()) == ["deep0", "deep1", "deep2"]
+    assert all(f"Tone: {tone}" in text.split("\n") for text, tone in filled.items())
+    assert len({text.replace(f"Tone: {tone}", "").strip() for text, tone in old.items()}) == 6  # none is both
+
+
 def test_without_its_old_rows_a_warning_says_how_to_give_them(
     base: Path, first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
