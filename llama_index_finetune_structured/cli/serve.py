@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -110,19 +111,32 @@ def serve(
         with locked_folder(settings.folder):
             pass
         # Requests are logged by the service, without their content.
-        config = uvicorn.Config(
-            app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=10
-        )
+        config = uvicorn.Config(app, access_log=False, log_config=None, timeout_graceful_shutdown=10)
         server = uvicorn.Server(config)
-        log_entry("serving", api=f"http://{host}:{port}/v1", page=f"http://{host}:{port}/")
+        listening = _listening(host, port)
+        at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        log_entry("serving", api=f"{at}/v1", page=f"{at}/")
         try:
-            server.run()
+            server.run([listening])
         except KeyboardInterrupt:
             log_entry("stopped")
             raise typer.Exit(130) from None
     if not server.started:
         raise EngineError(f"{folder}: the server did not start, for the reason above")
     return Result({"folder": str(folder)}, ("Stopped.",))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigurationError where that is not possible."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # behind it is the address once more
+        raise ConfigurationError(
+            f"--host {host} --port {port}: cannot be listened to: {reason}; stop what listens there, or choose another "
+            "port"
+        ) from error
 
 
 def _require(option: str, models: Mapping[str, str], check: Callable[[str], object]) -> None:

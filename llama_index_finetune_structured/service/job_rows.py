@@ -47,8 +47,13 @@ def add_event(
 
 
 def add_held_out_loss(connection: Connection, job_id: str, step: int, loss: float) -> None:
-    """Add the loss of the held-out rows, which is measured when the step is written down, to its metrics."""
+    """Add the loss of the held-out rows, which is measured when the step is written down, to its metrics.
+
+    Also as an event of its own: who reads events as they come has the step's already.
+    """
     where = (events.c.job_id == job_id, events.c.step == step)
     data = connection.scalar(select(events.c.data).where(*where))
     if data is not None and "full_valid_loss" not in data:
         connection.execute(update(events).where(*where).values(data={**data, "full_valid_loss": loss}))
+        text = f"Step {step}/{data['total_steps']}: held-out loss={loss:.4f}"
+        add_event(connection, job_id, text, data={"step": step, "full_valid_loss": loss})

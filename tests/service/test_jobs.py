@@ -50,6 +50,20 @@ def test_every_step_is_an_event_with_its_loss_and_a_row_of_the_result_file(train
     assert held_out == {row["step"]: float(row["full_valid_loss"]) for row in table if row["full_valid_loss"]}
 
 
+def test_who_reads_events_as_they_come_reads_each_held_out_loss_once(trained: Trained) -> None:
+    events = list(reversed(list(trained.client.fine_tuning.jobs.list_events(trained.job.id, limit=5))))
+    steps: Any = {e.data["step"]: e.data for e in events if e.type == "metrics"}  # type: ignore[index]
+    told: Any = [
+        e.data for e in events if e.type == "message" and e.data and "full_valid_loss" in dict(e.data)
+    ]  # type: ignore[call-overload]
+    assert [data["step"] for data in told] == [6, 12]
+    assert [data["full_valid_loss"] for data in told] == [steps[n]["full_valid_loss"] for n in (6, 12)]
+    said = [event.message for event in events]
+    assert said.index(f"Step 6/12: held-out loss={told[0]['full_valid_loss']:.4f}") > said.index(
+        f"Step 6/12: training loss={steps[6]['train_loss']:.4f}"
+    )
+
+
 def test_the_checkpoint_of_a_job_is_the_model_that_is_listed_and_answers(
     service: Running, trained: Trained
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,17 @@ def test_the_command_listens_on_no_other_address_without_a_key(tmp_path: Path) -
     result = CliRunner().invoke(cli, ["serve", "--folder", str(tmp_path), "--host", "0.0.0.0"])
     assert result.exit_code == 1
     assert "other machines could use the service without a key" in " ".join(result.stderr.split())
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_served(tmp_path: Path, tiny_llama: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        asked = ["serve", "--folder", str(tmp_path), "--port", port, "--base", f"tiny={tiny_llama}"]
+        result = CliRunner().invoke(cli, asked)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert f"--port {port}: cannot be listened to: Address already in use; stop what listens there" in said
+    assert '"event": "serving"' not in said
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,6 @@ def _hub_folder(name: str) -> Path:
         )
     except Exception as error:  # the hub client raises httpx, OSError and its own kinds
         raise ConfigurationError(
-            f"base model {name!r} could not be downloaded from the hub. Check the name and "
-            f"the network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
+            f"base model {name!r} is no folder or file here, and could not be downloaded from the hub. Check the name "
+            f"and the network, pass a folder that holds the model, or use the embedded {DEFAULT_BASE_MODEL!r}."
         ) from error
