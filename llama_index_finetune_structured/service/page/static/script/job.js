@@ -19,6 +19,7 @@ function eventItem(event) {
 const isStep = (event) => event.type === "metrics";
 async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
+  const models = job.status === "succeeded" ? (await get("/models")).data : [];
   if (!isCurrent()) return job;
   setText($("title-job"), job.fine_tuned_model ?? job.user_provided_suffix ?? job.id);
   if (!$("job-status").textContent.startsWith(job.status.replaceAll("_", " "))) {
@@ -30,8 +31,7 @@ async function refreshJob(id, events, isCurrent) {
   show("job-pause", ["queued", "validating_files", "running"].includes(job.status));
   show("job-resume", job.status === "paused");
   show("job-cancel", !ENDED.includes(job.status));
-  show("job-try", job.status === "succeeded" && may("chat"));
-  $("job-try").href = `#/playground/${part(job.fine_tuned_model ?? "")}`;
+  drawTry(job, models);
   show("job-scorecard", job.status === "succeeded" && job.validation_file !== null);
   $("job-scorecard").href = `#/jobs/${part(id)}/scorecard`;
   show("job-error", Boolean(job.error));
@@ -42,6 +42,13 @@ async function refreshJob(id, events, isCurrent) {
   const list = $("job-events");
   for (const event of told.slice(list.children.length)) list.prepend(eventItem(event));
   return job;
+}
+function drawTry(job, models) { // a model that was deleted meanwhile cannot be asked, which is said instead
+  const name = job.status === "succeeded" ? job.fine_tuned_model : null;
+  const isThere = models.some((model) => model.id === name);
+  show("job-try", isThere && may("chat"));
+  $("job-try").href = `#/playground/${part(name ?? "")}`;
+  show("job-gone", Boolean(name) && !isThere);
 }
 function drawFacts(job) {
   const facts = { Id: job.id, "Base model": job.model, Made: when(job.created_at), Seed: job.seed,
@@ -80,7 +87,7 @@ function openJob(mine, id) {
     $(`job-${place}`).replaceChildren();
     delete $(`job-${place}`).dataset.shown;
   }
-  for (const place of ["error", "pause", "resume", "cancel", "try", "scorecard"]) show(`job-${place}`, false);
+  for (const place of ["error", "pause", "resume", "cancel", "try", "gone", "scorecard"]) show(`job-${place}`, false);
   setText($("title-job"), id);
   for (const action of ["pause", "resume", "cancel"]) {
     $(`job-${action}`).onclick = () => guarded(async () => {

@@ -1,5 +1,6 @@
 // -- playground --
 
+const LANGUAGES = ["python", "curl"]; // of the client code
 let asking = new AbortController();
 const baseOf = (name) => (name.startsWith("ft:") ? name.split(":")[1] : name);
 
@@ -10,6 +11,11 @@ async function openPlayground(mine, wanted) {
     if (mine !== turn) return;
     fill($("first"), models);
     fill($("second"), models);
+    if (wanted && !models.some((model) => model.id === wanted)) {
+      for (const place of ["first", "second"]) $(place).selectedIndex = -1; // another one would be taken for it
+      tell(`There is no model ${wanted} to ask: it was deleted, or this key does not see it. Choose other models.`);
+      return drawCode();
+    }
     const tuned = wanted || models.filter((model) => model.owned_by !== "system").at(-1)?.id;
     if (tuned && models.some((model) => model.id === tuned)) {
       $("second").value = tuned;
@@ -110,8 +116,10 @@ function takeRow(row) {
 }
 function drawCode() {
   show("schema-label", $("form").value === "json_schema");
+  if (!$("second").value) return drawNoCode("No code: choose the second model.");
   let body;
   try { body = { model: $("second").value, ...asked() }; } catch { return; }
+  for (const language of LANGUAGES) $(`copy-${language}`).disabled = false;
   const url = `${location.origin}/v1`;
   const hasKey = sessionStorage.getItem(KEY) !== null;
   const json = JSON.stringify(body, null, 2);
@@ -125,8 +133,14 @@ function drawCode() {
   setText($("code-curl"), [`curl ${url}/chat/completions \\`, "  -H 'Content-Type: application/json' \\",
     ...(hasKey ? ['  -H "Authorization: Bearer $SERVICE_KEY" \\'] : []), `  -d ${quoted}`].join("\n"));
 }
+function drawNoCode(why) { // the code of an earlier request is not kept: it would be copied as this one's
+  for (const language of LANGUAGES) {
+    setText($(`code-${language}`), why);
+    $(`copy-${language}`).disabled = true;
+  }
+}
 $("ask").addEventListener("input", drawCode);
-for (const language of ["python", "curl"]) {
+for (const language of LANGUAGES) {
   $(`copy-${language}`).addEventListener("click", () => guarded(() => copied($(`code-${language}`))));
 }
 async function copied(node) {

@@ -1,0 +1,78 @@
+"""What the page tells of what is not there, of what failed and of what cannot be sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service.browser import CHROMIUM, Tab, browser
+from tests.service.chat.chat_server import ChatServer
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+DELETED, KEPT = "ft:tiny:local:deleted:1", "ft:tiny:local:kept:2"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
+    """A server without keys and workers: a job whose model was deleted, and one whose model is there."""
+    folder = tmp_path_factory.mktemp("messages")
+    server = ChatServer(folder / "service", {"tiny": folder / "none"})
+    (folder / "adapter").mkdir()
+    for name in (DELETED, KEPT):
+        server.add(name, "tiny", folder / "adapter")
+    with server.running():
+        server.client().models.delete(DELETED)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(window: Tab, server: ChatServer) -> Tab:
+    """The page, loaded anew."""
+    window.resize(1200)
+    window.open("about:blank")
+    window.open(f"{server.url.removesuffix('/v1')}/#/models")
+    window.wait("document.querySelectorAll('#model-rows tr').length === 2", 30)
+    window.problems.clear()
+    return window
+
+
+def _go(tab: Tab, address: str) -> None:
+    tab.js(f"location.hash = {json.dumps(address)}")
+
+
+def _job_of(server: ChatServer, model: str) -> str:
+    jobs = server.client().fine_tuning.jobs.list()
+    return next(job.id for job in jobs if job.fine_tuned_model == model)
+
+
+def test_a_job_offers_its_model_alone_while_it_is_there(tab: Tab, server: ChatServer) -> None:
+    _go(tab, f"#/jobs/{_job_of(server, KEPT)}")
+    tab.wait("document.querySelector('#job-try').checkVisibility()", 30)
+    assert not tab.js("document.querySelector('#job-gone').checkVisibility()")
+    _go(tab, f"#/jobs/{_job_of(server, DELETED)}")
+    tab.wait("document.querySelector('#job-gone').checkVisibility()", 30)
+    assert tab.text("#job-status") == "succeeded"
+    assert not tab.js("document.querySelector('#job-try').checkVisibility()")
+    assert not [each for each in tab.problems if "exceptionDetails" in each]
+
+
+def test_the_playground_says_that_a_model_of_its_address_is_not_there_and_chooses_none(tab: Tab) -> None:
+    _go(tab, f"#/playground/{DELETED}")
+    tab.wait("document.querySelector('#problem').checkVisibility()", 30)
+    assert f"There is no model {DELETED} to ask" in tab.text("#problem")
+    assert tab.js("[first.value, second.value]") == ["", ""]
+    assert tab.js("document.querySelector('#copy-python').disabled")
+    assert "choose the second model" in tab.text("#code-python")
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
+    assert tab.text("#problem") == ""
+    assert KEPT in tab.text("#code-python")
+    assert not tab.js("document.querySelector('#copy-python').disabled")
