@@ -44,6 +44,10 @@ def tab(window: Tab, server: ChatServer) -> Tab:
     return window
 
 
+IS_SEEN = """(({top, bottom, height}) => height > 0 && top >= 0 && bottom <= innerHeight)(
+  document.querySelector('#problem').getBoundingClientRect())"""
+
+
 def _go(tab: Tab, address: str) -> None:
     tab.js(f"location.hash = {json.dumps(address)}")
 
@@ -76,3 +80,65 @@ def test_the_playground_says_that_a_model_of_its_address_is_not_there_and_choose
     assert tab.text("#problem") == ""
     assert KEPT in tab.text("#code-python")
     assert not tab.js("document.querySelector('#copy-python').disabled")
+
+
+def _choose_form(tab: Tab, form: str) -> None:
+    tab.js(
+        f"(f => {{ f.value = '{form}'; f.dispatchEvent(new Event('input', {{bubbles: true}})) }})"
+        "(document.querySelector('#form'))"
+    )
+
+
+def _press_at_the_end(tab: Tab, selector: str) -> None:
+    """Press a button where the top of the page is out of sight."""
+    tab.js("document.body.style.paddingBottom = '1500px'; scrollTo({top: 1e6, behavior: 'instant'})")
+    assert tab.js("scrollY") > 500
+    tab.js(f"document.querySelector('{selector}').click()")
+
+
+def test_an_error_is_brought_into_sight_and_told_anew_each_time(tab: Tab) -> None:
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
+    _press_at_the_end(tab, "#take-row")
+    tab.wait(IS_SEEN, 30)
+    assert tab.text("#problem") == "No such file: 'file-1'"
+    tab.js("window.told_before = document.querySelector('#problem').firstChild; 0")
+    _press_at_the_end(tab, "#take-row")
+    tab.wait("document.querySelector('#problem').firstChild !== told_before", 30)
+    tab.wait(IS_SEEN, 30)
+
+
+@pytest.mark.parametrize("is_still", [True, False])
+def test_the_page_moves_to_an_error_smoothly_only_for_readers_who_do_not_mind(
+    tab: Tab, is_still: bool
+) -> None:
+    tab.resize(1200, is_still=is_still)
+    tab.js("Element.prototype.scrollIntoView = function (how) { window.moved = how.behavior; }; 0")
+    tab.js("tell('a problem')")
+    assert tab.js("moved") == ("instant" if is_still else "smooth")
+
+
+def test_an_error_that_nobody_has_caused_moves_no_reader(tab: Tab) -> None:
+    tab.resize(1200, is_still=True)
+    tab.js("window.fetch = () => Promise.reject(new TypeError())")
+    tab.js("document.body.style.paddingBottom = '1500px'; 0")
+    _go(tab, "#/jobs")
+    tab.wait("document.querySelector('#problem').checkVisibility()", 30)
+    tab.js("tell(''); scrollTo({top: 700, behavior: 'instant'})")
+    tab.wait("document.querySelector('#problem').innerText === 'The server does not answer.'", 30)
+    assert tab.js("scrollY") >= 700
+
+
+def test_the_answers_to_an_earlier_question_go_when_the_next_one_cannot_be_sent(tab: Tab) -> None:
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
+    tab.write("#message", "Film 3")
+    tab.click("#ask-both")
+    tab.wait("document.querySelectorAll('#replies h2').length === 2", 30)
+    tab.wait("document.querySelector('#ask-state').innerText === ''", 30)
+    _choose_form(tab, "json_schema")
+    tab.js("document.querySelector('#schema').value = '{'; 0")
+    _press_at_the_end(tab, "#ask-both")
+    tab.wait(IS_SEEN, 30)
+    assert "The schema is no JSON" in tab.text("#problem")
+    assert not tab.js("[...document.querySelectorAll('.answer')].some(e => e.checkVisibility())")

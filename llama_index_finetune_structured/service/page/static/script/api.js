@@ -19,7 +19,7 @@ const post = async (path, body, options = {}) => get(path, {
 });
 const part = encodeURIComponent;
 
-async function guarded(action) {
+async function guarded(action, report = tell) {
   try {
     await action();
     return true;
@@ -28,7 +28,7 @@ async function guarded(action) {
       sessionStorage.removeItem(KEY);
       signInAgain(error.message);
     } else if (error.name !== "AbortError") {
-      tell(error instanceof TypeError ? "The server does not answer." : error.message);
+      report(error instanceof TypeError ? "The server does not answer." : error.message);
     }
     return false;
   }

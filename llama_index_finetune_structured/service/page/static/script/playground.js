@@ -82,6 +82,7 @@ $("ask").addEventListener("submit", async (event) => {
   asking = new AbortController();
   const { signal } = asking;
   tell("");
+  for (const place of ["first", "second"]) show(`reply-${place}`, false); // an earlier one is no reply to this
   setText($("ask-state"), "Answering …");
   await guarded(async () => {
     const body = asked();

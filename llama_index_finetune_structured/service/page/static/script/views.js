@@ -37,7 +37,9 @@ async function poll(mine, refresh) {
   let hasFailed = false;
   while (mine === turn) {
     if (!document.hidden) {
-      const isGood = await guarded(() => refresh(() => mine === turn));
+      const isGood = await guarded(() => refresh(() => mine === turn), (problem) => {
+        if (mine === turn) tellInPlace(problem);
+      });
       if (mine !== turn) return;
       if (isGood && hasFailed) tell(""); // not what another action has told
       hasFailed = !isGood;
