@@ -9,6 +9,7 @@ import pytest
 
 from tests.service.browser import CHROMIUM, Tab, browser
 from tests.service.chat.chat_server import ChatServer
+from tests.service.serving import rows
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 DELETED, KEPT = "ft:tiny:local:deleted:1", "ft:tiny:local:kept:2"
@@ -142,3 +143,33 @@ def test_the_answers_to_an_earlier_question_go_when_the_next_one_cannot_be_sent(
     tab.wait(IS_SEEN, 30)
     assert "The schema is no JSON" in tab.text("#problem")
     assert not tab.js("[...document.querySelectorAll('.answer')].some(e => e.checkVisibility())")
+
+
+ASKED = "performance.getEntriesByType('resource').filter(e => e.name.includes('ftjob-nope')).length"
+
+
+@pytest.mark.parametrize("more", ["", "/scorecard"])
+def test_of_an_unknown_job_it_is_said_that_there_is_none_and_nothing_else_and_it_is_asked_once(
+    tab: Tab, server: ChatServer, more: str
+) -> None:
+    _go(tab, f"#/jobs/{_job_of(server, KEPT)}")
+    tab.wait("document.querySelector('#job-status').innerText === 'succeeded'", 30)
+    _go(tab, f"#/jobs/ftjob-nope{more}")
+    tab.wait("document.querySelector('#problem').checkVisibility()", 30)
+    assert "There is no such job" in tab.text("#problem")
+    shown = "[...document.querySelectorAll('h2, .badge, .actions *, #job-known')].filter(e => e.checkVisibility())"
+    assert tab.js(f"{shown}.map(e => e.outerHTML)") == []
+    asked = tab.js(ASKED)
+    assert asked > 0
+    tab.js("new Promise(done => setTimeout(done, 2 * POLL_MS))")
+    assert tab.js(ASKED) == asked
+
+
+def test_a_job_that_ended_before_its_first_step_does_not_promise_one(tab: Tab, server: ChatServer) -> None:
+    client = server.client()
+    file = client.files.create(file=("a.jsonl", rows()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    _go(tab, f"#/jobs/{job.id}")
+    tab.wait("document.querySelector('#job-chart').innerText === 'No step is finished yet.'", 30)
+    client.fine_tuning.jobs.cancel(job.id)
+    tab.wait("document.querySelector('#job-chart').innerText.startsWith('The job ended before')", 30)

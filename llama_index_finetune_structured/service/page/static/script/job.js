@@ -21,6 +21,7 @@ async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
   const models = job.status === "succeeded" ? (await get("/models")).data : [];
   if (!isCurrent()) return job;
+  show("job-known"); // before the chart, which is as wide as its place
   setText($("title-job"), job.fine_tuned_model ?? job.user_provided_suffix ?? job.id);
   if (!$("job-status").textContent.startsWith(job.status.replaceAll("_", " "))) {
     setText($("told"), `The job is ${job.status.replaceAll("_", " ")}.`);
@@ -37,7 +38,7 @@ async function refreshJob(id, events, isCurrent) {
   show("job-error", Boolean(job.error));
   setText($("job-error-text"), job.error?.message ?? "");
   drawFacts(job);
-  drawLoss(events.filter(isStep).map((event) => event.data));
+  drawLoss(events.filter(isStep).map((event) => event.data), ENDED.includes(job.status));
   const told = events.filter((event) => !isStep(event));
   const list = $("job-events");
   for (const event of told.slice(list.children.length)) list.prepend(eventItem(event));
@@ -83,6 +84,7 @@ function pretty(text) {
 }
 function openJob(mine, id) {
   const events = [];
+  show("job-known", false); // until the server has said that there is such a job
   for (const place of ["events", "data", "chart", "facts", "status", "left"]) {
     $(`job-${place}`).replaceChildren();
     delete $(`job-${place}`).dataset.shown;
@@ -111,15 +113,16 @@ const svg = (tag, attributes, ...children) => {
   node.append(...children);
   return node;
 };
-let drawn = []; // the steps of the loss curve
-function drawLoss(steps) {
-  drawn = steps;
+let drawn = [[], false]; // the steps of the loss curve, and whether no more will come
+function drawLoss(steps, isOver) {
+  drawn = [steps, isOver];
   const width = Math.max(260, $("job-chart").clientWidth);
-  const shown = `${width} ${steps.length}`;
+  const shown = `${width} ${steps.length} ${isOver}`;
   if ($("job-chart").dataset.shown === shown) return;
   $("job-chart").dataset.shown = shown;
   if (!steps.length) {
-    $("job-chart").replaceChildren(make("p", { class: "quiet" }, "No step is finished yet."));
+    const none = isOver ? "The job ended before its first step." : "No step is finished yet.";
+    $("job-chart").replaceChildren(make("p", { class: "quiet" }, none));
     return;
   }
   const isNew = (step, at) => typeof step.full_valid_loss === "number"
@@ -153,4 +156,4 @@ function drawLoss(steps) {
   $("job-chart").replaceChildren(picture);
 }
 
-addEventListener("resize", () => { if (!$("view-job").hidden) drawLoss(drawn); });
+addEventListener("resize", () => { if (!$("view-job").hidden) drawLoss(...drawn); });
