@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +174,32 @@ def test_a_job_that_ended_before_its_first_step_does_not_promise_one(tab: Tab, s
     tab.wait("document.querySelector('#job-chart').innerText === 'No step is finished yet.'", 30)
     client.fine_tuning.jobs.cancel(job.id)
     tab.wait("document.querySelector('#job-chart').innerText.startsWith('The job ended before')", 30)
+
+
+def test_the_error_of_an_upload_goes_when_another_file_is_chosen(tab: Tab, tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
+    bad.write_bytes(b"")
+    good.write_bytes(rows())
+    _go(tab, "#/jobs")
+    tab.wait("document.querySelector('#base').value !== ''", 30)
+    tab.click("#new-job summary")
+    tab.choose_file("#training", bad)
+    tab.click("#check-files")
+    tab.wait("document.querySelector('#problem').checkVisibility()", 30)
+    tab.choose_file("#training", good)
+    tab.wait("!document.querySelector('#problem').checkVisibility()", 30)
+
+
+@pytest.mark.parametrize("schema", ["{", "[]", "null"])
+def test_there_is_no_client_code_to_copy_while_the_schema_is_not_valid(tab: Tab, schema: str) -> None:
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#code-curl').innerText.includes({json.dumps(KEPT)})", 30)
+    tab.js(f"document.querySelector('#schema').value = {json.dumps(schema)}; 0")
+    _choose_form(tab, "json_schema")
+    for language in ("python", "curl"):
+        assert tab.text(f"#code-{language}").startswith("No code: The schema is no JSON")
+        assert tab.js(f"document.querySelector('#copy-{language}').disabled")
+    _choose_form(tab, "text")
+    for language in ("python", "curl"):
+        assert KEPT in tab.text(f"#code-{language}")
+        assert not tab.js(f"document.querySelector('#copy-{language}').disabled")

@@ -32,7 +32,8 @@ function asked() { // the request's body without its model. Raises Error for a s
   if ($("form").value === "json_schema") {
     let schema;
     try { schema = JSON.parse($("schema").value); } catch (error) { throw new Error(`The schema is no JSON: ${error.message}`); }
-    const title = String(schema?.title ?? "answer").replace(/[^A-Za-z0-9_-]/g, "_").slice(0, 64);
+    if (schema === null || typeof schema !== "object" || Array.isArray(schema)) throw new Error("The schema is no JSON object.");
+    const title = String(schema.title ?? "answer").replace(/[^A-Za-z0-9_-]/g, "_").slice(0, 64);
     body.response_format = { type: "json_schema", json_schema: { name: title || "answer", schema } };
   }
   return body;
@@ -119,7 +120,7 @@ function drawCode() {
   show("schema-label", $("form").value === "json_schema");
   if (!$("second").value) return drawNoCode("No code: choose the second model.");
   let body;
-  try { body = { model: $("second").value, ...asked() }; } catch { return; }
+  try { body = { model: $("second").value, ...asked() }; } catch (error) { return drawNoCode(`No code: ${error.message}`); }
   for (const language of LANGUAGES) $(`copy-${language}`).disabled = false;
   const url = `${location.origin}/v1`;
   const hasKey = sessionStorage.getItem(KEY) !== null;
