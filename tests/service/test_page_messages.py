@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.service.browser import CHROMIUM, Tab, browser
@@ -203,3 +204,25 @@ def test_there_is_no_client_code_to_copy_while_the_schema_is_not_valid(tab: Tab,
     for language in ("python", "curl"):
         assert KEPT in tab.text(f"#code-{language}")
         assert not tab.js(f"document.querySelector('#copy-{language}').disabled")
+
+
+def test_a_long_name_of_a_model_ends_before_the_arrow_of_its_list(tab: Tab) -> None:
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
+    style = "(({paddingRight, textOverflow}) => [parseInt(paddingRight), textOverflow])"
+    for place in ("first", "second"):
+        padding, overflow = tab.js(f"{style}(getComputedStyle({place}))")
+        assert padding >= 20
+        assert overflow == "ellipsis"
+        assert tab.js(f"{place}.offsetWidth === {place}.parentElement.offsetWidth")
+
+
+def test_the_box_of_a_schema_begins_with_one_that_can_be_sent(tab: Tab) -> None:
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
+    tab.js("takeRow({ messages: [{ role: 'user', content: 'Film 3' }] })")
+    assert tab.js("[message.value, form.value]") == ["Film 3", "text"]
+    _choose_form(tab, "json_schema")
+    schema = tab.js("asked().response_format.json_schema.schema")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["required"] == list(schema["properties"])
