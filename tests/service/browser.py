@@ -127,13 +127,14 @@ class Tab:
         node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self._call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
-    def resize(self, width: int, *, is_dark: bool = False) -> None:
-        """Give the window a width, and a colour scheme."""
+    def resize(self, width: int, *, is_dark: bool = False, is_still: bool = False) -> None:
+        """Give the window a width, a colour scheme, and a reader who wants nothing to move or does not mind."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
-        self._call("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {"name": "prefers-reduced-motion", "value": "reduce" if is_still else "no-preference"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme, motion])
 
     def picture(self, path: Path) -> None:
         """Save the whole page as PNG."""

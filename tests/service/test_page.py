@@ -238,6 +238,8 @@ def test_an_answer_is_shown_with_its_confidence_and_evidence(
         "(f => { f.value = 'json_schema'; f.dispatchEvent(new Event('input', {bubbles: true})) })"
         "(document.querySelector('#form'))"
     )
+    assert json.loads(tab.js("document.querySelector('#schema').value"))["type"] == "object", "an example"
+    tab.js("document.querySelector('#schema').value = ''; 0")
     tab.write("#schema", json.dumps(schema))
     code = tab.text("#code-python")
     assert trained.client.api_key not in code + tab.text("#code-curl")

@@ -87,7 +87,8 @@ class ChatServer:
         with self.app.state.database.write() as connection:
             row = {"id": job, "owner": "local", "created_at": now(), "model": base, "status": "succeeded"}
             file = {"training_file": "file-1", "training_sha256": "0", "training_name": "rows.jsonl"}
-            connection.execute(insert(jobs).values({**row, **file, "hyperparameters": {}, "seed": 0}))
+            made = {"hyperparameters": {}, "seed": 0, "fine_tuned_model": name}
+            connection.execute(insert(jobs).values({**row, **file, **made}))
             tuned = {"id": name, "owner": "local", "created_at": now(), "job_id": job, "base": base}
             connection.execute(insert(models).values({**tuned, "base_path": str(self.bases[base])}))
 

@@ -9,9 +9,9 @@ async function request(path, options = {}) {
   const date = Date.parse(response.headers.get("date"));
   if (!Number.isNaN(date)) clockSkew = date - Date.now();
   if (response.ok) return response;
-  let message = `The server replied with ${response.status}.`;
-  try { message = (await response.json()).error.message; } catch { /* no JSON, as of a proxy */ }
-  throw response.status === 401 ? new Unauthorized(message) : new Error(message);
+  let message = `The server replied with ${response.status}.`, code = null;
+  try { ({ message, code } = (await response.json()).error); } catch { /* no JSON, as of a proxy */ }
+  throw Object.assign(response.status === 401 ? new Unauthorized(message) : new Error(message), { code });
 }
 const get = async (path, options) => (await request(path, options)).json();
 const post = async (path, body, options = {}) => get(path, {
@@ -19,7 +19,7 @@ const post = async (path, body, options = {}) => get(path, {
 });
 const part = encodeURIComponent;
 
-async function guarded(action) {
+async function guarded(action, report = tell) {
   try {
     await action();
     return true;
@@ -28,7 +28,7 @@ async function guarded(action) {
       sessionStorage.removeItem(KEY);
       signInAgain(error.message);
     } else if (error.name !== "AbortError") {
-      tell(error instanceof TypeError ? "The server does not answer." : error.message);
+      report(error instanceof TypeError ? "The server does not answer." : error.message);
     }
     return false;
   }

@@ -29,7 +29,13 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 const embeds = (model) => model.owned_by === "embeddings";
-function tell(problem) {
-  setText($("problem"), problem);
+const isStill = matchMedia("(prefers-reduced-motion: reduce)"); // whether the reader wants nothing to move
+function tell(problem) { // at the top of the page: what was pressed may be far below
   show("problem", Boolean(problem));
+  $("problem").replaceChildren(problem); // anew where it is the same: else a screen reader reads it once alone
+  if (problem) $("problem").scrollIntoView({ block: "nearest", behavior: isStill.matches ? "instant" : "smooth" });
+}
+function tellInPlace(problem) { // of what nobody has pressed: a reader further down stays there
+  show("problem", Boolean(problem));
+  setText($("problem"), problem);
 }

@@ -19,7 +19,9 @@ function eventItem(event) {
 const isStep = (event) => event.type === "metrics";
 async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
+  const models = job.status === "succeeded" ? (await get("/models")).data : [];
   if (!isCurrent()) return job;
+  show("job-known"); // before the chart, which is as wide as its place
   setText($("title-job"), job.fine_tuned_model ?? job.user_provided_suffix ?? job.id);
   if (!$("job-status").textContent.startsWith(job.status.replaceAll("_", " "))) {
     setText($("told"), `The job is ${job.status.replaceAll("_", " ")}.`);
@@ -30,18 +32,24 @@ async function refreshJob(id, events, isCurrent) {
   show("job-pause", ["queued", "validating_files", "running"].includes(job.status));
   show("job-resume", job.status === "paused");
   show("job-cancel", !ENDED.includes(job.status));
-  show("job-try", job.status === "succeeded" && may("chat"));
-  $("job-try").href = `#/playground/${part(job.fine_tuned_model ?? "")}`;
+  drawTry(job, models);
   show("job-scorecard", job.status === "succeeded" && job.validation_file !== null);
   $("job-scorecard").href = `#/jobs/${part(id)}/scorecard`;
   show("job-error", Boolean(job.error));
   setText($("job-error-text"), job.error?.message ?? "");
   drawFacts(job);
-  drawLoss(events.filter(isStep).map((event) => event.data));
+  drawLoss(events.filter(isStep).map((event) => event.data), ENDED.includes(job.status));
   const told = events.filter((event) => !isStep(event));
   const list = $("job-events");
   for (const event of told.slice(list.children.length)) list.prepend(eventItem(event));
   return job;
+}
+function drawTry(job, models) { // a model that was deleted meanwhile cannot be asked, which is said instead
+  const name = job.status === "succeeded" ? job.fine_tuned_model : null;
+  const isThere = models.some((model) => model.id === name);
+  show("job-try", isThere && may("chat"));
+  $("job-try").href = `#/playground/${part(name ?? "")}`;
+  show("job-gone", Boolean(name) && !isThere);
 }
 function drawFacts(job) {
   const facts = { Id: job.id, "Base model": job.model, Made: when(job.created_at), Seed: job.seed,
@@ -76,11 +84,12 @@ function pretty(text) {
 }
 function openJob(mine, id) {
   const events = [];
+  show("job-known", false); // until the server has said that there is such a job
   for (const place of ["events", "data", "chart", "facts", "status", "left"]) {
     $(`job-${place}`).replaceChildren();
     delete $(`job-${place}`).dataset.shown;
   }
-  for (const place of ["error", "pause", "resume", "cancel", "try", "scorecard"]) show(`job-${place}`, false);
+  for (const place of ["error", "pause", "resume", "cancel", "try", "gone", "scorecard"]) show(`job-${place}`, false);
   setText($("title-job"), id);
   for (const action of ["pause", "resume", "cancel"]) {
     $(`job-${action}`).onclick = () => guarded(async () => {
@@ -104,15 +113,16 @@ const svg = (tag, attributes, ...children) => {
   node.append(...children);
   return node;
 };
-let drawn = []; // the steps of the loss curve
-function drawLoss(steps) {
-  drawn = steps;
+let drawn = [[], false]; // the steps of the loss curve, and whether no more will come
+function drawLoss(steps, isOver) {
+  drawn = [steps, isOver];
   const width = Math.max(260, $("job-chart").clientWidth);
-  const shown = `${width} ${steps.length}`;
+  const shown = `${width} ${steps.length} ${isOver}`;
   if ($("job-chart").dataset.shown === shown) return;
   $("job-chart").dataset.shown = shown;
   if (!steps.length) {
-    $("job-chart").replaceChildren(make("p", { class: "quiet" }, "No step is finished yet."));
+    const none = isOver ? "The job ended before its first step." : "No step is finished yet.";
+    $("job-chart").replaceChildren(make("p", { class: "quiet" }, none));
     return;
   }
   const isNew = (step, at) => typeof step.full_valid_loss === "number"
@@ -146,4 +156,4 @@ function drawLoss(steps) {
   $("job-chart").replaceChildren(picture);
 }
 
-addEventListener("resize", () => { if (!$("view-job").hidden) drawLoss(drawn); });
+addEventListener("resize", () => { if (!$("view-job").hidden) drawLoss(...drawn); });

@@ -15,9 +15,13 @@ async function discardFiles() {
     try { await request(`/files/${part(id)}`, { method: "DELETE" }); } catch { /* it stays among the key's files */ }
   }
 }
-for (const id of ["method", "training", "held-out", "base"]) $(id).addEventListener("change", discardFiles);
-$("discard-files").addEventListener("click", () => {
+function dropCheck() { // what was told of the files before is not of those that are chosen now
+  tell("");
   discardFiles();
+}
+for (const id of ["method", "training", "held-out", "base"]) $(id).addEventListener("change", dropCheck);
+$("discard-files").addEventListener("click", () => {
+  dropCheck();
   resetForm();
   $("training").focus();
 });

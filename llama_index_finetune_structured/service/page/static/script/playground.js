@@ -1,5 +1,6 @@
 // -- playground --
 
+const LANGUAGES = ["python", "curl"]; // of the client code
 let asking = new AbortController();
 const baseOf = (name) => (name.startsWith("ft:") ? name.split(":")[1] : name);
 
@@ -10,6 +11,11 @@ async function openPlayground(mine, wanted) {
     if (mine !== turn) return;
     fill($("first"), models);
     fill($("second"), models);
+    if (wanted && !models.some((model) => model.id === wanted)) {
+      for (const place of ["first", "second"]) $(place).selectedIndex = -1; // another one would be taken for it
+      tell(`There is no model ${wanted} to ask: it was deleted, or this key does not see it. Choose other models.`);
+      return drawCode();
+    }
     const tuned = wanted || models.filter((model) => model.owned_by !== "system").at(-1)?.id;
     if (tuned && models.some((model) => model.id === tuned)) {
       $("second").value = tuned;
@@ -26,7 +32,8 @@ function asked() { // the request's body without its model. Raises Error for a s
   if ($("form").value === "json_schema") {
     let schema;
     try { schema = JSON.parse($("schema").value); } catch (error) { throw new Error(`The schema is no JSON: ${error.message}`); }
-    const title = String(schema?.title ?? "answer").replace(/[^A-Za-z0-9_-]/g, "_").slice(0, 64);
+    if (schema === null || typeof schema !== "object" || Array.isArray(schema)) throw new Error("The schema is no JSON object.");
+    const title = String(schema.title ?? "answer").replace(/[^A-Za-z0-9_-]/g, "_").slice(0, 64);
     body.response_format = { type: "json_schema", json_schema: { name: title || "answer", schema } };
   }
   return body;
@@ -76,6 +83,7 @@ $("ask").addEventListener("submit", async (event) => {
   asking = new AbortController();
   const { signal } = asking;
   tell("");
+  for (const place of ["first", "second"]) show(`reply-${place}`, false); // an earlier one is no reply to this
   setText($("ask-state"), "Answering …");
   await guarded(async () => {
     const body = asked();
@@ -110,8 +118,10 @@ function takeRow(row) {
 }
 function drawCode() {
   show("schema-label", $("form").value === "json_schema");
+  if (!$("second").value) return drawNoCode("No code: choose the second model.");
   let body;
-  try { body = { model: $("second").value, ...asked() }; } catch { return; }
+  try { body = { model: $("second").value, ...asked() }; } catch (error) { return drawNoCode(`No code: ${error.message}`); }
+  for (const language of LANGUAGES) $(`copy-${language}`).disabled = false;
   const url = `${location.origin}/v1`;
   const hasKey = sessionStorage.getItem(KEY) !== null;
   const json = JSON.stringify(body, null, 2);
@@ -125,8 +135,14 @@ function drawCode() {
   setText($("code-curl"), [`curl ${url}/chat/completions \\`, "  -H 'Content-Type: application/json' \\",
     ...(hasKey ? ['  -H "Authorization: Bearer $SERVICE_KEY" \\'] : []), `  -d ${quoted}`].join("\n"));
 }
+function drawNoCode(why) { // the code of an earlier request is not kept: it would be copied as this one's
+  for (const language of LANGUAGES) {
+    setText($(`code-${language}`), why);
+    $(`copy-${language}`).disabled = true;
+  }
+}
 $("ask").addEventListener("input", drawCode);
-for (const language of ["python", "curl"]) {
+for (const language of LANGUAGES) {
   $(`copy-${language}`).addEventListener("click", () => guarded(() => copied($(`code-${language}`))));
 }
 async function copied(node) {

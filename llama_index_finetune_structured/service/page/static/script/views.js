@@ -33,11 +33,16 @@ function signInAgain(message) {
   tell(message);
   $("key").focus();
 }
-async function poll(mine, refresh) {
-  let hasFailed = false;
-  while (mine === turn) {
+async function poll(mine, refresh) { // until another view is shown, or there is no such job
+  let hasFailed = false, isOver = false;
+  while (mine === turn && !isOver) {
     if (!document.hidden) {
-      const isGood = await guarded(() => refresh(() => mine === turn));
+      const isGood = await guarded(() => refresh(() => mine === turn).catch((error) => {
+        isOver = error.code === "fine_tuning_job_not_found"; // it stays so: another question is refused as well
+        throw isOver ? new Error("There is no such job: its address is wrong, or another key made it.") : error;
+      }), (problem) => {
+        if (mine === turn) tellInPlace(problem);
+      });
       if (mine !== turn) return;
       if (isGood && hasFailed) tell(""); // not what another action has told
       hasFailed = !isGood;
