@@ -85,8 +85,7 @@ class LoraLLM(LocalChatLLM):
         trained_schemas: Schemas of the training rows, to log how another one differs.
         list_rules: How answers to the schemas of training, by their key, are read window by window.
         alternatives: Other beginnings of a greedy structured answer that are followed where the whole answer may be
-            likelier. By default 0: none; ``from_adapter`` sets 3 where no answers of training have lists. Not for
-            streams, nor for bases with other state than keys and values.
+            likelier; 0 by default. Not for streams, nor for bases with other state than keys and values.
         answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
         windows: Sentences of each window of the text, whose lists are merged; 0: the text is read whole. By default 0;
             ``from_adapter`` sets 1 or 2 where training had rows of windows.

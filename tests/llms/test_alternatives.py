@@ -14,8 +14,6 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured import LoraLLM, trust_of
 from llama_index_finetune_structured.errors import ConfigurationError
-from llama_index_finetune_structured.llms.trained_settings import ALTERNATIVES, trained_settings
-from llama_index_finetune_structured.local.model.adapter import AdapterCard
 
 PROMPT = PromptTemplate("{thing}")
 THINGS = [f"thing {number}" for number in range(16)]
@@ -84,28 +82,7 @@ def test_a_stream_says_the_greedy_answer(greedy: LoraLLM, searching: LoraLLM) ->
         assert last == answer
 
 
-@pytest.mark.parametrize(
-    ("schema", "expected"),
-    [
-        (Shade.model_json_schema(), ALTERNATIVES),
-        ({"type": "object", "properties": {"tags": {"type": "array", "items": {"type": "string"}}}}, 0),
-        ({"anyOf": [{"type": "null"}, {"type": ["array", "null"], "items": {}}]}, 0),
-        ({"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"a": {"type": "array"}}}}}, 0),
-        ({"properties": {"array": {"type": "string"}}}, ALTERNATIVES),
-    ],
-)
-def test_an_adapter_searches_where_its_answers_have_no_lists(schema: dict[str, Any], expected: int) -> None:
-    named: dict[str, Any] = {
-        **dict.fromkeys(AdapterCard.model_fields),
-        "schemas": (schema,),
-        "longest_answer_tokens": 9,
-        "longest_reasoning_tokens": 0,
-    }
-    card = AdapterCard.model_construct(**named)
-    assert trained_settings(card)["alternatives"] == expected
-
-
-def test_a_base_alone_is_greedy(greedy: LoraLLM) -> None:
+def test_the_default_is_greedy(greedy: LoraLLM) -> None:
     assert greedy.alternatives == 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from llama_index_finetune_structured.service.job_rows import add_event, add_held_out_loss
 from tests.service.browser import CHROMIUM, Tab, browser
 from tests.service.chat.chat_server import ChatServer
 from tests.service.serving import rows
@@ -175,6 +176,29 @@ def test_a_job_that_ended_before_its_first_step_does_not_promise_one(tab: Tab, s
     tab.wait("document.querySelector('#job-chart').innerText === 'No step is finished yet.'", 30)
     client.fine_tuning.jobs.cancel(job.id)
     tab.wait("document.querySelector('#job-chart').innerText.startsWith('The job ended before')", 30)
+
+
+def test_a_held_out_loss_that_is_measured_after_its_step_was_shown_is_drawn(
+    tab: Tab, server: ChatServer
+) -> None:
+    client = server.client()
+    file = client.files.create(file=("a.jsonl", rows()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    database = server.app.state.database
+    for step in (1, 2):
+        data = {"step": step, "total_steps": 4, "train_loss": 1 / step}
+        with database.write() as connection:
+            add_event(connection, job.id, f"Step {step}", data=data, step=step)
+    _go(tab, f"#/jobs/{job.id}")
+    tab.wait(
+        "document.querySelectorAll('#job-chart .dot-training').length === 3", 30
+    )  # with that of its name
+    assert tab.js("document.querySelectorAll('#job-chart .dot-held-out').length") == 0
+    with database.write() as connection:
+        add_held_out_loss(connection, job.id, 2, 0.25)
+    tab.wait("document.querySelectorAll('#job-chart .dot-held-out').length === 2", 30)
+    assert "held-out loss 0.25" in tab.js("document.querySelector('.chart').getAttribute('aria-label')")
+    client.fine_tuning.jobs.cancel(job.id)
 
 
 def test_the_error_of_an_upload_goes_when_another_file_is_chosen(tab: Tab, tmp_path: Path) -> None:

@@ -17,6 +17,15 @@ function eventItem(event) {
   return make("li", {}, make("time", {}, when(event.created_at)), " ", ...level, event.message);
 }
 const isStep = (event) => event.type === "metrics";
+function stepsOf(events) { // a held-out loss that was measured after its step was read is an event of its own
+  const steps = new Map(events.filter(isStep).map(({ data }) => [data.step, { ...data }]));
+  for (const { data } of events) {
+    if (typeof data?.full_valid_loss === "number" && steps.has(data.step)) {
+      steps.get(data.step).full_valid_loss = data.full_valid_loss;
+    }
+  }
+  return [...steps.values()];
+}
 async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
   const models = job.status === "succeeded" ? (await get("/models")).data : [];
@@ -38,7 +47,7 @@ async function refreshJob(id, events, isCurrent) {
   show("job-error", Boolean(job.error));
   setText($("job-error-text"), job.error?.message ?? "");
   drawFacts(job);
-  drawLoss(events.filter(isStep).map((event) => event.data), ENDED.includes(job.status));
+  drawLoss(stepsOf(events), ENDED.includes(job.status));
   const told = events.filter((event) => !isStep(event));
   const list = $("job-events");
   for (const event of told.slice(list.children.length)) list.prepend(eventItem(event));
@@ -117,7 +126,8 @@ let drawn = [[], false]; // the steps of the loss curve, and whether no more wil
 function drawLoss(steps, isOver) {
   drawn = [steps, isOver];
   const width = Math.max(260, $("job-chart").clientWidth);
-  const shown = `${width} ${steps.length} ${isOver}`;
+  const measured = steps.filter((step) => typeof step.full_valid_loss === "number");
+  const shown = `${width} ${steps.length} ${measured.length} ${isOver}`;
   if ($("job-chart").dataset.shown === shown) return;
   $("job-chart").dataset.shown = shown;
   if (!steps.length) {
@@ -125,10 +135,8 @@ function drawLoss(steps, isOver) {
     $("job-chart").replaceChildren(make("p", { class: "quiet" }, none));
     return;
   }
-  const isNew = (step, at) => typeof step.full_valid_loss === "number"
-    && step.full_valid_loss !== steps[at - 1]?.full_valid_loss;
   const lines = { training: steps.map((step) => [step.step, step.train_loss]),
-    "held-out": steps.filter(isNew).map((step) => [step.step, step.full_valid_loss]) };
+    "held-out": measured.map((step) => [step.step, step.full_valid_loss]) };
   const [left, right, top, bottom] = [48, width - 12, 30, 210];
   const most = Math.max(...Object.values(lines).flat().map(([, loss]) => loss), 1e-6) * 1.05;
   const last = steps.at(-1).total_steps;
@@ -136,7 +144,7 @@ function drawLoss(steps, isOver) {
   const y = (loss) => bottom - (bottom - top) * loss / most;
   const newest = steps.at(-1);
   const label = `Loss by step: ${number(steps[0].train_loss)} at step ${steps[0].step}, `
-    + `${number(newest.train_loss)} at step ${newest.step} of ${last}; held-out loss ${number(newest.full_valid_loss)}.`;
+    + `${number(newest.train_loss)} at step ${newest.step} of ${last}; held-out loss ${number(measured.at(-1)?.full_valid_loss)}.`;
   const picture = svg("svg", { class: "chart", role: "img", "aria-label": label, viewBox: `0 0 ${width} 240` });
   for (const share of [0, 0.5, 1]) {
     const at = bottom - (bottom - top) * share;
