@@ -52,10 +52,9 @@ def test_every_step_is_an_event_with_its_loss_and_a_row_of_the_result_file(train
 
 def test_who_reads_events_as_they_come_reads_each_held_out_loss_once(trained: Trained) -> None:
     events = list(reversed(list(trained.client.fine_tuning.jobs.list_events(trained.job.id, limit=5))))
-    steps: Any = {e.data["step"]: e.data for e in events if e.type == "metrics"}  # type: ignore[index]
-    told: Any = [
-        e.data for e in events if e.type == "message" and e.data and "full_valid_loss" in dict(e.data)
-    ]  # type: ignore[call-overload]
+    read: list[tuple[str, Any]] = [(event.type or "", event.data or {}) for event in events]
+    steps = {data["step"]: data for kind, data in read if kind == "metrics"}
+    told = [data for kind, data in read if kind == "message" and "full_valid_loss" in data]
     assert [data["step"] for data in told] == [6, 12]
     assert [data["full_valid_loss"] for data in told] == [steps[n]["full_valid_loss"] for n in (6, 12)]
     said = [event.message for event in events]
