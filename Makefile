@@ -12,7 +12,7 @@ OLDEST_READY := $(OLDEST_VENV)/.ready
 WORKERS ?= 2
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Left out of test-oldest for their time: crashes, faults and loops of trainings, walks through what other tests cover in
-# parts. What test_docstrings.py, test_house.py and test_typing.py look at is the same with any version.
+# parts. What test_docstrings.py, test_house.py, test_typing.py and the page's look at is the same with any version.
 OLDEST_LEFT_OUT ?= tests/demo tests/reliability tests/agents/test_agent_paths.py tests/cli/test_bad_input.py \
 	tests/cli/test_shells.py tests/cli/test_walk.py tests/dataset/test_llm_calls.py tests/engines/test_damaged_runs.py \
 	tests/engines/test_exactly_once.py tests/engines/test_lora_engine.py tests/engines/test_many_processes.py \
@@ -20,7 +20,8 @@ OLDEST_LEFT_OUT ?= tests/demo tests/reliability tests/agents/test_agent_paths.py
 	tests/llms/test_quiet.py tests/llms/test_shapes.py tests/local/test_damaged_files.py \
 	tests/local/test_engine_faults.py tests/local/test_engine_faults_by_call.py tests/local/test_fake_gpu.py \
 	tests/local/test_gpu_benchmark.py tests/local/test_killed_runs.py tests/local/test_out_of_memory.py \
-	tests/service/test_killed_service.py tests/tuning/test_improve.py tests/test_docstrings.py tests/test_examples.py \
+	tests/service/test_killed_service.py tests/service/test_page.py tests/service/test_page_messages.py \
+	tests/tuning/test_improve.py tests/test_docstrings.py tests/test_examples.py \
 	tests/test_house.py tests/test_printable.py tests/test_typing.py
 
 .PHONY: demo test coverage test-oldest lint docs hooks bench clean
