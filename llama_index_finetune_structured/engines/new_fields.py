@@ -64,7 +64,7 @@ def rows_with(
 
 def _with(other: Example, example: Example, name: str) -> Example | None:
     lines, answer, own = _lines(example, name), _answer(example), _answer(other)
-    if lines is None or answer is None or own is None or own.get(name):
+    if lines is None or answer is None or own is None or _texts(own.get(name)):
         return None
     if other.answer_schema != example.answer_schema:
         return None
@@ -86,11 +86,11 @@ def _without(example: Example, name: str) -> Example | None:
 
 def _changed(example: Example, text: str, answer: Mapping[str, Any]) -> Example | None:
     """The example with another text and answer; None where its schema or class refuses that."""
+    if find_error(example.answer_schema or {}, answer) is not None:
+        return None
     messages = (*example.messages[:-1], example.messages[-1].model_copy(update={"content": text}))
     said = Message(role="assistant", content=compact_json(answer))
     made = Example(**{**dict(example), "messages": messages, "answer": said})
-    if find_error(example.answer_schema or {}, answer) is not None:
-        return None
     return None if value_faults(made, class_of(made)) else made
 
 

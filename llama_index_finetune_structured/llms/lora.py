@@ -84,8 +84,7 @@ class LoraLLM(LocalChatLLM):
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
         list_rules: How answers to the schemas of training, by their key, are read window by window.
-        alternatives: Other beginnings of a greedy structured answer that are followed where the whole answer may be
-            likelier; 0 by default. Not for streams, nor for bases with other state than keys and values.
+        alternatives: Other beginnings followed for a likelier structured answer; 0 by default. Streams follow none.
         answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
         windows: Sentences of each window of the text, whose lists are merged; 0: the text is read whole. By default 0;
             ``from_adapter`` sets 1 or 2 where training had rows of windows.
@@ -142,9 +141,7 @@ class LoraLLM(LocalChatLLM):
     list_rules: dict[str, ListRules] = Field(
         default_factory=dict, repr=False, description="How answers are read window by window, by schema."
     )
-    alternatives: int = Field(
-        default=0, ge=0, description="Other beginnings that are followed for a likelier answer."
-    )
+    alternatives: int = Field(default=0, ge=0, description="Other beginnings followed for a likelier answer.")
     answers: int = Field(default=1, ge=1, description="Answers to each structured call, merged by votes.")
     windows: int = Field(default=0, ge=0, description="Sentences of each window of the text; 0: no windows.")
 

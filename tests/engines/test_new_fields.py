@@ -152,6 +152,8 @@ def test_what_the_class_refuses_is_not_made() -> None:
     before, after = (row(f"Bill B-2\nof {year}", Dated(number="B-2", written=year)) for year in (2002, 2004))
     assert [json.loads(each.answer_text())["due"] for each in rows_with([new], ["due"], [before])] == [2003]
     assert rows_with([new], ["due"], [after]) == []
+    never = row("Bill C-3\nof 0", Dated(number="C-3", written=0, due=0))
+    assert rows_with([new], ["due"], [never]) == []  # 0 is a value
 
 
 @given(st.lists(_WORDS, min_size=6, max_size=12, unique=True), st.data())
