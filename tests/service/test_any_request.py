@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-import schemathesis
+import schemathesis.specs.openapi.schemas  # now: imported by a test, it is parsed beside a running server
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode

@@ -59,7 +59,7 @@ def pids(log: Path) -> list[int]:
 def is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second: ended since the opening
         return True
 
 
