@@ -113,14 +113,17 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
     param = _field(first["loc"], error.body)
-    if (
-        first["type"] == "literal_error"
-    ):  # of a union, whose other branch says more than that the text 'auto' was expected
-        first = next((other for other in others if _field(other["loc"], error.body) == param), first)
+    expected = first["msg"]
+    if first["type"] == "literal_error":  # of a union of the text 'auto' and what its other branch says
+        branches = (other["msg"] for other in others if _field(other["loc"], error.body) == param)
+        if branch := next(branches, None):
+            expected = f"{branch}, or {first['ctx']['expected']}"
+    elif first["type"] == "json_invalid":
+        expected = f"no JSON at character {first['loc'][-1]}: {first['ctx']['error']}"
     if first["type"] == "extra_forbidden":
         message = f"Unrecognized request argument supplied: {param}"
     else:
-        message = f"Invalid {param or 'body'}: {first['msg']}"
+        message = f"Invalid {param or 'body'}: {expected}"
     code = "missing_required_parameter" if first["type"] == "missing" else None
     return _reply(request, invalid(message, param, code=code))
 

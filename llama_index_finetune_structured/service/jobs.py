@@ -28,7 +28,7 @@ from .job_requests import (
 )
 from .job_rows import add_event, change_job, job_row
 from .keys import ApiKey, scoped
-from .models import models_of
+from .models import models_of, require_room_for_model
 from .paging import listed_page
 from .stored_files import file_of
 
@@ -61,6 +61,7 @@ def create_job(request: Request, key: JobsKey, body: CreateJob) -> dict[str, Any
             if (file_id := getattr(body, f"{kind}_file")) is not None:
                 row |= _file_columns(connection, key, kind, file_id)
         _require_turn(connection, key)
+        require_room_for_model(connection, key.id, service_settings(request).max_models)
         connection.execute(insert(jobs).values(row))
         add_event(connection, row["id"], f"Created fine-tuning job: {row['id']}")
         return described_job(job_row(connection, row["id"]), service_settings(request).organization)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
-from .database import Database, Record, models, now
+from .database import Database, Record, gradient_adapters, jobs, models, now
 from .errors import ApiError, invalid, not_found
+from .job_requests import ENDED
 from .keys import ApiKey, CurrentKey, scoped
 from .settings import ServiceSettings
 
-__all__ = ["ModelStore", "ServedModel", "models_of", "router"]
+__all__ = ["ModelStore", "ServedModel", "models_of", "require_room_for_model", "router"]
 
 _BASE_OWNER = "system"
 _EMBEDDING_OWNER = "embeddings"  # by which clients tell embedding models in the list
@@ -148,6 +149,20 @@ def models_of(request: Request) -> ModelStore:
     """The models of the service that a request is for."""
     store: ModelStore = request.app.state.models
     return store
+
+
+def require_room_for_model(connection: Connection, owner: str, most: int) -> None:
+    """Raise ApiError (429) where a key has ``most`` models, adapters and jobs that will be models."""
+    kept = (models.c.owner == owner, gradient_adapters.c.owner == owner)
+    made = (jobs.c.owner == owner) & jobs.c.status.not_in(ENDED)
+    counts = (select(func.count()).where(where) for where in (*kept, made))
+    if sum(connection.execute(count).scalar_one() for count in counts) >= most:
+        raise ApiError(
+            429,
+            f"This key has {most:,} models, those of unfinished jobs included, as many as it may have: delete some.",
+            code="insufficient_quota",
+            type="insufficient_quota",
+        )
 
 
 @router.get("")

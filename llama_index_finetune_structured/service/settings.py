@@ -43,6 +43,7 @@ class ServiceSettings(BaseModel):
         max_body_bytes: Most bytes of any other request; 16 MiB by default.
         max_stored_bytes: Most bytes of all files and parts.
         max_waiting_jobs: Most jobs that have not ended.
+        max_models: Most tuned models, jobs that have not ended, and adapters of Gradient's protocol, together.
         max_loaded_models: Most models in memory for answers, of all keys together.
         max_waiting_calls: Most calls of models that wait to be answered, of all keys together.
         backend: What answers: ``own``, the models in this process, or ``vllm``, a vLLM server of the only base.
@@ -67,6 +68,7 @@ class ServiceSettings(BaseModel):
     max_body_bytes: int = Field(default=16 * _MIB, gt=0)
     max_stored_bytes: int = Field(default=64 * _GIB, gt=0)
     max_waiting_jobs: int = Field(default=100, gt=0)
+    max_models: int = Field(default=1000, gt=0)
     max_loaded_models: int = Field(default=8, gt=0)
     max_waiting_calls: int = Field(default=256, gt=0)
     backend: Literal["own", "vllm"] = "own"

@@ -111,11 +111,15 @@ async def checked_text(chunks: AsyncIterator[bytes], purpose: str) -> AsyncItera
             except UnicodeDecodeError as error:
                 line = lines + error.object[: error.start].count(b"\n")
                 raise invalid(f"Line {line} is not UTF-8: save the file as UTF-8.", "file") from None
-            lines += text.count("\n")
             if not is_begun and (begin := text.lstrip()):
                 is_begun = True
                 if begin[0] != "{":
-                    raise invalid("Expected JSON Lines: one JSON object a line.", "file")
+                    line = lines + text[: -len(begin)].count("\n")
+                    raise invalid(
+                        f"Line {line} begins with {begin[0]!r}: expected JSON Lines, one JSON object a line.",
+                        "file",
+                    )
+            lines += text.count("\n")
         yield chunk
     if purpose == "fine-tune":
         try:

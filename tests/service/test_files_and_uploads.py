@@ -96,6 +96,15 @@ def test_the_line_that_is_not_utf8_is_named(client: openai.OpenAI) -> None:
         client.files.create(file=("a.jsonl", b'{}\n{}\n{"\xff"}\n'), purpose="fine-tune")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"\n\n[1]\n", "Line 3 begins with '['"), (b"a,b\n", "Line 1 begins with 'a'")]
+)
+def test_the_line_that_is_no_object_is_named(client: openai.OpenAI, content: bytes, told: str) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.files.create(file=("a.jsonl", content), purpose="fine-tune")
+    assert f"{told}: expected JSON Lines, one JSON object a line." in error.value.message
+
+
 def test_the_sdk_sends_a_large_file_in_parts(client: openai.OpenAI) -> None:
     content = b"{}\n" + bytes(range(32, 127)) * 6000
     upload = client.uploads.upload_file_chunked(

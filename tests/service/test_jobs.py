@@ -204,6 +204,28 @@ def test_what_cannot_be_trained_is_refused_with_the_field_that_is_wrong(
     assert list(client.fine_tuning.jobs.list()) == []
 
 
+def test_a_setting_of_another_type_is_told_of_auto_too(client: openai.OpenAI) -> None:
+    file = client.files.create(file=("a.jsonl", rows(2)), purpose="fine-tune")
+    asked: Any = {"n_epochs": "lots"}
+    with pytest.raises(openai.BadRequestError) as error:
+        client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters=asked)
+    assert (
+        "Invalid hyperparameters.n_epochs: Input should be a valid integer, or 'auto'" in error.value.message
+    )
+
+
+def test_the_place_where_a_body_is_no_json_is_told(service: Running, client: openai.OpenAI) -> None:
+    reply = httpx.post(
+        f"{service.base}/v1/fine_tuning/jobs",
+        content=b'{"model": "tiny" "training_file": "a"}',
+        headers={"authorization": f"Bearer {client.api_key}", "content-type": "application/json"},
+    )
+    assert reply.status_code == 400
+    assert (
+        reply.json()["error"]["message"] == "Invalid body: no JSON at character 17: Expecting ',' delimiter"
+    )
+
+
 def test_a_file_for_another_purpose_is_no_training_file(client: openai.OpenAI) -> None:
     file = client.files.create(file=("a.jsonl", rows(2)), purpose="user_data")
     with pytest.raises(openai.BadRequestError, match="expected the purpose 'fine-tune'"):

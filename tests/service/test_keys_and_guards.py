@@ -102,6 +102,37 @@ def test_quotas_of_stored_bytes_and_of_jobs_hold_for_each_key(service: Running) 
     assert service.client().files.create(file=("b.jsonl", b"{}" * 400), purpose="fine-tune").bytes == 800
 
 
+def test_models_adapters_and_jobs_of_a_key_are_limited_together(tmp_path: Path, tiny_llama: Path) -> None:
+    bases = {"tiny": str(tiny_llama)}
+    app = create_app(ServiceSettings(folder=tmp_path, bases=bases, workers=False, max_models=3))
+    keys = [{"authorization": f"Bearer {app.state.keys.add(name)}"} for name in "ab"]
+
+    def make(way: str, headers: dict[str, str]) -> Any:
+        with _local(app) as here:
+            if way == "adapter":
+                (base,) = here.get("/api/models?onlyBase=true", headers=headers).json()["models"]
+                model = {"name": "n", "baseModelId": base["id"]}
+                return here.post("/api/models", json={"model": model}, headers=headers)
+            form = {"purpose": "fine-tune"}
+            file = here.post(
+                "/v1/files", headers=headers, data=form, files={"file": ("a.jsonl", rows(2))}
+            ).json()
+            body = {"model": "tiny", "training_file": file["id"]}
+            return here.post("/v1/fine_tuning/jobs", json=body, headers=headers)
+
+    for way in ("job", "adapter", "job"):
+        assert make(way, keys[0]).status_code == 200
+    for way in ("job", "adapter"):
+        refused = make(way, keys[0])
+        assert refused.status_code == 429
+        assert "3 models, those of unfinished jobs included" in refused.text
+        assert make(way, keys[1]).status_code == 200
+    with _local(app) as here:
+        newest = here.get("/v1/fine_tuning/jobs", headers=keys[0]).json()["data"][0]["id"]
+        here.post(f"/v1/fine_tuning/jobs/{newest}/cancel", headers=keys[0])
+    assert make("adapter", keys[0]).status_code == 200
+
+
 def test_without_keys_only_this_machine_is_answered_and_no_page_of_another_site(app: FastAPI) -> None:
     with _local(app) as here:
         assert here.get("/v1/files").status_code == 200

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from llama_index_finetune_structured import FinetuneDataset
 from tests.service.conftest import Running, Trained
-from tests.service.serving import pairs, rows, wait_for
+from tests.service.serving import job_after, pairs, rows, wait_for
 
 
 def _client(service: Running, key: str) -> httpx.Client:
@@ -146,6 +147,30 @@ def test_the_scorecard_of_a_job_has_both_models_on_its_held_out_rows(
         assert report.headers["content-disposition"].startswith("attachment")
         assert trained.job.fine_tuned_model in report.text
         assert str(service.settings.folder) not in report.text + json.dumps(card)
+
+
+def test_rows_that_name_a_class_of_their_maker_are_scored_without_a_warning(
+    service: Running, worker: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}},
+        "required": ["name"],
+    }
+    data = FinetuneDataset.from_pairs([(f"Film {n}", {"name": f"x{n}"}) for n in range(4)], schema=schema)
+    lines = [row.model_copy(update={"answer_class": "their.app:Film"}).model_dump_json() for row in data]
+    client = service.client()
+    file = client.files.create(file=("a.jsonl", "\n".join(lines).encode()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(
+        model="tiny", training_file=file.id, validation_file=file.id, hyperparameters={"n_epochs": 1}
+    )
+    job_after(client, job.id, "succeeded")
+    path = f"/fine_tuning/jobs/{job.id}/scorecard"
+    with caplog.at_level("WARNING"), _client(service, client.api_key) as own:
+        own.post(path)
+        wait_for(lambda: own.get(path).json()["status"] != "running")
+        assert own.get(path).json()["status"] == "succeeded"
+    assert [record.getMessage() for record in caplog.records if "judged" in record.getMessage()] == []
 
 
 def test_without_a_held_out_file_or_an_end_there_is_no_scorecard(service: Running) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -68,7 +69,8 @@ def test_a_job_offers_its_model_alone_while_it_is_there(tab: Tab, server: ChatSe
     _go(tab, f"#/jobs/{_job_of(server, DELETED)}")
     tab.wait("document.querySelector('#job-gone').checkVisibility()", 30)
     assert tab.text("#job-status") == "succeeded"
-    assert not tab.js("document.querySelector('#job-try').checkVisibility()")
+    for link in ("#job-try", "#job-scorecard"):
+        assert not tab.js(f"document.querySelector('{link}').checkVisibility()")
     assert not [each for each in tab.problems if "exceptionDetails" in each]
 
 
@@ -198,7 +200,63 @@ def test_a_held_out_loss_that_is_measured_after_its_step_was_shown_is_drawn(
         add_held_out_loss(connection, job.id, 2, 0.25)
     tab.wait("document.querySelectorAll('#job-chart .dot-held-out').length === 2", 30)
     assert "held-out loss 0.25" in tab.js("document.querySelector('.chart').getAttribute('aria-label')")
+    assert tab.text("#job-progress") == "step 2 of 4, loss 0.5000, held-out loss 0.2500"
     client.fine_tuning.jobs.cancel(job.id)
+
+
+def test_files_are_seen_downloaded_and_deleted(tab: Tab, server: ChatServer, tmp_path: Path) -> None:
+    client = server.client()
+    for file in client.files.list():
+        client.files.delete(file.id)
+    _go(tab, "#/files")
+    tab.wait("document.querySelector('#stored-files').innerText === 'There is no file yet.'", 30)
+    job_file = client.files.create(file=("films.jsonl", rows()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=job_file.id)
+    name = "<img src=x onerror=document.title='taken'>.txt"
+    expiry: Any = {"anchor": "created_at", "seconds": 3600}
+    client.files.create(file=(name, b"a note"), purpose="user_data", expires_after=expiry)
+    tab.click("#link-jobs")
+    tab.click("#link-files")
+    tab.wait("document.querySelectorAll('#file-rows tr').length === 2", 30)
+    note, films = tab.js("[...document.querySelectorAll('#file-rows tr')].map(row => row.innerText)")
+    assert name in note
+    assert "user_data" in note
+    assert f"films.jsonl\n{job_file.id}" in films
+    assert f"{len(rows()):,}" in films
+    assert "2 files, 0 MiB of" in tab.text("#stored-files")
+    tab.js(
+        "((make) => { URL.createObjectURL = b => { window.saved = b.text(); return make(b); } })(URL.createObjectURL)"
+    )
+    tab.click("#file-rows tr:last-child button")
+    tab.wait("window.saved", 30)
+    assert tab.js("saved") == rows().decode()
+    tab.agrees = False
+    tab.click("#file-rows tr:last-child button:last-child")
+    assert len(client.files.list().data) == 2, "the question was answered with no"
+    tab.agrees = True
+    tab.click("#file-rows tr:last-child button:last-child")
+    tab.wait("document.querySelectorAll('#file-rows tr').length === 1", 30)
+    assert tab.questions[-2:] == ["Delete films.jsonl? Jobs that were made with it go on."] * 2
+    assert [file.filename for file in client.files.list()] == [name]
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    _go(tab, f"#/jobs/{job.id}")
+    tab.wait("document.querySelector('#job-data').innerText === 'Training: the file was deleted.'", 30)
+    client.fine_tuning.jobs.cancel(job.id)
+    assert not [each for each in tab.problems if "exceptionDetails" in each]
+
+
+def test_the_files_of_a_page_are_the_newest_until_older_ones_are_asked_for(
+    tab: Tab, server: ChatServer
+) -> None:
+    client = server.client()
+    for number in range(51):
+        client.files.create(file=(f"{number}.txt", b"1"), purpose="user_data")
+    _go(tab, "#/files")
+    tab.wait("document.querySelectorAll('#file-rows tr').length === 50", 30)
+    assert tab.text("#file-rows td").startswith("50.txt")
+    tab.click("#more-files")
+    tab.wait("document.querySelectorAll('#file-rows tr').length > 50", 30)
+    assert not tab.js("document.querySelector('#more-files').checkVisibility()")
 
 
 def test_the_error_of_an_upload_goes_when_another_file_is_chosen(tab: Tab, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import delete, insert, select, update
 
 from ..database import Database, Record, gradient_adapters, now
 from ..errors import ApiError
-from ..models import ServedModel
+from ..models import ServedModel, require_room_for_model
 from ..settings import ServiceSettings
 
 __all__ = ["GradientAdapters", "base_model_id", "unknown_adapter", "update_time"]
@@ -73,7 +73,10 @@ class GradientAdapters:
         return row
 
     def create(self, owner: str, name: str, base: str, lora: dict[str, Any]) -> str:
-        """Make an adapter without weights; returns its id. ``lora``: its settings. ``base``: its base's name."""
+        """Make an adapter without weights; returns its id. ``lora``: its settings. ``base``: its base's name.
+
+        Raises ApiError (429) where the key has as many models as it may.
+        """
         adapter_id = f"{uuid.uuid4()}_model_adapter"
         row = {
             "id": adapter_id,
@@ -87,6 +90,7 @@ class GradientAdapters:
             "updated_at": time_ns() // 1000,
         }
         with self._database.write() as connection:
+            require_room_for_model(connection, owner, self._settings.max_models)
             connection.execute(insert(gradient_adapters).values(row))
         return adapter_id
 

@@ -30,7 +30,7 @@ _HEADERS = {
 
 # In this order: constants are there before what uses them. Together they are one script.
 _SCRIPTS = (
-    "base", "api", "views", "jobs", "new_job", "job", "scorecard", "models", "keys", "playground", "start",
+    "base", "api", "views", "jobs", "new_job", "job", "scorecard", "files", "models", "keys", "playground", "start",
 )  # fmt: skip
 
 router = APIRouter()

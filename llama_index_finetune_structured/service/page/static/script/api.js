@@ -18,6 +18,11 @@ const post = async (path, body, options = {}) => get(path, {
   ...options, method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}),
 });
 const part = encodeURIComponent;
+async function download(path, name) {
+  const address = URL.createObjectURL(await (await request(path)).blob());
+  make("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}
 
 async function guarded(action, report = tell) {
   try {

@@ -5,7 +5,7 @@ const KEY = "finetune-structured-key";
 const POLL_MS = 1500;
 const LARGEST_SUMMARY = 4 * 2 ** 20; // bytes of a file that is read whole to describe it
 const ENDED = ["succeeded", "failed", "cancelled"];
-const VIEWS = ["sign-in", "jobs", "job", "scorecard", "models", "playground", "keys", "refused"];
+const VIEWS = ["sign-in", "jobs", "job", "scorecard", "files", "models", "playground", "keys", "refused"];
 const $ = (id) => document.getElementById(id);
 let turn = 0; // of the view that is shown: what an earlier one has asked for is dropped
 let clockSkew = 0; // ms that the server's clock is ahead
@@ -23,6 +23,10 @@ const show = (id, isShown = true) => { $(id).hidden = !isShown; };
 const number = (value, digits = 4) => (typeof value === "number" ? value.toFixed(digits) : "–");
 const when = (seconds) => new Date(seconds * 1000).toLocaleString();
 const percent = (value) => (typeof value === "number" ? `${(value * 100).toFixed(1)} %` : "–");
+function size(bytes) {
+  const [unit, name] = bytes < 2 ** 30 ? [2 ** 20, "MiB"] : [2 ** 30, "GiB"];
+  return `${(bytes / unit).toLocaleString(undefined, { maximumFractionDigits: 1 })} ${name}`;
+}
 function duration(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;

@@ -26,6 +26,13 @@ function stepsOf(events) { // a held-out loss that was measured after its step w
   }
   return [...steps.values()];
 }
+function progressOf(job, steps) {
+  const left = timeLeft(job), newest = steps.at(-1);
+  const measured = steps.findLast((step) => typeof step.full_valid_loss === "number");
+  return [...(newest ? [`step ${newest.step} of ${newest.total_steps}`, `loss ${number(newest.train_loss)}`] : []),
+    ...(measured ? [`held-out loss ${number(measured.full_valid_loss)}`] : []),
+    ...(left ? [`${left} left`] : [])].join(", ");
+}
 async function refreshJob(id, events, isCurrent) {
   const [job] = await Promise.all([get(`/fine_tuning/jobs/${part(id)}`), allEvents(id, events)]);
   const models = job.status === "succeeded" ? (await get("/models")).data : [];
@@ -36,13 +43,11 @@ async function refreshJob(id, events, isCurrent) {
     setText($("told"), `The job is ${job.status.replaceAll("_", " ")}.`);
   }
   badge($("job-status"), job.status);
-  const left = timeLeft(job);
-  setText($("job-left"), left && `${left} left`);
+  setText($("job-progress"), progressOf(job, stepsOf(events)));
   show("job-pause", ["queued", "validating_files", "running"].includes(job.status));
   show("job-resume", job.status === "paused");
   show("job-cancel", !ENDED.includes(job.status));
   drawTry(job, models);
-  show("job-scorecard", job.status === "succeeded" && job.validation_file !== null);
   $("job-scorecard").href = `#/jobs/${part(id)}/scorecard`;
   show("job-error", Boolean(job.error));
   setText($("job-error-text"), job.error?.message ?? "");
@@ -57,6 +62,7 @@ function drawTry(job, models) { // a model that was deleted meanwhile cannot be 
   const name = job.status === "succeeded" ? job.fine_tuned_model : null;
   const isThere = models.some((model) => model.id === name);
   show("job-try", isThere && may("chat"));
+  show("job-scorecard", isThere && job.validation_file !== null); // which is deleted with the model
   $("job-try").href = `#/playground/${part(name ?? "")}`;
   show("job-gone", Boolean(name) && !isThere);
 }
@@ -75,11 +81,11 @@ async function describedFile(kind, id) {
   let file;
   try { file = await get(`/files/${part(id)}`); } catch (error) {
     if (error instanceof Unauthorized) throw error;
-    return [make("p", {}, `${kind}: the file was deleted, or this key may not read files.`)];
+    return [make("p", {}, `${kind}: ${may("files") ? "the file was deleted" : "this key may not read files"}.`)];
   }
   const rows = file.bytes <= LARGEST_SUMMARY ? await rowsOf(id) : null;
-  const size = `${file.bytes.toLocaleString()} bytes`;
-  const line = make("p", {}, `${kind}: ${file.filename}, ${rows ? `${rows.length.toLocaleString()} rows, ` : ""}${size}`);
+  const bytes = `${file.bytes.toLocaleString()} bytes`;
+  const line = make("p", {}, `${kind}: ${file.filename}, ${rows ? `${rows.length.toLocaleString()} rows, ` : ""}${bytes}`);
   if (!rows?.length) return [line];
   const summary = make("summary", {}, "First row");
   return [line, make("details", {}, summary, make("pre", { tabindex: "0" }, pretty(rows[0])))];
@@ -94,7 +100,7 @@ function pretty(text) {
 function openJob(mine, id) {
   const events = [];
   show("job-known", false); // until the server has said that there is such a job
-  for (const place of ["events", "data", "chart", "facts", "status", "left"]) {
+  for (const place of ["events", "data", "chart", "facts", "status", "progress"]) {
     $(`job-${place}`).replaceChildren();
     delete $(`job-${place}`).dataset.shown;
   }

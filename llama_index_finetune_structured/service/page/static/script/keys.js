@@ -28,7 +28,7 @@ function keyRow(key, ownId) {
   }));
   const end = key.revoked ? make("span", { class: "badge bad" }, "revoked") : key.id === ownId ? "this page's" : revoke;
   const cells = { "May be used for": key.scopes.join(", ").replaceAll("_", "-"), Made: when(key.created_at),
-    "Most files": `${(key.max_stored_bytes / 2 ** 20).toLocaleString(undefined, { maximumFractionDigits: 1 })} MiB`,
+    "Most files": size(key.max_stored_bytes),
     "Most jobs": key.max_waiting_jobs.toLocaleString() };
   return make("tr", {}, make("td", {}, key.name),
     ...Object.entries(cells).map(([name, text]) => make("td", { "data-label": name }, text)), make("td", {}, end));

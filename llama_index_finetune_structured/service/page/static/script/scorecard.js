@@ -21,11 +21,7 @@ function openScorecard(mine, id) {
     const card = await post(path);
     if (mine === turn) draw(card);
   });
-  $("download-report").onclick = () => guarded(async () => {
-    const address = URL.createObjectURL(await (await request(`${path}/report`)).blob());
-    make("a", { href: address, download: `${id}.html` }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 60000);
-  });
+  $("download-report").onclick = () => guarded(() => download(`${path}/report`, `${id}.html`));
   let isOver = false;
   poll(mine, async (isCurrent) => {
     if (isOver) return;

@@ -1,8 +1,9 @@
 // -- views --
 
-const NEEDS = { jobs: "fine_tuning", job: "fine_tuning", scorecard: "fine_tuning", playground: "chat", keys: "admin" };
-const NEEDY = { jobs: "Jobs need", job: "Jobs need", scorecard: "Scorecards need", playground: "The playground needs",
-  keys: "The list of keys needs" };
+const NEEDS = { jobs: "fine_tuning", job: "fine_tuning", scorecard: "fine_tuning", files: "files", playground: "chat",
+  keys: "admin" };
+const NEEDY = { jobs: "Jobs need", job: "Jobs need", scorecard: "Scorecards need", files: "Files need",
+  playground: "The playground needs", keys: "The list of keys needs" };
 let own = null; // the key of this page, once the server has described it
 const may = (scope) => own === null || own.scopes.includes(scope);
 const named = (scopes) => scopes.map((scope) => scope.replaceAll("_", "-")).join(", ");
@@ -13,13 +14,14 @@ function open(view) {
   show("views", view !== "sign-in");
   show("sign-out", sessionStorage.getItem(KEY) !== null);
   show("link-jobs", may(NEEDS.jobs));
+  show("link-files", may(NEEDS.files));
   show("link-playground", may(NEEDS.playground));
   show("link-keys", own !== null && may(NEEDS.keys));
   for (const link of $("views").children) {
     const isCurrent = link.hash === `#/${["job", "scorecard"].includes(view) ? "jobs" : view}`;
     if (isCurrent) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
-  const lacks = [["jobs need", "fine_tuning"], ["the playground needs", "chat"], ["new jobs need", "files"]]
+  const lacks = [["jobs need", "fine_tuning"], ["the playground needs", "chat"], ["files and new jobs need", "files"]]
     .filter(([, scope]) => !may(scope)).map(([what, scope]) => `${what} the scope ${named([scope])}`);
   const isNoted = view !== "sign-in" && view !== "refused" && lacks.length > 0;
   setText($("key-note"), isNoted ? `This key may be used for ${allowed()} alone: ${lacks.join(", ")}.` : "");
@@ -62,9 +64,9 @@ async function route() {
   if (own === null) await guarded(async () => { own = await get("/keys/current"); });
   if (mine !== turn) return;
   const [, asked = "", name = "", more = ""] = location.hash.split("/");
-  const view = asked || (["jobs", "playground", "keys"].find((each) => may(NEEDS[each])) ?? "models");
+  const view = asked || (["jobs", "playground", "files", "keys"].find((each) => may(NEEDS[each])) ?? "models");
   const ofJob = more === "scorecard" ? "scorecard" : "job";
-  const known = view === "jobs" && name ? ofJob : ["jobs", "models", "playground", "keys"].includes(view) ? view : "jobs";
+  const known = view === "jobs" && name ? ofJob : ["jobs", "files", "models", "playground", "keys"].includes(view) ? view : "jobs";
   discardFiles();
   if (NEEDS[known] && !may(NEEDS[known])) {
     open("refused");
@@ -76,8 +78,8 @@ async function route() {
   open(known);
   let id = name;
   try { id = decodeURIComponent(name); } catch { /* as it is: the server has no such name */ }
-  const views = { jobs: openJobs, job: openJob, scorecard: openScorecard, models: openModels, playground: openPlayground,
-    keys: openKeys };
+  const views = { jobs: openJobs, job: openJob, scorecard: openScorecard, files: openFiles, models: openModels,
+    playground: openPlayground, keys: openKeys };
   views[known](mine, id);
   $(`title-${known}`).focus({ preventScroll: true });
 }

@@ -1,0 +1,34 @@
+// -- files --
+
+let mostFiles = 50;
+async function openFiles(mine) {
+  await guarded(async () => {
+    const { data } = await get("/files");
+    if (mine !== turn) return;
+    const bytes = data.reduce((sum, file) => sum + file.bytes, 0);
+    const of = own?.max_stored_bytes ? ` of ${size(own.max_stored_bytes)}` : "";
+    setText($("stored-files"), data.length ? `${data.length.toLocaleString()} files, ${size(bytes)}${of}.` : "There is no file yet.");
+    $("file-rows").replaceChildren(...data.slice(0, mostFiles).map(fileRow));
+    show("file-table", data.length > 0);
+    show("more-files", data.length > mostFiles);
+  });
+}
+function fileRow(file) {
+  const save = make("button", { type: "button", "aria-label": `Download ${file.filename}` }, "Download");
+  save.addEventListener("click", () => guarded(() => download(`/files/${part(file.id)}/content`, file.filename)));
+  const remove = make("button", { type: "button", "aria-label": `Delete ${file.filename}` }, "Delete");
+  remove.addEventListener("click", () => guarded(async () => {
+    if (!confirm(`Delete ${file.filename}? Jobs that were made with it go on.`)) return;
+    await request(`/files/${part(file.id)}`, { method: "DELETE" });
+    route();
+  }));
+  const cells = { Bytes: file.bytes.toLocaleString(), Made: when(file.created_at),
+    Expires: file.expires_at ? when(file.expires_at) : "" };
+  return make("tr", {}, make("td", {}, file.filename, make("div", { class: "quiet" }, file.id)), make("td", {}, file.purpose),
+    ...Object.entries(cells).map(([name, text]) => make("td", { "data-label": name }, text)),
+    make("td", {}, save, " ", remove));
+}
+$("more-files").addEventListener("click", () => {
+  mostFiles *= 2;
+  route();
+});
