@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, EngineError, MissingDependencyError
 from ..local.model.base_models import DEFAULT_BASE_MODEL, resolve
 from ..locks import locked_folder
 from ..printable import one_line
-from .command import Result, command, settings_of
+from .command import Result, command, say, settings_of
 
 if TYPE_CHECKING:
     from ..service.keys import KeyStore
@@ -186,7 +186,10 @@ def add(
 ) -> Result:
     """Make an API key and print it, once: only its hash is kept."""
     with _keys(folder) as store:
+        is_first = not store.are_required
         secret = store.add(name, scopes=scope, max_stored_bytes=stored_bytes, max_waiting_jobs=waiting_jobs)
+    if is_first:  # of another folder than the service's, it would be known to none
+        say(f"The first key of {folder}: a service of that folder asks for a key from now on.")
     return Result({"name": name, "key": secret}, (secret,))
 
 

@@ -88,12 +88,12 @@ async def _completed(
     envelope = {"id": f"{form.id_prefix}{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
     with ExitStack() as stack:
         llm = await queue.enter(stack, model)
-        with answer_errors(form.asked):
+        with answer_errors(form.asked, **body.answer_fields):
             calls = await asyncio.to_thread(calls_of, llm)
         if body.stream:
             chunks = _chunks({**envelope, "object": form.chunk}, calls, body.sends_usage, prompts)
             return EventStream(chunks, stack.pop_all())
-        with answer_errors():
+        with answer_errors(**body.answer_fields):
             parts = await together([call.choice() for call in calls])
     choices = [{"index": index, **part.fields} for index, part in enumerate(parts)]
     usage = _usage([part.usage for part in parts if part.usage], prompts)

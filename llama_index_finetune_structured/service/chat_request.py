@@ -252,6 +252,12 @@ class ChatCompletionRequest(SamplingRequest):
         return None if self.response_format is None else self.response_format.schema_of_answers
 
     @property
+    def answer_fields(self) -> dict[str, str]:
+        """As of ``SamplingRequest``, with the field of the answer's schema."""
+        limit = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
+        return {"schema": "tools" if self.tools else "response_format.json_schema.schema", "limit": limit}
+
+    @property
     def answer_tokens(self) -> int | None:
         """The token limit of an answer; None: the model's own."""
         return self.max_completion_tokens or self.max_tokens

@@ -118,6 +118,8 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
         branches = (other["msg"] for other in others if _field(other["loc"], error.body) == param)
         if branch := next(branches, None):
             expected = f"{branch}, or {first['ctx']['expected']}"
+    elif first["loc"] == ("body",) and first["type"] != "missing":
+        expected = "a JSON object is expected, with the header 'Content-Type: application/json'"
     elif first["type"] == "json_invalid":
         expected = f"no JSON at character {first['loc'][-1]}: {first['ctx']['error']}"
     if first["type"] == "extra_forbidden":

@@ -15,7 +15,18 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import ConfigurationError
-from .database import Database, Record, keys, new_id, now
+from .database import (
+    Database,
+    Record,
+    files,
+    gradient_adapters,
+    jobs,
+    keys,
+    models,
+    new_id,
+    now,
+    uploads,
+)
 from .errors import ApiError
 from .settings import ServiceSettings
 
@@ -70,6 +81,7 @@ class KeyStore:
     ) -> str:
         """Make a key and return its secret, which is not kept. ``scopes``: None for all but ``admin``.
 
+        What was made before there were keys is the first one's.
         Raises ConfigurationError for a name that is taken, or an unknown scope.
         """
         scopes = SCOPES if scopes is None else scopes
@@ -88,6 +100,9 @@ class KeyStore:
         try:
             with self._database.write() as connection:
                 connection.execute(insert(keys).values(row))
+                for table in (files, uploads, jobs, models, gradient_adapters):
+                    owned = update(table).where(table.c.owner == _LOCAL)
+                    connection.execute(owned.values(owner=row["id"]))
         except IntegrityError:
             raise ConfigurationError(
                 f"there is a key {name!r} already; expected a new name, also after a key was revoked"

@@ -70,6 +70,11 @@ class SamplingRequest(BaseModel):
             raise invalid("stream_options: only allowed with stream=true", "stream_options")
 
     @property
+    def answer_fields(self) -> dict[str, str]:
+        """The fields of a request that errors of its answer name, by the arguments of ``answer_errors``."""
+        return {"limit": "max_tokens"}
+
+    @property
     def choices(self) -> int:
         """How many answers to each prompt are asked for."""
         return self.n or 1

@@ -183,8 +183,12 @@ async def make_scorecard(request: Request, key: JobsKey, job_id: str) -> dict[st
 
 def _asked(request: Request, key: ApiKey, job: Record) -> tuple[Path, list[ServedModel]]:
     """The held-out file, and the base and tuned models. Raises ApiError where one of them was deleted."""
-    with database_of(request).read() as connection:
-        row = file_of(connection, key.id, job.validation_file, "validation_file")
+    try:
+        with database_of(request).read() as connection:
+            row = file_of(connection, key.id, job.validation_file)
+    except ApiError as error:
+        message = "The held-out file of this job was deleted: its rows are what is asked."
+        raise ApiError(404, message, param="validation_file", code="file_not_found") from error
     systems = [models_of(request).find(name, key.id) for name in (job.model, job.fine_tuned_model)]
     return blobs_of(request).path(row.sha256), systems
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -28,6 +29,7 @@ __all__ = [
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision"]
 """What uploaded files may be for. Only files for fine-tuning are used; the others are kept."""
 _LONGEST_NAME = 255
+_LONGEST_FIRST_LINE = 1 << 20  # chosen: characters of a line that is read whole
 
 
 def stored_name(name: str | None) -> str:
@@ -101,33 +103,63 @@ def described_file(row: Record) -> dict[str, Any]:
 async def checked_text(chunks: AsyncIterator[bytes], purpose: str) -> AsyncIterator[bytes]:
     """The chunks of a file. Raises ApiError where it is for fine-tuning and no UTF-8 text of JSON objects by lines.
 
-    Only the first character of the first line is looked at: a job checks every line.
+    Of the lines only the first is read, and of a very long one its first character: a job checks every line.
     """
-    decoder, lines, is_begun = codecs.getincrementaldecoder("utf-8-sig")(), 1, purpose != "fine-tune"
+    if purpose != "fine-tune":
+        async for chunk in chunks:
+            yield chunk
+        return
+    decoder, lines, first = codecs.getincrementaldecoder("utf-8-sig")(), 1, _FirstLine()
     async for chunk in chunks:
-        if purpose == "fine-tune":
-            try:
-                text = decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                line = lines + error.object[: error.start].count(b"\n")
-                raise invalid(f"Line {line} is not UTF-8: save the file as UTF-8.", "file") from None
-            if not is_begun and (begin := text.lstrip()):
-                is_begun = True
-                if begin[0] != "{":
-                    line = lines + text[: -len(begin)].count("\n")
-                    raise invalid(
-                        f"Line {line} begins with {begin[0]!r}: expected JSON Lines, one JSON object a line.",
-                        "file",
-                    )
-            lines += text.count("\n")
-        yield chunk
-    if purpose == "fine-tune":
         try:
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            raise invalid(f"Line {lines} ends within a character: send the whole file.", "file") from None
-    if not is_begun:
-        raise invalid("The file is empty: expected one JSON object a line.", "file")
+            text = decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            line = lines + error.object[: error.start].count(b"\n")
+            raise invalid(f"Line {line} is not UTF-8: save the file as UTF-8.", "file") from None
+        lines += text.count("\n")
+        first.add(text)
+        yield chunk
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise invalid(f"Line {lines} ends within a character: send the whole file.", "file") from None
+    first.end()
+
+
+class _FirstLine:
+    """The first line of a file that is not blank. Raises ApiError where it is no JSON object."""
+
+    def __init__(self) -> None:
+        self._number, self._text, self._is_known = 1, "", False
+
+    def add(self, more: str) -> None:
+        if self._is_known:
+            return
+        text = self._text + more
+        begun = text.lstrip()
+        self._number += text[: len(text) - len(begun)].count("\n")
+        self._text, end, _ = begun.partition("\n")
+        if begun and begun[0] != "{":
+            self._refuse(f"begins with {begun[0]!r}")
+        if end:
+            self._require_object()
+        self._is_known |= len(self._text) > _LONGEST_FIRST_LINE
+
+    def end(self) -> None:
+        if self._text and not self._is_known:
+            self._require_object()
+        if not self._text:
+            raise invalid("The file is empty: expected one JSON object a line.", "file")
+
+    def _require_object(self) -> None:
+        self._is_known = True
+        try:
+            json.loads(self._text)
+        except (ValueError, RecursionError) as error:
+            self._refuse(f"is no JSON ({error})")
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise invalid(f"Line {self._number} {why}: expected JSON Lines, one JSON object a line.", "file")
 
 
 def sweep(database: Database, blobs: Blobs) -> None:

@@ -157,7 +157,11 @@ class JobTraining:
             return None
         store = ModelStore(self._database, self._settings)
         try:
-            return store.find(self._job.start_model, self._job.owner).adapter
+            with self._database.read() as connection:
+                owner = job_row(
+                    connection, self._job.id
+                ).owner  # another one, where a first key was made meanwhile
+            return store.find(self._job.start_model, owner).adapter
         except ApiError as error:
             raise ConfigurationError(
                 f"the model {self._job.start_model!r}, to go on from, was deleted"
@@ -213,7 +217,7 @@ class JobTraining:
             if row.status not in ACTIVE:
                 raise _Left
             file_id = add_file(
-                connection, blob, owner=job.owner, filename="step_metrics.csv", purpose="fine-tune-results"
+                connection, blob, owner=row.owner, filename="step_metrics.csv", purpose="fine-tune-results"
             )
             taken = {
                 **(row.taken or {}),
@@ -222,6 +226,7 @@ class JobTraining:
             }
             taken |= {"beta": settings["beta"]} if self._is_dpo else {}
             taken.pop("learning_rate", None)
+            taken.setdefault("learning_rate_multiplier", 1.0)  # of the rate of 'auto'
             tokens = round((row.trained_tokens or 0) * settings["epochs"] * self._share)
             for entry in log["validation"]:
                 add_held_out_loss(connection, job.id, entry["step"], entry["loss"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
+import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ import pytest
 
 from llama_index_finetune_structured.service.blobs import Blobs
 from llama_index_finetune_structured.service.database import Database, files, jobs
+from llama_index_finetune_structured.service.errors import ApiError
 from llama_index_finetune_structured.service.settings import ServiceSettings
-from llama_index_finetune_structured.service.stored_files import sweep
+from llama_index_finetune_structured.service.stored_files import checked_text, sweep
 from tests.service.conftest import Running
 from tests.service.serving import rows, stored
 
@@ -97,12 +101,49 @@ def test_the_line_that_is_not_utf8_is_named(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"\n\n[1]\n", "Line 3 begins with '['"), (b"a,b\n", "Line 1 begins with 'a'")]
+    ("content", "told"),
+    [
+        (b"\n\n[1]\n", "Line 3 begins with '['"),
+        (b"a,b\n", "Line 1 begins with 'a'"),
+        (b'\n{\n "a": 1\n}\n', "Line 2 is no JSON (Expecting property name"),
+        (b'{"a": [1}', "Line 1 is no JSON"),
+    ],
 )
 def test_the_line_that_is_no_object_is_named(client: openai.OpenAI, content: bytes, told: str) -> None:
     with pytest.raises(openai.BadRequestError) as error:
         client.files.create(file=("a.jsonl", content), purpose="fine-tune")
-    assert f"{told}: expected JSON Lines, one JSON object a line." in error.value.message
+    assert told in error.value.message
+    assert ": expected JSON Lines, one JSON object a line." in error.value.message
+
+
+def _checked(content: bytes, size: int) -> bytes:
+    """A file for fine-tuning that arrives in chunks of this size, as it is stored."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), size):
+            yield content[start : start + size]
+
+    async def stored_bytes() -> bytes:
+        return b"".join([chunk async for chunk in checked_text(chunks(), "fine-tune")])
+
+    return asyncio.run(stored_bytes())
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1 << 22])
+def test_a_first_line_is_read_whole_however_it_arrives(size: int) -> None:
+    row = json.dumps({"messages": [{"role": "user", "content": "ü € 😀"}]}, ensure_ascii=False)
+    for good in (f"\n \n{row}\n{row}", row, f"\ufeff{row}\r\n"):
+        assert _checked(good.encode(), size) == good.encode()
+    for bad, line in ((f"\n \n{row[:-1]}\n{row}", 3), (row[:-1], 1), (f"\n{row} {row}", 2), ("\n\n [", 3)):
+        with pytest.raises(ApiError, match=f"Line {line} (is no JSON|begins with)"):
+            _checked(bad.encode(), size)
+    with pytest.raises(ApiError, match="The file is empty"):
+        _checked(b" \n\n", size)
+
+
+def test_a_first_line_that_is_very_long_is_left_to_the_job() -> None:
+    content = b'{"a": "' + b"x" * (2 << 20) + b"\n"
+    assert _checked(content, 1 << 16) == content
 
 
 def test_the_sdk_sends_a_large_file_in_parts(client: openai.OpenAI) -> None:

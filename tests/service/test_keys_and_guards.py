@@ -89,7 +89,7 @@ def test_quotas_of_stored_bytes_and_of_jobs_hold_for_each_key(service: Running) 
     small = service.client(max_stored_bytes=1000, max_waiting_jobs=1)
     first = small.files.create(file=("a.jsonl", rows(4)), purpose="fine-tune")
     with pytest.raises(openai.RateLimitError) as refused:
-        small.files.create(file=("b.jsonl", b"{}" * 400), purpose="fine-tune")
+        small.files.create(file=("b.jsonl", b"{ }\n" * 200), purpose="fine-tune")
     assert refused.value.code == "insufficient_quota"
     with pytest.raises(openai.RateLimitError):
         small.uploads.create(filename="b", bytes=900, mime_type="x", purpose="fine-tune")
@@ -99,7 +99,26 @@ def test_quotas_of_stored_bytes_and_of_jobs_hold_for_each_key(service: Running) 
         jobs.create(model="tiny", training_file=first.id)
     jobs.cancel(job.id)
     jobs.cancel(jobs.create(model="tiny", training_file=first.id).id)
-    assert service.client().files.create(file=("b.jsonl", b"{}" * 400), purpose="fine-tune").bytes == 800
+    assert service.client().files.create(file=("b.jsonl", b"{ }\n" * 200), purpose="fine-tune").bytes == 800
+
+
+def test_what_was_made_without_keys_is_the_first_ones(tmp_path: Path, tiny_llama: Path) -> None:
+    app = create_app(ServiceSettings(folder=tmp_path, bases={"tiny": str(tiny_llama)}, workers=False))
+    upload = {"filename": "b", "bytes": 9, "mime_type": "x", "purpose": "fine-tune"}
+    with _local(app) as here:
+        form = {"purpose": "fine-tune"}
+        file = here.post("/v1/files", data=form, files={"file": ("a.jsonl", rows(2))}).json()["id"]
+        job = here.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file}).json()["id"]
+        begun = here.post("/v1/uploads", json=upload).json()["id"]
+        (base,) = here.get("/api/models").json()["models"]
+        model = {"name": "n", "baseModelId": base["id"]}
+        adapter = here.post("/api/models", json={"model": model}).json()["id"]
+    paths = [f"/v1/files/{file}", f"/v1/fine_tuning/jobs/{job}", f"/api/models/{adapter}"]
+    first, second = ({"authorization": f"Bearer {app.state.keys.add(name)}"} for name in "ab")
+    with _local(app) as here:
+        assert [here.get(path, headers=first).status_code for path in paths] == [200, 200, 200]
+        assert here.post(f"/v1/uploads/{begun}/cancel", headers=first).status_code == 200
+        assert [here.get(path, headers=second).status_code for path in paths] == [404, 404, 404]
 
 
 def test_models_adapters_and_jobs_of_a_key_are_limited_together(tmp_path: Path, tiny_llama: Path) -> None:
@@ -163,9 +182,14 @@ def test_the_commands_make_list_and_revoke_keys(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
+    first = CliRunner().invoke(cli, ["keys", "add", "zoe", "--folder", str(tmp_path / "new")])
+    assert "The first key of" in first.stderr, "of a folder that is no service's it opens nothing"
     secret = run("add", "alice", "--scope", "chat", "--stored-bytes", "5")["key"]
     assert len(secret) > 40
-    assert run("list") == [
+    again = CliRunner().invoke(cli, ["keys", "add", "bob", "--folder", str(tmp_path)])
+    assert "first key" not in again.stderr
+    run("revoke", "bob")
+    assert run("list")[:1] == [
         {"name": "alice", "id": run("list")[0]["id"], "scopes": ["chat"], "revoked": False}
     ]
     run("revoke", "alice")

@@ -173,6 +173,23 @@ def test_rows_that_name_a_class_of_their_maker_are_scored_without_a_warning(
     assert [record.getMessage() for record in caplog.records if "judged" in record.getMessage()] == []
 
 
+def test_of_a_deleted_held_out_file_it_is_said_that_there_can_be_no_scorecard(
+    service: Running, worker: None
+) -> None:
+    client = service.client()
+    file, held_out = (client.files.create(file=("a.jsonl", rows(2)), purpose="fine-tune") for _ in range(2))
+    job = client.fine_tuning.jobs.create(
+        model="tiny", training_file=file.id, validation_file=held_out.id, hyperparameters={"n_epochs": 1}
+    )
+    done = job_after(client, job.id, "succeeded")
+    assert done.hyperparameters.learning_rate_multiplier == 1, "what 'auto' has become"
+    client.files.delete(held_out.id)
+    with _client(service, client.api_key) as own:
+        error = own.post(f"/fine_tuning/jobs/{job.id}/scorecard").json()["error"]
+    assert (error["code"], error["param"]) == ("file_not_found", "validation_file")
+    assert "The held-out file of this job was deleted" in error["message"]
+
+
 def test_without_a_held_out_file_or_an_end_there_is_no_scorecard(service: Running) -> None:
     with _client(service, service.add_key()) as client:
         form = {"purpose": "fine-tune"}

@@ -107,7 +107,7 @@ def test_an_error_is_brought_into_sight_and_told_anew_each_time(tab: Tab) -> Non
     tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
     _press_at_the_end(tab, "#take-row")
     tab.wait(IS_SEEN, 30)
-    assert tab.text("#problem") == "No such file: 'file-1'"
+    assert tab.text("#problem") == "The training file of this model was deleted."
     tab.js("window.told_before = document.querySelector('#problem').firstChild; 0")
     _press_at_the_end(tab, "#take-row")
     tab.wait("document.querySelector('#problem').firstChild !== told_before", 30)
@@ -223,7 +223,8 @@ def test_files_are_seen_downloaded_and_deleted(tab: Tab, server: ChatServer, tmp
     assert "user_data" in note
     assert f"films.jsonl\n{job_file.id}" in films
     assert f"{len(rows()):,}" in films
-    assert "2 files, 0 MiB of" in tab.text("#stored-files")
+    assert "2 files, 1" in tab.text("#stored-files")
+    assert "KiB of 64 GiB" in tab.text("#stored-files")
     tab.js(
         "((make) => { URL.createObjectURL = b => { window.saved = b.text(); return make(b); } })(URL.createObjectURL)"
     )
@@ -236,7 +237,7 @@ def test_files_are_seen_downloaded_and_deleted(tab: Tab, server: ChatServer, tmp
     tab.agrees = True
     tab.click("#file-rows tr:last-child button:last-child")
     tab.wait("document.querySelectorAll('#file-rows tr').length === 1", 30)
-    assert tab.questions[-2:] == ["Delete films.jsonl? Jobs that were made with it go on."] * 2
+    assert all("Delete films.jsonl? Jobs that were made" in question for question in tab.questions[-2:])
     assert [file.filename for file in client.files.list()] == [name]
     assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     _go(tab, f"#/jobs/{job.id}")
@@ -269,6 +270,7 @@ def test_the_error_of_an_upload_goes_when_another_file_is_chosen(tab: Tab, tmp_p
     tab.choose_file("#training", bad)
     tab.click("#check-files")
     tab.wait("document.querySelector('#problem').checkVisibility()", 30)
+    assert tab.text("#problem").startswith("bad.jsonl: The file is empty")
     tab.choose_file("#training", good)
     tab.wait("!document.querySelector('#problem').checkVisibility()", 30)
 
@@ -286,6 +288,24 @@ def test_there_is_no_client_code_to_copy_while_the_schema_is_not_valid(tab: Tab,
     for language in ("python", "curl"):
         assert KEPT in tab.text(f"#code-{language}")
         assert not tab.js(f"document.querySelector('#copy-{language}').disabled")
+
+
+def test_of_a_row_of_several_turns_the_last_alone_is_taken_which_is_said(tab: Tab) -> None:
+    _go(tab, f"#/playground/{KEPT}")
+    tab.wait(f"document.querySelector('#second').value === {json.dumps(KEPT)}", 30)
+    said = [{"role": role, "content": role} for role in ("user", "assistant")]
+    for turns, told in ((2, "The row has 2 messages of the user: the last one alone is taken."), (1, "")):
+        tab.js(f"takeRow({json.dumps({'messages': said * turns})})")
+        assert tab.text("#ask-state") == told
+        assert tab.js("document.querySelector('#message').value") == "user"
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "0 bytes"), (1023, "1,023 bytes"), (1536, "1.5 KiB"), (5 << 20, "5 MiB"), (64 << 30, "64 GiB")],
+)
+def test_sizes_are_said_in_the_unit_that_fits(tab: Tab, count: int, said: str) -> None:
+    assert tab.js(f"size({count})") == said
 
 
 def test_a_long_name_of_a_model_ends_before_the_arrow_of_its_list(tab: Tab) -> None:

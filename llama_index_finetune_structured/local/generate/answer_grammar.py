@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ConfigurationError
 from ..model.prompts import DEFAULT_FORM, PromptForm, turn_form
 from ..schema.bounds import AnswerBounds, bounded_schema
 from .grammar import AnswerGrammar, GrammarCache
+from .grammar_errors import GrammarError
 from .turn_grammar import turn_grammar
 
 __all__ = ["answer_grammar"]
@@ -25,7 +25,7 @@ def answer_grammar(
     """The compiled grammar of a schema, cached.
 
     ``key``: the schema's key in ``bounds``, by which its lists and strings are bounded. ``form``: of the
-    prompts, by which agents' turns may be written as the base's chat template does. Raises ConfigurationError where
+    prompts, by which agents' turns may be written as the base's chat template does. Raises GrammarError where
     the schema cannot be made a grammar.
     """
     try:
@@ -34,7 +34,4 @@ def answer_grammar(
         bounded = bounded_schema(schema, key, bounds)
         return cache.get(bounded, distinct=key in bounds.distinct, by_text=key in bounds.by_text)
     except RecursionError:  # many definitions that each refer to the next
-        raise ConfigurationError(
-            "no grammar can be made of the answer's schema: its references or patterns are nested too deeply; "
-            "flatten it, or pass constrained=False, and answers are validated only"
-        ) from None
+        raise GrammarError("its references or patterns are nested too deeply", "flatten it") from None

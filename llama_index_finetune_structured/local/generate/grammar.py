@@ -25,6 +25,7 @@ from ..model.control_tokens import without_control_tokens
 from ..schema.grammar_schema import with_named_keys
 from ..schema.text_order import with_free_keys
 from .ending import EndingSearch
+from .grammar_errors import GrammarError, NoRoomError
 from .grounding import GroundedText, PromptTexts, VocabularyTree
 from .json_text import JsonText, TextRules
 from .sample_texts import largest_growth, sample_texts
@@ -66,7 +67,7 @@ class GrammarCache:
 
         ``distinct``: a list ends after an object that it held already, unless the schema requires more items.
         ``by_text``: keys that may be left out can stand in any order, each once.
-        Raises ConfigurationError where llguidance cannot compile the schema.
+        Raises GrammarError where llguidance cannot compile the schema.
         """
         key = f"{distinct} {by_text} {canonical_json(schema)}"
         return self.kept(key, lambda: self._compile(schema, distinct, by_text))
@@ -93,7 +94,7 @@ class GrammarCache:
         return AnswerGrammar(self, matcher, search, growth=growth, rules=rules, lark=lambda: _lark(named))
 
     def matcher(self, grammar: Callable[[], str]) -> llguidance.LLMatcher:
-        """A matcher of a grammar of llguidance. Raises ConfigurationError where it cannot be compiled."""
+        """A matcher of a grammar of llguidance. Raises GrammarError where it cannot be compiled."""
         limits = llguidance.LLParserLimits(step_lexer_fuel=_FUEL)
         try:
             matcher = llguidance.LLMatcher(self.engine, grammar(), log_level=0, limits=limits)
@@ -101,10 +102,7 @@ class GrammarCache:
         except ValueError as unreadable:  # a text in it that UTF-8 cannot encode
             error = str(unreadable)
         if error:
-            raise ConfigurationError(
-                f"no grammar can be made of the answer's schema: {error.splitlines()[0]}; change the schema, or "
-                "pass constrained=False, and answers are validated only"
-            )
+            raise GrammarError(_reason(error))
         return matcher
 
     @functools.cached_property
@@ -128,12 +126,16 @@ class GrammarCache:
 
 
 def require_shallow(schema: Mapping[str, Any]) -> None:
-    """Raise ConfigurationError for a schema whose references would fill the stack while it is compiled."""
+    """Raise GrammarError for a schema whose references would fill the stack while it is compiled."""
     if refers_deeper_than(schema, _MOST_REFERENCES):
-        raise ConfigurationError(
-            f"no grammar can be made of the answer's schema: its definitions refer to others more than "
-            f"{_MOST_REFERENCES} deep; flatten it, or pass constrained=False, and answers are validated only"
-        )
+        raise GrammarError(f"its definitions refer to others more than {_MOST_REFERENCES} deep", "flatten it")
+
+
+def _reason(error: str) -> str:
+    """The line of a message of llguidance that says what is wrong; one of a pattern quotes the pattern before."""
+    first, *others = error.splitlines()
+    ends_open = first.endswith(":") and bool(others)
+    return f"{first} {others[-1].strip()}" if ends_open else first
 
 
 class AnswerGrammar:
@@ -176,13 +178,9 @@ class AnswerGrammar:
         return None if prompt is None else GroundedText(prompt)
 
     def require_room(self, max_new_tokens: int) -> None:
-        """Raise ConfigurationError where no answer fits in so many tokens."""
+        """Raise NoRoomError where no answer fits in so many tokens."""
         if self.smallest is not None and len(self.smallest) > max_new_tokens:
-            raise ConfigurationError(
-                f"the smallest answer that fits the schema has about {len(self.smallest)} tokens and the limit is "
-                f"{max_new_tokens}: raise max_new_tokens, shorten the prompt where it fills the context window, or "
-                "require fewer fields"
-            )
+            raise NoRoomError(len(self.smallest), max_new_tokens)
 
     def refused_at(self, token_ids: Sequence[int], prompt: PromptTexts | None = None) -> int | None:
         """Index of the first token of an answer, without its stop token, that the grammar refuses; None: accepted.

@@ -87,7 +87,7 @@ def resolve(name: str | Path) -> BaseModelFiles:
             return _folder(text, _hub_folder(text))
     raise ConfigurationError(
         f"base model {text!r}: no such folder or .gguf file, and not a hub id (owner/name). "
-        f"If it has moved, pass base_model= its path; the default that needs no hub is {DEFAULT_BASE_MODEL!r}."
+        f"If it has moved, give its path; the default that needs no hub is {DEFAULT_BASE_MODEL!r}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.answer_values import class_schema
@@ -349,3 +349,34 @@ def test_an_answer_that_its_schema_refuses_is_asked_for_a_second_time(client: Op
     assert reply.usage is not None
     assert reply.usage.completion_tokens > own.raw["usage"]["completion_tokens"]
     assert first
+
+
+BAD_SCHEMAS: dict[str, Any] = {
+    "a reference to nothing": {"$ref": "#/$defs/Nothing"},
+    "a pattern that is none": {"type": "string", "pattern": "(["},
+    "no number": {"type": "integer", "minimum": 3, "maximum": 1},
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SCHEMAS)
+def test_a_schema_without_a_grammar_is_refused_by_its_field_in_terms_of_requests(
+    kind: str, client: OpenAI
+) -> None:
+    schema = {"type": "object", "properties": {"a": BAD_SCHEMAS[kind]}, "required": ["a"]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "bad", "schema": schema}}
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model="colours", messages=ASKED, response_format=form)
+    assert caught.value.param == "response_format.json_schema.schema"
+    assert "constrained" not in caught.value.message
+    if "pattern" in kind:
+        assert "unclosed character class" in caught.value.message
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_that_no_answer_fits_in_is_refused_by_its_field(limit: str, client: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(
+            model="colours", messages=ASKED, response_format=FORMAT, extra_body={limit: 3}
+        )
+    assert caught.value.param == limit
+    assert "the limit is 3: raise the limit" in caught.value.message

@@ -24,8 +24,9 @@ const number = (value, digits = 4) => (typeof value === "number" ? value.toFixed
 const when = (seconds) => new Date(seconds * 1000).toLocaleString();
 const percent = (value) => (typeof value === "number" ? `${(value * 100).toFixed(1)} %` : "–");
 function size(bytes) {
-  const [unit, name] = bytes < 2 ** 30 ? [2 ** 20, "MiB"] : [2 ** 30, "GiB"];
-  return `${(bytes / unit).toLocaleString(undefined, { maximumFractionDigits: 1 })} ${name}`;
+  const power = Math.min(3, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)));
+  const count = (bytes / 1024 ** power).toLocaleString(undefined, { maximumFractionDigits: 1 });
+  return `${count} ${["bytes", "KiB", "MiB", "GiB"][power]}`;
 }
 function duration(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s`;

@@ -18,13 +18,14 @@ function fileRow(file) {
   save.addEventListener("click", () => guarded(() => download(`/files/${part(file.id)}/content`, file.filename)));
   const remove = make("button", { type: "button", "aria-label": `Delete ${file.filename}` }, "Delete");
   remove.addEventListener("click", () => guarded(async () => {
-    if (!confirm(`Delete ${file.filename}? Jobs that were made with it go on.`)) return;
+    const ofJobs = " Jobs that were made with it go on, but scorecards and the playground can no longer read it.";
+    if (!confirm(`Delete ${file.filename}?${file.purpose === "fine-tune" ? ofJobs : ""}`)) return;
     await request(`/files/${part(file.id)}`, { method: "DELETE" });
     route();
   }));
-  const cells = { Bytes: file.bytes.toLocaleString(), Made: when(file.created_at),
-    Expires: file.expires_at ? when(file.expires_at) : "" };
-  return make("tr", {}, make("td", {}, file.filename, make("div", { class: "quiet" }, file.id)), make("td", {}, file.purpose),
+  const cells = { Bytes: file.bytes.toLocaleString(), Made: when(file.created_at) };
+  const id = file.expires_at ? `${file.id}, until ${when(file.expires_at)}` : file.id;
+  return make("tr", {}, make("td", {}, file.filename, make("div", { class: "quiet" }, id)), make("td", {}, file.purpose),
     ...Object.entries(cells).map(([name, text]) => make("td", { "data-label": name }, text)),
     make("td", {}, save, " ", remove));
 }

@@ -15,6 +15,8 @@ async function refreshKeys(mine) {
     if (mine !== turn) return;
     $("key-rows").replaceChildren(...page.data.map((key) => keyRow(key, own?.id)));
     show("no-keys", page.data.length === 0);
+    // Without it, nobody could make or revoke keys here after the first one.
+    if (page.data.length === 0) document.querySelector("[name=scope][value=admin]").checked = true;
     show("key-table", page.data.length > 0);
   });
 }

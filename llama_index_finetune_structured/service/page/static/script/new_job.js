@@ -4,13 +4,21 @@ async function upload(input) {
   const form = new FormData();
   form.append("purpose", "fine-tune");
   form.append("file", input.files[0]);
-  return (await get("/files", { method: "POST", body: form })).id;
+  try {
+    return (await get("/files", { method: "POST", body: form })).id;
+  } catch (error) { // of which of the two files it is
+    error.message = `${input.files[0].name}: ${error.message}`;
+    throw error;
+  }
 }
 let uploaded = []; // ids of files that no job was made of yet, the training file first
-async function discardFiles() {
-  const gone = uploaded;
+function forgetFiles() {
   uploaded = [];
   show("checked", false);
+}
+async function discardFiles() {
+  const gone = uploaded;
+  forgetFiles();
   for (const id of gone) {
     try { await request(`/files/${part(id)}`, { method: "DELETE" }); } catch { /* it stays among the key's files */ }
   }
@@ -51,7 +59,6 @@ $("start").addEventListener("submit", async (event) => {
   event.preventDefault();
   $("check-files").disabled = true;
   tell("");
-  const mine = turn;
   await guarded(async () => {
     await discardFiles();
     const inputs = [$("training"), $("held-out")].filter((input) => input.files.length);
@@ -59,7 +66,6 @@ $("start").addEventListener("submit", async (event) => {
     for (const input of inputs) uploaded.push(await upload(input));
     setText($("start-state"), "Checking every line …");
     const reports = await Promise.all(uploaded.map((id) => checkOf(id)));
-    if (mine !== turn) return discardFiles();
     $("check-report").replaceChildren(...reports.flatMap((report, at) => checkParts(inputs[at], report)));
     const isBad = reports.some((report) => report.ok === false);
     if (isBad) $("check-report").append(isOfOther(reports[0]) ? otherMethod()
@@ -128,7 +134,7 @@ $("start-job").addEventListener("click", async () => {
     if (heldOut) body.validation_file = heldOut;
     if ($("suffix").value) body.suffix = $("suffix").value;
     const job = await post("/fine_tuning/jobs", body);
-    uploaded = [];
+    forgetFiles();
     resetForm();
     location.hash = `#/jobs/${part(job.id)}`;
   });

@@ -98,7 +98,10 @@ $("take-row").addEventListener("click", () => guarded(async () => {
   const jobs = (await get("/fine_tuning/jobs?limit=1000")).data;
   const job = jobs.find((each) => [$("second").value, $("first").value].includes(each.fine_tuned_model));
   if (!job) throw new Error("Neither model was trained here with this key.");
-  if ((await get(`/files/${part(job.training_file)}`)).bytes > LARGEST_SUMMARY) throw new Error("The training file is too large to read here.");
+  const file = await get(`/files/${part(job.training_file)}`).catch((error) => {
+    throw error.code === "file_not_found" ? new Error("The training file of this model was deleted.") : error;
+  });
+  if (file.bytes > LARGEST_SUMMARY) throw new Error("The training file is too large to read here.");
   const rows = await rowsOf(job.training_file);
   takeRow(JSON.parse(rows[Math.floor(Math.random() * rows.length)]));
 }));
@@ -111,6 +114,8 @@ function takeRow(row) {
   };
   $("system").value = text("system");
   $("message").value = text("user");
+  const turns = messages.filter((message) => message.role === "user").length;
+  setText($("ask-state"), turns > 1 ? `The row has ${turns} messages of the user: the last one alone is taken.` : "");
   const schema = row.response_format?.json_schema?.schema ?? row.answer_schema;
   if (schema) $("schema").value = JSON.stringify(schema, null, 2);
   $("form").value = schema ? "json_schema" : "text";

@@ -30,6 +30,7 @@ function open(view) {
 }
 function signInAgain(message) {
   turn += 1;
+  forgetFiles(); // of the key before
   own = null;
   open("sign-in");
   tell(message);
@@ -67,7 +68,6 @@ async function route() {
   const view = asked || (["jobs", "playground", "files", "keys"].find((each) => may(NEEDS[each])) ?? "models");
   const ofJob = more === "scorecard" ? "scorecard" : "job";
   const known = view === "jobs" && name ? ofJob : ["jobs", "files", "models", "playground", "keys"].includes(view) ? view : "jobs";
-  discardFiles();
   if (NEEDS[known] && !may(NEEDS[known])) {
     open("refused");
     setText($("refused-why"),
@@ -92,7 +92,12 @@ $("sign-in").addEventListener("submit", async (event) => {
     return;
   }
   sessionStorage.setItem(KEY, key);
-  const isGood = await guarded(async () => { own = await get("/keys/current"); });
+  const isGood = await guarded(async () => {
+    try { own = await get("/keys/current"); } catch (error) {
+      if (error instanceof Unauthorized) error.message = "The server does not know this API key, or it was revoked.";
+      throw error;
+    }
+  });
   if (isGood) {
     $("key").value = "";
     route();
