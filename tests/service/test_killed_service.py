@@ -73,7 +73,7 @@ def _kill_workers(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked here")
-@pytest.mark.parametrize(("kills", "epochs"), [(4, 3), pytest.param(50, 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "epochs"), [(4, 3), pytest.param(50, 50, marks=pytest.mark.slow)])
 def test_a_job_whose_workers_are_killed_is_done_once_with_the_same_weights(
     tiny_llama: Path, tmp_path: Path, kills: int, epochs: int
 ) -> None:
