@@ -36,6 +36,7 @@ from tests import tiny
 STOP = 1
 WHOLE = GroundedRule(starts=True, ends=True)
 NUMBERS = GroundedRule(starts=True, ends=True, numbers=True)
+INTEGERS = NUMBERS.model_copy(update={"integers": True})
 # Unions, references, a list, a map, an enum and a number.
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -210,7 +211,7 @@ def test_parts_of_words_are_kept_where_training_had_them_and_numbers_end_before_
     parts = _learned([(f"prefix{n}", f"fix{n}") for n in range(30)], {"type": "string"})
     assert parts == GroundedPlace(string=GroundedRule(starts=False, ends=True))
     years = _learned([(f"Smith, {n}a", n) for n in range(1990, 2020)], {"type": "integer"})
-    assert years == GroundedPlace(number=NUMBERS)
+    assert years == GroundedPlace(number=INTEGERS)
 
 
 @pytest.mark.parametrize("amount", ["1.834,40", "17", "€ 2,50", "-3.00", "12.50 EUR", "1'000"])
@@ -236,6 +237,42 @@ def test_numbers_that_training_never_took_from_dates_or_longer_numbers_are_not_t
     assert is_allowed("12.345.678")
     parts = {day, day[:5], day[:2], day[-2:], "12", "345", "12.345", "678", "345.678"} - {amount}
     assert not [part for part in parts if is_allowed(part)]
+
+
+_INTEGERS_ALONE = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3}
+_DECIMALS = ["211.25", "555,38", "1.834,40", "-0.5", "12,345.67", "7.5%", "9.05.2025", "12:30"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.sampled_from(_DECIMALS), min_size=1, max_size=6))
+def test_an_integer_is_no_beginning_of_a_number_with_decimals(seed: int, others: list[str]) -> None:
+    draw = random.Random(seed)
+    rows: list[tuple[str, Any]] = [(f"{n} pieces at {n},10 EUR", n) for n in range(100, 130)]
+    learned = _learned(rows, {"type": "integer"})
+    assert learned == GroundedPlace(number=INTEGERS)
+    whole = [str(draw.choice([2, 21, 211, -3, 55])) for _ in range(2)]
+    words = [*others, *(f"{number} pieces" for number in whole)]
+    draw.shuffle(words)
+    rules = GroundedSchema(answer=GroundedPlace(items=learned))
+    prompt = PromptTexts(Grounding(rules, ("; ".join(words),)))
+    text, was_closed = _drawn(_grammar(_INTEGERS_ALONE, AnswerBounds()), prompt, draw, 60)
+    assert not was_closed
+    written = {str(number) for number in json.loads(text)}
+    assert written <= {*whole, *(number.lstrip("-") for number in whole)}
+
+
+def test_an_integer_may_begin_at_a_number_with_separators_of_thousands() -> None:
+    rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(number=INTEGERS)))
+    grammar = _grammar(_INTEGERS_ALONE, AnswerBounds())
+    for text in ("1,250 pieces of 3 kinds", "1.250 Stück von 3 Arten", "1'250'000 pieces of 3 kinds"):
+        prompt = PromptTexts(Grounding(rules, (text,)))
+        integer = int("".join(filter(str.isdigit, text.split()[0])))
+        state = grammar.start(60, prompt)
+        for token in _ids(
+            json.dumps([integer])
+        ):  # what stands nowhere as it is written is free after its beginning
+            assert state.mask()[token]
+            state.append(token)
 
 
 @pytest.mark.parametrize("kind", ["string", "integer"])
@@ -290,7 +327,7 @@ def test_positions_in_bytes_are_those_of_characters(text: str, data: st.DataObje
     begin = data.draw(st.integers(0, len(text) - 1))
     value = text[begin : data.draw(st.integers(begin + 1, len(text)))]
     text += " x"  # so that a value can end: the rule gives way where none could
-    begins, ends_at = number_parts(text)
+    begins, ends_at, _ = number_parts(text)
 
     def cuts(at: int) -> bool:
         return at in begins or at + len(value) in ends_at

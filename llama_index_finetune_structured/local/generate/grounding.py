@@ -74,8 +74,8 @@ class PromptTexts:
 
     def __init__(self, grounding: Grounding) -> None:
         self.schema, self._texts = grounding.schema, grounding.texts
-        self._begins: dict[tuple[LeafKind, bool, bool], Any] = {}
-        self._first_tokens: dict[tuple[LeafKind, bool, bool], set[int]] = {}
+        self._begins: dict[tuple[LeafKind, bool, bool, bool], Any] = {}
+        self._first_tokens: dict[tuple[LeafKind, bool, bool, bool], set[int]] = {}
 
     @functools.cached_property
     def text(self) -> bytes:
@@ -89,11 +89,12 @@ class PromptTexts:
 
     def begins(self, kind: LeafKind, rule: GroundedRule) -> Any:
         """Positions where a value may begin."""
-        key = kind, rule.starts, rule.numbers
+        key = kind, rule.starts, rule.numbers, rule.integers
         if key not in self._begins:
             begins, words = self._borders[kind]
             allowed = begins & words if rule.starts else begins
-            self._begins[key] = numpy.flatnonzero(allowed & self._numbers[0] if rule.numbers else allowed)
+            allowed = allowed & self._numbers[0] if rule.numbers else allowed
+            self._begins[key] = numpy.flatnonzero(allowed & self._numbers[2] if rule.integers else allowed)
         return self._begins[key]
 
     def may_end(self, kind: LeafKind, rule: GroundedRule, positions: Any) -> bool:
@@ -104,7 +105,7 @@ class PromptTexts:
 
     def first_tokens(self, kind: LeafKind, rule: GroundedRule, tree: VocabularyTree) -> set[int]:
         """The tokens that a value may begin with."""
-        key = kind, rule.starts, rule.numbers
+        key = kind, rule.starts, rule.numbers, rule.integers
         if key not in self._first_tokens:
             self._first_tokens[key] = tree.starts_of(self.windows(self.begins(kind, rule), tree.longest))
         return self._first_tokens[key]
@@ -130,14 +131,15 @@ class PromptTexts:
         return found
 
     @functools.cached_property
-    def _numbers(self) -> tuple[Any, Any]:
-        """Where no number is cut by a value that begins there, and by one that ends there: booleans [bytes]."""
-        found = [numpy.zeros(0, bool)], [numpy.zeros(0, bool)]
+    def _numbers(self) -> tuple[Any, Any, Any]:
+        """Where no number is cut by a value that begins or ends there, and integers may begin: booleans [bytes]."""
+        found = [numpy.zeros(0, bool)], [numpy.zeros(0, bool)], [numpy.zeros(0, bool)]
         for text in self._texts:
             at, _ = _characters(text, "number")
             for masks, forbidden in zip(found, number_parts(text), strict=True):
                 masks.append(~_marked(int(at[-1]) + 1, at[sorted(forbidden)]))
-        return numpy.concatenate(found[0]), numpy.concatenate(found[1])
+        begins, ends, integers = map(numpy.concatenate, found)
+        return begins, ends, integers
 
 
 def _json_bytes(text: str) -> bytes:
@@ -205,7 +207,10 @@ class _Value(NamedTuple):
             found = self.prompt.first_tokens(self.kind, self.rule, tree)
         else:
             found = tree.starts_of(self.prompt.windows(self.positions, tree.longest))
-        return found | tree.starts_of(self.others) if self.others else found
+        found = found | tree.starts_of(self.others) if self.others else found
+        if self.kind == "number":  # a comma of the text would be one of the JSON, which ends the number
+            return {token for token in found if _NUMBER_ALONE.fullmatch(tree.texts[token])}
+        return found
 
     def continuation(self, size: int) -> tuple[bytes, bool]:
         """Up to ``size`` bytes that follow in the texts wherever the value stands, and whether more may follow."""

@@ -42,13 +42,9 @@ LeafKind = Literal["string", "number"]
 # 100 places. With fewer values too little is known, and with more new exceptions too many answers would be refused.
 _LEAST_VALUES = 20
 _LEAST_SHARE = 2  # at least one value of so many is found: others repeat, such as "unknown"
-_NEW_EXCEPTIONS = (
-    50  # at most one of so many values is an exception seen once: the rate of new ones (Good-Turing)
-)
+_NEW_EXCEPTIONS = 50  # values, of which one may be an exception seen once: the rate of new ones (Good-Turing)
 _CUT_WORDS = 200  # at most one of so many values is a part of a word, where whole words are required
-_POOLED_SHARE = (
-    0.9  # of the strings at places with enough values, so that those with fewer count as copied too; chosen
-)
+_POOLED_SHARE = 0.9  # chosen: of the strings at places with enough values, so that rarer ones count as copied
 _MOST_EXCEPTIONS, _MOST_CHARACTERS = 32, 4000  # of a place; chosen: small in a card
 # How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both, and both
 # with no part of a longer number, of a date or of a time.
@@ -58,6 +54,7 @@ _ALL = 2 * _NUMBER - 1
 _WITH_SYSTEM = 5  # bits by which those are shifted that count system messages too
 
 _DIGITS = r"\d+(?:[.,'’٬٫]\d+)*"
+_WHOLE_NUMBER = re.compile(r"\d+(?:\D\d{3})*")
 _ONE_NUMBER = re.compile(rf"\D{{0,6}}{_DIGITS}\D{{0,6}}")  # with its sign and its currency
 _DATE = r"\d{1,2}(?P<sign>[./-])\d{1,2}(?P=sign)(?:\d{4}|\d\d)|\d{4}(?P<dash>[./-])\d\d?(?P=dash)\d\d?"
 _MOMENT = rf"{_DATE}|\d{{1,2}}:\d\d(?::\d\d)?"
@@ -71,6 +68,7 @@ class GroundedRule(BaseModel):
         starts: Whether a value begins where a word does (a number: where no digit stands before it).
         ends: Whether it ends where a word does.
         numbers: Whether it holds one number, which is no part of a longer one, of a date or of a time.
+        integers: Whether training has integers alone there: then they begin at no number with decimals.
         others: Values of training that stood in no text; of numbers, their JSON.
     """
 
@@ -79,6 +77,7 @@ class GroundedRule(BaseModel):
     starts: bool = False
     ends: bool = False
     numbers: bool = False
+    integers: bool = False
     others: tuple[str, ...] = ()
 
 
@@ -108,9 +107,7 @@ class GroundedPlace(BaseModel):
 
 def rule_at(place: GroundedPlace | None, kind: LeafKind) -> GroundedRule | None:
     """The rule of a place's strings or numbers."""
-    if place is None:
-        return None
-    return place.string if kind == "string" else place.number
+    return None if place is None else place.string if kind == "string" else place.number
 
 
 class GroundedSchema(BaseModel):
@@ -182,22 +179,25 @@ def _standing(leaf: Leaf, texts: Sequence[str]) -> int:
 
 
 def _cuts_number(text: str, begin: int, end: int) -> bool:
-    parts = number_parts(text)
-    return begin in parts[0] or end in parts[1]
+    begins, ends, _ = number_parts(text)
+    return begin in begins or end in ends
 
 
 @lru_cache(maxsize=64)
-def number_parts(text: str) -> tuple[frozenset[int], frozenset[int]]:
-    """Where no value that holds one number may begin, and where none may end.
+def number_parts(text: str) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
+    """Where no value that holds one number may begin, where none may end, and where no integer may begin.
 
-    Inside a number and its separators; and in a date or time written in digits, at its beginning and end too.
+    Inside a number and its separators, in a date or time written in digits at its beginning and end too; and for
+    integers, in numbers with decimals: one that began there could not end. Separators of thousands are no decimals.
     """
-    begins, ends = set[int](), set[int]()
+    begins, ends, decimals = set[int](), set[int](), set[int]()
     for found in _NUMBER_PARTS.finditer(text):
         is_moment = found["moment"] is not None
         begins.update(range(found.start() + (not is_moment), found.end()))
         ends.update(range(found.start() + 1, found.end() + is_moment))
-    return frozenset(begins), frozenset(ends)
+        if not is_moment and not _WHOLE_NUMBER.fullmatch(found[0]):
+            decimals.update(range(max(0, found.start() - 1), found.end()))  # with a sign before it
+    return frozenset(begins), frozenset(ends), frozenset(decimals)
 
 
 def occurrences(text: str, leaf: Leaf, begin: int = 0) -> Iterator[tuple[int, bool, bool]]:
@@ -256,23 +256,23 @@ def learn_grounding(
         if leaf.text:
             counts.setdefault(place, Counter())[copied >> shift & _ALL] += 1
     needed = {place: found for place, count in counts.items() if (found := _required(count))}
-    others = {place: Counter[str]() for place in needed}
+    others, no_integers = {place: Counter[str]() for place in needed}, set[tuple[_Path, LeafKind]]()
     for place, leaf, copied in _places(schema, answers(), copies):
+        if leaf.kind == "string" or not leaf.text.lstrip("-").isdecimal():
+            no_integers.add(place)
         if place in needed and not copied >> shift & needed[place]:
             others[place][leaf.text] += 1
             if len(others[place]) > _MOST_EXCEPTIONS:
                 del needed[place]
-    rules = {
-        place: GroundedRule(
-            starts=bool(variant & (_FROM_START | _WHOLE)),
-            ends=bool(variant & (_TO_END | _WHOLE)),
-            numbers=variant == _WHOLE
-            and all(not copied & _WHOLE or copied & _NUMBER for copied in counts[place]),
-            others=tuple(sorted(others[place])),
-        )
-        for place, variant in needed.items()
-        if _are_few(others[place], counts[place].total())
-    }
+    rules = dict[tuple[_Path, LeafKind], GroundedRule]()
+    for place, variant in needed.items():
+        if _are_few(others[place], counts[place].total()):
+            whole = variant == _WHOLE
+            numbers = whole and all(not copied & _WHOLE or copied & _NUMBER for copied in counts[place])
+            rules[place] = GroundedRule(
+                starts=whole or variant == _FROM_START, ends=whole or variant == _TO_END, numbers=numbers,
+                integers=numbers and place not in no_integers, others=tuple(sorted(others[place])),
+            )  # fmt: skip
     if not rules:
         return None
     rules |= _rare_places(counts, rules)
