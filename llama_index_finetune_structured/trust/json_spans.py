@@ -14,7 +14,7 @@ JsonPath = tuple[str | int, ...]
 """Keys and indices that lead from the whole answer to a value."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_SCALAR = re.compile(r"true|false|null|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)

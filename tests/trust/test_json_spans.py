@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured.trust.answer_trust import trust_in_tokens
@@ -69,6 +69,9 @@ def test_together_leads_values_and_ends_are_the_whole_text(value: Any, form: dic
     assert {n for n in range(len(text)) if not text[n].isspace()} <= covered
 
 
+@example("00")
+@example("[-01]")
+@example("\u0661")  # a digit, but none of JSON's
 @given(st.text('[]{}",:0123456789eE+-.truefalsn \\u00e9', max_size=30) | _TEXT)
 def test_no_other_text_is_taken_for_json(text: str) -> None:
     try:
