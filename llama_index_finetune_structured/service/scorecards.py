@@ -187,7 +187,7 @@ def _asked(request: Request, key: ApiKey, job: Record) -> tuple[Path, list[Serve
         with database_of(request).read() as connection:
             row = file_of(connection, key.id, job.validation_file)
     except ApiError as error:
-        message = "The held-out file of this job was deleted: its rows are what is asked."
+        message = "The held-out file of this job was deleted, whose rows are asked: give it to a new job."
         raise ApiError(404, message, param="validation_file", code="file_not_found") from error
     systems = [models_of(request).find(name, key.id) for name in (job.model, job.fine_tuned_model)]
     return blobs_of(request).path(row.sha256), systems

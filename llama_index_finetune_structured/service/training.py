@@ -158,9 +158,7 @@ class JobTraining:
         store = ModelStore(self._database, self._settings)
         try:
             with self._database.read() as connection:
-                owner = job_row(
-                    connection, self._job.id
-                ).owner  # another one, where a first key was made meanwhile
+                owner = job_row(connection, self._job.id).owner  # a first key may have taken the job over
             return store.find(self._job.start_model, owner).adapter
         except ApiError as error:
             raise ConfigurationError(

@@ -9,7 +9,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from sqlalchemy import update
 
+from llama_index_finetune_structured.service.database import jobs
 from llama_index_finetune_structured.service.job_rows import add_event, add_held_out_loss
 from tests.service.browser import CHROMIUM, Tab, browser
 from tests.service.chat.chat_server import ChatServer
@@ -27,6 +29,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
     (folder / "adapter").mkdir()
     for name in (DELETED, KEPT):
         server.add(name, "tiny", folder / "adapter")
+    with server.app.state.database.write() as connection:
+        connection.execute(update(jobs).values(validation_file="file-2"))
     with server.running():
         server.client().models.delete(DELETED)
         yield server
@@ -66,6 +70,7 @@ def test_a_job_offers_its_model_alone_while_it_is_there(tab: Tab, server: ChatSe
     _go(tab, f"#/jobs/{_job_of(server, KEPT)}")
     tab.wait("document.querySelector('#job-try').checkVisibility()", 30)
     assert not tab.js("document.querySelector('#job-gone').checkVisibility()")
+    assert tab.js("document.querySelector('#job-scorecard').checkVisibility()")
     _go(tab, f"#/jobs/{_job_of(server, DELETED)}")
     tab.wait("document.querySelector('#job-gone').checkVisibility()", 30)
     assert tab.text("#job-status") == "succeeded"
@@ -237,7 +242,7 @@ def test_files_are_seen_downloaded_and_deleted(tab: Tab, server: ChatServer, tmp
     tab.agrees = True
     tab.click("#file-rows tr:last-child button:last-child")
     tab.wait("document.querySelectorAll('#file-rows tr').length === 1", 30)
-    assert all("Delete films.jsonl? Jobs that were made" in question for question in tab.questions[-2:])
+    assert ["Delete films.jsonl? Jobs that were made" in each for each in tab.questions[-2:]] == [True, True]
     assert [file.filename for file in client.files.list()] == [name]
     assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     _go(tab, f"#/jobs/{job.id}")
