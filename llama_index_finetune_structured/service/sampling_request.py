@@ -12,7 +12,6 @@ from .errors import invalid
 
 __all__ = ["SamplingRequest", "Unsupported", "refused", "unsupported"]
 
-_LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and logits overflow
 _MOST_CHOICES = 128  # OpenAI's
 
 
@@ -87,7 +86,7 @@ class SamplingRequest(BaseModel):
     def sampling(self, choice: int) -> dict[str, Any]:
         """The keywords of ``LoraLLM`` for one of several answers, each of which has a seed of its own."""
         temperature = self.temperature
-        if self.top_p == 0 or (temperature is not None and temperature < _LEAST_TEMPERATURE):
+        if self.top_p == 0:
             temperature = 0.0
         return {
             "temperature": None if temperature is None else float(temperature),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from llama_index_finetune_structured.errors import EngineError
 from llama_index_finetune_structured.local.generate import decoders
@@ -160,9 +162,27 @@ def test_a_grammar_that_leaves_only_excluded_tokens_is_an_error_and_no_forbidden
         sequence.choose(PositionLogits(logits, BAD))
 
 
-@pytest.mark.parametrize(
-    "scores", [[float("nan"), 0.0], [float("inf"), 0.0], [-float("inf")] * 2, [1e38, 0.0]]
-)
+@pytest.mark.parametrize("scores", [[float("nan"), 0.0], [float("inf"), 0.0], [-float("inf")] * 2])
 def test_a_token_is_drawn_only_from_finite_scores(scores: list[float]) -> None:
     with pytest.raises(EngineError, match="no token can be drawn"):
         sample_token(torch.tensor(scores), Sampling(temperature=1e-3))
+
+
+@given(
+    st.lists(st.floats(-(2.0**126), 2.0**126, width=32) | st.just(-float("inf")), min_size=1, max_size=8),
+    st.floats(0, exclude_min=True, allow_infinity=False),
+    st.floats(0, 1, exclude_min=True),
+    st.integers(0, 9),
+)
+@example([1e38, 0.0], 1e-3, 1.0, 0)
+@example([1.0, 0.0], 5e-324, 1.0, 0)
+@example([1.0, 0.0], 1.0, 5e-324, 0)
+def test_any_temperature_and_top_p_draw_a_token_that_is_not_excluded(
+    scores: list[float], temperature: float, top_p: float, top_k: int
+) -> None:
+    assume(max(scores) > -float("inf"))
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=0)
+    drawn = sample_token(torch.tensor(scores), sampling, torch.Generator().manual_seed(0))
+    assert scores[drawn] > -float("inf")
+    if temperature < 1e-300 or top_p < 1e-30 or top_k == 1:
+        assert scores[drawn] == max(scores)

@@ -43,17 +43,17 @@ class Sampling:
 def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
     """Draw a token from logits [vocabulary] by temperature, ``top_k`` and ``top_p``. Not for greedy sampling.
 
-    Raises EngineError where no token has a finite score.
+    Raises EngineError where the likeliest token has no finite logit.
     """
-    scores = logits.float().cpu() / sampling.temperature
-    likeliest, tokens = scores.topk(min(sampling.top_k or len(scores), len(scores)))
+    found = logits.float().cpu()
+    likeliest, tokens = found.topk(min(sampling.top_k or len(found), len(found)))
     if not bool(likeliest[0].isfinite()):
-        raise EngineError(
-            f"no token can be drawn: all that are allowed are excluded, or temperature={sampling.temperature:g} is "
-            "too small: raise it, or set it to 0 for the likeliest token"
-        )
-    weights = torch.softmax(likeliest, dim=-1)
+        raise EngineError("no token can be drawn: all that are allowed are excluded")
+    # As doubles, and below 0: divided by the smallest temperature, the likeliest still has 0.
+    scores = (likeliest - likeliest[0]).double() / sampling.temperature
+    weights = torch.softmax(scores, dim=-1).float()
     before = weights.cumsum(-1) - weights
+    before[0] = -1  # below any top_p: the likeliest one stays
     weights = weights.masked_fill(before >= sampling.top_p, 0)
     return int(tokens[torch.multinomial(weights, 1, generator=generator)])
 

@@ -11,7 +11,6 @@ from ...formats.wire import schema_format
 
 __all__ = ["CompleteModel", "CreateModel", "FineTuneModel", "InputPart", "Sample"]
 
-_LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is drawn anyway, and logits overflow
 _MOST_TOKENS = 511  # the protocol's, also where a request says nothing
 _LONGEST_NAME = 255  # as of a file
 _Text = Annotated[str, Field(min_length=1)]
@@ -143,12 +142,9 @@ class CompleteModel(_Body):
     @property
     def keywords(self) -> dict[str, Any]:
         """The keywords of ``LoraLLM``; what is None is the model's own."""
-        temperature = self.temperature
-        if temperature is not None:
-            temperature = 0.0 if temperature < _LEAST_TEMPERATURE else float(temperature)
         keywords: dict[str, Any] = {
             "max_new_tokens": self.max_generated_token_count or _MOST_TOKENS,
-            "temperature": temperature,
+            "temperature": None if self.temperature is None else float(self.temperature),
             "top_k": self.top_k,
             "top_p": None if self.top_p is None else float(self.top_p),
         }
