@@ -6,12 +6,13 @@ other rows with them fill it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from random import Random
 from typing import Any, NamedTuple
 
 from ..answer_classes import class_of
 from ..dataset.checks.values import value_faults
-from ..example import Example, Message, compact_json
+from ..example import Example, Message, compact_json, content_hash
 from ..json_schema import find_error
 from ..local.schema.placed_items import leaves
 from ..written_values.kinds import stands_in
@@ -26,11 +27,14 @@ class _Lines(NamedTuple):
     at: int
     rest: tuple[str, ...]
 
-    def within(self, text: str) -> str:
-        """A text with these lines, as far from its begin or end, whichever is nearer, as they stood in theirs."""
-        lines = text.split("\n")
-        at = self.at if 2 * self.at < len(self.rest) else len(lines) - (len(self.rest) - self.at)
-        before, after = lines[: max(at, 0)], lines[max(at, 0) :]
+    def place_in(self, lines: Sequence[str]) -> int:
+        """The index that is as far from begin or end of other lines, whichever is nearer, as theirs in their own."""
+        from_end = len(lines) - (len(self.rest) - self.at)
+        return self.at if 2 * self.at < len(self.rest) else max(from_end, 0)
+
+    def within(self, lines: Sequence[str], at: int) -> str:
+        """The text of other lines with these at an index."""
+        before, after = lines[:at], lines[at:]
         # Beside a blank line they are a paragraph of their own, as all of such a text are.
         if before and not before[-1].strip():
             after = ["", *after]
@@ -53,23 +57,29 @@ def rows_with(
 ) -> list[Example]:
     """Each of ``others`` with the lines of an example in which one of the named fields stands, and with its value.
 
-    As many as there are such examples or others, whichever are fewer. Of each example as of ``rows_without``; another
-    one has the same schema, and leaves the field out.
+    Two of them with those of each example, while there are so many: one where the lines stood in their own text; then
+    one between any two lines, from the first that has a value of the answer to the last, since lines that stand at few
+    places are read there as what else stands there, such as one more item of a list. Of each example as of
+    ``rows_without``; another one has the same schema, and leaves the field out.
     """
     known = ((example, name) for example in examples for name in fields)
     filled = [(example, name) for example, name in known if _without(example, name) is not None]
-    made = [_with(other, *each) for each, other in zip(filled, others, strict=False)]
+    turns = [(*each, anywhere) for anywhere in (False, True) for each in filled]
+    made = [_with(other, *turn) for turn, other in zip(turns, others, strict=False)]
     return [row for row in made if row is not None]
 
 
-def _with(other: Example, example: Example, name: str) -> Example | None:
+def _with(other: Example, example: Example, name: str, anywhere: bool) -> Example | None:
     lines, answer, own = _lines(example, name), _answer(example), _answer(other)
     if lines is None or answer is None or own is None or _texts(own.get(name)):
         return None
     if other.answer_schema != example.answer_schema:
         return None
-    text = lines.within(str(other.messages[-1].content))
-    return _changed(other, text, {**own, name: answer[name]})
+    others = str(other.messages[-1].content).split("\n")
+    at = lines.place_in(others)
+    if anywhere and (valued := _with_values(others, own)):
+        at = Random(content_hash([example.id, other.id])).randint(valued[0], valued[-1] + 1)
+    return _changed(other, lines.within(others, at), {**own, name: answer[name]})
 
 
 def _without(example: Example, name: str) -> Example | None:
@@ -116,7 +126,7 @@ def _lines(example: Example, name: str) -> _Lines | None:
     if answer is None or not (values := _texts(answer.get(name))):
         return None
     lines = str(example.messages[-1].content).split("\n")
-    own = [at for at, line in enumerate(lines) if any(stands_in(value, (line,)) for value in values)]
+    own = _with_values(lines, answer.get(name))
     removed = tuple(lines[at] for at in own)
     if not all(stands_in(value, removed) for value in values):
         return None
@@ -125,6 +135,12 @@ def _lines(example: Example, name: str) -> _Lines | None:
         blank = at > 0 and not lines[at - 1].strip() and not "".join(lines[at + 1 : at + 2]).strip()
         del lines[at - blank : at + 1]
     return _Lines(removed, own[0], tuple(lines))
+
+
+def _with_values(lines: Sequence[str], value: Any) -> list[int]:
+    """The indices of the lines in which parts of a value stand."""
+    texts = _texts(value)
+    return [at for at, line in enumerate(lines) if any(stands_in(text, (line,)) for text in texts)]
 
 
 def _texts(value: Any) -> list[str]:

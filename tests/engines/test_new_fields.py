@@ -171,3 +171,28 @@ def test_what_is_filled_has_all_lines_of_both_in_order(words: list[str], data: s
     assert answer == {"number": second, "total": sum_, "due": due}
     assert [line for line in text.split("\n") if line != f"due {due}"] == lines
     assert text.split("\n").count(f"due {due}") == 1
+
+
+@given(st.lists(_WORDS, min_size=7, max_size=12, unique=True), st.data())
+def test_a_second_text_gets_them_between_any_of_its_lines_with_values(
+    words: list[str], data: st.DataObject
+) -> None:
+    due, number, total, second, sum_, head, *others = words
+    own = _row(f"no {number}\ndue {due}\nsum {total}", Bill(number=number, total=total, due=due))
+    lines = data.draw(st.permutations([f"no {second}", f"sum {sum_}", *others]))
+    other = _row("\n".join([head, *lines, head]), Bill(number=second, total=sum_))
+    made = rows_with([own], ["due"], [other, other, other])
+    assert [json.loads(row.answer_text())["due"] for row in made] == [due, due], "two for each example"
+    text = str(made[1].messages[-1].content).split("\n")
+    at = text.index(f"due {due}")
+    assert [*text[:at], *text[at + 1 :]] == [head, *lines, head]
+    assert min(map(text.index, (f"no {second}", f"sum {sum_}"))) <= at + 1
+    assert at <= max(map(text.index, (f"no {second}", f"sum {sum_}"))) + 1
+
+
+def test_the_places_differ() -> None:
+    own = _row("A-1\nPay by 3 May\n7.50", OWN)
+    others = [_row(f"B-{n}\na\nb\nc\n9.00", Bill(number=f"B-{n}", total="9.00")) for n in range(40)]
+    made = rows_with([own] * 20, ["due"], others)
+    places = {str(row.messages[-1].content).split("\n").index("Pay by 3 May") for row in made[20:]}
+    assert places == set(range(6))
