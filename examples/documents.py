@@ -91,8 +91,8 @@ card.to_html(OUTPUT / "unlabelled.html")
 #
 # From now on invoices say until when they are to be paid. 30 of them are labelled, with the new field `due`, and
 # training goes on from the adapter: as many of the old rows are trained on again, so that nothing is forgotten. Each
-# new row comes a second time without its day, so that none is invented where there is none, and as many old ones come
-# with such a line, so that the day is found in any of them.
+# new row comes a second time without its day, so that none is invented where there is none, and twice as many old ones
+# come with such a line, so that the day is found in any of them.
 
 # %%
 LATER = int(os.environ.get("LATER", "30"))
