@@ -6,12 +6,16 @@ import copy
 import functools
 import itertools
 import json
+import math
 import random
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from llama_index_finetune_structured.local.generate.answer_search import AnswerSearch
 from llama_index_finetune_structured.local.generate.decoders import PaddedDecoder
 from llama_index_finetune_structured.local.generate.engine import GenerationEngine
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
@@ -77,13 +81,13 @@ def _every_answer() -> list[str]:
 
 @torch.inference_mode()
 def _log_probability(model: Any, prompt: tuple[int, ...], tokens: list[int], of: str) -> float:
-    """Of a whole answer, by one forward over all of it and the full mask of each token."""
+    """The model's own, of a whole answer that the grammar allows, by one forward over all of it."""
     state, total = _grammar(of).start(LIMIT), 0.0
     logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 :].float()
     for token, row in zip([*tokens, STOP], logits, strict=True):
-        near = near_tokens(row.masked_fill(~state.mask(), float("-inf")))
-        if token not in near:
+        if token not in near_tokens(row.masked_fill(~state.mask(), float("-inf"))):
             return float("-inf")
+        near = {**near_tokens(row), token: float(row[token])}
         scores = torch.tensor(list(near.values()), dtype=torch.float64).log_softmax(-1)
         total += float(scores[list(near).index(token)])
         state.append(token)
@@ -112,7 +116,7 @@ def test_without_a_limit_it_is_the_likeliest_of_all_answers(kind: str) -> None:
             likeliest = max(known, key=known.__getitem__)
             assert result.tokens == likeliest
             assert result.finish_reason == "stop"
-            own = sum(pair[1] for pair in result.probabilities)
+            own = sum(pair[0] for pair in result.probabilities)
             assert own == pytest.approx(known[likeliest], abs=1e-4)
             changed += result.tokens != greedy.tokens
     assert changed  # else greedy answers would do
@@ -129,6 +133,21 @@ def test_more_alternatives_never_give_a_less_likely_answer(model: Any, of: str) 
         ]
         assert all(new >= old - 1e-4 for new, old in zip(now, before, strict=True))
         before = now
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), max_size=6))
+def test_nothing_is_followed_unless_the_grammar_excluded_half_of_the_answer(
+    steps: list[tuple[float, float]],
+) -> None:
+    """``steps``: the share of the model's probability that is allowed, and the taken token's share of that."""
+    search, left = AnswerSearch(5), 1.0
+    for at, (allowed, taken) in enumerate(steps):
+        own = math.log(allowed * taken), math.log(taken)
+        search.take(own, {7: (0.0, 0.0)}, [1] * at, [own] * at)
+        left *= allowed
+    search.end([1] * len(steps), [], STOP)
+    assume(abs(left - 0.5) > 1e-9)
+    assert (search.follow() is not None) == (left < 0.5)
 
 
 @pytest.mark.parametrize("of", ["few", "many"])

@@ -1,18 +1,22 @@
-"""Search for the likeliest whole answer, best first among the tokens that greedy decoding did not take.
+"""Search for a likelier answer where a grammar led greedy decoding astray: best first among the tokens not taken.
 
-The log-probability of an answer's beginning bounds those of all answers with it, so that most are known not to lead
-to a likelier one. Without a limit the search is exact: https://arxiv.org/abs/1908.10090 (search errors).
+A mask leaves the likeliest allowed token, even if the model gives it next to no probability: what came before cannot go
+on as the model meant it (https://arxiv.org/abs/2405.21047, grammar-aligned decoding). Answers are therefore compared by
+the model's own probability, without the mask. That of a beginning bounds those of all answers with it, so that most are
+known not to lead to a likelier one. Without a limit the search is exact: https://arxiv.org/abs/1908.10090.
 """
 
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 __all__ = ["AnswerBeginning", "AnswerSearch", "WholeAnswer"]
 
 Pair = tuple[float, float]  # log-probabilities of a token, as of ``PositionProbabilities``
+_LEAST_EXCLUDED = math.log(2)  # chosen: the grammar excluded half of what the model would have written
 
 
 class WholeAnswer(NamedTuple):
@@ -37,7 +41,8 @@ class AnswerBeginning(NamedTuple):
 class AnswerSearch:
     """The likeliest whole answer of one sequence so far, and the beginnings that may lead to a likelier one.
 
-    ``most``: how many beginnings are followed. ``log_probability``: of the tokens that are being written.
+    ``most``: how many beginnings are followed; none where the grammar excluded little of the probability along the
+    first answer. ``log_probability``: of the tokens that are being written, without the grammar.
     """
 
     def __init__(self, most: int) -> None:
@@ -45,13 +50,14 @@ class AnswerSearch:
         self._open: list[AnswerBeginning] = []  # the likeliest last; never more than may be followed
         self.best: WholeAnswer | None = None
         self.log_probability = 0.0
+        self._excluded = 0.0  # of the first answer: its log-probability with the grammar, less that without
 
     def take(
         self, own: Pair, others: Mapping[int, Pair], tokens: list[int], probabilities: list[Pair]
     ) -> None:
         """Note the token that is taken after ``tokens``, by its log-probabilities, and those that are not."""
         for token, pair in others.items():
-            log_probability = self.log_probability + pair[1]
+            log_probability = self.log_probability + pair[0]
             is_full = len(self._open) == self._left
             if self._left and not (is_full and log_probability <= self._open[0].log_probability):
                 beginning = AnswerBeginning(
@@ -59,7 +65,9 @@ class AnswerSearch:
                 )
                 bisect.insort(self._open, beginning, key=lambda each: each.log_probability)
                 del self._open[: -self._left]
-        self.log_probability += own[1]
+        self.log_probability += own[0]
+        if self.best is None:
+            self._excluded += own[1] - own[0]
 
     @property
     def is_beaten(self) -> bool:
@@ -73,7 +81,7 @@ class AnswerSearch:
 
     def follow(self) -> AnswerBeginning | None:
         """The likeliest beginning, if it may lead to a likelier answer: it is what is being written from now on."""
-        if not self._open:
+        if not self._open or self._excluded < _LEAST_EXCLUDED:
             return None
         beginning = self._open.pop()
         self.log_probability = beginning.log_probability

@@ -81,7 +81,7 @@ class GenerationRequest:
     ``texts``: what its grounded values may copy; None: none are grounded.
     ``reasoning``: what is written before the answer; None: nothing is.
     ``alternatives``: how many other beginnings of the answer are followed that may lead to a likelier one: where it is
-    greedy, has a grammar, and nobody is told its tokens or their scores.
+    greedy, has a grammar that excluded much of it, and nobody is told its tokens or their scores.
     ``probabilities``: whether the result has those of the tokens. ``likeliest``: how many of the likeliest tokens
     ``scores`` tells at the place of each token of the answer; None: ``scores`` stays empty. A token's are there before
     ``on_token`` is called for it.
