@@ -30,6 +30,7 @@ from llama_index_finetune_structured import LoraLLM
 from llama_index_finetune_structured.answer_values import class_schema
 from llama_index_finetune_structured.demo.corpus import ApiCard
 from llama_index_finetune_structured.demo.teacher import QA_TEMPLATE
+from llama_index_finetune_structured.llms.structured import without_last_repetition
 from llama_index_finetune_structured.local.model.adapter import find_adapter, read_card
 from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL
 from llama_index_finetune_structured.service.app import create_app
@@ -74,6 +75,14 @@ async def turn(
     return 60 * len(texts) / (time.perf_counter() - begun), texts
 
 
+def without_end(text: str) -> str:
+    """An answer without the repetition at which the grammar ended a list, as in whole replies of the service."""
+    try:
+        return json.dumps(without_last_repetition(json.loads(text)))
+    except ValueError:  # cut by the limit
+        return text
+
+
 async def measure(
     llm: LoraLLM, url: str, prompts: list[str], clients: int, turns: int
 ) -> dict[str, list[float]]:
@@ -105,7 +114,7 @@ async def measure(
         answers = set()
         for name, ask in systems.items():
             speed, texts = await turn(ask, prompts, clients)
-            answers.add(tuple(texts))
+            answers.add(tuple(map(without_end, texts)))
             speeds[name] += [speed] if number else []
         if len(answers) > 1:
             raise SystemExit("the systems gave different answers")
