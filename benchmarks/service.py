@@ -1,22 +1,26 @@
 """Structured answers a minute: through the service, by OpenAI's SDK, beside LoraLLM in the same process.
 
-    python benchmarks/service.py [--adapter DIR] [--base FOLDER] [--questions N] [--clients N] [--quick] [--json FILE]
+    python benchmarks/service.py [--adapter DIR] [--adapters N] [--base FOLDER] [--questions N] [--clients N] [--quick]
+        [--json FILE]
 
 The demo's test questions with their retrieved documentation, greedy, as many at a time as there are clients; the same
 weights, prompts and grammar for both, which are checked to give the same texts. The two take turns, and a first turn of
-each is not counted. Without ``--adapter`` the base model answers.
+each is not counted. Without ``--adapter`` the base model answers; with it, the questions are also put to as many
+adapters at once, which are copies of it, so that their answers have to be those of the one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,11 +47,11 @@ QUICK_QUESTIONS, QUICK_TURNS = 8, 1
 
 
 @contextmanager
-def serving(model: ServedModel) -> Iterator[str]:
-    """The address of a service that has the model, whatever name is asked for."""
+def serving(models: Mapping[str, ServedModel]) -> Iterator[str]:
+    """The address of a service that has the models, by the names that are asked for."""
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(ServiceSettings(folder=Path(folder), workers=False))
-        app.state.models.find = lambda *_: model
+        app.state.models.find = lambda name, *_: models[name]
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -84,31 +88,37 @@ def without_end(text: str) -> str:
 
 
 async def measure(
-    llm: LoraLLM, url: str, prompts: list[str], clients: int, turns: int
+    llm: LoraLLM, url: str, names: list[str], prompts: list[str], clients: int, turns: int
 ) -> dict[str, list[float]]:
-    """Answers a minute of each turn, by system."""
+    """Answers a minute of each turn, by system. ``names``: of the models of the service; several are asked in turns."""
     sdk = AsyncOpenAI(base_url=url, api_key="none", timeout=3600)
+    next_name = itertools.cycle(names)
 
     async def direct(prompt: str) -> str:
         message = ChatMessage(role="user", content=prompt)
         reply = await llm.achat([message], response_format=FORMAT, max_tokens=ANSWER_TOKENS)
         return reply.message.content or ""
 
-    async def service(prompt: str) -> str:
+    async def service(prompt: str, name: str = names[0]) -> str:
         asked: Any = [{"role": "user", "content": prompt}]
         reply = await sdk.chat.completions.create(
-            model="served", messages=asked, response_format=FORMAT, max_tokens=ANSWER_TOKENS
+            model=name, messages=asked, response_format=FORMAT, max_tokens=ANSWER_TOKENS
         )
         return reply.choices[0].message.content or ""
+
+    async def together(prompt: str) -> str:
+        return await service(prompt, next(next_name))
 
     async def streamed(prompt: str) -> str:
         asked: Any = [{"role": "user", "content": prompt}]
         stream: Any = await sdk.chat.completions.create(
-            model="served", messages=asked, response_format=FORMAT, max_tokens=ANSWER_TOKENS, stream=True
+            model=names[0], messages=asked, response_format=FORMAT, max_tokens=ANSWER_TOKENS, stream=True
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     systems = {"LoraLLM": direct, "service": service, "service, streamed": streamed}
+    if len(names) > 1:
+        systems[f"{len(names)} adapters"] = together
     speeds: dict[str, list[float]] = {name: [] for name in systems}
     for number in range(1 + turns):
         answers = set()
@@ -126,6 +136,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--adapter", type=Path)
+    parser.add_argument(
+        "--adapters", type=int, default=8, help="copies of the adapter that are asked together"
+    )
     parser.add_argument("--base", default=DEFAULT_BASE_MODEL)
     parser.add_argument("--questions", type=int, default=24)
     parser.add_argument("--clients", type=int, default=8)
@@ -138,8 +151,17 @@ def main() -> None:
     llm = LoraLLM(base_model=base, **options) if adapter is None else LoraLLM.from_adapter(adapter, **options)
     count = min(args.questions, QUICK_QUESTIONS) if args.quick else args.questions
     prompts = [QA_TEMPLATE.format(**question) for question in questions(count)]
-    with serving(ServedModel("served", base, adapter, 0, "local")) as url:
-        speeds = asyncio.run(measure(llm, url, prompts, args.clients, QUICK_TURNS if args.quick else TURNS))
+    turns = QUICK_TURNS if args.quick else TURNS
+    with tempfile.TemporaryDirectory() as folder:
+        adapters = [adapter]
+        for number in range(1, 1 if adapter is None else args.adapters):
+            adapters.append(Path(shutil.copytree(adapter, Path(folder) / str(number))))
+        models = {
+            f"served-{number}": ServedModel(f"served-{number}", base, each, 0, "local")
+            for number, each in enumerate(adapters)
+        }
+        with serving(models) as url:
+            speeds = asyncio.run(measure(llm, url, list(models), prompts, args.clients, turns))
     for name, each in speeds.items():
         print(
             f"{name:20}{statistics.median(each):8.1f} answers a minute ({', '.join(f'{one:.1f}' for one in each)})"
