@@ -48,7 +48,10 @@ def sample_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Gene
     found = logits.float().cpu()
     likeliest, tokens = found.topk(min(sampling.top_k or len(found), len(found)))
     if not bool(likeliest[0].isfinite()):
-        raise EngineError("no token can be drawn: all that are allowed are excluded")
+        raise EngineError(
+            "no token can be drawn: the model's logits are not finite, or exclude every token that is allowed. Reword "
+            "the prompt, or use another base model"
+        )
     # As doubles, and below 0: divided by the smallest temperature, the likeliest still has 0.
     scores = (likeliest - likeliest[0]).double() / sampling.temperature
     weights = torch.softmax(scores, dim=-1).float()
