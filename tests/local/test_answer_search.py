@@ -25,6 +25,7 @@ from llama_index_finetune_structured.local.generate.request import (
     GenerationResult,
     Sampling,
 )
+from llama_index_finetune_structured.local.generate.token_probability import NotedToken
 from tests import tiny
 
 STOP, PAD, LIMIT = 1, 1, 80
@@ -142,8 +143,8 @@ def test_nothing_is_followed_unless_the_grammar_excluded_half_of_the_answer(
     """``steps``: the share of the model's probability that is allowed, and the taken token's share of that."""
     search, left = AnswerSearch(5), 1.0
     for at, (allowed, taken) in enumerate(steps):
-        own = math.log(allowed * taken), math.log(taken)
-        search.take(own, {7: (0.0, 0.0)}, [1] * at, [own] * at)
+        own = NotedToken(math.log(allowed * taken), math.log(taken))
+        search.take(own, {7: NotedToken(0.0, 0.0)}, [1] * at, [own] * at)
         left *= allowed
     search.end([1] * len(steps), [], STOP)
     assume(abs(left - 0.5) > 1e-9)
@@ -159,13 +160,39 @@ def test_answers_are_the_same_alone_in_a_batch_and_with_their_probabilities(mode
     assert all(len(result.probabilities) == len(result.tokens) + 1 for result in told)
 
 
-def test_nothing_is_searched_where_tokens_are_told_or_drawn(model: Any) -> None:
-    greedy = [result.tokens for result in _answered(model, 0, "few")]
-    shown: list[int] = []
-    told = _answered(model, 10_000, "few", on_token=shown.append)
-    assert [result.tokens for result in told] == greedy
-    assert sorted(shown) == sorted(itertools.chain(*greedy))
-    assert [result.tokens for result in _answered(model, 10_000, "few", likeliest=2)] == greedy
+@pytest.mark.parametrize("of", ["few", "many"])
+@pytest.mark.parametrize("alternatives", [1, 9])
+def test_told_are_the_tokens_of_the_answer_that_is_found_and_their_scores(
+    model: Any, of: str, alternatives: int
+) -> None:
+    expected = _answered(model, alternatives, of, probabilities=True)
+    told: list[list[int]] = [[] for _ in PROMPTS]
+    engine = GenerationEngine(copy.deepcopy(model), stop_ids=[STOP], pad_id=PAD, batch_size=4)
+    requests = [
+        GenerationRequest(
+            prompt, LIMIT, grammar=_grammar(of), alternatives=alternatives, on_token=tokens.append, likeliest=2
+        )
+        for prompt, tokens in zip(PROMPTS, told, strict=True)
+    ]
+    for future in [engine.submit(request) for request in requests]:
+        future.result(120)
+    for request, tokens, result in zip(requests, told, expected, strict=True):
+        assert tuple(tokens) == result.tokens
+        assert [score.token for score in request.scores] == tokens
+        own = [probability for probability, _ in result.probabilities[: len(tokens)]]
+        assert [score.log_probability for score in request.scores] == pytest.approx(own, abs=1e-3)
+
+
+def test_tokens_that_no_other_beginning_changes_are_told_while_the_answer_is_written() -> None:
+    search, note = AnswerSearch(2), NotedToken(-0.1, -0.1)
+    told = []
+    for at, others in enumerate([{}, {}, {7: NotedToken(-9, -9)}, {8: NotedToken(-3, -3)}, {9: note}, {}]):
+        search.take(note, others, [1] * at, [note] * at)
+        told.append(search.decided(at + 1))
+    assert told == [1, 2, 2, 2, 3, 3]  # the third beginning is likelier than the first, which is dropped
+
+
+def test_nothing_is_searched_where_tokens_are_drawn(model: Any) -> None:
     drawn = [_answered(model, most, "few", sampling=Sampling(1.0, seed=3)) for most in (0, 10_000)]
     assert [result.tokens for result in drawn[0]] == [result.tokens for result in drawn[1]]
 

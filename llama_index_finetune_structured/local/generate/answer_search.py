@@ -13,29 +13,30 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .token_probability import NotedToken
+
 __all__ = ["AnswerBeginning", "AnswerSearch", "WholeAnswer"]
 
-Pair = tuple[float, float]  # log-probabilities of a token, as of ``PositionProbabilities``
 _LEAST_EXCLUDED = math.log(2)  # chosen: the grammar excluded half of what the model would have written
 
 
 class WholeAnswer(NamedTuple):
-    """An answer that has ended. ``stop``: the stop token; None: it ended by itself."""
+    """An answer that has ended. ``notes``: of its tokens. ``stop``: the stop token; None: it ended by itself."""
 
     log_probability: float
     tokens: list[int]
-    probabilities: list[Pair]
+    notes: list[NotedToken]
     stop: int | None
 
 
 class AnswerBeginning(NamedTuple):
-    """The first ``length`` of ``tokens``, and a token after them that was not taken. ``probabilities``: of all."""
+    """The first ``length`` of ``tokens``, and a token after them that was not taken. ``notes``: of all."""
 
     log_probability: float
     tokens: list[int]
     length: int
     token: int
-    probabilities: list[Pair]
+    notes: list[NotedToken]
 
 
 class AnswerSearch:
@@ -53,31 +54,33 @@ class AnswerSearch:
         self._excluded = 0.0  # of the first answer: its log-probability with the grammar, less that without
 
     def take(
-        self, own: Pair, others: Mapping[int, Pair], tokens: list[int], probabilities: list[Pair]
+        self, own: NotedToken, others: Mapping[int, NotedToken], tokens: list[int], notes: list[NotedToken]
     ) -> None:
-        """Note the token that is taken after ``tokens``, by its log-probabilities, and those that are not."""
-        for token, pair in others.items():
-            log_probability = self.log_probability + pair[0]
+        """Note the token that is taken after ``tokens``, whose notes are given, and those that are not."""
+        for token, note in others.items():
+            log_probability = self.log_probability + note.probability
             is_full = len(self._open) == self._left
             if self._left and not (is_full and log_probability <= self._open[0].log_probability):
-                beginning = AnswerBeginning(
-                    log_probability, tokens, len(tokens), token, [*probabilities, pair]
-                )
+                beginning = AnswerBeginning(log_probability, tokens, len(tokens), token, [*notes, note])
                 bisect.insort(self._open, beginning, key=lambda each: each.log_probability)
                 del self._open[: -self._left]
-        self.log_probability += own[0]
+        self.log_probability += own.probability
         if self.best is None:
-            self._excluded += own[1] - own[0]
+            self._excluded += own.allowed - own.probability
 
     @property
     def is_beaten(self) -> bool:
         """Whether what is being written cannot become a likelier answer than one that is whole."""
         return self.best is not None and self.log_probability <= self.best.log_probability
 
-    def end(self, tokens: list[int], probabilities: list[Pair], stop: int | None) -> None:
+    def decided(self, written: int) -> int:
+        """How many of the tokens ``written`` so far, of the first answer, are in every answer that may be found."""
+        return min((beginning.length for beginning in self._open), default=written)
+
+    def end(self, tokens: list[int], notes: list[NotedToken], stop: int | None) -> None:
         """Note that what is being written is a whole answer."""
         if not self.is_beaten:
-            self.best = WholeAnswer(self.log_probability, tokens, probabilities, stop)
+            self.best = WholeAnswer(self.log_probability, tokens, notes, stop)
 
     def follow(self) -> AnswerBeginning | None:
         """The likeliest beginning, if it may lead to a likelier answer: it is what is being written from now on."""

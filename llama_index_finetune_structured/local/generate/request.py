@@ -84,12 +84,12 @@ class GenerationRequest:
     ``texts``: what its grounded values may copy; None: none are grounded.
     ``reasoning``: what is written before the answer; None: nothing is.
     ``alternatives``: how many other beginnings of the answer are followed that may lead to a likelier one: where it is
-    greedy, has a grammar that excluded much of it, and nobody is told its tokens or their scores.
+    greedy and has a grammar that excluded much of it.
     ``probabilities``: whether the result has those of the tokens. ``likeliest``: how many of the likeliest tokens
     ``scores`` tells at the place of each token of the answer; None: ``scores`` stays empty. A token's are there before
     ``on_token`` is called for it.
-    ``on_token``: called for each token of the answer, in the thread that runs the model. ``on_reasoning``: the same for
-    tokens before the answer.
+    ``on_token``: called for each token of the answer as soon as no alternative can change it, in the thread that runs
+    the model. ``on_reasoning``: the same for tokens before the answer.
     ``cancelled``: may be set by any thread; generation then ends at the next token.
     ``adapter``: whose answer it is; None: the model's as it was loaded.
     ``future``: ends with the result or with the error. ``call``: the same hashable for all requests of one call, so
@@ -120,8 +120,7 @@ class GenerationRequest:
     @property
     def searches(self) -> bool:
         """Whether the likeliest answer is searched for."""
-        is_told = self.on_token is not None or self.likeliest is not None
-        return self.alternatives > 0 and self.sampling.is_greedy and self.grammar is not None and not is_told
+        return self.alternatives > 0 and self.sampling.is_greedy and self.grammar is not None
 
     @property
     def most_tokens(self) -> int:

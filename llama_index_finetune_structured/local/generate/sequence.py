@@ -16,7 +16,7 @@ from .position_logits import NO_TOKEN, PositionLogits, likeliest_tokens
 from .reasoning import ReasoningState
 from .request import GenerationRequest, GenerationResult, sample_token
 from .speculation import LONGEST_NGRAM, NGramIndex
-from .token_probability import PositionProbabilities, ScoredToken, token_scores
+from .token_probability import NotedToken, PositionProbabilities, token_scores
 
 __all__ = ["GeneratedSequence"]
 
@@ -42,8 +42,8 @@ class GeneratedSequence:
         self._reasoning = None if request.reasoning is None else ReasoningState(request.reasoning)
         self._grammar = self._started_grammar() if self._reasoning is None else self._reasoning
         self._ngrams = NGramIndex(request.prompt)
-        self._probabilities: list[tuple[float, float]] = []
-        self._scores: ScoredToken | None = None  # of the chosen token, until it is appended
+        self._notes: list[NotedToken] = []  # of the answer's tokens, where they are wanted
+        self._told = 0  # tokens that ``on_token`` and ``on_reasoning`` were called for
         most = request.alternatives if searches and request.searches else 0
         self._search = AnswerSearch(most) if most else None
         seed = request.sampling.seed
@@ -56,7 +56,8 @@ class GeneratedSequence:
     @property
     def wants_near(self) -> bool:
         """Whether the probabilities of tokens will be asked for."""
-        return self.request.probabilities or self._search is not None
+        wants = self.request.probabilities or self.request.likeliest is not None
+        return wants or self._search is not None
 
     @property
     def pending(self) -> list[int]:
@@ -92,22 +93,27 @@ class GeneratedSequence:
         token, masked = self._preferred(scores)
         if self._grammar is not None:
             token = self._grammar.within_limit(token)
-        if (self.request.probabilities or self._search) and self._reasoning is None:
+        if self.wants_near and self._reasoning is None:
             self._note(token, scores, masked)
-        if self.request.likeliest is not None and self._reasoning is None:
-            self._scores = token_scores(token, scores.logits, self.request.likeliest)
         return token
 
     def _note(self, token: int, scores: PositionLogits, masked: torch.Tensor | None) -> None:
-        """Note the chosen token's probability, and the other tokens that the answer may go on with."""
+        """Note what is known of the chosen token, and of the others that the answer may go on with."""
         if masked is None and len(scores.near) > _MASKED:
             masked = self._masked(scores.logits)
-        found = PositionProbabilities(scores, masked, self._allows)
-        own = found.of(token)
+        found, likeliest = PositionProbabilities(scores, masked, self._allows), self.request.likeliest
+
+        def noted(one: int, probabilities: tuple[float, float]) -> NotedToken:
+            return NotedToken(
+                *probabilities, None if likeliest is None else token_scores(one, scores.logits, likeliest)
+            )
+
+        own = noted(token, found.of(token))
         if self._search is not None:
-            others = found.beside(token, self.request.alternatives)
-            self._search.take(own, others, self.tokens, self._probabilities)
-        self._probabilities.append(own)
+            beside = found.beside(token, self.request.alternatives)
+            others = {other: noted(other, probabilities) for other, probabilities in beside.items()}
+            self._search.take(own, others, self.tokens, self._notes)
+        self._notes.append(own)
 
     def _preferred(self, scores: PositionLogits) -> tuple[int, torch.Tensor | None]:
         """The next token, and the masked logits [vocabulary] where they had to be computed."""
@@ -145,11 +151,7 @@ class GeneratedSequence:
         else:
             self.tokens.append(token)
             self._ngrams.add(token)
-            if self._scores is not None:
-                self.request.scores.append(self._scores)
-            on_token = self.request.on_token if self._reasoning is None else self.request.on_reasoning
-            if on_token is not None:
-                on_token(token)
+            self._tell()
             if self._reasoning is not None and self._reasoning.has_ended:
                 self._begin_answer()
         is_whole = self._stop is not None or len(self.tokens) >= self._most
@@ -161,15 +163,30 @@ class GeneratedSequence:
             return True
         return False
 
+    def _tell(self) -> None:
+        """Tell the request the tokens that are decided."""
+        request, at = self.request, self._answer_at
+        decided = len(self.tokens)
+        if self._search is not None and not self.ended:
+            decided = self._told if self._search.best is not None else self._search.decided(decided)
+        tokens, self._told = self.tokens[self._told : decided], max(self._told, decided)
+        if self._reasoning is None and request.likeliest is not None:
+            notes = self._notes[len(request.scores) : self._told - at]
+            request.scores += [note.scores for note in notes if note.scores is not None]
+        on_token = request.on_token if self._reasoning is None else request.on_reasoning
+        if on_token is not None:
+            for token in tokens:
+                on_token(token)
+
     def _end(self, search: AnswerSearch) -> None:
         """End this answer, and go on from the likeliest other beginning, or finish with the likeliest answer."""
         if self._stop is not None or (self._grammar is not None and self._grammar.is_complete):
-            search.end(self.tokens, self._probabilities, self._stop)
+            search.end(self.tokens, self._notes, self._stop)
         while search.best is not None and (beginning := search.follow()) is not None:
             if self._goes_on_from(beginning, search):
                 return
         if search.best is not None:
-            _, self.tokens, self._probabilities, self._stop = search.best
+            _, self.tokens, self._notes, self._stop = search.best
         self._finish()
 
     def _goes_on_from(self, beginning: AnswerBeginning, search: AnswerSearch) -> bool:
@@ -179,7 +196,7 @@ class GeneratedSequence:
         """
         kept, token = beginning.tokens[: beginning.length], beginning.token
         if token in self._stop_ids:
-            search.end(kept, beginning.probabilities, token)
+            search.end(kept, beginning.notes, token)
             return False
         grammar = self._started_grammar()
         assert isinstance(grammar, GrammarState)  # what searches has one
@@ -191,12 +208,12 @@ class GeneratedSequence:
         common = (one == other for one, other in zip(kept, self.tokens, strict=False))
         shared = sum(1 for _ in itertools.takewhile(bool, common))
         self.length = min(self.length, len(self.request.prompt) + shared)
-        self._grammar, self.tokens, self._probabilities = grammar, [*kept, token], beginning.probabilities
+        self._grammar, self.tokens, self._notes = grammar, [*kept, token], beginning.notes
         self._stop = None
         self._ngrams.add(token)
         if len(self.tokens) < self._most:
             return True
-        search.end(self.tokens, self._probabilities, None)
+        search.end(self.tokens, self._notes, None)
         return False
 
     def _begin_answer(self) -> None:
@@ -212,6 +229,7 @@ class GeneratedSequence:
 
     def _finish(self) -> None:
         self.ended = True
+        self._tell()
         at = len(self.tokens) if self._reasoning is not None else self._answer_at
         reasoning, answer = self.tokens[:at], self.tokens[at:]
         if self.request.grammar is not None and self._stop is not None:
@@ -220,7 +238,7 @@ class GeneratedSequence:
         is_searched = self._search is not None and self._search.best is not None
         is_complete = is_searched or (self._grammar is not None and self._grammar.is_complete)
         reason = "length" if self._stop is None and not is_complete else "stop"
-        probabilities = tuple(self._probabilities) if self.request.probabilities else ()
+        probabilities = tuple(note[:2] for note in self._notes) if self.request.probabilities else ()
         with suppress(InvalidStateError):  # its time is over
             self.request.future.set_result(
                 GenerationResult(tuple(answer), reason, probabilities, tuple(reasoning))

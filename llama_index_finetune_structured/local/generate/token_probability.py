@@ -11,7 +11,7 @@ import torch
 
 from .position_logits import PositionLogits, near_tokens
 
-__all__ = ["PositionProbabilities", "ScoredToken", "token_scores"]
+__all__ = ["NotedToken", "PositionProbabilities", "ScoredToken", "token_scores"]
 
 
 class ScoredToken(NamedTuple):
@@ -20,6 +20,14 @@ class ScoredToken(NamedTuple):
     token: int
     log_probability: float
     likeliest: tuple[tuple[int, float], ...]
+
+
+class NotedToken(NamedTuple):
+    """What is known of a written token: its log-probabilities, and its scores where the request asks for them."""
+
+    probability: float  # among the whole vocabulary
+    allowed: float  # among the allowed tokens
+    scores: ScoredToken | None = None
 
 
 def token_scores(token: int, logits: torch.Tensor, most: int) -> ScoredToken:
