@@ -152,7 +152,7 @@ def card(text: str) -> ApiCard | None:
 
 
 def measure(adapter: Path | None, count: int, rounds: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"batch_size": CONCURRENCY, "max_new_tokens": ANSWER_TOKENS}
+    options: dict[str, Any] = {"batch_size": CONCURRENCY, "max_new_tokens": ANSWER_TOKENS, "alternatives": 0}
 
     def load(**more: bool) -> LoraLLM:
         gc.collect()

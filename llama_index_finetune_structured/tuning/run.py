@@ -175,8 +175,9 @@ def base_of(tuned: LoraLLM) -> LoraLLM:
     Prompts are the same too, but for a schema that only the tuned model knows without reading it.
     """
     prompts = {"chat_prompts", "schema_prompt", "reads_twice"}
-    limits = {"base_model", "max_new_tokens", "batch_size", "constrained", "answers", "windows", "grounded"}
-    same = tuned.model_dump(include=prompts | limits)
+    limits = {"base_model", "max_new_tokens", "batch_size", "constrained", "grounded"}
+    requests = {"alternatives", "answers", "windows"}
+    same = tuned.model_dump(include=prompts | limits | requests)
     if same["schema_prompt"] == "none":
         same["schema_prompt"] = DEFAULT_SCHEMA_PROMPT
     return LoraLLM(**same, bounds=tuned.bounds, list_rules=tuned.list_rules)

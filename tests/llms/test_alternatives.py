@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from llama_index_finetune_structured import LoraLLM, trust_of
 from llama_index_finetune_structured.errors import ConfigurationError
+from tests import exporting
 
 PROMPT = PromptTemplate("{thing}")
 THINGS = [f"thing {number}" for number in range(16)]
@@ -87,8 +88,13 @@ def test_streams_say_the_same_answer_and_take_nothing_back(searching: LoraLLM) -
         assert Shade.model_validate_json(text) == answer
 
 
-def test_the_default_is_greedy(greedy: LoraLLM) -> None:
+def test_adapters_follow_three_beginnings_by_default_and_a_base_alone_none(
+    greedy: LoraLLM, tmp_path: Path
+) -> None:
     assert greedy.alternatives == 0
+    run = exporting.train(exporting.save_base("llama", tmp_path / "base"), tmp_path / "run")
+    assert LoraLLM.from_adapter(run.adapter).alternatives == 3
+    assert LoraLLM.from_adapter(run.adapter, alternatives=0).alternatives == 0
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "3"])

@@ -170,7 +170,12 @@ def test_told_are_the_tokens_of_the_answer_that_is_found_and_their_scores(
     engine = GenerationEngine(copy.deepcopy(model), stop_ids=[STOP], pad_id=PAD, batch_size=4)
     requests = [
         GenerationRequest(
-            prompt, LIMIT, grammar=_grammar(of), alternatives=alternatives, on_token=tokens.append, likeliest=2
+            prompt,
+            LIMIT,
+            grammar=_grammar(of),
+            alternatives=alternatives,
+            on_token=tokens.append,
+            likeliest=2,
         )
         for prompt, tokens in zip(PROMPTS, told, strict=True)
     ]
