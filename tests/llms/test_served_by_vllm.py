@@ -45,7 +45,7 @@ def llm(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 @pytest.fixture(scope="module")
 def local(adapter: Path) -> LoraLLM:
     """The adapter in this process, without the rule that a server does not have."""
-    return LoraLLM.from_adapter(adapter, grounded=False)
+    return LoraLLM.from_adapter(adapter, grounded=False, alternatives=0)
 
 
 def test_it_is_at_parity(local: LoraLLM, llm: ServedLora) -> None:

@@ -61,7 +61,7 @@ def service(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def own(adapter: Path) -> LoraLLM:
     """The adapter in this process, without the rule that vLLM does not have."""
-    return LoraLLM.from_adapter(adapter, grounded=False)
+    return LoraLLM.from_adapter(adapter, grounded=False, alternatives=0)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def service(
 
 @pytest.fixture(scope="module")
 def own(adapter: Path) -> LoraLLM:
-    return LoraLLM.from_adapter(adapter, grounded=False)
+    return LoraLLM.from_adapter(adapter, grounded=False, alternatives=0)
 
 
 def content(reply: Any) -> str:
