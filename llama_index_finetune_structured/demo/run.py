@@ -200,8 +200,7 @@ def _students(engine: LoraFinetuneEngine) -> dict[str, LLM]:
 
 def untuned(tuned: LoraLLM, **settings: Any) -> LoraLLM:
     """The base model of a tuned one, with the same prompt, token limit and bounds."""
-    fields = {"base_model", "max_new_tokens", "batch_size", "chat_prompts", "alternatives"}
-    same = tuned.model_dump(include=fields)
+    same = tuned.model_dump(include={"base_model", "max_new_tokens", "batch_size", "chat_prompts"})
     return LoraLLM(**same, bounds=tuned.bounds, **settings)
 
 
