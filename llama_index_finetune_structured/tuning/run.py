@@ -172,12 +172,12 @@ def run_tuning(
 def base_of(tuned: LoraLLM) -> LoraLLM:
     """The base of a tuned model, with the same limits and grammar, to compare it with.
 
-    Prompts are the same too, but for a schema that only the tuned model knows without reading it.
+    Prompts are the same too, but for a schema that only the tuned model knows without reading it. It answers greedily:
+    what an untuned model finds likelier under a grammar is worse (docs/figures.md).
     """
     prompts = {"chat_prompts", "schema_prompt", "reads_twice"}
-    limits = {"base_model", "max_new_tokens", "batch_size", "constrained", "grounded"}
-    requests = {"alternatives", "answers", "windows"}
-    same = tuned.model_dump(include=prompts | limits | requests)
+    limits = {"base_model", "max_new_tokens", "batch_size", "constrained", "answers", "windows", "grounded"}
+    same = tuned.model_dump(include=prompts | limits)
     if same["schema_prompt"] == "none":
         same["schema_prompt"] = DEFAULT_SCHEMA_PROMPT
     return LoraLLM(**same, bounds=tuned.bounds, list_rules=tuned.list_rules)

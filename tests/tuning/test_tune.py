@@ -299,7 +299,7 @@ def test_the_base_is_asked_as_the_tuned_model_is(run: Path) -> None:
     asked, plain = tuning_run.base_of(tuned), [ChatMessage(content="Track 7: 99 s")]
     assert asked.prompt_token_ids(plain, Song) == tuned.prompt_token_ids(plain, Song)
     assert (asked.adapter, asked.max_new_tokens, asked.bounds) == (None, 99, tuned.bounds)
-    assert asked.alternatives == tuned.alternatives
+    assert asked.alternatives == 0
 
 
 # Async
