@@ -3,7 +3,7 @@
     python benchmarks/service.py [--adapter DIR] [--adapters N] [--base FOLDER] [--questions N] [--clients N] [--quick]
         [--json FILE]
 
-The demo's test questions with their retrieved documentation, greedy, as many at a time as there are clients; the same
+The demo's test questions with their retrieved documentation, as many at a time as there are clients; the same
 weights, prompts and grammar for both, which are checked to give the same texts. The two take turns, and a first turn of
 each is not counted. Without ``--adapter`` the base model answers; with it, the questions are also put to
 ``--adapters`` copies of it together, whose answers have to be those of the one.

@@ -84,7 +84,7 @@ class LoraLLM(LocalChatLLM):
             ``from_adapter`` sets what the largest schema of training takes. At most half of what answers leave.
         trained_schemas: Schemas of the training rows, to log how another one differs.
         list_rules: How answers to the schemas of training, by their key, are read window by window.
-        alternatives: Other beginnings followed where the grammar excluded half of an answer; ``from_adapter`` sets 3.
+        alternatives: Other beginnings followed where the grammar excluded half of an answer; 0. ``from_adapter``: 3.
         answers: Answers to each structured call, merged into one by votes; 1 by default. Plain text is answered once.
         windows: Sentences of each window of the text, whose lists are merged; 0: the text is read whole. By default 0;
             ``from_adapter`` sets 1 or 2 where training had rows of windows.

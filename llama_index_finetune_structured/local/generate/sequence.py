@@ -165,13 +165,12 @@ class GeneratedSequence:
 
     def _tell(self) -> None:
         """Tell the request the tokens that are decided."""
-        request, at = self.request, self._answer_at
-        decided = len(self.tokens)
+        request, decided = self.request, len(self.tokens)
         if self._search is not None and not self.ended:
             decided = self._told if self._search.best is not None else self._search.decided(decided)
         tokens, self._told = self.tokens[self._told : decided], max(self._told, decided)
         if self._reasoning is None and request.likeliest is not None:
-            notes = self._notes[len(request.scores) : self._told - at]
+            notes = self._notes[len(request.scores) : self._told - self._answer_at]
             request.scores += [note.scores for note in notes if note.scores is not None]
         on_token = request.on_token if self._reasoning is None else request.on_reasoning
         if on_token is not None:
