@@ -22,7 +22,7 @@ from ..local.model.prompts import prompt_form_of
 from ..local.model.reading import seeding
 from ..local.train.distributed import DistributedRun
 from ..local.train.memory import MemoryPlan, free_memory, model_shape, plan_rows, require_memory
-from ..local.train.recipe import GOING_ON_RATE, PREFERENCE_RATE
+from ..local.train.recipe import GOING_ON_RATE, GOING_ON_START_SHARE, PREFERENCE_RATE
 from ..local.train.settings import LoraSettings
 from ..local.train.trackers import RunTrackers, require_trackers
 from ..locks import locked_folder
@@ -61,7 +61,8 @@ class LoraFinetuneEngine(FinetuneEngine):
         config: The training settings. None: the defaults of ``LoraSettings``.
         start_from: Folder of an adapter or a finished run to go on from, in place of untrained LoRA weights; of the
             same base. Its rank, alpha, layers, quantization and thinking are the run's, and where the settings leave
-            them open, its form of prompts and half of the recipe's learning rate. None: train anew.
+            them open, its form of prompts and half of the recipe's learning rate. Its weights have a share of a tenth
+            in those of the new adapter, so that less is lost of what it learned. None: train anew.
         replay: Rows that ``start_from`` was trained on, in any form of ``data``. None: those in its run's folder
             (``train.jsonl``, as ``tune`` and ``improve`` write it), if any.
         replay_share: Share of old rows among the rows that are trained on, from 0 to below 1, as far as there are so
@@ -365,7 +366,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                     self._run.checkpoints,
                     fingerprint=fingerprint,
                     plan=plan,
-                    rate_share=self._rate_share,
+                    **self._shares,
                 )
             except CheckpointError as error:
                 raise self._run.another_run(f"{self._run.checkpoints}: holds checkpoints") from error
@@ -376,10 +377,11 @@ class LoraFinetuneEngine(FinetuneEngine):
         return trainer
 
     @property
-    def _rate_share(self) -> float:
+    def _shares(self) -> dict[str, float]:
+        """Shares of the recipe's learning rate and of the start's weights, as ``Trainer`` takes them."""
         if isinstance(self._data, PreferenceData):
-            return PREFERENCE_RATE
-        return GOING_ON_RATE if self._start else 1.0
+            return {"rate_share": PREFERENCE_RATE}
+        return {"rate_share": GOING_ON_RATE, "start_share": GOING_ON_START_SHARE} if self._start else {}
 
     def _card(self, rows: Sequence[TrainingRow]) -> AdapterCard:
         card = adapter_card(

@@ -16,8 +16,8 @@ from ..json_schema import find_error
 from ..local.model.adapter import AdapterCard, find_adapter, read_matching_card
 from ..local.model.base_models import BaseModelFiles
 from ..local.model.lora_files import LoraFile, read_lora_config
+from ..local.model.lora_weights import load_start
 from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, prompt_form_of
-from ..local.model.start_weights import load_start
 from ..local.schema.bounds import schema_key
 from ..local.train.settings import LoraSettings
 from ..printable import package_logger

@@ -29,9 +29,15 @@ from llama_index_finetune_structured import (
     label_documents,
 )
 from llama_index_finetune_structured.cli import app
+from llama_index_finetune_structured.example import Message
 from llama_index_finetune_structured.local.model.adapter import read_card
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
-from llama_index_finetune_structured.local.train.recipe import GOING_ON_RATE, learning_rate_of
+from llama_index_finetune_structured.local.train.checkpoints import newest_checkpoint, part_of
+from llama_index_finetune_structured.local.train.recipe import (
+    GOING_ON_RATE,
+    GOING_ON_START_SHARE,
+    learning_rate_of,
+)
 from tests import tiny
 
 SETTINGS = LoraSettings(rank=4, batch_size=2, epochs=2, checkpoint_steps=2)
@@ -83,6 +89,12 @@ def _on(base: Path, first: Path, output: Path, **more: Any) -> LoraFinetuneEngin
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def _last_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    newest = newest_checkpoint(folder / "checkpoints")
+    assert newest is not None
+    return part_of(newest[0], "adapter.")
 
 
 def test_a_run_begins_with_the_weights_of_the_adapter(base: Path, first: Path, tmp_path: Path) -> None:
@@ -198,6 +210,23 @@ def test_the_learning_rate_of_the_recipe_is_lower(base: Path, first: Path, tmp_p
     _on(base, first, tmp_path / "run").finetune()
     settings = json.loads((tmp_path / "run" / "training_log.json").read_text())["settings"]
     assert settings["learning_rate"] == pytest.approx(GOING_ON_RATE * learning_rate_of(32, 2))
+
+
+@pytest.mark.parametrize("preferred", [False, True])
+def test_the_weights_of_the_adapter_have_a_share_in_those_of_the_new_one_but_where_answers_are_preferred(
+    preferred: bool, base: Path, first: Path, tmp_path: Path
+) -> None:
+    wrong = [
+        row.model_copy(update={"answer": Message(role="assistant", content="{}")}) for row in _shades(4, 3)
+    ]
+    engine = _on(base, first, tmp_path, **({"rejects": wrong} if preferred else {}))
+    engine.finetune()
+    begin, end, before = _weights(first), _weights(tmp_path), _last_checkpoint(tmp_path)
+    share = 0.0 if preferred else GOING_ON_START_SHARE
+    assert any(not torch.equal(begin[name], end[name]) for name in begin)
+    for name, weight in end.items():
+        assert torch.allclose(weight, (1 - share) * before[name] + share * begin[name], atol=1e-7), name
+    assert all(torch.equal(end[name], before[name]) for name in end) == preferred
 
 
 _GO_ON = """

@@ -18,11 +18,12 @@ from transformers import (
 
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.model.lora_weights import lora_weights
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.fused_linear import fuse_lora
 from llama_index_finetune_structured.local.train.layer_checkpointing import checkpoint_layers
 from llama_index_finetune_structured.local.train.loss import AnswerLoss
-from llama_index_finetune_structured.local.train.trainer import Trainer, _adapter
+from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
 GROUPED: dict[str, Any] = {
@@ -138,5 +139,5 @@ def test_a_killed_run_with_checkpointed_layers_resumes_exactly_also_without_them
     for checkpointed in (True, False):
         again = _trainer(tmp_path / "killed", checkpoint_layers=checkpointed)
         again.run(ROWS[:2])
-        for name, weight in _adapter(whole.model).items():
-            assert torch.equal(weight, _adapter(again.model)[name]), name
+        for name, weight in lora_weights(whole.model).items():
+            assert torch.equal(weight, lora_weights(again.model)[name]), name

@@ -15,10 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.errors import EngineError
 from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.model.lora_weights import lora_weights
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.memory import MemoryPlan
 from llama_index_finetune_structured.local.train.out_of_memory import is_out_of_memory
-from llama_index_finetune_structured.local.train.trainer import Trainer, _adapter
+from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
 ROWS = [TokenRow((60 + n,) * (20 + n), (20 + n, 30, 1)) for n in range(8)]
@@ -48,7 +49,8 @@ def _fails_where(trainer: Trainer, error: Exception, when: Callable[[int], bool]
 
 def _same(one: Trainer, other: Trainer) -> bool:
     return all(
-        torch.equal(weight, _adapter(other.model)[name]) for name, weight in _adapter(one.model).items()
+        torch.equal(weight, lora_weights(other.model)[name])
+        for name, weight in lora_weights(one.model).items()
     )
 
 

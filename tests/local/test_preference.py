@@ -10,10 +10,11 @@ import torch
 
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.model.lora_weights import lora_weights
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train.loss import AnswerLoss, _use_attention
 from llama_index_finetune_structured.local.train.preference import PreferenceLoss, PreferenceRow
-from llama_index_finetune_structured.local.train.trainer import Trainer, _adapter
+from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
 _PROMPT = tuple(range(60, 90))
@@ -126,8 +127,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_bytes_of_an_undisturbed_one(tmp_p
     again = _trainer(tmp_path / "stopped")
     assert again.step == 3
     again.run()
-    for name, weight in _adapter(whole.model).items():
-        assert torch.equal(weight, _adapter(again.model)[name]), name
+    for name, weight in lora_weights(whole.model).items():
+        assert torch.equal(weight, lora_weights(again.model)[name]), name
 
 
 def test_a_run_of_one_step_takes_it(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from llama_index_finetune_structured import LoraSettings
 from llama_index_finetune_structured.local.model.adapter import add_lora
+from llama_index_finetune_structured.local.model.lora_weights import lora_weights
 from llama_index_finetune_structured.local.model.prompts import TokenRow
 from llama_index_finetune_structured.local.train import trainer as trainer_module
 from llama_index_finetune_structured.local.train.recipe import epochs_of, learning_rate_of, rows_a_step
-from llama_index_finetune_structured.local.train.trainer import Trainer, _adapter
+from llama_index_finetune_structured.local.train.trainer import Trainer
 from tests import tiny
 
 SETTINGS = LoraSettings(rank=2, alpha=4, batch_size=2, learning_rate=0.1, checkpoint_steps=1)
@@ -100,8 +101,8 @@ def test_a_run_that_was_interrupted_keeps_the_same_weights(tmp_path: Path, at: i
     assert [entry["loss"] for entry in again.run(OTHERS).validation] == [
         entry["loss"] for entry in log.validation
     ]
-    for name, weight in _adapter(whole.model).items():
-        assert torch.equal(weight, _adapter(again.model)[name]), name
+    for name, weight in lora_weights(whole.model).items():
+        assert torch.equal(weight, lora_weights(again.model)[name]), name
 
 
 def _timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

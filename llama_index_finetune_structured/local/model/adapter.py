@@ -31,6 +31,7 @@ from .lora_files import (
     require_layers,
 )
 from .lora_targets import LoraTargets, lora_targets
+from .lora_weights import load_lora, lora_weights
 from .prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, SchemaPrompt, ToolPrompt
 from .quantization import Quantization
 from .reading import reading
@@ -46,7 +47,6 @@ __all__ = [
     "attach_adapter",
     "find_adapter",
     "fitted_lora",
-    "load_lora",
     "merge_adapter",
     "read_card",
     "read_folder_card",
@@ -225,7 +225,7 @@ def attach_adapter(model: Any, folder: Path) -> Any:
 
 def fitted_lora(model: Any, folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """The PEFT model with LoRA of an adapter's form, and its weights, not in it yet. Raises as ``merge_adapter``."""
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model
 
     file = read_lora_config(folder)
     tensors = read_lora_tensors(folder, file)
@@ -242,7 +242,7 @@ def fitted_lora(model: Any, folder: Path) -> tuple[Any, dict[str, torch.Tensor]]
     )
     with _fitting(folder):
         tuned = get_peft_model(model, config)
-        require_complete(folder, tensors, get_peft_model_state_dict(tuned, save_embedding_layers=False))
+        require_complete(folder, tensors, lora_weights(tuned))
         require_finite(tensors.items(), f"adapter {folder}")
     return tuned, tensors
 
@@ -251,18 +251,6 @@ def fitted_lora(model: Any, folder: Path) -> tuple[Any, dict[str, torch.Tensor]]
 def _fitting(folder: Path) -> Iterator[None]:
     with reading(f"{folder}: the adapter does not fit the base", "Train on this base"), _quiet_peft():
         yield
-
-
-def load_lora(tuned: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Set the LoRA weights of a PEFT model that ``add_lora`` made, by their names in an adapter's file.
-
-    PEFT's own function renames tensors as in transformers' old checkpoints, and leaves out those that it then finds
-    no place for, such as those of Laguna's shared experts.
-    """
-    weights = dict(tuned.named_parameters())
-    for name, tensor in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        weights[f"{layer}.default.{kind}"].data.copy_(tensor)
 
 
 def _transposed(model: Any) -> bool:

@@ -10,6 +10,7 @@ from .packing import common_length
 
 __all__ = [
     "GOING_ON_RATE",
+    "GOING_ON_START_SHARE",
     "PREFERENCE_RATE",
     "epochs_of",
     "learning_rate_of",
@@ -34,6 +35,12 @@ GOING_ON_RATE = 0.5
 """Share of the learning rate for a run that goes on from an adapter, whose weights are near a minimum already.
 
 Measured with 245 rows and 245 more: exact answers .654, for .650 where all were trained on at once.
+"""
+GOING_ON_START_SHARE = 0.1
+"""Share of the adapter's weights in those of a run that went on from it; they are averaged (arXiv:2109.01903).
+
+Measured on 3 x 80 invoices after a round with a new field: the held-out loss falls from .00031 to .00024, and with 0.2
+or more it rises again.
 """
 
 

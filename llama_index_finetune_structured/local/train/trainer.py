@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
 from transformers import get_cosine_schedule_with_warmup
 
 from ...errors import CheckpointError, EngineError
 from ...files import remove_leftovers
 from ...printable import package_logger
-from ..model.adapter import load_lora
 from ..model.devices import devices_of, peak_memory, release_idle_threads
 from ..model.finite import not_finite
+from ..model.lora_weights import copied_lora, load_lora, lora_weights, move_to_start
 from ..model.prompts import TrainingRow
 from .batches import batches
 from .checkpoints import newest_checkpoint, part_of, save_checkpoint
@@ -80,8 +79,9 @@ class Trainer:
 
     With held-out rows the weights of the epoch with the lowest loss on them are kept, and unless the settings name
     the epochs, two in a row without a lower one end the run. ``fingerprint`` identifies the run. ``plan``: how it
-    fits into the memory; None: as the settings say. ``rate_share``: of the recipe's learning rate. Raises
-    CheckpointError where the checkpoints are of another run.
+    fits into the memory; None: as the settings say. ``rate_share``: of the recipe's learning rate. ``start_share``: of
+    the weights that training began with, in those that the model has in the end. Raises CheckpointError where the
+    checkpoints are of another run.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Trainer:
         fingerprint: str,
         plan: MemoryPlan | None = None,
         rate_share: float = 1.0,
+        start_share: float = 0.0,
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
         self.fingerprint, self.distributed, self.plan = fingerprint, DistributedRun(), plan
@@ -117,6 +118,7 @@ class Trainer:
         self.step, self.log = 0, TrainingLog()
         self._saved = 0  # step of the newest checkpoint, 0 for none
         self._kept: dict[str, torch.Tensor] = {}  # the weights at the lowest held-out loss
+        self._start, self._start_share = copied_lora(model) if start_share else {}, start_share
         self._plan(len(self._batches))
         self._resume()
 
@@ -194,6 +196,8 @@ class Trainer:
                     )
         if self._kept:
             load_lora(self.model, self._kept)
+        if self._start:
+            move_to_start(self.model, self._start, self._start_share)
         release_idle_threads()
         return self.log
 
@@ -247,9 +251,7 @@ class Trainer:
         """Append the held-out loss to the log, and keep the weights where it is the lowest. Raises EngineError."""
         loss = self._require_finite_loss(rows, "the loss of the held-out rows")
         if all(loss < entry["loss"] for entry in self.log.validation):
-            self._kept = {
-                name: weight.detach().cpu().clone() for name, weight in _adapter(self.model).items()
-            }
+            self._kept = copied_lora(self.model)
         self.log.validation.append({"step": self.step, "loss": loss})
 
     def _require_finite_loss(self, rows: Sequence[TrainingRow], figure: str) -> float:
@@ -260,7 +262,7 @@ class Trainer:
 
     def _diverged(self, step: int, figure: str, places: str) -> EngineError:
         """The error for a figure that is not finite. Computes nothing that other processes must take part in."""
-        if weights := not_finite(_adapter(self.model).items()):
+        if weights := not_finite(lora_weights(self.model).items()):
             figure += f", and so is the trained weight {weights[0]}"
         saved = self._saved
         kept = (
@@ -327,7 +329,7 @@ class Trainer:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The trained weights and the optimizer's state, by the names that they have in a checkpoint."""
-        tensors = {f"adapter.{name}": t for name, t in _adapter(self.model).items()}
+        tensors = {f"adapter.{name}": t for name, t in lora_weights(self.model).items()}
         tensors |= {f"kept.{name}": weight for name, weight in self._kept.items()}
         for n, weight in enumerate(self.weights):
             tensors |= {f"optimizer.{n}.{key}": value for key, value in self.optimizer.state[weight].items()}
@@ -376,7 +378,7 @@ class Trainer:
         if missing := sorted(_STATE_KEYS - state.keys()):
             return f"its state has no {', '.join(missing)}"
         parts = ("adapter.", "kept.") if state["kept"] else ("adapter.",)
-        shapes = {f"{part}{name}": t.shape for part in parts for name, t in _adapter(self.model).items()}
+        shapes = {f"{part}{name}": t.shape for part in parts for name, t in lora_weights(self.model).items()}
         for n, weight in enumerate(self.weights):
             if any(f"optimizer.{n}.{name}" in tensors for name in _MOMENTS):  # else it never had a gradient
                 shapes |= {
@@ -386,11 +388,6 @@ class Trainer:
         found = {name: tensor.shape for name, tensor in tensors.items()}
         wrong = sorted(name for name in shapes.keys() | found if shapes.get(name) != found.get(name))
         return f"its tensor {wrong[0]} is missing, unknown or of another shape" if wrong else None
-
-
-def _adapter(model: Any) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return state
 
 
 def _listed(numbers: Sequence[int]) -> str:

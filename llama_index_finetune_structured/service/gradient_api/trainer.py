@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import get_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save_file
 from torch.nn import Parameter
@@ -31,10 +30,10 @@ from ...local.model.devices import precision
 from ...local.model.finite import not_finite
 from ...local.model.lora_files import read_lora_config
 from ...local.model.lora_targets import lora_targets
+from ...local.model.lora_weights import load_start, lora_weights
 from ...local.model.prompts import TokenRow
 from ...local.model.reading import seeding, structure
 from ...local.model.rope import forget_lengths
-from ...local.model.start_weights import load_start
 from ...local.schema.bounds import AnswerBounds
 from ...local.train.fused_linear import fuse_lora
 from ...local.train.gradient_scale import GradientScale
@@ -209,8 +208,7 @@ class StepTrainer:
         }
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
-        adapter = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        return [*adapter.items(), *self._moments().items()]
+        return [*lora_weights(self.model).items(), *self._moments().items()]
 
     def _card(self) -> AdapterCard:
         return AdapterCard(
