@@ -77,7 +77,9 @@ def absent_values(schema: Mapping[str, Any], value: Any, texts: Sequence[str | N
     def look(path: str, kind: WrittenKind, text: str) -> str:
         with suppress(ValueError):
             if not stands_in(kind.spelling(text, document), document.texts):
-                absent.append(f"{path}: {text!r} does not stand in the text")
+                found = kind.unsure_spelling(text, document)
+                why = f", where {found}: name only locales that write the one meant" if found else ""
+                absent.append(f"{path}: {text!r} does not stand in the text{why}")
         return text
 
     if has_written_values(schema):

@@ -149,7 +149,10 @@ def _with_whole_months(plain: str, locales: Sequence[str]) -> str:
 
 
 def date_spots(text: str, day: date, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Start and end of what may write a day in a text, in order; ``text``: with western digits."""
+    """Start and end of what may write a day in a text, in order; ``text``: with western digits.
+
+    They may overlap: in "June 3, 2024; due July 3, 2024" the year of the one day stands before the month of the other.
+    """
     names = {name for locale in (*locales, "en") for name in _month_names(locale)[day.month - 1]}
     month = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     year = rf"(?:{day.year:04}|{day.year % 100:02})"
@@ -160,8 +163,10 @@ def date_spots(text: str, day: date, locales: Sequence[str]) -> Iterator[tuple[i
         rf"(?<!\w)(?:{month}){_BETWEEN}0?{day.day}(?!\d){_BETWEEN}{year}",
         rf"{year}(?!\d){_BETWEEN}(?<!\w)(?:{month}){_BETWEEN}0?{day.day}",
     )
-    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(spellings)})(?!\w|[./-]\d)", re.IGNORECASE)
-    return (found.span() for found in pattern.finditer(text))
+    # A match takes no text away from the next one.
+    patterns = (rf"(?<![\w./-])(?=({each})(?!\w|[./-]\d))" for each in spellings)
+    found = {match.span(1) for each in patterns for match in re.finditer(each, text, re.IGNORECASE)}
+    return iter(sorted(found))
 
 
 @lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -65,6 +66,16 @@ class WrittenKind:
         ]
         same = (each for each in found if _decimals(each) == _decimals(self.text(reading.value)))
         return next(same, found[0] if found else self.text(reading.value))
+
+    def unsure_spelling(self, text: str, document: DocumentTexts) -> str | None:
+        """What of the document may mean what a text means, or something else, with what it may mean; None: nothing."""
+        value = self.read(text, document).value
+        for each in self._spots(value, document):
+            with suppress(ValueError):
+                reading = self.read(each, document)
+                if reading.others and value in (reading.value, *reading.others):
+                    return f"{each!r} may be {_choices(self, reading)}"
+        return None
 
     def _is(self, text: str, value: Any, document: DocumentTexts) -> bool:
         try:

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from babel.dates import format_date
 from babel.numbers import format_currency, format_decimal
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured import ConfigurationError
@@ -122,6 +122,28 @@ def test_the_spelling_found_in_a_text_is_read_back_as_the_value(
         spelled = kind.spelling(kind.text(value), document)
         assert spelled in document.texts[0]
         assert kind.read(spelled, document) == Reading(value)
+
+
+_OF_ONE_YEAR = st.dates(date(2024, 1, 1), date(2024, 12, 31))
+_FORMS = st.sampled_from(["short", "medium", "long"])
+
+
+@given(
+    st.lists(st.tuples(_OF_ONE_YEAR, _FORMS), min_size=2, max_size=3),
+    st.sampled_from(LOCALES[:-1]),
+    st.sampled_from([" ", ", ", "; ", " - ", "; pay by ", " bis "]),
+)
+@example([(date(2024, 6, 13), "medium"), (date(2024, 8, 12), "medium")], "en_US", "; pay by ")
+@settings(max_examples=150)
+def test_each_of_several_dates_in_a_line_is_found(
+    dates: list[tuple[date, str]], locale: str, between: str
+) -> None:
+    document = DocumentTexts([between.join(format_date(day, form, locale) for day, form in dates)])
+    kind = WrittenKind("date", (locale,))
+    for day, _ in dates:
+        spelled = kind.spelling(day.isoformat(), document)
+        assert kind.read(spelled, document) == Reading(day), document.texts
+        assert spelled in document.texts[0], (spelled, document.texts)
 
 
 @pytest.mark.parametrize(
