@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage, ChatResponse
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError
 
 from llama_index_finetune_structured import (
     AsWritten,
@@ -112,25 +112,34 @@ def test_a_text_with_two_meanings_is_never_taken_silently(tiny_llama: Path) -> N
         Amount.model_validate_json('{"amount": "1.834"}')
 
 
+class Due(BaseModel):
+    value: Annotated[date, AsWritten("en", "fr")]
+
+
+class Begins(BaseModel):
+    value: Annotated[datetime, AsWritten("en", "fr")]
+
+
+class Sum(BaseModel):
+    value: Annotated[Decimal, AsWritten("en", "de")]
+
+
 @pytest.mark.parametrize(
-    ("kind", "other", "text", "value", "meanings"),
+    ("text", "label", "meanings"),
     [
-        (date, "fr", "Due 08/03/2024", date(2024, 3, 8), "'08/03/2024' may be 2024-08-03 or 2024-03-08"),
-        (Decimal, "de", "Sum 1.834", Decimal(1834), "'1.834' may be 1.8340 or 1834"),
+        ("Due 08/03/2024", Due(value=date(2024, 3, 8)), "'08/03/2024' may be 2024-08-03 or 2024-03-08"),
+        ("Sum 1.834", Sum(value=Decimal(1834)), "'1.834' may be 1.8340 or 1834"),
         (
-            datetime,
-            "fr",
             "At 08/03/2024 3:30",
-            datetime(2024, 3, 8, 15, 30),
+            Begins(value=datetime(2024, 3, 8, 15, 30)),
             "'08/03/2024 3:30' may be 2024-08-03T03:30",
         ),
     ],
 )
 def test_a_label_whose_text_may_mean_something_else_is_listed_with_what_it_may_mean(
-    kind: Any, other: str, text: str, value: Any, meanings: str
+    text: str, label: BaseModel, meanings: str
 ) -> None:
-    of = create_model("Of", value=(Annotated[kind, AsWritten("en", other)], ...))
-    [problem] = check(FinetuneDataset.from_pairs([(text, of(value=value))], output_cls=of)).problems
+    [problem] = check(FinetuneDataset.from_pairs([(text, label)], output_cls=type(label))).problems
     assert problem.code == "value_not_in_text"
     assert f"where {meanings}" in problem.message
     assert "name only locales that write the one meant" in problem.message
