@@ -20,6 +20,8 @@ _NUMBER = re.compile(
     r"|(?:(?<![\w.,])\.)?\d+(?:[.,'’]\d+)*)"
 )
 _SIGNS, _DIGITS = "-\u2212", re.compile(r"\d+")
+_GROUPS = re.compile(rf"\d[^{_SPACES}]*")
+_MOST_GROUPS = 7  # chosen: of three digits; enough for any amount, and few parts of a long row of numbers
 _GROUPED = r"\d{{1,3}}(?:{0}\d{{2,3}})*{0}\d{{3}}"  # in groups of three, or, as in India, of two
 _READINGS = (
     (re.compile(r"\d+"), ""),
@@ -43,7 +45,8 @@ _MONTHS = (
 def number_spots(text: str) -> Spots:
     """The numbers of a text: 1,834.40 as 1834.4, and as 1.234 may be read either way, as both.
 
-    Digits with separators that are no number, as in 3.4.2024, are numbers each; so are those that spaces group.
+    Digits with separators that are no number, as in 3.4.2024, are numbers each. Those that spaces group may be several:
+    "2 345,00" is also 2 and 345.
     """
     spots: Spots = {}
     for found in _numbers(text):
@@ -51,12 +54,16 @@ def number_spots(text: str) -> Spots:
         token, sign = found.group(), 1
         if token[0] in _SIGNS:
             token, sign = token[1:], -1
-        values = {sign * value for value in _readings(token)}
-        for value in values:
-            spots.setdefault(value, []).append((start, end))
-        if not values or any(space in token for space in _SPACES):
-            for digits in _DIGITS.finditer(text, start, end):
-                spots.setdefault(Decimal(digits.group()), []).append(digits.span())
+        known = {(sign * value, (start, end)) for value in _readings(token)}
+        groups = [group.span() for group in _GROUPS.finditer(text, start, end)]
+        if len(groups) > 1:
+            for at, (first, _) in enumerate(groups):
+                for _, last in groups[at : at + _MOST_GROUPS]:
+                    known |= {(value, (first, last)) for value in _readings(text[first:last])}
+        if not known or len(groups) > 1:
+            known |= {(Decimal(each.group()), each.span()) for each in _DIGITS.finditer(text, start, end)}
+        for value, span in sorted(known, key=lambda one: one[1]):
+            spots.setdefault(value, []).append(span)
     return spots
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ __all__ = [
     "DocumentTexts",
     "Reading",
     "locale_of",
+    "number_parts",
     "number_values",
     "western_digits",
     "without_marks",
@@ -29,7 +30,7 @@ _BREAKS = "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _GROUPS = ",.'’ "
 _NUMBER = re.compile(r"(?<![\w.,'’])\d+(?:[.,'’]\d+)+(?![\w]|[.,'’]\d)")
 TOKEN = re.compile(
-    r"(?<![\d.,'’])(?:[1-9]\d{0,2}(?: \d{3})+(?!\d)(?:[.,]\d+)?|(?:[.,](?=\d))?\d+(?:[.,'’]\d+)*)(?!\d)"
+    r"(?<![\d.,'’])(?:[1-9]\d{0,2}(?: \d{3})+(?!\d)(?:[.,]\d+)?(?![.,'’]\d)|(?:[.,](?=\d))?\d+(?:[.,'’]\d+)*)(?!\d)"
 )
 """Digits of one number, with the separators between them."""
 _TWO_DECIMALS = re.compile(r"\d+[.,]\d\d")
@@ -39,6 +40,7 @@ _SIGN_BEFORE = re.compile(r"(?:(?<!\w)[-\u2212]|\()[^\d\n()\u2212-]*$")
 _SIGN_AFTER = re.compile(r"[-\u2212](?!\w)")
 _CLOSING = re.compile(r"[^\d\n()]*\)")
 _AFTER_NOON = re.compile(r"(?<![\d.,:])(?:1[3-9]|2[0-3])(?::|\s?h\s?)[0-5]\d(?![\d:])")
+_MOST_GROUPS = 7  # chosen: of three digits; enough for any amount, and few parts of a long row of numbers
 _FEW = (
     2  # chosen: 12.50 may be a time or a section; two such numbers of a document seldom are, and no other one
 )
@@ -103,6 +105,19 @@ def _forms() -> dict[str, re.Pattern[str]]:
     return forms
 
 
+def number_parts(token: str) -> Iterator[tuple[int, int]]:
+    """Start and end of the numbers that digits grouped by spaces may be: ``2 345,00`` is one, or 2 times 345.
+
+    In order, of at most seven groups each.
+    """
+    gaps = [at for at, character in enumerate(token) if character == " "]
+    starts, ends = [0, *(at + 1 for at in gaps)], [*gaps, len(token)]
+    for first, start in enumerate(starts):
+        if first == 0 or token[start] != "0":  # no number begins with a group such as 045
+            for end in ends[first : first + _MOST_GROUPS]:
+                yield start, end
+
+
 def _signed(plain: str, start: int, end: int) -> list[tuple[int, int]]:
     """The place of a number with its sign, if it has one, and without: ``-€ 12.50``, ``(12,50 €)``, ``12,50-``."""
     places = [(start, end)]
@@ -135,8 +150,10 @@ class DocumentTexts:
         found = []
         for plain, text in zip(self.plain, self.texts, strict=True):
             for each in TOKEN.finditer(plain):
-                values = frozenset(number_values(each.group()).values())
-                found += [(text[start:end], values) for start, end in _signed(plain, *each.span())]
+                for first, last in number_parts(each.group()):
+                    values = frozenset(number_values(each.group()[first:last]).values())
+                    span = each.start() + first, each.start() + last
+                    found += [(text[start:end], values) for start, end in _signed(plain, *span)]
         return tuple(found)
 
     @cached_property

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llama_index_finetune_structured import Evidence, Trust
@@ -147,6 +147,26 @@ def test_every_number_is_found_in_every_spelling(number: Decimal, separators: st
     assert spot is not None
     assert spot.text == spelled
     assert (spot.start, spot.end) == (2, 2 + len(spelled))
+
+
+@given(
+    st.integers(1, 999),
+    st.lists(_PLAIN, min_size=1, max_size=3),
+    st.sampled_from([",.", ".,", " ,", "’.", "_."]),
+)
+@example(54, [Decimal("761.07"), Decimal("41097.78")], " ,")
+def test_each_of_several_numbers_in_a_line_is_found(
+    count: int, numbers: list[Decimal], separators: str
+) -> None:
+    """Columns of a table are a space apart once a document is text, and so are the groups of a number."""
+    thousands, point = separators.replace("_", "")[:-1], separators[-1]
+    spelled = [
+        f"{number:,.2f}".replace(",", "T").replace(".", point).replace("T", thousands) for number in numbers
+    ]
+    values = [count, *map(float, numbers)]
+    for value, spot in zip(values, _found(values, " ".join([str(count), *spelled])), strict=True):
+        assert spot is not None, (value, spelled)
+        assert Decimal(str(value)) in number_spots(spot.text)
 
 
 @given(st.dates(min_value=date(1000, 1, 1)), st.integers(1, 400))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llama_index_finetune_structured import ConfigurationError
 from llama_index_finetune_structured.written_values.dates import read_date
-from llama_index_finetune_structured.written_values.kinds import WrittenKind
+from llama_index_finetune_structured.written_values.kinds import WrittenKind, stands_in
 from llama_index_finetune_structured.written_values.numbers import (
     number_text,
     read_currency,
@@ -144,6 +144,26 @@ def test_each_of_several_dates_in_a_line_is_found(
         spelled = kind.spelling(day.isoformat(), document)
         assert kind.read(spelled, document) == Reading(day), document.texts
         assert spelled in document.texts[0], (spelled, document.texts)
+
+
+_COUNTS = st.integers(1, 999)
+
+
+@given(
+    _COUNTS, st.lists(AMOUNTS.map(abs).filter(bool), min_size=1, max_size=3), st.sampled_from(LOCALES[:-1])
+)
+@example(54, [Decimal("761.07"), Decimal("41097.78")], "fr")
+@example(2, [Decimal("345.00")], "de")
+@settings(max_examples=150)
+def test_each_of_several_numbers_in_a_line_is_found(count: int, amounts: list[Decimal], locale: str) -> None:
+    """Columns of a table are a space apart once a document is text, and so are the groups of a number."""
+    forms = [format_decimal(amount, "#,##0.00", locale) for amount in amounts]
+    document = DocumentTexts([" ".join([str(count), *forms]).replace("\u202f", " ").replace("\xa0", " ")])
+    kind = WrittenKind("decimal", (locale,))
+    for amount in (Decimal(count), *amounts):
+        spelled = kind.spelling(kind.text(amount), document)
+        assert kind.read(spelled, document) == Reading(amount), document.texts
+        assert stands_in(spelled, document.texts), (spelled, document.texts)
 
 
 @pytest.mark.parametrize(
