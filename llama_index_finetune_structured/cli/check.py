@@ -9,7 +9,6 @@ import typer
 
 from ..dataset.checks.report import CheckReport, check
 from ..errors import ConfigurationError
-from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt, ToolPrompt
 from ..local.model.reasoning import Thinking
 from .command import Result, command, finite, one_of
@@ -28,8 +27,12 @@ def check_file(
         ),
     ] = "local",
     base_model: Annotated[
-        str, typer.Option(help="Base model whose tokenizer is used, for local and trl.")
-    ] = DEFAULT_BASE_MODEL,
+        str | None,
+        typer.Option(
+            help="Base model whose tokenizer is used, for local and trl (default: that of --start-from, else the "
+            "embedded one)."
+        ),
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Maximum tokens in a row (default: the target's limit).")
     ] = None,

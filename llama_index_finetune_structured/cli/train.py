@@ -13,7 +13,6 @@ from ..dataset.schema.load import load_schema
 from ..engines.lora import LoraFinetuneEngine
 from ..engines.start_adapter import REPLAY_SHARE
 from ..errors import DatasetError
-from ..local.model.base_models import DEFAULT_BASE_MODEL
 from ..local.model.prompts import SchemaPrompt, ToolPrompt
 from ..local.model.quantization import Quantization
 from ..local.model.reasoning import Thinking
@@ -32,8 +31,12 @@ def train(
         Path, typer.Argument(help="Training file, such as build writes, or another that check accepts.")
     ],
     base_model: Annotated[
-        str, typer.Option(help="Base model: the embedded one, a folder, a .gguf file or a hub id.")
-    ] = DEFAULT_BASE_MODEL,
+        str | None,
+        typer.Option(
+            help="Base model: a folder, a .gguf file or a hub id (default: that of --start-from, else the embedded "
+            "one)."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the run, which will contain the adapter.")] = Path(
         "model"
     ),

@@ -15,8 +15,8 @@ from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..llms.lora import LoraLLM
-from ..local.model.adapter import AdapterCard, save_adapter
-from ..local.model.base_models import DEFAULT_BASE_MODEL, load_tokenizer, resolve
+from ..local.model.adapter import AdapterCard, base_of, save_adapter
+from ..local.model.base_models import load_tokenizer, resolve
 from ..local.model.chat_template import prompt_date
 from ..local.model.prompts import prompt_form_of
 from ..local.model.reading import seeding
@@ -52,8 +52,8 @@ class LoraFinetuneEngine(FinetuneEngine):
 
     Args:
         data: A FinetuneDataset, Examples, or the path of any file that ``check(path)`` accepts.
-        base_model: The embedded ``smollm2-135m-instruct``, a folder, a ``.gguf`` file or a hub id
-            (``owner/name``).
+        base_model: A folder, a ``.gguf`` file or a hub id (``owner/name``). None: that of ``start_from``, else the
+            embedded ``smollm2-135m-instruct``.
         validation: Held-out rows, in any form of ``data``; their loss is computed after each epoch, and the weights
             with the lowest are kept.
         output_dir: Folder of the run. None: a folder of ``lora-output`` that is named by ``fingerprint``, so
@@ -83,7 +83,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         self,
         data: FinetuneDataset | str | Path | Iterable[Example],
         *,
-        base_model: str | Path = DEFAULT_BASE_MODEL,
+        base_model: str | Path | None = None,
         validation: FinetuneDataset | str | Path | Iterable[Example] | None = None,
         output_dir: str | Path | None = None,
         config: LoraSettings | None = None,
@@ -92,7 +92,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         replay_share: float = REPLAY_SHARE,
         rejects: str | Path | Iterable[Example] | None = None,
     ) -> None:
-        self.base = resolve(base_model)
+        self.base = resolve(base_model or base_of(start_from))
         rejected = rejects if rejects is None or isinstance(rejects, str | Path) else tuple(rejects)
         self._data = rows_of(data, rejected)
         self._start = StartAdapter.of(start_from, self.base, replay, replay_share)

@@ -31,6 +31,7 @@ from llama_index_finetune_structured import (
 from llama_index_finetune_structured.cli import app
 from llama_index_finetune_structured.example import Message
 from llama_index_finetune_structured.local.model.adapter import read_card
+from llama_index_finetune_structured.local.model.base_models import DEFAULT_BASE_MODEL
 from llama_index_finetune_structured.local.schema.bounds import AnswerBounds, schema_key
 from llama_index_finetune_structured.local.train.checkpoints import newest_checkpoint, part_of
 from llama_index_finetune_structured.local.train.recipe import (
@@ -119,6 +120,16 @@ def test_an_adapter_of_another_base_is_refused(first: Path, tmp_path: Path) -> N
     other = tiny.save("qwen2", tmp_path / "other")
     with pytest.raises(ConfigurationError, match="was trained on"):
         _on(other, first, tmp_path / "run")
+
+
+def test_the_base_is_that_of_the_adapter_where_none_is_named(base: Path, first: Path, tmp_path: Path) -> None:
+    engine = LoraFinetuneEngine(_shades(4, 3), start_from=first, output_dir=tmp_path / "run", config=GOING_ON)
+    assert engine.base.name == str(base)
+    assert engine.fingerprint == _on(base, first, tmp_path / "named").fingerprint
+    named = check(_shades(4, 3), start_from=first)
+    assert named.tokens == check(_shades(4, 3), base_model=base, start_from=first).tokens
+    assert named.tokens != check(_shades(4, 3)).tokens
+    assert LoraFinetuneEngine(_shades(4, 3), output_dir=tmp_path).base.name == DEFAULT_BASE_MODEL
 
 
 def test_options_of_old_rows_need_an_adapter(base: Path, tmp_path: Path) -> None:

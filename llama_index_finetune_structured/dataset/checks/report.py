@@ -183,7 +183,7 @@ def check(
         source: A file, with the other shards of a capture, or Examples.
         target: "local", "openai", "trl", "gradient", or a TrainingTarget of your own.
         base_model: Base model whose tokenizer "local" and "trl" use: a folder, a ``.gguf`` file or a hub id. None:
-            the embedded default.
+            that of ``start_from``, else the embedded default.
         max_length: Most tokens of a row. None: the target's own limit, which for "local" is the base model's
             context window.
         epochs: Number of epochs that the cost is for. None: for "local" as many as ``LoraSettings()`` would take
@@ -206,12 +206,12 @@ def check(
         if value is not None and value < 1:
             raise ConfigurationError(f"{name}: is {value}, expected at least 1, or None")
     rows = as_source(source)
+    start = None if start_from is None else read_card(find_adapter(Path(start_from)))
     if isinstance(target, str):
         examples = readable_examples(rows) if target == "local" else ()
         form = prompt_form_of(examples, schema_prompt, thinking, tool_prompt)
-        target = target_named(target, base_model, max_length, form)
-    known = () if start_from is None else read_card(find_adapter(Path(start_from))).schemas
-    done = SourceCheck(target, output_cls=output_cls, known=known)
+        target = target_named(target, base_model or (start and start.base_model), max_length, form)
+    done = SourceCheck(target, output_cls=output_cls, known=start.schemas if start else ())
     done.run(rows)
     windows = _window_rows(rows, done)
     epochs = target.default_epochs(done.good + windows) if epochs is None else epochs

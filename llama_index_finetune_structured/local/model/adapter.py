@@ -19,7 +19,7 @@ from ...trust.calibration import Calibration
 from ..schema.bounds import AnswerBounds
 from ..schema.list_items import ListRules
 from .base_files import differing_parts, file_hash, hashed_files
-from .base_models import BaseModelFiles
+from .base_models import DEFAULT_BASE_MODEL, BaseModelFiles
 from .chat_template import SystemForm
 from .finite import require_finite
 from .lora_files import (
@@ -45,6 +45,7 @@ __all__ = [
     "adapter_or_none",
     "add_lora",
     "attach_adapter",
+    "base_of",
     "find_adapter",
     "fitted_lora",
     "merge_adapter",
@@ -311,6 +312,11 @@ def find_adapter(folder: Path) -> Path:
             "folder again, or train again"
         )
     return adapter
+
+
+def base_of(folder: str | Path | None) -> str:
+    """Name of the base that the adapter of a folder or run was trained on; of the embedded one for None."""
+    return DEFAULT_BASE_MODEL if folder is None else read_card(find_adapter(Path(folder))).base_model
 
 
 def write_card(folder: Path, card: AdapterCard, files: Mapping[str, str]) -> None:
