@@ -210,7 +210,8 @@ def check(
     if isinstance(target, str):
         examples = readable_examples(rows) if target == "local" else ()
         form = prompt_form_of(examples, schema_prompt, thinking, tool_prompt)
-        target = target_named(target, base_model or (start and start.base_model), max_length, form)
+        base_model = base_model or (None if start is None else start.base_model)
+        target = target_named(target, base_model, max_length, form)
     done = SourceCheck(target, output_cls=output_cls, known=start.schemas if start else ())
     done.run(rows)
     windows = _window_rows(rows, done)
