@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import MissingDependencyError
+from .numbers import locale_symbols
 from .readings import DocumentTexts, Reading, locale_of, western_digits, without_marks
 
 __all__ = ["date_spots", "read_date"]
@@ -32,8 +33,8 @@ def read_date(text: str, locales: Sequence[str], document: DocumentTexts) -> Rea
     """The day that a text writes.
 
     Where day and month may be exchanged, the locales decide, those first whose own dates have the mark between the
-    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the day of the week, or the document's other
-    dates.
+    numbers (``.``, ``/``, ``-``); without any, or where they disagree, the day of the week, the document's other
+    dates, or those locales that write decimals as the document does.
 
     Raises ValueError for other texts.
     """
@@ -88,6 +89,8 @@ def _numeric(
         if len(written["y"]) in (2, 4) and len(written["d"]) < 3:
             with suppress(ValueError):
                 days[order] = date(_year(written["y"]), int(written["m"]), int(written["d"]))
+    if document.day_first is None and (symbol := document.decimal_symbol) is not None:
+        locales = [name for name in locales if locale_symbols(name)[0] == symbol] or locales
     orders = list(dict.fromkeys(order for name in locales if (order := _order(name)) in days))
     candidates = orders or [order for order in days if order != "ymd"] or list(days)
     if not candidates:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from .readings import TOKEN, DocumentTexts, Reading, locale_of, number_values, western_digits, without_marks
 
-__all__ = ["currency_spellings", "number_text", "read_currency", "read_number"]
+__all__ = ["currency_spellings", "locale_symbols", "number_text", "read_currency", "read_number"]
 
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}")
 _AMBIGUOUS = re.compile(r"[1-9]\d{0,2}[.,]\d{3}")
@@ -53,7 +53,7 @@ def read_number(text: str, locales: Sequence[str], document: DocumentTexts) -> R
 
 def _decided(values: dict[str, Decimal], separator: str, locales: Sequence[str], here: str | None) -> Reading:
     """``values``: by decimal symbol, two; ``here``: the document's symbol."""
-    known = [_symbols(name) for name in locales]
+    known = [locale_symbols(name) for name in locales]
     symbols = list(dict.fromkeys(decimal for decimal, group in known if separator in (decimal, group)))
     if len(symbols) == 1:
         symbol, is_sure = symbols[0], here in (None, symbols[0])
@@ -66,7 +66,7 @@ def _decided(values: dict[str, Decimal], separator: str, locales: Sequence[str],
 
 
 @lru_cache(maxsize=256)
-def _symbols(name: str) -> tuple[str, str]:
+def locale_symbols(name: str) -> tuple[str, str]:
     """A locale's decimal symbol and that of groups."""
     from babel.numbers import get_decimal_symbol, get_group_symbol
 

@@ -223,6 +223,32 @@ def test_the_other_dates_of_a_document_decide_where_locales_do_not() -> None:
     assert read_date("03/04/2026", ["en_US"], british).others == (date(2026, 4, 3),)
 
 
+@given(DAYS, st.lists(AMOUNTS, min_size=2, max_size=4), st.sampled_from(LOCALES[:-1]), st.data())
+@settings(max_examples=150)
+def test_amounts_tell_which_of_the_named_locales_wrote_a_date(
+    day: date, amounts: list[Decimal], locale: str, data: st.DataObject
+) -> None:
+    named = data.draw(
+        st.permutations([locale, *data.draw(st.lists(st.sampled_from(LOCALES[:-1]), max_size=2))])
+    )
+    written = format_date(day, "short", locale)
+    document = DocumentTexts([written, *(format_decimal(amount, "#,##0.00", locale) for amount in amounts)])
+    reading = read_date(written, named, document)
+    assert day in (reading.value, *reading.others)
+
+
+def test_the_symbol_of_decimals_tells_month_and_day_apart() -> None:
+    french, english = (
+        DocumentTexts([f"09/07/2025 {amounts}"]) for amounts in ("1 190,76 34,50", "1,190.76 34.50")
+    )
+    assert read_date("09/07/2025", ["en", "fr"], french) == Reading(date(2025, 7, 9))
+    assert read_date("09/07/2025", ["en", "fr"], english) == Reading(date(2025, 9, 7))
+    assert read_date("09/07/2025", ["en", "en_GB"], english).others
+    assert read_date("09/07/2025", ["en", "fr"], DocumentTexts(["09/07/2025"])).others
+    told = DocumentTexts(["09/07/2025 25/07/2025 1,190.76 34.50"])
+    assert read_date("09/07/2025", ["en", "fr"], told) == Reading(date(2025, 7, 9))
+
+
 @pytest.mark.parametrize(
     ("text", "locales", "code"),
     [("€", ["de"], "EUR"), ("$", ["en_CA"], "CAD"), ("$", ["fr"], "USD"), ("US$", ["en_US"], "USD"),
