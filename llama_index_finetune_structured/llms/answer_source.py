@@ -17,7 +17,7 @@ from ..trust.answer_trust import Trust
 from ..trust.evidence import with_evidence
 
 if TYPE_CHECKING:
-    from ..local.generate.grounding import PromptTexts
+    from ..local.generate.prompt_texts import PromptTexts
 
 __all__ = ["AnswerSource"]
 
@@ -51,7 +51,7 @@ class AnswerSource:
         )
         if grounded is None:
             return cls(contents, None, schema)
-        from ..local.generate.grounding import PromptTexts
+        from ..local.generate.prompt_texts import PromptTexts
 
         copied = PromptTexts(Grounding(grounded, tuple(text for [text] in filter(None, texts))))
         return cls(contents, copied, schema)

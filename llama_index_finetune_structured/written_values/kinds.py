@@ -15,7 +15,7 @@ from .numbers import currency_spellings, number_text, read_currency, read_number
 from .readings import DocumentTexts, Reading
 from .times import datetime_spots, read_datetime, read_time, time_spots
 
-__all__ = ["KEYWORD", "WrittenKind", "stands_in", "written_kind"]
+__all__ = ["KEYWORD", "WRITTEN_NUMBERS", "WrittenKind", "stands_in", "written_kind"]
 
 KEYWORD = "x-written"
 """Keyword of a JSON schema whose strings are written as the text has them: ``{"type": ..., "locales": [...]}``."""
@@ -134,4 +134,5 @@ _MOMENTS: dict[str, Callable[[str, Sequence[str], DocumentTexts], Reading]] = {
     "datetime": read_datetime,
     "time": read_time,
 }
-NAMES = ("decimal", "integer", "number", "currency", *_MOMENTS)
+WRITTEN_NUMBERS = frozenset(("decimal", "integer", "number"))
+NAMES = (*sorted(WRITTEN_NUMBERS), "currency", *_MOMENTS)

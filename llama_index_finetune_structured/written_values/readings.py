@@ -19,7 +19,7 @@ __all__ = [
     "DocumentTexts",
     "Reading",
     "locale_of",
-    "number_parts",
+    "number_spots",
     "number_values",
     "western_digits",
     "without_marks",
@@ -105,8 +105,21 @@ def _forms() -> dict[str, re.Pattern[str]]:
     return forms
 
 
-def number_parts(token: str) -> Iterator[tuple[int, int]]:
-    """Start and end of the numbers that digits grouped by spaces may be: ``2 345,00`` is one, or 2 times 345.
+def number_spots(text: str) -> Iterator[tuple[int, int, frozenset[Decimal]]]:
+    """Start and end of the numbers of a text, and what each may mean; also with the sign that makes it negative.
+
+    Of digits that spaces group all that they may be: ``2 345,00`` is one number, or 2 and 345. ``text``: with western
+    digits.
+    """
+    for each in TOKEN.finditer(text):
+        for first, last in _grouped(each.group()):
+            if values := frozenset(number_values(each.group()[first:last]).values()):
+                for start, end in _signed(text, each.start() + first, each.start() + last):
+                    yield start, end, values
+
+
+def _grouped(token: str) -> Iterator[tuple[int, int]]:
+    """Start and end of the numbers that digits grouped by spaces may be.
 
     In order, of at most seven groups each.
     """
@@ -147,14 +160,9 @@ class DocumentTexts:
     @cached_property
     def numbers(self) -> tuple[tuple[str, frozenset[Decimal]], ...]:
         """The numbers of the texts, also with what says that they are negative, and what each may mean without it."""
-        found = []
-        for plain, text in zip(self.plain, self.texts, strict=True):
-            for each in TOKEN.finditer(plain):
-                for first, last in number_parts(each.group()):
-                    values = frozenset(number_values(each.group()[first:last]).values())
-                    span = each.start() + first, each.start() + last
-                    found += [(text[start:end], values) for start, end in _signed(plain, *span)]
-        return tuple(found)
+        texts = zip(self.plain, self.texts, strict=True)
+        spots = ((text, spot) for plain, text in texts for spot in number_spots(plain))
+        return tuple((text[start:end], values) for text, (start, end, values) in spots)
 
     @cached_property
     def decimal_symbol(self) -> str | None:

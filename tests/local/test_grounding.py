@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llama_index_finetune_structured import FinetuneDataset
 from llama_index_finetune_structured.example import Example, Message
 from llama_index_finetune_structured.local.generate.grammar import AnswerGrammar, GrammarCache
-from llama_index_finetune_structured.local.generate.grounding import PromptTexts, VocabularyTree
+from llama_index_finetune_structured.local.generate.prompt_texts import PromptTexts, VocabularyTree
 from llama_index_finetune_structured.local.model.prompts import trained_text
 from llama_index_finetune_structured.local.schema.bounds import (
     AnswerBounds,
@@ -28,9 +28,12 @@ from llama_index_finetune_structured.local.schema.grounding import (
     GroundedSchema,
     Grounding,
     grounded_leaves,
-    number_parts,
     occurrences,
 )
+from llama_index_finetune_structured.local.schema.prompt_numbers import number_parts
+from llama_index_finetune_structured.written_values.kinds import stands_in
+from llama_index_finetune_structured.written_values.numbers import read_number
+from llama_index_finetune_structured.written_values.readings import DocumentTexts
 from tests import tiny
 
 STOP = 1
@@ -237,6 +240,45 @@ def test_numbers_that_training_never_took_from_dates_or_longer_numbers_are_not_t
     assert is_allowed("12.345.678")
     parts = {day, day[:5], day[:2], day[-2:], "12", "345", "12.345", "678", "345.678"} - {amount}
     assert not [part for part in parts if is_allowed(part)]
+
+
+_WRITTEN = {"type": "string", "x-written": {"type": "decimal", "locales": ["fr", "en"]}}
+ALONE = NUMBERS.model_copy(update={"alone": True})
+_AMOUNTS = ["17", "1 850,71", "54 761,07", "1,834.40", "-3.00", "0,5", "2 345 678,00"]
+
+
+def test_a_written_number_is_copied_alone_where_training_had_nothing_else() -> None:
+    rows: list[tuple[str, Any]] = [(f"{n} x 1 {n},50 EUR", f"1 {n},50") for n in range(100, 130)]
+    assert _learned(rows, _WRITTEN) == GroundedPlace(string=ALONE)
+    assert _learned(rows, {"anyOf": [_WRITTEN, {"type": "null"}]}) == GroundedPlace(string=ALONE)
+    assert _learned(rows, {"type": "string"}) == GroundedPlace(string=NUMBERS)
+    with_currency: list[tuple[str, Any]] = [(f"{n} x {n},50 EUR", f"{n},50 EUR") for n in range(100, 130)]
+    assert _learned(with_currency, _WRITTEN) == GroundedPlace(string=NUMBERS)
+    dates = {**_WRITTEN, "x-written": {"type": "date", "locales": ["fr"]}}
+    assert _learned(rows, dates) == GroundedPlace(string=NUMBERS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.sampled_from([*_AMOUNTS, "x", "pcs", "€", "09.05.2025", "é", '"']), min_size=1, max_size=8),
+    st.sampled_from([" ", "; ", "  "]),
+)
+def test_a_written_number_is_nothing_but_a_number_of_the_text(
+    seed: int, words: list[str], between: str
+) -> None:
+    text = between.join([*words, _AMOUNTS[seed % len(_AMOUNTS)]])
+    rules = GroundedSchema(answer=GroundedPlace(items=GroundedPlace(string=ALONE)))
+    schema = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3}
+    prompt = PromptTexts(Grounding(rules, ("Read é 3,5.", text)))
+    answer, was_closed = _drawn(_grammar(schema, AnswerBounds()), prompt, random.Random(seed), 120)
+    assert not was_closed
+    document = DocumentTexts(["Read é 3,5.", text])
+    numbers = {number for number, _ in document.numbers}
+    for value in json.loads(answer):
+        assert value in numbers, (value, text)
+        assert read_number(value, ["fr", "en"], document)
+        assert stands_in(value, document.texts), (value, text)
 
 
 _INTEGERS_ALONE = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3}

@@ -26,8 +26,9 @@ from ..schema.grammar_schema import with_named_keys
 from ..schema.text_order import with_free_keys
 from .ending import EndingSearch
 from .grammar_errors import GrammarError, NoRoomError
-from .grounding import GroundedText, PromptTexts, VocabularyTree
+from .grounding import GroundedText
 from .json_text import JsonText, TextRules
+from .prompt_texts import PromptTexts, VocabularyTree
 from .sample_texts import largest_growth, sample_texts
 from .speculation import AnswerIndex
 

@@ -15,7 +15,7 @@ from .token_probability import ScoredToken
 if TYPE_CHECKING:
     from ..model.adapter_weights import AdapterWeights
     from .grammar import AnswerGrammar
-    from .grounding import PromptTexts
+    from .prompt_texts import PromptTexts
     from .reasoning import ReasoningLimit
 
 __all__ = ["GenerationRequest", "GenerationResult", "Sampling", "sample_token"]

@@ -24,8 +24,9 @@ from ..schema.text_order import with_free_keys
 from ..schema.turn_tools import call_schemas
 from .ending import EndingSearch
 from .grammar import AnswerGrammar, GrammarCache, GrammarState, require_shallow
-from .grounding import GroundedText, PromptTexts
+from .grounding import GroundedText
 from .json_text import JsonText, TextRules
+from .prompt_texts import PromptTexts
 from .sample_texts import largest_growth, sample_texts
 
 __all__ = ["turn_grammar"]

@@ -6,20 +6,20 @@ lets a model write there what stands in the messages of the call, and the few va
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...example import Example
 from ...json_schema import UNIONS, resolve_pointer
+from ...written_values.kinds import WRITTEN_NUMBERS, written_kind
 from .closing import LEARNED_KEYS
 from .learned_keys import sub_values
 from .message_texts import caller_texts, system_texts, without_schema_text
+from .prompt_numbers import cuts_number, is_one_number, numbers_alone
 from .spelling import spelled_json
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "PromptCopies",
     "grounded_leaves",
     "learn_grounding",
-    "number_parts",
     "occurrences",
     "rule_at",
 ]
@@ -46,19 +45,12 @@ _NEW_EXCEPTIONS = 50  # values, of which one may be an exception seen once: the 
 _CUT_WORDS = 200  # at most one of so many values is a part of a word, where whole words are required
 _POOLED_SHARE = 0.9  # chosen: of the strings at places with enough values, so that rarer ones count as copied
 _MOST_EXCEPTIONS, _MOST_CHARACTERS = 32, 4000  # of a place; chosen: small in a card
-# How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both, and both
-# with no part of a longer number, of a date or of a time.
-_ANYWHERE, _FROM_START, _TO_END, _WHOLE, _NUMBER = 1, 2, 4, 8, 16
+# How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both; so with no
+# part of a longer number, of a date or of a time; and so with nothing but a number.
+_ANYWHERE, _FROM_START, _TO_END, _WHOLE, _NUMBER, _ALONE = 1, 2, 4, 8, 16, 32
 _VARIANTS = (_WHOLE, _FROM_START, _TO_END, _ANYWHERE)  # the strictest first
-_ALL = 2 * _NUMBER - 1
-_WITH_SYSTEM = 5  # bits by which those are shifted that count system messages too
-
-_DIGITS = r"\d+(?:[.,'’٬٫]\d+)*"
-_WHOLE_NUMBER = re.compile(r"\d+(?:\D\d{3})*")
-_ONE_NUMBER = re.compile(rf"\D{{0,6}}{_DIGITS}\D{{0,6}}")  # with its sign and its currency
-_DATE = r"\d{1,2}(?P<sign>[./-])\d{1,2}(?P=sign)(?:\d{4}|\d\d)|\d{4}(?P<dash>[./-])\d\d?(?P=dash)\d\d?"
-_MOMENT = rf"{_DATE}|\d{{1,2}}:\d\d(?::\d\d)?"
-_NUMBER_PARTS = re.compile(rf"(?<![\w./:-])(?P<moment>{_MOMENT})(?![\w:]|[./-]\d)|{_DIGITS}")
+_ALL = 2 * _ALONE - 1
+_WITH_SYSTEM = 6  # bits by which those are shifted that count system messages too
 
 
 class GroundedRule(BaseModel):
@@ -69,6 +61,8 @@ class GroundedRule(BaseModel):
         ends: Whether it ends where a word does.
         numbers: Whether it holds one number, which is no part of a longer one, of a date or of a time.
         integers: Whether training has integers alone there: then they begin at no number with decimals.
+        alone: Whether it is a number with at most its sign, such as ``1 834,40`` of ``2 x 1 834,40 EUR``: where the
+            schema has one as it is written, and training nothing else.
         others: Values of training that stood in no text; of numbers, their JSON.
     """
 
@@ -78,6 +72,7 @@ class GroundedRule(BaseModel):
     ends: bool = False
     numbers: bool = False
     integers: bool = False
+    alone: bool = False
     others: tuple[str, ...] = ()
 
 
@@ -167,37 +162,16 @@ def _copied(leaf: Leaf, texts: Sequence[str], system: Sequence[str]) -> int:
 
 
 def _standing(leaf: Leaf, texts: Sequence[str]) -> int:
-    found, is_number = 0, _ONE_NUMBER.fullmatch(leaf.text) is not None
+    found, is_number = 0, is_one_number(leaf.text)
     for text in texts:
         for begin, starts, ends in occurrences(text, leaf):
             found |= _ANYWHERE | _FROM_START * starts | _TO_END * ends | _WHOLE * (starts and ends)
-            if starts and ends and is_number and not _cuts_number(text, begin, begin + len(leaf.text)):
-                return found | _NUMBER
+            end = begin + len(leaf.text)
+            if starts and ends and is_number and not cuts_number(text, begin, end):
+                return found | _NUMBER | _ALONE * (end in numbers_alone(text).get(begin, ()))
             if found & _WHOLE and not is_number:
                 return found
     return found
-
-
-def _cuts_number(text: str, begin: int, end: int) -> bool:
-    begins, ends, _ = number_parts(text)
-    return begin in begins or end in ends
-
-
-@lru_cache(maxsize=64)
-def number_parts(text: str) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
-    """Where no value that holds one number may begin, where none may end, and where no integer may begin.
-
-    Inside a number and its separators, in a date or time written in digits at its beginning and end too; and for
-    integers, in numbers with decimals: one that began there could not end. Separators of thousands are no decimals.
-    """
-    begins, ends, decimals = set[int](), set[int](), set[int]()
-    for found in _NUMBER_PARTS.finditer(text):
-        is_moment = found["moment"] is not None
-        begins.update(range(found.start() + (not is_moment), found.end()))
-        ends.update(range(found.start() + 1, found.end() + is_moment))
-        if not is_moment and not _WHOLE_NUMBER.fullmatch(found[0]):
-            decimals.update(range(max(0, found.start() - 1), found.end()))  # with a sign before it
-    return frozenset(begins), frozenset(ends), frozenset(decimals)
 
 
 def occurrences(text: str, leaf: Leaf, begin: int = 0) -> Iterator[tuple[int, bool, bool]]:
@@ -269,9 +243,11 @@ def learn_grounding(
         if _are_few(others[place], counts[place].total()):
             whole = variant == _WHOLE
             numbers = whole and all(not copied & _WHOLE or copied & _NUMBER for copied in counts[place])
+            alone = numbers and all(not copied & _WHOLE or copied & _ALONE for copied in counts[place])
             rules[place] = GroundedRule(
                 starts=whole or variant == _FROM_START, ends=whole or variant == _TO_END, numbers=numbers,
-                integers=numbers and place not in no_integers, others=tuple(sorted(others[place])),
+                integers=numbers and place not in no_integers, alone=alone and _is_written_number(schema, place[0]),
+                others=tuple(sorted(others[place])),
             )  # fmt: skip
     if not rules:
         return None
@@ -374,6 +350,19 @@ def _paths_of_object(
         # Where some keys are named and others are data, a name that training left out would count as data.
         known = path is not None and (name in named or not named)
         yield from _paths(root, children, item, (*path, part) if known and path is not None else None)
+
+
+def _is_written_number(schema: Mapping[str, Any], path: _Path) -> bool:
+    """Whether the schema says that strings at a place are numbers as they are written."""
+    nodes = _expanded(schema, [schema])
+    for keyword, name in path:
+        key = {"properties": "properties", "values": "additionalProperties", "items": "items"}[keyword]
+        children = [node.get(key) for node in nodes]
+        if keyword == "properties":
+            children = [child.get(name) for child in children if isinstance(child, Mapping)]
+        nodes = _expanded(schema, children)
+    kinds = [kind.name for node in nodes if (kind := written_kind(node)) is not None]
+    return bool(kinds) and {*kinds} <= WRITTEN_NUMBERS
 
 
 def _expanded(root: Mapping[str, Any], schemas: Sequence[Any]) -> list[Mapping[str, Any]]:
