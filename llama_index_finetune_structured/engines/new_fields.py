@@ -79,17 +79,7 @@ def _with(other: Example, example: Example, name: str, anywhere: bool) -> Exampl
     at = lines.place_in(others)
     if anywhere and (valued := _with_values(others, own)):
         at = Random(content_hash([example.id, other.id])).randint(valued[0], valued[-1] + 1)
-    return _changed(other, lines.within(others, at), _with_field(own, answer, name))
-
-
-def _with_field(own: Mapping[str, Any], answer: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An answer with a field of another one, behind the fields that are before it there."""
-    if name in own:  # as null
-        return {**own, name: answer[name]}
-    before = [key for key in answer if key != name][: list(answer).index(name)]
-    at = 1 + max((at for at, key in enumerate(own) if key in before), default=-1)
-    items = list(own.items())
-    return dict([*items[:at], (name, answer[name]), *items[at:]])
+    return _changed(other, lines.within(others, at), {**own, name: answer[name]})
 
 
 def _without(example: Example, name: str) -> Example | None:

@@ -115,28 +115,6 @@ def test_another_text_gets_the_lines_where_they_stood_in_their_own(text: str, ot
     assert _filled(text, OWN, other, OTHER) == [(made, {"number": "B-2", "total": "9.00", "due": "3 May"})]
 
 
-class Early(BaseModel):
-    """A bill with its optional fields before the others."""
-
-    due: str | None = None
-    number: str
-    note: str | None = None
-    total: str
-
-
-def test_the_field_stands_where_its_class_has_it() -> None:
-    own = Early(number="A-1", total="7.50", due="3 May", note="n")
-    row = _row("Bill A-1\nPay by 3 May\nfor n\nTotal 7.50", own, Early)
-    answer = Early(number="B-2", total="9.00")
-    for said in (answer.model_dump(exclude_none=True), answer.model_dump()):
-        other = _row("Bill B-2\nTotal 9.00", said, Early)
-        for name, value in {"due": "3 May", "note": "n"}.items():
-            [made] = rows_with([row], [name], [other])
-            written = json.loads(made.answer_text())
-            assert written[name] == value
-            assert list(written) == [key for key in Early.model_fields if key in written]
-
-
 def test_no_other_text_is_filled_that_has_the_field_or_could_not_be_told_from_it() -> None:
     text, other = "Bill A-1\nPay by 3 May\nTotal 7.50", "Bill B-2\nTotal 9.00"
     assert not _filled(text, OWN, f"{other}\nDue 4 May", OTHER.model_copy(update={"due": "4 May"}))
