@@ -15,7 +15,7 @@ from ..dataset.checks.targets import local_target
 from ..errors import CheckpointError, ConfigurationError, DatasetError, EngineError, MissingDependencyError
 from ..example import Example, content_hash
 from ..llms.lora import LoraLLM
-from ..local.model.adapter import AdapterCard, base_of, save_adapter
+from ..local.model.adapter import AdapterCard, adapter_base, save_adapter
 from ..local.model.base_models import load_tokenizer, resolve
 from ..local.model.chat_template import prompt_date
 from ..local.model.prompts import prompt_form_of
@@ -92,7 +92,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         replay_share: float = REPLAY_SHARE,
         rejects: str | Path | Iterable[Example] | None = None,
     ) -> None:
-        self.base = resolve(base_model or base_of(start_from))
+        self.base = resolve(base_model or adapter_base(start_from))
         rejected = rejects if rejects is None or isinstance(rejects, str | Path) else tuple(rejects)
         self._data = rows_of(data, rejected)
         self._start = StartAdapter.of(start_from, self.base, replay, replay_share)

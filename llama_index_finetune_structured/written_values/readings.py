@@ -19,7 +19,7 @@ __all__ = [
     "DocumentTexts",
     "Reading",
     "locale_of",
-    "number_spots",
+    "written_numbers",
     "number_values",
     "western_digits",
     "without_marks",
@@ -105,7 +105,7 @@ def _forms() -> dict[str, re.Pattern[str]]:
     return forms
 
 
-def number_spots(text: str) -> Iterator[tuple[int, int, frozenset[Decimal]]]:
+def written_numbers(text: str) -> Iterator[tuple[int, int, frozenset[Decimal]]]:
     """Start and end of the numbers of a text, and what each may mean; also with the sign that makes it negative.
 
     Of digits that spaces group all that they may be: ``2 345,00`` is one number, or 2 and 345. ``text``: with western
@@ -161,7 +161,7 @@ class DocumentTexts:
     def numbers(self) -> tuple[tuple[str, frozenset[Decimal]], ...]:
         """The numbers of the texts, also with what says that they are negative, and what each may mean without it."""
         texts = zip(self.plain, self.texts, strict=True)
-        spots = ((text, spot) for plain, text in texts for spot in number_spots(plain))
+        spots = ((text, spot) for plain, text in texts for spot in written_numbers(plain))
         return tuple((text[start:end], values) for text, (start, end, values) in spots)
 
     @cached_property

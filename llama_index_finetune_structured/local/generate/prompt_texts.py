@@ -92,7 +92,8 @@ class PromptTexts:
             positions = positions[self._numbers[1][positions]]
         if rule.alone:
             ends = self._alone[0]
-            positions = positions[[end in ends.get(end - length, ()) for end in positions.tolist()]]
+            is_end = [end in ends.get(end - length, ()) for end in positions.tolist()]
+            positions = positions[numpy.array(is_end, bool)]
         return bool(len(positions)) and (not rule.ends or bool(self._borders[kind][1][positions].any()))
 
     def first_tokens(self, kind: LeafKind, rule: GroundedRule, tree: VocabularyTree) -> set[int]:
@@ -126,8 +127,8 @@ class PromptTexts:
                 ends[int(at[begin])] = {int(at[stop]) for stop in stops}
             base = int(at[-1]) + len(SEPARATOR)
         furthest = numpy.zeros(base, numpy.int64)
-        for begin, stops in ends.items():
-            furthest[begin] = max(stops)
+        for place, known in ends.items():
+            furthest[place] = max(known)
         return ends, furthest
 
     @functools.cached_property

@@ -45,7 +45,7 @@ __all__ = [
     "adapter_or_none",
     "add_lora",
     "attach_adapter",
-    "base_of",
+    "adapter_base",
     "find_adapter",
     "fitted_lora",
     "merge_adapter",
@@ -314,7 +314,7 @@ def find_adapter(folder: Path) -> Path:
     return adapter
 
 
-def base_of(folder: str | Path | None) -> str:
+def adapter_base(folder: str | Path | None) -> str:
     """Name of the base that the adapter of a folder or run was trained on; of the embedded one for None."""
     return DEFAULT_BASE_MODEL if folder is None else read_card(find_adapter(Path(folder))).base_model
 

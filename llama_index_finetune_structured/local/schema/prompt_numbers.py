@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ...written_values.readings import TOKEN, number_spots, western_digits
+from ...written_values.readings import TOKEN, western_digits, written_numbers
 
 __all__ = ["cuts_number", "is_one_number", "number_parts", "numbers_alone"]
 
@@ -51,7 +51,7 @@ def numbers_alone(text: str) -> Mapping[int, frozenset[int]]:
     """Where numbers begin that may stand alone, with at most their sign, and where each of them may end."""
     begins, ends, _ = number_parts(text)
     found = dict[int, set[int]]()
-    for start, end, _ in number_spots(western_digits(text)):
+    for start, end, _ in written_numbers(western_digits(text)):
         if start not in begins and end not in ends:
             found.setdefault(start, set()).add(end)
     return {start: frozenset(stops) for start, stops in found.items()}
