@@ -19,10 +19,10 @@ __all__ = [
     "DocumentTexts",
     "Reading",
     "locale_of",
-    "written_numbers",
     "number_values",
     "western_digits",
     "without_marks",
+    "written_numbers",
 ]
 
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
