@@ -21,7 +21,7 @@ _NUMBER = re.compile(
 )
 _SIGNS, _DIGITS = "-\u2212", re.compile(r"\d+")
 _GROUPS = re.compile(rf"\d[^{_SPACES}]*")
-_MOST_GROUPS = 7  # chosen: of three digits; enough for any amount, and few parts of a long row of numbers
+_MOST_GROUPS = 5  # chosen: of three digits; enough for any amount, and few parts of a long row of numbers
 _GROUPED = r"\d{{1,3}}(?:{0}\d{{2,3}})*{0}\d{{3}}"  # in groups of three, or, as in India, of two
 _READINGS = (
     (re.compile(r"\d+"), ""),
@@ -58,8 +58,9 @@ def number_spots(text: str) -> Spots:
         groups = [group.span() for group in _GROUPS.finditer(text, start, end)]
         if len(groups) > 1:
             for at, (first, _) in enumerate(groups):
+                begin, own = (start, sign) if at == 0 else (first, 1)
                 for _, last in groups[at : at + _MOST_GROUPS]:
-                    known |= {(value, (first, last)) for value in _readings(text[first:last])}
+                    known |= {(own * value, (begin, last)) for value in _readings(text[first:last])}
         if not known or len(groups) > 1:
             known |= {(Decimal(each.group()), each.span()) for each in _DIGITS.finditer(text, start, end)}
         for value, span in sorted(known, key=lambda one: one[1]):

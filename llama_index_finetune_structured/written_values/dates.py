@@ -89,9 +89,12 @@ def _numeric(
         if len(written["y"]) in (2, 4) and len(written["d"]) < 3:
             with suppress(ValueError):
                 days[order] = date(_year(written["y"]), int(written["m"]), int(written["d"]))
-    if document.day_first is None and (symbol := document.decimal_symbol) is not None:
-        locales = [name for name in locales if locale_symbols(name)[0] == symbol] or locales
-    orders = list(dict.fromkeys(order for name in locales if (order := _order(name)) in days))
+    known = {name: order for name in locales if (order := _order(name)) in days}
+    orders = list(dict.fromkeys(known.values()))
+    if len({days[order] for order in orders}) > 1 and not document.has_telling_dates:
+        symbol = document.symbol_of_amounts
+        near = dict.fromkeys(order for name, order in known.items() if locale_symbols(name)[0] == symbol)
+        orders = list(near) or orders
     candidates = orders or [order for order in days if order != "ymd"] or list(days)
     if not candidates:
         raise ValueError(f"{text!r} is no date")

@@ -40,7 +40,8 @@ _SIGN_BEFORE = re.compile(r"(?:(?<!\w)[-\u2212]|\()[^\d\n()\u2212-]*$")
 _SIGN_AFTER = re.compile(r"[-\u2212](?!\w)")
 _CLOSING = re.compile(r"[^\d\n()]*\)")
 _AFTER_NOON = re.compile(r"(?<![\d.,:])(?:1[3-9]|2[0-3])(?::|\s?h\s?)[0-5]\d(?![\d:])")
-_MOST_GROUPS = 7  # chosen: of three digits; enough for any amount, and few parts of a long row of numbers
+_MOST_GROUPS = 5  # chosen: of three digits; enough for any amount, and few parts of a long row of numbers
+_SEVERAL = 4  # chosen: as many numbers with two decimals are amounts
 _FEW = (
     2  # chosen: 12.50 may be a time or a section; two such numbers of a document seldom are, and no other one
 )
@@ -121,7 +122,7 @@ def written_numbers(text: str) -> Iterator[tuple[int, int, frozenset[Decimal]]]:
 def _grouped(token: str) -> Iterator[tuple[int, int]]:
     """Start and end of the numbers that digits grouped by spaces may be.
 
-    In order, of at most seven groups each.
+    In order, of at most five groups each.
     """
     gaps = [at for at, character in enumerate(token) if character == " "]
     starts, ends = [0, *(at + 1 for at in gaps)], [*gaps, len(token)]
@@ -167,6 +168,18 @@ class DocumentTexts:
     @cached_property
     def decimal_symbol(self) -> str | None:
         """``.`` or ``,``, where the texts have numbers that can be read by one of them alone, and by the same."""
+        votes, is_sure = self._decimals
+        return self._agreed(votes, 1 if is_sure else _FEW)
+
+    @cached_property
+    def symbol_of_amounts(self) -> str | None:
+        """As ``decimal_symbol``, where numbers are so many that they are amounts, and no times or sections."""
+        votes, is_sure = self._decimals
+        return self._agreed(votes, 1 if is_sure else _SEVERAL)
+
+    @cached_property
+    def _decimals(self) -> tuple[Counter[str], bool]:
+        """How many numbers have each decimal symbol, and whether one of them can be nothing else than a number."""
         votes = Counter[str]()
         sure = False
         for token in (found.group() for text in self.plain for found in _NUMBER.finditer(text)):
@@ -178,17 +191,26 @@ class DocumentTexts:
             elif not _TWO_DECIMALS.fullmatch(token):
                 continue
             votes.update(values.keys())
-        return self._agreed(votes, 1 if sure else _FEW)
+        return votes, sure
 
     @cached_property
     def day_first(self) -> bool | None:
         """Whether numeric dates begin with the day, where all that can be told by agree."""
+        found = self._agreed(self._telling_dates, 1)
+        return None if found is None else found == "day"
+
+    @property
+    def has_telling_dates(self) -> bool:
+        """Whether there are numeric dates of which one number can be no month."""
+        return bool(self._telling_dates)
+
+    @cached_property
+    def _telling_dates(self) -> Counter[str]:
         votes = Counter[str]()
         for first, _, second in (found.groups() for text in self.plain for found in _DATE.finditer(text)):
             if (int(first) > 12) != (int(second) > 12):
                 votes["day" if int(first) > 12 else "month"] += 1
-        found = self._agreed(votes, 1)
-        return None if found is None else found == "day"
+        return votes
 
     @cached_property
     def has_24_hours(self) -> bool:

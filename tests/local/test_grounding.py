@@ -244,6 +244,23 @@ def test_numbers_that_training_never_took_from_dates_or_longer_numbers_are_not_t
 
 _WRITTEN = {"type": "string", "x-written": {"type": "decimal", "locales": ["fr", "en"]}}
 ALONE = NUMBERS.model_copy(update={"alone": True})
+_OTHERS = [
+    "x",
+    "€",
+    "09.05.2025",
+    "é",
+    '"',
+    "-",
+    "(ca.",
+    "12kg",
+    "1 850kg",
+    "2x3",
+    "7th",
+    "5²",
+    "12:30h",
+    "-x1",
+    "- Qty",
+]
 _AMOUNTS = ["17", "1 850,71", "54 761,07", "1,834.40", "-3.00", "0,5", "2 345 678,00"]
 
 
@@ -254,6 +271,12 @@ def test_a_written_number_is_copied_alone_where_training_had_nothing_else() -> N
     assert _learned(rows, {"type": "string"}) == GroundedPlace(string=NUMBERS)
     with_currency: list[tuple[str, Any]] = [(f"{n} x {n},50 EUR", f"{n},50 EUR") for n in range(100, 130)]
     assert _learned(with_currency, _WRITTEN) == GroundedPlace(string=NUMBERS)
+    negative = (
+        ("7 x -1 850,71 EUR", "-1 850,71"),
+        ("7 x (1 850,71) EUR", "(1 850,71)"),
+        ("-850,71", "-850,71"),
+    )
+    assert _learned([*rows, *negative], _WRITTEN) == GroundedPlace(string=ALONE)
     dates = {**_WRITTEN, "x-written": {"type": "date", "locales": ["fr"]}}
     assert _learned(rows, dates) == GroundedPlace(string=NUMBERS)
 
@@ -261,7 +284,7 @@ def test_a_written_number_is_copied_alone_where_training_had_nothing_else() -> N
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 10**6),
-    st.lists(st.sampled_from([*_AMOUNTS, "x", "pcs", "€", "09.05.2025", "é", '"']), min_size=1, max_size=8),
+    st.lists(st.sampled_from([*_AMOUNTS, *_OTHERS]), min_size=1, max_size=8),
     st.sampled_from([" ", "; ", "  "]),
 )
 def test_a_written_number_is_nothing_but_a_number_of_the_text(

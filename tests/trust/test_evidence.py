@@ -169,6 +169,11 @@ def test_each_of_several_numbers_in_a_line_is_found(
         assert Decimal(str(value)) in number_spots(spot.text)
 
 
+def test_the_sign_of_a_number_is_that_of_its_groups() -> None:
+    assert _texts([-1850.71, -1, 850.71], "a -1 850,71") == ["-1 850,71", "-1", "850,71"]
+    assert _texts([1850.71], "a -1 850,71") == [None]
+
+
 @given(st.dates(min_value=date(1000, 1, 1)), st.integers(1, 400))
 def test_a_date_is_found_in_its_spellings_and_no_other_date(day: date, days: int) -> None:
     month = calendar.month_name[day.month]

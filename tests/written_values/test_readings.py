@@ -237,16 +237,25 @@ def test_amounts_tell_which_of_the_named_locales_wrote_a_date(
     assert day in (reading.value, *reading.others)
 
 
-def test_the_symbol_of_decimals_tells_month_and_day_apart() -> None:
-    french, english = (
-        DocumentTexts([f"09/07/2025 {amounts}"]) for amounts in ("1 190,76 34,50", "1,190.76 34.50")
-    )
-    assert read_date("09/07/2025", ["en", "fr"], french) == Reading(date(2025, 7, 9))
-    assert read_date("09/07/2025", ["en", "fr"], english) == Reading(date(2025, 9, 7))
-    assert read_date("09/07/2025", ["en", "en_GB"], english).others
-    assert read_date("09/07/2025", ["en", "fr"], DocumentTexts(["09/07/2025"])).others
-    told = DocumentTexts(["09/07/2025 25/07/2025 1,190.76 34.50"])
+def test_the_decimals_of_many_amounts_tell_month_and_day_apart() -> None:
+    def read(amounts: str, *locales: str, text: str = "09/07/2025") -> Reading:
+        return read_date(text, locales, DocumentTexts([f"{text} {amounts}"]))
+
+    assert read("1 190,76 34,50 1,00 7,25", "en", "fr") == Reading(date(2025, 7, 9))
+    assert read("1.190,76", "en", "it") == Reading(date(2025, 7, 9))
+    assert read("1,190.76", "en", "fr") == Reading(date(2025, 9, 7))
+    assert read("1,190.76", "en", "en_GB").others
+    assert read("of sections 2,10 and 3,12", "en", "fr").others
+    assert read("", "en", "fr").others
+
+
+def test_the_decimals_never_outweigh_dates_or_what_is_a_date_at_all() -> None:
+    told = DocumentTexts(["09/07/2025 25/07/2025 1,190.76"])
     assert read_date("09/07/2025", ["en", "fr"], told) == Reading(date(2025, 7, 9))
+    differing = DocumentTexts(["31/12/2024 12/31/2024 1.234,50"])
+    assert read_date("05/06/2024", ["en_US", "fr"], differing).others
+    english = DocumentTexts(["1,234.50"])
+    assert read_date("13.02.03", ["en_US", "sv"], english) == Reading(date(2013, 2, 3))
 
 
 @pytest.mark.parametrize(

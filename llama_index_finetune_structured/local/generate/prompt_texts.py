@@ -120,15 +120,17 @@ class PromptTexts:
     @functools.cached_property
     def _alone(self) -> tuple[dict[int, set[int]], Any]:
         """Where the numbers begin that may stand alone, and where each may end; and the furthest ends: [bytes]."""
-        ends, base = dict[int, set[int]](), 0
+        ends, base, words = dict[int, set[int]](), 0, self._borders["string"][1]
         for text in self._texts:
             at = _characters(text, "number")[0] + base
             for begin, stops in numbers_alone(text).items():
-                ends[int(at[begin])] = {int(at[stop]) for stop in stops}
+                known = {int(at[stop]) for stop in stops if words[at[stop]]}
+                if known and words[at[begin]]:
+                    ends[int(at[begin])] = known
             base = int(at[-1]) + len(SEPARATOR)
         furthest = numpy.zeros(base, numpy.int64)
-        for place, known in ends.items():
-            furthest[place] = max(known)
+        for place, stops in ends.items():
+            furthest[place] = max(stops)
         return ends, furthest
 
     @functools.cached_property

@@ -15,12 +15,16 @@ _WHOLE_NUMBER = re.compile(r"\d+(?:\D\d{3})*")
 _ONE_NUMBER = re.compile(rf"\D{{0,6}}{_DIGITS}\D{{0,6}}")  # with its sign and its currency
 _DATE = r"\d{1,2}(?P<sign>[./-])\d{1,2}(?P=sign)(?:\d{4}|\d\d)|\d{4}(?P<dash>[./-])\d\d?(?P=dash)\d\d?"
 _MOMENT = rf"{_DATE}|\d{{1,2}}:\d\d(?::\d\d)?"
+_SIGNS = "-\u2212()"
+_ALONE = re.compile(rf"[{_SIGNS}]?[.,]?\d(?:.*\d)?[{_SIGNS}]?")
 _NUMBER_PARTS = re.compile(rf"(?<![\w./:-])(?P<moment>{_MOMENT})(?![\w:]|[./-]\d)|{_DIGITS}")
 
 
 def is_one_number(text: str) -> bool:
     """Whether a text holds one number: with a sign or currency of up to six characters, or grouped by spaces."""
-    return _ONE_NUMBER.fullmatch(text) is not None or TOKEN.fullmatch(western_digits(text)) is not None
+    if _ONE_NUMBER.fullmatch(text) is not None:
+        return True
+    return TOKEN.fullmatch(western_digits(text.strip(_SIGNS))) is not None
 
 
 def cuts_number(text: str, begin: int, end: int) -> bool:
@@ -48,10 +52,10 @@ def number_parts(text: str) -> tuple[frozenset[int], frozenset[int], frozenset[i
 
 @lru_cache(maxsize=64)
 def numbers_alone(text: str) -> Mapping[int, frozenset[int]]:
-    """Where numbers begin that may stand alone, with at most their sign, and where each of them may end."""
+    """Where numbers begin that may stand alone, with at most a sign or brackets, and where each of them may end."""
     begins, ends, _ = number_parts(text)
     found = dict[int, set[int]]()
     for start, end, _ in written_numbers(western_digits(text)):
-        if start not in begins and end not in ends:
+        if start not in begins and end not in ends and _ALONE.fullmatch(text[start:end]):
             found.setdefault(start, set()).add(end)
     return {start: frozenset(stops) for start, stops in found.items()}
