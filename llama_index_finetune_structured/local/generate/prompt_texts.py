@@ -129,8 +129,8 @@ class PromptTexts:
                     ends[int(at[begin])] = known
             base = int(at[-1]) + len(SEPARATOR)
         furthest = numpy.zeros(base, numpy.int64)
-        for place, stops in ends.items():
-            furthest[place] = max(stops)
+        for place, within in ends.items():
+            furthest[place] = max(within)
         return ends, furthest
 
     @functools.cached_property
