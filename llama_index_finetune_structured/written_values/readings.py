@@ -122,10 +122,12 @@ def written_numbers(text: str) -> Iterator[tuple[int, int, frozenset[Decimal]]]:
 def _grouped(token: str) -> Iterator[tuple[int, int]]:
     """Start and end of the numbers that digits grouped by spaces may be.
 
-    In order, of at most five groups each.
+    All of them together, and each run of at most five groups.
     """
     gaps = [at for at, character in enumerate(token) if character == " "]
     starts, ends = [0, *(at + 1 for at in gaps)], [*gaps, len(token)]
+    if len(ends) > _MOST_GROUPS:
+        yield 0, len(token)
     for first, start in enumerate(starts):
         if first == 0 or token[start] != "0":  # no number begins with a group such as 045
             for end in ends[first : first + _MOST_GROUPS]:

@@ -155,6 +155,7 @@ _COUNTS = st.integers(1, 999)
 @example(54, [Decimal("761.07"), Decimal("41097.78")], "fr")
 @example(2, [Decimal("345.00")], "de")
 @example(1, [Decimal("100000.00")], "de")
+@example(7, [Decimal("1234567890123456.00")], "fr")
 @settings(max_examples=150)
 def test_each_of_several_numbers_in_a_line_is_found(count: int, amounts: list[Decimal], locale: str) -> None:
     """Columns of a table are a space apart once a document is text, and so are the groups of a number."""
