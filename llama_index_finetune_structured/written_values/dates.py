@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date
 from functools import lru_cache
@@ -154,25 +154,43 @@ def _with_whole_months(plain: str, locales: Sequence[str]) -> str:
     return re.sub(r"[^\W\d_]+\.?", lambda word: whole.get(word[0].rstrip(".").casefold(), word[0]), plain)
 
 
-def date_spots(text: str, day: date, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Start and end of what may write a day in a text, in order; ``text``: with western digits.
+def date_spots(text: str, day: date | None, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Start and end of what may write a day in a text, in order. ``day``: None: any; ``text``: with western digits.
 
     They may overlap: in "June 3, 2024; due July 3, 2024" the year of the one day stands before the month of the other.
     """
-    names = {name for locale in (*locales, "en") for name in _month_names(locale)[day.month - 1]}
-    month = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    patterns = _any_day(tuple(locales)) if day is None else _patterns(day, tuple(locales))
+    return iter(sorted({found.span(1) for each in patterns for found in each.finditer(text)}))
+
+
+@lru_cache(maxsize=64)
+def _any_day(locales: tuple[str, ...]) -> list[re.Pattern[str]]:
+    """Patterns of what writes a day, in their first group. Numbers apart by spaces alone are more often none."""
+    mark = r"\s?[./-]\s?"
+    numeric = rf"\d{{4}}{mark}\d{{1,2}}{mark}\d{{1,2}}|\d{{1,2}}{mark}\d{{1,2}}{mark}(?:\d{{4}}|\d\d)"
+    return _spellings(numeric, r"\d{1,2}", range(12), r"(?:\d{4}|\d\d)", locales)
+
+
+def _patterns(day: date, locales: tuple[str, ...]) -> list[re.Pattern[str]]:
     year = rf"(?:{day.year:04}|{day.year % 100:02})"
-    spellings = (
-        rf"{_NUMERIC}",
+    return _spellings(_NUMERIC, f"0?{day.day}", [day.month - 1], year, locales)
+
+
+def _spellings(
+    numeric: str, day: str, months: Iterable[int], year: str, locales: tuple[str, ...]
+) -> list[re.Pattern[str]]:
+    known = [_month_names(locale)[month] for locale in (*locales, "en") for month in months]
+    names = sorted({name for forms in known for name in forms}, key=lambda name: (-len(name), name))
+    month = rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})"
+    forms = (
+        numeric,
         _EAST_ASIAN.pattern.replace("(", "(?:"),
-        rf"0?{day.day}(?!\d){_BETWEEN}(?<!\w)(?:{month}){_BETWEEN}{year}",
-        rf"(?<!\w)(?:{month}){_BETWEEN}0?{day.day}(?!\d){_BETWEEN}{year}",
-        rf"{year}(?!\d){_BETWEEN}(?<!\w)(?:{month}){_BETWEEN}0?{day.day}",
+        rf"{day}(?!\d){_BETWEEN}{month}{_BETWEEN}{year}",
+        rf"{month}{_BETWEEN}{day}(?!\d){_BETWEEN}{year}",
+        rf"{year}(?!\d){_BETWEEN}{month}{_BETWEEN}{day}",
     )
     # A match takes no text away from the next one.
-    patterns = (rf"(?<![\w./-])(?=({each})(?!\w|[./-]\d))" for each in spellings)
-    found = {match.span(1) for each in patterns for match in re.finditer(each, text, re.IGNORECASE)}
-    return iter(sorted(found))
+    return [re.compile(rf"(?<![\w./-])(?=({each})(?!\w|[./-]\d))", re.IGNORECASE) for each in forms]
 
 
 @lru_cache(maxsize=64)

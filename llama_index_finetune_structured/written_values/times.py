@@ -276,15 +276,15 @@ def time_spots(text: str, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
             yield found.start(), len(text[: found.start("zone")].rstrip(" ("))
 
 
-def datetime_spots(text: str, moment: datetime, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Start and end of what may write a point in time: a day's date and a time beside each other."""
+def datetime_spots(text: str, moment: datetime | None, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Start and end of what may write a point in time, None: any: a day's date and a time beside each other."""
     times = sorted(time_spots(text, locales))
     starts = [start for start, _ in times]
-    for first, last in date_spots(text, moment.date(), locales):
+    for first, last in date_spots(text, None if moment is None else moment.date(), locales):
         near = bisect(starts, first - _LONGEST), bisect(starts, last + _LONGEST)
         for start, end in times[slice(*near)]:
             between = text[min(last, end) : max(first, start)]
             if (last <= start or end <= first) and _GAP.fullmatch(between):
                 yield min(first, start), max(last, end)
-        if moment.time() == time():
+        if moment is None or moment.time() == time():
             yield first, last

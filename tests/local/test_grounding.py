@@ -30,8 +30,8 @@ from llama_index_finetune_structured.local.schema.grounding import (
     grounded_leaves,
     occurrences,
 )
-from llama_index_finetune_structured.local.schema.prompt_numbers import number_parts
-from llama_index_finetune_structured.written_values.kinds import stands_in
+from llama_index_finetune_structured.local.schema.prompt_values import number_parts, values_alone
+from llama_index_finetune_structured.written_values.kinds import WrittenKind, stands_in
 from llama_index_finetune_structured.written_values.numbers import read_number
 from llama_index_finetune_structured.written_values.readings import DocumentTexts
 from tests import tiny
@@ -243,7 +243,7 @@ def test_numbers_that_training_never_took_from_dates_or_longer_numbers_are_not_t
 
 
 _WRITTEN = {"type": "string", "x-written": {"type": "decimal", "locales": ["fr", "en"]}}
-ALONE = NUMBERS.model_copy(update={"alone": True})
+ALONE = NUMBERS.model_copy(update={"alone": WrittenKind("number", ())})
 _OTHERS = [
     "x",
     "€",
@@ -277,8 +277,7 @@ def test_a_written_number_is_copied_alone_where_training_had_nothing_else() -> N
         ("-850,71", "-850,71"),
     )
     assert _learned([*rows, *negative], _WRITTEN) == GroundedPlace(string=ALONE)
-    dates = {**_WRITTEN, "x-written": {"type": "date", "locales": ["fr"]}}
-    assert _learned(rows, dates) == GroundedPlace(string=NUMBERS)
+    assert _learned(rows, _DAY_SCHEMA) == GroundedPlace(string=NUMBERS)
 
 
 @settings(max_examples=60, deadline=None)
@@ -302,6 +301,72 @@ def test_a_written_number_is_nothing_but_a_number_of_the_text(
         assert value in numbers, (value, text)
         assert read_number(value, ["fr", "en"], document)
         assert stands_in(value, document.texts), (value, text)
+
+
+_DAYS = WrittenKind("date", ("fr", "en"))
+_DAY_SCHEMA = {"type": "string", "x-written": _DAYS.keyword}
+_DAYS_WRITTEN = [
+    "09/07/2025", "9 juillet 2025", "Jun 13, 2024", "13 June 2024", "2024-06-13", "1er mai 2024", "Sept. 3, 2024",
+    "3 janv. 24", "2024年6月13日", "the 3rd of May, 2024", "2. 5. 2024",
+]  # fmt: skip
+_NO_DAYS = [
+    *["11 098,77", "216 375,61", "17 1 850,71", "12.50", "2024", "B24/17", "1.2.3.4", "mai", "Due", "x", "(", "3 x 4"],
+    *["10-12 pcs", "é", "12:30", "5 Maps"],
+]  # fmt: skip
+
+
+def test_a_written_day_is_copied_alone_where_training_had_nothing_else() -> None:
+    days = [f"{day} juillet 2025" for day in range(1, 31)]
+    rows: list[tuple[str, Any]] = [(f"du {day}, {n} x 1 {n},50 EUR", day) for n, day in enumerate(days, 200)]
+    alone = GroundedPlace(string=WHOLE.model_copy(update={"alone": _DAYS}))
+    assert _learned(rows, _DAY_SCHEMA) == alone
+    assert _learned([*rows, ("du 3/7/25", "3/7/25")], {"anyOf": [_DAY_SCHEMA, {"type": "null"}]}) == alone
+    assert _learned(rows, {"type": "string"}) == GroundedPlace(string=WHOLE)
+    more: list[tuple[str, Any]] = [*rows, ("samedi 3 juillet 2025", "samedi 3 juillet 2025")]
+    assert _learned(more, _DAY_SCHEMA) == GroundedPlace(string=WHOLE), "with the day of the week it is more"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("time", ["12:30", "9:05 pm", "15h30"]), ("datetime", ["3.5.2024, 12:30", "3 May 2024 at 9:05 pm"])],
+)
+def test_written_times_are_copied_alone_too(kind: str, values: list[str]) -> None:
+    written = WrittenKind(kind, ("en", "fr"))
+    rows: list[tuple[str, Any]] = [(f"{n} pcs: {value}", value) for n in range(20) for value in values]
+    learned = _learned(rows, {"type": "string", "x-written": written.keyword})
+    assert learned.string is not None
+    assert learned.string.alone == written
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.sampled_from([*_DAYS_WRITTEN, *_NO_DAYS]), min_size=1, max_size=8),
+    st.sampled_from(["; ", "\n", " | "]),
+)
+def test_a_written_day_is_nothing_but_a_day_of_the_text(seed: int, words: list[str], between: str) -> None:
+    text = between.join([*words, _DAYS_WRITTEN[seed % len(_DAYS_WRITTEN)]])
+    rules = GroundedSchema(
+        answer=GroundedPlace(items=GroundedPlace(string=WHOLE.model_copy(update={"alone": _DAYS})))
+    )
+    schema = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3}
+    answer, was_closed = _drawn(
+        _grammar(schema, AnswerBounds()), PromptTexts(Grounding(rules, (text,))), random.Random(seed), 160
+    )
+    assert not was_closed
+    for value in json.loads(answer):
+        assert stands_in(value, (text,))
+        assert not {*value} & set("\n")
+        assert any(day in value for day in ("24", "25")), (value, text)
+        assert value not in _NO_DAYS
+
+
+@pytest.mark.parametrize("day", _DAYS_WRITTEN)
+def test_any_form_of_a_day_is_a_day_alone(day: str) -> None:
+    text = f"No 17 1 850,71 of {day} | 3 pcs"
+    at = text.index(day.removeprefix("the "))
+    ends = values_alone(text, _DAYS).get(at, frozenset())
+    assert at + len(day.removeprefix("the ")) in ends
 
 
 _INTEGERS_ALONE = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3}

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..schema.grounding import GroundedPlace, GroundedRule, LeafKind, rule_at
+from ..schema.answer_places import LeafKind
+from ..schema.grounding import GroundedPlace, GroundedRule, rule_at
 from .prompt_texts import SEPARATOR, PromptTexts, VocabularyTree, json_bytes
 
 __all__ = ["GroundedText"]
@@ -50,7 +51,7 @@ class _Value(NamedTuple):
         positions = positions[self.prompt.array[positions] == byte] + 1
         length = self.length + 1
         if self.rule.alone:
-            positions = positions[positions <= self.prompt.furthest[positions - length]]
+            positions = positions[positions <= self.prompt.furthest(self.rule.alone)[positions - length]]
         others = tuple(text[1:] for text in self.others if text and text[0] == byte) if self.others else ()
         if not len(positions) and not others:
             return None

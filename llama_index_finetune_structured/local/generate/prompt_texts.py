@@ -10,8 +10,10 @@ from typing import Any
 import numpy
 import torch
 
-from ..schema.grounding import GroundedRule, Grounding, LeafKind
-from ..schema.prompt_numbers import number_parts, numbers_alone
+from ...written_values.kinds import WrittenKind
+from ..schema.answer_places import LeafKind
+from ..schema.grounding import GroundedRule, Grounding
+from ..schema.prompt_values import number_parts, values_alone
 from ..schema.spelling import spelled_json
 
 __all__ = ["SEPARATOR", "PromptTexts", "VocabularyTree", "json_bytes"]
@@ -54,6 +56,14 @@ class VocabularyTree:
         return found
 
 
+_Place = tuple[LeafKind, bool, bool, bool, WrittenKind | None]
+
+
+def _place(kind: LeafKind, rule: GroundedRule) -> _Place:
+    """What decides where values begin."""
+    return kind, rule.starts, rule.numbers, rule.integers, rule.alone
+
+
 class PromptTexts:
     """The texts of one call's messages as bytes, with the places where a value may begin and end.
 
@@ -62,8 +72,9 @@ class PromptTexts:
 
     def __init__(self, grounding: Grounding) -> None:
         self.schema, self._texts = grounding.schema, grounding.texts
-        self._begins: dict[tuple[LeafKind, bool, bool, bool, bool], Any] = {}
-        self._first_tokens: dict[tuple[LeafKind, bool, bool, bool, bool], set[int]] = {}
+        self._begins: dict[_Place, Any] = {}
+        self._first_tokens: dict[_Place, set[int]] = {}
+        self._alone: dict[WrittenKind, tuple[dict[int, set[int]], Any]] = {}
 
     @functools.cached_property
     def text(self) -> bytes:
@@ -77,12 +88,12 @@ class PromptTexts:
 
     def begins(self, kind: LeafKind, rule: GroundedRule) -> Any:
         """Positions where a value may begin."""
-        key = kind, rule.starts, rule.numbers, rule.integers, rule.alone
+        key = _place(kind, rule)
         if key not in self._begins:
             begins, words = self._borders[kind]
             allowed = begins & words if rule.starts else begins
             allowed = allowed & self._numbers[0] if rule.numbers else allowed
-            allowed = allowed & (self.furthest > 0) if rule.alone else allowed
+            allowed = allowed & (self.furthest(rule.alone) > 0) if rule.alone else allowed
             self._begins[key] = numpy.flatnonzero(allowed & self._numbers[2] if rule.integers else allowed)
         return self._begins[key]
 
@@ -91,14 +102,14 @@ class PromptTexts:
         if rule.numbers:
             positions = positions[self._numbers[1][positions]]
         if rule.alone:
-            ends = self._alone[0]
+            ends, _ = self._values_alone(rule.alone)
             is_end = [end in ends.get(end - length, ()) for end in positions.tolist()]
             positions = positions[numpy.array(is_end, bool)]
         return bool(len(positions)) and (not rule.ends or bool(self._borders[kind][1][positions].any()))
 
     def first_tokens(self, kind: LeafKind, rule: GroundedRule, tree: VocabularyTree) -> set[int]:
         """The tokens that a value may begin with."""
-        key = kind, rule.starts, rule.numbers, rule.integers, rule.alone
+        key = _place(kind, rule)
         if key not in self._first_tokens:
             windows = self.windows(rule, self.begins(kind, rule), tree.longest)
             self._first_tokens[key] = tree.starts_of(windows)
@@ -109,21 +120,21 @@ class PromptTexts:
         text, places = self.text, positions.tolist()
         if not rule.alone:
             return {text[position : position + size] for position in places}
-        ends = self.furthest[positions - length].tolist()
+        ends = self.furthest(rule.alone)[positions - length].tolist()
         return {text[at : min(at + size, end)] for at, end in zip(places, ends, strict=True)}
 
-    @property
-    def furthest(self) -> Any:
-        """Where the longest number ends that stands alone and begins at a place, 0 where none does: [bytes]."""
-        return self._alone[1]
+    def furthest(self, kind: WrittenKind) -> Any:
+        """Where the longest value ends that stands alone and begins at a place, 0 where none does: [bytes]."""
+        return self._values_alone(kind)[1]
 
-    @functools.cached_property
-    def _alone(self) -> tuple[dict[int, set[int]], Any]:
-        """Where the numbers begin that may stand alone, and where each may end; and the furthest ends: [bytes]."""
+    def _values_alone(self, kind: WrittenKind) -> tuple[dict[int, set[int]], Any]:
+        """Where the values begin that may stand alone, and where each may end; and the furthest ends: [bytes]."""
+        if kind in self._alone:
+            return self._alone[kind]
         ends, base, words = dict[int, set[int]](), 0, self._borders["string"][1]
         for text in self._texts:
             at = _characters(text, "number")[0] + base
-            for begin, stops in numbers_alone(text).items():
+            for begin, stops in values_alone(text, kind).items():
                 known = {int(at[stop]) for stop in stops if words[at[stop]]}
                 if known and words[at[begin]]:
                     ends[int(at[begin])] = known
@@ -131,7 +142,8 @@ class PromptTexts:
         furthest = numpy.zeros(base, numpy.int64)
         for place, within in ends.items():
             furthest[place] = max(within)
-        return ends, furthest
+        self._alone[kind] = ends, furthest
+        return self._alone[kind]
 
     @functools.cached_property
     def _borders(self) -> dict[LeafKind, tuple[Any, Any]]:

@@ -9,33 +9,28 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...example import Example
-from ...json_schema import UNIONS, resolve_pointer
-from ...written_values.kinds import WRITTEN_NUMBERS, written_kind
-from .closing import LEARNED_KEYS
-from .learned_keys import sub_values
+from ...written_values.answers import has_written_values
+from ...written_values.kinds import WrittenKind
+from .answer_places import AnswerLeaf, LeafKind, PlacePath, answer_leaves, leaf_paths, written_kind_at
 from .message_texts import caller_texts, system_texts, without_schema_text
-from .prompt_numbers import cuts_number, is_one_number, numbers_alone
-from .spelling import spelled_json
+from .prompt_values import cuts_number, is_one_number, values_alone
 
 __all__ = [
     "GroundedPlace",
     "GroundedRule",
     "GroundedSchema",
     "Grounding",
-    "Leaf",
     "PromptCopies",
     "grounded_leaves",
     "learn_grounding",
     "occurrences",
     "rule_at",
 ]
-
-LeafKind = Literal["string", "number"]
 
 # Chosen by what rules from part of the shared data sets refuse of the rest: nothing but values that are new in 1 of
 # 100 places. With fewer values too little is known, and with more new exceptions too many answers would be refused.
@@ -46,7 +41,7 @@ _CUT_WORDS = 200  # at most one of so many values is a part of a word, where who
 _POOLED_SHARE = 0.9  # chosen: of the strings at places with enough values, so that rarer ones count as copied
 _MOST_EXCEPTIONS, _MOST_CHARACTERS = 32, 4000  # of a place; chosen: small in a card
 # How a value stands in the texts, as bits: anywhere, from the beginning of a word, to the end of one, both; so with no
-# part of a longer number, of a date or of a time; and so with nothing but a number.
+# part of a longer number, of a date or of a time; and so with nothing but a value of the kind that the schema says.
 _ANYWHERE, _FROM_START, _TO_END, _WHOLE, _NUMBER, _ALONE = 1, 2, 4, 8, 16, 32
 _VARIANTS = (_WHOLE, _FROM_START, _TO_END, _ANYWHERE)  # the strictest first
 _ALL = 2 * _ALONE - 1
@@ -61,8 +56,8 @@ class GroundedRule(BaseModel):
         ends: Whether it ends where a word does.
         numbers: Whether it holds one number, which is no part of a longer one, of a date or of a time.
         integers: Whether training has integers alone there: then they begin at no number with decimals.
-        alone: Whether it is a number with at most its sign, such as ``1 834,40`` of ``2 x 1 834,40 EUR``: where the
-            schema has one as it is written, and training nothing else.
+        alone: The kind of value that it is, with nothing else: a number with at most its sign, such as ``1 834,40`` of
+            ``2 x 1 834,40 EUR``, or a day. Where the schema has one as it is written, and training nothing else.
         others: Values of training that stood in no text; of numbers, their JSON.
     """
 
@@ -72,7 +67,7 @@ class GroundedRule(BaseModel):
     ends: bool = False
     numbers: bool = False
     integers: bool = False
-    alone: bool = False
+    alone: WrittenKind | None = None
     others: tuple[str, ...] = ()
 
 
@@ -127,14 +122,6 @@ class Grounding(NamedTuple):
     texts: tuple[str, ...]
 
 
-class Leaf(NamedTuple):
-    """A string or number of an answer. ``path``: keys and indices; ``text``: of a number, its JSON."""
-
-    path: tuple[str | int, ...]
-    kind: LeafKind
-    text: str
-
-
 class PromptCopies:
     """How the strings and numbers of answers to one schema stand in their prompts: two bytes each."""
 
@@ -148,7 +135,13 @@ class PromptCopies:
         texts, system = caller_texts(messages), system_texts(messages)
         if len(self._systems) < 2:
             self._systems.add(tuple(system))
-        self.answers.append(array("H", (_copied(leaf, texts, system) for leaf in _leaves(answer, ()))))
+        kinds = _written_kinds(example.answer_schema or {}, answer)
+        self.answers.append(
+            array(
+                "H",
+                (_copied(leaf, kinds.get(leaf.path), texts, system) for leaf in answer_leaves(answer, ())),
+            )
+        )
 
     @property
     def system_messages(self) -> bool:
@@ -156,25 +149,36 @@ class PromptCopies:
         return len(self._systems) > 1
 
 
-def _copied(leaf: Leaf, texts: Sequence[str], system: Sequence[str]) -> int:
-    caller = _standing(leaf, texts)
-    return caller | (caller | (_standing(leaf, system) if caller != _ALL else 0)) << _WITH_SYSTEM
+def _written_kinds(schema: Mapping[str, Any], answer: Any) -> dict[tuple[str | int, ...], WrittenKind]:
+    """The kinds of the values of an answer that are as they are written, by their paths."""
+    if not has_written_values(schema):
+        return {}
+    leaves = zip(answer_leaves(answer, ()), leaf_paths(schema, [schema], answer, ()), strict=True)
+    kinds = ((leaf.path, place is not None and written_kind_at(schema, place)) for leaf, place in leaves)
+    return {path: kind for path, kind in kinds if kind}
 
 
-def _standing(leaf: Leaf, texts: Sequence[str]) -> int:
+def _copied(leaf: AnswerLeaf, kind: WrittenKind | None, texts: Sequence[str], system: Sequence[str]) -> int:
+    caller = _standing(leaf, kind, texts)
+    return caller | (caller | (_standing(leaf, kind, system) if caller != _ALL else 0)) << _WITH_SYSTEM
+
+
+def _standing(leaf: AnswerLeaf, kind: WrittenKind | None, texts: Sequence[str]) -> int:
     found, is_number = 0, is_one_number(leaf.text)
+    most = _WHOLE | _NUMBER * is_number | _ALONE * (kind is not None)
     for text in texts:
         for begin, starts, ends in occurrences(text, leaf):
-            found |= _ANYWHERE | _FROM_START * starts | _TO_END * ends | _WHOLE * (starts and ends)
-            end = begin + len(leaf.text)
-            if starts and ends and is_number and not cuts_number(text, begin, end):
-                return found | _NUMBER | _ALONE * (end in numbers_alone(text).get(begin, ()))
-            if found & _WHOLE and not is_number:
+            found |= _ANYWHERE | _FROM_START * starts | _TO_END * ends
+            if starts and ends:
+                end = begin + len(leaf.text)
+                found |= _WHOLE | _NUMBER * (is_number and not cuts_number(text, begin, end))
+                found |= _ALONE * (kind is not None and end in values_alone(text, kind).get(begin, ()))
+            if found & most == most:
                 return found
     return found
 
 
-def occurrences(text: str, leaf: Leaf, begin: int = 0) -> Iterator[tuple[int, bool, bool]]:
+def occurrences(text: str, leaf: AnswerLeaf, begin: int = 0) -> Iterator[tuple[int, bool, bool]]:
     """Yield where a value stands in a text from ``begin`` on, and whether it begins and ends where a word does.
 
     Of a number, where no digit stands next to it. An empty value stands nowhere.
@@ -189,32 +193,16 @@ def occurrences(text: str, leaf: Leaf, begin: int = 0) -> Iterator[tuple[int, bo
         begin += 1
 
 
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[Leaf]:
-    """The strings and numbers of a value in the order of its JSON."""
-    if isinstance(value, str):
-        yield Leaf(path, "string", value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield Leaf(path, "number", spelled_json(value))
-    elif isinstance(value, dict | list):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, (*path, name))
-
-
-def grounded_leaves(place: GroundedPlace | None, value: Any) -> Iterator[tuple[Leaf, GroundedRule]]:
+def grounded_leaves(place: GroundedPlace | None, value: Any) -> Iterator[tuple[AnswerLeaf, GroundedRule]]:
     """The strings and numbers of an answer at grounded places, with their rules, in the order of its JSON."""
     if place is None:
         return
-    for leaf in _leaves(value, ()):
+    for leaf in answer_leaves(value, ()):
         inner: GroundedPlace | None = place
         for part in leaf.path:
             inner = inner and (inner.items if isinstance(part, int) else inner.inside(part))
         if (rule := rule_at(inner, leaf.kind)) is not None:
             yield leaf, rule
-
-
-# A part of a place's path: a named property, a value of an object with any keys, or an item.
-_Part = tuple[Literal["properties", "values", "items"], str]
-_Path = tuple[_Part, ...]
 
 
 def learn_grounding(
@@ -225,12 +213,12 @@ def learn_grounding(
     ``answers``: gives the answers that were added to ``copies``, in that order, at each call.
     """
     shift = _WITH_SYSTEM if copies.system_messages else 0
-    counts = dict[tuple[_Path, LeafKind], Counter[int]]()
+    counts = dict[tuple[PlacePath, LeafKind], Counter[int]]()
     for place, leaf, copied in _places(schema, answers(), copies):
         if leaf.text:
             counts.setdefault(place, Counter())[copied >> shift & _ALL] += 1
     needed = {place: found for place, count in counts.items() if (found := _required(count))}
-    others, no_integers = {place: Counter[str]() for place in needed}, set[tuple[_Path, LeafKind]]()
+    others, no_integers = {place: Counter[str]() for place in needed}, set[tuple[PlacePath, LeafKind]]()
     for place, leaf, copied in _places(schema, answers(), copies):
         if leaf.kind == "string" or not leaf.text.lstrip("-").isdecimal():
             no_integers.add(place)
@@ -238,16 +226,16 @@ def learn_grounding(
             others[place][leaf.text] += 1
             if len(others[place]) > _MOST_EXCEPTIONS:
                 del needed[place]
-    rules = dict[tuple[_Path, LeafKind], GroundedRule]()
+    rules = dict[tuple[PlacePath, LeafKind], GroundedRule]()
     for place, variant in needed.items():
         if _are_few(others[place], counts[place].total()):
             whole = variant == _WHOLE
             numbers = whole and all(not copied & _WHOLE or copied & _NUMBER for copied in counts[place])
-            alone = numbers and all(not copied & _WHOLE or copied & _ALONE for copied in counts[place])
+            alone = whole and all(not copied & _WHOLE or copied & _ALONE for copied in counts[place])
             rules[place] = GroundedRule(
                 starts=whole or variant == _FROM_START, ends=whole or variant == _TO_END, numbers=numbers,
-                integers=numbers and place not in no_integers, alone=alone and _is_written_number(schema, place[0]),
-                others=tuple(sorted(others[place])),
+                integers=numbers and place not in no_integers, others=tuple(sorted(others[place])),
+                alone=written_kind_at(schema, place[0]) if alone else None,
             )  # fmt: skip
     if not rules:
         return None
@@ -268,9 +256,9 @@ def _required(count: Counter[int]) -> int:
 
 
 def _rare_places(
-    counts: Mapping[tuple[_Path, LeafKind], Counter[int]],
-    rules: Mapping[tuple[_Path, LeafKind], GroundedRule],
-) -> dict[tuple[_Path, LeafKind], GroundedRule]:
+    counts: Mapping[tuple[PlacePath, LeafKind], Counter[int]],
+    rules: Mapping[tuple[PlacePath, LeafKind], GroundedRule],
+) -> dict[tuple[PlacePath, LeafKind], GroundedRule]:
     """Rules of strings at places with few values, all of them found, where nearly all other strings are copied."""
     known = {place: count.total() for place, count in counts.items() if place[1] == "string"}
     often = sum(total for total in known.values() if total >= _LEAST_VALUES)
@@ -293,7 +281,7 @@ def _are_few(others: Counter[str], total: int) -> bool:
     return new * _NEW_EXCEPTIONS <= total and sum(map(len, others)) <= _MOST_CHARACTERS
 
 
-def _tree(rules: Mapping[tuple[_Path, LeafKind], GroundedRule]) -> GroundedPlace:
+def _tree(rules: Mapping[tuple[PlacePath, LeafKind], GroundedRule]) -> GroundedPlace:
     tree: dict[str, Any] = {}
     for (path, kind), rule in rules.items():
         node = tree
@@ -306,84 +294,10 @@ def _tree(rules: Mapping[tuple[_Path, LeafKind], GroundedRule]) -> GroundedPlace
 
 def _places(
     schema: Mapping[str, Any], answers: Iterable[Any], copies: PromptCopies
-) -> Iterator[tuple[tuple[_Path, LeafKind], Leaf, int]]:
+) -> Iterator[tuple[tuple[PlacePath, LeafKind], AnswerLeaf, int]]:
     """Place, value and copies of every string and number that its schema leaves free."""
     for answer, copied in zip(answers, copies.answers, strict=True):
-        leaves = zip(_leaves(answer, ()), copied, strict=True)
-        for (leaf, byte), path in zip(leaves, _paths(schema, [schema], answer, ()), strict=True):
+        leaves = zip(answer_leaves(answer, ()), copied, strict=True)
+        for (leaf, byte), path in zip(leaves, leaf_paths(schema, [schema], answer, ()), strict=True):
             if path is not None:
                 yield (path, leaf.kind), leaf, byte
-
-
-def _paths(
-    root: Mapping[str, Any], schemas: Sequence[Any], value: Any, path: _Path | None
-) -> Iterator[_Path | None]:
-    """The place of each string and number of a value; None where it is not free.
-
-    ``schemas``: all that may hold for the value; ``path``: its place, None where the schema leaves it open which.
-    """
-    if isinstance(value, bool) or value is None:
-        return
-    nodes = _expanded(root, schemas)
-    if isinstance(value, str):
-        yield path if any(_leaves_free(node, "string") for node in nodes) else None
-    elif isinstance(value, int | float):
-        yield path if any(_leaves_free(node, "number", "integer") for node in nodes) else None
-    elif isinstance(value, list):
-        inner = list[list[Any]]([] for _ in value)
-        for node in nodes:
-            for n, (_, child, _) in enumerate(sub_values(node, value)):
-                inner[n].append(child)
-        for item, children in zip(value, inner, strict=True):
-            yield from _paths(root, children, item, None if path is None else (*path, ("items", "")))
-    else:
-        yield from _paths_of_object(root, nodes, value, path)
-
-
-def _paths_of_object(
-    root: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], value: Mapping[str, Any], path: _Path | None
-) -> Iterator[_Path | None]:
-    named = {name for node in nodes for key in ("properties", LEARNED_KEYS) for name in node.get(key) or ()}
-    for name, item in value.items():
-        children = [child for node in nodes for _, child, _ in sub_values(node, {name: item})]
-        part: _Part = ("properties", name) if name in named else ("values", "")
-        # Where some keys are named and others are data, a name that training left out would count as data.
-        known = path is not None and (name in named or not named)
-        yield from _paths(root, children, item, (*path, part) if known and path is not None else None)
-
-
-def _is_written_number(schema: Mapping[str, Any], path: _Path) -> bool:
-    """Whether the schema says that strings at a place are numbers as they are written."""
-    nodes = _expanded(schema, [schema])
-    for keyword, name in path:
-        key = {"properties": "properties", "values": "additionalProperties", "items": "items"}[keyword]
-        children = [node.get(key) for node in nodes]
-        if keyword == "properties":
-            children = [child.get(name) for child in children if isinstance(child, Mapping)]
-        nodes = _expanded(schema, children)
-    kinds = [kind.name for node in nodes if (kind := written_kind(node)) is not None]
-    return bool(kinds) and {*kinds} <= WRITTEN_NUMBERS
-
-
-def _expanded(root: Mapping[str, Any], schemas: Sequence[Any]) -> list[Mapping[str, Any]]:
-    """The schemas with those that they refer to, and the branches of their unions."""
-    waiting, found, seen = list(schemas), list[Mapping[str, Any]](), set[int]()
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, Mapping) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        found.append(node)
-        if isinstance(reference := node.get("$ref"), str):
-            waiting.append(resolve_pointer(root, reference))
-        for keyword in UNIONS:
-            waiting += node.get(keyword) or ()
-    return found
-
-
-def _leaves_free(node: Mapping[str, Any], *types: str) -> bool:
-    """Whether a schema allows any value of a type, rather than those it lists or a format."""
-    if any(keyword in node for keyword in ("enum", "const", "format", "$ref", *UNIONS)):
-        return False
-    named = node.get("type")
-    return named is None or any(kind in types for kind in (named if isinstance(named, list) else [named]))

@@ -1,14 +1,15 @@
-"""The numbers of a prompt's texts: where they stand alone, and where a value that holds one may begin and end."""
+"""Numbers, days and times of a prompt's texts: where a value that is one, or holds one, may begin and end."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
+from ...written_values.kinds import WRITTEN_NUMBERS, WrittenKind
 from ...written_values.readings import TOKEN, western_digits, written_numbers
 
-__all__ = ["cuts_number", "is_one_number", "number_parts", "numbers_alone"]
+__all__ = ["cuts_number", "is_one_number", "number_parts", "values_alone"]
 
 _DIGITS = r"\d+(?:[.,'’٬٫]\d+)*"
 _WHOLE_NUMBER = re.compile(r"\d+(?:\D\d{3})*")
@@ -51,11 +52,18 @@ def number_parts(text: str) -> tuple[frozenset[int], frozenset[int], frozenset[i
 
 
 @lru_cache(maxsize=64)
-def numbers_alone(text: str) -> Mapping[int, frozenset[int]]:
-    """Where numbers begin that may stand alone, with at most a sign or brackets, and where each of them may end."""
-    begins, ends, _ = number_parts(text)
+def values_alone(text: str, kind: WrittenKind) -> Mapping[int, frozenset[int]]:
+    """Where the values of a kind begin in a text, and where each may end; a number with its sign or brackets."""
+    plain = western_digits(text)
+    spots = _numbers_alone(text, plain) if kind.name in WRITTEN_NUMBERS else kind.spots(plain)
     found = dict[int, set[int]]()
-    for start, end, _ in written_numbers(western_digits(text)):
+    for start, end in spots:
+        found.setdefault(start, set()).add(end)
+    return {start: frozenset(ends) for start, ends in found.items()}
+
+
+def _numbers_alone(text: str, plain: str) -> Iterator[tuple[int, int]]:
+    begins, ends, _ = number_parts(text)
+    for start, end, _ in written_numbers(plain):
         if start not in begins and end not in ends and _ALONE.fullmatch(text[start:end]):
-            found.setdefault(start, set()).add(end)
-    return {start: frozenset(stops) for start, stops in found.items()}
+            yield start, end
