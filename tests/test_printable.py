@@ -144,6 +144,7 @@ def _check_report() -> CheckReport:
         "trained_tokens": 1,
         "longest_tokens": 1,
         "window_rows": 0,
+        "counterfactual_rows": 0,
         "epochs": 1,
         "schema_tokens": 1,
         "reasoning_tokens": 0,

@@ -128,6 +128,7 @@ def _data(report: CheckReport, fixed: Path | None) -> dict[str, object]:
         "longest_tokens": report.longest_tokens,
         "estimated": report.estimated,
         "window_rows": report.window_rows,
+        "counterfactual_rows": report.counterfactual_rows,
         "epochs": report.epochs,
         "schema_tokens": report.schema_tokens,
         "cost": report.cost,

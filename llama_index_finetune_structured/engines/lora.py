@@ -101,8 +101,9 @@ class LoraFinetuneEngine(FinetuneEngine):
             new = list(self._data.examples)
             replayed, other = self._start.old_rows(new, replay_share, self.config.seed)
             self._data.add("replayed rows", replayed)
-            taught = self._start.rows_of_new_fields(new, [*other, *replayed])
-            self._data.add("rows that teach new fields", taught)
+            if self.config.counterfactuals is not False:
+                taught = self._start.rows_of_new_fields(new, [*other, *replayed])
+                self._data.add("rows that teach new fields", taught)
         held_out = () if validation is None else as_source(validation)
         self._validation = None if held_out == () else rows_of(held_out, rejected)
         self.examples = self._data.examples
@@ -278,17 +279,14 @@ class LoraFinetuneEngine(FinetuneEngine):
         self._tokenizer = load_tokenizer(self.base)
         self._prompt_date = self._run.prompt_date(prompt_date(self._tokenizer))
         target = local_target(
-            self.base,
-            self._tokenizer,
-            self.config.max_length,
-            date=self._prompt_date,
-            form=self._form,
+            self.base, self._tokenizer, self.config.max_length, date=self._prompt_date, form=self._form
         )
         rows = self._data.trainable(target, self._start.card.schemas if self._start else ())
-        wanted = False if self.config.windows is None and self._form.thinking else self.config.windows
-        windows = self._data.windows(target, wanted, self.config.seed)
+        windows = self._data.windows(target, self.config.windows, self.config.seed)
         self._window_size = self._data.window_size if windows else 0
         rows += windows
+        if self.config.counterfactuals or not (windows or self._start):
+            rows += self._data.counterfactuals(target, self.config.counterfactuals)
         if self._validation is None:
             return rows, []
         try:

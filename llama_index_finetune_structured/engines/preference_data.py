@@ -59,6 +59,10 @@ class PreferenceData(TrainingRows):
         """None: only whole answers were rejected."""
         return []
 
+    def counterfactuals(self, target: TrainingTarget, wanted: bool | None) -> list[TokenRow]:
+        """None: no answers to other texts were rejected."""
+        return []
+
     def trainable(
         self, target: TrainingTarget, known: Sequence[Mapping[str, Any]] | None = None
     ) -> list[TrainingRow]:

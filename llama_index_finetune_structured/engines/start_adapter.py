@@ -9,6 +9,7 @@ from typing import Any
 
 from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import as_source, parsed_rows
+from ..dataset.counterfactuals import rows_with, rows_without
 from ..dataset.generate.recipe import prompted_as
 from ..errors import ConfigurationError
 from ..example import Example, content_hash
@@ -21,7 +22,6 @@ from ..local.model.prompts import DEFAULT_SCHEMA_PROMPT, PromptForm, prompt_form
 from ..local.schema.bounds import schema_key
 from ..local.train.settings import LoraSettings
 from ..printable import package_logger
-from .new_fields import rows_with, rows_without
 
 __all__ = ["REPLAY_SHARE", "ROWS_FILE", "StartAdapter"]
 

@@ -11,6 +11,7 @@ from ..dataset import FinetuneDataset
 from ..dataset.checks.rows import SourceRow, as_source, parsed_rows
 from ..dataset.checks.run import trainable_rows
 from ..dataset.checks.targets import TrainingTarget
+from ..dataset.counterfactuals import counterfactual_rows
 from ..dataset.windows import bare_examples, window_rows, window_size
 from ..errors import ConfigurationError
 from ..example import Example
@@ -58,7 +59,7 @@ class TrainingRows:
         ``wanted`` and ``seed``: as in ``LoraSettings``. Raises ConfigurationError where windows are wanted and there
         can be none.
         """
-        if wanted is False:
+        if not _may_be_made(target, wanted):
             return []
         made = window_rows(self._bare, self.list_rules, seed=seed)
         if wanted and not made:
@@ -68,8 +69,28 @@ class TrainingRows:
             )
         if made:
             _log.info("%d rows of windows are added to %d rows", len(made), len(self.examples))
-        tokenised = map(target.tokenise, made)
-        return [TokenRow(row.prompt, row.answer, row.reasoning) for row in tokenised]
+        return _token_rows(target, made)
+
+    def counterfactuals(self, target: TrainingTarget, wanted: bool | None) -> list[TokenRow]:
+        """Rows that differ from these in one field or item, as token ids; those that are too long are left out.
+
+        ``wanted``: as in ``LoraSettings``. Raises ConfigurationError where they are wanted and there can be none.
+        """
+        if not _may_be_made(target, wanted):
+            return []
+        made = _token_rows(target, counterfactual_rows(self.examples))
+        most = target.max_length
+        kept = [row for row in made if most is None or len(row) <= most]
+        if wanted and not kept:
+            raise ConfigurationError(
+                "counterfactuals: no such rows can be made: expected 1,000 rows or fewer with answers of an optional "
+                "field that some leave out, or of lists, whose values stand in lines of their own; leave it out"
+            )
+        if kept:
+            _log.info(
+                "%d rows that differ in one field or item are added to %d rows", len(kept), len(self.examples)
+            )
+        return kept
 
     @property
     def window_size(self) -> int:
@@ -84,3 +105,12 @@ class TrainingRows:
     @cached_property
     def _bare(self) -> list[Example]:
         return bare_examples(self.examples)
+
+
+def _may_be_made(target: TrainingTarget, wanted: bool | None) -> bool:
+    """Whether rows may be made of others: reasoning about a whole text is not about a part of it."""
+    return not target.reasons if wanted is None else wanted
+
+
+def _token_rows(target: TrainingTarget, examples: Iterable[Example]) -> list[TokenRow]:
+    return [TokenRow(row.prompt, row.answer, row.reasoning) for row in map(target.tokenise, examples)]

@@ -20,6 +20,7 @@ from ...local.model.reasoning import Thinking
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.memory import MemoryPlan
 from ...printable import printable
+from ..counterfactuals import MOST_EXAMPLES, counterfactual_rows
 from ..windows import bare_examples, window_rows
 from .problems import Problem, listing
 from .rows import (
@@ -78,6 +79,7 @@ class CheckReport:
         longest_tokens: Tokens of the longest line.
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
         window_rows: Rows of windows that the local engine adds to these, as ``LoraSettings`` says.
+        counterfactual_rows: Rows that it adds which differ from these in one field or item.
         epochs: Number of epochs that ``cost`` covers.
         cost: Price of ``tokens`` over all ``epochs``, in the currency of the given price. None: no price given.
         schema_tokens: Tokens that the largest schema takes in a prompt, for "local". None: prompts have no schema.
@@ -97,6 +99,7 @@ class CheckReport:
     longest_tokens: int
     estimated: bool
     window_rows: int
+    counterfactual_rows: int
     epochs: int
     cost: float | None
     schema_tokens: int | None
@@ -148,6 +151,8 @@ class CheckReport:
             lines.append(f"{self.reasoning_tokens} of the trained tokens are reasoning")
         if self.window_rows:
             lines.append(f"training adds {self.window_rows} rows of windows, for complete lists")
+        if self.counterfactual_rows:
+            lines.append(f"training adds {self.counterfactual_rows} rows that differ in one field or item")
         if self.schema_tokens is not None:
             lines.append(
                 f"the schema takes {self.schema_tokens} tokens of a prompt; rows that begin alike share them"
@@ -215,7 +220,8 @@ def check(
     done = SourceCheck(target, output_cls=output_cls, known=start.schemas if start else ())
     done.run(rows)
     windows = _window_rows(rows, done)
-    epochs = target.default_epochs(done.good + windows) if epochs is None else epochs
+    counterfactuals = 0 if windows or start else _counterfactual_rows(rows, done)
+    epochs = target.default_epochs(done.good + windows + counterfactuals) if epochs is None else epochs
     first_good = done.first_good(rows)
     return CheckReport(
         target=target.name,
@@ -229,6 +235,7 @@ def check(
         longest_tokens=done.longest,
         estimated=target.estimated,
         window_rows=windows,
+        counterfactual_rows=counterfactuals,
         epochs=epochs,
         cost=None if price_per_million is None else done.tokens * epochs * price_per_million / 1e6,
         schema_tokens=done.schema_tokens(),
@@ -239,15 +246,25 @@ def check(
 
 def _window_rows(source: CheckSource, done: SourceCheck) -> int:
     """How many rows of windows the local engine adds by itself; the source is read again where it may add some."""
-    if done.target.name != "local" or done.target.reasons or not done.may_have_windows:
+    if not done.may_have_windows:
         return 0
-    try:
-        examples = bare_examples(
-            row.content for row in parsed_rows(source) if isinstance(row.content, Example)
-        )
-    except DatasetError:  # the file has been changed in between
-        return 0
+    examples = bare_examples(_again(source, done))
     return len(window_rows(examples, learn_list_rules(examples)))
+
+
+def _counterfactual_rows(source: CheckSource, done: SourceCheck) -> int:
+    """How many rows that differ in one field or item the local engine adds by itself."""
+    return len(counterfactual_rows(_again(source, done))) if done.good <= MOST_EXAMPLES else 0
+
+
+def _again(source: CheckSource, done: SourceCheck) -> list[Example]:
+    """The examples of which the local engine may make rows by itself."""
+    if done.target.name != "local" or done.target.reasons:
+        return []
+    try:
+        return [row.content for row in parsed_rows(source) if isinstance(row.content, Example)]
+    except DatasetError:  # the file has been changed in between
+        return []
 
 
 def _shortened(text: str) -> str:

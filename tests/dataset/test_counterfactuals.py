@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, model_validator
 
 from llama_index_finetune_structured import FinetuneDataset
-from llama_index_finetune_structured.engines.new_fields import rows_with, rows_without
+from llama_index_finetune_structured.dataset.counterfactuals import rows_with, rows_without
 from llama_index_finetune_structured.example import Example
 
 
