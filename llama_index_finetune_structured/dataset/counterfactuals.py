@@ -85,7 +85,9 @@ class _Changes:
             cut = {example.id: row for example in filled if (row := _without(example, name)) is not None}
             if len(group) - len(filled) >= _LEAST_ROWS and _are_most(len(cut), len(filled)):
                 self._without[name] = cut
-                self._filled[name] = [example for example in filled if example.id in cut]
+                self._filled[name] = sorted(
+                    (each for each in filled if each.id in cut), key=lambda each: each.id
+                )
             several = [example for example in filled if _items(answers[example.id], name)]
             placer = ItemPlacer((_text(example), _items(answers[example.id], name)) for example in several)
             cuts = (_without_item(example, name, placer) for example in several)
