@@ -1,7 +1,7 @@
-"""Rows that differ from others in one field, or one item of a list, and in the lines with its values alone.
+"""Rows that teach when to fill a field and when to leave it out: they differ in the lines with its value alone.
 
-As counterfactually augmented data (https://arxiv.org/abs/1909.12434): rows without these lines leave the field or item
-out, and other rows with the lines of a field fill it.
+As counterfactually augmented data (https://arxiv.org/abs/1909.12434): rows without these lines leave the field out, and
+other rows with them fill it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ..answer_classes import class_of
 from ..example import Example, Message, compact_json, content_hash
 from ..json_schema import find_error
 from ..local.schema.bounds import schema_key
-from ..local.schema.placed_items import ItemPlacer, leaves
+from ..local.schema.placed_items import leaves
 from ..written_values.kinds import stands_in
 from .checks.values import value_faults
 
 __all__ = ["MOST_EXAMPLES", "counterfactual_rows", "rows_with", "rows_without"]
 
-# Chosen: fewer rows may have a field or list by chance; where one can seldom be cut out, what can be is not typical.
+# Chosen: fewer rows may have a field by chance; where it can seldom be cut out, what can be is not typical.
 _LEAST_ROWS, _NEARLY_ALL = 5, 0.8
 MOST_EXAMPLES = 1000
 """Most examples of which rows are made; chosen: of more, training takes long enough."""
@@ -50,11 +50,11 @@ class _Lines(NamedTuple):
 
 
 def counterfactual_rows(examples: Sequence[Example]) -> list[Example]:
-    """At most one row for each example: without an optional field, with that of another one, or without an item.
+    """At most one row for each example: without an optional field that it fills, or with that of another one.
 
-    None for more than 1,000 examples, which differ enough among themselves. Of fields that some examples fill and
-    others leave out, and of lists of several items, whose lines can be cut out of nearly all texts. Which of them, by
-    hash: the order of examples decides nothing but that of the rows.
+    Of fields that some examples fill and others leave out, whose lines can be cut out of nearly all texts; which of
+    them, and whose, by hash: the order of examples decides nothing but that of the rows. None for more than 1,000
+    examples, which differ enough among themselves.
     """
     groups = dict[str, list[Example]]()
     for example in examples if len(examples) <= MOST_EXAMPLES else ():
@@ -62,88 +62,42 @@ def counterfactual_rows(examples: Sequence[Example]) -> list[Example]:
             groups.setdefault(schema_key(example.answer_schema), []).append(example)
     known, made = {example.id for example in examples}, list[Example]()
     for group in groups.values():
-        changes = _Changes(group)
+        fields = _told_fields(group)
         for example in group:
-            row = next((row for row in changes.of(example) if row.id not in known), None)
+            row = next((row for row in _changes(example, fields) if row.id not in known), None)
             if row is not None:
                 known.add(row.id)
                 made.append(row)
     return made
 
 
-class _Changes:
-    """The rows that can be made of examples of one schema."""
+def _told_fields(group: Sequence[Example]) -> dict[str, dict[str, tuple[Example, Example]]]:
+    """Fields that some examples fill and others leave out: these examples with the same without it, by their ids."""
+    answers = {example.id: _answer(example) or {} for example in group}
+    told = dict[str, dict[str, tuple[Example, Example]]]()
+    for name in sorted({name for answer in answers.values() for name in answer}):
+        filled = [example for example in group if _texts(answers[example.id].get(name))]
+        cut = {each.id: (each, row) for each in filled if (row := _without(each, name)) is not None}
+        if len(group) - len(filled) >= _LEAST_ROWS and len(cut) >= max(
+            _LEAST_ROWS, _NEARLY_ALL * len(filled)
+        ):
+            told[name] = dict(sorted(cut.items()))
+    return told
 
-    def __init__(self, group: Sequence[Example]) -> None:
-        answers = {example.id: _answer(example) or {} for example in group}
-        names = sorted({name for answer in answers.values() for name in answer})
-        self._without = dict[str, dict[str, Example]]()  # by field and id of the example
-        self._filled = dict[str, list[Example]]()
-        self._placers = dict[str, ItemPlacer]()
-        for name in names:
-            filled = [example for example in group if _texts(answers[example.id].get(name))]
-            cut = {example.id: row for example in filled if (row := _without(example, name)) is not None}
-            if len(group) - len(filled) >= _LEAST_ROWS and _are_most(len(cut), len(filled)):
-                self._without[name] = cut
-                self._filled[name] = sorted(
-                    (each for each in filled if each.id in cut), key=lambda each: each.id
-                )
-            several = [example for example in filled if _items(answers[example.id], name)]
-            placer = ItemPlacer((_text(example), _items(answers[example.id], name)) for example in several)
-            cuts = (_without_item(example, name, placer) for example in several)
-            if _are_most(sum(row is not None for row in cuts), len(several)):
-                self._placers[name] = placer
 
-    def of(self, example: Example) -> Iterator[Example]:
-        """The rows that can be made of an example, in an order by hash."""
-        ways = [(name, True) for name in self._without] + [(name, False) for name in self._placers]
-        for name, is_field in sorted(ways, key=lambda way: content_hash([example.id, *way])):
-            row = (
-                self._changed(example, name)
-                if is_field
-                else _without_item(example, name, self._placers[name])
-            )
-            if row is not None:
-                yield row
-
-    def _changed(self, example: Example, name: str) -> Example | None:
-        if example.id in self._without[name]:
-            return self._without[name][example.id]
+def _changes(
+    example: Example, fields: Mapping[str, Mapping[str, tuple[Example, Example]]]
+) -> Iterator[Example]:
+    """The rows that can be made of an example, in an order by hash."""
+    for name in sorted(fields, key=lambda name: content_hash([example.id, name])):
+        filled = fields[name]
+        if example.id in filled:
+            yield filled[example.id][1]
+            continue
         draw = Random(content_hash([example.id, name]))
-        return _with(example, draw.choice(self._filled[name]), name, draw.random() < 1 / 2)
-
-
-def _are_most(count: int, total: int) -> bool:
-    return count >= max(_LEAST_ROWS, _NEARLY_ALL * total)
-
-
-def _items(answer: Mapping[str, Any], name: str) -> list[Any]:
-    """The items of a list of several; none of another value."""
-    found = answer.get(name)
-    return found if isinstance(found, list) and len(found) > 1 else []
-
-
-def _without_item(example: Example, name: str, placer: ItemPlacer) -> Example | None:
-    """The example without one item of a list, chosen by hash, and its lines; None where other values stand in them."""
-    answer, text = _answer(example) or {}, _text(example)
-    items = _items(answer, name)
-    places = placer.placed(text, items) if items else None
-    if not places:
-        return None
-    chosen = Random(content_hash([example.id, name])).randrange(len(items))
-    ranges = [
-        range(text.count("\n", 0, start), text.count("\n", 0, end) + 1)
-        for start, end in (p.span for p in places)
-    ]
-    own = ranges.pop(chosen)
-    if any(own.start < other.stop and other.start < own.stop for other in ranges):
-        return None
-    lines = text.split("\n")
-    removed, rest = lines[own.start : own.stop], "\n".join(_cut(lines, own))
-    left = {**answer, name: [*items[:chosen], *items[chosen + 1 :]]}
-    if any(stands_in(value, tuple(removed)) and not stands_in(value, (rest,)) for value in _texts(left)):
-        return None
-    return _changed(example, rest, left)
+        other, _ = draw.choice([*filled.values()])
+        if (row := _with(example, other, name, anywhere=draw.random() < 1 / 2)) is not None:
+            yield row
 
 
 def rows_without(examples: Iterable[Example], fields: Collection[str]) -> list[Example]:

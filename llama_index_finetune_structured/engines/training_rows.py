@@ -72,7 +72,7 @@ class TrainingRows:
         return _token_rows(target, made)
 
     def counterfactuals(self, target: TrainingTarget, wanted: bool | None) -> list[TokenRow]:
-        """Rows that differ from these in one field or item, as token ids; those that are too long are left out.
+        """Rows that differ from these in one field, as token ids; those that are too long are left out.
 
         ``wanted``: as in ``LoraSettings``. Raises ConfigurationError where they are wanted and there can be none.
         """
@@ -83,13 +83,11 @@ class TrainingRows:
         kept = [row for row in made if most is None or len(row) <= most]
         if wanted and not kept:
             raise ConfigurationError(
-                "counterfactuals: no such rows can be made: expected 1,000 rows or fewer with answers of an optional "
-                "field that some leave out, or of lists, whose values stand in lines of their own; leave it out"
+                "counterfactuals: no such rows can be made: expected 1,000 rows or fewer, and an optional field "
+                "that some answers leave out and whose values stand in lines of their own; leave it out"
             )
         if kept:
-            _log.info(
-                "%d rows that differ in one field or item are added to %d rows", len(kept), len(self.examples)
-            )
+            _log.info("%d rows that differ in one field are added to %d rows", len(kept), len(self.examples))
         return kept
 
     @property

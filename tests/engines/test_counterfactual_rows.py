@@ -1,4 +1,4 @@
-"""The local engine trains on rows that differ from others in one field or item too."""
+"""The local engine trains on rows that differ from others in one field too."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_rows_that_differ_in_one_field_are_trained_on(
     report = check(data, base_model=tiny_llama)
     assert report.counterfactual_rows == made
     assert report.window_rows == 0
-    assert "training adds 16 rows that differ in one field or item" in str(report)
+    assert "training adds 16 rows that differ in one field" in str(report)
     engine = LoraFinetuneEngine(data, base_model=tiny_llama, output_dir=tmp_path, config=SETTINGS)
     assert _steps(engine) == 16
-    assert "16 rows that differ in one field or item are added to 16 rows" in caplog.text
+    assert "16 rows that differ in one field are added to 16 rows" in caplog.text
     assert read_card(engine.adapter).rows == 16, "of the user's rows"
 
 

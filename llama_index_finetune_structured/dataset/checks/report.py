@@ -79,7 +79,7 @@ class CheckReport:
         longest_tokens: Tokens of the longest line.
         estimated: Whether the tokenizer is not the target's own, so that token counts are approximate.
         window_rows: Rows of windows that the local engine adds to these, as ``LoraSettings`` says.
-        counterfactual_rows: Rows that it adds which differ from these in one field or item.
+        counterfactual_rows: Rows that it adds which differ from these in one field.
         epochs: Number of epochs that ``cost`` covers.
         cost: Price of ``tokens`` over all ``epochs``, in the currency of the given price. None: no price given.
         schema_tokens: Tokens that the largest schema takes in a prompt, for "local". None: prompts have no schema.
@@ -152,7 +152,7 @@ class CheckReport:
         if self.window_rows:
             lines.append(f"training adds {self.window_rows} rows of windows, for complete lists")
         if self.counterfactual_rows:
-            lines.append(f"training adds {self.counterfactual_rows} rows that differ in one field or item")
+            lines.append(f"training adds {self.counterfactual_rows} rows that differ in one field")
         if self.schema_tokens is not None:
             lines.append(
                 f"the schema takes {self.schema_tokens} tokens of a prompt; rows that begin alike share them"
@@ -253,7 +253,7 @@ def _window_rows(source: CheckSource, done: SourceCheck) -> int:
 
 
 def _counterfactual_rows(source: CheckSource, done: SourceCheck) -> int:
-    """How many rows that differ in one field or item the local engine adds by itself."""
+    """How many rows that differ in one field the local engine adds by itself."""
     return len(counterfactual_rows(_again(source, done))) if done.good <= MOST_EXAMPLES else 0
 
 
