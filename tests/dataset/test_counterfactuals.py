@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -203,109 +204,73 @@ def test_the_places_differ() -> None:
     assert places == set(range(6))
 
 
-class Thing(BaseModel):
-    name: str
-    count: int
-
-
-class Order(BaseModel):
-    number: str
-    due: str | None = None
-    things: list[Thing]
-
-
-_FRUIT = ["apples", "pears", "plums", "limes", "dates", "kiwis"]
-
-
-def _order(n: int, things: int = 3) -> Example:
-    """Every other order says when it is due, every third is one of a record's lines."""
-    said = [Thing(name=f"{_FRUIT[(n + k) % 6]} {n}", count=1000 + 10 * n + k) for k in range(things)]
-    own = [f"{thing.name}: {thing.count}" for thing in said]
-    if n % 3 == 0:
-        own = ["---", *(f"of = {t.name}\nnumber = {t.count}\n---" for t in said)]
-    due = f"{n % 28 + 1} May" if n % 2 else None
-    text = "\n".join([f"Order No{n}", *([f"until {due}"] if due else []), *own, "Thank you"])
-    return _row(text, {"number": f"No{n}", **({"due": due} if due else {}), "things": said_of(said)}, Order)
-
-
-def said_of(things: list[Thing]) -> list[dict[str, Any]]:
-    return [thing.model_dump() for thing in things]
+def _bill(n: int) -> Example:
+    """Every other one is due, every third has rules between its lines, every fourth a note."""
+    bill: dict[str, Any] = {"number": f"No{n}", "total": f"{n}.50"}
+    lines = [f"Bill No{n}", f"sum {n}.50", "Thank you"]
+    if n % 2:
+        bill["due"] = f"{n % 28 + 1} May"
+        lines.insert(1 + n % 3, f"until {bill['due']}")
+    return _row(("\n---\n" if n % 3 == 0 else "\n").join(lines), bill)
 
 
 def _answers(examples: list[Example]) -> list[dict[str, Any]]:
     return [json.loads(example.answer_text()) for example in examples]
 
 
-def test_each_row_gets_one_that_differs_in_one_field_or_item() -> None:
-    orders = [_order(n) for n in range(40)]
-    made = counterfactual_rows(orders)
+def test_each_row_gets_one_that_differs_in_one_field() -> None:
+    bills = [_bill(n) for n in range(40)]
+    made = counterfactual_rows(bills)
     assert len(made) == 40
-    assert made == counterfactual_rows(orders)
-    kinds = set()
-    for order, row, own, answer in zip(orders, made, _answers(orders), _answers(made), strict=True):
-        differing = [name for name in Order.model_fields if own.get(name) != answer.get(name)]
-        kinds.add((*differing, "due" in own))
-        lines, others = (str(each.messages[-1].content).split("\n") for each in (order, row))
-        if differing == ["due"]:
-            assert ("due" in own) != ("due" in answer)
-            longer, shorter = (lines, others) if "due" in own else (others, lines)
-            [line] = {*longer} - {*shorter}
-            assert line == f"until {own.get('due') or answer['due']}"
-        else:
-            assert differing == ["things"]
-            gone = [thing for thing in own["things"] if thing not in answer["things"]]
-            assert len(gone) == 1
-            assert [thing for thing in own["things"] if thing not in gone] == answer["things"]
-            text = "\n".join(others)
-            assert gone[0]["name"] not in text
-            assert str(gone[0]["count"]) not in text
-            assert all(f"{thing['name']}" in text for thing in answer["things"])
-            assert text.count("---") in (0, len(answer["things"]) + 1), "one rule between two items"
-    assert kinds == {("due", True), ("due", False), ("things", True), ("things", False)}
+    for bill, row, own, answer in zip(bills, made, _answers(bills), _answers(made), strict=True):
+        assert ("due" in own) != ("due" in answer)
+        assert {**own, "due": None} == {**answer, "due": None}
+        lines, others = (str(each.messages[-1].content).split("\n") for each in (bill, row))
+        longer, shorter = (lines, others) if "due" in own else (others, lines)
+        assert {*longer} - {*shorter} == {f"until {own.get('due') or answer['due']}"}
+        if "due" in own:
+            assert ("---", "---") not in pairwise(others)
+    places = [str(row.messages[-1].content).split("\n").index(f"until {answer['due']}")
+              for row, answer in zip(made, _answers(made), strict=True) if "due" in answer]  # fmt: skip
+    assert len(set(places)) > 2
 
 
 @given(st.permutations(range(24)))
 def test_the_order_of_rows_decides_nothing_but_that_of_the_made_ones(places: list[int]) -> None:
-    orders = [_order(n) for n in range(24)]
-    made = counterfactual_rows([orders[n] for n in places])
-    assert [made[places.index(n)] for n in range(24)] == counterfactual_rows(orders)
+    bills = [_bill(n) for n in range(24)]
+    made = counterfactual_rows([bills[n] for n in places])
+    assert [made[places.index(n)] for n in range(24)] == counterfactual_rows(bills)
 
 
 def test_no_rows_are_made_of_what_tells_too_little() -> None:
     assert counterfactual_rows([]) == []
-    assert counterfactual_rows([_order(n, things=1) for n in range(1, 40, 2)]) == [], (
-        "all are due, one item each"
-    )
-    few = [_order(n, things=1) for n in [*range(1, 40, 2), 2, 4]]
+    assert counterfactual_rows([_bill(n) for n in range(1, 40, 2)]) == [], "all are due"
+    few = [_bill(n) for n in [*range(1, 40, 2), 2, 4]]
     assert counterfactual_rows(few) == [], "two rows without it may be slips"
     one_line = [
-        _row(str(row.messages[-1].content).replace("\n", " "), answer, Order)
-        for row, answer in zip(map(_order, range(40)), _answers(list(map(_order, range(40)))), strict=True)
+        _row(str(bill.messages[-1].content).replace("\n", " "), answer)
+        for bill, answer in zip(map(_bill, range(40)), _answers(list(map(_bill, range(40)))), strict=True)
     ]
     assert counterfactual_rows(one_line) == []
-    assert counterfactual_rows([_order(n) for n in range(MOST_EXAMPLES + 1)]) == []
+    assert counterfactual_rows([_bill(n) for n in range(MOST_EXAMPLES + 1)]) == []
 
 
-class Summed(BaseModel):
-    """Items that make a sum: none can be left out."""
+class Early(BaseModel):
+    """A bill whose day it is due is no later than its number."""
 
-    total: int
-    counts: list[int]
+    number: int
+    due: int | None = None
 
     @model_validator(mode="after")
-    def _adds_up(self) -> Summed:
-        if sum(self.counts) != self.total:
-            raise ValueError("does not add up")
+    def _in_order(self) -> Early:
+        if self.due is not None and self.due > self.number:
+            raise ValueError("due too late")
         return self
 
 
-def test_what_a_class_refuses_is_not_made_of_lists_either() -> None:
-    rows = []
-    for n in range(100, 120):
-        text = f"a {n}\nb {7 * n}\nc {11 * n}\nsum {19 * n}"
-        rows.append((text, Summed(total=19 * n, counts=[n, 7 * n, 11 * n])))
-    assert counterfactual_rows(list(FinetuneDataset.from_pairs(rows, output_cls=Summed))) == []
-    free = [(text, answer.model_dump()) for text, answer in rows]
-    schema = {**Summed.model_json_schema(), "title": "Free"}
-    made = counterfactual_rows(list(FinetuneDataset.from_pairs(free, schema=schema)))
-    assert [len(answer["counts"]) for answer in _answers(made)] == [2] * 20
+def test_no_row_is_made_that_a_class_refuses() -> None:
+    answers = [Early(number=n, due=n - 1 if n % 2 else None) for n in range(100, 140)]
+    pairs = [(f"Bill {a.number}\n{f'until {a.due}' if a.due else 'paid'}\nsum 7", a) for a in answers]
+    made = counterfactual_rows(list(FinetuneDataset.from_pairs(pairs, output_cls=Early)))
+    assert 20 < len(made) < 40, "some days of others are too late"
+    assert all(Early(**answer) for answer in _answers(made))

@@ -88,7 +88,7 @@ def test_where_none_can_be_made_wanting_them_is_an_error(tiny_llama: Path, tmp_p
     data = FinetuneDataset.from_pairs([(f"Is {n} even?", {"even": n % 2 == 0}) for n in range(4)])
     config = SETTINGS.model_copy(update={"counterfactuals": True})
     engine = LoraFinetuneEngine(data, base_model=tiny_llama, output_dir=tmp_path, config=config)
-    with pytest.raises(ConfigurationError, match="optional field that some leave out"):
+    with pytest.raises(ConfigurationError, match="an optional field that some answers leave out"):
         engine.finetune()
     assert check(data, base_model=tiny_llama).counterfactual_rows == 0
 
