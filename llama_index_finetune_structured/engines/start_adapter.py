@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import FinetuneDataset
+from ..dataset.checks.counterfactuals import rows_with, rows_without
 from ..dataset.checks.rows import as_source, parsed_rows
-from ..dataset.counterfactuals import rows_with, rows_without
 from ..dataset.generate.recipe import prompted_as
 from ..errors import ConfigurationError
 from ..example import Example, content_hash

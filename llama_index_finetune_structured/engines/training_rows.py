@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import FinetuneDataset
+from ..dataset.checks.counterfactuals import counterfactual_rows
 from ..dataset.checks.rows import SourceRow, as_source, parsed_rows
 from ..dataset.checks.run import trainable_rows
 from ..dataset.checks.targets import TrainingTarget
-from ..dataset.counterfactuals import counterfactual_rows
 from ..dataset.windows import bare_examples, window_rows, window_size
 from ..errors import ConfigurationError
 from ..example import Example

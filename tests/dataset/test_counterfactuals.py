@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, model_validator
 
 from llama_index_finetune_structured import FinetuneDataset
-from llama_index_finetune_structured.dataset.counterfactuals import (
+from llama_index_finetune_structured.dataset.checks.counterfactuals import (
     MOST_EXAMPLES,
     counterfactual_rows,
     rows_with,

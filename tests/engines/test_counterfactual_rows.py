@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from llama_index_finetune_structured import (
     check,
 )
 from llama_index_finetune_structured.cli.main import app
-from llama_index_finetune_structured.dataset.counterfactuals import counterfactual_rows
+from llama_index_finetune_structured.dataset.checks.counterfactuals import counterfactual_rows
 from llama_index_finetune_structured.local.model.adapter import read_card
 
 SETTINGS = LoraSettings(rank=2, epochs=1, batch_size=2, schema_prompt="none")
@@ -74,14 +75,12 @@ def test_they_can_be_left_out_and_are_another_run(tiny_llama: Path, tmp_path: Pa
 def test_an_adapter_to_go_on_from_has_learned_this_already(tiny_llama: Path, tmp_path: Path) -> None:
     first = LoraFinetuneEngine(_data(), base_model=tiny_llama, output_dir=tmp_path / "first", config=SETTINGS)
     first.finetune()
-    more = {"start_from": tmp_path / "first", "replay_share": 0}
     again = SETTINGS.model_copy(update={"schema_prompt": None, "rank": 2})
-    on = LoraFinetuneEngine(_data(), **more, output_dir=tmp_path / "on", config=again)
-    assert _steps(on) == 8
+    goes_on = partial(LoraFinetuneEngine, _data(), start_from=tmp_path / "first", replay_share=0)
+    assert _steps(goes_on(output_dir=tmp_path / "on", config=again)) == 8
     assert check(_data(), start_from=tmp_path / "first").counterfactual_rows == 0
     wanted = again.model_copy(update={"counterfactuals": True})
-    on = LoraFinetuneEngine(_data(), **more, output_dir=tmp_path / "wanted", config=wanted)
-    assert _steps(on) == 16
+    assert _steps(goes_on(output_dir=tmp_path / "wanted", config=wanted)) == 16
 
 
 def test_where_none_can_be_made_wanting_them_is_an_error(tiny_llama: Path, tmp_path: Path) -> None:

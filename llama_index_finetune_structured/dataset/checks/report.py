@@ -20,8 +20,8 @@ from ...local.model.reasoning import Thinking
 from ...local.schema.list_items import learn_list_rules
 from ...local.train.memory import MemoryPlan
 from ...printable import printable
-from ..counterfactuals import MOST_EXAMPLES, counterfactual_rows
 from ..windows import bare_examples, window_rows
+from .counterfactuals import MOST_EXAMPLES, counterfactual_rows
 from .problems import Problem, listing
 from .rows import (
     CheckSource,

@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from ..answer_classes import class_of
-from ..example import Example, Message, compact_json, content_hash
-from ..json_schema import find_error
-from ..local.schema.bounds import schema_key
-from ..local.schema.placed_items import leaves
-from ..written_values.kinds import stands_in
-from .checks.values import value_faults
+from ...answer_classes import class_of
+from ...example import Example, Message, compact_json, content_hash
+from ...json_schema import find_error
+from ...local.schema.bounds import schema_key
+from ...local.schema.placed_items import leaves
+from ...written_values.kinds import stands_in
+from .values import value_faults
 
 __all__ = ["MOST_EXAMPLES", "counterfactual_rows", "rows_with", "rows_without"]
 
