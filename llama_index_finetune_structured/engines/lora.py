@@ -125,7 +125,7 @@ class LoraFinetuneEngine(FinetuneEngine):
         else:
             self._form = prompt_form_of(self.examples, *self.config.prompts)
         self._tokenizer: Any = None
-        self._window_size = 0
+        self._window_size = self._made = 0
 
     @classmethod
     def from_finetuning_handler(
@@ -286,7 +286,9 @@ class LoraFinetuneEngine(FinetuneEngine):
         self._window_size = self._data.window_size if windows else 0
         rows += windows
         if self.config.counterfactuals or not (windows or self._start):
-            rows += self._data.counterfactuals(target, self.config.counterfactuals)
+            made = self._data.counterfactuals(target, self.config.counterfactuals)
+            self._made = len(made)
+            rows += made
         if self._validation is None:
             return rows, []
         try:
@@ -364,6 +366,7 @@ class LoraFinetuneEngine(FinetuneEngine):
                     self._run.checkpoints,
                     fingerprint=fingerprint,
                     plan=plan,
+                    made=self._made,
                     **self._shares,
                 )
             except CheckpointError as error:

@@ -34,7 +34,16 @@ def _trainer(folder: Path, **settings: Any) -> Trainer:
 )
 def test_few_rows_are_seen_more_often(rows: int, epochs: int) -> None:
     assert epochs_of(rows) == LoraSettings().epochs_for(rows) == epochs
-    assert LoraSettings(epochs=7).epochs_for(rows) == 7
+    assert LoraSettings(epochs=7).epochs_for(rows, rows) == 7
+
+
+@pytest.mark.parametrize(
+    ("rows", "made", "epochs"),
+    [(80, 80, 3), (80, 40, 4), (80, 1, 5), (500, 500, 2), (1000, 1000, 1), (0, 0, 5)],
+)
+def test_rows_that_were_made_of_others_take_no_more_steps(rows: int, made: int, epochs: int) -> None:
+    assert epochs_of(rows, made) == LoraSettings().epochs_for(rows, made) == epochs
+    assert epochs * (rows + made) <= epochs_of(rows) * rows + rows + made
 
 
 @pytest.mark.parametrize(

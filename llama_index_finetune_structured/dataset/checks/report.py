@@ -221,7 +221,7 @@ def check(
     done.run(rows)
     windows = _window_rows(rows, done)
     counterfactuals = 0 if windows or start else _counterfactual_rows(rows, done)
-    epochs = target.default_epochs(done.good + windows + counterfactuals) if epochs is None else epochs
+    epochs = target.default_epochs(done.good + windows, counterfactuals) if epochs is None else epochs
     first_good = done.first_good(rows)
     return CheckReport(
         target=target.name,

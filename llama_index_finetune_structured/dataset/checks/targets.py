@@ -88,7 +88,8 @@ class TrainingTarget:
         walker: Takes the answers of all good rows that have a schema and returns the function that finds why one
             of them could not be generated, from the key of its schema and its trained tokens; it is called with
             all answers to a schema one after the other. None: answers are generated without a grammar.
-        default_epochs: Takes the number of good rows and returns the epochs of a run that sets none.
+        default_epochs: Takes the number of good rows, and that of rows that the engine adds to them and that differ in one
+            field, and returns the epochs of a run that sets none.
         schema_tokens: Takes a schema and returns the tokens that it takes in a prompt. None: prompts have no schema of
             the target's own.
         memory: Takes the tokens of the longest row and of all rows, and the number of rows; returns the memory that
@@ -104,7 +105,7 @@ class TrainingTarget:
     max_bytes: int | None = None
     estimated: bool = False
     walker: Callable[[AnswerTexts], Callable[[str, Sequence[int]], list[Fault]]] | None = None
-    default_epochs: Callable[[int], int] = lambda _rows: 1
+    default_epochs: Callable[[int, int], int] = lambda _rows, _made: 1
     schema_tokens: Callable[[Mapping[str, Any]], int] | None = None
     memory: Callable[[int, int, int], MemoryPlan | None] = lambda *_: None
     reasons: bool = False

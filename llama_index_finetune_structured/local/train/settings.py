@@ -124,10 +124,11 @@ class LoraSettings(BaseModel):
         """``alpha`` or, where it is None, twice the rank."""
         return 2 * self.rank if self.alpha is None else self.alpha
 
-    def epochs_for(self, rows: int) -> int:
+    def epochs_for(self, rows: int, counterfactuals: int = 0) -> int:
         """Epochs for a number of rows: ``epochs``, or else more for fewer rows. Training and ``check`` take these.
 
         Args:
-            rows: Number of training rows.
+            rows: Number of training rows, with those of windows.
+            counterfactuals: Number of rows that were added to them and differ from one of them in one field.
         """
-        return epochs_of(rows) if self.epochs is None else self.epochs
+        return epochs_of(rows, counterfactuals) if self.epochs is None else self.epochs

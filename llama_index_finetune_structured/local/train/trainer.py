@@ -79,9 +79,9 @@ class Trainer:
 
     With held-out rows the weights of the epoch with the lowest loss on them are kept, and unless the settings name
     the epochs, two in a row without a lower one end the run. ``fingerprint`` identifies the run. ``plan``: how it
-    fits into the memory; None: as the settings say. ``rate_share``: of the recipe's learning rate. ``start_share``: of
-    the weights that training began with, in those that the model has in the end. Raises CheckpointError where the
-    checkpoints are of another run.
+    fits into the memory; None: as the settings say. ``made``: how many rows are counterfactuals. ``rate_share``: of
+    the recipe's learning rate. ``start_share``: of the weights that training began with, in those that the model has
+    in the end. Raises CheckpointError where the checkpoints are of another run.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Trainer:
         *,
         fingerprint: str,
         plan: MemoryPlan | None = None,
+        made: int = 0,
         rate_share: float = 1.0,
         start_share: float = 0.0,
     ) -> None:
@@ -112,7 +113,7 @@ class Trainer:
         fused = {weight.device.type for weight in self.weights} == {"cuda"} or None
         self.optimizer = torch.optim.AdamW(self.weights, lr=self.learning_rate, weight_decay=0.0, fused=fused)
         self.scale = GradientScale.for_weights(model.parameters())
-        self.epochs = settings.epochs_for(len(rows))
+        self.epochs = settings.epochs_for(len(rows) - made, made)
         self._batches = list(self._ordered_batches())
         self.steps_per_epoch = len(self._batches) // self.epochs
         self.step, self.log = 0, TrainingLog()
