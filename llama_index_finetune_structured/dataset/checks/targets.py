@@ -88,7 +88,7 @@ class TrainingTarget:
         walker: Takes the answers of all good rows that have a schema and returns the function that finds why one
             of them could not be generated, from the key of its schema and its trained tokens; it is called with
             all answers to a schema one after the other. None: answers are generated without a grammar.
-        default_epochs: Takes the number of good rows, and that of rows that the engine adds to them and that differ in one
+        default_epochs: Takes the number of good rows, and of those that the engine adds to them and that differ in one
             field, and returns the epochs of a run that sets none.
         schema_tokens: Takes a schema and returns the tokens that it takes in a prompt. None: prompts have no schema of
             the target's own.
