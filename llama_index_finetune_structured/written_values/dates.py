@@ -165,10 +165,21 @@ def date_spots(text: str, day: date | None, locales: Sequence[str]) -> Iterator[
 
 @lru_cache(maxsize=64)
 def _any_day(locales: tuple[str, ...]) -> list[re.Pattern[str]]:
-    """Patterns of what writes a day, in their first group. Numbers apart by spaces alone are more often none."""
-    mark = r"\s?[./-]\s?"
-    numeric = rf"\d{{4}}{mark}\d{{1,2}}{mark}\d{{1,2}}|\d{{1,2}}{mark}\d{{1,2}}{mark}(?:\d{{4}}|\d\d)"
-    return _spellings(numeric, r"\d{1,2}", range(12), r"(?:\d{4}|\d\d)", locales)
+    """Patterns of what may write a day, in their first group; rather of too much than of too little."""
+    century = r"(?:19|20)\d\d"
+    numeric = (
+        r"\d{1,4}(?P<mark>\s?[./-]\s?)\d{1,2}(?P=mark)\d{1,4}"
+        rf"|\d{{1,2}}\s\d{{1,2}}\s{century}|{century}\s\d{{1,2}}\s\d{{1,2}}"
+    )
+    day = r"(?:0?[1-9]|[12]\d|3[01])"
+    known = _spellings(numeric, day, range(12), r"(?:\d{4}|\d\d)", locales, between=r"[^\n\d;|()\[\]]{0,16}?")
+    # Months that a locale's own lists do not have: without accents, of one country, abbreviated otherwise.
+    word, of = r"[^\W\d_]{3,}\.?", r"[\s./,-]{0,2}(?:(?:de|of|do|del)\s)?"
+    forms = (
+        rf"{day}(?:er|st|nd|rd|th|[.ºª])?{of}{word}{of}{century}",
+        rf"{word}{of}{day}(?:st|nd|rd|th|\.)?{of}{century}",
+    )
+    return [*known, *map(_spot, forms)]
 
 
 def _patterns(day: date, locales: tuple[str, ...]) -> list[re.Pattern[str]]:
@@ -177,7 +188,12 @@ def _patterns(day: date, locales: tuple[str, ...]) -> list[re.Pattern[str]]:
 
 
 def _spellings(
-    numeric: str, day: str, months: Iterable[int], year: str, locales: tuple[str, ...]
+    numeric: str,
+    day: str,
+    months: Iterable[int],
+    year: str,
+    locales: tuple[str, ...],
+    between: str = _BETWEEN,
 ) -> list[re.Pattern[str]]:
     known = [_month_names(locale)[month] for locale in (*locales, "en") for month in months]
     names = sorted({name for forms in known for name in forms}, key=lambda name: (-len(name), name))
@@ -185,12 +201,21 @@ def _spellings(
     forms = (
         numeric,
         _EAST_ASIAN.pattern.replace("(", "(?:"),
-        rf"{day}(?!\d){_BETWEEN}{month}{_BETWEEN}{year}",
-        rf"{month}{_BETWEEN}{day}(?!\d){_BETWEEN}{year}",
-        rf"{year}(?!\d){_BETWEEN}{month}{_BETWEEN}{day}",
+        rf"{day}(?!\d){between}{month}{between}{year}",
+        rf"{month}{between}{day}(?!\d){between}{year}",
+        rf"{year}(?!\d){between}{month}{between}{day}",
     )
-    # A match takes no text away from the next one.
-    return [re.compile(rf"(?<![\w./-])(?=({each})(?!\w|[./-]\d))", re.IGNORECASE) for each in forms]
+    return [_spot(each) for each in forms]
+
+
+def _spot(form: str) -> re.Pattern[str]:
+    """A pattern of a form, in its first group: no part of a longer number, but perhaps of a range of two days.
+
+    A match takes no text away from the next one.
+    """
+    before = r"(?<!\w)(?:(?<!\d[./])|(?<=/)(?=\d{4}-))(?:(?<!\d-)|(?<=\d{4}-))"
+    after = r"(?!\w|\.\d|/(?!\d{4}-)\d|-\d{1,2}(?![\d./-]|\s?[^\W\d_])|-\d\d-\d\d(?![\d-]))"
+    return re.compile(rf"{before}(?=({form}){after})", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)

@@ -95,15 +95,14 @@ class WrittenKind:
             yield from (text for text, values in document.numbers if abs(value) in values)
             return
         for plain, content in zip(document.plain, document.texts, strict=True):
-            yield from (content[start:end] for start, end in self.spots(plain, value))
+            yield from (content[start:end] for start, end in self._moments(plain, value))
 
-    def spots(self, plain: str, value: date | time | None = None) -> Iterator[tuple[int, int]]:
-        """Start and end of what may write a day or time, or this one, in a text with western digits."""
+    def _moments(self, plain: str, value: Any) -> Iterator[tuple[int, int]]:
         if self.name == "time":
             return time_spots(plain, self.locales)
-        if self.name == "datetime":
-            return datetime_spots(plain, value if isinstance(value, datetime) else None, self.locales)
-        return date_spots(plain, value if isinstance(value, date) else None, self.locales)
+        if isinstance(value, datetime):
+            return datetime_spots(plain, value, self.locales)
+        return date_spots(plain, value, self.locales)
 
 
 def stands_in(text: str, texts: tuple[str, ...]) -> bool:

@@ -22,6 +22,7 @@ _ISO_TIME = re.compile(r"T?(\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z|[+-]\d\d:\d\d(?::
 _ISO = re.compile(
     r"\d{8}T\d{6}Z?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,6})?)?(?:Z|[+-]\d\d:?\d\d(?::\d\d)?)?"
 )
+_ISO_SPOTS = re.compile(rf"(?<![\w-])(?:{_ISO.pattern})(?![\w:]|[.,+-]\d)")
 _BASIC = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)")
 _ISO_TIMES, _ISO_DATETIMES = TypeAdapter(time), TypeAdapter(datetime)
 _UNITS = "uhr|heures?|horas?|ore|uur|hod(?:in)?|godz|o[’']clock|час(?:а|ов)?|h|u|ч"
@@ -267,6 +268,10 @@ def time_spots(text: str, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Start and end of what may write a time of day in a text, with its zone and without; western digits."""
     for found in _pattern(tuple(locales)).finditer(text):
         start, end = found.span()
+        if found["zone"] is None:
+            end = found.start("gap")
+        elif text[end - 1] == ")" and "(" not in found[0]:
+            end -= 1
         if (
             text[end - 1] == "." and "." not in (found["period"] or "")[:-1]
         ):  # of the sentence, unlike in "p.m."
@@ -276,15 +281,16 @@ def time_spots(text: str, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
             yield found.start(), len(text[: found.start("zone")].rstrip(" ("))
 
 
-def datetime_spots(text: str, moment: datetime | None, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Start and end of what may write a point in time, None: any: a day's date and a time beside each other."""
+def datetime_spots(text: str, moment: datetime, locales: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Start and end of what may write a point in time: a day's date and a time beside each other."""
     times = sorted(time_spots(text, locales))
     starts = [start for start, _ in times]
-    for first, last in date_spots(text, None if moment is None else moment.date(), locales):
+    for first, last in date_spots(text, moment.date(), locales):
         near = bisect(starts, first - _LONGEST), bisect(starts, last + _LONGEST)
         for start, end in times[slice(*near)]:
             between = text[min(last, end) : max(first, start)]
             if (last <= start or end <= first) and _GAP.fullmatch(between):
                 yield min(first, start), max(last, end)
-        if moment is None or moment.time() == time():
+        if moment.time() == time():
             yield first, last
+    yield from (found.span() for found in _ISO_SPOTS.finditer(text))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, model_validator
 
-from llama_index_finetune_structured import FinetuneDataset
+from llama_index_finetune_structured import AsWritten, FinetuneDataset
 from llama_index_finetune_structured.dataset.checks.counterfactuals import (
     MOST_EXAMPLES,
     counterfactual_rows,
@@ -25,6 +26,9 @@ class Bill(BaseModel):
     number: str
     total: str
     due: str | None = None
+    status: str = ""
+    express: bool = False
+    parcels: float = 0
     items: list[str] = []
 
 
@@ -78,9 +82,77 @@ def test_a_value_inside_of_a_longer_word_or_number_is_another_one() -> None:
     assert made == [("Bill A-1\nWritten 13 May\nTotal 7.50", {"number": "A-1", "total": "7.50"})]
 
 
-def test_a_value_that_stands_elsewhere_too_keeps_its_place() -> None:
-    made = _made("Bill A-1\nA-1: pay by 3 May\nTotal 7.50", Bill(number="A-1", total="7.50", due="3 May"))
-    assert made == [("Bill A-1\nTotal 7.50", {"number": "A-1", "total": "7.50"})]
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("A-1: pay by 3 May\nBill A-1\nTotal 7.50", {}),
+        ("Bill A-1\nPay by 3 May (12 days)\nTotal 7.50", {}),
+        ("Bill A-1\n3 May\nTotal 7.50", {}),
+        ("Bill A-1\nPay by 3 May\nReally, 3 May\nTotal 7.50", {}),
+        ("Bill A-1\nPay by 3 May\nReally, 3\nMAY\nTotal 7.50", {}),
+        ("Bill A-1\nPaid by 3 May\nTotal 7.50", {"status": "PAID"}),
+        ("Bill A-1\nExpress delivery 3 May\nTotal 7.50", {"express": True}),
+        ("Bill A-1\nPay 8 by 3 May\nTotal 7.50", {"parcels": 8.0}),
+    ],
+)
+def test_a_line_that_may_tell_more_than_the_field_stays(text: str, more: dict[str, Any]) -> None:
+    answer = {"number": "A-1", "total": "7.50", "due": "3 May", **more}
+    assert not _made(text, answer)
+    other = {"number": "B-2", "total": "9.00"}
+    assert not rows_with([_row(text, answer)], ["due"], [_row("Bill B-2\nTotal 9.00", other)])
+
+
+def test_a_number_or_day_that_is_told_in_another_form_is_told() -> None:
+    class Parcels(BaseModel):
+        number: str
+        count: int | None = None
+        due: Annotated[date, AsWritten("de")] | None = None
+
+    def made(text: str, **answer: Any) -> int:
+        rows = FinetuneDataset.from_pairs([(text, {"number": "A-1", **answer})], output_cls=Parcels)
+        return len(rows_without(list(rows), list(answer)))
+
+    assert made("Bill A-1\nParcels: 1200\nThanks", count=1200) == 1
+    assert made("Bill A-1\nParcels: 1200\nAll 1,200.00 are here", count=1200) == 0
+    assert made("Bill A-1\nZahlbar bis 03.06.2024\nDanke", due="03.06.2024") == 1
+    assert made("Bill A-1\nZahlbar bis 03.06.2024\nDanke", due="2024-06-03") == 1
+    assert made("Bill A-1\nZahlbar bis 03.06.2024\nWie gesagt am 3. Juni 2024", due="03.06.2024") == 0
+
+
+def test_the_lines_of_a_prompt_stay_as_they_are() -> None:
+    def row(n: int, due: str | None) -> Example:
+        said = f"No{n}\nsum {n}.50" + (f"\nuntil {due}" if due else "")
+        answer = {"number": f"No{n}", "total": f"{n}.50", **({"due": due} if due else {})}
+        return _row(f"A bill, due soon or May 5:\n---\n{said}\n---\nFill the form.", answer)
+
+    rows = [row(n, f"May {n}" if n % 2 else None) for n in range(20, 40)]
+    made = counterfactual_rows(rows)
+    assert len(made) == 20
+    for each in made:
+        lines = str(each.messages[-1].content).split("\n")
+        assert lines[:2] == ["A bill, due soon or May 5:", "---"]
+        assert lines[-2:] == ["---", "Fill the form."]
+    told = rows_without([*rows, row(41, "soon")], ["due"])
+    assert [json.loads(each.answer_text())["number"] for each in told] == [f"No{n}" for n in range(21, 40, 2)]
+
+
+def test_what_is_left_out_is_left_out_as_in_other_rows() -> None:
+    nulls = [_row(f"No{n}\nsum {n}", {"number": f"No{n}", "total": f"{n}", "due": None}) for n in range(3)]
+    due = _row("No7\nsum 8\nuntil noon", {"number": "No7", "total": "8", "due": "noon"})
+    [made] = rows_without([*nulls, due], ["due"])
+    assert json.loads(made.answer_text()) == {"number": "No7", "total": "8", "due": None}
+    [made] = rows_without([due], ["due"])
+    assert json.loads(made.answer_text()) == {"number": "No7", "total": "8"}
+
+
+def test_a_filled_object_without_words_is_not_overwritten() -> None:
+    class Ship(BaseModel):
+        number: str
+        delivery: dict[str, Any] | None = None
+
+    own = _row("A-1\nby noon\nsum", {"number": "A-1", "delivery": {"at": "noon"}}, Ship)
+    other = _row("B-2\nExpress please", {"number": "B-2", "delivery": {"express": True}}, Ship)
+    assert rows_with([own], ["delivery"], [other]) == []
 
 
 _WORDS = st.text("abcdefgh", min_size=3, max_size=6)
@@ -114,7 +186,6 @@ OWN, OTHER = Bill(number="A-1", total="7.50", due="3 May"), Bill(number="B-2", t
         ("A-1\na\nb\nc\nPay by 3 May\n7.50", "B-2\n9.00", "B-2\nPay by 3 May\n9.00"),
         ("A-1\nPay by 3 May\n7.50", "B-2\n\nx\n\n9.00", "B-2\n\nx\n\nPay by 3 May\n\n9.00"),
         ("A-1\n7.50\nPay by 3 May", "B-2\n\n9.00", "B-2\n\n9.00\nPay by 3 May"),
-        ("A-1\n7.50\nPay by 3 May\n(3 May)", "B-2 9.00", "B-2 9.00\nPay by 3 May\n(3 May)"),
     ],
 )
 def test_another_text_gets_the_lines_where_they_stood_in_their_own(text: str, other: str, made: str) -> None:

@@ -326,16 +326,10 @@ def test_a_written_day_is_copied_alone_where_training_had_nothing_else() -> None
     assert _learned(more, _DAY_SCHEMA) == GroundedPlace(string=WHOLE), "with the day of the week it is more"
 
 
-@pytest.mark.parametrize(
-    ("kind", "values"),
-    [("time", ["12:30", "9:05 pm", "15h30"]), ("datetime", ["3.5.2024, 12:30", "3 May 2024 at 9:05 pm"])],
-)
-def test_written_times_are_copied_alone_too(kind: str, values: list[str]) -> None:
-    written = WrittenKind(kind, ("en", "fr"))
-    rows: list[tuple[str, Any]] = [(f"{n} pcs: {value}", value) for n in range(20) for value in values]
-    learned = _learned(rows, {"type": "string", "x-written": written.keyword})
-    assert learned.string is not None
-    assert learned.string.alone == written
+def test_times_are_held_to_no_form() -> None:
+    times = {"type": "string", "x-written": {"type": "time", "locales": ["en"]}}
+    rows: list[tuple[str, Any]] = [(f"{n} pcs: 12:30", "12:30") for n in range(30)]
+    assert _learned(rows, times) == GroundedPlace(string=WHOLE)
 
 
 @settings(max_examples=60, deadline=None)
@@ -362,11 +356,48 @@ def test_a_written_day_is_nothing_but_a_day_of_the_text(seed: int, words: list[s
 
 
 @pytest.mark.parametrize("day", _DAYS_WRITTEN)
-def test_any_form_of_a_day_is_a_day_alone(day: str) -> None:
-    text = f"No 17 1 850,71 of {day} | 3 pcs"
-    at = text.index(day.removeprefix("the "))
-    ends = values_alone(text, _DAYS).get(at, frozenset())
-    assert at + len(day.removeprefix("the ")) in ends
+@pytest.mark.parametrize(
+    "text", ["No 17 1 850,71 of {} | 3 pcs", "until {}.", "({}), then", "Due...{}", "{}"]
+)
+def test_any_form_of_a_day_is_a_day_alone(day: str, text: str) -> None:
+    bare = day.removeprefix("the ")
+    whole = text.format(day)
+    at = whole.index(bare)
+    assert at + len(bare) in values_alone(whole, _DAYS).get(at, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("01.06.2024-30.06.2024", ["01.06.2024", "30.06.2024"]),
+        ("06/03/2024 - 06/30/2024", ["06/03/2024", "06/30/2024"]),
+        ("06/03/2024-06/30/2024", ["06/03/2024", "06/30/2024"]),
+        ("2024-06-03/2024-06-30", ["2024-06-03", "2024-06-30"]),
+        ("3 June 2024-5 July 2024", ["3 June 2024", "5 July 2024"]),
+        ("June 3, 2024-July 5, 2024", ["June 3, 2024", "July 5, 2024"]),
+        ("___06/03/2024", []),
+        ("v.03.06.2024", ["03.06.2024"]),
+        ("03 06 2024", ["03 06 2024"]),
+        ("24.6.3", ["24.6.3"]),
+        ("3. Jänner 2024, 4. Mrz 2024", ["3. Jänner 2024", "4. Mrz 2024"]),
+        ("3 AOUT 2024; 4 fevrier 2024", ["3 AOUT 2024", "4 fevrier 2024"]),
+        ("3 de setiembre de 2024", ["3 de setiembre de 2024"]),
+        ("10 pazdziernika 2024", ["10 pazdziernika 2024"]),
+        ("03JUN2024", ["03JUN2024"]),
+        ("3. Juni\n2024", ["3. Juni\n2024"]),
+    ],
+)
+def test_days_are_found_in_ranges_and_as_people_write_them(text: str, days: list[str]) -> None:
+    spots = values_alone(text, _DAYS)
+    for day in days:
+        at = text.index(day)
+        assert at + len(day) in spots.get(at, frozenset()), day
+
+
+def test_no_part_of_a_day_is_a_day() -> None:
+    for day in ("10.12.2024", "2024-06-13", "06/03/2024", "1.2.3.4"):
+        spots = values_alone(f"on {day}.", _DAYS)
+        assert {f"on {day}."[at:end] for at, ends in spots.items() for end in ends} <= {day}
 
 
 _INTEGERS_ALONE = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3}

@@ -221,3 +221,34 @@ def test_a_field_may_ask_for_a_zone() -> None:
     )
     with pytest.raises(ValidationError, match="timezone"):
         adapter.validate_python("3. April 2026, 15:30 Uhr")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value", "written"),
+    [
+        ("time", "at 15:30 in", "15:30:00", "15:30"),
+        ("time", "15:30\nOrt", "15:30:00", "15:30"),
+        ("time", "(15:30)", "15:30:00", "15:30"),
+        ("time", "(starts 3:30 pm)", "15:30:00", "3:30 pm"),
+        ("time", "3:30 p.m. at home", "15:30:00", "3:30 p.m."),
+        ("time", "(from 15:30 UTC) on", "15:30:00Z", "15:30 UTC"),
+        ("datetime", "Termin: 03.06.2024 15:30\nOrt", "2024-06-03T15:30:00", "03.06.2024 15:30"),
+        (
+            "datetime",
+            "sent (2024-06-03T15:30:00Z), read",
+            "2024-06-03T15:30:00+00:00",
+            "2024-06-03T15:30:00Z",
+        ),
+        ("datetime", "sent 20240603T153000Z.", "2024-06-03T15:30:00+00:00", "20240603T153000Z"),
+        (
+            "datetime",
+            "at 2024-06-03 15:30:00.250 on",
+            "2024-06-03T15:30:00.250000",
+            "2024-06-03 15:30:00.250",
+        ),
+    ],
+)
+def test_what_is_found_has_nothing_of_the_text_around_it(
+    kind: str, text: str, value: str, written: str
+) -> None:
+    assert WrittenKind(kind, ("en_GB", "de")).spelling(value, DocumentTexts([text])) == written

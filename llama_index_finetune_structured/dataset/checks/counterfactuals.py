@@ -1,35 +1,53 @@
 """Rows that teach when to fill a field and when to leave it out: they differ in the lines with its value alone.
 
 As counterfactually augmented data (https://arxiv.org/abs/1909.12434): rows without these lines leave the field out, and
-other rows with them fill it.
+other rows with them fill it. Such a line has a label and values of the field, and nothing else that answers say.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import takewhile
 from random import Random
 from typing import Any, NamedTuple
 
 from ...answer_classes import class_of
 from ...example import Example, Message, compact_json, content_hash
-from ...json_schema import find_error
+from ...json_schema import find_error, is_number
 from ...local.schema.bounds import schema_key
+from ...local.schema.message_texts import caller_texts, system_texts
 from ...local.schema.placed_items import leaves
+from ...written_values.answers import absent_values, spelled_answer
 from ...written_values.kinds import stands_in
+from ...written_values.readings import DocumentTexts
 from .values import value_faults
 
 __all__ = ["MOST_EXAMPLES", "counterfactual_rows", "rows_with", "rows_without"]
 
 # Chosen: fewer rows may have a field by chance; where it can seldom be cut out, what can be is not typical.
 _LEAST_ROWS, _NEARLY_ALL = 5, 0.8
+_LEAST_OF_A_LABEL = 2  # rows; chosen: a line that only one text has may say more than the field
 MOST_EXAMPLES = 1000
 """Most examples of which rows are made; chosen: of more, training takes long enough."""
 
 
+class _Row(NamedTuple):
+    """An example that answers a text with an object. ``answer``: written values as the text has them."""
+
+    example: Example
+    answer: dict[str, Any]
+    lines: list[str]
+
+
 class _Lines(NamedTuple):
-    """The lines of an example with all values of a field. ``at``: index of the first; ``rest``: the other lines."""
+    """The lines of a text with all values of a field. ``at``: index of the first; ``rest``: the other lines."""
 
     lines: tuple[str, ...]
+    labels: tuple[str, ...]
     at: int
     rest: tuple[str, ...]
 
@@ -56,57 +74,31 @@ def counterfactual_rows(examples: Sequence[Example]) -> list[Example]:
     them, and whose, by hash: the order of examples decides nothing but that of the rows. None for more than 1,000
     examples, which differ enough among themselves.
     """
-    groups = dict[str, list[Example]]()
+    groups = dict[str, list[_Row]]()
     for example in examples if len(examples) <= MOST_EXAMPLES else ():
-        if example.answer_schema is not None and _answer(example) is not None:
-            groups.setdefault(schema_key(example.answer_schema), []).append(example)
+        if (row := _read(example)) is not None:
+            groups.setdefault(schema_key(example.answer_schema or {}), []).append(row)
     known, made = {example.id for example in examples}, list[Example]()
-    for group in groups.values():
+    for rows in groups.values():
+        group = _Group(rows)
         fields = _told_fields(group)
-        for example in group:
-            row = next((row for row in _changes(example, fields) if row.id not in known), None)
-            if row is not None:
-                known.add(row.id)
-                made.append(row)
+        for row in rows:
+            changed = next((each for each in _changes(group, row, fields) if each.id not in known), None)
+            if changed is not None:
+                known.add(changed.id)
+                made.append(changed)
     return made
-
-
-def _told_fields(group: Sequence[Example]) -> dict[str, dict[str, tuple[Example, Example]]]:
-    """Fields that some examples fill and others leave out: these examples with the same without it, by their ids."""
-    answers = {example.id: _answer(example) or {} for example in group}
-    told = dict[str, dict[str, tuple[Example, Example]]]()
-    for name in sorted({name for answer in answers.values() for name in answer}):
-        filled = [example for example in group if _texts(answers[example.id].get(name))]
-        cut = {each.id: (each, row) for each in filled if (row := _without(each, name)) is not None}
-        if len(group) - len(filled) >= _LEAST_ROWS and len(cut) >= max(
-            _LEAST_ROWS, _NEARLY_ALL * len(filled)
-        ):
-            told[name] = dict(sorted(cut.items()))
-    return told
-
-
-def _changes(
-    example: Example, fields: Mapping[str, Mapping[str, tuple[Example, Example]]]
-) -> Iterator[Example]:
-    """The rows that can be made of an example, in an order by hash."""
-    for name in sorted(fields, key=lambda name: content_hash([example.id, name])):
-        filled = fields[name]
-        if example.id in filled:
-            yield filled[example.id][1]
-            continue
-        draw = Random(content_hash([example.id, name]))
-        other, _ = draw.choice([*filled.values()])
-        if (row := _with(example, other, name, anywhere=draw.random() < 1 / 2)) is not None:
-            yield row
 
 
 def rows_without(examples: Iterable[Example], fields: Collection[str]) -> list[Example]:
     """For each example and each of the named fields that it fills, a row without it, where one can be made.
 
     That is where the schema lets the field be left out or null, and all of its values stand in lines of the last
-    message in which no other value of the answer stands alone. Rows with a fault are left out.
+    message that have a label beside them and nothing else of the answer. Rows with a fault are left out.
     """
-    return [row for example in examples for name in fields if (row := _without(example, name)) is not None]
+    group = _Group(row for example in examples if (row := _read(example)) is not None)
+    cut = (group.without(row, name) for row in group.rows for name in fields)
+    return [row for row in cut if row is not None]
 
 
 def rows_with(
@@ -119,40 +111,112 @@ def rows_with(
     places are read there as what else stands there, such as one more item of a list. Of each example as of
     ``rows_without``; another one has the same schema, and leaves the field out.
     """
-    known = ((example, name) for example in examples for name in fields)
-    filled = [(example, name) for example, name in known if _without(example, name) is not None]
+    own, waiting = [_read(example) for example in examples], [_read(other) for other in others]
+    group = _Group(row for row in (*own, *waiting) if row is not None)
+    known = ((row, name) for row in own if row is not None for name in fields)
+    filled = [(row, name) for row, name in known if group.without(row, name) is not None]
     turns = [(*each, anywhere) for anywhere in (False, True) for each in filled]
-    made = [_with(other, *turn) for turn, other in zip(turns, others, strict=False)]
+    made = (
+        group.filled(other, *turn) for turn, other in zip(turns, waiting, strict=False) if other is not None
+    )
     return [row for row in made if row is not None]
 
 
-def _with(other: Example, example: Example, name: str, anywhere: bool) -> Example | None:
-    lines, answer, own = _lines(example, name), _answer(example), _answer(other)
-    if lines is None or answer is None or own is None or _texts(own.get(name)):
-        return None
-    if other.answer_schema != example.answer_schema:
-        return None
-    others = _text(other).split("\n")
-    at = lines.place_in(others)
-    if anywhere and (valued := _with_values(others, own)):
-        at = Random(content_hash([example.id, other.id])).randint(valued[0], valued[-1] + 1)
-    return _changed(other, lines.within(others, at), {**own, name: answer[name]})
+class _Group:
+    """Rows of which others are made. What all texts begin and end with is a prompt's, and stays as it is."""
+
+    def __init__(self, rows: Iterable[_Row]) -> None:
+        self.rows = list(rows)
+        texts = [*{tuple(row.lines): row.lines for row in self.rows}.values()]
+        self._head, self._tail = _shared(texts), _shared([text[::-1] for text in texts])
+        self.nulls = {name for row in self.rows for name, value in row.answer.items() if value is None}
+
+    def lines(self, row: _Row, name: str) -> _Lines | None:
+        """The lines with a field's values and labels alone; None where they do not all stand in such lines."""
+        value = row.answer.get(name)
+        if not (values := _texts(value)):
+            return None
+        own = _with_values(row.lines, value)
+        removed = tuple(row.lines[at] for at in own)
+        if not own or own[0] < self._head or own[-1] >= len(row.lines) - self._tail:
+            return None
+        if any(sum(stands_in(each, (line,)) for line in removed) != 1 for each in values):
+            return None
+        others = {key: each for key, each in row.answer.items() if key != name}
+        labels = tuple(_label(line, values, _words(others)) for line in removed)
+        return None if "" in labels else _Lines(removed, labels, own[0], tuple(_cut(row.lines, own)))
+
+    def without(self, row: _Row, name: str) -> Example | None:
+        """The row without a field; None where it cannot be made."""
+        lines, schema = self.lines(row, name), row.example.answer_schema or {}
+        if lines is None or not "".join(lines.rest).strip():
+            return None
+        left = _left_out(schema, row.answer, name, as_null=name in self.nulls)
+        rest, messages = "\n".join(lines.rest), row.example.messages[:-1]
+        texts = [rest, *caller_texts(messages), *system_texts(messages)]
+        if left is None or _is_told(schema, {name: row.answer[name]}, texts):
+            return None
+        return _changed(row, rest, left)
+
+    def filled(self, other: _Row, row: _Row, name: str, anywhere: bool) -> Example | None:
+        """Another row with the lines and the value of a field of this one; None where it cannot be made."""
+        lines = self.lines(row, name)
+        if lines is None or other.answer.get(name) not in (None, "", [], {}):
+            return None
+        if other.example.answer_schema != row.example.answer_schema:
+            return None
+        at = lines.place_in(other.lines)
+        if anywhere and (valued := _with_values(other.lines, other.answer)):
+            draw = Random(content_hash([row.example.id, other.example.id]))
+            at = draw.randint(valued[0], valued[-1] + 1)
+        at = max(self._head, min(at, len(other.lines) - self._tail))
+        return _changed(other, lines.within(other.lines, at), {**other.answer, name: row.answer[name]})
 
 
-def _without(example: Example, name: str) -> Example | None:
-    answer, lines = _answer(example), _lines(example, name)
-    if answer is None or lines is None:
-        return None
-    left, rest = _left_out(example.answer_schema or {}, answer, name), "\n".join(lines.rest)
-    if left is None or not rest.strip():
-        return None
-    if any(stands_in(value, lines.lines) and not stands_in(value, (rest,)) for value in _texts(left)):
-        return None
-    return _changed(example, rest, left)
+def _shared(texts: Sequence[Sequence[str]]) -> int:
+    """How many lines several texts all begin with."""
+    alike = takewhile(lambda lines: len({*lines}) == 1, zip(*texts, strict=False))
+    return sum(1 for _ in alike) if len(texts) > 1 else 0
 
 
-def _changed(example: Example, text: str, answer: Mapping[str, Any]) -> Example | None:
-    """The example with another text and answer; None where its schema or class refuses that."""
+def _told_fields(group: _Group) -> dict[str, dict[str, tuple[_Row, Example]]]:
+    """Fields that some rows fill and others leave out: these rows with the same without it, by their ids."""
+    told = dict[str, dict[str, tuple[_Row, Example]]]()
+    for name in sorted({name for row in group.rows for name in row.answer}):
+        filled = [row for row in group.rows if row.answer.get(name) not in (None, "", [], {})]
+        if len(group.rows) - len(filled) < _LEAST_ROWS:
+            continue
+        cut = {
+            row.example.id: (row, each) for row in filled if (each := group.without(row, name)) is not None
+        }
+        lines = {key: group.lines(row, name) for key, (row, _) in cut.items()}
+        labels = Counter(label for found in lines.values() if found is not None for label in found.labels)
+        rare = {label for label, count in labels.items() if count < _LEAST_OF_A_LABEL}
+        kept = {key: cut[key] for key, found in sorted(lines.items()) if found and not rare & {*found.labels}}
+        if len(kept) >= max(_LEAST_ROWS, _NEARLY_ALL * len(filled)):
+            told[name] = kept
+    return told
+
+
+def _changes(
+    group: _Group, row: _Row, fields: Mapping[str, Mapping[str, tuple[_Row, Example]]]
+) -> Iterator[Example]:
+    """The rows that can be made of a row, in an order by hash."""
+    key = row.example.id
+    for name in sorted(fields, key=lambda name: content_hash([key, name])):
+        if key in fields[name]:
+            yield fields[name][key][1]
+            continue
+        draw = Random(content_hash([key, name]))
+        other, _ = draw.choice([*fields[name].values()])
+        changed = group.filled(row, other, name, anywhere=draw.random() < 1 / 2)
+        if changed is not None:
+            yield changed
+
+
+def _changed(row: _Row, text: str, answer: Mapping[str, Any]) -> Example | None:
+    """The row with another text and answer; None where its schema or class refuses that."""
+    example = row.example
     if find_error(example.answer_schema or {}, answer) is not None:
         return None
     messages = (*example.messages[:-1], example.messages[-1].model_copy(update={"content": text}))
@@ -161,38 +225,63 @@ def _changed(example: Example, text: str, answer: Mapping[str, Any]) -> Example 
     return None if value_faults(made, class_of(made)) else made
 
 
-def _answer(example: Example) -> dict[str, Any] | None:
-    """The object that an example answers with after a text; None for another kind of row."""
-    asked = example.messages[-1]
-    if (
-        example.answer_schema is None
-        or example.transport != "json_schema"
-        or not isinstance(asked.content, str)
-    ):
+def _read(example: Example) -> _Row | None:
+    """The row of an example that answers a text with an object; None for another kind."""
+    text = example.messages[-1].content
+    if example.answer_schema is None or example.transport != "json_schema" or not isinstance(text, str):
         return None
     try:
-        answer = example.answer_object()
+        answer = spelled_answer(example.answer_schema, example.answer_object(), [text])
     except ValueError:
         return None
-    return answer if isinstance(answer, dict) else None
+    return _Row(example, answer, text.split("\n")) if isinstance(answer, dict) else None
 
 
-def _lines(example: Example, name: str) -> _Lines | None:
-    """The lines of the last message with a field's values; None where they do not all stand in lines."""
-    answer = _answer(example)
-    if answer is None or not (values := _texts(answer.get(name))):
-        return None
-    lines = _text(example).split("\n")
-    own = _with_values(lines, answer.get(name))
-    removed = tuple(lines[at] for at in own)
-    if not all(stands_in(value, removed) for value in values):
-        return None
-    return _Lines(removed, own[0], tuple(_cut(lines, own)))
+def _label(line: str, values: Iterable[str], others: Iterable[str]) -> str:
+    """What a line has beside values of a field; empty where that is nothing, or may be more than their label."""
+    label = line
+    for value in sorted(values, key=len, reverse=True):
+        label = label.replace(value, " ")
+    label = " ".join(label.casefold().split())
+    is_label = any(map(str.isalpha, label)) and not any(map(str.isdigit, label))
+    return label if is_label and not any(stands_in(other, (label,)) for other in others) else ""
 
 
-def _text(example: Example) -> str:
-    """The last message's text, of an example that has an ``_answer``."""
-    return str(example.messages[-1].content)
+def _words(value: Any) -> Iterator[str]:
+    """The texts of a value, and the names of its booleans, which stand in no text."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(item, bool):
+                yield str(name).casefold()
+            else:
+                yield from _words(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _words(item)
+    elif isinstance(value, str):
+        yield value.strip().casefold()
+
+
+def _is_told(schema: Mapping[str, Any], answer: Mapping[str, Any], texts: Sequence[str]) -> bool:
+    """Whether texts have a value of an answer in any case, any spacing, as any number or in any written form."""
+    found = [value for _, value in leaves(answer)]
+    numbers = {Decimal(str(value)) for value in found if is_number(value)}
+    if numbers and any(numbers & values for _, values in DocumentTexts(texts).numbers):
+        return True
+    patterns = [_loosely(value) for value in found if isinstance(value, str)]
+    if any(pattern.search(text) for pattern in patterns for text in texts):
+        return True
+    return len(absent_values(schema, answer, texts)) < len(absent_values(schema, answer, ()))
+
+
+def _loosely(value: str) -> re.Pattern[str]:
+    """A text with any spaces in it, as whole words where its script has spaces between words."""
+    words = value.split()
+    before, after = (
+        "" if unicodedata.category(each) == "Lo" else border
+        for each, border in ((words[0][0], r"(?<!\w)"), (words[-1][-1], r"(?!\w)"))
+    )
+    return re.compile(before + r"\s*".join(map(re.escape, words)) + after, re.IGNORECASE)
 
 
 def _cut(lines: Sequence[str], own: Sequence[int]) -> list[str]:
@@ -208,17 +297,24 @@ def _cut(lines: Sequence[str], own: Sequence[int]) -> list[str]:
 def _with_values(lines: Sequence[str], value: Any) -> list[int]:
     """The indices of the lines in which parts of a value stand."""
     texts = _texts(value)
-    return [at for at, line in enumerate(lines) if any(stands_in(text, (line,)) for text in texts)]
+    return [
+        at
+        for at, line in enumerate(lines)
+        if any(text in line and stands_in(text, (line,)) for text in texts)
+    ]
 
 
 def _texts(value: Any) -> list[str]:
     return [str(found) for _, found in leaves(value)]
 
 
-def _left_out(schema: Mapping[str, Any], answer: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+def _left_out(
+    schema: Mapping[str, Any], answer: Mapping[str, Any], name: str, *, as_null: bool
+) -> dict[str, Any] | None:
     """The answer without a field, or with null for it; None where the schema wants a value."""
     without = {key: value for key, value in answer.items() if key != name}
-    for left in (without, {**answer, name: None}):
+    choices = (without, {**answer, name: None})
+    for left in reversed(choices) if as_null else choices:
         if find_error(schema, left) is None:
             return left
     return None

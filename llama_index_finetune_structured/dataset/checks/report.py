@@ -258,11 +258,13 @@ def _counterfactual_rows(source: CheckSource, done: SourceCheck) -> int:
 
 
 def _again(source: CheckSource, done: SourceCheck) -> list[Example]:
-    """The examples of which the local engine may make rows by itself."""
+    """The good examples, of which the local engine may make rows by itself."""
     if done.target.name != "local" or done.target.reasons:
         return []
+    bad = {(problem.file, problem.line) for problem in done.problems if not problem.is_warning}
     try:
-        return [row.content for row in parsed_rows(source) if isinstance(row.content, Example)]
+        rows = [row for row in parsed_rows(source) if (row.file, row.number) not in bad]
+        return [row.content for row in rows if isinstance(row.content, Example)]
     except DatasetError:  # the file has been changed in between
         return []
 

@@ -80,9 +80,9 @@ def _paths_of_object(
 
 
 def written_kind_at(schema: Mapping[str, Any], path: PlacePath) -> WrittenKind | None:
-    """What the strings of a place are, as they are written; None where the schema does not say, or has several.
+    """The kind of numbers or days that the strings of a place are, as they are written; None where they are others.
 
-    Of numbers ``number``, without locales: they are found in texts without these.
+    Of numbers ``number``, without locales: they are found in texts without these. Times have too many forms.
     """
     nodes = _expanded(schema, [schema])
     for keyword, name in path:
@@ -94,7 +94,8 @@ def written_kind_at(schema: Mapping[str, Any], path: PlacePath) -> WrittenKind |
     kinds = {kind for node in nodes if (kind := written_kind(node)) is not None}
     if kinds and {kind.name for kind in kinds} <= WRITTEN_NUMBERS:
         return WrittenKind("number", ())
-    return kinds.pop() if len(kinds) == 1 else None
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return kind if kind is not None and kind.name == "date" else None
 
 
 def _expanded(root: Mapping[str, Any], schemas: Sequence[Any]) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Numbers, days and times of a prompt's texts: where a value that is one, or holds one, may begin and end."""
+"""Numbers and days of a prompt's texts: where a value that is one, or holds one, may begin and end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
+from ...written_values.dates import date_spots
 from ...written_values.kinds import WRITTEN_NUMBERS, WrittenKind
 from ...written_values.readings import TOKEN, western_digits, written_numbers
 
@@ -53,9 +54,11 @@ def number_parts(text: str) -> tuple[frozenset[int], frozenset[int], frozenset[i
 
 @lru_cache(maxsize=64)
 def values_alone(text: str, kind: WrittenKind) -> Mapping[int, frozenset[int]]:
-    """Where the values of a kind begin in a text, and where each may end; a number with its sign or brackets."""
+    """Where the numbers or days of a text begin, and where each may end; a number with its sign or brackets."""
     plain = western_digits(text)
-    spots = _numbers_alone(text, plain) if kind.name in WRITTEN_NUMBERS else kind.spots(plain)
+    spots = (
+        _numbers_alone(text, plain) if kind.name in WRITTEN_NUMBERS else date_spots(plain, None, kind.locales)
+    )
     found = dict[int, set[int]]()
     for start, end in spots:
         found.setdefault(start, set()).add(end)
