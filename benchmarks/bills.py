@@ -225,8 +225,26 @@ def measure(draw: int, folder: Path, minutes: float | None) -> dict[str, Any]:
     card.print()
     card.to_html(folder / "unseen.html")
     card.to_json(folder / "unseen.json")
+    answers = [(row.gold, row.answers["student"].value) for row in card.rows]
+    off = sum(off_by_tens(gold, answer) for gold, answer in answers if isinstance(answer, dict))
+    print(
+        f"{off} amounts are off by a power of ten; trained on {len(train)} bills in {trained / 60:.0f} minutes"
+    )
     figures = card.systems["student"].model_dump(mode="json")
-    return {"draw": draw, "rows": len(train), "seconds": round(trained), "figures": figures}
+    return {"draw": draw, "rows": len(train), "seconds": trained, "off_by_tens": off, "figures": figures}
+
+
+def off_by_tens(gold: dict[str, Any], answer: dict[str, Any]) -> int:
+    """How many amounts have the digits of the right one, and another size. Of lists of as many items."""
+    pairs = [(gold[name], answer.get(name)) for name in ("net", "tax", "total")]
+    if len(gold["items"]) == len(found := answer.get("items", [])):
+        pairs += [(one["price"], other["price"]) for one, other in zip(gold["items"], found, strict=True)]
+    values = [(Decimal(str(one)), Decimal(str(other))) for one, other in pairs if other is not None]
+    return sum(one != other and _digits(one) == _digits(other) for one, other in values)
+
+
+def _digits(value: Decimal) -> str:
+    return "".join(map(str, value.as_tuple().digits)).strip("0")
 
 
 def _written(path: Path, labels: dict[str, dict[str, Any]]) -> Path:
