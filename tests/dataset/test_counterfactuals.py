@@ -88,6 +88,7 @@ def test_a_value_inside_of_a_longer_word_or_number_is_another_one() -> None:
         ("A-1: pay by 3 May\nBill A-1\nTotal 7.50", {}),
         ("Bill A-1\nPay by 3 May (12 days)\nTotal 7.50", {}),
         ("Bill A-1\n3 May\nTotal 7.50", {}),
+        ("Bill A-1\nIs it due 3 May?\nTotal 7.50", {}),
         ("Bill A-1\nPay by 3 May\nReally, 3 May\nTotal 7.50", {}),
         ("Bill A-1\nPay by 3 May\nReally, 3\nMAY\nTotal 7.50", {}),
         ("Bill A-1\nPaid by 3 May\nTotal 7.50", {"status": "PAID"}),

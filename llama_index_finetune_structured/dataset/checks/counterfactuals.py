@@ -243,7 +243,7 @@ def _label(line: str, values: Iterable[str], others: Iterable[str]) -> str:
     for value in sorted(values, key=len, reverse=True):
         label = label.replace(value, " ")
     label = " ".join(label.casefold().split())
-    is_label = any(map(str.isalpha, label)) and not any(map(str.isdigit, label))
+    is_label = any(map(str.isalpha, label)) and not any(each.isdigit() or each in "?？" for each in label)
     return label if is_label and not any(stands_in(other, (label,)) for other in others) else ""
 
 
