@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, model_validator
 
@@ -164,6 +164,7 @@ def test_what_is_made_has_no_value_of_the_field_and_every_other_line(
     words: list[str], data: st.DataObject
 ) -> None:
     due, number, total, *others = words
+    assume(not any(due in word for word in words[1:]))
     lines = data.draw(st.permutations([f"due {due}", f"no {number}", f"sum {total}", *others]))
     for text, answer in _made("\n".join(lines), Bill(number=number, total=total, due=due)):
         assert answer == {"number": number, "total": total}
@@ -237,6 +238,7 @@ def test_what_the_class_refuses_is_not_made() -> None:
 @given(st.lists(_WORDS, min_size=6, max_size=12, unique=True), st.data())
 def test_what_is_filled_has_all_lines_of_both_in_order(words: list[str], data: st.DataObject) -> None:
     due, number, total, second, sum_, *others = words
+    assume(not any(due in word for word in words[1:]))
     place = data.draw(st.integers(0, len(others)))
     own = data.draw(st.permutations([f"due {due}", f"no {number}", f"sum {total}", *others[:place]]))
     lines = data.draw(st.permutations([f"no {second}", f"sum {sum_}", *others[place:]]))
@@ -256,6 +258,7 @@ def test_a_second_text_gets_them_between_any_of_its_lines_with_values(
     words: list[str], data: st.DataObject
 ) -> None:
     due, number, total, second, sum_, head, *others = words
+    assume(not any(due in word for word in words[1:]))
     own = _row(f"no {number}\ndue {due}\nsum {total}", Bill(number=number, total=total, due=due))
     lines = data.draw(st.permutations([f"no {second}", f"sum {sum_}", *others]))
     other = _row("\n".join([head, *lines, head]), Bill(number=second, total=sum_))
@@ -312,6 +315,63 @@ def test_the_order_of_rows_decides_nothing_but_that_of_the_made_ones(places: lis
     bills = [_bill(n) for n in range(24)]
     made = counterfactual_rows([bills[n] for n in places])
     assert [made[places.index(n)] for n in range(24)] == counterfactual_rows(bills)
+
+
+def _contact(n: int, *, phone: bool, label: str = "Phone:", between: str = " ") -> tuple[str, dict[str, Any]]:
+    """A text with a name, a city and perhaps a phone number."""
+    answer: dict[str, Any] = {"name": f"Person {n}", "city": f"Town {n}"}
+    lines = ["Contact", f"Name: Person {n}", f"City: Town {n}", "Bye"]
+    if phone:
+        answer["phone"] = f"0151 20{n}"
+        lines.insert(3, f"{label}{between}0151 20{n}")
+    return "\n".join(lines), answer
+
+
+_CONTACT = {
+    "title": "Contact",
+    "type": "object",
+    "properties": {
+        name: {} for name in ("name", "city", "phone", "doctor", "has_phone", "summary", "missing")
+    },
+}
+
+
+def _made_of(rows: list[tuple[str, dict[str, Any]]]) -> int:
+    return len(counterfactual_rows(list(FinetuneDataset.from_pairs(rows, schema=_CONTACT))))
+
+
+def test_rows_are_made_of_plain_lines_alone() -> None:
+    plain = [_contact(n, phone=n % 2 > 0) for n in range(100, 130)]
+    assert _made_of(plain) == 30
+    derived = [(text, {**answer, "has_phone": "phone" in answer}) for text, answer in plain]
+    assert _made_of(derived) == 0, "what is concluded from the field would be wrong"
+    listed = [(text, {**answer, "missing": [] if "phone" in answer else ["phone"]}) for text, answer in plain]
+    assert _made_of(listed) == 0
+    said = [
+        (
+            text.replace("Bye", f"Call {a.get('phone', 'me')}!"),
+            {**a, "summary": f"Call {a.get('phone', 'me')}!"},
+        )
+        for text, a in plain
+    ]
+    assert _made_of(said) == 0, "another field has the value too"
+    for label, between in (
+        ("Phone:", "\n"),
+        ("<td>Phone</td><td>", ""),
+        ("  Phone:", " "),
+        ("| Phone |", " "),
+    ):
+        odd = [_contact(n, phone=n % 2 > 0, label=label, between=between) for n in range(100, 130)]
+        assert _made_of(odd) == 0, label
+    asked = [(text.replace("\nPhone", "\nYour number?\nPhone"), answer) for text, answer in plain]
+    assert _made_of(asked) == 0, "a question would be left without its answer"
+    shared = [
+        (f"{text}\nDoctor: D{n}\nPhone: 030 7{n}", {**a, "doctor": f"030 7{n}"})
+        for n, (text, a) in enumerate(plain)
+    ]
+    assert _made_of(shared) == 0, "one label for two fields"
+    printed = [(text if "phone" in a else text.replace("Bye", "Phone: -\nBye"), a) for text, a in plain]
+    assert _made_of(printed) == 0, "the label is always there"
 
 
 def test_no_rows_are_made_of_what_tells_too_little() -> None:

@@ -37,7 +37,7 @@ def _data(rows: int = 16) -> FinetuneDataset:
             Call(name=name, room=str(n) if n % 2 else None),
         )
         for n in range(10, 10 + rows)
-        for name in [f"Ada{n}"]
+        for name in ["Ada" + chr(ord("a") + n)]
     ]
     return FinetuneDataset.from_pairs(pairs, output_cls=Call)
 

@@ -1,7 +1,7 @@
 """Rows that teach when to fill a field and when to leave it out: they differ in the lines with its value alone.
 
 As counterfactually augmented data (https://arxiv.org/abs/1909.12434): rows without these lines leave the field out, and
-other rows with them fill it. Such a line has a label and values of the field, and nothing else that answers say.
+other rows with them fill it. Such a line has a label, then values of the field, and nothing else that answers say.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...json_schema import find_error, is_number
 from ...local.schema.bounds import schema_key
 from ...local.schema.message_texts import caller_texts, system_texts
 from ...local.schema.placed_items import leaves
-from ...written_values.answers import absent_values, spelled_answer
+from ...written_values.answers import absent_values, read_answer, spelled_answer
 from ...written_values.kinds import stands_in
 from ...written_values.readings import DocumentTexts
 from .values import value_faults
@@ -31,6 +31,10 @@ __all__ = ["MOST_EXAMPLES", "counterfactual_rows", "rows_with", "rows_without"]
 # Chosen: fewer rows may have a field by chance; where it can seldom be cut out, what can be is not typical.
 _LEAST_ROWS, _NEARLY_ALL = 5, 0.8
 _LEAST_OF_A_LABEL = 2  # rows; chosen: a line that only one text has may say more than the field
+_MARKUP = frozenset('|<>{}[]"?？')  # of tables, pages and data, of which a line is a part; and of questions
+_LEADS_ON = (":", "：", "?", "？")  # at the end of a line: the next one belongs to it
+_ABSENT = object()
+_YEARS = range(1900, 2100)
 MOST_EXAMPLES = 1000
 """Most examples of which rows are made; chosen: of more, training takes long enough."""
 
@@ -44,7 +48,7 @@ class _Row(NamedTuple):
 
 
 class _Lines(NamedTuple):
-    """The lines of a text with all values of a field. ``at``: index of the first; ``rest``: the other lines."""
+    """The lines of a text with all values of a field. ``labels``: what they begin with; ``at``: index of the first."""
 
     lines: tuple[str, ...]
     labels: tuple[str, ...]
@@ -71,7 +75,8 @@ def counterfactual_rows(examples: Sequence[Example]) -> list[Example]:
     """At most one row for each example: without an optional field that it fills, or with that of another one.
 
     Of fields that some examples fill and others leave out, whose lines can be cut out of nearly all texts; which of
-    them, and whose, by hash: the order of examples decides nothing but that of the rows. None for more than 1,000
+    them, and whose, by hash: the order of examples decides nothing but that of the rows. Only of examples whose answers
+    are copied from their texts: what is concluded from a field would not change with it. None for more than 1,000
     examples, which differ enough among themselves.
     """
     groups = dict[str, list[_Row]]()
@@ -80,9 +85,9 @@ def counterfactual_rows(examples: Sequence[Example]) -> list[Example]:
             groups.setdefault(schema_key(example.answer_schema or {}), []).append(row)
     known, made = {example.id for example in examples}, list[Example]()
     for rows in groups.values():
-        group = _Group(rows)
-        fields = _told_fields(group)
-        for row in rows:
+        group = _Group(filter(_is_copied, rows))
+        fields = _told_fields(group) if len(group.rows) >= _NEARLY_ALL * len(rows) else {}
+        for row in group.rows:
             changed = next((each for each in _changes(group, row, fields) if each.id not in known), None)
             if changed is not None:
                 known.add(changed.id)
@@ -129,10 +134,22 @@ class _Group:
         self.rows = list(rows)
         texts = [*{tuple(row.lines): row.lines for row in self.rows}.values()]
         self._head, self._tail = _shared(texts), _shared([text[::-1] for text in texts])
-        self.nulls = {name for row in self.rows for name, value in row.answer.items() if value is None}
+        self._lines = dict[str, dict[str, _Lines]]()
 
     def lines(self, row: _Row, name: str) -> _Lines | None:
-        """The lines with a field's values and labels alone; None where they do not all stand in such lines."""
+        """The lines with a field's values and labels alone; None where they do not all stand in such lines.
+
+        No other line of any row may begin so: it would be unclear whose label that is.
+        """
+        if name not in self._lines:
+            found = {row.example.id: lines for row in self.rows if (lines := self._own_lines(row, name))}
+            labels = {label for lines in found.values() for label in lines.labels}
+            others = {line.strip().casefold() for row in self.rows for line in _others(row, name)}
+            unclear = {label for label in labels if any(line.startswith(label) for line in others)}
+            self._lines[name] = {key: each for key, each in found.items() if not unclear & {*each.labels}}
+        return self._lines[name].get(row.example.id)
+
+    def _own_lines(self, row: _Row, name: str) -> _Lines | None:
         value = row.answer.get(name)
         if not (values := _texts(value)):
             return None
@@ -142,8 +159,13 @@ class _Group:
             return None
         if any(sum(stands_in(each, (line,)) for line in removed) != 1 for each in values):
             return None
-        others = {key: each for key, each in row.answer.items() if key != name}
-        labels = tuple(_label(line, values, _words(others)) for line in removed)
+        others = [*_words({key: each for key, each in row.answer.items() if key != name})]
+        before = "".join(row.lines[own[0] - 1 : own[0]]).strip()
+        if before.startswith("#") or before.endswith(_LEADS_ON):
+            return None
+        if any(each.casefold() in other for each in values for other in others):
+            return None
+        labels = tuple(_label(line, values, others) for line in removed)
         return None if "" in labels else _Lines(removed, labels, own[0], tuple(_cut(row.lines, own)))
 
     def without(self, row: _Row, name: str) -> Example | None:
@@ -151,26 +173,45 @@ class _Group:
         lines, schema = self.lines(row, name), row.example.answer_schema or {}
         if lines is None or not "".join(lines.rest).strip():
             return None
-        left = _left_out(schema, row.answer, name, as_null=name in self.nulls)
+        left = _left_out(schema, row.answer, name, self._left_out_as(name))
         rest, messages = "\n".join(lines.rest), row.example.messages[:-1]
         texts = [rest, *caller_texts(messages), *system_texts(messages)]
-        if left is None or _is_told(schema, {name: row.answer[name]}, texts):
+        field = {name: row.answer[name]}
+        meant = read_answer(schema, field, ["\n".join(row.lines)]).value
+        if left is None or _is_told(schema, field, texts, meant):
             return None
         return _changed(row, rest, left)
 
+    def _left_out_as(self, name: str) -> Any:
+        """How most rows without a field say that: by no key, null, or an empty value."""
+        values = [row.answer.get(name, _ABSENT) for row in self.rows]
+        empty = [value for value in values if value is _ABSENT or _is_empty(value)]
+        return max(empty, key=empty.count, default=_ABSENT)
+
     def filled(self, other: _Row, row: _Row, name: str, anywhere: bool) -> Example | None:
-        """Another row with the lines and the value of a field of this one; None where it cannot be made."""
-        lines = self.lines(row, name)
-        if lines is None or other.answer.get(name) not in (None, "", [], {}):
+        """Another row with the lines and the value of a field of this one; None where it cannot be made.
+
+        They stand between lines with values of its answer, or beside them: elsewhere they may be of something else.
+        """
+        lines, valued = self.lines(row, name), _with_values(other.lines, other.answer)
+        if lines is None or not valued or not _is_empty(other.answer.get(name)):
             return None
         if other.example.answer_schema != row.example.answer_schema:
             return None
         at = lines.place_in(other.lines)
-        if anywhere and (valued := _with_values(other.lines, other.answer)):
+        if anywhere:
             draw = Random(content_hash([row.example.id, other.example.id]))
             at = draw.randint(valued[0], valued[-1] + 1)
-        at = max(self._head, min(at, len(other.lines) - self._tail))
+        at = max(self._head, valued[0], min(at, len(other.lines) - self._tail, valued[-1] + 1))
+        if "".join(other.lines[at - 1 : at]).strip().endswith(_LEADS_ON):
+            return None
         return _changed(other, lines.within(other.lines, at), {**other.answer, name: row.answer[name]})
+
+
+def _others(row: _Row, name: str) -> list[str]:
+    """The lines of a row in which no value of a field stands."""
+    own = {*_with_values(row.lines, row.answer.get(name))}
+    return [line for at, line in enumerate(row.lines) if at not in own]
 
 
 def _shared(texts: Sequence[Sequence[str]]) -> int:
@@ -183,7 +224,7 @@ def _told_fields(group: _Group) -> dict[str, dict[str, tuple[_Row, Example]]]:
     """Fields that some rows fill and others leave out: these rows with the same without it, by their ids."""
     told = dict[str, dict[str, tuple[_Row, Example]]]()
     for name in sorted({name for row in group.rows for name in row.answer}):
-        filled = [row for row in group.rows if row.answer.get(name) not in (None, "", [], {})]
+        filled = [row for row in group.rows if not _is_empty(row.answer.get(name))]
         if len(group.rows) - len(filled) < _LEAST_ROWS:
             continue
         cut = {
@@ -237,41 +278,75 @@ def _read(example: Example) -> _Row | None:
     return _Row(example, answer, text.split("\n")) if isinstance(answer, dict) else None
 
 
+def _is_copied(row: _Row) -> bool:
+    """Whether all values of an answer stand in its text."""
+    text = "\n".join(row.lines)
+    values = (value for _, value in _scalars(row.answer) if value not in (None, ""))
+    return all(not isinstance(value, bool) and stands_in(str(value), (text,)) for value in values)
+
+
+def _scalars(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The texts, numbers, booleans and nulls of a value, with the names of their fields."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else ((name, item) for item in value):
+            yield from _scalars(item, str(key))
+    else:
+        yield name, value
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
+
+
 def _label(line: str, values: Iterable[str], others: Iterable[str]) -> str:
-    """What a line has beside values of a field; empty where that is nothing, or may be more than their label."""
-    label = line
+    """What a line has before values of a field; empty where that is nothing, or the line may have more than a label."""
+    label, begin = line, min(line.find(value) for value in values if value in line)
     for value in sorted(values, key=len, reverse=True):
         label = label.replace(value, " ")
-    label = " ".join(label.casefold().split())
-    is_label = any(map(str.isalpha, label)) and not any(each.isdigit() or each in "?？" for each in label)
-    return label if is_label and not any(stands_in(other, (label,)) for other in others) else ""
+    beginning, label = line[:begin].strip().casefold(), " ".join(label.casefold().split())
+    if line[:1].isspace() or _MARKUP & {*line} or not any(map(str.isalpha, beginning)):
+        return ""
+    is_label = not any(map(str.isdigit, label)) and not any(stands_in(other, (label,)) for other in others)
+    return beginning if is_label else ""
 
 
 def _words(value: Any) -> Iterator[str]:
     """The texts of a value, and the names of its booleans, which stand in no text."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            if isinstance(item, bool):
-                yield str(name).casefold()
-            else:
-                yield from _words(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _words(item)
-    elif isinstance(value, str):
-        yield value.strip().casefold()
+    for name, each in _scalars(value):
+        if isinstance(each, bool | str):
+            yield (name if isinstance(each, bool) else each.strip()).casefold()
 
 
-def _is_told(schema: Mapping[str, Any], answer: Mapping[str, Any], texts: Sequence[str]) -> bool:
-    """Whether texts have a value of an answer in any case, any spacing, as any number or in any written form."""
+def _is_told(
+    schema: Mapping[str, Any], answer: Mapping[str, Any], texts: Sequence[str], meant: Mapping[str, Any]
+) -> bool:
+    """Whether texts have a value of an answer in any case, any spacing, as any number or in any written form.
+
+    ``meant``: the answer with its written values as they were read in their own text.
+    """
     found = [value for _, value in leaves(answer)]
     numbers = {Decimal(str(value)) for value in found if is_number(value)}
     if numbers and any(numbers & values for _, values in DocumentTexts(texts).numbers):
         return True
-    patterns = [_loosely(value) for value in found if isinstance(value, str)]
-    if any(pattern.search(text) for pattern in patterns for text in texts):
+    words = [value for value in found if isinstance(value, str)]
+    if any(pattern.search(text) for pattern in map(_loosely, words) for text in texts):
         return True
-    return len(absent_values(schema, answer, texts)) < len(absent_values(schema, answer, ()))
+    written = len(absent_values(schema, meant, ()))
+    if not written and any(_has_day_of(value, texts) for value in words):
+        return True
+    return len(absent_values(schema, meant, texts)) < written
+
+
+def _has_day_of(value: str, texts: Sequence[str]) -> bool:
+    """Whether a line may have the day that a text writes: its year, and its day or month."""
+    numbers = _whole_numbers(value)
+    years = {number for number in numbers if number in _YEARS}
+    lines = [_whole_numbers(line) for text in texts for line in text.split("\n")] if years else []
+    return any(years & line and (numbers - years) & line for line in lines)
+
+
+def _whole_numbers(text: str) -> set[int]:
+    return {*map(int, re.findall(r"(?<!\d)\d{1,4}(?!\d)", text))}
 
 
 def _loosely(value: str) -> re.Pattern[str]:
@@ -309,12 +384,12 @@ def _texts(value: Any) -> list[str]:
 
 
 def _left_out(
-    schema: Mapping[str, Any], answer: Mapping[str, Any], name: str, *, as_null: bool
+    schema: Mapping[str, Any], answer: Mapping[str, Any], name: str, empty: Any
 ) -> dict[str, Any] | None:
-    """The answer without a field, or with null for it; None where the schema wants a value."""
+    """The answer without a field: as others have it, by no key, or null; None where the schema wants a value."""
     without = {key: value for key, value in answer.items() if key != name}
-    choices = (without, {**answer, name: None})
-    for left in reversed(choices) if as_null else choices:
+    choices = [] if empty is _ABSENT else [{**answer, name: empty}]
+    for left in (*choices, without, {**answer, name: None}):
         if find_error(schema, left) is None:
             return left
     return None
