@@ -168,7 +168,7 @@ def _any_day(locales: tuple[str, ...]) -> list[re.Pattern[str]]:
     """Patterns of what may write a day, in their first group; rather of too much than of too little."""
     century = r"(?:19|20)\d\d"
     numeric = (
-        r"\d{1,4}(?P<mark>\s?[./-]\s?)\d{1,2}(?P=mark)\d{1,4}"
+        r"\d{1,4}\s{0,2}(?P<mark>[./-])\s{0,2}\d{1,2}\s{0,2}(?P=mark)\s{0,2}\d{1,4}"
         rf"|\d{{1,2}}\s\d{{1,2}}\s{century}|{century}\s\d{{1,2}}\s\d{{1,2}}"
     )
     day = r"(?:0?[1-9]|[12]\d|3[01])"
@@ -213,8 +213,13 @@ def _spot(form: str) -> re.Pattern[str]:
 
     A match takes no text away from the next one.
     """
-    before = r"(?<!\w)(?:(?<!\d[./])|(?<=/)(?=\d{4}-))(?:(?<!\d-)|(?<=\d{4}-))"
-    after = r"(?!\w|\.\d|/(?!\d{4}-)\d|-\d{1,2}(?![\d./-]|\s?[^\W\d_])|-\d\d-\d\d(?![\d-]))"
+    before = (
+        r"(?<![^\W_])(?:(?<!\d[./])|(?<=/)(?=\d{4}-|\d\d?[.-]\d))(?:(?<!\d-)|(?<=[./ ]\d\d-)|(?<=\d{4}-))"
+    )
+    after = (
+        r"(?![^\W_]|\.\d|/(?!\d{4}-|\d\d?[.-])\d"
+        r"|-\d{1,2}(?![\d./-]|\s?[^\W\d_])|-\d\d-\d\d(?![\d-]))"
+    )
     return re.compile(rf"{before}(?=({form}){after})", re.IGNORECASE)
 
 
