@@ -168,8 +168,8 @@ def _any_day(locales: tuple[str, ...]) -> list[re.Pattern[str]]:
     """Patterns of what may write a day, in their first group; rather of too much than of too little."""
     century = r"(?:19|20)\d\d"
     numeric = (
-        r"\d{1,4}\s{0,2}(?P<mark>[./-])\s{0,2}\d{1,2}\s{0,2}(?P=mark)\s{0,2}\d{1,4}"
-        rf"|\d{{1,2}}\s\d{{1,2}}\s{century}|{century}\s\d{{1,2}}\s\d{{1,2}}"
+        r"\d{1,4} {0,2}(?P<mark>[./-]) {0,2}\d{1,2} {0,2}(?P=mark) {0,2}\d{1,4}"
+        rf"|\d{{1,2}} \d{{1,2}} {century}|{century} \d{{1,2}} \d{{1,2}}"
     )
     day = r"(?:0?[1-9]|[12]\d|3[01])"
     known = _spellings(numeric, day, range(12), r"(?:\d{4}|\d\d)", locales, between=r"[^\n\d;|()\[\]]{0,16}?")
