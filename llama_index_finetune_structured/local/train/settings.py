@@ -61,9 +61,9 @@ class LoraSettings(BaseModel):
             error where they are not.
         counterfactuals: Add rows that differ from others in one optional field, so that it is neither left out nor
             invented: without it, or with that of another row, and so the lines of the text in which its values stand;
-            at most one for each row. None (default): where there are up to 1,000 rows, no rows of windows, no
-            ``start_from`` (which adds rows for new fields), and reasoning is not kept. True: an error where none can be
-            made. False: no rows for new fields either.
+            at most one for each row. None (default): where there are up to 1,000 rows, nearly all with answers that are
+            copied from the text, no rows of windows, no ``start_from`` (which adds rows for new fields), and reasoning
+            is not kept. True: an error where none can be made. False: no rows for new fields either.
         seed: Of LoRA's initial weights, the order of rows and the choice of windows, a number of 64 bits; 0 by default.
         checkpoint_steps: Steps from one checkpoint to the next. None (default): about ten checkpoints a run.
         checkpoint_layers: Keep only the inputs of the model's layers for the backward pass, which computes the rest
