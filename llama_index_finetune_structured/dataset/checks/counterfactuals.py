@@ -191,18 +191,20 @@ class _Group:
     def filled(self, other: _Row, row: _Row, name: str, anywhere: bool) -> Example | None:
         """Another row with the lines and the value of a field of this one; None where it cannot be made.
 
-        They stand between lines with values of its answer, or beside them: elsewhere they may be of something else.
+        They stand between lines with values of its answer, if there are any, or beside them: elsewhere they may be of
+        something else.
         """
         lines, valued = self.lines(row, name), _with_values(other.lines, other.answer)
-        if lines is None or not valued or not _is_empty(other.answer.get(name)):
+        if lines is None or not _is_empty(other.answer.get(name)):
             return None
         if other.example.answer_schema != row.example.answer_schema:
             return None
         at = lines.place_in(other.lines)
-        if anywhere:
+        if anywhere and valued:
             draw = Random(content_hash([row.example.id, other.example.id]))
             at = draw.randint(valued[0], valued[-1] + 1)
-        at = max(self._head, valued[0], min(at, len(other.lines) - self._tail, valued[-1] + 1))
+        first, last = (valued[0], valued[-1] + 1) if valued else (0, len(other.lines))
+        at = max(self._head, first, min(at, len(other.lines) - self._tail, last))
         if "".join(other.lines[at - 1 : at]).strip().endswith(_LEADS_ON):
             return None
         return _changed(other, lines.within(other.lines, at), {**other.answer, name: row.answer[name]})
