@@ -171,33 +171,9 @@ def _table(bill: Bill, language: str, draw: random.Random) -> str:
 
 def _record(bill: Bill, language: str, draw: random.Random) -> str:
     words = {
-        "en": [
-            "ref",
-            "date",
-            "vendor",
-            "buyer",
-            "currency",
-            "article",
-            "count",
-            "unit",
-            "net",
-            "vat",
-            "gross",
-        ],
-        "fr": [
-            "réf",
-            "date",
-            "vendeur",
-            "acheteur",
-            "devise",
-            "article",
-            "nombre",
-            "unité",
-            "ht",
-            "tva",
-            "ttc",
-        ],
-    }[language]
+        "en": ["ref", "date", "vendor", "buyer", "currency", "article", "count", "unit", "net", "vat", "gross"],
+        "fr": ["réf", "date", "vendeur", "acheteur", "devise", "article", "nombre", "unité", "ht", "tva", "ttc"],
+    }[language]  # fmt: skip
     head = [bill.number, _day(bill.issued, language, draw), bill.supplier, bill.customer, bill.currency]
     lines = [f"{word} = {value}" for word, value in zip(words, head, strict=False)]
     lines += _until(bill, language, draw)

@@ -83,8 +83,9 @@ class TrainingRows:
         kept = [row for row in made if most is None or len(row) <= most]
         if wanted and not kept:
             raise ConfigurationError(
-                "counterfactuals: no such rows can be made: expected 1,000 rows or fewer, and an optional field "
-                "that some answers leave out and whose values stand in lines of their own; leave it out"
+                "counterfactuals: no such rows can be made: expected 1,000 rows or fewer whose answers are copied from "
+                "their texts, and an optional field that some answers leave out and whose values stand in lines of "
+                "their own, behind a label; leave it out"
             )
         if kept:
             _log.info("%d rows that differ in one field are added to %d rows", len(kept), len(self.examples))

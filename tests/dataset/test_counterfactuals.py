@@ -120,6 +120,33 @@ def test_a_number_or_day_that_is_told_in_another_form_is_told() -> None:
     assert made("Bill A-1\nZahlbar bis 03.06.2024\nWie gesagt am 3. Juni 2024", due="03.06.2024") == 0
 
 
+def test_a_plain_day_or_a_word_without_spaces_that_is_told_again_is_told() -> None:
+    def made(text: str, **answer: str) -> int:
+        return len(rows_without([_row(text, {"number": "A-1", "total": "7", **answer})], ["due", "status"]))
+
+    assert made("A-1\nDue: 02.06.2024\nsum 7", due="02.06.2024") == 1
+    assert made("A-1\nDue: 02.06.2024\nPay until 2 June 2024\nsum 7", due="02.06.2024") == 0
+    assert made("A-1\n担当：田中\nsum 7", due="田中") == 1
+    assert made("A-1\n担当：田中\n田中様\nsum 7", due="田中") == 0
+
+
+def test_no_heading_is_left_without_its_line_or_gets_one() -> None:
+    own = {"number": "A-1", "total": "7", "due": "noon"}
+    for before in ("Payment:", "## Payment", "When?"):
+        assert not rows_without([_row(f"A-1\nsum 7\n{before}\nuntil noon", own)], ["due"]), before
+    row = _row("A-1\nuntil noon\nsum 7", own)
+    assert rows_with([row], ["due"], [_row("B-2\nfor\nsum 8", {"number": "B-2", "total": "8"})])
+    assert not rows_with([row], ["due"], [_row("B-2\nfor:\nsum 8", {"number": "B-2", "total": "8"})])
+
+
+def test_an_empty_value_is_left_out_as_in_other_rows() -> None:
+    empty = [_row(f"No{n}\nsum {n}", {"number": f"No{n}", "total": f"{n}", "items": []}) for n in range(3)]
+    [made] = rows_without(
+        [*empty, _row("No7\nsum 8\nfor tea", {"number": "No7", "total": "8", "items": ["tea"]})], ["items"]
+    )
+    assert json.loads(made.answer_text()) == {"number": "No7", "total": "8", "items": []}
+
+
 def test_the_lines_of_a_prompt_stay_as_they_are() -> None:
     def row(n: int, due: str | None) -> Example:
         said = f"No{n}\nsum {n}.50" + (f"\nuntil {due}" if due else "")
