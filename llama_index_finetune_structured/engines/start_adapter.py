@@ -183,6 +183,7 @@ class StartAdapter:
                 "longest_answer_tokens": max(card.longest_answer_tokens, old.longest_answer_tokens),
                 "longest_reasoning_tokens": max(card.longest_reasoning_tokens, old.longest_reasoning_tokens),
                 "list_rules": {**old.list_rules, **card.list_rules},
+                "taggers": {**old.taggers, **card.taggers},
                 "answer_classes": {**old.answer_classes, **card.answer_classes},
                 "windows": card.windows or old.windows,
             }

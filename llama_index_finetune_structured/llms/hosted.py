@@ -119,6 +119,7 @@ class HostedOpenAI(_Hosted):
         confidence: Whether structured answers come with their ``Trust``, by the server's log-probabilities; False by
             default, since not every service has them.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        taggers: Taggers of the messages' words, by the key of the answers' schema: a second opinion on these.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 
@@ -141,6 +142,7 @@ class HostedOpenAILike(_Hosted, OpenAILike):  # type: ignore[misc]
         confidence: Whether structured answers come with their ``Trust``, by the server's log-probabilities; False by
             default, since not every service has them.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        taggers: Taggers of the messages' words, by the key of the answers' schema: a second opinion on these.
         default_headers: Extra headers of each request; in no repr, dump or pickle.
     """
 

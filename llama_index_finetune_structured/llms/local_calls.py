@@ -239,9 +239,8 @@ def finished_trust(
     """The trust in an answer as ``raw`` has it: with problems, probabilities, and where the values stand."""
     if source is not None:
         trust = trust.model_copy(update={"problems": source.problems(text)})
-    calibrated = calibration.applied(trust)
-    found = calibrated if source is None else source.evidence(calibrated, text)
-    return found.model_dump(mode="json")
+        trust = source.evidence(trust, text)
+    return calibration.applied(trust).model_dump(mode="json")
 
 
 def as_chat(completion: CompletionResponse) -> ChatResponse:

@@ -72,12 +72,12 @@ class LoraLLM(LocalChatLLM):
         constrained: Hold structured answers to their schema by a grammar; True by default.
         batch_size: Most calls generated together in one batch; 8 by default.
         bounds: Bounds of lists and strings.
-        grounded: Hold values that training answers copied from the messages to the texts of the call's messages;
-            True by default.
+        grounded: Hold values that training copied from the messages to those of the call; True by default.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
             ``trust_of`` gives it for all that LlamaIndex returns.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        taggers: Taggers of the messages' words, by the key of the answers' schema: a second opinion on these.
         answer_classes: The classes of the training answers, as ``module:Class``, by the key of their schema.
         schema_tokens: Tokens of the context window that query engines leave free for the schema, which is added
             to the prompt after they have filled it. None (default): a quarter of the window, at most 1024;

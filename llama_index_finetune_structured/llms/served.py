@@ -50,6 +50,7 @@ class ServedLora(HostedOpenAILike):
         confidence: Whether structured answers come with their ``Trust``, by the server's log-probabilities; True by
             default.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        taggers: Taggers of the messages' words, by the key of the answers' schema: a second opinion on these.
         bounds: Bounds of lists and strings.
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         system_messages: The form in which training's chat template took system messages: ``own`` (default),
@@ -242,6 +243,7 @@ def served_llm(
     as_trained: dict[str, Any] = {
         "bounds": card.bounds,
         "calibrations": card.calibrations,
+        "taggers": card.taggers,
         "chat_prompts": card.chat_prompts,
         "system_messages": card.system_messages,
         "schema_prompt": card.schema_prompt,

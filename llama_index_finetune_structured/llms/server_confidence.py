@@ -28,6 +28,7 @@ from ..trust.answer_trust import Trust
 from ..trust.calibration import Calibration
 from ..trust.lookup import TRUST, remember_trust
 from ..trust.server_tokens import trust_in_reply
+from ..trust.tagger import WordTagger
 from .answer_source import AnswerSource
 from .masked_errors import MaskedErrors
 from .structured import with_problems
@@ -86,6 +87,9 @@ class ServerConfidence(MaskedErrors):
     confidence: bool = Field(default=False, description="Whether structured answers come with their trust.")
     calibrations: dict[str, Calibration] = Field(
         default_factory=dict, repr=False, description="How probabilities are calibrated, by schema."
+    )
+    taggers: dict[str, WordTagger] = Field(
+        default_factory=dict, repr=False, description="Taggers of the messages' words, by schema."
     )
     _lacks_logprobs: bool = PrivateAttr(default=False)
 
@@ -228,9 +232,10 @@ class ServerConfidence(MaskedErrors):
         if not self.confidence or not (call or sent.get("response_format")):
             return _Reply()
         schema = call.schema if call else _schema_in(sent["response_format"])
-        calibration = Calibration()
-        if schema is not None and self.calibrations:
-            calibration = self.calibrations.get(schema_key(schema), calibration)
+        calibration, tagger = Calibration(), None
+        if schema is not None and (self.calibrations or self.taggers):
+            key = schema_key(schema)
+            calibration, tagger = self.calibrations.get(key, calibration), self.taggers.get(key)
         # tools: llama.cpp refuses both in a stream, and OpenAI's API gives none for calls
         is_asked = not (sent.get("tools") or sent.get("logprobs") or self._lacks_logprobs)
         return _Reply(
@@ -243,6 +248,7 @@ class ServerConfidence(MaskedErrors):
             model=self.model,
             messages=messages,
             schema=schema,
+            tagger=tagger,
         )
 
     def _remember_refusal(self, error: Exception) -> None:
@@ -270,6 +276,7 @@ class _Reply:
     model: str = ""
     messages: Sequence[ChatMessage] = ()
     schema: Mapping[str, Any] | None = None
+    tagger: WordTagger | None = None
     tokens: list[Any] = field(default_factory=list)
     trust: Trust | None = None
 
@@ -307,7 +314,7 @@ class _Reply:
             return None
         trust = trust.model_copy(update={"answered_by": self.model})
         with suppress(DatasetError):  # messages with blocks that are not text
-            source = AnswerSource.of(self.messages, None, self.schema)
+            source = AnswerSource.of(self.messages, None, self.schema, self.tagger)
             trust = source.evidence(trust, text)
             trust = trust.model_copy(update={"problems": source.problems(text)})
         return trust if trust.tokens is None else calibration.applied(trust)

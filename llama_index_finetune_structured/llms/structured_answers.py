@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from ..answer_values import class_schema
 from ..local.schema.bounds import AnswerBounds, schema_key
 from ..trust.calibration import Calibration
+from ..trust.tagger import WordTagger
 from .answer_source import AnswerSource
 from .call_places import Place
 from .structured import StructuredCall, bare_prompt
@@ -40,6 +41,7 @@ class StructuredAnswersLLM(SchemaRoomLLM):
         chat_prompts: Whether prompts are LlamaIndex's chat prompts, as in training; True by default.
         confidence: Whether structured answers come with their ``Trust``, in ``raw["trust"]``; True by default.
         calibrations: How probabilities are calibrated for the answers to a schema, by its key.
+        taggers: Taggers of the messages' words, by the key of the answers' schema: a second opinion on these.
         answer_classes: The classes of the training answers, as ``module:Class``, by the key of their schema.
     """
 
@@ -57,6 +59,9 @@ class StructuredAnswersLLM(SchemaRoomLLM):
     confidence: bool = Field(default=True, description="Whether structured answers come with their trust.")
     calibrations: dict[str, Calibration] = Field(
         default_factory=dict, repr=False, description="How probabilities are calibrated, by schema."
+    )
+    taggers: dict[str, WordTagger] = Field(
+        default_factory=dict, repr=False, description="Taggers of the messages' words, by schema."
     )
     answer_classes: dict[str, str] = Field(
         default_factory=dict, repr=False, description="Classes of the training answers, by schema."
@@ -199,8 +204,11 @@ class StructuredAnswersLLM(SchemaRoomLLM):
         if schema is None or not messages:
             return None
         applies = self.grounded and self.constrained and bool(self.bounds.grounded)
-        grounded = self.bounds.grounded.get(schema_key(schema)) if applies else None
-        return AnswerSource.of(messages, grounded, schema) if grounded or self.confidence else None
+        key = schema_key(schema)
+        grounded = self.bounds.grounded.get(key) if applies else None
+        if not (grounded or self.confidence):
+            return None
+        return AnswerSource.of(messages, grounded, schema, self.taggers.get(key))
 
     def _calibration(self, schema: Mapping[str, Any] | None) -> Calibration | None:
         """How the probabilities of answers to a schema are calibrated; None where trust is not asked for."""

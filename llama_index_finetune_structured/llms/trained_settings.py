@@ -29,6 +29,7 @@ def trained_settings(card: AdapterCard) -> dict[str, Any]:
         "thinking": card.thinking,
         "thinking_tokens": card.thinking_tokens,
         "calibrations": card.calibrations,
+        "taggers": card.taggers,
         "quantization": card.quantization,
         "answer_classes": card.answer_classes,
     }

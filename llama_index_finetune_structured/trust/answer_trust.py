@@ -33,6 +33,8 @@ class LogProbability(BaseModel):
         total: Sum over the tokens, each among those that the grammar allowed.
         least: Of the least likely token among those.
         unmasked: Sum over the tokens, each among the whole vocabulary.
+        tagged: By the adapter's tagger of words, of the least likely label that the answer gives a word of the
+            messages; None where there is no tagger, or no word that it knows the labels of.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +42,7 @@ class LogProbability(BaseModel):
     total: float
     least: float
     unmasked: float
+    tagged: float | None = None
 
     @classmethod
     def of(cls, tokens: Sequence[AnswerToken]) -> LogProbability:
@@ -65,6 +68,7 @@ class LogProbability(BaseModel):
             total=sum(one.total for one in every),
             least=min(one.least for one in every),
             unmasked=sum(one.unmasked for one in every),
+            tagged=min((one.tagged for one in every if one.tagged is not None), default=None),
         )
 
 

@@ -42,7 +42,13 @@ logarithms = st.floats(-30, 0)
 judgements = st.lists(
     st.builds(
         Judged,
-        st.builds(LogProbability, total=logarithms, least=logarithms, unmasked=logarithms),
+        st.builds(
+            LogProbability,
+            total=logarithms,
+            least=logarithms,
+            unmasked=logarithms,
+            tagged=st.none() | logarithms,
+        ),
         st.sampled_from(["", "a", "b[].c"]),
         st.booleans(),
     ),
@@ -69,7 +75,7 @@ def test_a_fit_is_read_from_its_json_as_it_was(judged: list[Judged]) -> None:
 
 
 def test_without_rows_the_probability_is_nearly_the_product_of_the_tokens() -> None:
-    found = fitted([], features=1)
+    found = fitted([], features=(0,))
     for share in (0.1, 0.5, 0.9):
         assert found.probability(tokens(share)) == pytest.approx(share, abs=0.03)
 
@@ -77,8 +83,24 @@ def test_without_rows_the_probability_is_nearly_the_product_of_the_tokens() -> N
 def test_whole_answers_keep_the_order_of_the_products() -> None:
     rows = answers(60)
     found = fitted_calibration(rows, [0.5] * 60).answer
-    assert found.weights[1:] == (0.0, 0.0)
+    assert found.weights[1:3] == (0.0, 0.0)
     assert found.weights[0] > 0
+
+
+def test_a_word_that_the_tagger_labels_otherwise_makes_an_answer_less_sure() -> None:
+    none, sure, unsure = (tokens(0.9).model_copy(update={"tagged": tagged}) for tagged in (None, -0.01, -3.0))
+    for logistic in (Logistic(), fitted([])):
+        low, middle, high = (logistic.probability(one) or 0.0 for one in (unsure, none, sure))
+        assert low < middle < high
+
+
+def test_what_the_tagger_says_counts_as_much_as_held_out_rows_show() -> None:
+    drawn = random.Random(0)
+    rows = [
+        Judged(tokens(0.9).model_copy(update={"tagged": -3.0 if right == wise else -0.01}), "", right)
+        for right, wise in ((drawn.random() < 0.5, drawn.random() < 0.5) for _ in range(200))
+    ]
+    assert fitted(rows).weights[3] < 0.15
 
 
 def test_a_field_with_more_errors_is_less_sure() -> None:
@@ -96,7 +118,7 @@ def test_overconfident_products_are_corrected(size: int) -> None:
     drawn = random.Random(size)
     shares = [drawn.uniform(0.2, 0.9) for _ in range(size)]
     rows = [Judged(tokens(1 - (1 - share) ** 3), "", drawn.random() < share) for share in shares]
-    found = fitted(rows, features=1)
+    found = fitted(rows, features=(0,))
     probabilities = [found.probability(row.tokens) or 0.0 for row in rows]
     error = sum(abs(p - share) for p, share in zip(probabilities, shares, strict=True)) / size
     naive = sum(1 - (1 - share) ** 3 - share for share in shares) / size

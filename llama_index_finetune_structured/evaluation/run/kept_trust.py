@@ -22,18 +22,20 @@ class TokenScores(NamedTuple):
     total: float
     least: float
     unmasked: float
+    tagged: float | None = None
 
     @classmethod
     def of(cls, tokens: LogProbability | None) -> TokenScores | None:
         """Those of some tokens; None for unknown ones."""
         if tokens is None:
             return None
-        return cls(*(_rounded(number) for number in (tokens.total, tokens.least, tokens.unmasked)))
+        tagged = None if tokens.tagged is None else _rounded(tokens.tagged)
+        return cls(_rounded(tokens.total), _rounded(tokens.least), _rounded(tokens.unmasked), tagged)
 
     @property
     def tokens(self) -> LogProbability:
         """As a ``LogProbability``."""
-        return LogProbability(total=self.total, least=self.least, unmasked=self.unmasked)
+        return LogProbability(**self._asdict())
 
 
 class KeptValue(NamedTuple):
@@ -68,7 +70,7 @@ class KeptTrust(BaseModel):
     """The trust in an answer without the values, which the answer has.
 
     Attributes:
-        tokens: Log-probabilities of all tokens of the answer: total, least, and total in the whole vocabulary.
+        tokens: Log-probabilities of all tokens of the answer, as of ``LogProbability``.
         values: Its values, in the order of the answer.
         ends: Its lists and objects.
         probability: That the whole answer is right, by a calibration on other rows of the scorecard; None where

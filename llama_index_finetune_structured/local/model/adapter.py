@@ -16,6 +16,7 @@ from ...errors import CheckpointError, ConfigurationError
 from ...files import read_json, replacing_folder, write_json
 from ...printable import package_logger
 from ...trust.calibration import Calibration
+from ...trust.tagger import WordTagger
 from ..schema.bounds import AnswerBounds
 from ..schema.list_items import ListRules
 from .base_files import differing_parts, file_hash, hashed_files
@@ -101,7 +102,8 @@ class AdapterCard(BaseModel):
     trained; ``longest_reasoning_tokens``: with its marks, in the training data, and
     ``thinking_switches``: variables by which the base's chat template is told. ``list_rules``: by ``schema_key`` of a
     schema, how its answers are read window by window, of ``windows`` sentences each; 0: texts are read whole.
-    ``calibrations``: by ``schema_key``, how the probabilities of answers are calibrated. ``quantization``: of the
+    ``calibrations`` and ``taggers``: by ``schema_key``, how the probabilities of answers are calibrated, and the
+    tagger of the messages' words. ``quantization``: of the
     base's layers while it was trained on; None: as its files have them. ``answer_classes``: by ``schema_key``, the
     class of the training answers, as ``module:Class`` or ``file.py:Class``, which is never imported.
     """
@@ -131,6 +133,7 @@ class AdapterCard(BaseModel):
     list_rules: dict[str, ListRules] = {}
     windows: int = Field(default=0, ge=0, le=_MOST)
     calibrations: dict[str, Calibration] = {}
+    taggers: dict[str, WordTagger] = {}
     quantization: Quantization | None = None
     answer_classes: dict[str, str] = {}
 

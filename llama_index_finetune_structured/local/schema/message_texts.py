@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...example import Example, Message
 
-__all__ = ["caller_texts", "system_texts", "without_schema_text"]
+__all__ = ["caller_contents", "caller_texts", "system_texts", "without_schema_text"]
 
 _SYSTEM = ("system", "developer")
 
@@ -33,6 +33,13 @@ def without_schema_text(example: Example) -> list[Message]:
 def caller_texts(messages: Sequence[Message]) -> list[str]:
     """The contents of the messages that are no system messages."""
     return [_text(message) for message in messages if message.role not in _SYSTEM]
+
+
+def caller_contents(messages: Sequence[Message], system_messages: bool) -> tuple[str | None, ...]:
+    """The contents of the messages by index; None for system messages, unless ``system_messages``."""
+    return tuple(
+        None if message.role in _SYSTEM and not system_messages else _text(message) for message in messages
+    )
 
 
 def system_texts(messages: Sequence[Message]) -> list[str]:
