@@ -47,12 +47,15 @@ class AnswerSource:
     ) -> AnswerSource:
         """The source that messages are for answers to a schema; ``grounded`` None: without grounded values."""
         wired = [message_of(message, text_only=True) for message in messages]
-        contents = caller_contents(wired, grounded is not None and grounded.system_messages)
+        texts = caller_contents(wired, grounded is not None and grounded.system_messages)
+        contents = tuple(
+            None if text is None else message.content for message, text in zip(messages, texts, strict=True)
+        )
         if grounded is None:
             return cls(contents, None, schema, tagger)
         from ..local.generate.prompt_texts import PromptTexts
 
-        copied = PromptTexts(Grounding(grounded, tuple(text for text in contents if text is not None)))
+        copied = PromptTexts(Grounding(grounded, tuple(text for text in texts if text is not None)))
         return cls(contents, copied, schema, tagger)
 
     def evidence(self, trust: Trust, answer: str) -> Trust:
