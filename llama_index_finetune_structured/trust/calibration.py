@@ -17,7 +17,16 @@ from ..errors import MissingDependencyError
 from .answer_trust import EndTrust, FieldTrust, LogProbability, Trust
 from .json_spans import JsonPath
 
-__all__ = ["PROBLEMS", "Calibration", "Judged", "Logistic", "field_name", "fitted", "fitted_answers"]
+__all__ = [
+    "PROBLEMS",
+    "Calibration",
+    "Judged",
+    "Logistic",
+    "field_name",
+    "fitted",
+    "fitted_answers",
+    "log_odds",
+]
 
 _LIMIT = 12.0  # of log-odds; chosen: a probability of 6e-6, beyond what held-out rows can tell
 # Standard deviations of the prior. Chosen on random splits of two models' answers: the likelihood of the others is
@@ -195,11 +204,11 @@ def fitted(
 
 def _features(tokens: LogProbability) -> tuple[float, float, float, float]:
     """The log-odds, by ``FEATURES``; 0 for the tagger where it says nothing."""
-    tagged = 0.0 if tokens.tagged is None else _log_odds(tokens.tagged)
-    return _log_odds(tokens.total), _log_odds(tokens.least), _log_odds(tokens.unmasked), tagged
+    tagged = 0.0 if tokens.tagged is None else log_odds(tokens.tagged)
+    return log_odds(tokens.total), log_odds(tokens.least), log_odds(tokens.unmasked), tagged
 
 
-def _log_odds(logarithm: float) -> float:
+def log_odds(logarithm: float) -> float:
     """Log-odds of a probability given by its natural logarithm, within the limits of either side."""
     logarithm = min(logarithm, 0.0)
     rest = -math.expm1(logarithm)

@@ -18,12 +18,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from ..errors import MissingDependencyError
 from .answer_trust import LogProbability, Trust
-from .calibration import field_name
+from .calibration import field_name, log_odds
 from .json_spans import JsonPath
 
 __all__ = ["WordTagger", "fitted_tagger"]
@@ -38,6 +38,10 @@ _LEAST_SEEN = 2  # features of one word alone tell of no other
 _MOST_WEIGHTS, _MOST_CHARACTERS, _MOST_WORDS = 2**18, 100_000, 40_000
 _STRENGTH = 3.0  # scikit-learn's C; measured on spoken requests
 _ROUNDS = 40  # of L-BFGS; more change nothing that the answers show
+# Standard deviation of the log-odds of right answers up to which they count in full. Chosen: of spoken requests it is
+# 2.3 and of bills 1.1 and 1.4, where they help as they are; of the demo's pages 3.0, where they add hardly more than
+# noise.
+_SCATTER = 2.4
 
 
 class _Word(NamedTuple):
@@ -55,6 +59,7 @@ class WordTagger(BaseModel):
         labels: Names of the fields; an empty one for words of no field.
         features: CRC-32 of the features, as little-endian 32-bit integers in Base64. No word stands in them.
         weights: Of each feature and label, as little-endian 16-bit floats in Base64.
+        share: What its log-odds are multiplied by, from 0 to 1: less, the more those of right answers scatter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +67,7 @@ class WordTagger(BaseModel):
     labels: tuple[str, ...]
     features: str
     weights: str
+    share: float = Field(default=1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,24 +109,40 @@ class WordTagger(BaseModel):
         uncovered = scores[[word.field is None for word in words]]
         return trust.model_copy(
             update={
-                "tokens": _tagged(trust.tokens, float(own.min())),
+                "tokens": self._tagged(trust.tokens, float(own.min())),
                 "fields": tuple(
                     field.model_copy(
                         update={
-                            "presence": _tagged(field.presence, fields.get(number)),
-                            "writing": _tagged(field.writing, fields.get(number)),
+                            "presence": self._tagged(field.presence, fields.get(number)),
+                            "writing": self._tagged(field.writing, fields.get(number)),
                         }
                     )
                     for number, field in enumerate(trust.fields)
                 ),
                 "ends": tuple(
                     end.model_copy(
-                        update={"ending": _tagged(end.ending, self._nothing_of(end.path, uncovered))}
+                        update={"ending": self._tagged(end.ending, self._nothing_of(end.path, uncovered))}
                     )
                     for end in trust.ends
                 ),
             }
         )
+
+    def least(self, words: Sequence[_Word]) -> float | None:
+        """The log-probability of the label that is the least likely; None without words whose labels it knows."""
+        known = [word for word in words if word.label in self._columns]
+        if not known:
+            return None
+        scores = self._scores([word.features for word in known])
+        return float(
+            scores[np.arange(len(known)), [self._columns[word.label or _NONE] for word in known]].min()
+        )
+
+    def _tagged(self, tokens: LogProbability | None, tagged: float | None) -> LogProbability | None:
+        """The tokens' probabilities with the tagger's, by its share of the log-odds."""
+        if tokens is None or tagged is None:
+            return tokens
+        return tokens.model_copy(update={"tagged": -math.log1p(math.exp(-self.share * log_odds(tagged)))})
 
     def _scores(self, features: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Log-probabilities [words, labels]."""
@@ -152,24 +174,43 @@ def fitted_tagger(
     messages have more than 100,000 characters. Raises MissingDependencyError without scikit-learn.
     """
     characters = taggers * sum(len(text) for texts in contents for text in texts if text)
-    words = list[_Word]()
+    answers, count = list[list[_Word]](), 0
     for number in range(0, len(contents), max(1, math.ceil(characters / _MOST_CHARACTERS))):
-        if taggers * len(words) < _MOST_WORDS and (trust := placed(number)) is not None:
-            words += [word for word in _words(trust, contents[number]) if word.label is not None]
-    labels = Counter(word.label for word in words if word.label is not None)
-    if len(labels) < 2 or labels.total() - labels[_NONE] < _FEWEST_LABELLED:
+        if taggers * count < _MOST_WORDS and (trust := placed(number)) is not None:
+            answers.append([word for word in _words(trust, contents[number]) if word.label is not None])
+            count += len(answers[-1])
+    if sum(bool(word.label) for words in answers for word in words) < _FEWEST_LABELLED:
         return None
     try:
-        from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
-        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+        found = _fitted(answers, _MOST_WEIGHTS // taggers)
+        return found and found.model_copy(update={"share": _share(answers, _MOST_WEIGHTS // taggers)})
     except ImportError as error:
         raise MissingDependencyError("scikit-learn", "local", "the tagger of words") from error
 
+
+def _share(answers: Sequence[Sequence[_Word]], most: int) -> float:
+    """The share of the log-odds by their scatter over right answers, each by a tagger of the other half."""
+    odds = list[float]()
+    for half in (0, 1):
+        if (tagger := _fitted(answers[half::2], most)) is not None:
+            least = (tagger.least(words) for words in answers[1 - half :: 2])
+            odds += [log_odds(one) for one in least if one is not None]
+    return min(1.0, (_SCATTER / max(_SCATTER, float(np.std(odds)))) ** 2) if len(odds) > 1 else 0.0
+
+
+def _fitted(answers: Sequence[Sequence[_Word]], most: int) -> WordTagger | None:
+    """The tagger of these answers' words, of at most so many weights; None where nothing can be told apart."""
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
+    words = [word for each in answers for word in each]
+    labels = {word.label for word in words}
     seen = Counter(feature for word in words for feature in word.features)
-    most = _MOST_WEIGHTS // taggers // len(labels)
-    kept = [feature for feature, count in seen.most_common(most) if count >= _LEAST_SEEN]
-    if not kept:
+    kept = [
+        feature for feature, count in seen.most_common(most // max(1, len(labels))) if count >= _LEAST_SEEN
+    ]
+    if len(labels) < 2 or not kept:
         return None
     column = {feature: number for number, feature in enumerate(kept)}
     columns = [[column[feature] for feature in word.features if feature in column] for word in words]
@@ -245,10 +286,6 @@ def _shape(word: str) -> str:
     if not word.isalpha():
         return "."
     return "A" if word.isupper() else "Aa" if word[0].isupper() else "a"
-
-
-def _tagged(tokens: LogProbability | None, tagged: float | None) -> LogProbability | None:
-    return tokens if tokens is None else tokens.model_copy(update={"tagged": tagged})
 
 
 def _is_inside(name: str, outer: str) -> bool:

@@ -23,6 +23,7 @@ from llama_index_finetune_structured.trust.answer_trust import (
     Trust,
     trust_in_tokens,
 )
+from llama_index_finetune_structured.trust.calibration import log_odds
 from llama_index_finetune_structured.trust.evidence import with_evidence
 from llama_index_finetune_structured.trust.lookup import trust_of
 from llama_index_finetune_structured.trust.tagger import WordTagger, fitted_tagger
@@ -151,6 +152,24 @@ def test_answers_whose_values_are_in_no_text_have_no_tagger() -> None:
     assert trained([(text, {"kind": "music"}) for text, _ in ROWS]) is None
     assert trained(ROWS[:4]) is None
     assert trained([]) is None
+
+
+def test_a_tagger_counts_for_less_where_right_answers_scatter(
+    found: WordTagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found.share == 1
+    monkeypatch.setattr(tagger_module, "_SCATTER", 0.5)
+    swapped = [(text, {"album": answer["artist"], "artist": answer["album"]}) for text, answer in ROWS[::5]]
+    rows = [*ROWS, *swapped, *ROWS]
+    scattered, steady = trained(rows), trained()
+    assert scattered is not None
+    assert steady is not None
+    assert scattered.share < 0.8 * steady.share
+    in_full = scattered.model_copy(update={"share": 1.0})
+    text, answer = ROWS[0][0], {"album": "Nina"}
+    assert log_odds(of(tagged(scattered, text, answer).tokens)) == pytest.approx(
+        scattered.share * log_odds(of(tagged(in_full, text, answer).tokens)), rel=1e-6
+    )
 
 
 def test_damaged_weights_are_refused(found: WordTagger) -> None:
