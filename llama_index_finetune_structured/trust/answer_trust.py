@@ -34,7 +34,8 @@ class LogProbability(BaseModel):
         least: Of the least likely token among those.
         unmasked: Sum over the tokens, each among the whole vocabulary.
         tagged: By the adapter's tagger of words, of the least likely label that the answer gives a word of the
-            messages; None where there is no tagger, or no word that it knows the labels of.
+            messages, by the tagger's share of the log-odds; None where there is no tagger, or no word that it knows
+            the labels of.
     """
 
     model_config = ConfigDict(frozen=True)

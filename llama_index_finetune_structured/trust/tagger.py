@@ -44,6 +44,9 @@ _ROUNDS = 40  # of L-BFGS; more change nothing that the answers show
 _SCATTER = 2.4
 
 
+_Scores = np.ndarray[Any, np.dtype[np.float64]]
+
+
 class _Word(NamedTuple):
     """``field``: index of the field that covers it. ``label``: its name; None: not known."""
 
@@ -101,7 +104,7 @@ class WordTagger(BaseModel):
         if trust.tokens is None or not words:
             return trust
         scores = self._scores([word.features for word in words])
-        own = scores[np.arange(len(words)), [self._columns[word.label or _NONE] for word in words]]
+        own = self._own(words, scores)
         fields: dict[int, float] = {}
         for word, score in zip(words, own.tolist(), strict=True):
             if word.field is not None:
@@ -133,10 +136,11 @@ class WordTagger(BaseModel):
         known = [word for word in words if word.label in self._columns]
         if not known:
             return None
-        scores = self._scores([word.features for word in known])
-        return float(
-            scores[np.arange(len(known)), [self._columns[word.label or _NONE] for word in known]].min()
-        )
+        return float(self._own(known, self._scores([word.features for word in known])).min())
+
+    def _own(self, words: Sequence[_Word], scores: _Scores) -> _Scores:
+        """Of the labels that the words have, whose ``scores`` [words, labels] are given."""
+        return scores[np.arange(len(words)), [self._columns[word.label or _NONE] for word in words]]
 
     def _tagged(self, tokens: LogProbability | None, tagged: float | None) -> LogProbability | None:
         """The tokens' probabilities with the tagger's, by its share of the log-odds."""
@@ -144,7 +148,7 @@ class WordTagger(BaseModel):
             return tokens
         return tokens.model_copy(update={"tagged": -math.log1p(math.exp(-self.share * log_odds(tagged)))})
 
-    def _scores(self, features: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _scores(self, features: Sequence[Sequence[int]]) -> _Scores:
         """Log-probabilities [words, labels]."""
         rows = self._rows
         known = [[rows[one] for one in each if one in rows] for each in features]
@@ -154,7 +158,7 @@ class WordTagger(BaseModel):
         np.add.at(logits, word_of, self._matrix[flat])
         return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
-    def _nothing_of(self, path: JsonPath, scores: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
+    def _nothing_of(self, path: JsonPath, scores: _Scores) -> float | None:
         """The least log-probability that a word of no field is none of what is in a list or object."""
         name = field_name(path)
         inside = [column for label, column in self._columns.items() if label and _is_inside(label, name)]

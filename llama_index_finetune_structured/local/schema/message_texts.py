@@ -32,7 +32,7 @@ def without_schema_text(example: Example) -> list[Message]:
 
 def caller_texts(messages: Sequence[Message]) -> list[str]:
     """The contents of the messages that are no system messages."""
-    return [_text(message) for message in messages if message.role not in _SYSTEM]
+    return [text for text in caller_contents(messages, system_messages=False) if text is not None]
 
 
 def caller_contents(messages: Sequence[Message], system_messages: bool) -> tuple[str | None, ...]:
